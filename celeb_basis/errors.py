@@ -1,0 +1,74 @@
+"""Every error that a user can meet, each raised with one sentence that says what is wrong and what to do about it.
+
+A front end shows ``str(error)`` as it is. The command line answers any of them with exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class CelebBasisError(Exception):
+    """The base of every error that is the user's to mend; its text is a full sentence."""
+
+
+class NamesError(CelebBasisError):
+    """A list of names is unreadable, empty, or has too few usable names."""
+
+
+class BasisError(CelebBasisError):
+    """A basis cannot be built, or does not fit the coefficients given to it."""
+
+
+class PhotoError(CelebBasisError):
+    """A picture file cannot be read, or is of no use as a photo."""
+
+
+class FaceError(CelebBasisError):
+    """No face, or not the face asked for, was found in a photo."""
+
+
+class FacePackError(CelebBasisError):
+    """A face model pack is missing, incomplete or broken."""
+
+
+class DownloadError(CelebBasisError):
+    """A download failed or brought something else than was promised."""
+
+
+class SettingsError(CelebBasisError):
+    """A setting is unknown or out of its range."""
+
+
+class LearningError(CelebBasisError):
+    """Learning cannot start, go on, or be resumed."""
+
+
+class NotFiniteError(LearningError):
+    """The loss or the coefficients became NaN or infinite; the last good state was kept."""
+
+
+class IdentityError(CelebBasisError):
+    """An identity file is unreadable, or its name is not usable."""
+
+
+class WrongModelError(IdentityError):
+    """An identity does not fit the model it is to be used with."""
+
+
+class ExportError(CelebBasisError):
+    """An identity cannot be written, or read, in another tool's layout."""
+
+
+class JudgingError(CelebBasisError):
+    """Pictures cannot be judged with what was given."""
+
+
+class HostError(CelebBasisError):
+    """A checkpoint cannot be loaded, or cannot do what was asked of it."""
+
+
+class FileError(CelebBasisError):
+    """A file or folder cannot be read or written: missing, read-only, disk full."""
+
+
+class MissingPackageError(CelebBasisError):
+    """An optional package is not installed; the text names the command that installs it."""

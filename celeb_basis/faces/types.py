@@ -1,0 +1,66 @@
+"""What the rest of the core knows of faces. numpy only; insightface stays behind :class:`FaceNetwork`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""``(H, W, 3)`` upright RGB, 0 to 255."""
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DetectedFace:
+    """One face in a picture."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom in pixels."""
+    landmarks: Floats
+    """``(5, 2)`` x, y in pixels: left eye, right eye, nose, left and right corner of the mouth, as seen in the picture."""
+    score: float
+    """The detector's confidence, 0 to 1."""
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        left, top, right, bottom = self.box
+        return max(0.0, right - left) * max(0.0, bottom - top)
+
+
+class FaceNetwork(Protocol):
+    """A frozen detector and recogniser."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model pack, kept in identities: coefficients of a head belong to one recogniser."""
+
+    def detect(self, picture: Pixels) -> list[DetectedFace]:
+        """Every face in an RGB picture, largest first."""
+
+    def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
+        """The ``(112, 112, 3)`` ArcFace-aligned crop for ``(5, 2)`` landmarks (similarity transform, black outside)."""
+
+    def embed(self, aligned: Sequence[Pixels]) -> Floats:
+        """``(N, 512)`` L2-normalised face vectors of N aligned crops."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The chosen face of one photo, ready for learning."""
+
+    picture: Pixels
+    """``(S, S, 3)`` FFHQ-style square crop: hair, chin and some background around the face."""
+    landmarks: Floats
+    """``(5, 2)`` x, y in the crop's pixels."""
+    vector: Floats
+    """``(512,)`` L2-normalised face vector."""
+    source: str
+    """File name of the photo, for messages."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about the photo's quality."""

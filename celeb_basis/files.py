@@ -1,0 +1,147 @@
+"""Files as users need them: written whole or not at all, named safely, hashed by content."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.errors import FileError, IdentityError
+
+MAX_NAME_LENGTH = 64
+"""Longest name of an identity, in characters: it becomes a file name and a word in prompts."""
+
+_WINDOWS_RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+)
+_FORBIDDEN_IN_NAMES = re.compile(r'[<>:"/\\|?*()\[\]{}]')
+
+
+@contextlib.contextmanager
+def explained_os_errors(path: Path, action: str) -> Iterator[None]:
+    """Turn an ``OSError`` on ``path`` into a :class:`FileError` whose sentence says what to do.
+
+    Parameters: ``action`` completes "Could not ... PATH", e.g. ``"write"``.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = {
+            errno.ENOSPC: "the disk is full: free some space and try again",
+            errno.EDQUOT: "your disk quota is used up: free some space and try again",
+            errno.EACCES: "permission is denied: choose another folder or change its permissions",
+            errno.EPERM: "permission is denied: choose another folder or change its permissions",
+            errno.EROFS: "the file system is read-only: choose another folder",
+            errno.ENOENT: "it does not exist: check the path",
+            errno.ENOTDIR: "part of the path is a file, not a folder: check the path",
+            errno.EISDIR: "it is a folder, not a file: check the path",
+            errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+        }.get(error.errno or 0, f"{error.strerror or error}: check the path and try again")
+        raise FileError(f"Could not {action} {path}: {reason}.") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success flush it to the disk and rename it over ``path``.
+
+    On any error the temporary file is removed and ``path`` stays as it was. Missing parent folders are made.
+
+    Raises: :class:`FileError` for a full disk, a read-only folder and the like.
+    """
+    path = Path(path)
+    with explained_os_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A short name of its own: a long target name must not make the temporary one too long.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+        os.close(handle)
+        try:
+            yield Path(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8 with Unix line ends."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` atomically, as indented UTF-8 JSON."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with explained_os_errors(path, "read"), open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def checked_name(name: str) -> str:
+    """Return ``name`` trimmed and in Unicode's composed form (NFC) if it can name an identity, a file and a prompt's word.
+
+    Raises: :class:`IdentityError` for an empty or overlong name, path parts, control characters, characters that
+    prompts or file systems give a meaning, and names that Windows reserves.
+    """
+    cleaned = unicodedata.normalize("NFC", name).strip()
+    shown = ascii(name[:40])
+    if not cleaned:
+        raise IdentityError("The name is empty: give the person a name such as person1.")
+    if len(cleaned) > MAX_NAME_LENGTH:
+        raise IdentityError(f"The name {shown}... has {len(cleaned)} characters: use at most {MAX_NAME_LENGTH}.")
+    if any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for char in cleaned):
+        raise IdentityError(f"The name {shown} holds control or invisible characters: use letters, digits and spaces.")
+    if bad := _FORBIDDEN_IN_NAMES.search(cleaned):
+        raise IdentityError(f"The name {shown} holds {bad.group()!r}, which files or prompts cannot hold: leave it out.")
+    if cleaned.startswith(".") or cleaned.endswith(".") or cleaned.split(".")[0].casefold() in _WINDOWS_RESERVED:
+        raise IdentityError(f"The name {shown} cannot be a file name on every system: choose another one.")
+    return cleaned
+
+
+def cache_folder() -> Path:
+    """Folder for what can be made again: ``$CELEB_BASIS_CACHE``, else ``celeb-basis`` in the user's cache folder."""
+    if chosen := os.environ.get("CELEB_BASIS_CACHE"):
+        return Path(chosen).expanduser()
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA") or "~\\AppData\\Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "celeb-basis"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows cannot open a folder; its rename is journaled
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,158 @@
+"""The one small interface between the core and whatever runs the diffusion model.
+
+A host is an adapter: the WebUI, one of its forks, or diffusers. The core calls nothing of a host but what stands here,
+and no type of a host's own crosses it, save the opaque :data:`Conditioning`, which the core only carries from
+:meth:`Host.encode_prompts` to :meth:`Host.predict`.
+
+Shapes: ``N`` pictures or prompts, ``S`` the side of a picture in pixels, ``C x h x w`` a latent, ``E`` token vectors
+of a word, ``D`` the width of a text encoder's token embeddings, ``T`` the timesteps of the noise schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+Prediction = Literal["epsilon", "v_prediction"]
+"""What the denoiser predicts: the noise, or the velocity (Salimans and Ho 2022) of the noising path."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+TokenVectors: TypeAlias = "Sequence[torch.Tensor]"
+"""The vectors of one word: one ``(E, D_i)`` tensor a text encoder, in the order of :attr:`Host.text_encoders`."""
+
+Words: TypeAlias = "Mapping[str, TokenVectors]"
+"""Words as they stand in a prompt (``"<person1>"``, brackets and all) and the vectors put in their place."""
+
+Conditioning: TypeAlias = Any
+"""A host's own encoded prompts; opaque to the core. Gradients flow through it back to the words' vectors."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of the loaded checkpoint."""
+
+    name: str
+    """The checkpoint's file or folder name, for people to read."""
+    family: str
+    """``"sd1"``, ``"sd2"`` or ``"sdxl"``: identities move between checkpoints of one family only."""
+    sha256: str
+    """Hex digest of the weights, so that an identity can say what it was learned on."""
+    resolution: int
+    """Side in pixels of the square pictures the checkpoint was made for."""
+    size_multiple: int = 64
+    """Sides of pictures must be multiples of this (VAE's times UNet's downscaling)."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The forward process ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps`` and what the denoiser predicts of it."""
+
+    alphas_cumprod: torch.Tensor
+    """``(T,)`` float32 on the CPU: ``a_t`` of every training timestep."""
+    prediction: Prediction
+
+    @property
+    def timesteps(self) -> int:
+        """``T``, the number of training timesteps."""
+        return int(self.alphas_cumprod.shape[0])
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """What the VAE's encoder says of pictures, already multiplied by the VAE's scaling factor (and shifted, if it is)."""
+
+    mean: torch.Tensor
+    """``(N, C, h, w)`` float32 on the CPU."""
+    std: torch.Tensor
+    """``(N, C, h, w)`` float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Pictures to draw. ``words`` are put into ``prompt`` and ``negative_prompt`` alike."""
+
+    prompt: str
+    negative_prompt: str = ""
+    words: Words = field(default_factory=dict)
+    count: int = 1
+    seed: int = 0
+    """Picture ``i`` is drawn with ``seed + i``, alone, so that it does not depend on ``count``."""
+    steps: int = 50
+    guidance: float = 7.5
+    width: int | None = None
+    """Pixels; the checkpoint's own resolution if ``None``."""
+    height: int | None = None
+
+
+class TextEncoder(Protocol):
+    """One text encoder with its tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """Short lasting name, as exported files use it: ``"clip_l"``, ``"clip_g"``, ``"clip_h"``."""
+
+    @property
+    def width(self) -> int:
+        """``D``: the width of a token embedding."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens, padding or truncation."""
+
+    def token_table(self) -> torch.Tensor:
+        """``(V, D)`` token embeddings: detached, on whatever device and in whatever dtype the host holds them."""
+
+
+class Host(Protocol):
+    """A loaded checkpoint that can encode, denoise and draw. Frozen: nothing of it is ever trained or changed."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def text_encoders(self) -> Sequence[TextEncoder]:
+        """SD1 and SD2 have one, SDXL two."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents, timesteps and words' vectors are to be put."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoiser's weights are held in."""
+
+    def learning(self, precision: Precision, *, checkpointing: bool = False) -> AbstractContextManager[None]:
+        """Make the model ready for gradients to the words' vectors, and put everything back as it was on leaving.
+
+        Inside, all weights are frozen (``requires_grad`` off), modules are in evaluation mode, and
+        :meth:`encode_prompts` and :meth:`predict` compute in ``precision`` (autocast where the weights are wider).
+        ``checkpointing`` trades time for memory in the denoiser.
+        """
+
+    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+        """Encode ``(N, 3, S, S)`` float32 RGB pictures in [-1, 1] with the VAE, without gradients, one at a time."""
+
+    def release_picture_encoder(self) -> None:
+        """Take the VAE off the device, where that frees memory; :meth:`encode_pictures` brings it back."""
+
+    def encode_prompts(self, prompts: Sequence[str], words: Words) -> Conditioning:
+        """Encode prompts with every word of ``words`` replaced by its ``E`` vectors, and nothing else changed.
+
+        The text around a word is tokenized as if the word were one plain word of its own. Differentiable in the vectors.
+        A prompt too long for the text encoder is cut at its end, with a warning in the log.
+        """
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The denoiser's output for ``(N, C, h, w)`` noisy latents at ``(N,)`` int64 timesteps: float32, same shape."""
+
+    def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
+        """Draw ``request.count`` RGB pictures, one after the other, without gradients. Repeatable for a seed."""

@@ -1,0 +1,106 @@
+"""Every setting of learning once: default, range and help text, for the command line, a page and an API alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from celeb_basis.errors import SettingsError
+
+Mode = Literal["head", "direct"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def _setting(default: Any, help_text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How a person is learned. The defaults are the preset ``balanced``; ``PRESETS["paper"]`` is the paper's recipe.
+
+    Raises: :class:`SettingsError` at construction for a value out of its range.
+    """
+
+    mode: Mode = _setting("head", "head: a layer turns face vectors into coefficients; direct: learn the coefficients")
+    steps: int = _setting(400, "optimizer steps for each person", low=1, high=100_000)
+    batch_size: int = _setting(2, "augmented views in one step", low=1, high=64)
+    accumulation: int = _setting(1, "batches summed up before one optimizer step", low=1, high=64)
+    learning_rate: float = _setting(0.01, "learning rate of AdamW", low=1e-7, high=10.0)
+    weight_decay: float = _setting(0.01, "decoupled weight decay of AdamW", low=0.0, high=1.0)
+    components: int = _setting(512, "basis components (K) for each token vector", low=1, high=4096)
+    shared: bool = _setting(False, "models with two text encoders: one set of coefficients serves both")
+    average_decay: float = _setting(0.99, "decay of the moving average of the coefficients", low=0.0, high=0.99999)
+    precision: PrecisionChoice = _setting("auto", "auto: what the model is held in; fp32 is the safest")
+    checkpointing: bool = _setting(False, "gradient checkpointing: less memory, slower steps")
+    size: int = _setting(0, "side of the training pictures in pixels; 0 is the model's own", low=0, high=2048)
+    views: int = _setting(64, "augmented views of each person, encoded once before the first step", low=1, high=4096)
+    smallest: float = _setting(0.1, "smallest width of the picture inside an augmented view's frame", low=0.05, high=1.0)
+    describe: bool = _setting(True, "say in the training prompt what the augmentation did to the view")
+    early_stop: bool = _setting(True, "stop as soon as the coefficients have settled")
+    settled: float = _setting(0.02, "relative movement over 50 steps that counts as settled", low=0.0, high=1.0)
+    seed: int = _setting(0, "same seed, same result", low=0, high=2**32 - 1)
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            object.__setattr__(self, item.name, _checked(item, hints[item.name], getattr(self, item.name)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings as JSON-ready values."""
+        return asdict(self)
+
+    def changed(self, changes: Mapping[str, Any]) -> LearnSettings:
+        """A copy with ``changes`` applied; values may be text, as from a command line or a form.
+
+        Raises: :class:`SettingsError` for an unknown setting.
+        """
+        known = {item.name for item in fields(self)}
+        if unknown := sorted(set(changes) - known):
+            raise SettingsError(f"There is no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}.")
+        return replace(self, **changes)
+
+
+def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
+    if choices := get_args(kind):
+        if value not in choices:
+            raise SettingsError(f"{item.name} is {value!r}: choose one of {', '.join(map(str, choices))}.")
+        return value
+    if kind is bool:
+        spelled = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        as_text = str(value).lower()
+        if as_text not in spelled:
+            raise SettingsError(f"{item.name} is {value!r}: say yes or no.")
+        return spelled[as_text]
+    try:
+        number = kind(value)
+        if isinstance(value, float) and number != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        expected = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{item.name} is {value!r}: give {expected}.") from None
+    low, high = item.metadata["low"], item.metadata["high"]
+    if not math.isfinite(number) or not low <= number <= high:
+        raise SettingsError(f"{item.name} is {value}: choose a value from {low:g} to {high:g}.")
+    return number
+
+
+PRESETS: Mapping[str, LearnSettings] = {
+    "quick": LearnSettings(steps=200, settled=0.03),
+    "balanced": LearnSettings(),
+    "paper": LearnSettings(describe=False, early_stop=False, views=800),
+}
+"""Named recipes. ``paper`` draws as many views as the paper's 400 steps of two pictures do; the others are ours."""
+
+
+def preset(name: str) -> LearnSettings:
+    """The settings called ``name``.
+
+    Raises: :class:`SettingsError` if there is no such preset.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise SettingsError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.") from None
