@@ -85,7 +85,9 @@ class Basis:
         """The ``count`` names nearest to ``(E, K)`` coefficients by cosine in coefficient space, best first."""
         cosines = name_cosines(self, coefficients)
         best = cosines.topk(min(count, len(self.names)))
-        return tuple((self.names[i], float(c)) for c, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+        return tuple(
+            (self.names[i], float(c)) for c, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        )
 
     def coefficients_of(self, name: str) -> torch.Tensor:
         """``(E, K)`` coefficients of one of the names.
@@ -95,7 +97,9 @@ class Basis:
         try:
             return self.name_coefficients[self.names.index(name)]
         except ValueError:
-            raise BasisError(f"The basis holds no celebrity {name!r}: choose one of the names it was made from.") from None
+            raise BasisError(
+                f"The basis holds no celebrity {name!r}: choose one of the names it was made from."
+            ) from None
 
     def _check(self, tensor: torch.Tensor, last: int, what: str) -> None:
         if tensor.shape[-2:] != (self.positions, last):
@@ -110,4 +114,5 @@ def name_cosines(basis: Basis, coefficients: torch.Tensor) -> torch.Tensor:
     wanted = coefficients.detach().to("cpu", torch.float32).reshape(-1)
     known = basis.name_coefficients.reshape(len(basis.names), -1)
     norms = known.norm(dim=1) * wanted.norm()
-    return (known @ wanted) / norms.clamp(min=torch.finfo(torch.float32).tiny)
+    cosines: torch.Tensor = (known @ wanted) / norms.clamp(min=torch.finfo(torch.float32).tiny)
+    return cosines

@@ -1,0 +1,3 @@
+"""Augmented views of a person, the prompts that describe them, and the pool of their latents and face vectors."""
+
+from __future__ import annotations
