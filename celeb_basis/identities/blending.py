@@ -1,0 +1,150 @@
+"""Arithmetic on people: mixing them, and moving one toward the mean or a celebrity. All of it is linear in coefficients.
+
+The celeb basis is affine (``z = m + c B``), so the weighted mean of coefficients is the weighted mean of token vectors.
+Learned people lie on the unit sphere and celebrities well inside it; a mean of people lies inside it too, and looks
+more average. ``keep_radius`` puts every token vector back to the mean distance that its parts have from the basis' mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import BasisError, IdentityError
+from celeb_basis.identities.expand import check_bases, check_model, new_identity, tensors_of
+from celeb_basis.identities.identity import Identity
+
+if TYPE_CHECKING:
+    import torch
+
+    from celeb_basis.basis.basis import Basis
+    from celeb_basis.hosts.base import ModelInfo
+
+
+def blend(
+    parts: Sequence[tuple[Identity, float]],
+    bases: Sequence[Basis],
+    info: ModelInfo,
+    *,
+    name: str,
+    keep_radius: bool = False,
+) -> Identity:
+    """The weighted mean of identities, as a new identity of the checkpoint ``info`` and its ``bases``.
+
+    Weights are divided by their sum; a negative one takes a person's traits away.
+
+    Raises: :class:`IdentityError` for no parts or weights of no use, :class:`WrongModelError` if a part does not fit.
+    """
+    if not parts:
+        raise IdentityError("There is nobody to blend: give at least one identity with a weight.")
+    for identity, weight in parts:
+        if not math.isfinite(weight):
+            raise IdentityError(f"The weight of {identity.name!r} is {weight}: give an ordinary number.")
+        check_model(identity, info)
+        check_bases(identity, bases, info)
+    total = math.fsum(weight for _, weight in parts)
+    if not math.isfinite(total) or total <= 1e-6 * max(abs(weight) for _, weight in parts):
+        raise IdentityError(
+            "The weights of a blend must add up to more than nothing: give at least one positive weight."
+        )
+    shares = [weight / total for _, weight in parts]
+    people = [tensors_of(identity.coefficients) for identity, _ in parts]
+    mixed = [_mix([person[i] for person in people], shares, keep_radius) for i in range(len(bases))]
+    recipe = {
+        "operation": "blend",
+        "parts": [[identity.name, share] for (identity, _), share in zip(parts, shares, strict=True)],
+        "keep_radius": keep_radius,
+    }
+    return new_identity(name, mixed, bases, info, source="blended", settings=recipe, **_shared([p for p, _ in parts]))
+
+
+def toward_mean(
+    identity: Identity, amount: float, bases: Sequence[Basis], info: ModelInfo, *, name: str | None = None
+) -> Identity:
+    """``identity`` moved toward the mean of all names: 0 leaves it as it is, 1 is the mean vector itself.
+
+    Raises: :class:`IdentityError` for an amount outside 0 to 1, :class:`WrongModelError` if the bases do not fit.
+    """
+    _check_amount(amount)
+    check_model(identity, info)
+    check_bases(identity, bases, info)
+    moved = [coefficients * (1 - amount) for coefficients in tensors_of(identity.coefficients)]
+    recipe = {"operation": "toward mean", "person": identity.name, "amount": amount}
+    return new_identity(
+        name or identity.name, moved, bases, info, source="blended", settings=recipe, **_shared([identity])
+    )
+
+
+def toward_celebrity(
+    identity: Identity,
+    celebrity: str,
+    amount: float,
+    bases: Sequence[Basis],
+    info: ModelInfo,
+    *,
+    name: str | None = None,
+    keep_radius: bool = False,
+) -> Identity:
+    """``identity`` moved toward a celebrity of the basis: 0 leaves it as it is, 1 is the celebrity.
+
+    Raises: :class:`BasisError` for a celebrity that the bases do not hold (the message suggests close names),
+    :class:`IdentityError` for an amount outside 0 to 1, :class:`WrongModelError` if the bases do not fit.
+    """
+    _check_amount(amount)
+    check_model(identity, info)
+    check_bases(identity, bases, info)
+    rows = [basis.name_coefficients[_index_of(celebrity, basis)] for basis in bases]
+    own = tensors_of(identity.coefficients)
+    shares = [1 - amount, amount]
+    mixed = [_mix([c, row.cpu().float()], shares, keep_radius) for c, row in zip(own, rows, strict=True)]
+    recipe = {
+        "operation": "toward celebrity",
+        "person": identity.name,
+        "celebrity": celebrity,
+        "amount": amount,
+        "keep_radius": keep_radius,
+    }
+    return new_identity(
+        name or identity.name, mixed, bases, info, source="blended", settings=recipe, **_shared([identity])
+    )
+
+
+def _mix(parts: Sequence[torch.Tensor], shares: Sequence[float], keep_radius: bool) -> torch.Tensor:
+    """Weighted mean of ``(E, K)`` coefficients; with ``keep_radius`` each row has the weighted mean of the rows' norms."""
+    import torch
+
+    # A part without a share is left out, so that a share of 1 gives its part back bit for bit.
+    counted = [(part, share) for part, share in zip(parts, shares, strict=True) if share != 0]
+    mixed = torch.stack([part * share for part, share in counted]).sum(dim=0)
+    if not keep_radius:
+        return mixed
+    weights = sum(abs(share) for _, share in counted)
+    radius = torch.stack([part.norm(dim=-1) * (abs(share) / weights) for part, share in counted]).sum(dim=0)
+    norm = mixed.norm(dim=-1)
+    # Opposite people cancel out to the mean, which has no direction to be put back along.
+    factor = torch.where(norm > 1e-6 * radius, radius / norm.clamp(min=torch.finfo(norm.dtype).tiny), torch.ones(()))
+    return mixed * factor.unsqueeze(-1)
+
+
+def _index_of(celebrity: str, basis: Basis) -> int:
+    folded = {known.casefold(): index for index, known in enumerate(basis.names)}
+    wanted = " ".join(celebrity.split()).casefold()
+    if wanted in folded:
+        return folded[wanted]
+    close = [basis.names[folded[near]] for near in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.6)]
+    hint = f"did you mean {' or '.join(close)}?" if close else "choose one of the names that the basis was made from."
+    raise BasisError(f"The basis of {basis.encoder} holds no celebrity {celebrity!r}: {hint}")
+
+
+def _check_amount(amount: float) -> None:
+    if not 0 <= amount <= 1:
+        raise IdentityError(f"The amount is {amount}: give a number from 0 (as it is) to 1 (all the way).")
+
+
+def _shared(people: Sequence[Identity]) -> dict[str, Any]:
+    """What a mixture inherits: the consent of everybody in it, and the face network if it is one and the same."""
+    consents = dict.fromkeys(f"{p.name}: {p.metadata.consent}" for p in people if p.metadata.consent)
+    networks = {p.metadata.face_model for p in people}
+    return {"consent": "\n".join(consents)[:20_000], "face_model": networks.pop() if len(networks) == 1 else ""}

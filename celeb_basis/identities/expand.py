@@ -1,0 +1,132 @@
+"""Coefficients into token vectors: making an identity, and making it again for another checkpoint of its family."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import BasisError, WrongModelError
+from celeb_basis.identities.identity import Floats, Identity, IdentityMetadata
+
+if TYPE_CHECKING:
+    import torch
+
+    from celeb_basis.basis.basis import Basis
+    from celeb_basis.hosts.base import ModelInfo
+
+
+def new_identity(
+    name: str,
+    coefficients: Sequence[torch.Tensor],
+    bases: Sequence[Basis],
+    info: ModelInfo,
+    **details: Any,
+) -> Identity:
+    """An identity of ``(E, K)`` coefficients, one tensor for each of ``bases``, on the checkpoint ``info``.
+
+    Its vectors are ``basis.expand`` of each encoder's coefficients alone, so that the same coefficients and basis give
+    the same bits whenever this is done. ``details`` are further fields of :class:`IdentityMetadata`.
+
+    Raises: :class:`BasisError` if coefficients and bases do not fit, :class:`IdentityError` for NaN or a bad name.
+    """
+    if len(coefficients) != len(bases) or not bases:
+        raise BasisError(
+            f"There are coefficients for {len(coefficients)} text encoders and {len(bases)} bases: give one basis for each."
+        )
+    given = [tensor.detach().to("cpu").float().contiguous() for tensor in coefficients]
+    metadata = IdentityMetadata(
+        base_model=info.name,
+        family=info.family,
+        base_sha256=info.sha256,
+        basis_sha256=tuple(basis.sha256 for basis in bases),
+        names_sha256=names_hash(bases),
+        **details,
+    )
+    return Identity(
+        name=name,
+        encoders=tuple(basis.encoder for basis in bases),
+        coefficients=tuple(tensor.numpy() for tensor in given),
+        vectors=tuple(basis.expand(tensor).numpy() for basis, tensor in zip(bases, given, strict=True)),
+        metadata=metadata,
+    )
+
+
+def expand_identity(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> Identity:
+    """``identity`` for the checkpoint ``info`` of its family: the same coefficients in that checkpoint's own ``bases``.
+
+    With the bases it was made with, the vectors come out the same bit for bit.
+
+    Raises: :class:`WrongModelError` for another family, other text encoders, another number of components, or bases
+    made from another list of names.
+    """
+    check_model(identity, info)
+    check_bases(identity, bases, info)
+    old = identity.metadata
+    details = {
+        key: getattr(old, key)
+        for key in ("face_model", "steps", "settings", "consent", "notes", "source", "created", "thumbnail")
+    }
+    expanded = new_identity(identity.name, tensors_of(identity.coefficients), bases, info, **details)
+    elsewhere = old.learned_on or (old.base_model if old.base_sha256 != info.sha256 else "")
+    return replace(expanded, metadata=replace(expanded.metadata, learned_on=elsewhere))
+
+
+def check_model(identity: Identity, info: ModelInfo) -> None:
+    """Raise :class:`WrongModelError` unless the checkpoint ``info`` is of the identity's family.
+
+    An identity without a family (an import of unknown origin) fits any; the shapes decide.
+    """
+    family = identity.metadata.family
+    if family and family != info.family:
+        raise WrongModelError(
+            f"{identity.name!r} was made for {_model(identity)} ({family}), but {info.name} is {info.family}: "
+            f"use a checkpoint of {family}, or learn the person again on {info.name}."
+        )
+
+
+def check_bases(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> None:
+    """Raise :class:`WrongModelError` unless the coefficients of ``identity`` mean in ``bases`` what they meant."""
+    names = tuple(basis.encoder for basis in bases)
+    if names != identity.encoders:
+        raise WrongModelError(
+            f"{identity.name!r} was made for {_model(identity)} with the text encoders {', '.join(identity.encoders)}, but "
+            f"{info.name} has {', '.join(names) or 'none'}: use a checkpoint of the same family."
+        )
+    for basis, array in zip(bases, identity.coefficients, strict=True):
+        if tuple(array.shape) != (basis.positions, basis.size):
+            raise WrongModelError(
+                f"{identity.name!r} of {_model(identity)} has {array.shape[0]} x {array.shape[1]} coefficients for "
+                f"{basis.encoder}, but the basis of {info.name} has {basis.positions} x {basis.size}: "
+                f"make the basis with {array.shape[1]} components."
+            )
+    given = names_hash(bases)
+    if identity.metadata.names_sha256 and identity.metadata.names_sha256 != given:
+        raise WrongModelError(
+            f"{identity.name!r} was learned on {_model(identity)} with another names list, or names filtered otherwise, "
+            f"than the basis of {info.name}: give the same list and the same filters."
+        )
+
+
+def names_hash(bases: Sequence[Basis]) -> str:
+    """Hash of the names that ``bases`` were made from: of the list that was given, and of the names used of it.
+
+    Coefficients mean nothing in a basis of other names, and filters (a face check, a count of tokens) change the names.
+    """
+    digest = hashlib.sha256()
+    for basis in bases:
+        digest.update(f"{basis.encoder}|{basis.names_sha256}|{len(basis.names)}|".encode())
+        digest.update("\n".join(basis.names).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def tensors_of(arrays: Sequence[Floats]) -> list[torch.Tensor]:
+    """Fresh tensors with the arrays' values."""
+    import torch
+
+    return [torch.from_numpy(array.copy()) for array in arrays]
+
+
+def _model(identity: Identity) -> str:
+    return identity.metadata.base_model or "an unknown model"

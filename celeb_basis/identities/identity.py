@@ -1,0 +1,207 @@
+"""One person: the coefficients that are the person, the token vectors they make, and what is known about both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from celeb_basis import __version__
+from celeb_basis.errors import IdentityError
+from celeb_basis.files import checked_name
+
+if TYPE_CHECKING:
+    import torch
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+Source = Literal["learned", "blended", "imported"]
+
+FORMAT_VERSION = 1
+"""Version of the identity file that this package writes."""
+
+MAX_TEXT = 20_000
+"""Longest note, in characters."""
+MAX_THUMBNAIL = 4 << 20
+"""Largest thumbnail, in bytes."""
+_MAX_POSITIONS = 75
+"""No word is longer than a prompt's chunk of the text encoder."""
+
+_HASH = re.compile(r"[0-9a-f]{0,128}")
+_ENCODER = re.compile(r"[A-Za-z0-9_]{1,32}")
+
+
+def now() -> str:
+    """The present moment as ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class IdentityMetadata:
+    """What an identity says about itself. Hashes are hex digests, empty where unknown.
+
+    Raises: :class:`IdentityError` at construction for values of a wrong type or size.
+    """
+
+    base_model: str = ""
+    """Name of the checkpoint whose text encoders the token vectors are for."""
+    family: str = ""
+    """``"sd1"``, ``"sd2"`` or ``"sdxl"``."""
+    base_sha256: str = ""
+    learned_on: str = ""
+    """Name of the checkpoint that the coefficients were learned on, where that is another one; else empty."""
+    basis_sha256: tuple[str, ...] = ()
+    """Of each text encoder's basis."""
+    names_sha256: str = ""
+    """Of the list of names that the bases were made from."""
+    face_model: str = ""
+    """The face network's pack; empty where none took part."""
+    steps: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How it came about: the settings of learning, the parts of a blend, or the origin of an import. JSON values."""
+    consent: str = ""
+    """What the user noted about the person's consent."""
+    notes: str = ""
+    source: Source = "learned"
+    created: str = field(default_factory=now)
+    """ISO 8601 with a time zone."""
+    generator: str = f"celeb-basis {__version__}"
+    thumbnail: bytes | None = field(default=None, repr=False)
+    """A small PNG, JPEG or WebP file."""
+    format_version: int = FORMAT_VERSION
+    """Version of the file that this was read from."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type == "str" and (not isinstance(value, str) or len(value) > MAX_TEXT or not _encodable(value)):
+                raise IdentityError(f"The identity's {item.name} is not a text of at most {MAX_TEXT} characters.")
+            if item.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63):
+                raise IdentityError(f"The identity's {item.name} is not a whole number from 0 upward.")
+        hashes = self.basis_sha256
+        if not isinstance(hashes, tuple) or not all(isinstance(digest, str) for digest in hashes):
+            raise IdentityError("The identity's basis_sha256 is not a tuple of texts.")
+        if not all(_HASH.fullmatch(digest) for digest in (*hashes, self.base_sha256, self.names_sha256)):
+            raise IdentityError("One of the identity's hashes is not a hex digest.")
+        if self.source not in get_args(Source):
+            raise IdentityError(f"The identity's source is {self.source!r}: it must be one of {get_args(Source)}.")
+        try:
+            if datetime.fromisoformat(self.created).tzinfo is None:
+                raise ValueError
+        except ValueError:
+            raise IdentityError("The identity's date of creation is not an ISO 8601 time with a time zone.") from None
+        # Through JSON and back: a copy of its own that is certain to be writable.
+        object.__setattr__(self, "settings", _json_copy(self.settings))
+        _check_thumbnail(self.thumbnail)
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """A person as a word: ``E`` token vectors for each text encoder, and the coefficients that make them.
+
+    Arrays are kept as read-only float32 copies.
+
+    Raises: :class:`IdentityError` at construction for a name of no use, shapes that do not fit, NaN or infinity.
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    """Names of the text encoders, in the host's order, e.g. ``("clip_l", "clip_g")``."""
+    coefficients: tuple[Floats, ...]
+    """``(E, K)`` for each encoder."""
+    vectors: tuple[Floats, ...]
+    """``(E, D_i)`` for each encoder."""
+    metadata: IdentityMetadata = field(default_factory=IdentityMetadata)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "name", checked_name(self.name))
+        put(self, "encoders", tuple(self.encoders))
+        count = len(self.encoders)
+        if not count or len(set(self.encoders)) != count or not all(_ENCODER.fullmatch(name) for name in self.encoders):
+            raise IdentityError(f"The identity {self.name!r} does not say which text encoders it is for.")
+        put(self, "coefficients", tuple(_checked_array(array, "coefficients") for array in self.coefficients))
+        put(self, "vectors", tuple(_checked_array(array, "token vectors") for array in self.vectors))
+        if len(self.coefficients) != count or len(self.vectors) != count:
+            raise IdentityError(f"The identity {self.name!r} lacks coefficients or token vectors of a text encoder.")
+        if len({array.shape[0] for array in (*self.coefficients, *self.vectors)}) != 1:
+            raise IdentityError(f"The identity {self.name!r} has another number of token vectors than coefficients.")
+        if len(self.metadata.basis_sha256) not in (0, count):
+            raise IdentityError(
+                f"The identity {self.name!r} names {len(self.metadata.basis_sha256)} bases, not {count}."
+            )
+
+    @property
+    def positions(self) -> int:
+        """``E``: token vectors of the word."""
+        return int(self.coefficients[0].shape[0])
+
+    @property
+    def content_hash(self) -> str:
+        """Twelve hex digits of the token vectors' SHA-256: the same word draws with the same hash."""
+        digest = hashlib.sha256()
+        for encoder, array in zip(self.encoders, self.vectors, strict=True):
+            digest.update(f"{encoder}|{array.shape}|".encode())
+            digest.update(array.astype("<f4").tobytes())
+        return digest.hexdigest()[:12]
+
+    def token_vectors(self) -> tuple[torch.Tensor, ...]:
+        """The vectors as ``(E, D_i)`` float32 tensors on the CPU, in the form that hosts take."""
+        import torch
+
+        return tuple(torch.from_numpy(array.copy()) for array in self.vectors)
+
+
+def _checked_array(array: Any, what: str) -> Floats:
+    try:
+        copy = np.array(array, dtype=np.float32, order="C")
+    except (TypeError, ValueError):
+        raise IdentityError(f"The identity's {what} are not numbers.") from None
+    if copy.ndim != 2 or not 1 <= copy.shape[0] <= _MAX_POSITIONS or copy.shape[1] < 1:
+        raise IdentityError(f"The identity's {what} have the shape {copy.shape}, not positions x numbers.")
+    if not np.isfinite(copy).all():
+        raise IdentityError(f"The identity's {what} hold NaN or infinity: learn it again, or take an older copy.")
+    copy.setflags(write=False)
+    return copy
+
+
+def _check_thumbnail(data: Any) -> None:
+    if data is None:
+        return
+    if not isinstance(data, bytes) or len(data) > MAX_THUMBNAIL:
+        raise IdentityError(f"The identity's thumbnail is not a picture file of at most {MAX_THUMBNAIL >> 20} MB.")
+    if not data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) and (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
+        raise IdentityError("The identity's thumbnail is no PNG, JPEG or WebP file.")
+
+
+def _json_copy(settings: Any) -> dict[str, Any]:
+    try:
+        copy = json.loads(json.dumps(dict(settings), allow_nan=False), parse_float=_finite)
+        json.dumps(copy, ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError):
+        raise IdentityError("The identity's settings are not plain values with text keys.") from None
+    assert isinstance(copy, dict)
+    return copy
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # lone surrogates
+        return False
+    return True

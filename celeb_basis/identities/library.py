@@ -1,0 +1,147 @@
+"""A folder of people: one identity file each, whose file name is the person's name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from celeb_basis.errors import CelebBasisError, FileError, IdentityError
+from celeb_basis.files import checked_name, explained_os_errors
+from celeb_basis.identities.format import SUFFIX, load_identity, save_identity
+from celeb_basis.identities.identity import Identity
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One identity file of a library: read, or the sentence that says why it cannot be."""
+
+    name: str
+    path: Path
+    identity: Identity | None
+    problem: str | None
+
+
+class Library:
+    """The identity files of one folder. The folder is made when the first one is added.
+
+    Names that differ only by case, or by how accents are composed, are one name: file systems disagree on them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all identity files, whole or broken, in order; none if there is no such folder.
+
+        Raises: :class:`FileError` if the folder cannot be read.
+        """
+        return tuple(name for name, _ in self._files())
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every identity file, read; a broken one tells its reason and hides no other."""
+        found = []
+        for name, path in self._files():
+            try:
+                found.append(Entry(name, path, self._read(name, path), None))
+            except CelebBasisError as error:
+                found.append(Entry(name, path, None, str(error)))
+        return tuple(found)
+
+    def path_of(self, name: str) -> Path:
+        """The file of ``name``: the one that is there, or where it would be written.
+
+        Raises: :class:`IdentityError` for a name of no use.
+        """
+        return self._existing(name) or self.folder / (checked_name(name) + SUFFIX)
+
+    def load(self, name: str) -> Identity:
+        """The identity called ``name``.
+
+        Raises: :class:`IdentityError` if there is none, or its file is broken.
+        """
+        path = self._present(name)
+        return self._read(_name_of(path), path)
+
+    def add(self, identity: Identity, *, replace: bool = False) -> Path:
+        """Write ``identity`` into the folder; answers its file.
+
+        Raises: :class:`IdentityError` if the name is taken and ``replace`` is off, :class:`FileError` if the folder
+        cannot be written.
+        """
+        previous = self._existing(identity.name)
+        if previous is not None and not replace:
+            raise self._taken(identity.name, previous)
+        path = self.folder / (identity.name + SUFFIX)
+        save_identity(identity, path)
+        if previous is not None and previous.name != path.name and previous.exists() and not previous.samefile(path):
+            with explained_os_errors(previous, "delete"):
+                previous.unlink()
+        return path
+
+    def rename(self, name: str, new_name: str) -> Path:
+        """Give the identity called ``name`` another name; answers its new file.
+
+        Raises: :class:`IdentityError` if there is none, or the new name is taken or of no use.
+        """
+        path = self._present(name)
+        new_name = checked_name(new_name)
+        if (taken := self._existing(new_name)) is not None and taken != path:
+            raise self._taken(new_name, taken)
+        identity = load_identity(path)
+        # Renamed on the disk, and not written anew and deleted: "Ada" to "ada" is one file on many file systems.
+        save_identity(replace(identity, name=new_name), path)
+        target = self.folder / (new_name + SUFFIX)
+        with explained_os_errors(path, "rename"):
+            path.rename(target)
+        return target
+
+    def delete(self, name: str) -> None:
+        """Remove the identity called ``name``, whole or broken.
+
+        Raises: :class:`IdentityError` if there is none, :class:`FileError` if it cannot be removed.
+        """
+        path = self._present(name)
+        with explained_os_errors(path, "delete"):
+            path.unlink()
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise FileError(f"{self.folder} is a file, not a folder: give the folder of the identities.")
+        with explained_os_errors(self.folder, "list"):
+            paths = sorted(self.folder.iterdir())
+        for path in paths:
+            if path.suffix.lower() == SUFFIX and not path.name.startswith(".") and not path.is_dir():
+                yield _name_of(path), path
+
+    def _read(self, name: str, path: Path) -> Identity:
+        # The file's name is the person's: a user may have renamed it in a file manager.
+        return replace(load_identity(path), name=name)
+
+    def _existing(self, name: str) -> Path | None:
+        wanted = _key(checked_name(name))
+        return next((path for other, path in self._files() if _key(other) == wanted), None)
+
+    def _present(self, name: str) -> Path:
+        path = self._existing(name)
+        if path is None:
+            known = ", ".join(self.names()[:20]) or "nobody yet"
+            raise IdentityError(f"There is no identity {name!r} in {self.folder}: it holds {known}.")
+        return path
+
+    def _taken(self, name: str, path: Path) -> IdentityError:
+        same = "" if _name_of(path) == name else f" as {_name_of(path)!r}, which counts as the same name"
+        return IdentityError(
+            f"There is already an identity {name!r} in {self.folder}{same}: choose another name or have it replaced."
+        )
+
+
+def _name_of(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.name[: -len(SUFFIX)])
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
