@@ -1,0 +1,71 @@
+"""The two ends of learning: from people's portraits to a learner, and from a learner to identities."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+
+from celeb_basis.basis.basis import Basis
+from celeb_basis.faces.types import FaceNetwork
+from celeb_basis.hosts.base import Host
+from celeb_basis.identities.identity import Identity, IdentityMetadata
+from celeb_basis.learning.events import Preparing
+from celeb_basis.learning.learner import Learner
+from celeb_basis.settings import LearnSettings
+from celeb_basis.views.pool import Person, encode_views
+
+# The views' random numbers come from a stream of their own: a learner that is resumed does not draw them again.
+_VIEWS_STREAM = 0x5EED_0000_0000
+
+
+def training_size(host: Host, settings: LearnSettings) -> int:
+    """Side of the training pictures in pixels: the setting's, or the checkpoint's own."""
+    return settings.size or host.info.resolution
+
+
+def prepare_learner(
+    host: Host, bases: Sequence[Basis], people: Sequence[Person], faces: FaceNetwork, settings: LearnSettings
+) -> Generator[Preparing, None, Learner]:
+    """Encode everybody's views, yielding progress, and return the learner that is ready to run.
+
+    The people's portraits are squares of :func:`training_size` pixels.
+    """
+    generator = torch.Generator().manual_seed(settings.seed + _VIEWS_STREAM)
+    pool = yield from encode_views(
+        host, people, faces, views=settings.views, smallest=settings.smallest, generator=generator
+    )
+    return Learner(host, bases, pool, settings)
+
+
+def make_identities(learner: Learner, *, consent: str = "", notes: str = "") -> tuple[Identity, ...]:
+    """What ``learner`` has learned so far, as identities for the model it learned on.
+
+    Parameters: ``consent`` is the user's note on the people's consent, kept in every identity.
+    """
+    info = learner.host.info
+    identities = []
+    for learned in learner.results():
+        vectors = [b.expand(c).numpy() for b, c in zip(learner.bases, learned.coefficients, strict=True)]
+        identities.append(
+            Identity(
+                name=learned.name,
+                encoders=tuple(basis.encoder for basis in learner.bases),
+                coefficients=tuple(c.numpy() for c in learned.coefficients),
+                vectors=tuple(vectors),
+                metadata=IdentityMetadata(
+                    base_model=info.name,
+                    family=info.family,
+                    base_sha256=info.sha256,
+                    basis_sha256=tuple(basis.sha256 for basis in learner.bases),
+                    names_sha256=learner.bases[0].names_sha256,
+                    face_model=learner.pool.face_model if learner.settings.mode == "head" else "",
+                    steps=learner.step,
+                    settings=learner.settings.as_dict(),
+                    consent=consent,
+                    notes=notes,
+                    thumbnail=learned.thumbnail or None,
+                ),
+            )
+        )
+    return tuple(identities)
