@@ -1,0 +1,227 @@
+"""The coefficient files of the paper's authors (https://github.com/ygtxr1997/CelebBasis), read without unpickling.
+
+Their training writes ``embeddings_gs-STEP.pt``, a dictionary whose ``id_coefficients`` is a list with a place for each of
+up to ten people, ``(E, heads, K)`` each (``id_embeddings``, ``(E, D)``, in another mode). Their extraction writes one
+tensor a file: ``id_coefficient_NNN.pt``, ``id_embedding_NNN.pt``, and the basis ``celeb_basis.pt``, ``(E, 1 + K, D)``
+with the mean in row 0. All exist in half precision too.
+
+Their coefficients are numbers in *their* basis, whose components have arbitrary signs and come from their names list.
+Together with ``celeb_basis.pt`` they become token vectors exactly and are then put into our basis; without it they can
+only be taken as they stand, which is right for a basis with the very same components alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from celeb_basis.errors import ExportError
+from celeb_basis.exports.read import imported_identity
+from celeb_basis.exports.torch_files import read_torch_file
+from celeb_basis.identities.expand import new_identity
+from celeb_basis.identities.identity import Floats, Identity
+
+if TYPE_CHECKING:
+    from celeb_basis.basis.basis import Basis
+    from celeb_basis.hosts.base import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+MAX_PEOPLE = 1000
+_MAX_HEADS = 8
+"""Fewer than any basis has components: this tells coefficients, ``(E, heads, K)``, from a basis, ``(E, 1 + K, D)``."""
+
+
+@dataclass(frozen=True)
+class AuthorsFile:
+    """The people of one file. One of the two tuples is empty."""
+
+    coefficients: tuple[Floats, ...] = ()
+    """``(E, K)`` each."""
+    vectors: tuple[Floats, ...] = ()
+    """``(E, D)`` each."""
+    skipped: int = 0
+    """Places that were never trained: they still hold the noise that they all started from."""
+
+
+@dataclass(frozen=True)
+class AuthorsBasis:
+    """The authors' ``celeb_basis.pt``."""
+
+    mean: Floats
+    """``(E, D)``."""
+    components: Floats
+    """``(E, K, D)``."""
+
+    def expand(self, coefficients: Floats) -> Floats:
+        """``(E, K)`` coefficients to ``(E, D)`` token vectors.
+
+        Raises: :class:`ExportError` if they are of another size.
+        """
+        if coefficients.shape != self.components.shape[:2]:
+            raise ExportError(
+                f"The coefficients are {_shape(coefficients)}, but the authors' basis is for "
+                f"{_shape(self.components[:, :, 0])}: give the celeb_basis.pt that was extracted with them."
+            )
+        exact = self.mean + np.einsum("ek,ekd->ed", coefficients.astype(np.float64), self.components)
+        return exact.astype(np.float32)
+
+
+def read_authors_file(path: Path) -> AuthorsFile:
+    """Read ``embeddings_gs-STEP.pt``, ``id_coefficient_NNN.pt`` or ``id_embedding_NNN.pt``. Nothing in it is run.
+
+    Raises: :class:`ExportError` for a damaged, foreign or malicious file, or one without coefficients;
+    :class:`FileError` if it cannot be read at all.
+    """
+    path = Path(path)
+    content = read_torch_file(path)
+    if isinstance(content, dict):
+        for key in ("id_coefficients", "id_embeddings"):
+            if isinstance(content.get(key), list) and content[key]:
+                return _people(content[key], key == "id_coefficients", path)
+        if "meta_id_net" in content:
+            raise ExportError(
+                f"{path.name} holds the authors' network and nobody's coefficients: "
+                "save it again with test_mode 'coefficient', or extract the coefficients with their script."
+            )
+    elif isinstance(content, np.ndarray) and content.ndim == 3:
+        if content.shape[1] > _MAX_HEADS:
+            raise ExportError(f"{path.name} is the authors' basis and no person: give it beside a coefficient file.")
+        return _people([content], True, path)
+    elif isinstance(content, np.ndarray) and content.ndim == 2:
+        return _people([content], False, path)
+    raise ExportError(f"{path.name} is none of the authors' coefficient files: choose their embeddings_gs-STEP.pt.")
+
+
+def read_authors_basis(path: Path) -> AuthorsBasis:
+    """Read the authors' ``celeb_basis.pt``.
+
+    Raises: :class:`ExportError` for another file or a damaged one.
+    """
+    path = Path(path)
+    content = read_torch_file(path)
+    if not isinstance(content, np.ndarray) or content.ndim != 3 or content.shape[1] <= _MAX_HEADS:
+        raise ExportError(f"{path.name} is not the authors' basis: choose the celeb_basis.pt of their extraction.")
+    array = _floats(content, path)
+    return AuthorsBasis(mean=array[:, 0], components=array[:, 1:])
+
+
+def import_authors_file(
+    path: Path,
+    bases: Sequence[Basis],
+    info: ModelInfo,
+    *,
+    name: str | None = None,
+    authors_basis: AuthorsBasis | None = None,
+) -> tuple[Identity, ...]:
+    """The people of one of the authors' files as identities: ``NAME``, or ``NAME-1``, ``NAME-2`` and so on.
+
+    Give ``authors_basis`` with coefficients wherever there is one. Without it they are taken as coefficients of
+    ``bases`` as they stand, and the identities' notes say so.
+
+    Raises: :class:`ExportError` for a file of no use, or one that does not fit the bases.
+    """
+    path = Path(path)
+    if len(bases) != 1:
+        raise ExportError(
+            f"The authors' files are for one text encoder, but {info.name} has {len(bases)}: choose a model of sd1."
+        )
+    people = read_authors_file(path)
+    count = len(people.coefficients) + len(people.vectors)
+    stem = name or path.stem
+    names = [stem] if count == 1 else [f"{stem}-{number}" for number in range(1, count + 1)]
+    if people.skipped:
+        logger.info("%s: %d places were never trained and are left out.", path.name, people.skipped)
+    vectors = people.vectors or (tuple(map(authors_basis.expand, people.coefficients)) if authors_basis else ())
+    if vectors:
+        return tuple(_from_vectors(n, v, bases, info, path) for n, v in zip(names, vectors, strict=True))
+    return tuple(_as_they_stand(n, c, bases, info, path) for n, c in zip(names, people.coefficients, strict=True))
+
+
+def _from_vectors(name: str, vectors: Floats, bases: Sequence[Basis], info: ModelInfo, path: Path) -> Identity:
+    import torch
+
+    basis = bases[0]
+    if vectors.shape != (basis.positions, basis.width):
+        raise ExportError(
+            f"{path.name} is for token vectors of {_shape(vectors)}, but {info.name} needs "
+            f"{basis.positions} x {basis.width}: choose a model of its family."
+        )
+    return imported_identity(name, [torch.from_numpy(vectors.copy())], bases, info, origin=path.name)
+
+
+def _as_they_stand(name: str, coefficients: Floats, bases: Sequence[Basis], info: ModelInfo, path: Path) -> Identity:
+    import torch
+
+    basis = bases[0]
+    if coefficients.shape != (basis.positions, basis.size):
+        raise ExportError(
+            f"{path.name} holds {_shape(coefficients)} coefficients, but the basis of {info.name} has "
+            f"{basis.positions} x {basis.size}: make the basis with {coefficients.shape[1]} components."
+        )
+    return new_identity(
+        name,
+        [torch.from_numpy(coefficients.copy())],
+        bases,
+        info,
+        source="imported",
+        settings={"operation": "import", "file": path.name},
+        notes=(
+            f"Imported from {path.name} without the authors' celeb_basis.pt: the coefficients were taken as they stand, "
+            "which gives another face unless this basis has the authors' very components, signs and all."
+        ),
+    )
+
+
+def _people(tensors: list[Any], are_coefficients: bool, path: Path) -> AuthorsFile:
+    if len(tensors) > MAX_PEOPLE:
+        raise ExportError(f"{path.name} holds {len(tensors)} people: at most {MAX_PEOPLE} are read.")
+    arrays = [_floats(tensor, path) for tensor in tensors]
+    if not are_coefficients:
+        if any(array.ndim != 2 for array in arrays):
+            raise ExportError(f"{path.name} holds token vectors of an unknown shape: take another copy of it.")
+        kept = [array for array in arrays if not _repeated(array, arrays)]
+        return AuthorsFile(vectors=tuple(_some(kept, path)), skipped=len(arrays) - len(kept))
+    if any(array.ndim != 3 for array in arrays):
+        raise ExportError(f"{path.name} holds coefficients of an unknown shape: take another copy of it.")
+    if any(array.shape[1] != 1 for array in arrays):
+        raise ExportError(f"{path.name} was trained with several heads (meta_heads), which cannot be read: use one.")
+    rows = [array[:, 0] for array in arrays]
+    kept = [row for row in rows if not _repeated(row, rows) and not _is_noise(row)]
+    return AuthorsFile(coefficients=tuple(_some(kept, path)), skipped=len(rows) - len(kept))
+
+
+def _some(kept: list[Floats], path: Path) -> list[Floats]:
+    if not kept:
+        raise ExportError(f"{path.name} holds nobody who was trained: choose the file of a later step.")
+    return kept
+
+
+def _repeated(array: Floats, arrays: list[Floats]) -> bool:
+    """Whether another place holds the same numbers: all places start from the same ones."""
+    return sum(array.shape == other.shape and np.array_equal(array, other) for other in arrays) > 1
+
+
+def _is_noise(coefficients: Floats) -> bool:
+    """Whether these are still the standard normal numbers, of norm sqrt(K), that a place starts from; trained ones have
+    norm 1 and a rest of that noise that halves every 69 steps."""
+    return bool(np.linalg.norm(coefficients, axis=1).min() > 0.5 * np.sqrt(coefficients.shape[1]) > 1)
+
+
+def _floats(tensor: Any, path: Path) -> Floats:
+    if not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or not tensor.size:
+        raise ExportError(f"{path.name} is none of the authors' coefficient files: choose their embeddings_gs-STEP.pt.")
+    with np.errstate(over="ignore"):
+        array: Floats = tensor.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ExportError(f"{path.name} holds NaN or infinity: take the file of an earlier step.")
+    return array
+
+
+def _shape(array: Floats) -> str:
+    return " x ".join(map(str, array.shape))

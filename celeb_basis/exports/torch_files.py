@@ -1,0 +1,213 @@
+"""``.pt`` and ``.bin`` files, read without running anything in them and written so that every tool accepts them."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from celeb_basis.errors import ExportError
+from celeb_basis.exports.pickles import Global, ParameterDictRecord, TensorRecord, read_pickle
+from celeb_basis.files import atomic_path, explained_os_errors
+
+MAX_FILE_SIZE = 64 << 20
+"""Bytes of the largest file that is read: embeddings have thousands, coefficient files some ten thousand."""
+
+_DAMAGED = "The file is damaged or incomplete: take another copy of it."
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_MAX_DEPTH = 32
+
+# Element size and numpy type of every storage; bfloat16 is widened by hand, because numpy has none.
+_STORAGES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "<u2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
+
+
+class _Storage:
+    """A tensor's numbers; in the old format they stand behind the pickle and are filled in later."""
+
+    def __init__(self, kind: str, key: str, count: int) -> None:
+        if kind not in _STORAGES:
+            raise ExportError(f"The file holds numbers of the kind {kind[:40]!a}: only plain tensors can be read.")
+        self.kind, self.key, self.count = kind, key, count
+        self.values: npt.NDArray[Any] | None = None
+
+    def fill(self, data: bytes) -> None:
+        dtype = np.dtype(_STORAGES[self.kind])
+        if len(data) != self.count * dtype.itemsize:
+            raise ExportError(_DAMAGED)
+        values = np.frombuffer(data, dtype=dtype)
+        if self.kind == "BFloat16Storage":
+            values = (values.astype("<u4") << 16).view("<f4")
+        self.values = values
+
+
+def read_torch_file(path: Path) -> Any:
+    """What ``torch.save`` wrote to ``path``, as dictionaries, lists, tuples, numbers, texts and numpy arrays.
+
+    Nothing of the file is executed, imported or constructed. Both of torch's formats are read (zip archive, and the
+    older row of pickles); parameters come out as plain arrays and parameter dictionaries as dictionaries.
+
+    Raises: :class:`ExportError` for a damaged, foreign, oversized or malicious file, :class:`FileError` if it cannot
+    be read at all.
+    """
+    path = Path(path)
+    with explained_os_errors(path, "read"), open(path, "rb") as file:
+        data = file.read(MAX_FILE_SIZE + 1)
+    try:
+        if len(data) > MAX_FILE_SIZE:
+            raise ExportError(
+                f"The file is larger than {MAX_FILE_SIZE >> 20} MB, so it is no embedding: choose another."
+            )
+        value = _read_zip(data) if data[:2] == b"PK" else _read_legacy(data)
+        return _Plain().convert(value)
+    except ExportError as error:
+        raise ExportError(f"{path.name} cannot be read: {str(error)[:1].lower()}{str(error)[1:]}") from error
+
+
+def write_torch_file(path: Path, value: Any) -> None:
+    """Write ``value`` (tensors in plain containers) to ``path`` atomically, in torch's older format.
+
+    The WebUI's own check refuses the zip archives that recent versions of torch write; the older format is read by all.
+
+    Raises: :class:`FileError` for a full disk, a read-only folder and the like.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def _read_zip(data: bytes) -> Any:
+    storages: dict[str, _Storage] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = {info.filename: info for info in archive.infolist()}
+            pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+            # torch stores its entries as they are; packed ones could unfold to any size.
+            packed = any(info.compress_type != zipfile.ZIP_STORED for info in entries.values())
+            if len(pickles) != 1 or packed or sum(info.file_size for info in entries.values()) > MAX_FILE_SIZE:
+                raise ExportError("The file is a zip archive, but not one that torch wrote: choose another file.")
+            folder = pickles[0].removesuffix("data.pkl")
+            order = archive.read(folder + "byteorder") if folder + "byteorder" in entries else b"little"
+            if order.strip() != b"little":
+                raise ExportError("The file was written on a big-endian machine: save it again on an ordinary one.")
+
+            def resolve(identifier: Any) -> _Storage:
+                storage = _described_storage(identifier, storages)
+                if storage.values is None:
+                    storage.fill(archive.read(f"{folder}data/{storage.key}"))
+                return storage
+
+            return read_pickle(io.BytesIO(archive.read(pickles[0])), resolve)
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, OSError):
+        raise ExportError(_DAMAGED) from None
+
+
+def _read_legacy(data: bytes) -> Any:
+    """Five pickles (magic number, version, system, the object, the storages' keys), then the storages' numbers."""
+    stream = io.BytesIO(data)
+    storages: dict[str, _Storage] = {}
+    try:
+        magic = read_pickle(stream)
+    except ExportError:
+        magic = None
+    if magic != _LEGACY_MAGIC:
+        raise ExportError("The file is none that torch wrote, or damaged: choose another file.")
+    version, system = read_pickle(stream), read_pickle(stream)
+    if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ExportError("The file was written by an unknown version of torch: save it again with a current one.")
+    value = read_pickle(stream, lambda identifier: _described_storage(identifier, storages))
+    keys = read_pickle(stream)
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
+        raise ExportError(_DAMAGED)
+    for key in keys:
+        storage = storages[key]
+        if int.from_bytes(stream.read(8), "little") != storage.count:
+            raise ExportError(_DAMAGED)
+        storage.fill(stream.read(storage.count * np.dtype(_STORAGES[storage.kind]).itemsize))
+    return value
+
+
+def _described_storage(identifier: Any, storages: dict[str, _Storage]) -> _Storage:
+    """The storage that a persistent id describes: ``("storage", kind, key, device, count[, view])``."""
+    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
+        raise ExportError(_DAMAGED)
+    kind, key, count = identifier[1], identifier[2], identifier[4]
+    if not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(count, int):
+        raise ExportError(_DAMAGED)
+    if len(identifier) == 6 and identifier[5] is not None:
+        raise ExportError(
+            "The file shares numbers between tensors in a way of very old versions of torch: save it again."
+        )
+    if not kind.name.startswith("torch.") or isinstance(count, bool) or not 0 <= count <= MAX_FILE_SIZE:
+        raise ExportError(_DAMAGED)
+    storage = storages.setdefault(key, _Storage(kind.name.removeprefix("torch."), key, count))
+    if storage.count != count or kind.name != f"torch.{storage.kind}":
+        raise ExportError(_DAMAGED)
+    return storage
+
+
+class _Plain:
+    """Turns records into arrays and dictionaries; each shared part once, and not more numbers than the file may hold."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}
+        self._bytes_left = MAX_FILE_SIZE
+
+    def convert(self, value: Any, depth: int = 0) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ExportError("The file is nested far too deeply for an embedding: choose another one.")
+        if id(value) in self._done:
+            return self._done[id(value)]
+        result: Any = value
+        if isinstance(value, TensorRecord):
+            result = self._array(value)
+        elif isinstance(value, ParameterDictRecord):
+            result = self.convert(value.parameters, depth + 1)
+        elif isinstance(value, Mapping):
+            result = {key: self.convert(item, depth + 1) for key, item in value.items()}
+        elif isinstance(value, (list, tuple)):
+            result = type(value)(self.convert(item, depth + 1) for item in value)
+        elif isinstance(value, (Global, _Storage)):
+            raise ExportError("The file holds something else than tensors and plain values: choose another one.")
+        self._done[id(value)] = result
+        return result
+
+    def _array(self, record: TensorRecord) -> npt.NDArray[Any]:
+        storage = record.storage
+        if not isinstance(storage, _Storage) or storage.values is None or len(record.size) != len(record.stride):
+            raise ExportError(_DAMAGED)
+        count = math.prod(record.size)
+        last = record.offset + sum((n - 1) * step for n, step in zip(record.size, record.stride, strict=True))
+        # A view may not be larger than its numbers, or a few bytes could claim all memory.
+        if count > storage.count or (count and last >= storage.count) or len(record.size) > 8:
+            raise ExportError(_DAMAGED)
+        width = storage.values.itemsize
+        self._bytes_left -= count * width
+        if self._bytes_left < 0:
+            raise ExportError("The file is far too large for an embedding: choose another one.")
+        if not count:
+            return np.zeros(0, dtype=storage.values.dtype)
+        strides = [step * width for step in record.stride]
+        view: npt.NDArray[Any] = np.lib.stride_tricks.as_strided(
+            storage.values[record.offset :], record.size, strides, writeable=False
+        )
+        return np.array(view)
