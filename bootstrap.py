@@ -21,17 +21,24 @@ OLDEST_PYTHON = (3, 10)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("setup", "demo", "test", "lint", "bench"), help="what to set up for, and to run")
+    parser.add_argument(
+        "task", choices=("setup", "demo", "test", "lint", "bench"), help="what to set up for, and to run"
+    )
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where the virtual environment is made")
     arguments, rest = parser.parse_known_args()
     if sys.version_info < OLDEST_PYTHON:
-        print(f"Python {'.'.join(map(str, OLDEST_PYTHON))} or newer is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
+        print(
+            f"Python {'.'.join(map(str, OLDEST_PYTHON))} or newer is needed; this is {sys.version.split()[0]}.",
+            file=sys.stderr,
+        )
         return 2
     with_tests = arguments.task in ("test", "lint", "bench")
     python = make_environment(arguments.venv.absolute(), "test" if with_tests else "run")
     environment = {**os.environ, "CELEB_BASIS_FACES": str(ASSETS / "faces" / "models")}
     if arguments.task == "lint":
-        return subprocess.call([python, "-m", "ruff", "check", "."], cwd=ROOT) or subprocess.call([python, "-m", "mypy"], cwd=ROOT)
+        return subprocess.call([python, "-m", "ruff", "check", "."], cwd=ROOT) or subprocess.call(
+            [python, "-m", "mypy"], cwd=ROOT
+        )
     step("Assembling the small face networks")
     networks = [python, "-m", "celeb_basis.faces.miniature", str(ASSETS / "faces" / "models" / "miniature")]
     if code := subprocess.call(networks, cwd=ROOT):
@@ -73,7 +80,10 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except subprocess.CalledProcessError as error:
-        print(f"This step failed: {' '.join(map(str, error.cmd))}. Look at the message above, mend it, and run again.", file=sys.stderr)
+        print(
+            f"This step failed: {' '.join(map(str, error.cmd))}. Look at the message above, mend it, and run again.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

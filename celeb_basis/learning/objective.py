@@ -29,7 +29,10 @@ def prediction_target(
 def diffusion_loss(
     host: Host, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
 ) -> torch.Tensor:
-    """Mean squared error over all elements, in the dtype of the noise (float32 while learning). ``clean`` and ``noise`` are ``(N, C, h, w)`` on the host's device."""
+    """Mean squared error over all elements, in the dtype of ``noise`` (float32 while learning).
+
+    ``clean`` and ``noise`` are ``(N, C, h, w)`` on the host's device.
+    """
     noisy = add_noise(host.schedule, clean, noise, timesteps)
     predicted = host.predict(noisy, timesteps, conditioning)
     return functional.mse_loss(predicted.to(noise.dtype), prediction_target(host.schedule, clean, noise, timesteps))

@@ -9,7 +9,8 @@ import torch
 from celeb_basis.basis.basis import Basis
 from celeb_basis.faces.types import FaceNetwork
 from celeb_basis.hosts.base import Host
-from celeb_basis.identities.identity import Identity, IdentityMetadata
+from celeb_basis.identities.expand import new_identity
+from celeb_basis.identities.identity import Identity
 from celeb_basis.learning.events import Preparing
 from celeb_basis.learning.learner import Learner
 from celeb_basis.settings import LearnSettings
@@ -43,29 +44,19 @@ def make_identities(learner: Learner, *, consent: str = "", notes: str = "") -> 
 
     Parameters: ``consent`` is the user's note on the people's consent, kept in every identity.
     """
-    info = learner.host.info
-    identities = []
-    for learned in learner.results():
-        vectors = [b.expand(c).numpy() for b, c in zip(learner.bases, learned.coefficients, strict=True)]
-        identities.append(
-            Identity(
-                name=learned.name,
-                encoders=tuple(basis.encoder for basis in learner.bases),
-                coefficients=tuple(c.numpy() for c in learned.coefficients),
-                vectors=tuple(vectors),
-                metadata=IdentityMetadata(
-                    base_model=info.name,
-                    family=info.family,
-                    base_sha256=info.sha256,
-                    basis_sha256=tuple(basis.sha256 for basis in learner.bases),
-                    names_sha256=learner.bases[0].names_sha256,
-                    face_model=learner.pool.face_model if learner.settings.mode == "head" else "",
-                    steps=learner.step,
-                    settings=learner.settings.as_dict(),
-                    consent=consent,
-                    notes=notes,
-                    thumbnail=learned.thumbnail or None,
-                ),
-            )
+    settings = learner.settings
+    return tuple(
+        new_identity(
+            learned.name,
+            learned.coefficients,
+            learner.bases,
+            learner.host.info,
+            face_model=learner.pool.face_model if settings.mode == "head" else "",
+            steps=learner.step,
+            settings=settings.as_dict(),
+            consent=consent,
+            notes=notes,
+            thumbnail=learned.thumbnail or None,
         )
-    return tuple(identities)
+        for learned in learner.results()
+    )

@@ -21,7 +21,9 @@ from celeb_basis.settings import LearnSettings
 _FAST = LearnSettings(steps=30, components=8, early_stop=False, views=6)
 
 
-def _learner(settings: LearnSettings = _FAST, host: ToyHost | None = None, people: tuple[str, ...] = ("ann",)) -> Learner:
+def _learner(
+    settings: LearnSettings = _FAST, host: ToyHost | None = None, people: tuple[str, ...] = ("ann",)
+) -> Learner:
     host = host or ToyHost()
     return Learner(host, toy_bases(host, settings.components), toy_pool(people), settings)
 
@@ -58,7 +60,9 @@ def test_same_seed_same_bits_other_seed_other_result(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["head", "direct"])
 @pytest.mark.parametrize("stop", [1, 7, 20])
 @pytest.mark.parametrize("widths", [(32,), (32, 24)])
-def test_interrupted_and_resumed_ends_bit_identical(tmp_path: Path, mode: str, stop: int, widths: tuple[int, ...]) -> None:
+def test_interrupted_and_resumed_ends_bit_identical(
+    tmp_path: Path, mode: str, stop: int, widths: tuple[int, ...]
+) -> None:
     settings = _FAST.changed({"mode": mode, "accumulation": 2})
     host = ToyHost(widths)
     whole = _learner(settings, host, ("ann", "bob"))
@@ -119,16 +123,24 @@ def test_events_tell_steps_losses_and_where_everybody_stands() -> None:
 
 def test_learning_lowers_the_loss_of_a_model_that_listens() -> None:
     host = ToyHost()
-    with torch.no_grad():  # the target is what the host itself says of a hidden identity: reachable, so the loss must fall
+    with (
+        torch.no_grad()
+    ):  # the target is what the host itself says of a hidden identity: reachable, so the loss must fall
         hidden = toy_bases(host)[0]
-        goal = hidden.expand(torch.nn.functional.normalize(torch.randn(2, 8, generator=torch.Generator().manual_seed(9)), dim=-1))
-    learner = _learner(LearnSettings(steps=150, components=8, mode="direct", early_stop=False, learning_rate=0.05), host)
+        goal = hidden.expand(
+            torch.nn.functional.normalize(torch.randn(2, 8, generator=torch.Generator().manual_seed(9)), dim=-1)
+        )
+    learner = _learner(
+        LearnSettings(steps=150, components=8, mode="direct", early_stop=False, learning_rate=0.05), host
+    )
     clean_predict = host.predict
     from celeb_basis.learning import learner as module
 
     def loss(host_: Any, clean: Any, noise: Any, timesteps: Any, conditioning: Any) -> torch.Tensor:
         noisy = clean + noise
-        wanted = clean_predict(noisy, timesteps, host.encode_prompts(["the <p> person"] * len(clean), {"<p>": [goal]})).detach()
+        wanted = clean_predict(
+            noisy, timesteps, host.encode_prompts(["the <p> person"] * len(clean), {"<p>": [goal]})
+        ).detach()
         return torch.nn.functional.mse_loss(clean_predict(noisy, timesteps, conditioning), wanted)
 
     original, module.diffusion_loss = module.diffusion_loss, loss  # type: ignore[assignment]

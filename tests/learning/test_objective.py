@@ -81,7 +81,9 @@ def test_gradients_of_the_coefficients_equal_finite_differences(kind: str) -> No
     else:
         module = DirectCoefficients(_SHAPE, 2, generator).double()
         raw = module.raw.detach().clone().requires_grad_()
-        assert torch.autograd.gradcheck(lambda r: torch.func.functional_call(module, {"raw": r}, (vectors, people)), (raw,))
+        assert torch.autograd.gradcheck(
+            lambda r: torch.func.functional_call(module, {"raw": r}, (vectors, people)), (raw,)
+        )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -26,7 +26,9 @@ VOCABULARY = 4000
 
 def tokenize(text: str) -> list[int]:
     """One token a word, by a hash: the same word has the same token everywhere."""
-    return [int.from_bytes(hashlib.md5(word.encode()).digest()[:4], "big") % VOCABULARY for word in text.lower().split()]
+    return [
+        int.from_bytes(hashlib.md5(word.encode()).digest()[:4], "big") % VOCABULARY for word in text.lower().split()
+    ]
 
 
 class ToyTextEncoder:
@@ -83,7 +85,13 @@ class ToyHost:
         names = ("clip_l", "clip_g")
         self.text_encoders = [ToyTextEncoder(names[i], width, seed + i) for i, width in enumerate(widths)]
         self.denoiser = ToyDenoiser(sum(widths))
-        self.info = ModelInfo("toy", "sd1" if len(widths) == 1 else "sdxl", hashlib.sha256(f"toy {seed} {widths}".encode()).hexdigest(), 64, 8)
+        self.info = ModelInfo(
+            "toy",
+            "sd1" if len(widths) == 1 else "sdxl",
+            hashlib.sha256(f"toy {seed} {widths}".encode()).hexdigest(),
+            64,
+            8,
+        )
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.schedule = NoiseSchedule(torch.cumprod(1 - betas, 0).float(), prediction)
         self.device = torch.device("cpu")

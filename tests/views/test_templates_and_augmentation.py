@@ -81,7 +81,16 @@ def test_choices_stay_within_the_methods_ranges_and_reach_their_ends() -> None:
 @pytest.mark.parametrize("width", [0.1, 0.3, 0.7])
 def test_view_is_the_picture_on_the_named_background(width: float) -> None:
     choice = Augmentation(
-        flip=False, brightness=1, contrast=1, saturation=1, hue=0, width=width, aspect=1.1, left=1, top=0, background="red"
+        flip=False,
+        brightness=1,
+        contrast=1,
+        saturation=1,
+        hue=0,
+        width=width,
+        aspect=1.1,
+        left=1,
+        top=0,
+        background="red",
     )
     view = augment(_portrait(), choice)
     covered = round(_SIDE * width)
