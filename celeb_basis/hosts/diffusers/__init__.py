@@ -1,0 +1,8 @@
+"""The adapter for diffusers: Stable Diffusion 1.x, 2.x and XL from a local folder or one ``.safetensors`` file."""
+
+from __future__ import annotations
+
+from celeb_basis.hosts.diffusers.host import DiffusersHost
+from celeb_basis.hosts.diffusers.loading import load_host
+
+__all__ = ["DiffusersHost", "load_host"]
