@@ -1,0 +1,163 @@
+"""insightface behind :class:`~celeb_basis.faces.types.FaceNetwork`: the one module that knows the package."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celeb_basis.errors import FacePackError, MissingPackageError
+from celeb_basis.faces.packs import check_pack
+from celeb_basis.faces.types import DetectedFace, Floats, Pixels
+from celeb_basis.files import sha256_of_file
+
+_log = logging.getLogger(__name__)
+
+BORDERS = (0.25, 0.5)
+"""Borders put around a picture in which no face was found, as parts of its longer side: detectors miss tight crops."""
+
+_BORDER_GREY = 127
+_SMALLEST_SIDE = 8
+_THINNEST = 100
+"""Pictures longer than this many times their width shrink to nothing in the detector's input."""
+
+_INSTALL = '`python -m pip install "insightface>=2.1" onnxruntime`'
+
+
+class InsightFaceNetwork:
+    """A detector and an ArcFace-family recogniser out of one pack's folder, run by unmodified insightface.
+
+    Runs on the CPU unless ``providers`` names others (onnxruntime's execution providers, best first): so a photo gives
+    the same vector on every machine. Never downloads.
+    """
+
+    def __init__(self, folder: Path, *, name: str | None = None, providers: Sequence[str] | None = None) -> None:
+        """Load the pack.
+
+        Raises: :class:`MissingPackageError` without a working insightface; :class:`FacePackError` for a folder that is
+        no whole pack.
+        """
+        pack = check_pack(folder)
+        pack.verify()
+        app = _load(pack.folder, list(providers or ["CPUExecutionProvider"]))
+        self._detector: Any = app.models["detection"]
+        self._recogniser: Any = app.models["recognition"]
+        if not getattr(self._detector, "use_kps", False):
+            raise FacePackError(f"The detector in {pack.folder} gives no landmarks: choose another pack.")
+        shape = list(self._recogniser.output_shape)
+        if tuple(self._recogniser.input_size) != (112, 112) or shape[-1] != 512:
+            raise FacePackError(
+                f"The recogniser in {pack.folder} gives no 512 numbers for 112x112 pixels: choose another pack."
+            )
+        self._one_by_one = isinstance(self._recogniser.input_shape[0], int)
+        digest = sha256_of_file(Path(self._recogniser.model_file))
+        self._name = f"{name or pack.name}:{digest[:8]}"
+
+    @property
+    def name(self) -> str:
+        """Pack's name and the first eight hex digits of the recogniser's SHA-256, e.g. ``buffalo_l:4c06341c``."""
+        return self._name
+
+    def detect(self, picture: Pixels) -> list[DetectedFace]:
+        """Every face in an RGB picture, largest first; in a tight crop too, by looking again with a border around it."""
+        faces = self._detect(picture)
+        for border in BORDERS:
+            if faces:
+                break
+            margin = round(border * max(picture.shape[:2]))
+            grown = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=_BORDER_GREY)
+            faces = [_moved(face, -margin) for face in self._detect(grown)]
+        # A stable order for faces of one size.
+        return sorted(faces, key=lambda face: (-face.area, face.box))
+
+    def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
+        """The ``(112, 112, 3)`` ArcFace-aligned crop for ``(5, 2)`` landmarks (similarity transform, black outside)."""
+        from insightface.utils import face_align
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # scikit-image's, about insightface's own call
+            crop: Pixels = face_align.norm_crop(picture, np.asarray(landmarks, np.float32), image_size=112)
+        return crop
+
+    def embed(self, aligned: Sequence[Pixels]) -> Floats:
+        """``(N, 512)`` L2-normalised face vectors of N aligned crops."""
+        if not len(aligned):
+            return np.zeros((0, 512), np.float32)
+        crops = [_bgr(crop) for crop in aligned]
+        batches = [[crop] for crop in crops] if self._one_by_one else [crops]
+        vectors = np.concatenate([self._recogniser.get_feat(batch) for batch in batches]).astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        normalised: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
+        return normalised
+
+    def _detect(self, picture: Pixels) -> list[DetectedFace]:
+        height, width = picture.shape[:2]
+        if min(height, width) < _SMALLEST_SIDE or max(height, width) > _THINNEST * min(height, width):
+            return []
+        boxes, landmarks = self._detector.detect(_bgr(picture))
+        return [
+            DetectedFace(_box(box), np.asarray(points, np.float32), float(box[4]))
+            for box, points in zip(boxes, landmarks, strict=True)
+        ]
+
+
+def _load(folder: Path, providers: list[str]) -> Any:
+    """insightface's ``FaceAnalysis`` with detector and recogniser, ready.
+
+    Raises: :class:`MissingPackageError`, :class:`FacePackError`.
+    """
+    with _quiet():
+        try:
+            from insightface.app import FaceAnalysis
+        except ImportError as error:
+            raise MissingPackageError(f"insightface is missing or does not load ({error}): run {_INSTALL}.") from error
+        except Exception as error:  # a broken onnxruntime or OpenCV fails in ways of its own
+            raise MissingPackageError(f"insightface does not load ({error}): run {_INSTALL}.") from error
+        try:
+            app = FaceAnalysis(
+                # An existing folder as the name: the documented way past insightface's own downloads.
+                name=str(folder),
+                root=str(folder.parent),
+                allowed_modules=["detection", "recognition"],
+                providers=providers,
+            )
+            app.prepare(ctx_id=-1 if providers == ["CPUExecutionProvider"] else 0)
+        except Exception as error:  # onnxruntime's errors have no common base, and insightface asserts
+            reason = (str(error).splitlines() or [""])[0][:200] or "no detector among its files"
+            raise FacePackError(f"insightface cannot load the pack in {folder} ({reason}): get it again.") from error
+    if "recognition" not in app.models:
+        raise FacePackError(f"No recogniser is among the files in {folder}: get the pack again or choose another one.")
+    return app
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what insightface prints to the log."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            _log.debug("insightface: %s", line)
+
+
+def _bgr(picture: Pixels) -> Pixels:
+    return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _box(values: Any) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(value) for value in values[:4])
+    return left, top, right, bottom
+
+
+def _moved(face: DetectedFace, by: int) -> DetectedFace:
+    left, top, right, bottom = face.box
+    box = (left + by, top + by, right + by, bottom + by)
+    return DetectedFace(box, face.landmarks + np.float32(by), face.score)

