@@ -1,0 +1,32 @@
+"""The page that tells what a demo or a learning run did: one self-contained HTML file."""
+
+from __future__ import annotations
+
+from celeb_basis.report.page import render_report, write_report
+from celeb_basis.report.types import (
+    Report,
+    ReportBasis,
+    ReportCommand,
+    ReportFile,
+    ReportLoss,
+    ReportModel,
+    ReportPerson,
+    ReportPhoto,
+    ReportPicture,
+    ReportStage,
+)
+
+__all__ = [
+    "Report",
+    "ReportBasis",
+    "ReportCommand",
+    "ReportFile",
+    "ReportLoss",
+    "ReportModel",
+    "ReportPerson",
+    "ReportPhoto",
+    "ReportPicture",
+    "ReportStage",
+    "render_report",
+    "write_report",
+]
