@@ -1,0 +1,201 @@
+"""The automatic filter: which names of a list go into a text encoder's basis, and why the others do not."""
+
+from __future__ import annotations
+
+import itertools
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from celeb_basis.errors import HostError, SettingsError
+from celeb_basis.names.lists import NameList
+
+FaceCheck: TypeAlias = Callable[[str], "str | None"]
+"""Says of a name why it is no good, or ``None`` if the model draws it; see :mod:`celeb_basis.names.drawn`."""
+
+Kind = Literal["too few tokens", "too many tokens", "duplicate name", "same tokens", "too common token", "face"]
+"""The rules, in the order in which they are applied."""
+
+_ACCENTS = range(0x0300, 0x0370)
+_ASCII_KEY = str.maketrans("", "", string.whitespace + string.punctuation)
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """Which names are kept.
+
+    Raises: :class:`SettingsError` at construction for a value out of its range.
+    """
+
+    min_tokens: int = 2
+    """Drop names of fewer tokens. Names with fewer tokens than an identity has vectors are dropped in any case."""
+    max_tokens: int | None = None
+    """Drop names of more tokens; ``None`` keeps them, with the tokens beyond an identity's vectors left out."""
+    drop_duplicates: bool = True
+    """Drop a name that was there before (case, accents, spaces and punctuation aside), or whose tokens were."""
+    max_repeats: int | None = None
+    """At most so many kept names may share one token in one column; later ones are dropped as too common. ``None`` keeps
+    all, as the paper does, whose basis weighs a first name that fifty celebrities share fifty times."""
+
+    def __post_init__(self) -> None:
+        _check_whole("min_tokens", self.min_tokens)
+        if not isinstance(self.drop_duplicates, bool):
+            raise SettingsError(f"drop_duplicates is {self.drop_duplicates!r}: say yes or no.")
+        if self.max_repeats is not None:
+            _check_whole("max_repeats", self.max_repeats)
+        if self.max_tokens is not None:
+            _check_whole("max_tokens", self.max_tokens)
+            if self.max_tokens < self.min_tokens:
+                raise SettingsError(
+                    f"max_tokens is {self.max_tokens}, below min_tokens: choose at least {self.min_tokens}."
+                )
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A name that was left out."""
+
+    name: str
+    reason: str
+    """For people, e.g. ``"same tokens as Ansel Adams"``."""
+    kind: Kind
+    """The rule that dropped it, for counting."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredNames:
+    """What is left of a list for one text encoder."""
+
+    names: tuple[str, ...]
+    """The ``N`` kept names, in the list's order."""
+    token_ids: npt.NDArray[np.int64]
+    """``(N, E)``: the first ``E`` token ids of each kept name; column ``e`` feeds part ``e`` of the basis."""
+    dropped: tuple[Dropped, ...]
+    """In the list's order."""
+
+    def report(self) -> dict[str, Any]:
+        """JSON-ready: ``given``, ``kept``, ``counts`` by rule, ``distinct_tokens`` per column, ``dropped`` one by one."""
+        return {
+            "given": len(self.names) + len(self.dropped),
+            "kept": len(self.names),
+            "counts": dict(Counter(item.kind for item in self.dropped)),
+            "distinct_tokens": [len(np.unique(column)) for column in self.token_ids.T],
+            "dropped": [asdict(item) for item in self.dropped],
+        }
+
+
+def filter_names(
+    names: NameList,
+    tokenize: Callable[[Sequence[str]], list[list[int]]],
+    options: FilterOptions | None = None,
+    *,
+    tokens: int = 2,
+    draws_face: FaceCheck | None = None,
+) -> FilteredNames:
+    """Apply the rules of ``options`` and, last and only to names that passed them, ``draws_face``.
+
+    Parameters: ``tokenize`` gives the token ids of each text without special tokens and is called once; ``tokens`` is
+    ``E``, the token vectors of an identity.
+
+    Raises: :class:`SettingsError` for an ``E`` that no name can fill, :class:`HostError` if the tokenizer's answer does
+    not fit the names.
+    """
+    options = options or FilterOptions()
+    _check_whole("tokens", tokens)
+    if options.max_tokens is not None and options.max_tokens < tokens:
+        raise SettingsError(
+            f"max_tokens is {options.max_tokens}: choose at least {tokens}, the vectors of an identity."
+        )
+    ids = tokenize(names.names)
+    if len(ids) != len(names.names):
+        raise HostError(
+            f"The tokenizer answered {len(names.names)} names with {len(ids)} lists of tokens: check the host's adapter."
+        )
+    rules = _Rules(options, tokens)
+    kept: list[int] = []
+    dropped: list[Dropped] = []
+    for index, (name, name_ids) in enumerate(zip(names.names, ids, strict=True)):
+        verdict = rules.why_not(name, name_ids)
+        if verdict is None and draws_face is not None and (reason := draws_face(name)) is not None:
+            verdict = (reason, "face")
+        if verdict is None:
+            kept.append(index)
+            rules.keep(name, name_ids)
+        else:
+            dropped.append(Dropped(name, *verdict))
+    token_ids = np.array([ids[index][:tokens] for index in kept], dtype=np.int64).reshape(len(kept), tokens)
+    return FilteredNames(tuple(names.names[index] for index in kept), token_ids, tuple(dropped))
+
+
+class _Rules:
+    """The rules on names and tokens, with what they have to remember of the names kept so far."""
+
+    def __init__(self, options: FilterOptions, tokens: int) -> None:
+        self._options = options
+        self._tokens = tokens
+        self._fewest = max(options.min_tokens, tokens)
+        self._seen_names: dict[str, str] = {}
+        self._seen_tokens: dict[tuple[int, ...], str] = {}
+        self._repeats: Counter[tuple[int, int]] = Counter()
+
+    def why_not(self, name: str, ids: Sequence[int]) -> tuple[str, Kind] | None:
+        options = self._options
+        if len(ids) < self._fewest:
+            return f"{_counted(len(ids))}, fewer than {self._fewest}", "too few tokens"
+        if options.max_tokens is not None and len(ids) > options.max_tokens:
+            return f"{_counted(len(ids))}, more than {options.max_tokens}", "too many tokens"
+        if options.drop_duplicates:
+            if (earlier := self._seen_names.get(comparison_key(name))) is not None:
+                return f"same name as {earlier}", "duplicate name"
+            if (earlier := self._seen_tokens.get(tuple(ids[: self._tokens]))) is not None:
+                return f"same tokens as {earlier}", "same tokens"
+        if options.max_repeats is not None:
+            for place in self._columns(ids):
+                if self._repeats[place] >= options.max_repeats:
+                    return (
+                        f"token {place[0] + 1} is too common: {_counted(self._repeats[place], 'kept name')} "
+                        f"already {'has' if self._repeats[place] == 1 else 'have'} it",
+                        "too common token",
+                    )
+        return None
+
+    def keep(self, name: str, ids: Sequence[int]) -> None:
+        if self._options.drop_duplicates:
+            self._seen_names[comparison_key(name)] = name
+            self._seen_tokens[tuple(ids[: self._tokens])] = name
+        if self._options.max_repeats is not None:
+            self._repeats.update(self._columns(ids))
+
+    def _columns(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+        return enumerate(itertools.islice(ids, self._tokens))
+
+
+def comparison_key(name: str) -> str:
+    """What two spellings of one name have in common: case, accents, spaces and punctuation aside.
+
+    Only the accents of Latin, Greek and Cyrillic are left out: in other scripts the marks are letters.
+    """
+    if name.isascii():
+        return name.translate(_ASCII_KEY).lower() or name
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
+    key = "".join(
+        char
+        for char in folded
+        if ord(char) not in _ACCENTS and not char.isspace() and not unicodedata.category(char).startswith("P")
+    )
+    return key or name
+
+
+def _counted(number: int, noun: str = "token") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} is {value!r}: give a whole number of at least 1.")

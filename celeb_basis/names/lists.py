@@ -1,0 +1,123 @@
+"""Lists of celebrities' names: the shipped one, and the user's own from a text file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from celeb_basis.errors import FileError, NamesError
+from celeb_basis.files import explained_os_errors
+
+MAX_LINE = 200
+"""Longest line of a list, in characters, comments aside: beyond it the file is no list of names."""
+
+MAX_BYTES = 32 << 20
+"""Largest list that is read: over a million names."""
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_INVISIBLE_ENDS = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
+_COLUMN_END = re.compile(r"[,\t]")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_SHIPPED = "celebrities.txt"
+
+
+@dataclass(frozen=True)
+class NameList:
+    """Names in the order of their list; may hold duplicates, which filtering drops."""
+
+    names: tuple[str, ...]
+    """In Unicode's composed form (NFC), trimmed, one space between words."""
+    sha256: str
+    """Hex SHA-256 over the UTF-8 of the normalised names joined by newlines: comments, blank lines, further columns,
+    line ends, a byte order mark, spacing and the Unicode form of the file change nothing; the names' order does."""
+    source: str
+    """Where the names come from, for messages."""
+
+
+def name_list(names: Iterable[str], source: str) -> NameList:
+    """The :class:`NameList` of ``names``, normalised and hashed. Blank names and those starting with ``#`` are left out.
+
+    Raises: :class:`NamesError` if nothing is left.
+    """
+    cleaned = tuple(name for name in map(_normalised, names) if name and not name.startswith("#"))
+    if not cleaned:
+        raise NamesError(f"There is no name in {source}: give a text file with one name a line.")
+    return NameList(cleaned, hashlib.sha256("\n".join(cleaned).encode("utf-8")).hexdigest(), source)
+
+
+def shipped_names() -> NameList:
+    """The project's own list.
+
+    Raises: :class:`NamesError` if the installation lacks it.
+    """
+    try:
+        data = resources.files("celeb_basis.names").joinpath(_SHIPPED).read_bytes()
+    except OSError as error:
+        raise NamesError("The shipped list of names is missing: install celeb-basis again.") from error
+    return _parsed(data, "the shipped list")
+
+
+def read_names(path: Path) -> NameList:
+    """Read a list of names: UTF-8 with or without byte order mark, one name a line.
+
+    Of a line with columns, only what stands before the first comma or tab is the name. Blank lines and lines starting
+    with ``#`` are skipped.
+
+    Raises: :class:`NamesError` for a file that is missing, unreadable, too large, not UTF-8 text, that holds control
+    characters or lines above :data:`MAX_LINE` characters, or no name at all.
+    """
+    path = Path(path)
+    try:
+        with explained_os_errors(path, "read the list of names"), open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileError as error:
+        raise NamesError(str(error)) from error
+    return _parsed(data, str(path))
+
+
+def _parsed(data: bytes, source: str) -> NameList:
+    names = []
+    for number, line in enumerate(_LINE_END.split(_decoded(data, source)), start=1):
+        line = _INVISIBLE_ENDS.sub("", line)
+        if not line or line.startswith("#"):
+            continue
+        if len(line) > MAX_LINE:
+            raise NamesError(
+                f"Line {number} of {source} has {len(line)} characters: "
+                f"put one name on each line, at most {MAX_LINE} characters."
+            )
+        if control := _CONTROL.search(line):
+            raise NamesError(
+                f"Line {number} of {source} holds the control character U+{ord(control.group()):04X}: remove it."
+            )
+        names.append(_COLUMN_END.split(line, maxsplit=1)[0])
+    return name_list(names, source)
+
+
+def _decoded(data: bytes, source: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise NamesError(f"{source} is larger than {MAX_BYTES >> 20} MB, too large for a list of names: shorten it.")
+    if data.startswith(_UTF16_MARKS):
+        raise NamesError(f"{source} is text in UTF-16: save it as UTF-8.")
+    if b"\0" in data:
+        raise NamesError(f"{source} is a binary file: give a text file in UTF-8 with one name a line.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(re.findall(rb"\r\n|\r|\n", data[: error.start])) + 1
+        raise NamesError(f"Line {line} of {source} is not UTF-8: save the file as UTF-8 text.") from error
+    return unicodedata.normalize("NFC", text)
+
+
+def _normalised(name: str) -> str:
+    """NFC, without spreadsheets' quotes and invisible ends, one space between words."""
+    bare = _INVISIBLE_ENDS.sub("", name)
+    if len(bare) > 1 and bare[0] == bare[-1] == '"':
+        bare = _INVISIBLE_ENDS.sub("", bare[1:-1])
+    return unicodedata.normalize("NFC", " ".join(bare.split()))
