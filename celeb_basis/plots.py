@@ -172,7 +172,7 @@ def distance_gauge(
         axes.set_ylim(0, 1.14)
         axes.set_xlabel("distance to the mean celebrity (1: the celebrities' own)")
 
-    return _render(draw, fmt, height=1.7 + 0.12 * max(0, len(people) - 2))
+    return _render(draw, fmt, height=2.2 + 0.12 * max(0, len(people) - 2))
 
 
 def _render(draw: Callable[[Any], None], fmt: Format, height: float = _HEIGHT) -> bytes:

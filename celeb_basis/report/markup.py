@@ -111,8 +111,10 @@ def chart(svg: bytes, described: str, prefix: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``"0.4 s"``, ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
-    if seconds < 10:
+    """``"0.03 s"``, ``"0.4 s"``, ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
+    if seconds < 0.095:
+        return f"{seconds:.2f} s"
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -43,8 +43,8 @@ def notice(report: Report) -> str:
         '<aside class="notice" role="note"><h2>The generated pictures below are noise</h2>'
         f"<p>{name(report.model.name)} has never been trained: its weights are random numbers. "
         "Nothing but real, trained weights can draw, so no picture on this page can look like anybody. "
-        "Photo, face detection, learning and files are those of a real run. With a trained checkpoint the same "
-        "commands draw the person.</p></aside>"
+        "Photo, face detection, learning and files are those of a real run. To see the "
+        "person, run the same commands with a trained checkpoint.</p></aside>"
     )
 
 
@@ -178,8 +178,8 @@ def _gauge(report: Report) -> str:
     celebrities = report.basis.celebrities if report.basis else None
     return figure(
         chart(plots.distance_gauge(distances, celebrities), f"Distances to the mean celebrity: {told}", "gauge"),
-        "How far out the person lies. At 1 a word is as ordinary as a celebrity's name; far out, prompts find it hard "
-        "to change the person.",
+        "How far out the person lies. At 1 a word is as ordinary as a celebrity's name; the further "
+        "out, the more it may drown the rest of a prompt.",
     )
 
 
@@ -194,7 +194,9 @@ def _nearest(person: ReportPerson, *, several: bool) -> str:
         for who, cosine in shown
     )
     whose = f" to {name(person.name)}" if several else ""
-    caption = f"Nearest celebrities{whose}, by cosine of the coefficients. This says nothing about looks."
+    caption = (
+        f"Nearest celebrities{whose}, by cosine of the coefficients: neighbours in the basis, who need not look alike."
+    )
     return figure(f'<table class="times"><tbody>{rows}</tbody></table>', caption)
 
 
