@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ def sha256_of_modules(modules: Iterable[torch.nn.Module]) -> str:
     for module in modules:
         for name, parameter in module.named_parameters():
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(memoryview(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -61,8 +62,6 @@ def _remembered(file: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     found = sha256_of_file(file)
-    try:
+    with contextlib.suppress(FileError):  # a cache that cannot be written costs time, no more
         write_json(note, {"file": str(file), "sha256": found})
-    except FileError:
-        pass  # a cache that cannot be written costs time, no more
     return found

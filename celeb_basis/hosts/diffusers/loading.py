@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from celeb_basis.errors import HostError, MissingPackageError
 from celeb_basis.files import explained_os_errors
 from celeb_basis.hosts.diffusers.fingerprint import sha256_of_weights
+from celeb_basis.hosts.diffusers.folders import check_complete, variant_of
 from celeb_basis.hosts.diffusers.host import DiffusersHost
+from celeb_basis.hosts.diffusers.single_file import load_single_file
 
 if TYPE_CHECKING:
     import torch
+
+    from celeb_basis.hosts.base import Prediction
 
 Dtype: TypeAlias = "Literal['auto', 'fp32', 'bf16', 'fp16'] | torch.dtype"
 
@@ -24,12 +31,19 @@ _PIPELINES = {
 }
 
 
-def load_host(path: Path, *, device: str | torch.device = "auto", dtype: Dtype = "auto") -> DiffusersHost:
+def load_host(
+    path: Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: Dtype = "auto",
+    prediction: Prediction | None = None,
+) -> DiffusersHost:
     """Load Stable Diffusion 1.x, 2.x or XL from a folder of diffusers or one ``.safetensors`` file, offline.
 
     Parameters:
         device: ``auto`` takes a GPU if there is one.
         dtype: ``auto`` is float32 on the CPU and float16 elsewhere.
+        prediction: what a single file's denoiser predicts, where that is not found out rightly by itself.
 
     Raises: :class:`HostError` for what is not such a checkpoint, :class:`celeb_basis.errors.FileError` for a path that
     cannot be read, :class:`MissingPackageError` without diffusers.
@@ -44,9 +58,33 @@ def load_host(path: Path, *, device: str | torch.device = "auto", dtype: Dtype =
         raise MissingPackageError("diffusers is not installed: run pip install celeb-basis[diffusers].") from error
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
-    pipeline = _from_folder(path, chosen_dtype)
-    pipeline.to(chosen_device)
+    with _quiet():
+        is_file = path.is_file()
+        pipeline = load_single_file(path, chosen_dtype, prediction) if is_file else _from_folder(path, chosen_dtype)
+        pipeline.to(chosen_device)
     return DiffusersHost(pipeline, name=path.name, sha256=sha256_of_weights(path))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the libraries on the user's terminal, nor their notes to programmers."""
+    import diffusers
+    import transformers
+
+    loggers = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(logger, logger.is_progress_bar_enabled(), logger.get_verbosity()) for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for logger in loggers:
+            logger.disable_progress_bar()
+            logger.set_verbosity_error()
+        try:
+            yield
+        finally:
+            for logger, shown, verbosity in before:
+                logger.set_verbosity(verbosity)
+                if shown:
+                    logger.enable_progress_bar()
 
 
 def _from_folder(path: Path, dtype: torch.dtype) -> Any:
@@ -65,27 +103,18 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise HostError(
             f"{path} is a {found}: use a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL."
         )
-    options: dict[str, Any] = {}
-    if not list((path / "unet").glob("diffusion_pytorch_model*.safetensors")):
-        raise HostError(f"{path} holds no .safetensors weights of a UNet: convert its weights to safetensors.")
-    if not _has_weights(path, ""):
-        variants = {file.name.split(".")[1] for file in (path / "unet").glob("diffusion_pytorch_model.*.safetensors")}
-        options["variant"] = next((name for name in ("fp16", "bf16", *sorted(variants)) if name in variants), None)
+    options: dict[str, Any] = {"variant": variant_of(path)}
     if not found.startswith("StableDiffusionXL"):
         options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     kind = getattr(diffusers, _PIPELINES[found])
     try:
-        return kind.from_pretrained(
+        pipeline = kind.from_pretrained(
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **options
         )
     except Exception as error:  # whatever diffusers, transformers and safetensors raise for broken files
         raise HostError(f"{path} cannot be loaded ({_first_line(error)}): copy the checkpoint again.") from error
-
-
-def _has_weights(path: Path, variant: str) -> bool:
-    return any(path.glob(f"unet/diffusion_pytorch_model{variant}.safetensors*")) or any(
-        path.glob(f"unet/diffusion_pytorch_model{variant}-*.safetensors")
-    )
+    check_complete(pipeline, path, options["variant"])
+    return pipeline
 
 
 def _device(device: str | torch.device) -> torch.device:
