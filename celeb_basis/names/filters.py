@@ -112,7 +112,7 @@ def filter_names(
         raise SettingsError(
             f"max_tokens is {options.max_tokens}: choose at least {tokens}, the vectors of an identity."
         )
-    ids = tokenize(names.names)
+    ids = tokenize(list(names.names))
     if len(ids) != len(names.names):
         raise HostError(
             f"The tokenizer answered {len(names.names)} names with {len(ids)} lists of tokens: check the host's adapter."
@@ -122,8 +122,10 @@ def filter_names(
     dropped: list[Dropped] = []
     for index, (name, name_ids) in enumerate(zip(names.names, ids, strict=True)):
         verdict = rules.why_not(name, name_ids)
-        if verdict is None and draws_face is not None and (reason := draws_face(name)) is not None:
-            verdict = (reason, "face")
+        if verdict is None:
+            rules.meet(name)
+            if draws_face is not None and (reason := draws_face(name)) is not None:
+                verdict = (reason, "face")
         if verdict is None:
             kept.append(index)
             rules.keep(name, name_ids)
@@ -165,9 +167,14 @@ class _Rules:
                     )
         return None
 
-    def keep(self, name: str, ids: Sequence[int]) -> None:
+    def meet(self, name: str) -> None:
+        """Remember a name before its face is looked at, so that the model never draws another spelling of it."""
         if self._options.drop_duplicates:
             self._seen_names[comparison_key(name)] = name
+
+    def keep(self, name: str, ids: Sequence[int]) -> None:
+        """Remember a kept name's tokens; one without a face leaves its tokens to the next name."""
+        if self._options.drop_duplicates:
             self._seen_tokens[tuple(ids[: self._tokens])] = name
         if self._options.max_repeats is not None:
             self._repeats.update(self._columns(ids))
