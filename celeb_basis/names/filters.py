@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import string
 import unicodedata
 from collections import Counter
@@ -22,7 +23,8 @@ FaceCheck: TypeAlias = Callable[[str], "str | None"]
 Kind = Literal["too few tokens", "too many tokens", "duplicate name", "same tokens", "too common token", "face"]
 """The rules, in the order in which they are applied."""
 
-_ACCENTS = range(0x0300, 0x0370)
+# Accents of Latin, Greek and Cyrillic, white space, and the punctuation that stands in names.
+_IGNORED = re.compile(r"[\u0300-\u036f\s" + re.escape(string.punctuation) + r"\u00b7\u2010-\u205e\u3000-\u303f\u30fb]+")
 _ASCII_KEY = str.maketrans("", "", string.whitespace + string.punctuation)
 
 
@@ -122,10 +124,9 @@ def filter_names(
     dropped: list[Dropped] = []
     for index, (name, name_ids) in enumerate(zip(names.names, ids, strict=True)):
         verdict = rules.why_not(name, name_ids)
-        if verdict is None:
+        if verdict is None and draws_face is not None and (reason := draws_face(name)) is not None:
+            verdict = (reason, "face")
             rules.meet(name)
-            if draws_face is not None and (reason := draws_face(name)) is not None:
-                verdict = (reason, "face")
         if verdict is None:
             kept.append(index)
             rules.keep(name, name_ids)
@@ -168,12 +169,13 @@ class _Rules:
         return None
 
     def meet(self, name: str) -> None:
-        """Remember a name before its face is looked at, so that the model never draws another spelling of it."""
+        """Remember a name that failed for its face, so that the model never draws another spelling of it."""
         if self._options.drop_duplicates:
             self._seen_names[comparison_key(name)] = name
 
     def keep(self, name: str, ids: Sequence[int]) -> None:
-        """Remember a kept name's tokens; one without a face leaves its tokens to the next name."""
+        """Remember a kept name and its tokens; a name without a face leaves its tokens to the next one."""
+        self.meet(name)
         if self._options.drop_duplicates:
             self._seen_tokens[tuple(ids[: self._tokens])] = name
         if self._options.max_repeats is not None:
@@ -191,11 +193,7 @@ def comparison_key(name: str) -> str:
     if name.isascii():
         return name.translate(_ASCII_KEY).lower() or name
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
-    key = "".join(
-        char
-        for char in folded
-        if ord(char) not in _ACCENTS and not char.isspace() and not unicodedata.category(char).startswith("P")
-    )
+    key = _IGNORED.sub("", folded)
     return key or name
 
 

@@ -183,7 +183,7 @@ def test_a_tokenizer_that_loses_names_is_found_out() -> None:
 
 def test_a_hundred_thousand_names_take_a_few_seconds() -> None:
     names = name_list((f"Námè{i % 4000} Other{i}" for i in range(100_000)), "many")
-    started = time.perf_counter()
+    started = time.process_time()
     filtered = filter_names(names, Words(), FilterOptions(max_repeats=20))
-    assert time.perf_counter() - started < 8.0
+    assert time.process_time() - started < 8.0
     assert len(filtered.names) == 80_000
