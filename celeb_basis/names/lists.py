@@ -108,11 +108,11 @@ def _decoded(data: bytes, source: str) -> str:
     if b"\0" in data:
         raise NamesError(f"{source} is a binary file: give a text file in UTF-8 with one name a line.")
     try:
-        text = data.decode("utf-8-sig")
+        # A byte order mark goes with the first line's invisible ends.
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = len(re.findall(rb"\r\n|\r|\n", data[: error.start])) + 1
         raise NamesError(f"Line {line} of {source} is not UTF-8: save the file as UTF-8 text.") from error
-    return unicodedata.normalize("NFC", text)
 
 
 def _normalised(name: str) -> str:
