@@ -1,0 +1,74 @@
+"""One training step of ours beside a step done the authors' way: nothing encoded beforehand, activations recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from benchmarks.figures import Figure
+from benchmarks.timing import take_turns
+from benchmarks.workbench import Workbench
+
+if TYPE_CHECKING:
+    from celeb_basis.learning.learner import Learner
+
+WORDS = "authors"
+SLOW = True
+
+_PAIRS = 4
+
+
+def measure(bench: Workbench) -> Iterator[Figure]:
+    """The weights are frozen in both: the authors' are too. The face network is far smaller than their ResNet-100."""
+    from celeb_basis.learning.learner import Learner
+    from celeb_basis.settings import LearnSettings
+
+    (side,) = bench.sides(512)
+    settings = LearnSettings(batch_size=1, precision="fp32", early_stop=False)
+    pool = bench.pool(side, views=2)
+    learner, other = (Learner(bench.host, [bench.basis], pool, settings) for _ in range(2))
+    events = learner.run()
+    try:
+        next(events)
+        compared = take_turns(lambda: next(events), authors_step(bench, other, side), _PAIRS if not bench.tiny else 20)
+    finally:
+        learner.interrupt()
+        list(events)
+    yield Figure(
+        f"{bench.model}: our step / the authors' way (VAE and {bench.faces.name} inside, checkpointing), {side}x{side}",
+        compared.ratio,
+        0.5,
+        "ratio",
+        f"batch 1, fp32, weights frozen; {compared.detail()}",
+    )
+
+
+def authors_step(bench: Workbench, learner: Learner, side: int) -> Callable[[], None]:
+    """A call that augments, encodes and embeds a new view, and learns from it with activation checkpointing."""
+    import torch
+
+    from celeb_basis.learning.objective import diffusion_loss
+    from celeb_basis.views.augment import augment, draw_augmentation
+    from celeb_basis.views.pool import to_model_range
+
+    host, faces, portrait = bench.host, bench.faces, bench.portrait(side)
+    random = torch.Generator().manual_seed(side)
+
+    def step() -> None:
+        with ExitStack() as stack:
+            stack.enter_context(host.learning("fp32", checkpointing=True))
+            learner.optimizer.zero_grad(set_to_none=True)
+            draw = learner.draw()
+            view = augment(portrait, draw_augmentation(random, 0.1))
+            latents = host.encode_pictures(to_model_range(view.picture))
+            vector = torch.from_numpy(faces.embed([faces.align(view.picture, view.landmarks)]))
+            clean = latents.mean + latents.std * torch.randn(latents.mean.shape, generator=random)
+            coefficients = learner.model(vector, draw.people)
+            words = {"<view0>": [learner.bases[0].expand(coefficients[0, 0])]}
+            conditioning = host.encode_prompts(draw.prompts, words)
+            loss = diffusion_loss(host, clean, draw.noise, draw.timesteps, conditioning)
+            loss.backward()  # type: ignore[no-untyped-call]
+            learner.optimizer.step()
+
+    return step

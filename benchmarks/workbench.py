@@ -1,0 +1,108 @@
+"""What several subjects measure with, made once a run and only when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from benchmarks.figures import Figure
+
+if TYPE_CHECKING:
+    from celeb_basis.basis.basis import Basis
+    from celeb_basis.faces.types import FaceNetwork, Portrait
+    from celeb_basis.hosts.diffusers import DiffusersHost
+    from celeb_basis.views.pool import ViewPool
+
+ROOT = Path(__file__).resolve().parents[1]
+CORES = 2
+"""The limits are those of two cores."""
+
+
+class Subject(Protocol):
+    """A module that measures one thing."""
+
+    WORDS: str
+    """Its name on the command line."""
+    SLOW: bool
+    """Whether it belongs to ``--full``."""
+
+    def measure(self, bench: Workbench) -> Iterator[Figure]: ...
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The model that steps are measured on: Stable Diffusion 1.5's architecture with random weights, float32, CPU."""
+
+    tiny: bool = False
+    """A model of a thousandth of the size instead, to try the benchmarks themselves: its figures mean nothing."""
+
+    @property
+    def model(self) -> str:
+        """The model's name in figures."""
+        return "small model" if self.tiny else "SD1.5"
+
+    def sides(self, *wanted: int) -> tuple[int, ...]:
+        """Sides of pictures to measure with, in pixels."""
+        return (64,) if self.tiny else wanted
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The loaded checkpoint: UNet, text encoder, VAE."""
+        from celeb_basis.miniature.pipelines import make_pipeline
+
+        return make_pipeline("sd1", full_size=not self.tiny)
+
+    @cached_property
+    def host(self) -> DiffusersHost:
+        from celeb_basis.hosts.diffusers import DiffusersHost
+
+        # The digest is given, since hashing gigabytes of weights is no part of any figure.
+        return DiffusersHost(self.pipeline, name="benchmark", sha256="0" * 64)
+
+    @cached_property
+    def basis(self) -> Basis:
+        """The shipped list's, for the model's text encoder."""
+        from celeb_basis.basis.build import build_basis
+        from celeb_basis.names.lists import shipped_names
+
+        return build_basis(self.host.text_encoders[0], shipped_names()).basis
+
+    @cached_property
+    def faces(self) -> FaceNetwork:
+        """The real, small face networks, assembled if they are not there."""
+        from celeb_basis.faces.insight import InsightFaceNetwork
+        from celeb_basis.faces.packs import MINIATURE, obtain_pack
+
+        root = Path(os.environ.get("CELEB_BASIS_FACES") or ROOT / ".assets" / "faces" / "models")
+        return InsightFaceNetwork(obtain_pack(MINIATURE, root=root).folder)
+
+    def portrait(self, side: int) -> Portrait:
+        """A stand-in for a photo: how long it takes to encode does not depend on what is in it."""
+        import numpy as np
+
+        from celeb_basis.faces.types import Portrait
+
+        random = np.random.default_rng(side)
+        picture = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        landmarks = np.array([[0.4, 0.45], [0.6, 0.45], [0.5, 0.55], [0.42, 0.65], [0.58, 0.65]], np.float32) * side
+        return Portrait(picture, landmarks, np.full(512, 512**-0.5, np.float32), "benchmark")
+
+    def pool(self, side: int, views: int) -> ViewPool:
+        """One person's views, encoded by the project's own code."""
+        import torch
+
+        from celeb_basis.views.pool import Person, encode_views
+
+        generator = torch.Generator().manual_seed(side)
+        people = [Person("person", [self.portrait(side)])]
+        work = encode_views(self.host, people, self.faces, views=views, smallest=0.1, generator=generator)
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                pool: ViewPool = stop.value
+                return pool
