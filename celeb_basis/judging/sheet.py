@@ -26,6 +26,9 @@ _EMPTY = (236, 238, 241)
 _WARN = (163, 63, 0)
 _MARGIN = 28
 _GAP = 14
+_MAX_CAPTION = 1000
+"""Characters of a prompt that are looked at: more than a sheet has room for."""
+_JPEG_SIDE = 65_500
 _MAX_PIXELS = 120_000_000
 """Above this, pictures are shrunk: a sheet is to be looked at."""
 
@@ -51,8 +54,13 @@ def contact_sheet(
 
 
 def write_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet whole or not at all, as PNG, or as JPEG if ``path`` ends in .jpg."""
+    """Write a sheet whole or not at all, as PNG, or as JPEG if ``path`` ends in .jpg.
+
+    Raises: :class:`JudgingError` for a sheet larger than JPEG can hold; :class:`~celeb_basis.errors.FileError`.
+    """
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    if jpeg and max(sheet.size) > _JPEG_SIDE:
+        raise JudgingError(f"The contact sheet is {max(sheet.size)} pixels long, too long for JPEG: write a .png file.")
     with atomic_path(path) as temporary:
         sheet.save(temporary, **({"format": "JPEG", "quality": 90} if jpeg else {"format": "PNG"}))
 
@@ -195,7 +203,9 @@ def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, most: i
     """``text`` in at most ``most`` lines no wider than ``width``; overlong words are broken, the rest becomes "…"."""
     lines: list[str] = []
     line = ""
-    for word in text.split(" "):
+    for word in text[:_MAX_CAPTION].split(" "):
+        if len(lines) > most:
+            break
         candidate = f"{line} {word}".strip()
         if pen.textlength(candidate, font=font) <= width:
             line = candidate
@@ -204,9 +214,7 @@ def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, most: i
             lines.append(line)
         line = word
         while pen.textlength(line, font=font) > width and len(line) > 1:
-            fits = next(
-                n for n in range(len(line) - 1, 0, -1) if n == 1 or pen.textlength(line[:n], font=font) <= width
-            )
+            fits = _fitting(pen, line, font, width)
             lines.append(line[:fits])
             line = line[fits:]
     lines.append(line)
@@ -216,6 +224,18 @@ def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, most: i
             last = last[:-1]
         lines = [*lines[: most - 1], last.rstrip() + "…"]
     return lines
+
+
+def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> int:
+    """How many characters of ``text`` fit into ``width``, at least one; ``text`` as a whole does not."""
+    fits, too_many = 1, len(text)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if pen.textlength(text[:middle], font=font) <= width:
+            fits = middle
+        else:
+            too_many = middle
+    return fits
 
 
 def _font(size: int, *, bold: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from celeb_basis import plots
@@ -171,7 +172,11 @@ def _outcomes(report: Report) -> str:
 
 
 def _gauge(report: Report) -> str:
-    distances = {person.name: person.distance for person in report.people if person.distance is not None}
+    distances = {
+        person.name: person.distance
+        for person in report.people
+        if person.distance is not None and math.isfinite(person.distance)
+    }
     if not distances:
         return ""
     told = ", ".join(f"{key} {value:.2f}" for key, value in distances.items())
