@@ -69,7 +69,7 @@ class AuthorsBasis:
                 f"{_shape(self.components[:, :, 0])}: give the celeb_basis.pt that was extracted with them."
             )
         exact = self.mean + np.einsum("ek,ekd->ed", coefficients.astype(np.float64), self.components)
-        return exact.astype(np.float32)
+        return np.asarray(exact, dtype=np.float32)
 
 
 def read_authors_file(path: Path) -> AuthorsFile:

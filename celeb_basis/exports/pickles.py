@@ -73,7 +73,7 @@ def read_pickle(stream: io.BytesIO, resolve_storage: Callable[[Any], Any] | None
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError, MemoryError):
         raise ExportError("The file is damaged or incomplete: take another copy of it.") from None
-    if len(machine.stack) != 1:
+    if len(machine.stack) != 1 or isinstance(machine.stack[0], _Mark):
         raise ExportError("The file is damaged or incomplete: take another copy of it.")
     return machine.stack[0]
 
@@ -276,6 +276,8 @@ def _make(function: Any, arguments: Any) -> Any:
         return {}
     if function.name == "torch.nn.modules.container.ParameterDict" and not arguments:
         return ParameterDictRecord()
+    if function.name in ("__builtin__.set", "builtins.set") and len(arguments) == 1:
+        return tuple(arguments[0])  # inside the state of old parameter dictionaries
     if function.name == "torch.Size" and len(arguments) == 1:
         return tuple(map(_index, arguments[0]))
     raise ExportError(f"The file asks for {function.name[:80]!a}: {_UNSAFE}")

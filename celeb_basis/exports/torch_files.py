@@ -134,7 +134,14 @@ def _read_legacy(data: bytes) -> Any:
     version, system = read_pickle(stream), read_pickle(stream)
     if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ExportError("The file was written by an unknown version of torch: save it again with a current one.")
-    value = read_pickle(stream, lambda identifier: _described_storage(identifier, storages))
+
+    def resolve(identifier: Any) -> Any:
+        # A module's class stands with its source code in the old format. It stays a name; the code is not looked at.
+        if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
+            return identifier[1]
+        return _described_storage(identifier, storages)
+
+    value = read_pickle(stream, resolve)
     keys = read_pickle(stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
         raise ExportError(_DAMAGED)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from celeb_basis.basis.basis import Basis
     from celeb_basis.hosts.base import ModelInfo
 
+_MAX_WEIGHT = 1e6
+
 
 def blend(
     parts: Sequence[tuple[Identity, float]],
@@ -40,12 +42,12 @@ def blend(
     if not parts:
         raise IdentityError("There is nobody to blend: give at least one identity with a weight.")
     for identity, weight in parts:
-        if not math.isfinite(weight):
+        if not abs(weight) <= _MAX_WEIGHT:
             raise IdentityError(f"The weight of {identity.name!r} is {weight}: give an ordinary number.")
         check_model(identity, info)
         check_bases(identity, bases, info)
     total = math.fsum(weight for _, weight in parts)
-    if not math.isfinite(total) or total <= 1e-6 * max(abs(weight) for _, weight in parts):
+    if total <= 1e-6 * max(abs(weight) for _, weight in parts):
         raise IdentityError(
             "The weights of a blend must add up to more than nothing: give at least one positive weight."
         )

@@ -1,0 +1,183 @@
+"""The paper's authors' files, made with ``torch.save`` in the structure that their code writes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.people import family_bases, model_info, random_basis
+
+from celeb_basis.authors import AuthorsBasis, import_authors_file, read_authors_basis, read_authors_file
+from celeb_basis.basis.basis import Basis
+from celeb_basis.errors import ExportError, FileError
+
+E, K, D = 2, 16, 48
+INFO = model_info()
+
+
+def trained(seed: int) -> torch.Tensor:
+    """What 400 steps leave in a place: unit rows by their moving average, and the rest of the noise it started from."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.nn.functional.normalize(torch.randn(E, 1, K, generator=generator), dim=-1)
+    place = torch.randn(E, 1, K, generator=generator)
+    for _ in range(400):
+        place = 0.99 * place + (1 - 0.99) * target
+    return place
+
+
+def checkpoint(people: int = 2, places: int = 10) -> dict[str, Any]:
+    """``embeddings_gs-STEP.pt``: a list in which all places start as one and the same tensor."""
+    coefficients = [torch.randn(E, 1, K)] * places
+    for index in range(people):
+        coefficients[index] = trained(index)
+    return {"id_coefficients": coefficients}
+
+
+def their_basis(ours: Basis, seed: int = 1) -> torch.Tensor:
+    """Our space as they would hold it: ``(E, 1 + K, D)``, components in the same span with other signs and order."""
+    order = torch.randperm(K, generator=torch.Generator().manual_seed(seed))
+    signs = torch.where(torch.arange(K) % 3 == 0, -1.0, 1.0)
+    return torch.cat([ours.mean[:, None], (ours.components * signs[:, None])[:, order]], dim=1)
+
+
+@pytest.fixture(name="basis")
+def fixture_basis() -> Basis:
+    return random_basis(width=D, components=K)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_training_s_file(zipped: bool, half: bool, tmp_path: Path) -> None:
+    content = checkpoint(people=2)
+    if half:
+        content["id_coefficients"] = [x.half() for x in content["id_coefficients"]]
+    torch.save(content, tmp_path / "embeddings_gs-799.pt", _use_new_zipfile_serialization=zipped)
+    file = read_authors_file(tmp_path / "embeddings_gs-799.pt")
+    assert (len(file.coefficients), file.skipped, file.vectors) == (2, 8, ())
+    for index, rows in enumerate(file.coefficients):
+        expected = content["id_coefficients"][index][:, 0].float()
+        assert rows.dtype == np.float32
+        assert rows.tobytes() == expected.numpy().tobytes()
+
+
+def test_nine_trained_people_and_one_place_of_noise(tmp_path: Path) -> None:
+    torch.save(checkpoint(people=9), tmp_path / "x.pt")
+    file = read_authors_file(tmp_path / "x.pt")
+    assert (len(file.coefficients), file.skipped) == (9, 1)
+
+
+def test_nobody_trained(tmp_path: Path) -> None:
+    torch.save(checkpoint(people=0), tmp_path / "x.pt")
+    with pytest.raises(ExportError, match="nobody who was trained"):
+        read_authors_file(tmp_path / "x.pt")
+
+
+def test_with_their_basis_the_vectors_are_exact(tmp_path: Path, basis: Basis) -> None:
+    theirs = their_basis(basis)
+    content = checkpoint(people=2)
+    torch.save(content, tmp_path / "embeddings_gs-799.pt")
+    torch.save(theirs, tmp_path / "celeb_basis.pt")
+    read = read_authors_basis(tmp_path / "celeb_basis.pt")
+    people = import_authors_file(tmp_path / "embeddings_gs-799.pt", [basis], INFO, name="ada", authors_basis=read)
+    assert [person.name for person in people] == ["ada-1", "ada-2"]
+    for index, person in enumerate(people):
+        # Their own expression: einsum('e h k, e k c -> e h c', x, pca_base) + c_mean.
+        z = torch.einsum("ehk,ekc->ehc", content["id_coefficients"][index], theirs[:, 1:]) + theirs[:, :1]
+        np.testing.assert_allclose(person.vectors[0], z[:, 0].numpy(), atol=1e-5)
+        assert person.metadata.source == "imported"
+        assert person.metadata.settings["explained"] == pytest.approx([1], abs=1e-5)
+    plain = import_authors_file(tmp_path / "embeddings_gs-799.pt", [basis], INFO)
+    assert not np.allclose(plain[0].vectors[0], people[0].vectors[0], atol=0.1)
+
+
+def test_without_their_basis_they_are_taken_as_they_stand(tmp_path: Path, basis: Basis) -> None:
+    torch.save(trained(3), tmp_path / "id_coefficient_003.pt")
+    (person,) = import_authors_file(tmp_path / "id_coefficient_003.pt", [basis], INFO)
+    assert person.name == "id_coefficient_003"
+    assert person.coefficients[0].tobytes() == trained(3)[:, 0].contiguous().numpy().tobytes()
+    assert "signs" in person.metadata.notes
+
+
+def test_extracted_vectors(tmp_path: Path, basis: Basis) -> None:
+    vectors = basis.expand(trained(3)[:, 0])
+    torch.save(vectors, tmp_path / "id_embedding_003.pt")
+    (person,) = import_authors_file(tmp_path / "id_embedding_003.pt", [basis], INFO, name="ada")
+    np.testing.assert_allclose(person.vectors[0], vectors.numpy(), atol=1e-5)
+    places = [torch.nn.Parameter(vectors), *[torch.nn.Parameter(torch.ones(E, D))] * 9]
+    torch.save({"id_embeddings": places}, tmp_path / "embeddings.pt")
+    (person,) = import_authors_file(tmp_path / "embeddings.pt", [basis], INFO, name="ada")
+    np.testing.assert_allclose(person.vectors[0], vectors.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"meta_id_net": {"stylegan_mlp.net.0.weight": torch.zeros(4, 4)}}, "network and nobody's coefficients"),
+        ({"id_coefficients": []}, "none of the authors'"),
+        ({"id_coefficients": None}, "none of the authors'"),
+        ({"id_coefficients": [torch.zeros(E, 3, K)]}, "several heads"),
+        ({"id_coefficients": [torch.zeros(E, K)]}, "unknown shape"),
+        ({"id_coefficients": ["text"]}, "none of the authors'"),
+        ({"id_coefficients": [torch.zeros(E, 1, K, dtype=torch.int64)]}, "none of the authors'"),
+        ({"id_coefficients": [torch.full((E, 1, K), float("nan"))]}, "NaN or infinity"),
+        ({"id_embeddings": [torch.zeros(E, 1, D)]}, "unknown shape"),
+        ({"something": torch.zeros(2)}, "none of the authors'"),
+        (torch.zeros(E, 513, 768), "the authors' basis and no person"),
+        (torch.zeros(5), "none of the authors'"),
+        ("text", "none of the authors'"),
+    ],
+)
+def test_files_of_no_use(content: Any, says: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ExportError, match=says):
+        read_authors_file(tmp_path / "x.pt")
+
+
+def test_sizes_that_do_not_fit(tmp_path: Path, basis: Basis) -> None:
+    torch.save(trained(1), tmp_path / "c.pt")
+    torch.save(torch.zeros(E, D + 1), tmp_path / "v.pt")
+    with pytest.raises(ExportError, match=r"2 x 16 coefficients.*make the basis with 16 components"):
+        import_authors_file(tmp_path / "c.pt", family_bases(), INFO)
+    with pytest.raises(ExportError, match="token vectors of 2 x 49"):
+        import_authors_file(tmp_path / "v.pt", [basis], INFO)
+    with pytest.raises(ExportError, match="choose a model of sd1"):
+        import_authors_file(tmp_path / "c.pt", family_bases("sdxl"), model_info("sdxl"))
+    wrong = AuthorsBasis(np.zeros((2, D), np.float32), np.zeros((2, 9, D), np.float32))
+    with pytest.raises(ExportError, match="extracted with them"):
+        import_authors_file(tmp_path / "c.pt", [basis], INFO, authors_basis=wrong)
+
+
+def test_other_files_as_the_basis(tmp_path: Path) -> None:
+    for content in ({"a": 1}, torch.zeros(E, 1, K), torch.zeros(3, 4)):
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(ExportError, match=r"choose the celeb_basis\.pt"):
+            read_authors_basis(tmp_path / "x.pt")
+    with pytest.raises(FileError):
+        read_authors_basis(tmp_path / "none.pt")
+
+
+class Evil:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_such_a_file_is_never_run(zipped: bool, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    for content in (
+        Evil(trace),
+        {"id_coefficients": [trained(0), Evil(trace)]},
+        {Evil: 1, "id_coefficients": [trained(0)]},
+    ):
+        torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+        for read in (read_authors_file, read_authors_basis):
+            with pytest.raises(ExportError, match=r"x\.pt cannot be read"):
+                read(tmp_path / "x.pt")
+    assert not trace.exists()
