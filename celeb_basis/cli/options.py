@@ -53,7 +53,9 @@ def add_common(parser: argparse.ArgumentParser, *, defaults: bool) -> None:
     """``--json``, ``--quiet`` and ``-v``, which may stand before the command or after it."""
     default: Any = False if defaults else argparse.SUPPRESS
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", default=default, help="print the result as JSON, and nothing else")
+    group.add_argument(
+        "--json", action="store_true", default=default, help="print the result as JSON, and nothing else"
+    )
     group.add_argument("-q", "--quiet", action="store_true", default=default, help="no progress and no remarks")
     group.add_argument("-v", "--verbose", action="store_true", default=default, help="more remarks, and tracebacks")
 
@@ -72,11 +74,14 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, why: st
 def add_names(parser: argparse.ArgumentParser) -> None:
     """``--names``."""
     parser.add_argument(
-        "--names", type=Path, metavar="FILE", help="list of celebrity names, one a line, UTF-8; the shipped list if left out"
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="list of celebrity names, one a line, UTF-8; the shipped list if left out",
     )
 
 
-def add_faces(parser: argparse.ArgumentParser) -> None:
+def add_faces(parser: argparse._ActionsContainer) -> None:
     """``--faces``."""
     parser.add_argument(
         "--faces",
@@ -87,7 +92,7 @@ def add_faces(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_library(parser: argparse.ArgumentParser) -> None:
+def add_library(parser: argparse._ActionsContainer) -> None:
     """``--library``."""
     parser.add_argument(
         "--library",
@@ -117,7 +122,9 @@ def default_library() -> Path:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """An option for every field of :class:`LearnSettings`, and ``--preset`` for all of them."""
     group = parser.add_argument_group("settings of learning")
-    group.add_argument("--preset", default="balanced", choices=tuple(PRESETS), help="recipe that the options below change")
+    group.add_argument(
+        "--preset", default="balanced", choices=tuple(PRESETS), help="recipe that the options below change"
+    )
     hints = get_type_hints(LearnSettings)
     for item in fields(LearnSettings):
         option, kind = "--" + item.name.replace("_", "-"), hints[item.name]
@@ -138,9 +145,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def settings_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line."""
-    return {
-        key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)
-    }
+    return {key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)}
 
 
 def chosen_settings(arguments: argparse.Namespace) -> LearnSettings:

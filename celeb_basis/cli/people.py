@@ -12,7 +12,25 @@ from celeb_basis.executors.work import PersonPhotos
 from celeb_basis.files import checked_name, explained_os_errors
 
 PICTURES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .avif .heic .heif .bmp .gif .tif .tiff .jp2 .ppm .pgm .qoi".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+        ".qoi",
+    ]
 )
 """Endings of the files in a folder that are taken for photos."""
 
@@ -41,7 +59,9 @@ def wanted_people(arguments: argparse.Namespace) -> Wanted:
         people = tuple(_named(text) for text in arguments.person)
         return Wanted(people, together=True)
     if not photos:
-        raise UsageError("There is nobody to learn: give a photo and --name, a folder of people, or --person NAME=PHOTO.")
+        raise UsageError(
+            "There is nobody to learn: give a photo and --name, a folder of people, or --person NAME=PHOTO."
+        )
     if any(path.is_dir() for path in photos):
         if len(photos) > 1 or arguments.name:
             raise UsageError("A folder of people stands alone, without --name: its files and folders name the people.")

@@ -25,9 +25,7 @@ def run_local(
         yield _outcome(worker, job, interrupt, on_event)
 
 
-def run_one(
-    worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]
-) -> Outcome:
+def run_one(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]) -> Outcome:
     """Learn one job.
 
     Raises: :class:`CelebBasisError` if it fails.
@@ -50,9 +48,7 @@ def failure(job: Job, error: Exception) -> Outcome:
     return Outcome(job.names, error=f"This is an error in celeb-basis itself ({type(error).__name__}: {error}).")
 
 
-def _outcome(
-    worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]
-) -> Outcome:
+def _outcome(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]) -> Outcome:
     try:
         return run_one(worker, job, interrupt, on_event)
     except Exception as error:

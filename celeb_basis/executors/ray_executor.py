@@ -214,7 +214,9 @@ def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
         )
     except Exception as error:  # ConnectionError, RuntimeError, and gRPC's own
         where = "on this machine" if options.address is None else f"at {options.address}"
-        raise LearningError(f"Ray {where} cannot be used ({_first_line(error)}): check the address and that it runs.") from error
+        raise LearningError(
+            f"Ray {where} cannot be used ({_first_line(error)}): check the address and that it runs."
+        ) from error
     try:
         yield
     finally:

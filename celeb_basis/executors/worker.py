@@ -77,7 +77,13 @@ class Worker:
         return (yield from self._run(learner, job.consent, job.state, warnings, interrupt))
 
     def resume(
-        self, path: Path, changes: Mapping[str, Any], interrupt: Interrupt, *, consent: str = "", state: Path | None = None
+        self,
+        path: Path,
+        changes: Mapping[str, Any],
+        interrupt: Interrupt,
+        *,
+        consent: str = "",
+        state: Path | None = None,
     ) -> Generator[Event, None, Outcome]:
         """Go on with the run kept in ``path``; its state is kept there again, or in ``state``.
 
@@ -152,5 +158,3 @@ def _apply(learner: Learner, changes: Mapping[str, Any]) -> None:
     if "precision" in changes:
         learner.precision = resolve_precision(learner.settings.precision, learner.host.dtype)
         learner.scaler = make_scaler(learner.host.device, learner.precision)
-
-

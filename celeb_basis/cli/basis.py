@@ -1,0 +1,122 @@
+"""``basis``: build a model's celeb basis and look at it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.cli.options import Commands, UsageError, add_command, add_faces, add_model, add_names
+from celeb_basis.cli.progress import Console
+
+if TYPE_CHECKING:
+    from celeb_basis.basis.build import BuiltBasis
+    from celeb_basis.basis.summary import BasisSummary
+    from celeb_basis.hosts.base import Host
+    from celeb_basis.names.lists import NameList
+
+_ABOUT = """\
+Build the celeb basis of a model: the mean and the principal components of celebrities' token embeddings, one for each
+token position. Tells which names were used and which were dropped and why, how much of their variance the components
+explain, and whether it was in the cache already. 'learn' does the same by itself; this is for looking and for choosing names.
+
+examples:
+  celeb-basis basis --model /models/sd15.safetensors
+  celeb-basis basis --model /models/sd15 --names mine.txt --components 200 --plot variance.svg
+  celeb-basis basis --model /models/sd15 --draws-face --save-names drawn.txt     (then: learn --names drawn.txt)"""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``basis`` to the commands."""
+    parser = add_command(commands, "basis", "build a model's celeb basis and look at it", _ABOUT)
+    parser.set_defaults(run=run)
+    add_model(parser)
+    add_names(parser)
+    parser.add_argument("--components", type=int, default=512, metavar="K", help="components for each token vector")
+    parser.add_argument("--dropped", action="store_true", help="list every name that was dropped, with its reason")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot of the explained variance, .svg or .png")
+    group = parser.add_argument_group("names")
+    group.add_argument("--max-repeats", type=int, metavar="N", help="at most N names may share a first or a last token")
+    group.add_argument("--draws-face", action="store_true", help="keep only names whose face the model draws (slow)")
+    group.add_argument("--draw-steps", type=int, default=25, metavar="N", help="sampling steps of --draws-face")
+    group.add_argument("--save-names", type=Path, metavar="FILE", help="write the names that were kept, one a line")
+    add_faces(group)
+
+
+def run(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    if arguments.components < 1:
+        raise UsageError("--components must be at least 1.")
+    if arguments.plot is not None and arguments.plot.suffix.lower() not in (".svg", ".png"):
+        raise UsageError("--plot must end in .svg or .png.")
+
+    from celeb_basis.basis.build import BasisOptions, build_bases
+    from celeb_basis.basis.summary import summarise
+    from celeb_basis.cli.loading import bases_cache, check_output_file, open_model, open_names
+    from celeb_basis.names.filters import FilterOptions
+
+    check_output_file(arguments.plot)
+    check_output_file(arguments.save_names)
+    names = open_names(arguments)
+    options = BasisOptions(arguments.components, FilterOptions(max_repeats=arguments.max_repeats))
+    faces = _faces(arguments, screen)
+    host = open_model(arguments, screen)
+    check = _face_check(arguments, screen, host, faces, names)
+    built = build_bases(host.text_encoders, names, options, draws_face=check, cache=bases_cache())
+    summaries = [summarise(one) for one in built]
+    _write_files(arguments, built, summaries)
+    screen.result({"model": host.info.name, "names": names.source, "bases": [one.as_dict() for one in summaries]})
+    for summary in summaries:
+        _tell(summary, screen, arguments.dropped)
+    return 0
+
+
+def _faces(arguments: argparse.Namespace, screen: Console) -> Any:
+    if not arguments.draws_face:
+        return None
+    from celeb_basis.cli.loading import open_faces
+
+    return open_faces(arguments, screen)
+
+
+def _face_check(arguments: argparse.Namespace, screen: Console, host: Host, faces: Any, names: NameList) -> Any:
+    """The check of drawn faces, asked once for each name however many text encoders there are."""
+    if faces is None:
+        return None
+    from functools import cache
+
+    from celeb_basis.names.drawn import DrawnFaceCheck
+
+    bar = screen.bar(len(names.names), "drawing names", unit="name")
+    return cache(DrawnFaceCheck(host, faces, steps=arguments.draw_steps, progress=lambda _name, _why: bar.update()))
+
+
+def _write_files(arguments: argparse.Namespace, built: tuple[BuiltBasis, ...], summaries: list[BasisSummary]) -> None:
+    from celeb_basis.files import write_bytes, write_text
+
+    if arguments.save_names is not None:
+        kept = [name for name in built[0].filtered.names if all(name in one.filtered.names for one in built[1:])]
+        write_text(arguments.save_names, "\n".join(kept) + "\n")
+    if arguments.plot is not None:
+        from celeb_basis.plots import explained_variance
+
+        columns = [column for summary in summaries for column in summary.explained]
+        write_bytes(arguments.plot, explained_variance(columns, fmt=arguments.plot.suffix.lower()[1:]))
+
+
+def _tell(summary: BasisSummary, screen: Console, every: bool) -> None:
+    report = summary.report
+    screen.say(f"{summary.encoder}: {summary.components} components of {summary.width} numbers, two token positions")
+    screen.say(f"  names: {summary.names_used} used, {summary.names_dropped} dropped")
+    for reason, count in report["counts"].items():
+        example = next(item for item in report["dropped"] if item["kind"] == reason)
+        screen.say(f"    {count} for {reason}, such as {example['name']} ({example['reason']})")
+    for position, shares in enumerate(summary.explained, start=1):
+        marks = [k for k in (1, 10, 50, 100, 200, 512, 1024) if k < len(shares)] + [len(shares)]
+        told = ", ".join(f"{sum(shares[:k]):.1%} by {k}" for k in marks)
+        screen.say(f"  variance explained at position {position}: {told}")
+    screen.say(f"  spread of the names: {', '.join(f'{value:.3f}' for value in summary.spread)}")
+    screen.say(f"  {'from the cache' if summary.from_cache else 'built anew'}, {summary.sha256[:12]}")
+    if every:
+        for item in report["dropped"]:
+            screen.say(f"  dropped: {item['name']} ({item['reason']})")

@@ -1,0 +1,34 @@
+"""``demo``: everything once, without a download beyond packages."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from celeb_basis.cli.options import Commands, UsageError, add_command
+from celeb_basis.cli.progress import Console
+
+_ABOUT = """\
+Learn a person from a photo and draw it, with nothing but installed packages: small real face networks, a photo that comes
+with a package, and a small diffusion model that is made on the spot. Writes one HTML page that shows everything.
+
+examples:
+  celeb-basis demo
+  celeb-basis demo --photo ada.jpg --output ada-demo"""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``demo`` to the commands."""
+    parser = add_command(commands, "demo", "see everything once, without a model of your own", _ABOUT)
+    parser.set_defaults(run=run)
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="where the files go")
+    parser.add_argument("--photo", type=Path, metavar="FILE", help="a photo of your own; a package's if left out")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps of learning")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same result")
+
+
+def run(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    if arguments.steps < 1:
+        raise UsageError("--steps must be at least 1.")
+    raise NotImplementedError

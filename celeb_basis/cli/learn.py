@@ -1,0 +1,332 @@
+"""``learn``: a person from a photo, several together, or a whole folder of people."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.cli.options import (
+    Commands,
+    UsageError,
+    add_command,
+    add_faces,
+    add_library,
+    add_model,
+    add_names,
+    add_replace,
+    add_settings,
+    chosen_settings,
+    default_library,
+    settings_changes,
+)
+from celeb_basis.cli.progress import Console, LearnBar
+from celeb_basis.files import cache_folder
+
+if TYPE_CHECKING:
+    from celeb_basis.cli.results import Results
+    from celeb_basis.executors.work import Interrupt, Job, Outcome
+    from celeb_basis.learning.events import Event
+
+_ABOUT = """\
+Learn a person from one photo or more, as 1,024 coefficients in the space that celebrities' names span in the
+model's text encoder. The model is not changed. What is learned is a small file in the library, and a word: <NAME>.
+
+examples:
+  celeb-basis learn ada.jpg --name ada --model /models/sd15.safetensors
+  celeb-basis learn ada1.jpg ada2.jpg --name ada --model /models/sd15 --preset quick --report ada.html
+  celeb-basis learn --person ada=ada.jpg --person bob=bob1.jpg,bob2.jpg --model /models/sd15
+  celeb-basis learn people/ --model /models/sd15                  (one picture or folder a person, one after the other)
+  celeb-basis learn people/ --model /models/sd15 --executor ray --workers 4
+  celeb-basis learn --resume ada.state.safetensors --model /models/sd15
+
+Ctrl-C ends learning after the step under way and keeps its state; the command that goes on is then shown, and the result
+is the same, bit for bit, as without the interruption. Of a folder, one person's failure stops no other: the end shows who
+failed and why, and the exit code is 1 if some failed and 2 if all did."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``learn`` to the commands."""
+    parser = add_command(commands, "learn", "learn a person from a photo", _ABOUT)
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "photos", nargs="*", type=Path, metavar="PHOTO", help="photos of one person, or a folder of people"
+    )
+    parser.add_argument("--name", help="the person's name, and word: <NAME>")
+    parser.add_argument(
+        "--person", action="append", default=[], metavar="NAME=PHOTO[,PHOTO]", help="one of several to learn together"
+    )
+    parser.add_argument("--together", action="store_true", help="learn a folder's people in one run that shares a head")
+    parser.add_argument("--face", type=int, metavar="N", help="which face of a photo: 0 is the largest, 1 the next")
+    parser.add_argument(
+        "--consent", default="", metavar="TEXT", help="a note on the person's consent, kept in the file"
+    )
+    add_faces(parser)
+    add_names(parser)
+    add_library(parser)
+    add_replace(parser)
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="where an interrupted run is kept; in the cache if left out"
+    )
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with a run that was kept")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page about the run")
+    add_model(parser)
+    group = parser.add_argument_group("a folder of people on several machines")
+    group.add_argument("--executor", choices=("local", "ray"), default="local", help="in this process, or on Ray")
+    group.add_argument("--workers", type=int, default=2, metavar="N", help="Ray worker processes, one model each")
+    group.add_argument(
+        "--ray-address", metavar="ADDRESS", help="a running Ray cluster; one is started here if left out"
+    )
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    settings = chosen_settings(arguments)
+    _check_usage(arguments)
+
+    from celeb_basis.cli.loading import check_output_file, open_library, open_names
+    from celeb_basis.cli.people import wanted_people
+    from celeb_basis.cli.results import Results
+
+    if arguments.resume is not None:
+        return _resume(arguments, screen)
+    wanted = wanted_people(arguments)
+    if wanted.from_folder and not wanted.together and (arguments.state or arguments.report):
+        raise UsageError("--state and --report are for a single run: leave them out, or add --together.")
+    if arguments.executor == "ray" and (not wanted.from_folder or wanted.together):
+        raise UsageError(
+            "--executor ray spreads the people of a folder, each alone: give a folder, without --together."
+        )
+    check_output_file(arguments.report)
+    check_output_file(arguments.state)
+    results = Results(open_library(arguments.library), arguments, screen)
+    names = open_names(arguments)
+    jobs = _jobs(arguments, settings, wanted, results)
+    if wanted.from_folder and not wanted.together:
+        return _many(arguments, screen, jobs, names, results)
+    return _single(arguments, screen, jobs[0], names, results)
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    if arguments.resume is not None and (arguments.photos or arguments.person or arguments.name):
+        raise UsageError("--resume goes on with people who are in the file: leave out photos, --name and --person.")
+    if arguments.workers < 1:
+        raise UsageError("--workers must be at least 1.")
+    if arguments.face is not None and arguments.face < 0:
+        raise UsageError("--face counts from 0, the largest face of a photo.")
+
+
+def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Results) -> list[Job]:
+    """The runs. Of a folder, people who cannot be learned go to ``results`` at once; else they are errors."""
+    from celeb_basis.cli.loading import check_name_is_free
+    from celeb_basis.errors import CelebBasisError
+    from celeb_basis.executors.work import Job
+
+    for name, reason in wanted.refused:
+        results.refused(name, reason)
+    people = []
+    for person in wanted.people:
+        try:
+            check_name_is_free(results.library, person.name, replace=arguments.replace)
+        except CelebBasisError as error:
+            if not wanted.from_folder:
+                raise
+            results.refused(person.name, str(error))
+        else:
+            people.append(person)
+    if wanted.together:
+        if wanted.refused or len(people) < len(wanted.people):
+            results.raise_first()
+        groups = [tuple(people)]
+    else:
+        groups = [(person,) for person in people]
+    shared = {"settings": settings, "face": arguments.face, "consent": arguments.consent}
+    return [Job(group, state=arguments.state or _unfinished(group[0].name), **shared) for group in groups]
+
+
+def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any, results: Results) -> int:
+    """One run, whose errors are the command's."""
+    from celeb_basis.cli.loading import open_faces, open_model
+    from celeb_basis.cli.run_report import RunReport
+    from celeb_basis.executors.local import run_one
+    from celeb_basis.executors.work import Interrupt
+    from celeb_basis.executors.worker import Worker
+    from celeb_basis.faces.portraits import choose_face
+    from celeb_basis.photos import open_photo
+
+    photos = {path: open_photo(path) for person in job.people for path in person.photos}
+    faces = open_faces(arguments, screen)
+    report = RunReport(arguments.report, job) if arguments.report else None
+    for path, photo in photos.items():
+        found = faces.detect(photo)
+        face = choose_face(found, job.face, path.name)  # fails before the model is loaded, which takes long
+        if report is not None:
+            report.photo(path, photo, face, found)
+    worker = Worker(open_model(arguments, screen), names, faces)
+    interrupt = Interrupt()
+    with _watched(screen, ", ".join(job.names), interrupt) as bar:
+
+        def on_event(_job: Job, event: Event) -> None:
+            bar.show(event)
+            if report is not None:
+                report.note(event)
+
+        outcome = run_one(worker, job, interrupt, on_event)
+    return _finish(arguments, screen, outcome, results, worker, report)
+
+
+def _many(arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, results: Results) -> int:
+    """A folder of people, each alone: all are tried, and the end says how each went."""
+    from celeb_basis.executors.work import Interrupt
+
+    interrupt = Interrupt()
+    if jobs:
+        run_jobs = _on_ray if arguments.executor == "ray" else _here
+        with _watched(screen, "", interrupt) as bar:
+            for outcome in run_jobs(arguments, screen, jobs, names, interrupt, bar):
+                bar.close()
+                results.take(outcome)
+    results.table([job.names[0] for job in jobs], interrupted=interrupt.asked)
+    if interrupt.asked:
+        return 130
+    return 0 if not results.failed else 1 if results.succeeded else 2
+
+
+def _here(
+    arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, interrupt: Interrupt, bar: LearnBar
+) -> Iterator[Outcome]:
+    from celeb_basis.cli.loading import open_faces, open_model
+    from celeb_basis.executors.local import run_local
+    from celeb_basis.executors.worker import Worker
+
+    faces = open_faces(arguments, screen)
+    worker = Worker(open_model(arguments, screen), names, faces)
+    order = {job.names: f"{number}/{len(jobs)} {job.names[0]}" for number, job in enumerate(jobs, start=1)}
+
+    def on_event(job: Job, event: Event) -> None:
+        bar.about = order[job.names]
+        bar.show(event)
+
+    yield from run_local(worker, jobs, interrupt, on_event)
+
+
+def _on_ray(
+    arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, interrupt: Interrupt, bar: LearnBar
+) -> Iterator[Outcome]:
+    from celeb_basis.cli.loading import WorkerSpec, obtain_faces
+    from celeb_basis.executors.ray_executor import RayOptions, run_on_ray
+
+    del bar  # workers report when a person is done
+    if arguments.ray_address is None:
+        obtain_faces(arguments, screen)  # once, and not in every worker at the same time
+    # Workers run in other folders: a relative path would mean something else there.
+    faces = str(Path(arguments.faces).absolute()) if len(Path(arguments.faces).parts) > 1 else arguments.faces
+    spec = WorkerSpec(arguments.model.expanduser().absolute(), arguments.device, arguments.dtype, names, faces)
+    options = RayOptions(arguments.workers, arguments.ray_address)
+    progress = screen.bar(len(jobs), "people", unit="person")
+    try:
+        for outcome in run_on_ray(spec, jobs, interrupt, options):
+            progress.update()
+            yield outcome
+    finally:
+        progress.close()
+
+
+def _resume(arguments: argparse.Namespace, screen: Console) -> int:
+    """Go on with a run that was kept."""
+    from celeb_basis.cli.loading import check_name_is_free, check_output_file, open_library, open_model, open_names
+    from celeb_basis.cli.results import Results
+    from celeb_basis.cli.run_report import RunReport
+    from celeb_basis.executors.work import Interrupt
+    from celeb_basis.executors.worker import Worker
+    from celeb_basis.learning.state import state_people
+
+    results = Results(open_library(arguments.library), arguments, screen)
+    people = state_people(arguments.resume)
+    for name in people:
+        check_name_is_free(results.library, name, replace=arguments.replace)
+    check_output_file(arguments.report)
+    names = open_names(arguments)
+    worker = Worker(open_model(arguments, screen), names, None)
+    report = RunReport(arguments.report, None) if arguments.report else None
+    interrupt = Interrupt()
+    with _watched(screen, ", ".join(people), interrupt) as bar:
+        running = worker.resume(
+            arguments.resume,
+            settings_changes(arguments),
+            interrupt,
+            consent=arguments.consent,
+            state=arguments.state,
+        )
+        while True:
+            try:
+                event = next(running)
+            except StopIteration as done:
+                outcome: Outcome = done.value
+                break
+            bar.show(event)
+            if report is not None:
+                report.note(event)
+    return _finish(arguments, screen, outcome, results, worker, report)
+
+
+def _finish(
+    arguments: argparse.Namespace, screen: Console, outcome: Outcome, results: Results, worker: Any, report: Any
+) -> int:
+    if outcome.reason == "interrupted":
+        kept = "Nothing had been learned yet."
+        if outcome.state is not None:
+            kept = f"The state is kept; to go on: {_resume_command(arguments, outcome.state)}"
+        screen.note(f"Interrupted after {outcome.steps} steps. {kept}")
+        results.interrupted(outcome)
+        results.told()
+        return 130
+    files = results.write(outcome)
+    if report is not None:
+        report.write(worker, outcome, files)
+    for state in {_unfinished(outcome.names[0]), arguments.resume} - {None}:
+        if state.parent == _unfinished("x").parent:  # never a file that the user put somewhere
+            state.unlink(missing_ok=True)
+    results.told()
+    return 0
+
+
+def _resume_command(arguments: argparse.Namespace, state: Path) -> str:
+    words = ["celeb-basis", "learn", "--resume", str(state), "--model", str(arguments.model)]
+    if arguments.names is not None:
+        words += ["--names", str(arguments.names)]
+    if arguments.library != default_library():
+        words += ["--library", str(arguments.library)]
+    return shlex.join(words)
+
+
+def _unfinished(name: str) -> Path:
+    return cache_folder() / "unfinished" / f"{name}.safetensors"
+
+
+@contextlib.contextmanager
+def _watched(screen: Console, about: str, interrupt: Interrupt) -> Iterator[LearnBar]:
+    """A bar, and Ctrl-C as a wish to stop; a second one stops at once."""
+
+    def on_signal(_signal: int, _frame: Any) -> None:
+        if interrupt.asked:
+            raise KeyboardInterrupt
+        interrupt.ask()
+        screen.note("Stopping after this step ... (Ctrl-C again stops at once and keeps nothing)")
+
+    bar = LearnBar(screen, about)
+    try:
+        before = signal.signal(signal.SIGINT, on_signal)
+    except ValueError:  # not the main thread: whoever runs us decides on signals
+        before = None
+    try:
+        yield bar
+    finally:
+        bar.close()
+        if before is not None:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,125 @@
+"""What became of the people of one ``learn``: their files, and the table or JSON that tells of them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.cli.progress import Console
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.executors.work import Outcome
+from celeb_basis.identities.format import identity_from_bytes
+from celeb_basis.identities.library import Library
+
+_REASONS = {"all steps done": "all {0} steps done", "settled": "settled after {0} steps"}
+
+
+@dataclass
+class Results:
+    """Writes identities as they come, and remembers how everybody did."""
+
+    library: Library
+    arguments: argparse.Namespace
+    screen: Console
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One a person, JSON-ready."""
+
+    @property
+    def succeeded(self) -> list[str]:
+        """Names of those who were learned."""
+        return [row["name"] for row in self.rows if row["ok"]]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of those who were not."""
+        return [row["name"] for row in self.rows if not row["ok"]]
+
+    def refused(self, name: str, reason: str) -> None:
+        """Somebody who was not even tried."""
+        self._row(name, error=reason, tried=False)
+
+    def raise_first(self) -> None:
+        """Raise the first refusal."""
+        raise CelebBasisError(next(row["error"] for row in self.rows if row["error"]))
+
+    def take(self, outcome: Outcome) -> None:
+        """Write one of many outcomes; an error of its own stays its own."""
+        try:
+            if outcome.error:
+                raise CelebBasisError(outcome.error)
+            if outcome.reason == "interrupted":
+                self.interrupted(outcome)
+                return
+            self.write(outcome)
+        except CelebBasisError as error:
+            for name in outcome.names:
+                self._row(name, error=str(error), warnings=list(outcome.warnings))
+            self.screen.note(f"{', '.join(outcome.names)}: {error}")
+        else:
+            self.screen.note(f"{', '.join(outcome.names)}: {_REASONS[outcome.reason].format(outcome.steps)}")
+
+    def write(self, outcome: Outcome) -> list[Path]:
+        """Put an outcome's identities into the library.
+
+        Raises: :class:`FileError` for a full disk and the like, :class:`IdentityError` for a name that was taken meanwhile.
+        """
+        files = []
+        for name, content in zip(outcome.names, outcome.identities, strict=True):
+            path = self.library.add(identity_from_bytes(content), replace=self.arguments.replace)
+            files.append(path)
+            progress = outcome.progress[name]
+            self._row(
+                name,
+                ok=True,
+                file=str(path),
+                reason=outcome.reason,
+                steps=outcome.steps,
+                seconds=round(outcome.seconds, 3),
+                distance=progress.distance,
+                movement=progress.movement,
+                nearest=[list(pair) for pair in progress.nearest],
+                warnings=list(outcome.warnings),
+            )
+        return files
+
+    def interrupted(self, outcome: Outcome) -> None:
+        """A run that the user ended."""
+        state = str(outcome.state) if outcome.state is not None else None
+        for name in outcome.names:
+            self._row(name, error="Interrupted.", reason="interrupted", steps=outcome.steps, state=state)
+
+    def told(self) -> None:
+        """Tell how a single run ended."""
+        interrupted = any(row["reason"] == "interrupted" for row in self.rows)
+        self.screen.result({"interrupted": interrupted, "people": self.rows})
+        for row in self.rows:
+            name = row["name"]
+            if not row["ok"]:
+                continue
+            for warning in row["warnings"]:
+                self.screen.note(f"warning: {warning}")
+            self.screen.say(f"{name}: {_REASONS[row['reason']].format(row['steps'])}, in {row['seconds']:.1f} s")
+            self.screen.say(f"  distance to the mean: {row['distance']:.2f} of the celebrities' own")
+            self.screen.say(f"  nearest: {', '.join(f'{other} {cosine:.2f}' for other, cosine in row['nearest'])}")
+            self.screen.say(f"  file: {row['file']}")
+            self.screen.say(f"  word: <{name}>")
+
+    def table(self, planned: list[str], *, interrupted: bool) -> None:
+        """Tell how everybody of a folder did."""
+        tried = {row["name"] for row in self.rows if row["tried"]}
+        for name in planned:
+            if name not in tried:
+                self._row(name, error="Not started.", tried=False)
+        rows = sorted(self.rows, key=lambda row: (not row["ok"], row["name"].casefold()))
+        self.screen.result({"interrupted": interrupted, "people": rows})
+        width = max((len(row["name"]) for row in rows), default=4)
+        for row in rows:
+            told = _REASONS[row["reason"]].format(row["steps"]) if row["ok"] else row["error"]
+            self.screen.say(f"{'ok    ' if row['ok'] else 'failed'}  {row['name'].ljust(width)}  {told}")
+        self.screen.say(f"{len(self.succeeded)} learned, {len(self.failed)} failed; library: {self.library.folder}")
+
+    def _row(self, name: str, **values: Any) -> None:
+        empty = {"name": name, "ok": False, "file": None, "error": "", "reason": "", "steps": 0, "warnings": []}
+        self.rows.append(empty | {"tried": True} | values)

@@ -1,0 +1,141 @@
+"""``export`` and ``import``: identities as other tools' files, and other tools' files as identities."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celeb_basis.cli.options import Commands, UsageError, add_command, add_library, add_model, add_names, add_replace
+from celeb_basis.cli.progress import Console
+from celeb_basis.errors import ExportError, IdentityError
+from celeb_basis.exports.layouts import LAYOUTS
+
+if TYPE_CHECKING:
+    from celeb_basis.identities.identity import Identity
+
+_ABOUT_EXPORT = """\
+Write an identity as an ordinary textual inversion file, which needs nothing of this project to be used. A file of that
+name is replaced.
+
+examples:
+  celeb-basis export ada --layout webui --output /webui/embeddings
+  celeb-basis export ada --layout webui --output ada.pt
+  celeb-basis export ada.safetensors --layout diffusers --output ada-word.safetensors --word "<ada>"
+  celeb-basis export ada --layout comfyui --output /comfyui/models/embeddings"""
+
+_ABOUT_IMPORT = """\
+Take a file into the library: an identity file of this project, a textual inversion of any tool (.safetensors, .pt, .bin),
+or a coefficient file of the Celeb Basis authors (embeddings_gs-STEP.pt). The last two need the model they are for, whose
+celeb basis they are projected onto. Nothing in a file is ever run.
+
+examples:
+  celeb-basis import from-a-friend.safetensors --as ada
+  celeb-basis import embedding.pt --as ada --model /models/sd15
+  celeb-basis import embeddings_gs-799.pt --as ada --model /models/sd14 --authors-basis celeb_basis.pt"""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``export`` and ``import`` to the commands."""
+    parser = add_command(commands, "export", "write an identity as another tool's embedding", _ABOUT_EXPORT)
+    parser.set_defaults(run=run_export)
+    parser.add_argument("identity", metavar="NAME|FILE", help="of the library, or a file")
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="webui", help="the tool it is for")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="a file, or a folder that exists")
+    parser.add_argument("--word", help="the word in prompts of diffusers; <NAME> if left out")
+    add_library(parser)
+
+    parser = add_command(commands, "import", "take another tool's file into the library", _ABOUT_IMPORT)
+    parser.set_defaults(run=run_import)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--as", dest="name", metavar="NAME", help="its name here; its own if left out")
+    add_library(parser)
+    add_replace(parser)
+    add_model(parser, required=False, why="; needed for other tools' files")
+    add_names(parser)
+    parser.add_argument("--components", type=int, default=512, metavar="K", help="components of the basis")
+    parser.add_argument("--authors-basis", type=Path, metavar="FILE", help="the authors' celeb_basis.pt of that file")
+
+
+def run_export(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    from celeb_basis.cli.loading import check_folder, find_identity
+    from celeb_basis.exports.write import export_identity, usage
+
+    output: Path = arguments.output
+    check_folder(output if output.is_dir() else output.parent)
+    identity = find_identity(arguments.identity, arguments.library)
+    files = export_identity(identity, output, arguments.layout, word=arguments.word)
+    hint = usage(identity, files[0], arguments.layout, word=arguments.word)
+    screen.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
+    for path in files:
+        screen.say(str(path))
+    screen.note(f"To use it: {hint}")
+    return 0
+
+
+def run_import(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    from celeb_basis.cli.loading import check_name_is_free, open_library
+    from celeb_basis.files import explained_os_errors
+
+    path: Path = arguments.file
+    with explained_os_errors(path, "read"), open(path, "rb"):
+        pass
+    library = open_library(arguments.library)
+    if arguments.name is not None:
+        check_name_is_free(library, arguments.name, replace=arguments.replace)
+    identities = _read(path, arguments, screen)
+    for identity in identities:  # all of them, before the first is written
+        check_name_is_free(library, identity.name, replace=arguments.replace)
+    files = [library.add(identity, replace=arguments.replace) for identity in identities]
+    screen.result({"identities": [{"name": i.name, "file": str(p)} for i, p in zip(identities, files, strict=True)]})
+    for identity, file in zip(identities, files, strict=True):
+        screen.say(f"{identity.name}: {file}")
+        if identity.metadata.notes:
+            screen.note(identity.metadata.notes)
+    return 0
+
+
+def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
+    """The people of ``path``, whatever kind of file it is."""
+    from celeb_basis.identities.format import load_identity
+
+    not_ours: Exception | None = None
+    if path.suffix.lower() == ".safetensors":
+        try:
+            identity = load_identity(path)
+            return (replace(identity, name=arguments.name or identity.name),)
+        except IdentityError as error:
+            not_ours = error
+    if arguments.model is None:
+        if not_ours is not None:
+            raise not_ours
+        raise UsageError("Another tool's file needs --model: the checkpoint that it was made for.")
+    return _read_foreign(path, arguments, screen)
+
+
+def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
+    from celeb_basis.authors import import_authors_file, read_authors_basis, read_authors_file
+    from celeb_basis.cli.loading import bases_for, open_model, open_names
+    from celeb_basis.exports.read import identity_from_embedding, import_embedding
+
+    authors_basis = None if arguments.authors_basis is None else read_authors_basis(arguments.authors_basis)
+    embedding = None
+    if authors_basis is None:
+        try:
+            embedding = import_embedding(path)
+        except ExportError as error:
+            if path.suffix.lower() == ".safetensors":
+                raise
+            try:
+                read_authors_file(path)
+            except ExportError as other:
+                raise ExportError(f"{error} As a file of the authors: {other}") from other
+    names = open_names(arguments)
+    host = open_model(arguments, screen)
+    bases = bases_for(host, names, arguments.components)
+    if embedding is not None:
+        return (identity_from_embedding(embedding, bases, host.info, name=arguments.name),)
+    return import_authors_file(path, bases, host.info, name=arguments.name, authors_basis=authors_basis)
