@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-RECIPE = 1
+RECIPE = 2
 """Raised whenever the same sources would give another pack; older packs are then assembled anew."""
 
 NPM_PACKAGE, NPM_VERSION = "faceplugin-face-recognition-js", "0.0.1"

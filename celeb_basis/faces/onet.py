@@ -2,7 +2,8 @@
 
 Two published networks do the work, with their own weights:
 
-1. A single-shot detector (Ultra-Light-Fast-Generic-Face-Detector, RFB, input 320x240) proposes boxes with scores.
+1. A single-shot detector (Ultra-Light-Fast-Generic-Face-Detector, RFB, input 320x240) proposes boxes with scores, of
+   which non-maximum suppression leaves the best of every heap.
 2. MTCNN's third stage, ONet (Zhang et al. 2016), looks at a 48x48 cut-out of every proposal and says how sure it is
    of a face, where its box really ends, and where its five landmarks lie. It is run twice: the second time on the box
    of the first, which steadies the landmarks.
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 640, 480
 """The one input size of the detector in pixels; insightface fits every picture into it."""
 
-CANDIDATES = 96
-"""Proposals that ONet looks at. Must fit into the first row of stride 8: at most ``2 * WIDTH / 8``."""
+CANDIDATES = 64
+"""Most proposals that ONet looks at. They must fit into the first row of stride 8: ``2 * WIDTH / 8``, less one."""
+
+LEAST_SCORE, MOST_OVERLAP = 0.1, 0.5
+"""Of proposals: below the one, or with an intersection over union above the other, ONet is not asked."""
 
 PASSES = 2
 """How often ONet looks, each time at the box that the last look gave."""
@@ -55,7 +59,9 @@ def build_detector(proposals: Path, onet: Weights) -> onnx.ModelProto:
     proposer = compose.add_prefix(proposer, "proposals/")
     graph = _Graph(proposer.graph.initializer)
     for name, array in onet.items():
-        graph.store(f"onet/{name}", array)
+        # PRelu wants its slopes for pictures as (C, 1, 1).
+        slopes = name.startswith("prelu") and name != "prelu5.weight"
+        graph.store(f"onet/{name}", array.reshape(-1, 1, 1) if slopes else array)
 
     # The proposer wants (x - 127) / 128 at half our size: near enough to ours.
     graph.node("AveragePool", "image", to="proposals/input", kernel_shape=[2, 2], strides=[2, 2])
@@ -69,15 +75,21 @@ def build_detector(proposals: Path, onet: Weights) -> onnx.ModelProto:
 
 def _candidates(graph: _Graph) -> tuple[str, str, str]:
     """Score ``(K, 1)``, box distances ``(K, 4)`` and landmark offsets ``(K, 10)`` in cells of stride 8."""
-    face_scores = graph.node("Gather", "proposals/scores", graph.constant(1, np.int64), axis=2)  # (1, 4420)
-    scores, order = graph.nodes_out("TopK", 2, face_scores, graph.constant([CANDIDATES], np.int64), axis=1)
-    order = graph.node("Squeeze", order, graph.constant([0], np.int64))
+    all_scores = graph.node("Transpose", "proposals/scores", perm=[0, 2, 1])  # (1, 2, 4420)
+    all_scores = graph.node("Slice", all_scores, *graph.slice_(1, 2, axis=1))
+    limits = (graph.constant([CANDIDATES], np.int64), graph.constant([MOST_OVERLAP]), graph.constant([LEAST_SCORE]))
+    kept = graph.node("NonMaxSuppression", "proposals/boxes", all_scores, *limits)  # (K - 1, 3): batch, class, index
+    order = graph.node("Gather", kept, graph.constant(2, np.int64), axis=1)
+    # One proposal more, whichever: nothing that follows has to cope with none.
+    order = graph.node("Concat", order, graph.constant([0], np.int64), axis=0)
+    count = graph.node("Shape", order)
+    scores = graph.node("Gather", graph.node("Reshape", all_scores, graph.constant([-1], np.int64)), order)
     boxes = graph.node("Gather", graph.node("Squeeze", "proposals/boxes", graph.constant([0], np.int64)), order)
     boxes = graph.node("Mul", boxes, graph.constant([WIDTH, HEIGHT, WIDTH, HEIGHT]))
 
     for _ in range(PASSES):
         squares, sides = _squares(graph, boxes)
-        probability, box_change, points = _onet(graph, squares)
+        probability, box_change, points = _onet(graph, squares, count)
         boxes = graph.node("Add", squares, graph.node("Mul", box_change, sides))
         # ONet names landmarks x1..x5, y1..y5, as fractions of the square.
         corner = graph.node("Slice", squares, *graph.slice_(0, 2, axis=1))  # (K, 2)
@@ -92,12 +104,14 @@ def _candidates(graph: _Graph) -> tuple[str, str, str]:
 
     # SCRFD: left = anchor - distance, right = anchor + distance; the anchors are (0, 0), (0, 0), (8, 0), (8, 0), ...
     stride = _STRIDES[0]
-    anchors = np.zeros((CANDIDATES, 2), np.float32)
-    anchors[:, 0] = np.arange(CANDIDATES) // _ANCHORS * stride
-    distances = graph.node("Sub", boxes, graph.constant(np.tile(anchors, 2)))
+    corners = np.zeros((CANDIDATES + 1, 2), np.float32)
+    corners[:, 0] = np.arange(CANDIDATES + 1) // _ANCHORS * stride
+    zero = graph.constant([0], np.int64)
+    anchors = graph.node("Slice", graph.constant(corners), zero, count)  # (K, 2)
+    distances = graph.node("Sub", boxes, graph.node("Concat", anchors, anchors, axis=1))
     signs = np.array([-1, -1, 1, 1], np.float32) / stride
     distances = graph.node("Mul", distances, graph.constant(signs))
-    offsets = graph.node("Sub", points, graph.constant(anchors[:, None, :]))
+    offsets = graph.node("Sub", points, graph.node("Unsqueeze", anchors, graph.constant([1], np.int64)))
     offsets = graph.node("Reshape", offsets, graph.constant([-1, 10], np.int64))
     offsets = graph.node("Div", offsets, graph.constant(np.float32(stride)))
     return scores, distances, offsets
@@ -114,12 +128,14 @@ def _squares(graph: _Graph, boxes: str) -> tuple[str, str]:
     return graph.node("Concat", *corners, axis=1), sides
 
 
-def _onet(graph: _Graph, squares: str) -> tuple[str, str, str]:
+def _onet(graph: _Graph, squares: str, count: str) -> tuple[str, str, str]:
     """ONet on squares ``(K, 4)``: probability ``(K, 1)``, box changes ``(K, 4)``, landmarks ``(K, 10)``.
 
     Changes and landmarks are fractions of the square's side.
     """
-    zeros = graph.constant(np.zeros(CANDIDATES), np.int64)
+    from onnx import numpy_helper
+
+    zeros = graph.node("ConstantOfShape", count, value=numpy_helper.from_array(np.zeros(1, np.int64)))
     # Three samples a pixel each way: an area filter for the faces that are larger than 48 pixels.
     x = graph.node(
         "RoiAlign",
@@ -135,7 +151,7 @@ def _onet(graph: _Graph, squares: str) -> tuple[str, str, str]:
     )
     for layer, pool in ((1, 3), (2, 3), (3, 2), (4, 0)):
         x = graph.node("Conv", x, f"onet/conv{layer}.weight", f"onet/conv{layer}.bias")
-        x = graph.node("PRelu", x, graph.column(f"onet/prelu{layer}.weight"))
+        x = graph.node("PRelu", x, f"onet/prelu{layer}.weight")
         if pool:
             x = graph.node("MaxPool", x, kernel_shape=[pool, pool], strides=[2, 2], ceil_mode=1)
     # The weights come from a framework that flattens width first and channels last.
@@ -151,10 +167,11 @@ def _by_stride(graph: _Graph, values: str, width: int) -> list[str]:
     names = []
     for stride in _STRIDES:
         anchors = (HEIGHT // stride) * (WIDTH // stride) * _ANCHORS
-        used = CANDIDATES if stride == _STRIDES[0] else 0
-        parts = [graph.constant(np.zeros((anchors - used, width), np.float32))]
+        parts = [values] if stride == _STRIDES[0] else []
+        zeros = graph.constant(np.zeros((anchors, width), np.float32))
+        filled = graph.node("Concat", *parts, zeros, axis=0)
         name = f"{ {1: 'scores', 4: 'boxes', 10: 'landmarks'}[width] }_{stride}"
-        names.append(graph.node("Concat", *([values] if used else []), *parts, to=name, axis=0))
+        names.append(graph.node("Slice", filled, *graph.slice_(0, anchors, axis=0), to=name))
     return names
 
 
@@ -164,23 +181,15 @@ class _Graph:
     def __init__(self, initializers: Any) -> None:
         self.nodes: list[Any] = []
         self._initializers: list[Any] = list(initializers)
-        self._arrays: dict[str, np.ndarray[Any, Any]] = {}
 
     def store(self, name: str, array: np.ndarray[Any, Any]) -> str:
         from onnx import numpy_helper
 
-        array = np.asarray(array, order="C")
-        self._arrays[name] = array
-        self._initializers.append(numpy_helper.from_array(array, name))
+        self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        return self.store(f"constant{len(self._arrays)}", np.asarray(value, dtype))
-
-    def column(self, name: str) -> str:
-        """A stored vector ``(C,)`` again as ``(C, 1, 1)``, as PRelu wants its slopes for pictures."""
-        column = f"{name}/column"
-        return column if column in self._arrays else self.store(column, self._arrays[name].reshape(-1, 1, 1))
+        return self.store(f"constant{len(self._initializers)}", np.asarray(value, dtype))
 
     def slice_(self, start: int, stop: int, *, axis: int) -> tuple[str, str, str]:
         """The last three inputs of a Slice."""
@@ -191,16 +200,11 @@ class _Graph:
         return self.node("Gemm", x, f"{name}.weight", f"{name}.bias", transB=1)
 
     def node(self, operator: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
-        return self.nodes_out(operator, 1, *inputs, to=to, **attributes)[0]
-
-    def nodes_out(
-        self, operator: str, count: int, *inputs: str, to: str | None = None, **attributes: Any
-    ) -> tuple[str, ...]:
         from onnx import helper
 
-        names = tuple(to or f"value{len(self.nodes)}_{index}" for index in range(count))
-        self.nodes.append(helper.make_node(operator, list(inputs), list(names), **attributes))
-        return names
+        name = to or f"value{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
 
     def model(self, outputs: list[str]) -> onnx.ModelProto:
         from onnx import TensorProto, helper

@@ -79,8 +79,8 @@ def test_portraits_by_number_and_by_click_are_the_same(miniature_faces: InsightF
         )
 
 
-def warnings_for(faces: InsightFaceNetwork, photo: Pixels) -> str:
-    found = faces.detect(photo)
+def warnings_for(faces: InsightFaceNetwork, photo: Pixels, found: list[DetectedFace] | None = None) -> str:
+    found = faces.detect(photo) if found is None else found
     return " ".join(quality_warnings(photo, found[0], found, faces.align(photo, found[0].landmarks)))
 
 
@@ -101,21 +101,22 @@ def test_spoiled_copies_are_told(
     left, top, right, bottom = (round(value) for value in face.box)
     blurred = np.asarray(image.filter(ImageFilter.GaussianBlur((right - left) / 45)))
     assert "blurred" in warnings_for(miniature_faces, blurred)
-    assert "very dark" in warnings_for(miniature_faces, (photo * 0.2).astype(np.uint8))
-    assert "overexposed" in warnings_for(miniature_faces, (255 - (255 - photo) * 0.15).astype(np.uint8))
+    # Light alone moves no landmarks, and at these extremes the detector may see nothing.
+    assert "very dark" in warnings_for(miniature_faces, (photo * 0.2).astype(np.uint8), [face])
+    assert "overexposed" in warnings_for(miniature_faces, (255 - (255 - photo) * 0.15).astype(np.uint8), [face])
     assert "small" in warnings_for(miniature_faces, np.asarray(image.reduce(max(2, (right - left) // 50))))
     assert "tightly" in warnings_for(miniature_faces, photo[max(0, top) : bottom, max(0, left) : right])
     dim = (photo * 0.4).astype(np.uint8)
-    assert "blurred" not in warnings_for(miniature_faces, dim), "less light is not less sharp"
+    assert "blurred" not in warnings_for(miniature_faces, dim, [face]), "less light is not less sharp"
 
 
 def test_the_one_who_looks_away_is_told(miniature_faces: InsightFaceNetwork, six_faces: Pixels) -> None:
-    """Of the six, one is seen nearly in profile: the man near the photo's left edge."""
+    """Of the six, one is seen nearly in profile: the man at the top right, fifth from the left."""
     turned = {}
     for face in miniature_faces.detect(six_faces):
         told = quality_warnings(six_faces, face, [face], miniature_faces.align(six_faces, face.landmarks))
         turned[round(face.box[0])] = any("turned away" in warning for warning in told)
-    assert [turned[left] for left in sorted(turned)] == [True, False, False, False, False, False]
+    assert [turned[left] for left in sorted(turned)] == [False, False, False, False, True, False]
 
 
 def test_the_tight_small_sample_is_told(miniature_faces: InsightFaceNetwork) -> None:
