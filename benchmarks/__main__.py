@@ -27,13 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="also the slow figures: minutes, and 12 GB of memory")
     parser.add_argument("--only", metavar="WORD", help=f"one subject alone, slow or not: {words}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures, with details, to FILE")
+    parser.add_argument("--pairs", metavar="N", type=int, help="pairs of steps to compare; more on a busy machine")
     parser.add_argument("--tiny", action="store_true", help="use a small model, to try the benchmarks themselves")
     options = parser.parse_args(arguments)
     chosen = [s for s in subjects if (options.only == s.WORDS if options.only else options.full or not s.SLOW)]
+    if options.pairs is not None and options.pairs < 1:
+        parser.error(f"--pairs is {options.pairs}: give at least 1")
     if not chosen:
         parser.error(f"there is no subject {options.only!r}: choose one of {words}")
     figures = []
-    for figure in _measured(chosen, Workbench(tiny=options.tiny)):
+    for figure in _measured(chosen, Workbench(tiny=options.tiny, pairs=options.pairs)):
         sys.stdout.write(f"{figure.line()}\n")
         sys.stdout.flush()
         if figure.detail:

@@ -31,7 +31,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
     events = learner.run()
     try:
         next(events)
-        compared = take_turns(lambda: next(events), authors_step(bench, other, side), _PAIRS if not bench.tiny else 20)
+        compared = take_turns(lambda: next(events), authors_step(bench, other, side), bench.times(_PAIRS))
     finally:
         learner.interrupt()
         list(events)

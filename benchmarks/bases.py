@@ -7,10 +7,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.figures import Figure
 from benchmarks.timing import seconds
@@ -19,6 +19,7 @@ from benchmarks.workbench import Workbench
 if TYPE_CHECKING:
     import torch
 
+    from celeb_basis.hosts.base import TextEncoder
     from celeb_basis.names.lists import NameList
 
 WORDS = "basis"
@@ -29,26 +30,27 @@ _TOKEN_STD = 0.0139
 """Of the entries of CLIP-L's token embeddings."""
 
 
-class TableEncoder:
-    """CLIP's real tokenizer with a random table of SD1's size, 49,408 x 768."""
-
-    name = "clip_l"
-    width = 768
+class _TableAlone:
+    """What of a text encoder a basis needs: a random table of SD1's size, 49,408 x 768."""
 
     def __init__(self) -> None:
         import torch
 
-        from celeb_basis.hosts.clip_vocabulary import VOCABULARY_SIZE, clip_tokenizer
+        from celeb_basis.hosts.clip_vocabulary import VOCABULARY_SIZE
 
-        self._tokenizer: Any = clip_tokenizer()
-        generator = torch.Generator().manual_seed(0)
-        self._table = torch.randn(VOCABULARY_SIZE, self.width, generator=generator) * _TOKEN_STD
+        self._table = torch.nn.Embedding(VOCABULARY_SIZE, 768)
+        torch.nn.init.normal_(self._table.weight, std=_TOKEN_STD, generator=torch.Generator().manual_seed(0))
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False).input_ids]
-
-    def token_table(self) -> torch.Tensor:
+    def get_input_embeddings(self) -> torch.nn.Module:
         return self._table
+
+
+def table_encoder() -> TextEncoder:
+    """The diffusers host's own text encoder with CLIP's real tokenizer and a random table."""
+    from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
+    from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
+
+    return DiffusersTextEncoder("clip_l", _TableAlone(), clip_tokenizer())
 
 
 def measure(bench: Workbench) -> Iterator[Figure]:  # noqa: ARG001
@@ -56,7 +58,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:  # noqa: ARG001
     from celeb_basis.basis.build import build_basis
     from celeb_basis.names.lists import shipped_names
 
-    encoder, names = TableEncoder(), shipped_names()
+    encoder, names = table_encoder(), shipped_names()
     table = f"{len(names.names):,} names of the shipped list, 49,408 x 768 table"
     with tempfile.TemporaryDirectory(prefix="celeb-basis-") as workshop:
         times = [seconds(partial(build_basis, encoder, names, cache=Path(workshop, str(i)))) for i in range(5)]

@@ -57,7 +57,7 @@ def _compared(bench: Workbench, side: int) -> Figure:
     try:
         # The first of our steps enters the frozen state, in which the bare one runs too.
         ours()
-        compared = take_turns(ours, other, _PAIRS.get(side, 30), prepare=prepare)
+        compared = take_turns(ours, other, bench.times(_PAIRS.get(side, 30)), prepare=prepare)
     finally:
         learner.interrupt()
         list(events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ class Comparison:
     """Seconds."""
     other: tuple[float, ...]
     """Seconds; ``other[i]`` ran beside ``ours[i]``."""
+    processor_ratio: float = math.nan
+    """Median ratio of the pairs' processor time, all threads together: it says what a busy machine's clock cannot."""
 
     @property
     def ratio(self) -> float:
@@ -27,7 +30,8 @@ class Comparison:
         ratios = sorted(a / b for a, b in zip(self.ours, self.other, strict=True))
         return (
             f"ours {statistics.median(self.ours):.3f} s, other {statistics.median(self.other):.3f} s, "
-            f"{len(ratios)} pairs, ratios {ratios[0]:.3f} to {ratios[-1]:.3f}"
+            f"{len(ratios)} pairs, ratios {ratios[0]:.3f} to {ratios[-1]:.3f}, "
+            f"of processor time {self.processor_ratio:.3f}"
         )
 
 
@@ -50,10 +54,14 @@ def take_turns(
     ``prepare`` runs before each pair, untimed.
     """
     times: dict[bool, list[float]] = {True: [], False: []}
+    processor: dict[bool, list[float]] = {True: [], False: []}
     for index in range(-1, pairs):
         prepare()
         for is_ours in (True, False) if index % 2 else (False, True):
+            before = time.process_time()
             taken = seconds(ours if is_ours else other)
             if index >= 0:
                 times[is_ours].append(taken)
-    return Comparison(tuple(times[True]), tuple(times[False]))
+                processor[is_ours].append(time.process_time() - before)
+    ratios = [a / b for a, b in zip(processor[True], processor[False], strict=True) if b]
+    return Comparison(tuple(times[True]), tuple(times[False]), statistics.median(ratios) if ratios else math.nan)

@@ -40,6 +40,9 @@ class Workbench:
     tiny: bool = False
     """A model of a thousandth of the size instead, to try the benchmarks themselves: its figures mean nothing."""
 
+    pairs: int | None = None
+    """Pairs of each comparison, if other than the subject's own."""
+
     @property
     def model(self) -> str:
         """The model's name in figures."""
@@ -48,6 +51,10 @@ class Workbench:
     def sides(self, *wanted: int) -> tuple[int, ...]:
         """Sides of pictures to measure with, in pixels."""
         return (64,) if self.tiny else wanted
+
+    def times(self, usual: int) -> int:
+        """How often to measure what is usually measured ``usual`` times."""
+        return self.pairs or usual
 
     @cached_property
     def pipeline(self) -> Any:
