@@ -114,11 +114,15 @@ def _load(folder: Path, providers: list[str]) -> Any:
     """
     with _quiet():
         try:
+            import onnxruntime
             from insightface.app import FaceAnalysis
         except ImportError as error:
             raise MissingPackageError(f"insightface is missing or does not load ({error}): run {_INSTALL}.") from error
         except Exception as error:  # a broken onnxruntime or OpenCV fails in ways of its own
             raise MissingPackageError(f"insightface does not load ({error}): run {_INSTALL}.") from error
+        options = onnxruntime.SessionOptions()
+        # Threads that wait in a loop for the next photo take the processor away from torch.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             app = FaceAnalysis(
                 # An existing folder as the name: the documented way past insightface's own downloads.
@@ -126,6 +130,7 @@ def _load(folder: Path, providers: list[str]) -> Any:
                 root=str(folder.parent),
                 allowed_modules=["detection", "recognition"],
                 providers=providers,
+                sess_options=options,
             )
             app.prepare(ctx_id=-1 if providers == ["CPUExecutionProvider"] else 0)
         except Exception as error:  # onnxruntime's errors have no common base, and insightface asserts

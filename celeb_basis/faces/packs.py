@@ -139,11 +139,11 @@ def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
     """
     name = str(name_or_folder)
     as_folder = Path(name).expanduser()
-    # "buffalo_l" is a name even where a folder of that name happens to stand in the current directory.
-    if isinstance(name_or_folder, Path) or len(as_folder.parts) != 1:
-        return check_pack(as_folder)
-    if name in ("", ".", ".."):
+    if name_or_folder in ("", ".", ".."):
         raise FacePackError(f"{name!r} names no face model pack: give {_choices()} or a folder.")
+    # "buffalo_l" is a name even where a folder of that name happens to stand in the current directory.
+    if isinstance(name_or_folder, Path) or as_folder.is_absolute() or len(as_folder.parts) > 1:
+        return check_pack(as_folder)
     candidates = [folder / name for folder in pack_folders(root)]
     if name not in SOURCES and name != MINIATURE:
         candidates.append(as_folder)

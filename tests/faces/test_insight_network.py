@@ -66,9 +66,9 @@ def test_one_person_is_like_itself_and_unlike_others(
 def test_a_batch_is_as_good_as_one_by_one_and_repeats(
     miniature_faces: InsightFaceNetwork, miniature_folder: Path, six_faces: Pixels
 ) -> None:
-    aligned = [miniature_faces.align(six_faces, face.landmarks) for face in miniature_faces.detect(six_faces)]
+    aligned = [miniature_faces.align(six_faces, face.landmarks) for face in miniature_faces.detect(six_faces)[:2]]
     together = miniature_faces.embed(aligned)
-    assert together.shape == (6, 512)
+    assert together.shape == (2, 512)
     assert together.dtype == np.float32
     np.testing.assert_array_equal(together, np.concatenate([miniature_faces.embed([crop]) for crop in aligned]))
     again = InsightFaceNetwork(miniature_folder, name="miniature")

