@@ -198,7 +198,7 @@ def _resnet(rest: str) -> str:
 
 
 def _open_clip(own: dict[str, torch.Tensor], *, repeat_last: bool) -> dict[str, torch.Tensor]:
-    """A text encoder in OpenCLIP's layout; SD2's holds a last layer that is never used, here a copy."""
+    """A text encoder in OpenCLIP's layout; SD2's holds a last layer and a projection that are never used."""
     import torch
 
     new = {
@@ -207,8 +207,10 @@ def _open_clip(own: dict[str, torch.Tensor], *, repeat_last: bool) -> dict[str, 
         "ln_final.weight": own["final_layer_norm.weight"],
         "ln_final.bias": own["final_layer_norm.bias"],
     }
-    if "text_projection.weight" in own:
-        new["text_projection"] = own["text_projection.weight"].T
+    width = new["positional_embedding"].shape[1]
+    projection = own.get("text_projection.weight")
+    new["text_projection"] = torch.eye(width) if projection is None else projection.T
+    new["logit_scale"] = torch.tensor(100.0).log()
     layers = 1 + max(int(key.split(".")[2]) for key in own if key.startswith("encoder.layers."))
     for number in range(layers + repeat_last):
         here, there = f"encoder.layers.{min(number, layers - 1)}", f"transformer.resblocks.{number}"

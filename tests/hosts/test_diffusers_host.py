@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celeb_basis.hosts.base import Host
 
 KINDS = ["sd1", "sd2", "sdxl"]
-SMALL: dict[str, Any] = {"width": 128, "second_width": 128}
+SMALL: dict[str, Any] = {"width": 64, "second_width": 64}
 
 
 @pytest.fixture(params=KINDS)

@@ -21,7 +21,7 @@ from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
 if TYPE_CHECKING:
     from pathlib import Path
 
-SIZES: dict[str, Any] = {"width": 128, "second_width": 192}
+SIZES: dict[str, Any] = {"width": 64, "second_width": 128}
 KINDS = ["sd1", "sd2", "sdxl"]
 
 

@@ -52,7 +52,7 @@ def vectors_for(host: DiffusersHost, seed: int = 1) -> dict[str, list[torch.Tens
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def ours_and_theirs(request: pytest.FixtureRequest) -> tuple[DiffusersHost, Any, dict[str, list[torch.Tensor]]]:
     # Narrow, because resizing the table, as load_textual_inversion does, takes seconds at the true width
-    narrow = {"width": 128, "second_width": 192} if request.param == "sdxl" else {"width": 128}
+    narrow = {"width": 64, "second_width": 128}
     ours = make_host(request.param, **narrow)
     theirs = make_host(request.param, **narrow)._pipeline
     words = vectors_for(ours)

@@ -268,3 +268,9 @@ class DiffusersHost:
                 states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
             arguments |= {"negative_prompt_embeds": states, "negative_pooled_prompt_embeds": pooled}
         return {key: value for key, value in arguments.items() if value is not None}
+
+
+if TYPE_CHECKING:
+    from celeb_basis.hosts.base import Host
+
+    _FITS: type[Host] = DiffusersHost  # the type checker's proof that the interface is met

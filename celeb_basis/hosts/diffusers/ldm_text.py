@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, "torch.Tensor"]
 
+_PROJECTION = "text_projection.weight"
+
 OPEN_CLIP_PARTS = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -72,7 +74,10 @@ def load_text_encoder(kind: Any, config: Config, weights: Weights, dtype: torch.
         model: Any = kind(kind.config_class(**config))
     if not hasattr(model, "text_model"):  # transformers from 5.6 on has no wrapper around CLIPTextModel
         weights = {key.removeprefix("text_model."): value for key, value in weights.items()}
-    weights = {key: value.to(dtype) for key, value in weights.items()}
+    # A file may hold more than is used: SD2's has a projection, which only SDXL asks for.
+    weights = {
+        key: value.to(dtype) for key, value in weights.items() if key != _PROJECTION or key in model.state_dict()
+    }
     try:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
@@ -109,7 +114,7 @@ def _from_open_clip(own: dict[str, torch.Tensor], unused: int) -> tuple[Config, 
         "text_model.final_layer_norm.bias": own["ln_final.bias"],
     }
     if projection is not None:
-        found["text_projection.weight"] = projection.T.contiguous()
+        found[_PROJECTION] = projection.T.contiguous()
     for layer in range(layers):
         there, here = f"transformer.resblocks.{layer}", f"text_model.encoder.layers.{layer}"
         for kind in ("weight", "bias"):

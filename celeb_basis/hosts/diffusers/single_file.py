@@ -170,7 +170,9 @@ def _networks(path: Path, weights: dict[str, torch.Tensor], configs: dict[str, C
                 model = kind.from_single_file(
                     own, config=name, subfolder=component, torch_dtype=dtype, local_files_only=True
                 )
-                whole = not any(parameter.is_meta for parameter in model.parameters())
+                needed = sum(parameter.numel() for parameter in model.parameters())
+                whole = needed <= sum(value.numel() for value in own.values())
+                whole = whole and not any(parameter.is_meta for parameter in model.parameters())
             except Exception as error:  # its converter meets what is missing in many ways
                 raise _incomplete(path, component) from error
             if not whole:
