@@ -40,7 +40,7 @@ def load_clip(spec: str, *, device: str = "cpu") -> ClipScorer:
 
     Parameters: ``spec`` is a folder in transformers' layout, or ``open_clip:ARCHITECTURE:WEIGHTS`` where the weights
     are a ``.safetensors`` file or a tag of open_clip's own (``open_clip:ViT-B-32:openai``, which downloads). The paper's
-    figure is that of ViT-B/32.
+    figure is that of ViT-B/32; OpenAI's own weights, as a file, are open_clip's ``ViT-B-32-quickgelu``.
 
     Raises: :class:`JudgingError` for what is no CLIP; :class:`MissingPackageError` if the package to load it with is
     missing.

@@ -63,9 +63,11 @@ def photos(report: Report) -> str:
 
 def learned(report: Report) -> str:
     """The learned people: distance gauge, nearest celebrities, loss and movement."""
-    parts = [_outcomes(report), '<div class="grid">', _gauge(report)]
-    parts += [_nearest(person, several=len(report.people) > 1) for person in report.people]
-    parts += [_loss(report), _movement(report), "</div>"]
+    curves = [_loss(report), _movement(report)]
+    nearest = [_nearest(person, several=len(report.people) > 1) for person in report.people]
+    # Pairs, side by side: of one person gauge and list, then the two curves; of several the lists come last.
+    charts = [*nearest, *curves] if len(nearest) == 1 else [*curves, *nearest]
+    parts = [_outcomes(report), '<div class="grid">', _gauge(report), *charts, "</div>"]
     inner = [part for part in parts if part]
     if len(inner) == 2:  # only the grid's own two tags
         return ""

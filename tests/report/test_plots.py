@@ -17,7 +17,7 @@ from celeb_basis import plots
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HOSTILE = "_$x_{ <b>&\"'\x00 \ud800\u202e 宮崎"
+HOSTILE = "_$x_{$ <b>&\"'\x00 \ud800\u202e 宮崎"
 STEPS = list(range(1, 101))
 LOSSES = [0.2 + 0.05 * np.sin(step) for step in STEPS]
 
@@ -60,7 +60,7 @@ def test_png_is_wide_enough() -> None:
 def test_text_stays_text() -> None:
     words = " ".join(ET.fromstring(PLOTS["movement"]("svg")).itertext())
     assert "settled below 0.02" in words
-    assert "_$x_{ <b>&" in words
+    assert "_$x_{$ <b>&" in words
     assert "mathdefault" not in words
     assert "celebrities" in " ".join(ET.fromstring(PLOTS["gauge"]("svg")).itertext())
 
