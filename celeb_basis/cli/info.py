@@ -183,4 +183,4 @@ def _plain(value: Any) -> str:
         return ", ".join(
             f"{one[0]} {one[1]:.2f}" if isinstance(one, list) and len(one) == 2 else str(one) for one in value
         )
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

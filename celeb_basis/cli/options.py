@@ -24,7 +24,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        silent = (None, argparse.SUPPRESS, False)
+        silent = (None, argparse.SUPPRESS, False, "")
         if "%(default)" in text or action.default in silent or action.default == [] or not action.option_strings:
             return text
         return text + " (default: %(default)s)"

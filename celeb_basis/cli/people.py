@@ -12,25 +12,11 @@ from celeb_basis.executors.work import PersonPhotos
 from celeb_basis.files import checked_name, explained_os_errors
 
 PICTURES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-        ".qoi",
-    ]
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif"),
+        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi"),
+    )
 )
 """Endings of the files in a folder that are taken for photos."""
 

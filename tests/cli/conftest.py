@@ -1,0 +1,92 @@
+"""A small model on the disk, real face networks, a real photo, and the command line run in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from celeb_basis.cli.main import main
+from celeb_basis.faces.samples import sample_photos
+
+COMPONENTS = 8
+NAMES = 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which must be one JSON value and nothing else."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files that commands need."""
+
+    model: Path
+    faces: Path
+    names: Path
+    photo: Path
+
+    @property
+    def learning(self) -> list[str]:
+        """Options of a learning run that takes a moment."""
+        options = f"--components {COMPONENTS} --views 3 --steps 4 --batch-size 1 --no-early-stop"
+        return ["--model", str(self.model), "--faces", str(self.faces), "--names", str(self.names), *options.split()]
+
+
+@pytest.fixture(scope="session")
+def cli_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SD1-shaped model folder of diffusers with random weights."""
+    from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
+
+    folder = tmp_path_factory.mktemp("model") / "small-sd1"
+    save_pipeline(make_pipeline("sd1"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parts(cli_model: Path, miniature_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    folder = tmp_path_factory.mktemp("parts")
+    names = folder / "names.txt"
+    from celeb_basis.names.lists import shipped_names
+
+    names.write_text("\n".join(shipped_names().names[:NAMES]) + "\n", encoding="utf-8")
+    photo = folder / "portrait.png"
+    with Image.open(sample_photos()["six"]) as image:
+        image.convert("RGB").save(photo)
+    return Parts(cli_model, miniature_folder, names, photo)
+
+
+@pytest.fixture(autouse=True)
+def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default library of the test, which is nobody's."""
+    folder = tmp_path / "library"
+    monkeypatch.setenv("CELEB_BASIS_LIBRARY", str(folder))
+    return folder
+
+
+@pytest.fixture
+def celeb(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run the command line in this process."""
+
+    def run(*arguments: object) -> Answer:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    return run
