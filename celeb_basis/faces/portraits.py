@@ -51,8 +51,9 @@ def choose_face(
         )
     if choose is None:
         return found[0]
-    if isinstance(choose, tuple):
-        return min(found, key=lambda face: (_distance(face, choose), face.area))
+    if not isinstance(choose, int):
+        point = choose
+        return min(found, key=lambda face: (_distance(face, point), face.area))
     if not 0 <= choose < len(found):
         count = "only one face was" if len(found) == 1 else f"{len(found)} faces were"
         raise FaceError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.faces import ONE_PERSON, OTHER_PERSON, pixels_of
 
-from celeb_basis.errors import FacePackError
+from celeb_basis.errors import FacePackError, MissingPackageError
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.samples import sample_photos
 from celeb_basis.faces.types import Pixels
@@ -122,6 +124,35 @@ def test_nothing_is_printed(miniature_folder: Path, capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
+
+
+@pytest.mark.parametrize("package", ["insightface", "onnxruntime"])
+def test_a_missing_package_is_told_with_the_command(
+    miniature_folder: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("insightface", "onnxruntime")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=r"python -m pip install .*insightface"):
+        InsightFaceNetwork(miniature_folder)
+
+
+def test_a_folder_that_is_not_there_is_told_and_not_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(FacePackError, match="There is no folder"):
+        InsightFaceNetwork(tmp_path / "buffalo_l")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_rooms_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "import celeb_basis.crops, celeb_basis.photos, celeb_basis.download, celeb_basis.faces.samples\n"
+        "import celeb_basis.faces.insight, celeb_basis.faces.miniature, celeb_basis.faces.portraits\n"
+        "heavy = {'torch', 'insightface', 'onnx', 'onnxruntime', 'cv2', 'skimage', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_broken_model_is_told_in_a_sentence(miniature_folder: Path, tmp_path: Path) -> None:

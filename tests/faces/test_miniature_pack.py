@@ -51,6 +51,7 @@ def test_a_damaged_pack_is_assembled_again(
     assert [path.name for path in tmp_path.iterdir()] == ["miniature"], "nothing half-made is left"
 
 
+@pytest.mark.slow
 def test_assembled_from_nothing_it_is_the_same(miniature_folder: Path, tmp_path: Path) -> None:
     """Runs the command as a user does, with npm taken from the PATH, or from PyPI where there is none."""
     done = subprocess.run(
