@@ -107,8 +107,9 @@ def test_the_conditioning_is_ours_bit_for_bit(both: Both, prompt: str) -> None:
 def test_the_conditioning_is_ours_at_the_true_widths(family: str, tmp_path: Path) -> None:
     identity = learned(family, tuple(WIDTHS[family].values()))
     files = export_identity(identity, tmp_path / "ada.safetensors", "diffusers")
+    both = identity, make_host(family), pipeline_with_the_word(family, files)
     for prompt in PROMPTS:
-        assert_same_conditioning((identity, make_host(family), pipeline_with_the_word(family, files)), prompt)
+        assert_same_conditioning(both, prompt)
 
 
 def test_the_word_matters(both: Both) -> None:
