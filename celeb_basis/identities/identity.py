@@ -61,7 +61,7 @@ class IdentityMetadata:
     basis_sha256: tuple[str, ...] = ()
     """Of each text encoder's basis."""
     names_sha256: str = ""
-    """Of the list of names that the bases were made from."""
+    """Of the names that the bases were made from: the list given and what the filters left of it (``expand.names_hash``)."""
     face_model: str = ""
     """The face network's pack; empty where none took part."""
     steps: int = 0
