@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from celeb_basis.errors import PhotoError
 from celeb_basis.files import explained_os_errors
@@ -31,7 +31,15 @@ WORKING_SIDE = 4096
 # Pillow's names. Formats that run other programs (EPS) or have no signature (TGA) are left out on purpose.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "ICO")
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BACKGROUND = (255, 255, 255)
 
 
@@ -63,8 +71,10 @@ def _read(file: IO[bytes], name: str, max_pixels: int, working_side: int) -> Pix
     with _explained(file, name):
         image = Image.open(file, formats=_formats(file))
         _check_size(image.size, name, max_pixels)
-        upright = _upright(_shrunk(image, working_side))
-        return np.array(_rgb(upright), np.uint8)
+        _decode(image, working_side)
+        turn = _turn(image)
+        small = _shrunk(image, working_side)
+        return np.array(_rgb(small if turn is None else small.transpose(turn)), np.uint8)
 
 
 @contextlib.contextmanager
@@ -99,27 +109,35 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _shrunk(image: Image.Image, working_side: int) -> Image.Image:
-    """The picture decoded, at most ``working_side`` long. JPEG is reduced while it is decoded."""
-    scale = working_side / max(image.size)
-    # Never below one pixel, however thin the picture.
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if scale < 1:
-        image.draft(None, size)
+def _decode(image: Image.Image, working_side: int) -> None:
+    """Load the pixels. JPEG is reduced while it is decoded, to no less than ``working_side``."""
+    if max(image.size) > working_side:
+        image.draft(None, _fitted(image.size, working_side))
     image.load()
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets a decoded picture upright."""
+    if image.format == "TIFF":
+        return None  # Pillow turns these while decoding, and some versions leave the tag as it was
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data is common, and no reason to refuse the picture
+        return None
+
+
+def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """``size`` scaled so that the longer side is ``side``; never below one pixel, however thin."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _shrunk(image: Image.Image, working_side: int) -> Image.Image:
+    size = _fitted(image.size, working_side)
     image = _eight_bit(image)
     if max(image.size) <= working_side:
         return image
-    if image.mode in ("P", "PA", "1") or "transparency" in image.info:
-        image = _plain(image)
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data is common, and no reason to refuse the picture
-        return image
+    return _plain(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -172,12 +190,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         white = next((limit for limit in (255.0, 65535.0) if largest <= limit), largest)
         if image.format == "PNG":
             white = 65535.0
-    grey = Image.fromarray(np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8))
-    with contextlib.suppress(Exception):  # damaged EXIF data: as if there were none
-        exif = Image.Exif()
-        exif[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
-        grey.info["exif"] = exif.tobytes()
-    return grey
+    return Image.fromarray(np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8))
 
 
 def _formats(file: IO[bytes]) -> list[str]:
