@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-pytest_plugins = ["support.fixtures", "support.models", "support.faces"]
+pytest_plugins = ["support.fixtures", "support.models", "support.faces", "support.steerable"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
