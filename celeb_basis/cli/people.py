@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celeb_basis.cli.options import UsageError
-from celeb_basis.errors import CelebBasisError, PhotoError
+from celeb_basis.errors import CelebBasisError, IdentityError, PhotoError
 from celeb_basis.executors.work import PersonPhotos
 from celeb_basis.files import checked_name, explained_os_errors
 
@@ -43,6 +43,9 @@ def wanted_people(arguments: argparse.Namespace) -> Wanted:
         if photos or arguments.name:
             raise UsageError("Give either --person for everybody, or the photos of one person and --name.")
         people = tuple(_named(text) for text in arguments.person)
+        names = [person.name.casefold() for person in people]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise IdentityError(f"Two people are both called {twice!r}: give each a name of their own.")
         return Wanted(people, together=True)
     if not photos:
         raise UsageError(

@@ -54,7 +54,7 @@ def cli_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
 
     folder = tmp_path_factory.mktemp("model") / "small-sd1"
-    save_pipeline(make_pipeline("sd1"), folder)
+    save_pipeline(make_pipeline("sd1", width=64), folder)
     return folder
 
 

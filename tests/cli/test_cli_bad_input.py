@@ -112,7 +112,7 @@ TABLE: Mapping[str, Row] = {
         lambda w: w.learn(w.parts.photo, "--names", w.file("few.txt", b"Marie Curie\nAlbert Einstein\n")),
         "give a longer list or fewer components",
     ),
-    "binary names list": (lambda w: w.learn(w.parts.photo, "--names", w.parts.photo), "names"),
+    "binary names list": (lambda w: w.learn(w.parts.photo, "--names", w.parts.photo), "one name a line"),
     "basis of too many components": (
         lambda w: ["basis", "--model", w.parts.model, "--names", w.parts.names, "--components", 500],
         "give a longer list or fewer components",
@@ -246,7 +246,7 @@ def test_bad_input(
     output = tmp_path / "output"
     output.mkdir()
     own_library.mkdir()
-    save_identity(_identity("taken", "clip_l", 768, family="sd1"), own_library / "taken.safetensors")
+    save_identity(_identity("taken", "clip_l", 64, family="sd1"), own_library / "taken.safetensors")
     make, fragment = TABLE[row]
     world = World(parts, tmp_path, own_library, output, monkeypatch)
     arguments = make(world)

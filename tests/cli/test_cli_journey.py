@@ -1,0 +1,310 @@
+"""The real journey in this process: a small SD1 model folder, real small face networks, a real photo."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from celeb_basis.cli.main import main
+from celeb_basis.cli.progress import LearnBar
+from celeb_basis.identities.format import load_identity
+from celeb_basis.learning.events import Event, StepDone
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Iterator[Path]:
+    """A folder in which ``ada`` has been learned; its library is ``library``."""
+    folder = tmp_path_factory.mktemp("house")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELEB_BASIS_CACHE", str(folder / "cache"))
+        words = ["learn", parts.photo, "--name", "ada", "--consent", "she said yes", *parts.learning]
+        words += ["--library", folder / "library", "--report", folder / "ada.html", "--quiet"]
+        assert main([str(word) for word in words]) == 0
+    yield folder
+
+
+@pytest.fixture
+def library(house: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CELEB_BASIS_LIBRARY", str(house / "library"))
+    monkeypatch.setenv("CELEB_BASIS_CACHE", str(house / "cache"))
+    return house / "library"
+
+
+def test_basis_tells_names_variance_and_the_cache(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    # One double that is to be dropped, and found in the report.
+    names.write_text(parts.names.read_text(encoding="utf-8") + parts.names.read_text(encoding="utf-8").split("\n")[0])
+    words = ["basis", "--model", parts.model, "--names", names, "--components", 8]
+    first = celeb(*words, "--json", "--plot", tmp_path / "v.svg", "--save-names", tmp_path / "kept.txt").json["bases"][0]
+    assert first["encoder"] == "clip_l"
+    assert (first["components"], first["width"]) == (8, 64)
+    assert first["names_used"] + first["names_dropped"] == 61
+    assert first["report"]["counts"]["duplicate name"] == 1
+    assert not first["from_cache"]
+    for shares in first["explained"]:
+        assert shares == sorted(shares, reverse=True)
+        assert 0 < sum(shares) < 1
+    assert (tmp_path / "v.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert len((tmp_path / "kept.txt").read_text(encoding="utf-8").split("\n")) == first["names_used"] + 1
+
+    answer = celeb(*words, "--dropped")
+    assert "from the cache" in answer.out
+    assert f"{first['names_used']} used, {first['names_dropped']} dropped" in answer.out
+    assert "same name as" in answer.out
+
+
+def test_basis_can_ask_the_model_for_faces(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(parts.names.read_text(encoding="utf-8").split("\n")[:12]))
+    kept = tmp_path / "kept.txt"
+    words = ["--names", names, "--components", 8, "--faces", parts.faces, "--draw-steps", 1, "--save-names", kept]
+    answer = celeb("basis", "--model", parts.model, "--draws-face", *words)
+    # Random weights draw no face, so that every name is dropped and the basis refused; nothing is written.
+    assert answer.code == 2
+    assert "Only 0 of the 12 names" in answer.err
+    assert not kept.exists()
+
+
+def test_learning_leaves_an_identity_and_a_report(library: Path, parts: Any, house: Path) -> None:
+    identity = load_identity(library / "ada.safetensors")
+    assert identity.metadata.base_model == "small-sd1"
+    assert identity.metadata.consent == "she said yes"
+    assert identity.metadata.steps == 4
+    assert identity.metadata.face_model.startswith("miniature:")
+    assert identity.coefficients[0].shape == (2, 8)
+    norms = np.linalg.norm(identity.coefficients[0], axis=1)  # an average of points on the unit sphere lies inside it
+    assert ((norms > 0.3) & (norms <= 1 + 1e-6)).all()
+    page = (house / "ada.html").read_text(encoding="utf-8")
+    assert "Done after 4 steps." in page
+    assert parts.photo.name in page
+    assert page.count("data:image/") >= 2
+    assert not (house / "cache" / "unfinished" / "ada.safetensors").exists()
+
+
+def test_info(celeb: Callable[..., Any], parts: Any, library: Path) -> None:
+    plain = celeb("info", "ada")
+    assert "word: <ada>" in plain.out
+    assert "nearest" not in plain.out
+    told = celeb("info", "ada", "--model", parts.model, "--names", parts.names, "--json").json
+    known = set(parts.names.read_text(encoding="utf-8").split("\n"))
+    assert len(told["nearest"]) == 10
+    assert {name for name, _ in told["nearest"]} <= known
+    assert told["distance"] > 0
+    model = celeb("info", parts.model, "--json").json
+    assert (model["kind"], model["family"], model["sha256"]) == ("model", "sd1", told["base_sha256"])
+    assert [one["name"] for one in celeb("info", "--json").json["people"]] == ["ada"]
+    assert celeb("info", library / "ada.safetensors", "--json").json["content_hash"] == told["content_hash"]
+
+
+def test_generate_writes_pictures_that_say_how_they_were_drawn(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
+    words = ["generate", "a photo of <ada>", "--identity", "ada", "--model", parts.model, "--steps", 2]
+    words += ["--seed", 5, "--negative", "blur, noise: none", "--output", tmp_path / "out", "--json"]
+    told = celeb(*words, "--count", 2).json
+    identity = load_identity(library / "ada.safetensors")
+    assert [entry["seed"] for entry in told["pictures"]] == [5, 6]
+    with Image.open(told["pictures"][1]["file"]) as image:
+        text = image.text["parameters"]
+        second = np.asarray(image)
+        assert image.size == (64, 64)
+    assert text.split("\n")[0] == "a photo of <ada>"
+    assert text.split("\n")[1] == "Negative prompt: blur, noise: none"
+    assert "Steps: 2, CFG scale: 7.5, Seed: 6, Size: 64x64" in text
+    assert json.dumps({"ada": identity.content_hash}).strip("{}").replace('"', '\\"') in text
+
+    # Picture i is SEED + i alone; earlier pictures are never written over.
+    again = celeb(*words, "--count", 1, "--seed", 6).json
+    assert again["pictures"][0]["file"] not in {entry["file"] for entry in told["pictures"]}
+    with Image.open(again["pictures"][0]["file"]) as image:
+        np.testing.assert_array_equal(np.asarray(image), second)
+    other = celeb("generate", "a photo of a cat", *words[2:4], *words[4:], "--count", 1, "--seed", 6)
+    assert "warning: <ada> is not in the prompt" in other.err
+    with Image.open(other.json["pictures"][0]["file"]) as image:
+        assert not np.array_equal(np.asarray(image), second)
+
+
+def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    from celeb_basis.cli.png_text import Drawn, parameters_text, read_parameters
+
+    text = parameters_text(
+        prompt='a "photo", Seed: 3 of <Zoë, B.>',
+        negative="x",
+        steps=1,
+        guidance=2.5,
+        seed=9,
+        size=(8, 8),
+        model='a, "b": c',
+        model_sha256="0" * 64,
+        identities={"Zoë, B.": "abc"},
+    )
+    remarks = PngInfo()
+    remarks.add_itxt("parameters", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=remarks)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    assert read_parameters(tmp_path / "a.png") == Drawn('a "photo", Seed: 3 of <Zoë, B.>', 9, ("<Zoë, B.>",))
+    assert read_parameters(tmp_path / "b.png") is None
+
+
+def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
+    from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
+
+    save_pipeline(make_pipeline("sd1", width=64, seed=1), tmp_path / "other-sd1")
+    words = ["--identity", "ada", "--names", parts.names, "--steps", 1, "--output", tmp_path / "out"]
+    answer = celeb("generate", "<ada>", "--model", tmp_path / "other-sd1", *words, "--json")
+    assert answer.code == 0, answer.err
+    assert "is expanded anew for other-sd1" in answer.err
+    assert answer.json["identities"]["ada"] != load_identity(library / "ada.safetensors").content_hash
+    # Another list of names: the coefficients would mean somebody else.
+    wrong = celeb("generate", "<ada>", "--model", tmp_path / "other-sd1", *words[:2], *words[4:])
+    assert wrong.code == 2
+    assert "another names list" in wrong.err
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [("webui", ".pt"), ("comfyui", ".safetensors"), ("diffusers", ".bin")])
+def test_export_and_import_return_the_same_word(
+    layout: str, suffix: str, celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
+    told = celeb("export", "ada", "--layout", layout, "--output", tmp_path / f"ada{suffix}", "--json").json
+    assert told["files"] == [str(tmp_path / f"ada{suffix}")]
+    words = ["--model", parts.model, "--names", parts.names, "--components", 8, "--library", tmp_path / "other"]
+    answer = celeb("import", told["files"][0], "--as", "back", *words)
+    assert answer.code == 0, answer.err
+    assert "explains 100%" in answer.err
+    original, back = load_identity(library / "ada.safetensors"), load_identity(tmp_path / "other" / "back.safetensors")
+    np.testing.assert_allclose(back.vectors[0], original.vectors[0], atol=1e-5)
+    np.testing.assert_allclose(back.coefficients[0], original.coefficients[0], atol=1e-5)
+
+
+def test_import_takes_identity_files_and_the_authors(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    assert celeb("import", library / "ada.safetensors", "--as", "eve", "--library", tmp_path).code == 0
+    eve, ada = load_identity(tmp_path / "eve.safetensors"), load_identity(library / "ada.safetensors")
+    assert (eve.name, eve.content_hash) == ("eve", ada.content_hash)
+    torch.save({"id_coefficients": [torch.from_numpy(ada.coefficients[0].copy())[:, None]]}, tmp_path / "theirs.pt")
+    words = ["--model", parts.model, "--names", parts.names, "--components", 8, "--library", tmp_path]
+    answer = celeb("import", tmp_path / "theirs.pt", "--as", "their", *words)
+    assert answer.code == 0, answer.err
+    np.testing.assert_array_equal(
+        load_identity(tmp_path / "their.safetensors").coefficients[0], ada.coefficients[0]
+    )
+
+
+def test_blend_is_arithmetic_on_coefficients(celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path) -> None:
+    words = ["--model", parts.model, "--names", parts.names, "--library", tmp_path]
+    ada = load_identity(library / "ada.safetensors")
+    path = library / "ada.safetensors"
+    assert celeb("blend", f"{path}=3", f"{path}=1", "--as", "same", *words).code == 0
+    np.testing.assert_allclose(load_identity(tmp_path / "same.safetensors").coefficients[0], ada.coefficients[0], atol=1e-6)
+    assert celeb("blend", path, "--toward-mean", 0.25, "--as", "mild", *words).code == 0
+    np.testing.assert_allclose(
+        load_identity(tmp_path / "mild.safetensors").coefficients[0], 0.75 * ada.coefficients[0], atol=1e-6
+    )
+    star = parts.names.read_text(encoding="utf-8").split("\n")[3]
+    told = celeb("blend", path, "--toward-celebrity", f"{star}=1", "--as", "star", *words, "--json").json
+    assert told["nearest"][0][0] == star
+    assert told["nearest"][0][1] == pytest.approx(1, abs=1e-5)
+    unknown = celeb("blend", path, "--toward-celebrity", "Nobody Atall=0.5", "--as", "x", *words)
+    assert unknown.code == 2
+    assert "Nobody Atall" in unknown.err
+
+
+def test_evaluate_judges_a_folder_and_draws_anew(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "photo.png").write_bytes(parts.photo.read_bytes())
+    Image.new("RGB", (64, 64), "grey").save(pictures / "grey.png")
+    common = ["--reference", parts.photo, "--faces", parts.faces]
+    told = celeb("evaluate", pictures, *common, "--json", "--sheet", tmp_path / "s.png", "--output", tmp_path / "v.json")
+    verdict = told.json
+    # The reference itself among the pictures is itself, and a grey square is nobody.
+    assert verdict["identity"]["value"] == pytest.approx(1, abs=1e-5)
+    assert verdict["detect"]["value"] == 0.5
+    assert verdict["prompt"] is None
+    assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == verdict
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert min(sheet.size) > 200
+
+    words = ["--identity", "ada", "--model", parts.model, "--kinds", "style", "--prompts", 2, "--seeds", 2]
+    answer = celeb("evaluate", *words, *common, "--steps", 1, "--keep", tmp_path / "kept", "--json")
+    assert answer.code == 0, answer.err
+    assert [(one["prompt"].count("<ada>"), one["seed"]) for one in answer.json["pictures"]] == [(1, 0), (1, 1)] * 2
+    assert len(list((tmp_path / "kept").glob("*.png"))) == 4
+    # What was kept can be judged again, with the same answer.
+    again = celeb("evaluate", tmp_path / "kept", *common, "--json").json
+    assert again["pictures"] == answer.json["pictures"]
+
+
+def test_interrupted_and_resumed_ends_as_if_nothing_had_happened(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = ["learn", parts.photo, "--name", "ada", *parts.learning, "--library", tmp_path / "library"]
+    show = LearnBar.show
+
+    def ctrl_c(bar: LearnBar, event: Event) -> None:
+        show(bar, event)
+        if isinstance(event, StepDone) and event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnBar, "show", ctrl_c)
+        answer = celeb(*learn, "--json")
+    assert answer.code == 130
+    assert answer.json["interrupted"]
+    person = answer.json["people"][0]
+    assert (person["name"], person["ok"], person["steps"]) == ("ada", False, 2)
+    assert not (tmp_path / "library").exists()
+    command = shlex.split(answer.err.split("to go on: ")[1])
+    assert command[:4] == ["celeb-basis", "learn", "--resume", person["state"]]
+    # The handler is gone again.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    resumed = celeb(*command[1:])
+    assert resumed.code == 0, resumed.err
+    assert "all 4 steps done" in resumed.out
+    ours, whole = load_identity(tmp_path / "library" / "ada.safetensors"), load_identity(library / "ada.safetensors")
+    np.testing.assert_array_equal(ours.coefficients[0], whole.coefficients[0])
+    assert ours.content_hash == whole.content_hash
+    assert not Path(person["state"]).exists()
+
+
+def test_a_resumed_run_takes_changes_that_make_sense(
+    celeb: Callable[..., Any], parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "kept.safetensors"
+    show = LearnBar.show
+
+    def ctrl_c(bar: LearnBar, event: Event) -> None:
+        show(bar, event)
+        if isinstance(event, StepDone) and event.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnBar, "show", ctrl_c)
+        assert celeb("learn", parts.photo, "--name", "ada", *parts.learning, "--state", state).code == 130
+    resume = ["learn", "--resume", state, "--model", parts.model, "--names", parts.names, "--library", tmp_path / "l"]
+    refused = celeb(*resume, "--views", 9)
+    assert refused.code == 2
+    assert "views = 3, which cannot change" in refused.err
+    done = celeb(*resume, "--steps", 2, "--learning-rate", 0.001)
+    assert done.code == 0, done.err
+    assert load_identity(tmp_path / "l" / "ada.safetensors").metadata.settings["learning_rate"] == 0.001
+    assert load_identity(tmp_path / "l" / "ada.safetensors").metadata.steps == 2
+    assert state.exists()  # the user's own file is left alone
