@@ -30,14 +30,20 @@ def test_first_tokens_make_the_first_column_and_second_tokens_the_second() -> No
         rows = encoder.table[[tokenize(name)[column] for name in names.names]].double().numpy()
         reference = PCA(n_components=8, svd_solver="full").fit(rows)
         np.testing.assert_allclose(basis.mean[column], rows.mean(0), atol=1e-6)
-        np.testing.assert_allclose(np.abs((basis.components[column].double().numpy() * reference.components_).sum(1)), 1, atol=1e-6)
-        np.testing.assert_allclose(basis.name_coefficients[:, column].abs(), np.abs(reference.transform(rows)), atol=1e-5)
+        np.testing.assert_allclose(
+            np.abs((basis.components[column].double().numpy() * reference.components_).sum(1)), 1, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            basis.name_coefficients[:, column].abs(), np.abs(reference.transform(rows)), atol=1e-5
+        )
         assert float(basis.total_variance[column]) == pytest.approx(rows.var(0, ddof=1).sum(), rel=1e-5)
 
 
 def test_expand_and_project_are_each_others_inverse_and_the_unit_sphere_is_at_distance_one() -> None:
     basis = build_basis(_encoder(), name_list(60), _OPTIONS).basis
-    coefficients = torch.nn.functional.normalize(torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    coefficients = torch.nn.functional.normalize(
+        torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
     vectors = basis.expand(coefficients)
     assert vectors.shape == (5, 2, 24)
     torch.testing.assert_close((vectors - basis.mean).norm(dim=-1), torch.ones(5, 2))  # |z_e - m_e| = 1

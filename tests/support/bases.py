@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 
 from celeb_basis.basis.basis import Basis
 from celeb_basis.basis.build import BasisOptions, build_basis
 from celeb_basis.hosts.base import Host, LatentDistribution
 from celeb_basis.names.lists import NameList
+from celeb_basis.names.lists import name_list as names_of
 from celeb_basis.views.pool import PersonViews, ViewPool
 
 
 def name_list(count: int) -> NameList:
-    names = tuple(f"first{i} last{i}" for i in range(count))
-    return NameList(names, hashlib.sha256("\n".join(names).encode()).hexdigest(), "a test's list")
+    return names_of([f"first{i} last{i}" for i in range(count)], "a test's list")
 
 
 def toy_bases(host: Host, components: int = 8, names: int = 60) -> tuple[Basis, ...]:
     options = BasisOptions(components=components)
     return tuple(build_basis(encoder, name_list(names), options).basis for encoder in host.text_encoders)
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "teal").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def toy_pool(people: Sequence[str] = ("ann",), views: int = 6, seed: int = 0, side: int = 8) -> ViewPool:
@@ -33,7 +40,7 @@ def toy_pool(people: Sequence[str] = ("ann",), views: int = 6, seed: int = 0, si
         vectors = centre + 0.3 * torch.randn(views, 512, generator=generator)
         return PersonViews(
             name=name,
-            thumbnail=b"\x89PNG stands here",
+            thumbnail=_png(),
             latents=LatentDistribution(base.repeat(views, 1, 1, 1), torch.full((views, 4, side, side), 0.05)),
             vectors=torch.nn.functional.normalize(vectors, dim=-1),
             descriptions=tuple("" if i % 2 else "small, on a plain grey background" for i in range(views)),
