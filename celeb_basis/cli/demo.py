@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from celeb_basis.cli.options import Commands, UsageError, add_command
-from celeb_basis.cli.progress import Console
+from celeb_basis.cli.progress import Console, LearnBar
 
 _ABOUT = """\
 Learn a person from a photo and draw it, with nothing but installed packages: small real face networks, a photo that comes
@@ -31,4 +31,40 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
     if arguments.steps < 1:
         raise UsageError("--steps must be at least 1.")
-    raise NotImplementedError
+
+    from celeb_basis.cli.loading import check_folder
+    from celeb_basis.demo.run import UNTRAINED, DemoOptions, DemoResult, Stage, run_demo
+
+    check_folder(arguments.output)
+    running = run_demo(DemoOptions(arguments.output, photo=arguments.photo, steps=arguments.steps, seed=arguments.seed))
+    bar = LearnBar(screen, "demo")
+    try:
+        while True:
+            try:
+                event = next(running)
+            except StopIteration as done:
+                result: DemoResult = done.value
+                break
+            if isinstance(event, Stage):
+                bar.close()
+                screen.note(f"{event.name} ...")
+            else:
+                bar.show(event)
+    finally:
+        bar.close()
+    screen.result(
+        {
+            "page": str(result.page),
+            "identity": str(result.identity),
+            "files": [str(path) for path in result.files],
+            "trained": False,
+            "note": UNTRAINED,
+            "verdict": result.verdict.as_dict(),
+            "seconds": round(result.seconds, 3),
+        }
+    )
+    screen.say(UNTRAINED)
+    screen.say(result.verdict.table())
+    screen.say(f"identity: {result.identity}")
+    screen.say(f"page: {result.page}")
+    return 0

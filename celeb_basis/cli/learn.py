@@ -152,8 +152,8 @@ def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Re
 def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any, results: Results) -> int:
     """One run, whose errors are the command's."""
     from celeb_basis.cli.loading import open_faces, open_model
-    from celeb_basis.cli.run_report import RunReport
     from celeb_basis.executors.local import run_one
+    from celeb_basis.executors.run_report import RunReport
     from celeb_basis.executors.work import Interrupt
     from celeb_basis.executors.worker import Worker
     from celeb_basis.faces.portraits import choose_face
@@ -161,7 +161,7 @@ def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any
 
     photos = {path: open_photo(path) for person in job.people for path in person.photos}
     faces = open_faces(arguments, screen)
-    report = RunReport(arguments.report, job) if arguments.report else None
+    report = RunReport(job) if arguments.report else None
     for path, photo in photos.items():
         found = faces.detect(photo)
         face = choose_face(found, job.face, path.name)  # fails before the model is loaded, which takes long
@@ -241,7 +241,7 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     """Go on with a run that was kept."""
     from celeb_basis.cli.loading import check_name_is_free, check_output_file, open_library, open_model, open_names
     from celeb_basis.cli.results import Results
-    from celeb_basis.cli.run_report import RunReport
+    from celeb_basis.executors.run_report import RunReport
     from celeb_basis.executors.work import Interrupt
     from celeb_basis.executors.worker import Worker
     from celeb_basis.learning.state import state_people
@@ -253,7 +253,7 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     check_output_file(arguments.report)
     names = open_names(arguments)
     worker = Worker(open_model(arguments, screen), names, None)
-    report = RunReport(arguments.report, None) if arguments.report else None
+    report = RunReport(None) if arguments.report else None
     interrupt = Interrupt()
     with _watched(screen, ", ".join(people), interrupt) as bar:
         running = worker.resume(
@@ -288,7 +288,9 @@ def _finish(
         return 130
     files = results.write(outcome)
     if report is not None:
-        report.write(worker, outcome, files)
+        from celeb_basis.report import write_report
+
+        write_report(arguments.report, report.build(worker, outcome, files))
     for state in {_unfinished(outcome.names[0]), arguments.resume} - {None}:
         if state.parent == _unfinished("x").parent:  # never a file that the user put somewhere
             state.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from celeb_basis.learning.events import Event, StepDone
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Iterator[Path]:
+def house(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Path:
     """A folder in which ``ada`` has been learned; its library is ``library``."""
     folder = tmp_path_factory.mktemp("house")
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Iterator[Path
         words = ["learn", parts.photo, "--name", "ada", "--consent", "she said yes", *parts.learning]
         words += ["--library", folder / "library", "--report", folder / "ada.html", "--quiet"]
         assert main([str(word) for word in words]) == 0
-    yield folder
+    return folder
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def test_basis_tells_names_variance_and_the_cache(celeb: Callable[..., Any], par
     # One double that is to be dropped, and found in the report.
     names.write_text(parts.names.read_text(encoding="utf-8") + parts.names.read_text(encoding="utf-8").split("\n")[0])
     words = ["basis", "--model", parts.model, "--names", names, "--components", 8]
-    first = celeb(*words, "--json", "--plot", tmp_path / "v.svg", "--save-names", tmp_path / "kept.txt").json["bases"][0]
+    first = celeb(*words, "--json", "--plot", tmp_path / "v.svg", "--save-names", tmp_path / "kept.txt").json["bases"][
+        0
+    ]
     assert first["encoder"] == "clip_l"
     assert (first["components"], first["width"]) == (8, 64)
     assert first["names_used"] + first["names_dropped"] == 61
@@ -200,17 +202,19 @@ def test_import_takes_identity_files_and_the_authors(
     words = ["--model", parts.model, "--names", parts.names, "--components", 8, "--library", tmp_path]
     answer = celeb("import", tmp_path / "theirs.pt", "--as", "their", *words)
     assert answer.code == 0, answer.err
-    np.testing.assert_array_equal(
-        load_identity(tmp_path / "their.safetensors").coefficients[0], ada.coefficients[0]
-    )
+    np.testing.assert_array_equal(load_identity(tmp_path / "their.safetensors").coefficients[0], ada.coefficients[0])
 
 
-def test_blend_is_arithmetic_on_coefficients(celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path) -> None:
+def test_blend_is_arithmetic_on_coefficients(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
     words = ["--model", parts.model, "--names", parts.names, "--library", tmp_path]
     ada = load_identity(library / "ada.safetensors")
     path = library / "ada.safetensors"
     assert celeb("blend", f"{path}=3", f"{path}=1", "--as", "same", *words).code == 0
-    np.testing.assert_allclose(load_identity(tmp_path / "same.safetensors").coefficients[0], ada.coefficients[0], atol=1e-6)
+    np.testing.assert_allclose(
+        load_identity(tmp_path / "same.safetensors").coefficients[0], ada.coefficients[0], atol=1e-6
+    )
     assert celeb("blend", path, "--toward-mean", 0.25, "--as", "mild", *words).code == 0
     np.testing.assert_allclose(
         load_identity(tmp_path / "mild.safetensors").coefficients[0], 0.75 * ada.coefficients[0], atol=1e-6
@@ -224,15 +228,16 @@ def test_blend_is_arithmetic_on_coefficients(celeb: Callable[..., Any], parts: A
     assert "Nobody Atall" in unknown.err
 
 
-def test_evaluate_judges_a_folder_and_draws_anew(
-    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("library")
+def test_evaluate_judges_a_folder_and_draws_anew(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "photo.png").write_bytes(parts.photo.read_bytes())
     Image.new("RGB", (64, 64), "grey").save(pictures / "grey.png")
     common = ["--reference", parts.photo, "--faces", parts.faces]
-    told = celeb("evaluate", pictures, *common, "--json", "--sheet", tmp_path / "s.png", "--output", tmp_path / "v.json")
+    told = celeb(
+        "evaluate", pictures, *common, "--json", "--sheet", tmp_path / "s.png", "--output", tmp_path / "v.json"
+    )
     verdict = told.json
     # The reference itself among the pictures is itself, and a grey square is nobody.
     assert verdict["identity"]["value"] == pytest.approx(1, abs=1e-5)
