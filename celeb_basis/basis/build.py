@@ -12,6 +12,7 @@ import torch
 from celeb_basis.basis.basis import Basis
 from celeb_basis.basis.cache import load_cached, store_cached
 from celeb_basis.basis.pca import principal_components
+from celeb_basis.basis.tokenized import filtered_names
 from celeb_basis.errors import NamesError
 from celeb_basis.hosts.base import TextEncoder
 from celeb_basis.names.filters import FaceCheck, FilteredNames, FilterOptions, filter_names
@@ -60,7 +61,10 @@ def build_basis(
     span too few dimensions.
     """
     options = options or BasisOptions()
-    filtered = filter_names(names, encoder.tokenize, options.filters, tokens=TOKENS, draws_face=draws_face)
+    if draws_face is None:
+        filtered = filtered_names(encoder, names, options.filters, TOKENS, cache)
+    else:
+        filtered = filter_names(names, encoder.tokenize, options.filters, tokens=TOKENS, draws_face=draws_face)
     usable = len(filtered.names)
     if usable <= options.components:
         raise NamesError(

@@ -14,6 +14,7 @@ from support.toys import ToyHost, ToyTextEncoder, tokenize
 from celeb_basis.basis.build import BasisOptions, build_bases, build_basis
 from celeb_basis.basis.summary import summarise
 from celeb_basis.errors import BasisError, NamesError
+from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import name_list as names_of
 
 _OPTIONS = BasisOptions(components=8)
@@ -96,7 +97,8 @@ def test_cache_answers_for_the_same_content_only(tmp_path: Path) -> None:
     assert (again.basis.names, again.basis.sha256) == (made.basis.names, made.basis.sha256)
 
     unused = _encoder()
-    unused.table[[i for i in range(4000) if i not in {t for n in name_list(60).names for t in tokenize(n)}][0]] += 1
+    used = {token for name in name_list(60).names for token in tokenize(name)}
+    unused.table[min(set(range(4000)) - used)] += 1
     assert build_basis(unused, name_list(60), _OPTIONS, cache=tmp_path).from_cache
     tuned = _encoder()
     tuned.table[tokenize("first3")[0], 0] += 1e-4
@@ -105,10 +107,36 @@ def test_cache_answers_for_the_same_content_only(tmp_path: Path) -> None:
     assert not build_basis(encoder, name_list(60), BasisOptions(components=7), cache=tmp_path).from_cache
 
 
+def test_remembered_names_are_those_of_the_tokenizer_and_the_options(tmp_path: Path) -> None:
+    encoder, names = _encoder(), names_of([*name_list(60).names, "Alone"], "a list")
+    first = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
+    asked: list[int] = []
+    plain = encoder.tokenize
+    encoder.tokenize = lambda texts: asked.append(len(texts)) or plain(texts)  # type: ignore[method-assign, func-returns-value]
+    again = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
+    assert (again.names, again.dropped) == (first.names, first.dropped)
+    np.testing.assert_array_equal(again.token_ids, first.token_ids)
+    many = name_list(5000)
+    build_basis(encoder, many, _OPTIONS, cache=tmp_path)
+    asked.clear()
+    assert build_basis(encoder, many, _OPTIONS, cache=tmp_path).from_cache
+    assert sum(asked) < 100  # the probes, not the list
+
+    encoder.tokenize = lambda texts: [[(i + 1) % 4000 for i in ids] for ids in plain(texts)]  # type: ignore[method-assign]
+    other = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
+    assert (other.token_ids == (first.token_ids + 1) % 4000).all()
+    exact = BasisOptions(components=8, filters=FilterOptions(max_tokens=2))
+    three = names_of([*names.names, "one two three"], "a list")
+    assert "one two three" in build_basis(_encoder(), three, _OPTIONS, cache=tmp_path).basis.names
+    assert "one two three" not in build_basis(_encoder(), three, exact, cache=tmp_path).basis.names
+
+
 def test_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     made = build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:500])
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2  # the names and the basis
+    for file in files:
+        file.write_bytes(file.read_bytes()[:500])
     again = build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path)
     assert not again.from_cache
     assert torch.equal(made.basis.components, again.basis.components)
