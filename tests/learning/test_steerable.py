@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from support.steerable import COMPONENTS, World
+from support.steerable import COMPONENTS, World, train_world
 
 from celeb_basis.learning.learner import Learner
 from celeb_basis.settings import LearnSettings
@@ -23,16 +23,16 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
     gains_over_mean, gains_over_random = [], []
     for seed in range(5):
         pool = steerable.stranger(seed)
-        learner = Learner(steerable.host, [steerable.basis], pool, settings.changed({"seed": seed}))
+        learner = Learner(steerable.host, steerable.bases, pool, settings.changed({"seed": seed}))
         for _ in learner.run():
             pass
         person = pool.people[0]
-        learned = steerable.held_out_loss(person, learner.results()[0].coefficients[0])
-        mean = steerable.held_out_loss(person, torch.zeros(2, COMPONENTS))
+        learned = steerable.held_out_loss(person, learner.results()[0].coefficients)
+        mean = steerable.held_out_loss(person, [torch.zeros(2, COMPONENTS)])
         generator = torch.Generator().manual_seed(seed)
         random = [
             steerable.held_out_loss(
-                person, torch.nn.functional.normalize(torch.randn(2, COMPONENTS, generator=generator), dim=-1)
+                person, [torch.nn.functional.normalize(torch.randn(2, COMPONENTS, generator=generator), dim=-1)]
             )
             for _ in range(5)
         ]
@@ -43,3 +43,21 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
     # Far from chance: every one of five seeds, and by a margin.
     assert statistics.mean(gains_over_mean) > 0.05
     assert statistics.mean(gains_over_random) > 0.05
+
+
+@pytest.mark.slow
+def test_with_two_text_encoders_coefficients_of_their_own_beat_shared_ones() -> None:
+    """Why ``shared`` is off by default: components of two bases do not mean the same, so one set cannot serve both."""
+    world = train_world("v_prediction", encoders=2)
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for shared, of_setting in losses.items():
+        for seed in range(6):
+            settings = LearnSettings(
+                steps=300, components=COMPONENTS, batch_size=4, early_stop=False, seed=seed, shared=shared
+            )
+            pool = world.stranger(seed)
+            learner = Learner(world.host, world.bases, pool, settings)
+            for _ in learner.run():
+                pass
+            of_setting.append(world.held_out_loss(pool.people[0], learner.results()[0].coefficients))
+    assert statistics.mean(losses[False]) < statistics.mean(losses[True])

@@ -7,6 +7,7 @@ their names in the prompt, so that it follows the token vectors. A stranger is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from support.toys import ToyHost, tokenize
 from torch import nn
 
 from celeb_basis.basis.basis import Basis
-from celeb_basis.basis.build import BasisOptions, build_basis
+from celeb_basis.basis.build import BasisOptions, build_bases
 from celeb_basis.hosts.base import Host, Prediction
 from celeb_basis.learning.objective import add_noise, diffusion_loss, prediction_target
 from celeb_basis.names.lists import NameList, name_list
@@ -33,10 +34,10 @@ _WIDTH = 32
 
 @dataclass(frozen=True)
 class World:
-    """A trained host with its basis, and strangers for it."""
+    """A trained host with the bases of its text encoders, and strangers for it."""
 
     host: Host
-    basis: Basis
+    bases: tuple[Basis, ...]
 
     def stranger(self, seed: int) -> ViewPool:
         """Somebody whose features no name has; each name's lie on the unit sphere, as the paper's coefficients do."""
@@ -47,15 +48,16 @@ class World:
         vector = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(1, 512))).float(), dim=-1)
         return ViewPool((PersonViews("stranger", b"", latents, vector, ("",)),), "none")
 
-    def held_out_loss(self, person: PersonViews, coefficients: torch.Tensor, draws: int = 512) -> float:
+    def held_out_loss(self, person: PersonViews, coefficients: Sequence[torch.Tensor], draws: int = 512) -> float:
         """Diffusion loss over prompts, noises and timesteps that are the same for everybody and no training has seen."""
         generator = torch.Generator().manual_seed(77)
         noise = torch.randn(draws, *person.latents.mean.shape[1:], generator=generator)
         timesteps = torch.linspace(1, 999, draws).long()
         prompts = [f"held out words on the face of <p> person number {i % 16}" for i in range(draws)]
         clean = person.latents.mean.expand(draws, -1, -1, -1)
+        vectors = [basis.expand(one) for basis, one in zip(self.bases, coefficients, strict=True)]
         with torch.no_grad():
-            conditioning = self.host.encode_prompts(prompts, {"<p>": [self.basis.expand(coefficients)]})
+            conditioning = self.host.encode_prompts(prompts, {"<p>": vectors})
             return float(diffusion_loss(self.host, clean, noise, timesteps, conditioning))
 
 
@@ -65,7 +67,11 @@ class _SteerableDenoiser(nn.Module):
     def __init__(self, latent: int, width: int, hidden: int = 384) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(latent + width + 16, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, latent)
+            nn.Linear(latent + width + 16, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, latent),
         )
         self.register_buffer("frequencies", 2.0 ** torch.arange(8) * torch.pi / 1000)
 
@@ -86,12 +92,13 @@ def render(features: np.ndarray) -> np.ndarray:
     return picture.astype(np.uint8)
 
 
-def train_world(prediction: Prediction = "epsilon", steps: int = 2000, batch: int = 64) -> World:
-    host = ToyHost((_WIDTH,), prediction)
+def train_world(prediction: Prediction = "epsilon", encoders: int = 1, steps: int = 2000, batch: int = 64) -> World:
+    """A world with one text encoder, or with two that hold the same features along directions of their own."""
+    host = ToyHost((_WIDTH,) * encoders, prediction)
     names, features = _people(host)
-    built = build_basis(host.text_encoders[0], names, BasisOptions(components=COMPONENTS))
+    built = build_bases(host.text_encoders, names, BasisOptions(components=COMPONENTS))
     pictures = torch.cat([host.encode_pictures(to_model_range(render(one))).mean for one in features])
-    denoiser = _SteerableDenoiser(pictures[0].numel(), _WIDTH)
+    denoiser = _SteerableDenoiser(pictures[0].numel(), _WIDTH * encoders)
     host.denoiser = denoiser  # type: ignore[assignment]
     with torch.no_grad():
         prompts = [[training_prompt(template, name, "") for name in names.names] for template in TEMPLATES[:6]]
@@ -111,7 +118,7 @@ def train_world(prediction: Prediction = "epsilon", steps: int = 2000, batch: in
         loss.backward()
         optimizer.step()
         rate.step()
-    return World(host, built.basis)
+    return World(host, tuple(one.basis for one in built))
 
 
 @pytest.fixture(scope="session", params=["epsilon", "v_prediction"])
@@ -125,9 +132,10 @@ def _people(host: ToyHost) -> tuple[NameList, np.ndarray]:
     random = np.random.default_rng(0)
     features = random.normal(size=(PEOPLE, 2, FEATURES)) / FEATURES**0.5
     words = [[f"first{i}" for i in range(PEOPLE)], [f"last{i}" for i in range(PEOPLE)]]
-    table = host.text_encoders[0].table
-    for position, of_position in enumerate(words):
-        directions, _ = np.linalg.qr(random.normal(size=(_WIDTH, FEATURES)))
-        rows = features[:, position] @ directions.T + 0.05 * random.normal(size=(PEOPLE, _WIDTH))
-        table[torch.tensor([tokenize(word)[0] for word in of_position])] = torch.from_numpy(rows).float()
+    for encoder in host.text_encoders:
+        for position, of_position in enumerate(words):
+            directions, _ = np.linalg.qr(random.normal(size=(_WIDTH, FEATURES)))
+            rows = features[:, position] @ directions.T + 0.05 * random.normal(size=(PEOPLE, _WIDTH))
+            ids = torch.tensor([tokenize(word)[0] for word in of_position])
+            encoder.table[ids] = torch.from_numpy(rows).float()
     return name_list([f"{a} {b}" for a, b in zip(*words, strict=True)], "the steerable world"), features
