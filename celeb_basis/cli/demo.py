@@ -7,6 +7,7 @@ from pathlib import Path
 
 from celeb_basis.cli.options import Commands, UsageError, add_command
 from celeb_basis.cli.progress import Console, LearnBar
+from celeb_basis.learning.events import Event
 
 _ABOUT = """\
 Learn a person from a photo and draw it, with nothing but installed packages: small real face networks, a photo that comes
@@ -33,23 +34,22 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
         raise UsageError("--steps must be at least 1.")
 
     from celeb_basis.cli.loading import check_folder
-    from celeb_basis.demo.run import UNTRAINED, DemoOptions, DemoResult, Stage, run_demo
+    from celeb_basis.demo.run import UNTRAINED, DemoOptions, Stage, run_demo
+    from celeb_basis.executors.work import follow
 
     check_folder(arguments.output)
     running = run_demo(DemoOptions(arguments.output, photo=arguments.photo, steps=arguments.steps, seed=arguments.seed))
     bar = LearnBar(screen, "demo")
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Stage):
+            bar.close()
+            screen.note(f"{event.name} ...")
+        else:
+            bar.show(event)
+
     try:
-        while True:
-            try:
-                event = next(running)
-            except StopIteration as done:
-                result: DemoResult = done.value
-                break
-            if isinstance(event, Stage):
-                bar.close()
-                screen.note(f"{event.name} ...")
-            else:
-                bar.show(event)
+        result = follow(running, on_event)
     finally:
         bar.close()
     screen.result(

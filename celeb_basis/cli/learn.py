@@ -25,7 +25,7 @@ from celeb_basis.cli.options import (
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.files import cache_folder
+from celeb_basis.files import cache_folder, explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.cli.results import Results
@@ -104,6 +104,8 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
         )
     check_output_file(arguments.report)
     check_output_file(arguments.state)
+    with explained_os_errors(arguments.model, "read"):
+        arguments.model.stat()  # before anything slow
     results = Results(open_library(arguments.library), arguments, screen)
     names = open_names(arguments)
     jobs = _jobs(arguments, settings, wanted, results)
@@ -242,7 +244,7 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     from celeb_basis.cli.loading import check_name_is_free, check_output_file, open_library, open_model, open_names
     from celeb_basis.cli.results import Results
     from celeb_basis.executors.run_report import RunReport
-    from celeb_basis.executors.work import Interrupt
+    from celeb_basis.executors.work import Interrupt, follow
     from celeb_basis.executors.worker import Worker
     from celeb_basis.learning.state import state_people
 
@@ -256,22 +258,15 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     report = RunReport(None) if arguments.report else None
     interrupt = Interrupt()
     with _watched(screen, ", ".join(people), interrupt) as bar:
-        running = worker.resume(
-            arguments.resume,
-            settings_changes(arguments),
-            interrupt,
-            consent=arguments.consent,
-            state=arguments.state,
-        )
-        while True:
-            try:
-                event = next(running)
-            except StopIteration as done:
-                outcome: Outcome = done.value
-                break
+        changes = settings_changes(arguments)
+        running = worker.resume(arguments.resume, changes, interrupt, consent=arguments.consent, state=arguments.state)
+
+        def on_event(event: Event) -> None:
             bar.show(event)
             if report is not None:
                 report.note(event)
+
+        outcome = follow(running, on_event)
     return _finish(arguments, screen, outcome, results, worker, report)
 
 

@@ -1,7 +1,7 @@
 """The parser of all commands, and what becomes of errors.
 
-Exit codes: 0 all went well; 1 some people of several failed; 2 wrong usage or any :class:`CelebBasisError`; 70 an error in
-this program (EX_SOFTWARE of sysexits.h; ``-v`` shows where); 130 interrupted by Ctrl-C.
+Exit codes: 0 all went well; 1 some people of several failed; 2 wrong usage or any error that is the user's to mend;
+70 an error in this program (EX_SOFTWARE of sysexits.h; ``-v`` shows where); 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celeb_basis import __version__
 from celeb_basis.cli import basis, blend, demo, evaluate, generate, info, learn, transfer
 from celeb_basis.cli.options import CommandParser, UsageError, add_common
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import CelebBasisError
+from celeb_basis.executors.failures import is_explained, sentence_of
 
 OK, SOME_FAILED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen = Console(json=parsed.json, verbose=parsed.verbose, quiet=parsed.quiet)
         with screen.active():
             return int(parsed.run(parsed, screen))
-    except (CelebBasisError, UsageError) as error:
+    except UsageError as error:
         screen.error(str(error))
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # outside a run, or the second one in it
         screen.error("Interrupted.")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -56,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if screen.verbose:
             traceback.print_exc()
-        kind = type(error).__name__
-        screen.error(f"This is an error in celeb-basis itself ({kind}: {error}): run it again with -v and report it.")
-        return INTERNAL_ERROR
+        screen.error(sentence_of(error))
+        return USER_ERROR if is_explained(error) else INTERNAL_ERROR
 
 
 def console() -> None:

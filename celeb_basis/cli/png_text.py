@@ -59,7 +59,12 @@ def read_parameters(path: Path) -> Drawn | None:
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(KEY)
-    except (OSError, ValueError, SyntaxError):  # whoever opens it for its pixels says what is wrong
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # whoever opens it for its pixels says what is wrong
         return None
     if not isinstance(text, str):
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from celeb_basis.errors import CelebBasisError
-from celeb_basis.executors.work import Interrupt, Job, LearnsPeople, Outcome
+from celeb_basis.executors.failures import is_explained, sentence_of
+from celeb_basis.executors.work import Interrupt, Job, LearnsPeople, Outcome, follow
 from celeb_basis.learning.events import Event
 
 _log = logging.getLogger(__name__)
@@ -30,22 +30,14 @@ def run_one(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Call
 
     Raises: :class:`CelebBasisError` if it fails.
     """
-    running = worker.learn(job, interrupt)
-    while True:
-        try:
-            event = next(running)
-        except StopIteration as done:
-            outcome: Outcome = done.value
-            return outcome
-        on_event(job, event)
+    return follow(worker.learn(job, interrupt), lambda event: on_event(job, event))
 
 
 def failure(job: Job, error: Exception) -> Outcome:
     """The outcome of a job that ended with ``error``."""
-    if isinstance(error, CelebBasisError):
-        return Outcome(job.names, error=str(error))
-    _log.info("%s failed", ", ".join(job.names), exc_info=error)
-    return Outcome(job.names, error=f"This is an error in celeb-basis itself ({type(error).__name__}: {error}).")
+    if not is_explained(error):
+        _log.error("%s failed", ", ".join(job.names), exc_info=error)
+    return Outcome(job.names, error=sentence_of(error))
 
 
 def _outcome(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]) -> Outcome:

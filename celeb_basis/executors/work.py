@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from celeb_basis.learning.events import Event, PersonProgress
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import Person
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,14 @@ class LearnsPeople(Protocol):
 
         Raises: :class:`CelebBasisError` for whatever is wrong with the job.
         """
+
+
+def follow(running: Generator[Event, None, _Result], on_event: Callable[[Event], None]) -> _Result:
+    """Run to the end, tell ``on_event`` everything on the way, and return the result."""
+    while True:
+        try:
+            event = next(running)
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+        on_event(event)

@@ -44,7 +44,7 @@ def _jobs(*names: str) -> list[Job]:
 def test_each_failure_is_told_and_stops_nobody_else() -> None:
     events: list[str] = []
     jobs = _jobs("photo", "one", "memory", "surprise", "two")
-    outcomes = list(run_local(Moody(), jobs, Interrupt(), lambda job, event: events.append(job.names[0])))
+    outcomes = list(run_local(Moody(), jobs, Interrupt(), lambda job, _event: events.append(job.names[0])))
     assert [one.names[0] for one in outcomes] == ["photo", "one", "memory", "surprise", "two"]
     errors = [one.error for one in outcomes]
     assert errors[0] == "The photo is no good: take another one."
