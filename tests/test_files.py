@@ -36,9 +36,14 @@ def test_a_file_is_replaced_whole_and_missing_folders_are_made(tmp_path: Path) -
 def test_an_error_on_the_way_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     write_bytes(path, b"old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError
+
+    def break_off() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
 
@@ -66,7 +71,7 @@ def test_what_the_system_says_becomes_a_sentence(
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(FileError, match="part of the path is a file|check the path"):
+    with pytest.raises(FileError, match="check the path"):
         write_bytes(tmp_path / "file" / "below", b"")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from celeb_basis.photos import open_photo
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import Person, ViewPool, encode_views, to_model_range
 
+Result = TypeVar("Result")
+
 
 @pytest.fixture(scope="module")
 def two_people(miniature_faces: InsightFaceNetwork) -> list[Person]:
@@ -32,14 +36,10 @@ def _pool(
 ) -> ViewPool:
     generator = torch.Generator().manual_seed(seed)
     steps = encode_views(ToyHost(), people, faces, views=views, smallest=smallest, generator=generator)
-    events = []
-    while True:
-        try:
-            events.append(next(steps))
-        except StopIteration as done:
-            assert events == [Preparing(i + 1, views * len(people)) for i in range(views * len(people))]
-            result: ViewPool = done.value
-            return result
+    events: list[Preparing] = []
+    pool = drain(steps, events)
+    assert events == [Preparing(i + 1, views * len(people)) for i in range(views * len(people))]
+    return pool
 
 
 def test_face_vectors_of_views_are_like_their_person_and_unlike_the_other(
@@ -84,12 +84,8 @@ def test_learner_is_prepared_at_the_models_own_size(
     assert training_size(host, settings) == 64
     assert training_size(host, settings.changed({"size": 128})) == 128
     preparing = prepare_learner(host, toy_bases(host), two_people, miniature_faces, settings)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as done:
-            assert done.value.total == 4
-            return
+    learner = drain(preparing, [])
+    assert learner.total == 4
 
 
 def test_people_who_cannot_be_learned_are_refused(
