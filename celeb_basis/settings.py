@@ -37,7 +37,9 @@ class LearnSettings:
     checkpointing: bool = _setting(False, "gradient checkpointing: less memory, slower steps")
     size: int = _setting(0, "side of the training pictures in pixels; 0 is the model's own", low=0, high=2048)
     views: int = _setting(64, "augmented views of each person, encoded once before the first step", low=1, high=4096)
-    smallest: float = _setting(0.1, "smallest width of the picture inside an augmented view's frame", low=0.05, high=1.0)
+    smallest: float = _setting(
+        0.1, "smallest width of the picture inside an augmented view's frame", low=0.05, high=1.0
+    )
     describe: bool = _setting(True, "say in the training prompt what the augmentation did to the view")
     early_stop: bool = _setting(True, "stop as soon as the coefficients have settled")
     settled: float = _setting(0.02, "relative movement over 50 steps that counts as settled", low=0.0, high=1.0)
@@ -69,7 +71,16 @@ def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
             raise SettingsError(f"{item.name} is {value!r}: choose one of {', '.join(map(str, choices))}.")
         return value
     if kind is bool:
-        spelled = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        spelled = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
         as_text = str(value).lower()
         if as_text not in spelled:
             raise SettingsError(f"{item.name} is {value!r}: say yes or no.")

@@ -31,6 +31,16 @@ def two_people(miniature_faces: InsightFaceNetwork) -> list[Person]:
     return [Person(f"person{i}", [portrait(photo, miniature_faces, size=128, choose=i)]) for i in range(2)]
 
 
+def drain(steps: Generator[Preparing, None, Result], events: list[Preparing]) -> Result:
+    """Run to the end, keeping the events; answers what is returned."""
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+
 def _pool(
     people: list[Person], faces: InsightFaceNetwork, smallest: float = 0.6, views: int = 8, seed: int = 0
 ) -> ViewPool:
