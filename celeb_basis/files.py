@@ -114,7 +114,9 @@ def checked_name(name: str) -> str:
     if any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for char in cleaned):
         raise IdentityError(f"The name {shown} holds control or invisible characters: use letters, digits and spaces.")
     if bad := _FORBIDDEN_IN_NAMES.search(cleaned):
-        raise IdentityError(f"The name {shown} holds {bad.group()!r}, which files or prompts cannot hold: leave it out.")
+        raise IdentityError(
+            f"The name {shown} holds {bad.group()!r}, which files or prompts cannot hold: leave it out."
+        )
     if cleaned.startswith(".") or cleaned.endswith(".") or cleaned.split(".")[0].casefold() in _WINDOWS_RESERVED:
         raise IdentityError(f"The name {shown} cannot be a file name on every system: choose another one.")
     return cleaned
