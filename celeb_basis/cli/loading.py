@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import FileError, IdentityError
+from celeb_basis.errors import FacePackError, FileError, IdentityError
 from celeb_basis.files import cache_folder, checked_name
 
 if TYPE_CHECKING:
@@ -66,9 +66,15 @@ def open_names(arguments: argparse.Namespace) -> NameList:
 
 
 def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
-    """The pack of ``--faces``; downloaded, with a bar, if it is not on this machine yet."""
-    from celeb_basis.faces.packs import obtain_pack
+    """The pack of ``--faces``; downloaded, with its licence shown first and a bar, if it is not on this machine yet."""
+    from celeb_basis.faces.packs import SOURCES, find_pack, obtain_pack
 
+    try:
+        return find_pack(arguments.faces)
+    except FacePackError:
+        if (source := SOURCES.get(arguments.faces)) is not None:
+            size = source.archive_bytes / 1e6
+            screen.note(f"Face models: {source.name} ({source.about}, {size:.0f} MB) are downloaded. {source.licence}")
     bar: Any = None
 
     def progress(done: int, total: int | None) -> None:
@@ -78,14 +84,10 @@ def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
         bar.update(done - bar.n)
 
     try:
-        pack = obtain_pack(arguments.faces, progress=progress)
+        return obtain_pack(arguments.faces, progress=progress)
     finally:
         if bar is not None:
             bar.close()
-            screen.note(f"Face models: {arguments.faces}")
-    if bar is not None and pack.licence:
-        screen.note(pack.licence)
-    return pack
 
 
 def open_faces(arguments: argparse.Namespace, screen: Console) -> InsightFaceNetwork:

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from celeb_basis.errors import FacePackError
 from celeb_basis.executors.run_report import RunReport
 from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos
 from celeb_basis.executors.worker import Worker
 from celeb_basis.exports.write import export_identity
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.miniature import assemble_miniature
-from celeb_basis.faces.packs import FacePack, find_pack
+from celeb_basis.faces.packs import MINIATURE, obtain_pack
 from celeb_basis.faces.portraits import choose_face
 from celeb_basis.faces.samples import sample_photos
 from celeb_basis.faces.types import FaceNetwork
@@ -94,7 +92,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     clock = _Clock()
     yield Stage("Finding the face")
     with clock("Finding the face"):
-        faces: FaceNetwork = InsightFaceNetwork(_face_pack().folder)
+        faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
         path = options.photo or sample_photos()["six"]
         photo = open_photo(path)
         found = faces.detect(photo)
@@ -164,14 +162,6 @@ def make_model(seed: int) -> Host:
 
 def _settings(options: DemoOptions) -> LearnSettings:
     return LearnSettings(steps=options.steps, views=16, seed=options.seed)
-
-
-def _face_pack() -> FacePack:
-    """The small networks, assembled if set-up has not done so."""
-    try:
-        return find_pack("miniature")
-    except FacePackError:
-        return assemble_miniature()
 
 
 def _write_identity(identity: Identity, output: Path) -> dict[Path, str]:
