@@ -109,8 +109,8 @@ def _make(
     parts = []
     name_coefficients = []
     for column in where.unbind(dim=1):
-        counted = torch.unique(column) if options.distinct_tokens else column
-        part = principal_components(rows[counted], options.components)
+        tokens, repeats = torch.unique(column, return_counts=True)
+        part = principal_components(rows[tokens], options.components, None if options.distinct_tokens else repeats)
         # Names share tokens: each distinct token is projected once.
         name_coefficients.append(((rows.double() - part.mean) @ part.components.T).float()[column])
         parts.append(part)

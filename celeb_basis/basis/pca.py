@@ -26,21 +26,24 @@ class PrincipalComponents:
     """Variance summed over all ``D`` dimensions."""
 
 
-def principal_components(vectors: torch.Tensor, count: int) -> PrincipalComponents:
+def principal_components(vectors: torch.Tensor, count: int, repeats: torch.Tensor | None = None) -> PrincipalComponents:
     """The first ``count`` principal components of ``(N, D)`` vectors, computed in float64 on the CPU.
 
     The eigenvectors of the ``D x D`` covariance are the right singular vectors of the centred vectors, and cost the same
     for a thousand names as for a hundred thousand.
+
+    Parameters: ``repeats`` ``(N,)`` says how often each vector counts; once each if ``None``.
 
     Raises: :class:`BasisError` if the centred vectors span fewer than ``count`` dimensions.
     """
     data = vectors.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(data).all()):
         raise BasisError("The model's token embeddings hold NaN or infinite numbers: load an undamaged checkpoint.")
-    names = data.shape[0]
-    mean = data.mean(dim=0)
+    weights = torch.ones(len(data), 1, dtype=torch.float64) if repeats is None else repeats.double()[:, None]
+    names = int(weights.sum())
+    mean = (weights * data).sum(dim=0) / names
     centred = data - mean
-    covariance = centred.T @ centred / max(1, names - 1)
+    covariance = (weights * centred).T @ centred / max(1, names - 1)
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     variance = eigenvalues.flip(0).clamp(min=0.0)
     largest = float(variance[0])

@@ -33,11 +33,13 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     if arguments.steps < 1:
         raise UsageError("--steps must be at least 1.")
 
-    from celeb_basis.cli.loading import check_folder
+    from celeb_basis.cli.loading import check_folder, hush_libraries
     from celeb_basis.demo.run import UNTRAINED, DemoOptions, Stage, run_demo
     from celeb_basis.executors.work import follow
 
     check_folder(arguments.output)
+    if not screen.verbose:
+        hush_libraries()
     running = run_demo(DemoOptions(arguments.output, photo=arguments.photo, steps=arguments.steps, seed=arguments.seed))
     bar = LearnBar(screen, "demo")
 

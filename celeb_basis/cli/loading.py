@@ -54,7 +54,7 @@ def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> Ho
     from celeb_basis.hosts.diffusers import load_host
 
     if quiet:
-        _hush()
+        hush_libraries()
     return load_host(path, device=device, dtype=dtype)  # type: ignore[arg-type]
 
 
@@ -185,7 +185,7 @@ def fitted_identity(identity: Identity, host: Host, arguments: argparse.Namespac
     return fitted
 
 
-def _hush() -> None:
+def hush_libraries() -> None:
     """Keep the libraries' own bars and remarks off the screen: ours say what happens."""
     import warnings
 

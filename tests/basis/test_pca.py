@@ -51,6 +51,19 @@ def test_order_of_the_names_does_not_matter() -> None:
     torch.testing.assert_close(first.components, second.components)
 
 
+def test_a_vector_that_counts_thrice_is_as_good_as_three() -> None:
+    data = _columns(60, 16)
+    repeats = torch.arange(60) % 4 + 1
+    weighted = principal_components(data, 10, repeats)
+    reference = PCA(n_components=10, svd_solver="full").fit(np.repeat(data.double().numpy(), repeats.numpy(), axis=0))
+    signs = np.sign(reference.components_[np.arange(10), np.abs(reference.components_).argmax(1)])
+    np.testing.assert_allclose(weighted.components.numpy(), reference.components_ * signs[:, None], atol=1e-10)
+    np.testing.assert_allclose(weighted.variance.numpy(), reference.explained_variance_, rtol=1e-10)
+    assert weighted.total_variance == pytest.approx(
+        reference.explained_variance_.sum() / reference.explained_variance_ratio_.sum()
+    )
+
+
 def test_too_low_a_rank_is_refused_with_the_rank() -> None:
     low_rank = _columns(300, 12)[:, :5] @ torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     with pytest.raises(BasisError, match="span only 5 dimensions"):

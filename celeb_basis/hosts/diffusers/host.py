@@ -85,12 +85,13 @@ class DiffusersHost:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self._unet.device
+        # diffusers' own properties walk through the whole UNet at every call, which a step would feel
+        device: torch.device = next(self._unet.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._unet.dtype
+        dtype: torch.dtype = next(self._unet.parameters()).dtype
         return dtype
 
     @contextmanager
