@@ -1,0 +1,100 @@
+"""The face networks, loaded when a photo first needs them, and what they find in one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import FaceError, FacePackError
+from celeb_basis.faces.types import FaceNetwork, Pixels
+from celeb_basis.webui.requests import FoundFace, FoundFaces
+
+if TYPE_CHECKING:
+    from celeb_basis.download import Progress
+
+
+class Faces:
+    """One face network for all threads; another pack in the settings loads another one.
+
+    Parameters: ``pack`` answers the name or folder that is chosen now.
+    """
+
+    def __init__(self, pack: Callable[[], str]) -> None:
+        self._pack = pack
+        self._lock = threading.Lock()
+        self._loaded: tuple[str, FaceNetwork] | None = None
+
+    def network(self, progress: Progress | None = None) -> FaceNetwork:
+        """The network of the chosen pack, which is downloaded if it is not there.
+
+        Raises: :class:`MissingPackageError` without insightface, :class:`FacePackError`, :class:`DownloadError`.
+        """
+        with self._lock:
+            pack = self._pack()
+            if self._loaded is None or self._loaded[0] != pack:
+                from celeb_basis.faces.insight import InsightFaceNetwork
+                from celeb_basis.faces.packs import obtain_pack
+
+                _check_packages()
+                self._loaded = pack, InsightFaceNetwork(obtain_pack(pack, progress=progress).folder)
+            return self._loaded[1]
+
+    def status(self) -> dict[str, Any]:
+        """What a page says before the first photo: the pack, whether it is there, its size, licence and remedy."""
+        from celeb_basis.faces.packs import SOURCES, find_pack
+
+        pack = self._pack()
+        source = SOURCES.get(pack)
+        told: dict[str, Any] = {
+            "pack": pack,
+            "present": True,
+            "problem": "",
+            "licence": source.licence if source else "",
+            "download_bytes": source.archive_bytes if source else 0,
+        }
+        try:
+            _check_packages()
+            find_pack(pack)
+        except FacePackError as error:
+            told |= {"present": False, "problem": "" if source else str(error)}
+        except Exception as error:  # whatever is broken: the page must appear and say so
+            told |= {"present": False, "problem": str(error)}
+        return told
+
+    def find(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
+        """Every face of a photo, with warnings.
+
+        Raises: :class:`PhotoError` for what is no picture; what :meth:`network` raises.
+        """
+        from celeb_basis.faces.portraits import choose_face
+        from celeb_basis.faces.quality import quality_warnings
+        from celeb_basis.photos import open_photo
+
+        picture = open_photo(photo, name=name) if isinstance(photo, bytes) else photo
+        network = self.network()
+        found = network.detect(picture)
+        problem = ""
+        try:
+            choose_face(found, None, name)
+        except FaceError as error:
+            problem = str(error)
+        faces = tuple(
+            FoundFace(face, quality_warnings(picture, face, [face], network.align(picture, face.landmarks)))
+            for face in found
+        )
+        return FoundFaces(picture, faces, problem)
+
+
+def _check_packages() -> None:
+    """Raise :class:`MissingPackageError` that says what to do in the WebUI, without importing anything."""
+    from importlib.util import find_spec
+
+    from celeb_basis.errors import MissingPackageError
+
+    missing = [name for name in ("insightface", "onnxruntime", "onnx") if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"The package {missing[0]} is missing, so no face can be found: restart the WebUI once while it is online and "
+            "without --skip-install, and the extension installs it."
+        )

@@ -1,0 +1,303 @@
+"""Learning as a job: photos kept only as long as they are needed, interrupted runs kept over a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import CelebBasisError, HostError, LearningError, NotFiniteError
+from celeb_basis.executors.work import Interrupt, Outcome, PersonPhotos, PortraitsFound
+from celeb_basis.executors.work import Job as WorkerJob
+from celeb_basis.files import checked_name, write_bytes, write_json
+from celeb_basis.identities.identity import Identity, now
+from celeb_basis.webui.jobs import Job, JobQueue
+from celeb_basis.webui.paths import Paths
+from celeb_basis.webui.program import Program, loaded_host
+from celeb_basis.webui.requests import LearnRequest
+
+if TYPE_CHECKING:
+    from celeb_basis.hosts.base import Host
+    from celeb_basis.identities.library import Library
+    from celeb_basis.learning.events import Event
+    from celeb_basis.names.lists import NameList
+    from celeb_basis.webui.faces import Faces
+
+_log = logging.getLogger(__name__)
+
+_JOB_ID = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What going on needs beside the learner's state."""
+
+    people: tuple[str, ...]
+    consent: str
+    notes: str
+    replace: bool
+    created: float
+
+
+class LearningJobs:
+    """Begins, runs, keeps and resumes learning jobs.
+
+    Parameters: ``library``, ``paths`` and ``names`` answer what is chosen at that moment.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        queue: JobQueue,
+        faces: Faces,
+        *,
+        library: Callable[[], Library],
+        paths: Callable[[], Paths],
+        names: Callable[[], NameList],
+    ) -> None:
+        self._program, self._queue, self._faces = program, queue, faces
+        self._library, self._paths, self._names = library, paths, names
+        self._requests: dict[str, tuple[LearnRequest, tuple[PersonPhotos, ...]]] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._found: set[Path] = set()
+
+    def start(self, request: LearnRequest) -> Job:
+        """Queue a run. Photos are read when its turn comes.
+
+        Raises: :class:`CelebBasisError` for a request that cannot be right.
+        """
+        request.check()
+        job = Job("learn", tuple(checked_name(person.name) for person in request.people))
+        folder = self._paths().uploads / job.id
+        people = []
+        for number, person in enumerate(request.people):
+            files = []
+            for index, photo in enumerate(person.photos):
+                path = folder / str(number) / str(index) / _file_name(photo.name)
+                write_bytes(path, photo.file_content())
+                files.append(path)
+            people.append(PersonPhotos(job.people[number], tuple(files), tuple(photo.face for photo in person.photos)))
+        # The bytes are on the disk now: they are not held in memory for as long as the job waits.
+        slim = replace(request, people=())
+        self._requests[job.id] = slim, tuple(people)
+        consent = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
+        self._kept[job.id] = _Kept(job.people, consent, request.notes, request.replace, job.created)
+        self._queue.submit(job, self._learn)
+        return job
+
+    def resume(self, job_id: str) -> Job:
+        """Queue an interrupted run again; it goes on where it stood, or begins anew if it had not begun to learn.
+
+        Raises: :class:`LearningError` if there is nothing to go on with.
+        """
+        self.find_unfinished()
+        job = self._queue.job(job_id)
+        if not job.finished:
+            raise LearningError("This job is still under way: interrupt it first, or let it end.")
+        if not job.resumable:
+            raise LearningError("This job cannot go on: nothing of it was kept, so start a new one.")
+        work = self._go_on if self._state(job).is_file() else self._learn
+        job.interrupt = Interrupt()
+        job.resumable = False
+        job.set_state("queued")
+        self._queue.submit(job, work)
+        return job
+
+    def find_unfinished(self) -> None:
+        """Remember the runs that an earlier start of the program kept, and throw away its photos."""
+        paths = self._paths()
+        if paths.data in self._found:
+            return
+        self._found.add(paths.data)
+        known = {job.id for job in self._queue.jobs()}
+        with contextlib.suppress(OSError):
+            for folder in paths.uploads.iterdir():
+                if folder.name not in known:
+                    shutil.rmtree(folder, ignore_errors=True)
+        for path in sorted(paths.unfinished.glob("*.json")):
+            if path.stem in known or not _JOB_ID.fullmatch(path.stem) or not path.with_suffix(".safetensors").is_file():
+                continue
+            try:
+                described = json.loads(path.read_text("utf-8"))
+                kept = _Kept(**described | {"people": tuple(map(checked_name, described["people"]))})
+            except (OSError, ValueError, TypeError, KeyError, CelebBasisError) as error:
+                _log.warning("%s is of no use: %s", path, error)
+                continue
+            job = Job("learn", kept.people, path.stem)
+            job.created, job.resumable = kept.created, True
+            job.set_state("interrupted", "It was interrupted before the last start.")
+            self._kept[job.id] = kept
+            self._queue.remember(job)
+
+    def forget(self, job: Job) -> None:
+        """Throw away what was kept of a job that has ended."""
+        if not job.finished:
+            raise LearningError("This job is still under way: interrupt it first, or let it end.")
+        job.resumable = False
+        self._drop_photos(job)
+        self._drop_state(job)
+
+    def _learn(self, job: Job) -> None:
+        request, people = self._requests[job.id]
+        kept = self._kept[job.id]
+        settings = request.learn_settings()
+        try:
+            job.say("Loading the face models")
+            faces = self._faces.network(
+                lambda done, total: job.say("Downloading the face models", step=done, total=total or 0)
+            )
+            work = WorkerJob(people, settings, consent=kept.consent, state=self._state(job))
+
+            def begin(host: Host) -> Iterator[Event]:
+                from celeb_basis.executors.worker import Worker
+
+                return Worker(host, self._names(), faces).learn(work, job.interrupt)
+
+            self._follow(job, begin)
+        except BaseException:
+            self._drop_photos(job)
+            raise
+
+    def _go_on(self, job: Job) -> None:
+        kept = self._kept[job.id]
+
+        def begin(host: Host) -> Iterator[Event]:
+            from celeb_basis.executors.worker import Worker
+
+            worker = Worker(host, self._names(), None)
+            return worker.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
+
+        self._follow(job, begin)
+
+    def _follow(self, job: Job, begin: Callable[[Host], Any]) -> None:
+        """Run to the end with the host's queue held, and take over what came of it."""
+        job.say("Waiting for the WebUI to finish what it does", step=0, total=0)
+        stopped_by = ""
+        try:
+            with self._program.exclusive(job), contextlib.ExitStack() as leaving:
+                job.say("Preparing")
+                host = loaded_host(self._program)
+                if isinstance(host, contextlib.AbstractContextManager):
+                    leaving.enter_context(host)
+                model = self._program.model_key()
+                running = begin(host)
+                try:
+                    while True:
+                        event = next(running)
+                        self._take(job, event)
+                        if not stopped_by:
+                            stopped_by = self._reason_to_stop(model)
+                        if stopped_by:
+                            job.interrupt.ask()
+                except StopIteration as done:
+                    outcome: Outcome = done.value
+                finally:
+                    running.close()
+        except (NotFiniteError, HostError) as error:
+            self._keep(job)
+            if job.resumable:
+                text = str(error).replace(f"resume {self._state(job)}", "press Resume")
+                raise type(error)(text) from error
+            raise
+        if outcome.reason == "interrupted":
+            self._interrupted(job, stopped_by)
+        else:
+            self._add(job, outcome)
+
+    def _take(self, job: Job, event: Event) -> None:
+        job.take(event)
+        if isinstance(event, PortraitsFound):
+            found = [(person, one) for person in event.people for one in person.portraits]
+            job.say(
+                "Preparing the views",
+                warnings=tuple(f"{one.source}: {text}" for _, one in found for text in one.warnings),
+            )
+        self._program.report(job)
+
+    def _reason_to_stop(self, model: object) -> str:
+        if self._program.model_key() != model:
+            return (
+                "The checkpoint was switched in the middle of learning, so learning stopped and its state was kept: load "
+                "the checkpoint that it began with and press Resume."
+            )
+        return "It was interrupted with the WebUI's own button." if self._program.stop_asked() else ""
+
+    def _interrupted(self, job: Job, stopped_by: str) -> None:
+        self._keep(job)
+        if not job.resumable:
+            job.resumable = job.id in self._requests and self._paths().uploads.joinpath(job.id).is_dir()
+        job.set_state("interrupted", stopped_by or "It was interrupted.")
+
+    def _keep(self, job: Job) -> None:
+        """After an end that left a state: write beside it what resuming needs, and let the photos go."""
+        if not self._state(job).is_file():
+            return
+        kept = self._kept[job.id]
+        write_json(self._state(job).with_suffix(".json"), kept.__dict__ | {"people": list(kept.people)})
+        self._drop_photos(job)
+        job.resumable = True
+
+    def _add(self, job: Job, outcome: Outcome) -> None:
+        from celeb_basis.identities.format import identity_from_bytes
+
+        kept, library = self._kept[job.id], self._library()
+        rows = []
+        for content in outcome.identities:
+            identity = identity_from_bytes(content)
+            identity = replace(identity, metadata=replace(identity.metadata, notes=kept.notes))
+            identity = _with_free_name(identity, library, replaces=kept.replace)
+            path = library.add(identity, replace=kept.replace)
+            progress = outcome.progress[identity_from_bytes(content).name]
+            rows.append(
+                {
+                    "name": identity.name,
+                    "word": f"<{identity.name}>",
+                    "hash": identity.content_hash,
+                    "file": path.name,
+                    "distance": progress.distance,
+                    "movement": progress.movement,
+                    "nearest": [list(pair) for pair in progress.nearest],
+                }
+            )
+        job.result = {
+            "people": rows,
+            "reason": outcome.reason,
+            "steps": outcome.steps,
+            "seconds": outcome.seconds,
+            "warnings": list(outcome.warnings),
+        }
+        job.say(f"Done: {outcome.reason}", seconds_left=0.0)
+        self._drop_photos(job)
+        self._drop_state(job)
+
+    def _state(self, job: Job) -> Path:
+        return self._paths().unfinished / f"{job.id}.safetensors"
+
+    def _drop_photos(self, job: Job) -> None:
+        self._requests.pop(job.id, None)
+        shutil.rmtree(self._paths().uploads / job.id, ignore_errors=True)
+
+    def _drop_state(self, job: Job) -> None:
+        for path in (self._state(job), self._state(job).with_suffix(".json")):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _with_free_name(identity: Identity, library: Library, *, replaces: bool) -> Identity:
+    """A name that was taken while the person was learned must not cost the run: a number is put behind it."""
+    name, number = identity.name, 2
+    while not replaces and library.path_of(name).exists():
+        name, number = f"{identity.name}-{number}", number + 1
+    return identity if name == identity.name else replace(identity, name=name)
+
+
+def _file_name(name: str) -> str:
+    """The user's own file name as far as every file system takes it; it stands in messages."""
+    plain = re.sub(r"[^\w. -]", "_", Path(name.replace("\\", "/")).name).strip(". ")[-80:]
+    return plain if plain and not plain.startswith(".") else "photo"

@@ -1,0 +1,146 @@
+"""What the service needs of the program around it beside the model: its queue, its progress bar, its embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celeb_basis.errors import HostError
+
+if TYPE_CHECKING:
+    from celeb_basis.hosts.base import Host
+    from celeb_basis.webui.jobs import Job
+    from celeb_basis.webui.tokens.fitting import Checkpoint
+    from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
+
+_log = logging.getLogger(__name__)
+
+
+class Program(Protocol):
+    """The program that the extension runs in. :class:`WebUIProgram` is the real one."""
+
+    def host(self) -> Host:
+        """The loaded checkpoint.
+
+        Raises: :class:`HostError` if none is loaded, or it is of a kind that people cannot be learned on.
+        """
+
+    def model_key(self) -> object | None:
+        """Something that is equal as long as the same checkpoint is loaded; ``None`` while none is. Loads nothing."""
+
+    def exclusive(self, job: Job | None) -> contextlib.AbstractContextManager[None]:
+        """Wait for the program's own queue and hold it, with ``job`` in the program's progress display. Not re-entrant."""
+
+    def stop_asked(self) -> bool:
+        """Whether the user pressed the program's own Interrupt or Skip button since :meth:`exclusive` began."""
+
+    def report(self, job: Job) -> None:
+        """Show the job's progress in the program's own display. Only inside :meth:`exclusive`."""
+
+    def embedding_names(self) -> frozenset[str]:
+        """Names of ordinary embeddings, casefolded, that no identity may take."""
+
+    def embeddings_folder(self) -> Path:
+        """Where the program looks for ordinary embeddings."""
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The loaded checkpoint's tokens, without loading one."""
+
+
+class WebUIProgram:
+    """AUTOMATIC1111's WebUI. Everything of it is imported when it is first needed."""
+
+    def __init__(self) -> None:
+        self._loaded: LoadedCheckpoint | None = None
+
+    def host(self) -> Host:
+        """The loaded checkpoint behind the core's interface."""
+        from celeb_basis.hosts.webui import WebUIHost
+
+        return WebUIHost()
+
+    def model_key(self) -> object | None:
+        """The identity of the loaded model object; it is not kept."""
+        model = _module("sd_models").model_data.sd_model
+        return None if model is None else (id(model), getattr(model, "sd_model_hash", ""))
+
+    @contextlib.contextmanager
+    def exclusive(self, job: Job | None) -> Iterator[None]:
+        """The host's queue lock, and its state while a job is under way."""
+        progress, shared = _module("progress"), _module("shared")
+        queue_lock = _module("call_queue").queue_lock
+        if job is None:
+            with queue_lock:
+                yield
+            return
+        progress.add_task_to_queue(job.task)
+        with queue_lock:
+            shared.state.begin(job=job.task)
+            progress.start_task(job.task)
+            try:
+                yield
+            finally:
+                progress.finish_task(job.task)
+                shared.state.end()
+                # The host's own wrapper does this for its own jobs: the next one must not find itself interrupted.
+                shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
+                shared.state.job_count, shared.state.textinfo = 0, None
+
+    def stop_asked(self) -> bool:
+        """Interrupt, Skip, and a server that is about to stop."""
+        state = _module("shared").state
+        return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
+
+    def report(self, job: Job) -> None:
+        """Progress in steps, as the host's own trainer gives it."""
+        state = _module("shared").state
+        progress = job.progress()
+        state.job_count = max(progress.total, 1)
+        state.job_no = progress.step
+        loss = "" if progress.average_loss is None else f" Loss: {progress.average_loss:.4f}"
+        state.textinfo = f"{progress.stage}: {', '.join(job.people)}.{loss}"
+
+    def embedding_names(self) -> frozenset[str]:
+        """What the host's database holds, fitting the checkpoint or not."""
+        database = getattr(_module("sd_hijack").model_hijack, "embedding_db", None)
+        if database is None:
+            return frozenset()
+        known = (*database.word_embeddings, *database.skipped_embeddings)
+        return frozenset(name.casefold().strip("<>") for name in known)
+
+    def embeddings_folder(self) -> Path:
+        """``--embeddings-dir``."""
+        return Path(_module("shared_cmd_options").cmd_opts.embeddings_dir)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """As the words in prompts see it."""
+        if self._loaded is None:
+            from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
+
+            self._loaded = LoadedCheckpoint()
+        return self._loaded()
+
+
+def _module(name: str) -> Any:
+    """The host's ``modules.<name>``, which is there only inside a running WebUI."""
+    return importlib.import_module(f"modules.{name}")
+
+
+def loaded_host(program: Program) -> Host:
+    """The program's host, whatever fails on the way told in a sentence.
+
+    Raises: :class:`HostError`.
+    """
+    from celeb_basis.errors import CelebBasisError
+
+    try:
+        return program.host()
+    except CelebBasisError:
+        raise
+    except ImportError as error:
+        _log.exception("the host cannot be reached")
+        raise HostError(f"The loaded checkpoint cannot be reached ({error}): this WebUI is not supported.") from error

@@ -1,0 +1,380 @@
+"""What page and API share: everything that can be done with people, without gradio, without fastapi."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
+from celeb_basis.faces.types import Pixels
+from celeb_basis.files import cache_folder, checked_name
+from celeb_basis.identities.library import Library
+from celeb_basis.webui.faces import Faces
+from celeb_basis.webui.jobs import Job, JobQueue
+from celeb_basis.webui.learning import LearningJobs
+from celeb_basis.webui.options import Options
+from celeb_basis.webui.paths import Paths, data_folder
+from celeb_basis.webui.program import Program, loaded_host
+from celeb_basis.webui.requests import FoundFaces, LearnRequest, PersonEntry
+
+if TYPE_CHECKING:
+    from celeb_basis.basis.basis import Basis
+    from celeb_basis.basis.summary import BasisSummary
+    from celeb_basis.hosts.base import Host
+    from celeb_basis.identities.identity import Identity
+    from celeb_basis.names.lists import NameList
+    from celeb_basis.webui.tokens.registry import Registry
+
+MAX_NOTES = 20_000
+
+
+@dataclass(frozen=True)
+class BlendRequest:
+    """People mixed, then moved toward the mean or a celebrity."""
+
+    parts: tuple[tuple[str, float], ...]
+    """Names and weights."""
+    name: str
+    toward_mean: float = 0.0
+    toward_celebrity: str = ""
+    celebrity_amount: float = 0.0
+    keep_radius: bool = False
+    replace: bool = False
+
+
+class Service:
+    """One object in the host. Safe in threads.
+
+    Parameters: ``options`` answers what the user chose at that moment; ``root`` is the host's own data folder, ``flag``
+    the data folder of the command line; ``registry`` makes words of the library in the host's prompts.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        options: Callable[[], Options],
+        *,
+        root: Path,
+        flag: str | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.program, self.options, self._root, self._flag = program, options, root, flag
+        self.registry = registry
+        self.queue = JobQueue()
+        self.faces = Faces(lambda: self.options().face_pack)
+        self.learning = LearningJobs(
+            program,
+            self.queue,
+            self.faces,
+            library=lambda: self.library,
+            paths=lambda: self.paths,
+            names=self.names,
+        )
+
+    @property
+    def paths(self) -> Paths:
+        """Folders as they are chosen now."""
+        return Paths(data_folder(self.options().data_folder, self._flag, self._root))
+
+    @property
+    def library(self) -> Library:
+        """The people."""
+        folder = self.paths.people
+        if self.registry is not None and self.registry.folder != folder:
+            self.registry.folder = folder
+        return Library(folder)
+
+    def names(self) -> NameList:
+        """The list of celebrities that is chosen now.
+
+        Raises: :class:`NamesError` for a file of no use.
+        """
+        from celeb_basis.names.lists import read_names, shipped_names
+
+        chosen = self.options().names_file
+        return read_names(self._root / Path(chosen).expanduser()) if chosen else shipped_names()
+
+    # People
+
+    def people(self) -> list[PersonEntry]:
+        """Everybody in the library, broken files included, in order of their names."""
+        return [self._entry(one.name, one.identity, one.problem or "") for one in self.library.entries()]
+
+    def person(self, name: str) -> PersonEntry:
+        """One of them.
+
+        Raises: :class:`IdentityError` if there is none.
+        """
+        library = self.library
+        if not library.path_of(name).exists():
+            raise IdentityError(
+                f"There is no identity {checked_name(name)!r} in the library: look at the list of people."
+            )
+        try:
+            identity = library.load(name)
+        except IdentityError as error:
+            return self._entry(checked_name(name), None, str(error))
+        return self._entry(identity.name, identity, "")
+
+    def check_name(self, name: str, *, replace: bool = False) -> str | None:
+        """Why ``name`` cannot be a person's, as a sentence; ``None`` if it can."""
+        try:
+            name = checked_name(name)
+            path = self.library.path_of(name)
+        except CelebBasisError as error:
+            return str(error)
+        if path.exists() and not replace:
+            return f"There is already a person called {path.stem!r}: choose another name, or have them replaced."
+        if name.casefold() in self.program.embedding_names() and not path.exists():
+            return f"There is already an embedding called {name!r} in the WebUI: choose another name."
+        checkpoint = self.program.checkpoint()
+        try:
+            if checkpoint is not None and not any(checkpoint.encoders()[0].tokenize([name])[0]):
+                return f"The text encoder reads nothing in {name!r}: use letters or digits."
+        except CelebBasisError:
+            return None  # no checkpoint that could tell
+        return None
+
+    def rename(self, name: str, new_name: str) -> PersonEntry:
+        """Give somebody another name.
+
+        Raises: :class:`IdentityError` if there is none, or the new name is taken or of no use.
+        """
+        same = checked_name(name).casefold() == checked_name(new_name).casefold()
+        if not same and (problem := self.check_name(new_name)) is not None:
+            raise IdentityError(problem)
+        self.library.rename(name, new_name)
+        return self.person(new_name)
+
+    def delete(self, name: str) -> None:
+        """Remove somebody.
+
+        Raises: :class:`IdentityError` if there is none.
+        """
+        self.library.delete(name)
+
+    def set_notes(self, name: str, notes: str) -> PersonEntry:
+        """Put other notes into somebody's file."""
+        if len(notes) > MAX_NOTES:
+            raise IdentityError(f"The notes have {len(notes)} characters: use at most {MAX_NOTES}.")
+        identity = self.library.load(name)
+        self.library.add(replace(identity, metadata=replace(identity.metadata, notes=notes)), replace=True)
+        return self.person(name)
+
+    def export(self, name: str, layout: str = "identity") -> list[tuple[str, bytes]]:
+        """Somebody's file names and contents: ``"identity"`` is the file of the library, the others are other tools'.
+
+        Raises: :class:`ExportError` for an unknown layout or what it cannot hold.
+        """
+        from celeb_basis.exports.layouts import LAYOUTS
+        from celeb_basis.exports.write import export_identity
+
+        if layout == "identity":
+            path = self.library.path_of(self.person(name).name)
+            return [(path.name, path.read_bytes())]
+        if layout not in LAYOUTS:
+            raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
+        with tempfile.TemporaryDirectory() as folder:
+            files = export_identity(self.library.load(name), Path(folder), layout)  # type: ignore[arg-type]
+            return [(path.name, path.read_bytes()) for path in files]
+
+    def export_to_host(self, name: str) -> list[Path]:
+        """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
+        from celeb_basis.exports.write import export_identity
+
+        with self._model() as host:
+            identity = self._fitted(self.library.load(name), host)
+        return list(
+            export_identity(identity, self.program.embeddings_folder() / f"{identity.name}.safetensors", "webui")
+        )
+
+    def import_file(
+        self, data: bytes, file_name: str, name: str | None = None, *, replace_existing: bool = False
+    ) -> list[PersonEntry]:
+        """Take an identity file, any tool's textual inversion, or the authors' coefficients into the library.
+
+        Raises: :class:`IdentityError` or :class:`ExportError` for a file of no use, or a name that is taken.
+        """
+        found = self._read(data, file_name, name)
+        for identity in found:
+            if (problem := self.check_name(identity.name, replace=replace_existing)) is not None:
+                raise IdentityError(problem)
+        for identity in found:
+            self.library.add(identity, replace=replace_existing)
+        return [self.person(identity.name) for identity in found]
+
+    # Photos and learning
+
+    def detect(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
+        """Every face of a photo, with what may keep it from giving a good likeness."""
+        return self.faces.find(photo, name)
+
+    def start_learning(self, request: LearnRequest) -> Job:
+        """Queue a run.
+
+        Raises: :class:`CelebBasisError` for a request that cannot be right.
+        """
+        request.check()
+        for person in request.people:
+            if (problem := self.check_name(person.name, replace=request.replace)) is not None:
+                raise IdentityError(problem)
+        return self.learning.start(request)
+
+    def job(self, job_id: str) -> Job:
+        """The job with this id.
+
+        Raises: :class:`LearningError` if there is none.
+        """
+        self.learning.find_unfinished()
+        return self.queue.job(job_id)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first, those kept from before the last start included."""
+        self.learning.find_unfinished()
+        return self.queue.jobs()
+
+    def interrupt(self, job_id: str) -> None:
+        """End a job; a run under way keeps its state."""
+        self.queue.interrupt(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Go on with an interrupted run: the same job, queued again."""
+        return self.learning.resume(job_id)
+
+    # Arithmetic and basis
+
+    def blend(self, request: BlendRequest) -> PersonEntry:
+        """Mix people and add the mixture to the library.
+
+        Raises: :class:`CelebBasisError` for parts that do not fit the loaded checkpoint, or a name that is taken.
+        """
+        if (problem := self.check_name(request.name, replace=request.replace)) is not None:
+            raise IdentityError(problem)
+        mixed = self.mixed(request)
+        self.library.add(mixed, replace=request.replace)
+        return self.person(mixed.name)
+
+    def mixed(self, request: BlendRequest) -> Identity:
+        """The mixture that :meth:`blend` would add."""
+        from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
+
+        people = [(self.library.load(name), weight) for name, weight in request.parts]
+        if not people:
+            raise IdentityError("There is nobody to blend: give at least one person with a weight.")
+        with self._model() as host:
+            bases = self._bases(host, int(people[0][0].coefficients[0].shape[1]))
+            parts = [(self._fitted(person, host), weight) for person, weight in people]
+            mixed = blend(parts, bases, host.info, name=request.name, keep_radius=request.keep_radius)
+            if request.toward_mean:
+                mixed = toward_mean(mixed, request.toward_mean, bases, host.info)
+            if request.toward_celebrity:
+                mixed = toward_celebrity(
+                    mixed,
+                    request.toward_celebrity,
+                    request.celebrity_amount,
+                    bases,
+                    host.info,
+                    keep_radius=request.keep_radius,
+                )
+        return mixed
+
+    def basis_summary(self, components: int = 512) -> list[BasisSummary]:
+        """The bases of the loaded checkpoint, one a text encoder."""
+        from celeb_basis.basis.build import BasisOptions, build_bases
+        from celeb_basis.basis.summary import summarise
+        from celeb_basis.errors import SettingsError
+
+        if not 1 <= components <= 4096:
+            raise SettingsError(f"components is {components}: choose a value from 1 to 4096.")
+        with self._model() as host:
+            built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=_cache())
+        return [summarise(one) for one in built]
+
+    # Inside
+
+    @contextmanager
+    def _model(self) -> Iterator[Host]:
+        """The loaded checkpoint, held while it is looked at: by our own job that is under way, or by the host's queue."""
+        if self.queue.running is not None:
+            yield loaded_host(self.program)
+            return
+        with self.program.exclusive(None):
+            yield loaded_host(self.program)
+
+    def _bases(self, host: Host, components: int) -> list[Basis]:
+        from celeb_basis.basis.build import BasisOptions, build_bases
+
+        built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=_cache())
+        return [one.basis for one in built]
+
+    def _fitted(self, identity: Identity, host: Host) -> Identity:
+        from celeb_basis.identities.expand import check_model, expand_identity
+
+        check_model(identity, host.info)
+        if identity.metadata.base_sha256 == host.info.sha256:
+            return identity
+        return expand_identity(identity, self._bases(host, int(identity.coefficients[0].shape[1])), host.info)
+
+    def _entry(self, name: str, identity: Identity | None, problem: str) -> PersonEntry:
+        reason = problem or self._unavailable(name)
+        return PersonEntry(name, f"<{name}>", identity, problem, not reason, reason)
+
+    def _unavailable(self, name: str) -> str:
+        from celeb_basis.webui.tokens.registry import Unavailable
+
+        if self.registry is None:
+            return "The words in prompts are switched off: look at the log of the start."
+        found = self.registry.find(name, self.program.checkpoint())
+        if isinstance(found, Unavailable):
+            return found.reason[:1].upper() + found.reason[1:]
+        return "" if found is not None else "The file was removed."
+
+    def _read(self, data: bytes, file_name: str, name: str | None) -> Sequence[Identity]:
+        from celeb_basis.authors import import_authors_file
+        from celeb_basis.exports.read import identity_from_embedding, import_embedding
+        from celeb_basis.identities.format import identity_from_bytes
+
+        suffix = Path(file_name).suffix.lower()
+        if suffix not in (".safetensors", ".pt", ".bin"):
+            raise ExportError(f"{file_name[:60]!a} is no .safetensors, .pt or .bin file: choose one of these.")
+        if suffix == ".safetensors":
+            try:
+                identity = identity_from_bytes(data)
+                return [replace(identity, name=name or identity.name)]
+            except IdentityError:
+                if b"celeb-basis-identity" in data[:100_000]:
+                    raise
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / (checked_name(Path(file_name).stem) + suffix)
+            path.write_bytes(data)
+            try:
+                embedding = import_embedding(path)
+            except ExportError:
+                if suffix == ".safetensors":
+                    raise
+                with self._model() as host:
+                    return import_authors_file(path, self._bases(host, 512), host.info, name=name)
+            with self._model() as host:
+                return [identity_from_embedding(embedding, self._bases(host, 512), host.info, name=name)]
+
+    def settings_table(self) -> dict[str, Any]:
+        """Presets and every setting's default, range and help, for a form."""
+        from dataclasses import fields
+
+        from celeb_basis.settings import PRESETS, LearnSettings
+
+        return {
+            "presets": {name: settings.as_dict() for name, settings in PRESETS.items()},
+            "settings": {
+                item.name: {"default": item.default, "type": str(item.type), **dict(item.metadata)}
+                for item in fields(LearnSettings)
+            },
+        }
+
+
+def _cache() -> Path:
+    return cache_folder() / "bases"
