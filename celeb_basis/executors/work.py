@@ -20,6 +20,8 @@ class PersonPhotos:
 
     name: str
     photos: tuple[Path, ...]
+    faces: tuple[int | None, ...] = ()
+    """Which face of each photo, in place of :attr:`Job.face`; empty where that serves all of them."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.basis.build import BasisOptions, BuiltBasis, build_bases
-from celeb_basis.errors import LearningError, NotFiniteError
+from celeb_basis.errors import HostError, LearningError, NotFiniteError
 from celeb_basis.executors.work import Interrupt, Job, Outcome, PortraitsFound
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import FaceNetwork
@@ -55,8 +55,9 @@ class Worker:
     def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
         """Learn a job's people, yielding what happens.
 
-        Raises: :class:`CelebBasisError` for whatever is wrong with the job; :class:`NotFiniteError` after the last good
-        state was kept in ``job.state``.
+        Raises: :class:`CelebBasisError` for whatever is wrong with the job; :class:`NotFiniteError`, and
+        :class:`HostError` for a checkpoint that was switched meanwhile, after the last good state was kept in
+        ``job.state``.
         """
         if self.faces is None:
             raise LearningError("Learning needs a face model pack: give one.")
@@ -108,9 +109,10 @@ class Worker:
         assert self.faces is not None
         size = training_size(self.host, job.settings)
         for person in job.people:
+            chosen = person.faces or (job.face,) * len(person.photos)
             portraits = [
-                portrait(open_photo(path), self.faces, size=size, choose=job.face, source=path.name)
-                for path in person.photos
+                portrait(open_photo(path), self.faces, size=size, choose=face, source=path.name)
+                for path, face in zip(person.photos, chosen, strict=True)
             ]
             yield Person(person.name, portraits)
 
@@ -126,11 +128,11 @@ class Worker:
                     reason = event.reason
                 elif interrupt.asked:
                     learner.interrupt()
-        except NotFiniteError as error:
+        except (NotFiniteError, HostError) as error:
             if state is None:
                 raise
             save_state(learner, state)
-            raise NotFiniteError(f"{error} To go on from there, resume {state}.") from error
+            raise type(error)(f"{error} To go on from there, resume {state}.") from error
         if reason == "interrupted":
             if state is not None:
                 save_state(learner, state)

@@ -145,7 +145,7 @@ class Learner:
         random_state = self.generator.get_state()
         try:
             loss = self._update()
-        except NotFiniteError:
+        except Exception:  # whatever it is, a state that is kept now stands before this step
             self.generator.set_state(random_state)
             self.optimizer.zero_grad(set_to_none=True)
             raise
