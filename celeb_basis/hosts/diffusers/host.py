@@ -12,8 +12,9 @@ from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import LatentDistribution, ModelInfo, NoiseSchedule
 from celeb_basis.hosts.diffusers.checks import check_pipeline, family_of, noise_schedule, sampler
 from celeb_basis.hosts.diffusers.fingerprint import sha256_of_modules
-from celeb_basis.hosts.diffusers.freezing import checkpointed, frozen, widened
+from celeb_basis.hosts.diffusers.freezing import checkpointed
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
+from celeb_basis.hosts.freezing import frozen, widened
 
 if TYPE_CHECKING:
     import torch

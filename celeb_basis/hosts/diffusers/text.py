@@ -7,13 +7,13 @@ differentiable, and neither tokenizer nor embedding table is touched.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.words import split_at_words
 
 if TYPE_CHECKING:
     import torch
@@ -149,16 +149,3 @@ class DiffusersTextEncoder:
             yield
         finally:
             hook.remove()
-
-
-def split_at_words(prompt: str, words: Sequence[str]) -> list[str]:
-    """Cut a prompt into the words and what stands between them; where words overlap, the longest one counts.
-
-    Example:
-        >>> split_at_words("<a>, smiling", ["<a>"])
-        ['<a>', ', smiling']
-    """
-    if not words:
-        return [prompt] if prompt else []
-    pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    return [piece for piece in re.split(f"({pattern})", prompt) if piece]

@@ -1,0 +1,65 @@
+"""Pictures drawn by the host's own processing, as previews are: nothing saved, nothing remembered, no scripts run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.hosts.webui.randomness import preserved_random_state
+from celeb_basis.hosts.webui.shim import host_module, replaced, replaced_options
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from celeb_basis.hosts.base import GenerationRequest
+
+_PROGRESS = ("job_no", "job_count", "sampling_step", "sampling_steps", "textinfo", "current_latent")
+
+
+def draw_one(model: Any, request: GenerationRequest, seed: int, width: int, height: int) -> Image.Image | None:
+    """One picture by DDIM, or ``None`` if the user interrupted the host. Words must be in place already."""
+    processing = host_module("processing")
+    p = processing.StableDiffusionProcessingTxt2Img(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seed=seed,
+        subseed=0,
+        sampler_name="DDIM",
+        scheduler="Automatic",
+        steps=request.steps,
+        cfg_scale=request.guidance,
+        width=width,
+        height=height,
+        batch_size=1,
+        n_iter=1,
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+        do_not_reload_embeddings=True,
+        restore_faces=False,
+        tiling=False,
+    )
+    # The host remembers conditionings by prompt for all generations, and would draw a word's old vectors.
+    p.cached_c, p.cached_uc = [None, None], [None, None]
+    with closing(p), _as_it_was(model):
+        images = processing.process_images(p).images
+    return images[0].convert("RGB") if images else None
+
+
+@contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Generation neither switches the checkpoint, nor leaves traces in the host's state.
+
+    The host loads what its settings name before it draws, which is another checkpoint if the user chose one meanwhile.
+    """
+    shared = host_module("shared")
+    progress = {name: getattr(shared.state, name) for name in _PROGRESS}
+    with ExitStack() as stack:
+        stack.enter_context(preserved_random_state())
+        stack.enter_context(
+            replaced_options(sd_model_checkpoint=model.sd_checkpoint_info.title, live_previews_enable=False)
+        )
+        # else the "restore last prompt" button would bring back a preview's
+        stack.enter_context(replaced(shared.cmd_opts, no_prompt_history=True))
+        stack.enter_context(replaced(shared.state, **progress))
+        yield

@@ -1,0 +1,268 @@
+"""The checkpoint that AUTOMATIC1111's WebUI has loaded, as a :class:`celeb_basis.hosts.base.Host`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import HostError
+from celeb_basis.files import sha256_of_file
+from celeb_basis.hosts.base import LatentDistribution, ModelInfo, NoiseSchedule
+from celeb_basis.hosts.freezing import frozen
+from celeb_basis.hosts.webui import pictures as vae
+from celeb_basis.hosts.webui import text
+from celeb_basis.hosts.webui.checkpointing import checkpointed
+from celeb_basis.hosts.webui.drawing import draw_one
+from celeb_basis.hosts.webui.model import (
+    check_model,
+    checkpoint_name,
+    family_of,
+    loaded_model,
+    noise_schedule,
+    text_embedders,
+    unet_of,
+    weights_dtype,
+)
+from celeb_basis.hosts.webui.placing import held_on_device, hold_on_device
+from celeb_basis.hosts.webui.precision import AS_THE_HOST, Computing, in_precision
+from celeb_basis.hosts.webui.quiet import Additions
+from celeb_basis.hosts.webui.randomness import preserved_random_state
+from celeb_basis.hosts.webui.shim import host_module
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from celeb_basis.hosts.base import Conditioning, GenerationRequest, Precision, Words
+
+_ENCODER_NAMES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What :meth:`WebUIHost.encode_prompts` hands to :meth:`WebUIHost.predict`."""
+
+    crossattn: torch.Tensor
+    """``(N, 77 n, width)``."""
+    vector: torch.Tensor | None
+    """``(N, P + S)`` for SDXL: the pooled text and the size of the checkpoint's own square pictures."""
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """What holds while learning."""
+
+    model: weakref.ref[Any]
+    additions: Additions
+    computing: Computing
+
+
+class WebUIHost:
+    """Stable Diffusion 1.x, 2.x or XL through the checkpoint that the WebUI has loaded; its weights are never copied.
+
+    The model itself is looked up at every use and never kept. Once the WebUI has switched to another checkpoint, every
+    use raises :class:`HostError`. The caller holds the WebUI's queue lock for as long as it works with this.
+
+    As a context manager it puts the VAE back on leaving to where it was on entering.
+
+    Raises: :class:`HostError` if no checkpoint is loaded, or one that needs more than a prompt.
+    """
+
+    def __init__(self) -> None:
+        model = loaded_model()
+        check_model(model)
+        self._file = str(model.sd_checkpoint_info.filename)
+        self._name = checkpoint_name(model)
+        self._family = family_of(model)
+        self._schedule = noise_schedule(model)
+        self._encoders = [
+            text.WebUITextEncoder(name, partial(self._embedder, number))
+            for number, name in enumerate(_ENCODER_NAMES[self._family])
+        ]
+        self._learning: _Learning | None = None
+        self._vae_home: torch.device | None = None
+
+    def __enter__(self) -> WebUIHost:
+        self._remember_vae()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._send_vae_home()
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        model = self._model
+        levels = len(unet_of(model).channel_mult)
+        if self._family == "sdxl":
+            resolution = 1024
+        else:
+            resolution = 768 if self._family == "sd2" and self.schedule.prediction == "v_prediction" else 512
+        return ModelInfo(
+            name=self._name,
+            family=self._family,
+            sha256=model.sd_checkpoint_info.sha256 or sha256_of_file(Path(self._file)),
+            resolution=resolution,
+            size_multiple=vae.pixels_of_latent(model) * 2 ** (levels - 1),
+        )
+
+    @property
+    def text_encoders(self) -> Sequence[text.WebUITextEncoder]:
+        return self._encoders
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self._schedule
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = host_module("devices").device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoiser's weights are held in, or computed in where they are stored in 8 bits."""
+        dtype = weights_dtype(self._model)
+        if dtype.itemsize > 1:
+            return dtype
+        computed: torch.dtype = host_module("devices").dtype
+        return computed
+
+    @contextmanager
+    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+        model = self._model
+        additions = Additions(model)
+        with ExitStack() as stack:
+            stack.enter_context(preserved_random_state())
+            stack.callback(self._send_vae_home)
+            self._remember_vae()
+            stack.enter_context(held_on_device(model))
+            stack.callback(additions.put_back)
+            additions.switch_off()
+            computing = stack.enter_context(in_precision(model, precision))
+            stack.enter_context(frozen([model]))
+            stack.enter_context(checkpointed(model, checkpointing))
+            stack.callback(setattr, self, "_learning", self._learning)
+            self._learning = _Learning(weakref.ref(model), additions, computing)
+            yield
+
+    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+        self._remember_vae()
+        return vae.encode_pictures(self._model, pictures)
+
+    def release_picture_encoder(self) -> None:
+        self._remember_vae()
+        vae.send_vae_away(self._model)
+
+    def encode_prompts(self, prompts: Sequence[str], words: Words) -> Conditioning:
+        if not prompts:
+            raise HostError("There are no prompts to encode: give at least one.")
+        if host_module("shared").opts.use_old_emphasis_implementation:
+            raise HostError('Switch off "Use old emphasis implementation" in the WebUI\'s settings to learn.')
+        model = self._model
+        side = self.info.resolution
+        with self._computing.text(), text.words_in_place(model, words, self._names):
+            conditioning = text.encode(model, prompts, side, side)
+        return _Encoded(conditioning["crossattn"], conditioning.get("vector"))
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        if len(conditioning.crossattn) != len(latents) or timesteps.shape != (len(latents),):
+            raise HostError(
+                f"{len(latents)} latents need as many timesteps and prompts, but there are "
+                f"{tuple(timesteps.shape)} and {len(conditioning.crossattn)}."
+            )
+        model = self._model
+        if conditioning.vector is None:
+            given: dict[str, Any] = {"c_crossattn": [conditioning.crossattn]}
+        else:
+            given = {"crossattn": conditioning.crossattn, "vector": self._vector(conditioning.vector, latents)}
+        with self._computing.denoiser():
+            output: torch.Tensor = model.apply_model(latents.to(self.device), timesteps.to(self.device), given)
+        return output.float()
+
+    def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
+        """By the host's own processing and DDIM, without its scripts; ends early if the user interrupts the WebUI."""
+        model = self._model
+        width, height = (side or self.info.resolution for side in (request.width, request.height))
+        pixel = vae.pixels_of_latent(model)
+        if any(side < pixel or side % pixel for side in (width, height)):
+            raise HostError(
+                f"Pictures of {width}x{height} pixels cannot be drawn: choose multiples of {self.info.size_multiple}."
+            )
+        if not 1 <= request.steps <= self.schedule.timesteps or request.count < 0:
+            raise HostError(
+                f"{request.count} pictures in {request.steps} steps cannot be drawn: choose 1 to "
+                f"{self.schedule.timesteps} steps and a count that is not negative."
+            )
+        for number in range(request.count):
+            seed = (request.seed + number) % 2**32
+            with text.words_in_place(self._model, request.words, self._names), self._after_drawing():
+                picture = draw_one(self._model, request, seed, width, height)
+            if picture is None:
+                return
+            yield picture
+
+    @property
+    def _model(self) -> Any:
+        """The host's model as it is now, if it is still the same checkpoint."""
+        model = loaded_model()
+        exchanged = self._learning is not None and self._learning.model() is not model
+        if exchanged or model.sd_checkpoint_info.filename != self._file:
+            raise HostError(
+                f"The WebUI has switched from {self._name} to {checkpoint_name(model)}: switch back, or start anew with "
+                "the checkpoint that is loaded now."
+            )
+        return model
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return _ENCODER_NAMES[self._family]
+
+    def _embedder(self, number: int) -> Any:
+        return text_embedders(self._model)[number]
+
+    @property
+    def _computing(self) -> Computing:
+        return AS_THE_HOST if self._learning is None else self._learning.computing
+
+    def _vector(self, vector: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """``vector`` for pictures of the latents' size instead of the checkpoint's own."""
+        import torch
+
+        pixel = vae.pixels_of_latent(self._model)
+        height, width = (side * pixel for side in latents.shape[-2:])
+        sizes = text.size_vector(self._model, len(latents), width, height)
+        return torch.cat([vector[:, : -sizes.shape[1]], sizes.to(vector)], dim=1)
+
+    @contextmanager
+    def _after_drawing(self) -> Iterator[None]:
+        """What a generation moved and switched on is undone before learning goes on."""
+        try:
+            yield
+        finally:
+            if self._learning is not None and self._learning.model() is loaded_model():
+                hold_on_device(loaded_model())
+                self._learning.additions.switch_off()
+
+    def _remember_vae(self) -> None:
+        if self._vae_home is None:
+            self._vae_home = next(self._model.first_stage_model.parameters()).device
+
+    def _send_vae_home(self) -> None:
+        home, self._vae_home = self._vae_home, None
+        model = loaded_model()
+        if home is not None and model.sd_checkpoint_info.filename == self._file:
+            model.first_stage_model.to(home)
+
+
+if TYPE_CHECKING:
+    from celeb_basis.hosts.base import Host
+
+    _FITS: type[Host] = WebUIHost  # the type checker's proof that the interface is met

@@ -1,0 +1,114 @@
+"""What checkpoint the WebUI has loaded, whether it can be learned through, and its noise schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.base import NoiseSchedule, Prediction
+from celeb_basis.hosts.webui.shim import host_module
+
+if TYPE_CHECKING:
+    import torch
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+_ADVICE = "choose a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
+_NOT_PLAIN = {
+    "hybrid": "an inpainting or depth checkpoint",
+    "concat": "an inpainting checkpoint",
+    "crossattn-adm": "an unCLIP checkpoint",
+    "adm": "an unCLIP checkpoint",
+    "hybrid-adm": "an upscaler",
+}
+
+
+def loaded_model() -> Any:
+    """The host's model as it is now. Never keep it: a switch of checkpoints leaves the old object without weights.
+
+    Raises: :class:`HostError` if no checkpoint is loaded.
+    """
+    model = host_module("shared").sd_model
+    if model is None or getattr(model, "sd_checkpoint_info", None) is None:
+        raise HostError(
+            "The WebUI has no checkpoint loaded: choose one at the top of its page, and wait until it is there."
+        )
+    return model
+
+
+def check_model(model: Any) -> None:
+    """Raise :class:`HostError` unless the model denoises plain latents by its prompt alone."""
+    name = checkpoint_name(model)
+    if getattr(model, "is_sd3", False):
+        raise HostError(f"{name} is a checkpoint of Stable Diffusion 3: {_ADVICE}.")
+    if getattr(model, "cond_stage_key", None) == "edit":
+        raise HostError(f"{name} is an InstructPix2Pix checkpoint: {_ADVICE}.")
+    key = getattr(model.model, "conditioning_key", "crossattn")
+    inputs = unet_of(model).in_channels
+    if key != "crossattn" or getattr(model, "is_sdxl_inpaint", False) or inputs != model.latent_channels:
+        kind = _NOT_PLAIN.get(key, "an inpainting checkpoint" if inputs == 9 else "a special checkpoint")
+        raise HostError(f"{name} is {kind}, which wants more than a prompt: {_ADVICE}.")
+    embedders = text_embedders(model)
+    if family_of(model) == "sdxl" and len(embedders) != 2:
+        raise HostError(f"{name} has one of SDXL's two text encoders only, as its refiner does: {_ADVICE}.")
+    for embedder in embedders:
+        if not (hasattr(embedder.wrapped, "transformer") or hasattr(embedder.wrapped, "model")):
+            raise HostError(f"The text encoder of {name} is none of CLIP's: {_ADVICE}.")
+
+
+def checkpoint_name(model: Any) -> str:
+    """What people call the checkpoint: its file's name without the ending."""
+    info = model.sd_checkpoint_info
+    return str(getattr(info, "name_for_extra", None) or getattr(info, "model_name", None) or info.name)
+
+
+def family_of(model: Any) -> Family:
+    """The host's own finding; SSD is a smaller SDXL with the same text encoders."""
+    if model.is_sdxl:
+        return "sdxl"
+    return "sd2" if model.is_sd2 else "sd1"
+
+
+def unet_of(model: Any) -> Any:
+    return model.model.diffusion_model
+
+
+def weights_dtype(model: Any) -> torch.dtype:
+    """What the denoiser's weights are held in."""
+    dtype: torch.dtype = next(unet_of(model).parameters()).dtype
+    return dtype
+
+
+def text_part(model: Any) -> Any:
+    """The module that holds all text encoders."""
+    return model.conditioner if model.is_sdxl else model.cond_stage_model
+
+
+def text_embedders(model: Any) -> list[Any]:
+    """The host's wrappers of the text encoders, one or (SDXL) two."""
+    if model.is_sdxl:
+        return [part for part in model.conditioner.embedders if hasattr(part, "encode_embedding_init_text")]
+    return [model.cond_stage_model]
+
+
+def token_embedding(embedder: Any) -> Any:
+    """The host's ``EmbeddingsWithFixes`` around a text encoder's token table."""
+    wrapped = embedder.wrapped
+    if hasattr(wrapped, "transformer"):
+        return wrapped.transformer.text_model.embeddings.token_embedding
+    return wrapped.model.token_embedding
+
+
+def noise_schedule(model: Any) -> NoiseSchedule:
+    """The schedule the host would draw with: the checkpoint's own, or with zero terminal SNR where the user set that.
+
+    ``alphas_cumprod`` of the model itself depends on the last generation; the setting that rounds it to half precision
+    only reproduces old pictures and is not learned with.
+    """
+    import torch
+
+    alphas = getattr(model, "alphas_cumprod_original", model.alphas_cumprod).detach().to("cpu", torch.float32).clone()
+    if host_module("shared").opts.sd_noise_schedule == "Zero Terminal SNR":
+        alphas = host_module("sd_models").rescale_zero_terminal_snr_abar(alphas)
+    kind: Prediction = "v_prediction" if model.parameterization == "v" else "epsilon"
+    return NoiseSchedule(alphas, kind)
