@@ -122,8 +122,8 @@ class Library:
         return replace(load_identity(path), name=name)
 
     def _existing(self, name: str) -> Path | None:
-        wanted = _key(checked_name(name))
-        return next((path for other, path in self._files() if _key(other) == wanted), None)
+        wanted = name_key(checked_name(name))
+        return next((path for other, path in self._files() if name_key(other) == wanted), None)
 
     def _present(self, name: str) -> Path:
         path = self._existing(name)
@@ -143,5 +143,6 @@ def _name_of(path: Path) -> str:
     return unicodedata.normalize("NFC", path.name[: -len(SUFFIX)])
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """What two spellings of one name have in common: neither case nor how accents are composed makes another name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

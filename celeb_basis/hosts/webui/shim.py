@@ -17,9 +17,12 @@ HostModule = Literal[
     "processing",
     "prompt_parser",
     "sd_hijack",
+    "sd_hijack_clip",
+    "sd_hijack_clip_old",
     "sd_models",
     "sd_unet",
     "shared",
+    "textual_inversion.textual_inversion",
 ]
 """The host's modules that this adapter uses; nothing else of it is touched."""
 

@@ -1,0 +1,59 @@
+"""The WebUI's loaded checkpoint as tokens see it. Asking never makes the host load one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.base import ModelInfo, TextEncoder
+from celeb_basis.hosts.webui.model import checkpoint_name, family_of, text_embedders, token_embedding
+from celeb_basis.hosts.webui.shim import host_module
+from celeb_basis.hosts.webui.text import WebUITextEncoder
+from celeb_basis.webui.tokens.fitting import Checkpoint
+
+
+class LoadedCheckpoint:
+    """Tells whether the host's checkpoint is still the same, whichever way it was switched.
+
+    The host keeps several models, reuses one model's object for another file's weights, and calls nobody back for it.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[weakref.ref[Any], Any, str | None, Checkpoint] | None = None
+
+    def __call__(self) -> Checkpoint | None:
+        """The checkpoint that is loaded now, the same object as long as it is; ``None`` if there is none."""
+        model = host_module("sd_models").model_data.sd_model
+        described = getattr(model, "sd_checkpoint_info", None)
+        if described is None:
+            return None
+        sha256 = getattr(described, "sha256", None)
+        if (known := self._known) is not None and known[0]() is model and known[1] is described and known[2] == sha256:
+            return known[3]
+        reference = weakref.ref(model)
+        family = "sd3" if getattr(model, "is_sd3", False) else str(family_of(model))
+        resolution = 1024 if family == "sdxl" else 512
+        info = ModelInfo(checkpoint_name(model), family, sha256 or "", resolution)
+        checkpoint = Checkpoint(info, lambda: _encoders(reference, info))
+        self._known = (reference, described, sha256, checkpoint)
+        return checkpoint
+
+
+def _encoders(reference: weakref.ref[Any], info: ModelInfo) -> Sequence[TextEncoder]:
+    model = reference()
+    if model is None:
+        raise HostError(f"{info.name} is no longer loaded: try again.")
+    try:
+        embedders = text_embedders(model)
+        keys = [token_embedding(embedder).textual_inversion_key for embedder in embedders]
+    except AttributeError:  # none of CLIP's: AltDiffusion, Stable Diffusion 3
+        raise HostError(f"{info.name} has no text encoder of CLIP's: choose a Stable Diffusion 1, 2 or XL.") from None
+    # The host itself calls the one encoder of any SD1 or SD2 clip_l.
+    names = ["clip_h"] if info.family == "sd2" else keys
+    return [WebUITextEncoder(name, _embedder(reference, i)) for i, name in enumerate(names)]
+
+
+def _embedder(reference: weakref.ref[Any], index: int) -> Callable[[], Any]:
+    return lambda: text_embedders(reference())[index]

@@ -1,0 +1,164 @@
+"""Everybody whom a prompt may name: found in the library's folder, read when used, fitted to the loaded checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.identities.format import load_identity
+from celeb_basis.names.lists import NameList, shipped_names
+from celeb_basis.webui.tokens.fitting import Checkpoint, Fitting
+from celeb_basis.webui.tokens.listing import Listing
+from celeb_basis.webui.tokens.words import cut, host_word_in
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+_KEPT = 512
+"""Words in memory; SDXL's are 16 kB each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """A person whom the loaded checkpoint can draw."""
+
+    name: str
+    path: Path
+    encoders: tuple[str, ...]
+    vectors: tuple[torch.Tensor, ...]
+    """``(E, D_i)`` float32 on the CPU for each of ``encoders``."""
+    content_hash: str
+
+    @property
+    def positions(self) -> int:
+        """``E``."""
+        return int(self.vectors[0].shape[0])
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A person in the library whom the loaded checkpoint cannot draw, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Kept:
+    stamp: tuple[int, int, int]
+    checkpoint: Checkpoint | None
+    answer: Word | Unavailable
+
+
+class Registry:
+    """The words of one library. There is one registry in a host; it is safe in threads.
+
+    Ten thousand identities cost one listing of their folder; a file is read when its name stands in a prompt, and again
+    when it has changed.
+
+    Parameters: ``lists`` and ``cache`` are those of :class:`Fitting`; the shipped list alone by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lists: Callable[[], Sequence[NameList]] = lambda: (shipped_names(),),
+        cache: Path | None = None,
+    ) -> None:
+        self._listing = Listing(folder)
+        self._fitting = Fitting(lists, cache)
+        self._lock = threading.RLock()
+        self._words: OrderedDict[str, _Kept] = OrderedDict()
+        self._unavailable: dict[str, str] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The library's folder. Another one may be put in its place at any time."""
+        return self._listing.folder
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        with self._lock:
+            if Path(folder) != self._listing.folder:
+                self._listing = Listing(folder)
+                self._words.clear()
+                self._unavailable.clear()
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Names met so far that the checkpoint they were met with cannot draw, and the reason of each, for a page."""
+        with self._lock:
+            return dict(self._unavailable)
+
+    def names(self) -> tuple[str, ...]:
+        """Everybody in the library, in alphabetical order; no file is read."""
+        return tuple(sorted(self._listing.names(), key=lambda name: (name.casefold(), name)))
+
+    def known(self, text: str) -> str | None:
+        """The name that ``text``, as typed between angle brackets, means; ``None`` if nobody is called so."""
+        found = self._listing.find(text)
+        return found and found[0]
+
+    def find(self, text: str, checkpoint: Checkpoint | None) -> Word | Unavailable | None:
+        """Who ``text``, as typed between angle brackets, is on ``checkpoint``; ``None`` if nobody is called so."""
+        found = self._listing.find(text)
+        if found is None:
+            return None
+        name, path = found
+        if (cutting := host_word_in(text)) is not None:
+            lower = f"<{text.strip().lower()}>"
+            return self._said(
+                Unavailable(name, f"the host cuts prompts at the word {cutting}: write {lower}, or rename the person.")
+            )
+        try:
+            status = os.stat(path)
+        except OSError:  # deleted a moment ago
+            return None
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        with self._lock:
+            kept = self._words.get(name)
+            if kept is None or kept.stamp != stamp or kept.checkpoint is not checkpoint:
+                kept = _Kept(stamp, checkpoint, self._said(self._read(name, Path(path), checkpoint)))
+                self._words[name] = kept
+                if len(self._words) > _KEPT:
+                    self._words.popitem(last=False)
+            self._words.move_to_end(name)
+            return kept.answer
+
+    def mentioned(self, prompts: Iterable[str], checkpoint: Checkpoint | None) -> tuple[Word | Unavailable, ...]:
+        """Everybody named in ``prompts``, each once, in order; with an emphasis in the brackets too."""
+        found: dict[str, Word | Unavailable] = {}
+        for prompt in prompts:
+            for piece in cut(prompt, lambda text: self.find(text.partition(":")[0], checkpoint)):
+                if isinstance(piece, (Word, Unavailable)):
+                    found.setdefault(piece.name, piece)
+        return tuple(found.values())
+
+    def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> Word | Unavailable:
+        if checkpoint is None:
+            return Unavailable(name, "no checkpoint is loaded: choose one.")
+        try:
+            identity = self._fitting.fit(replace(load_identity(path), name=name), checkpoint)
+        except CelebBasisError as error:
+            return Unavailable(name, str(error))
+        return Word(name, path, identity.encoders, identity.token_vectors(), identity.content_hash)
+
+    def _said(self, answer: Word | Unavailable) -> Word | Unavailable:
+        """``answer``, with its reason kept for the page and, the first time, told to the log."""
+        with self._lock:
+            if isinstance(answer, Word):
+                self._unavailable.pop(answer.name, None)
+            elif self._unavailable.get(answer.name) != answer.reason:
+                self._unavailable[answer.name] = answer.reason
+                _log.warning("<%s> is not available: %s", answer.name, answer.reason)
+        return answer

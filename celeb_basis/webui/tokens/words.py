@@ -1,0 +1,69 @@
+"""Finding ``<name>`` in a prompt's text. Text only: who is known is asked of a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+_BRACKETED = re.compile(r"<([^<>]+)>")
+_WEIGHT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_HOST_WORDS = re.compile(r"\b(AND|BREAK)\b")
+
+
+def cut(text: str, find: Callable[[str], Found | None]) -> list[str | Found]:
+    """``text`` in pieces: what ``find`` knows in place of each ``<name>``, and the text between, never empty.
+
+    ``find`` is given what stands between the brackets; names hold no bracket, so there is one way to read any text.
+    What it does not know stays text.
+    """
+    pieces: list[str | Found] = []
+    position = 0
+    if "<" in text:
+        for match in _BRACKETED.finditer(text):
+            if (found := find(match.group(1))) is not None:
+                pieces += [text[position : match.start()], found]
+                position = match.end()
+    pieces.append(text[position:])
+    return [piece for piece in pieces if piece != ""]
+
+
+def with_emphasis(
+    text: str,
+    known: Callable[[str], object],
+    *,
+    reserved: Container[str] = (),
+    emphasis: bool = True,
+    misread: Callable[[str], None] | None = None,
+) -> str:
+    """``text`` with every ``<name:0.8>`` written as the emphasis that it means, ``(<name>:0.8)``.
+
+    Other tags in angle brackets (LoRA, unknown names) stay as they are.
+
+    Parameters: ``reserved`` are the host's own kinds of tags, which no name takes over; with ``emphasis`` off the number
+    is left out, as the host would print it; ``misread`` is told of every tag with something else than a number, which
+    becomes ``<name>``.
+    """
+    if "<" not in text:
+        return text
+
+    def written(match: re.Match[str]) -> str:
+        name, colon, rest = match.group(1).partition(":")
+        if not colon or name.strip() in reserved or known(name) is None:
+            return match.group()
+        weight = rest.strip()
+        if not _WEIGHT.fullmatch(weight):
+            if misread is not None:
+                misread(match.group())
+            return f"<{name}>"
+        return f"(<{name}>:{weight})" if emphasis else f"<{name}>"
+
+    return _BRACKETED.sub(written, text)
+
+
+def host_word_in(name: str) -> str | None:
+    """The word of the host's own prompt language that ``name``, as it was typed, holds: the host cuts the prompt there."""
+    match = _HOST_WORDS.search(name)
+    return match.group() if match else None

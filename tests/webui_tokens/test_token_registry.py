@@ -1,0 +1,185 @@
+"""From a typed name to vectors for the loaded checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.bases import name_list
+
+from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.hosts.base import ModelInfo
+from celeb_basis.identities.expand import expand_identity, new_identity
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import Library
+from celeb_basis.webui.tokens import registry as registry_module
+from celeb_basis.webui.tokens.fitting import Checkpoint
+from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
+
+NAMES = name_list(40)
+OTHERS = name_list(41)
+
+
+@dataclass
+class Encoder:
+    """A text encoder whose tokens are the words of a text."""
+
+    name: str
+    width: int
+    seed: int = 0
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[hash((word, 1)) % 1000 for word in text.split()] for text in texts]
+
+    def token_table(self) -> torch.Tensor:
+        return torch.randn(1000, self.width, generator=torch.Generator().manual_seed(self.seed))
+
+
+def checkpoint(
+    width: int = 24, family: str = "sd1", sha256: str = "aa", name: str = "clip_l", seed: int = 0
+) -> Checkpoint:
+    info = ModelInfo(f"model of {width}", family, sha256, 512)
+    return Checkpoint(info, lambda: [Encoder(name, width, seed)])
+
+
+def learned(name: str, on: Checkpoint, seed: int = 0, names: object = NAMES) -> Identity:
+    built = build_bases(on.encoders(), names, BasisOptions(components=6))  # type: ignore[arg-type]
+    bases = [one.basis for one in built]
+    generator = torch.Generator().manual_seed(seed)
+    return new_identity(name, [torch.randn(2, 6, generator=generator) for _ in bases], bases, on.info)
+
+
+@pytest.fixture
+def home() -> Checkpoint:
+    return checkpoint()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, home: Checkpoint) -> Registry:
+    library = Library(tmp_path / "people")
+    for seed, name in enumerate(("person1", "person10", "Zoë", "Tom AND Jerry")):
+        library.add(learned(name, home, seed))
+    return Registry(library.folder, lists=lambda: (NAMES,))
+
+
+def word(registry: Registry, text: str, on: Checkpoint) -> Word:
+    found = registry.find(text, on)
+    assert isinstance(found, Word), found
+    return found
+
+
+def reason(registry: Registry, text: str, on: Checkpoint | None) -> str:
+    found = registry.find(text, on)
+    assert isinstance(found, Unavailable), found
+    return found.reason
+
+
+def test_a_person_on_their_own_checkpoint_has_the_stored_vectors(registry: Registry, home: Checkpoint) -> None:
+    found = word(registry, "PERSON1", home)
+    stored = Library(registry.folder).load("person1")
+    assert (found.name, found.encoders, found.positions) == ("person1", ("clip_l",), 2)
+    assert np.array_equal(found.vectors[0].numpy(), stored.vectors[0])
+    assert found.content_hash == stored.content_hash
+    assert not np.array_equal(word(registry, "person10", home).vectors[0].numpy(), stored.vectors[0])
+
+
+@pytest.mark.parametrize("text", ["person", "person 1", "person100", "", "zoe", "lora:person1"])
+def test_nobody(registry: Registry, home: Checkpoint, text: str) -> None:
+    assert registry.known(text) is None
+    assert registry.find(text, home) is None
+
+
+@pytest.mark.parametrize(("width", "seed"), [(40, 0), (24, 5)])
+def test_on_another_checkpoint_the_coefficients_are_expanded_in_its_own_basis(
+    registry: Registry, width: int, seed: int
+) -> None:
+    other = checkpoint(width=width, sha256="bb", seed=seed)
+    bases = [one.basis for one in build_bases(other.encoders(), NAMES, BasisOptions(components=6))]
+    expected = expand_identity(Library(registry.folder).load("person1"), bases, other.info)
+    found = word(registry, "person1", other)
+    assert found.vectors[0].shape == (2, width)
+    assert np.array_equal(found.vectors[0].numpy(), expected.vectors[0])
+    assert registry.unavailable == {}
+
+
+def test_another_family_is_refused_with_the_reason(
+    registry: Registry, home: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = checkpoint(width=32, family="sd2", sha256="bb", name="clip_h")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert "sd2" in reason(registry, "person1", other)
+    assert list(registry.unavailable) == ["person1"]
+    assert len(caplog.records) == 1
+    word(registry, "person1", home)
+    assert registry.unavailable == {}
+
+
+def test_another_list_of_names_is_refused_or_found_among_the_users(tmp_path: Path, home: Checkpoint) -> None:
+    Library(tmp_path).add(learned("ann", home, names=OTHERS))
+    other = checkpoint(width=32, sha256="bb")
+    assert "names" in reason(Registry(tmp_path, lists=lambda: (NAMES,)), "ann", other)
+    assert word(Registry(tmp_path, lists=lambda: (NAMES, OTHERS)), "ann", other).vectors[0].shape == (2, 32)
+
+
+def test_without_a_checkpoint(registry: Registry, home: Checkpoint) -> None:
+    assert "no checkpoint" in reason(registry, "person1", None)
+    word(registry, "person1", home)
+
+
+def test_a_broken_file_is_told_and_mended(registry: Registry, home: Checkpoint) -> None:
+    path = Library(registry.folder).path_of("person1")
+    whole = path.read_bytes()
+    word(registry, "person1", home)
+    path.write_bytes(whole[:100])
+    assert "person1.safetensors" in reason(registry, "person1", home)
+    path.write_bytes(whole)
+    word(registry, "person1", home)
+
+
+def test_a_name_that_the_host_would_cut_apart(registry: Registry, home: Checkpoint) -> None:
+    assert "AND" in reason(registry, "Tom AND Jerry", home)
+    assert word(registry, "tom and jerry", home).name == "Tom AND Jerry"
+
+
+def test_a_file_is_read_when_it_is_used_and_when_it_changed(
+    registry: Registry, home: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    load = registry_module.load_identity
+    monkeypatch.setattr(registry_module, "load_identity", lambda path: (reads.append(path.stem), load(path))[1])
+    assert registry.names() == ("person1", "person10", "Tom AND Jerry", "Zoë")
+    assert reads == []
+    before = word(registry, "person1", home)
+    assert word(registry, "person1", home) is before
+    Library(registry.folder).add(learned("person1", home, seed=77), replace=True)
+    after = word(registry, "person1", home)
+    assert after.content_hash != before.content_hash
+    assert reads == ["person1", "person1"]
+
+
+def test_a_deleted_person_is_nobody(registry: Registry, home: Checkpoint) -> None:
+    word(registry, "person1", home)
+    os.unlink(Library(registry.folder).path_of("person1"))
+    assert registry.find("person1", home) is None
+    assert registry.known("person1") is None
+
+
+def test_everybody_in_the_prompts_once(registry: Registry, home: Checkpoint) -> None:
+    prompts = ["<person10:0.8>, <PERSON1>", "<person1>", "person1 <nobody> <lora:person1:1> <Zoë"]
+    assert [found.name for found in registry.mentioned(prompts, home)] == ["person10", "person1"]
+
+
+def test_another_folder(registry: Registry, home: Checkpoint, tmp_path: Path) -> None:
+    word(registry, "person1", home)
+    Library(tmp_path / "more").add(learned("person1", home, seed=9))
+    before = word(registry, "person1", home).content_hash
+    registry.folder = tmp_path / "more"
+    assert registry.names() == ("person1",)
+    assert word(registry, "person1", home).content_hash != before
