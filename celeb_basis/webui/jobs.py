@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from celeb_basis.errors import CelebBasisError, LearningError
+from celeb_basis.errors import CelebBasisError
 from celeb_basis.executors.failures import is_explained, sentence_of
 from celeb_basis.executors.work import Interrupt
 from celeb_basis.learning.events import Event, PersonProgress, Preparing, StepDone
+from celeb_basis.webui.requests import NoSuchJobError
 
 _log = logging.getLogger(__name__)
 
@@ -206,12 +207,12 @@ class JobQueue:
     def job(self, job_id: str) -> Job:
         """The job with this id.
 
-        Raises: :class:`LearningError` if there is none.
+        Raises: :class:`NoSuchJobError` if there is none.
         """
         with self._lock:
             job = self._jobs.get(job_id)
         if job is None:
-            raise LearningError(f"There is no job {job_id[:40]!a}: it was forgotten, or never begun.")
+            raise NoSuchJobError(f"There is no job {job_id[:40]!a}: it was forgotten, or never begun.")
         return job
 
     def remember(self, job: Job) -> None:
@@ -243,6 +244,13 @@ class JobQueue:
         job.interrupt.ask()
         if waiting:
             job.set_state("interrupted", "It was taken out of the queue before it began.")
+
+    def forget(self, job_id: str) -> None:
+        """Remember an ended job no longer."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is not None and job.finished:
+                del self._jobs[job_id]
 
     def _work_off(self) -> None:
         while True:

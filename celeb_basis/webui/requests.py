@@ -7,11 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celeb_basis.errors import LearningError
+from celeb_basis.errors import IdentityError, LearningError, SettingsError
 from celeb_basis.faces.types import DetectedFace, Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.identities.identity import Identity
+from celeb_basis.judging.prompts import EVALUATION_PROMPTS
 from celeb_basis.settings import LearnSettings, preset
+
+
+class NoSuchPersonError(IdentityError):
+    """Nobody in the library is called so."""
+
+
+class NoSuchJobError(LearningError):
+    """No job has this id."""
+
+
+class NameTakenError(IdentityError):
+    """The name belongs to somebody or something else."""
+
 
 MAX_PEOPLE = 32
 """People of one run. They share a head and its steps; more are better learned one after the other."""
@@ -96,6 +110,44 @@ class LearnRequest:
                 "Consent is missing: confirm that everybody in the photos agrees to being learned, then start again."
             )
         self.learn_settings()
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """The three figures for one person on a grid of prompts."""
+
+    name: str
+    photos: tuple[PhotoToLearn, ...] = ()
+    """Real photos to compare with; the identity's thumbnail if there are none."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of ``judging.EVALUATION_PROMPTS``; all if empty."""
+    prompts: int = 0
+    """Only the first so many; 0 takes all."""
+    seeds: int = 1
+    """Pictures of each prompt."""
+    seed: int = 0
+    steps: int = 30
+    guidance: float = 7.5
+
+    def check(self) -> None:
+        """Raise the sentence that says what is wrong with the numbers.
+
+        Raises: :class:`SettingsError`.
+        """
+        ranges = (
+            ("prompts", 0, 1000),
+            ("seeds", 1, 64),
+            ("seed", 0, 2**32 - 1),
+            ("steps", 1, 150),
+            ("guidance", 0, 50),
+        )
+        for name, low, high in ranges:
+            if not low <= getattr(self, name) <= high:
+                raise SettingsError(f"{name} is {getattr(self, name)}: choose a value from {low} to {high}.")
+        if unknown := [kind for kind in self.kinds if kind not in EVALUATION_PROMPTS]:
+            raise SettingsError(
+                f"There is no kind of prompts {unknown[0]!r}: choose from {', '.join(EVALUATION_PROMPTS)}."
+            )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,14 @@ from celeb_basis.webui.learning import LearningJobs
 from celeb_basis.webui.options import Options
 from celeb_basis.webui.paths import Paths, data_folder
 from celeb_basis.webui.program import Program, loaded_host
-from celeb_basis.webui.requests import FoundFaces, LearnRequest, PersonEntry
+from celeb_basis.webui.requests import (
+    EvaluateRequest,
+    FoundFaces,
+    LearnRequest,
+    NameTakenError,
+    NoSuchPersonError,
+    PersonEntry,
+)
 
 if TYPE_CHECKING:
     from celeb_basis.basis.basis import Basis
@@ -109,11 +116,7 @@ class Service:
 
         Raises: :class:`IdentityError` if there is none.
         """
-        library = self.library
-        if not library.path_of(name).exists():
-            raise IdentityError(
-                f"There is no identity {checked_name(name)!r} in the library: look at the list of people."
-            )
+        library = self._present(name)
         try:
             identity = library.load(name)
         except IdentityError as error:
@@ -146,7 +149,8 @@ class Service:
         """
         same = checked_name(name).casefold() == checked_name(new_name).casefold()
         if not same and (problem := self.check_name(new_name)) is not None:
-            raise IdentityError(problem)
+            raise NameTakenError(problem)
+        self._present(name)
         self.library.rename(name, new_name)
         return self.person(new_name)
 
@@ -155,12 +159,14 @@ class Service:
 
         Raises: :class:`IdentityError` if there is none.
         """
+        self._present(name)
         self.library.delete(name)
 
     def set_notes(self, name: str, notes: str) -> PersonEntry:
         """Put other notes into somebody's file."""
         if len(notes) > MAX_NOTES:
             raise IdentityError(f"The notes have {len(notes)} characters: use at most {MAX_NOTES}.")
+        self._present(name)
         identity = self.library.load(name)
         self.library.add(replace(identity, metadata=replace(identity.metadata, notes=notes)), replace=True)
         return self.person(name)
@@ -179,15 +185,16 @@ class Service:
         if layout not in LAYOUTS:
             raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
         with tempfile.TemporaryDirectory() as folder:
-            files = export_identity(self.library.load(name), Path(folder), layout)  # type: ignore[arg-type]
+            files = export_identity(self._present(name).load(name), Path(folder), layout)  # type: ignore[arg-type]
             return [(path.name, path.read_bytes()) for path in files]
 
     def export_to_host(self, name: str) -> list[Path]:
         """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
         from celeb_basis.exports.write import export_identity
 
+        person = self._present(name).load(name)
         with self._model() as host:
-            identity = self._fitted(self.library.load(name), host)
+            identity = self.fitted(person, host)
         return list(
             export_identity(identity, self.program.embeddings_folder() / f"{identity.name}.safetensors", "webui")
         )
@@ -202,7 +209,7 @@ class Service:
         found = self._read(data, file_name, name)
         for identity in found:
             if (problem := self.check_name(identity.name, replace=replace_existing)) is not None:
-                raise IdentityError(problem)
+                raise NameTakenError(problem)
         for identity in found:
             self.library.add(identity, replace=replace_existing)
         return [self.person(identity.name) for identity in found]
@@ -221,7 +228,7 @@ class Service:
         request.check()
         for person in request.people:
             if (problem := self.check_name(person.name, replace=request.replace)) is not None:
-                raise IdentityError(problem)
+                raise NameTakenError(problem)
         return self.learning.start(request)
 
     def job(self, job_id: str) -> Job:
@@ -245,6 +252,27 @@ class Service:
         """Go on with an interrupted run: the same job, queued again."""
         return self.learning.resume(job_id)
 
+    def forget(self, job_id: str) -> None:
+        """Throw away what was kept of a job that has ended.
+
+        Raises: :class:`LearningError` while it is under way.
+        """
+        self.learning.forget(self.job(job_id))
+        self.queue.forget(job_id)
+
+    def evaluate(self, request: EvaluateRequest) -> Job:
+        """Queue drawing a grid of prompts and judging it; the contact sheet is the job's last picture.
+
+        Raises: :class:`CelebBasisError` for a request that cannot be right.
+        """
+        from celeb_basis.webui.evaluating import Evaluation
+
+        request.check()
+        identity = self._present(request.name).load(request.name)
+        job = Job("evaluate", (identity.name,))
+        self.queue.submit(job, Evaluation(self, identity, request).run)
+        return job
+
     # Arithmetic and basis
 
     def blend(self, request: BlendRequest) -> PersonEntry:
@@ -253,7 +281,7 @@ class Service:
         Raises: :class:`CelebBasisError` for parts that do not fit the loaded checkpoint, or a name that is taken.
         """
         if (problem := self.check_name(request.name, replace=request.replace)) is not None:
-            raise IdentityError(problem)
+            raise NameTakenError(problem)
         mixed = self.mixed(request)
         self.library.add(mixed, replace=request.replace)
         return self.person(mixed.name)
@@ -262,12 +290,12 @@ class Service:
         """The mixture that :meth:`blend` would add."""
         from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
 
-        people = [(self.library.load(name), weight) for name, weight in request.parts]
+        people = [(self._present(name).load(name), weight) for name, weight in request.parts]
         if not people:
             raise IdentityError("There is nobody to blend: give at least one person with a weight.")
         with self._model() as host:
             bases = self._bases(host, int(people[0][0].coefficients[0].shape[1]))
-            parts = [(self._fitted(person, host), weight) for person, weight in people]
+            parts = [(self.fitted(person, host), weight) for person, weight in people]
             mixed = blend(parts, bases, host.info, name=request.name, keep_radius=request.keep_radius)
             if request.toward_mean:
                 mixed = toward_mean(mixed, request.toward_mean, bases, host.info)
@@ -291,7 +319,7 @@ class Service:
         if not 1 <= components <= 4096:
             raise SettingsError(f"components is {components}: choose a value from 1 to 4096.")
         with self._model() as host:
-            built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=_cache())
+            built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=bases_cache())
         return [summarise(one) for one in built]
 
     # Inside
@@ -308,16 +336,29 @@ class Service:
     def _bases(self, host: Host, components: int) -> list[Basis]:
         from celeb_basis.basis.build import BasisOptions, build_bases
 
-        built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=_cache())
+        built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=bases_cache())
         return [one.basis for one in built]
 
-    def _fitted(self, identity: Identity, host: Host) -> Identity:
+    def fitted(self, identity: Identity, host: Host) -> Identity:
+        """``identity`` on the loaded checkpoint: as it is, or expanded anew in that checkpoint's basis.
+
+        Raises: :class:`WrongModelError` for another family or another list of names.
+        """
         from celeb_basis.identities.expand import check_model, expand_identity
 
         check_model(identity, host.info)
         if identity.metadata.base_sha256 == host.info.sha256:
             return identity
         return expand_identity(identity, self._bases(host, int(identity.coefficients[0].shape[1])), host.info)
+
+    def _present(self, name: str) -> Library:
+        """The library, which holds ``name``."""
+        library = self.library
+        if not library.path_of(name).exists():
+            raise NoSuchPersonError(
+                f"There is no person {checked_name(name)!r} in the library: look at the list of people."
+            )
+        return library
 
     def _entry(self, name: str, identity: Identity | None, problem: str) -> PersonEntry:
         reason = problem or self._unavailable(name)
@@ -376,5 +417,6 @@ class Service:
         }
 
 
-def _cache() -> Path:
+def bases_cache() -> Path:
+    """Folder of the bases that were built before."""
     return cache_folder() / "bases"

@@ -1,0 +1,115 @@
+"""Routes about the people of the library."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+
+from celeb_basis.errors import IdentityError
+from celeb_basis.webui.api.border import BorderRoute, body_limit
+from celeb_basis.webui.api.models import (
+    MAX_FILE,
+    Answer,
+    BlendBody,
+    FileBody,
+    NotesBody,
+    RenameBody,
+    decoded,
+    encoded,
+)
+from celeb_basis.webui.requests import PersonEntry
+from celeb_basis.webui.service import BlendRequest, Service
+
+
+def people_router(service: Service) -> APIRouter:
+    """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend``."""
+    router = APIRouter(route_class=BorderRoute, tags=["Celeb Basis: people"])
+
+    @router.get("/people", summary="Everybody in the library")
+    def list_people() -> Answer:
+        return {"people": [person.as_dict() for person in service.people()]}
+
+    @router.get("/names/check", summary="Whether a name can be a person's")
+    def check_name(name: str = Query(...), replace: bool = False) -> Answer:
+        problem = service.check_name(name, replace=replace)
+        return {"name": name, "ok": problem is None, "problem": problem or ""}
+
+    @router.get("/people/{name}", summary="One person")
+    def get_person(name: str) -> Answer:
+        return service.person(name).as_dict()
+
+    @router.get("/people/{name}/thumbnail", summary="One person's picture", response_class=Response)
+    def thumbnail(name: str) -> Response:
+        picture = _thumbnail(service.person(name))
+        if picture is None:
+            return Response(status_code=204)
+        return Response(picture, media_type=_media_type(picture))
+
+    @router.post("/people/{name}/rename", summary="Give a person another name")
+    def rename(name: str, body: RenameBody) -> Answer:
+        return service.rename(name, body.name).as_dict()
+
+    @router.post("/people/{name}/notes", summary="Put other notes into a person's file")
+    def notes(name: str, body: NotesBody) -> Answer:
+        return service.set_notes(name, body.notes).as_dict()
+
+    @router.delete("/people/{name}", summary="Remove a person")
+    def delete(name: str) -> Answer:
+        service.delete(name)
+        return {"deleted": name}
+
+    @router.get("/people/{name}/export", summary="A person as a file")
+    def export(name: str, layout: str = Query("identity", description="identity, webui, diffusers, comfyui")) -> Answer:
+        files = service.export(name, layout)
+        return {"layout": layout, "files": [{"name": file, "data": encoded(content)} for file, content in files]}
+
+    @router.post("/people/{name}/embedding", summary="Put a person into the WebUI's embeddings folder")
+    def export_to_host(name: str) -> Answer:
+        return {"files": [path.name for path in service.export_to_host(name)]}
+
+    @router.post("/people/import", summary="Take a file into the library (base64)")
+    @body_limit(MAX_FILE * 3 // 2)
+    def import_json(body: FileBody) -> Answer:
+        data = decoded(body.data, body.file_name)
+        return _imported(service, data, body.file_name, body.name, body.replace)
+
+    @router.post("/people/import/form", summary="Take a file into the library (multipart)")
+    @body_limit(MAX_FILE + (1 << 20))
+    def import_form(
+        file: UploadFile = File(...),  # noqa: B008 - fastapi's way
+        name: str | None = Form(None),
+        replace: bool = Form(False),
+    ) -> Answer:
+        return _imported(service, file.file.read(), file.filename or "", name, replace)
+
+    @router.post("/blend", summary="Mix people into a new one")
+    def blend(body: BlendBody) -> Answer:
+        parts = tuple((part.name, part.weight) for part in body.parts)
+        request = BlendRequest(
+            parts,
+            body.name,
+            toward_mean=body.toward_mean,
+            toward_celebrity=body.toward_celebrity,
+            celebrity_amount=body.celebrity_amount,
+            keep_radius=body.keep_radius,
+            replace=body.replace,
+        )
+        return service.blend(request).as_dict()
+
+    return router
+
+
+def _imported(service: Service, data: bytes, file_name: str, name: str | None, replace: bool) -> Answer:
+    if len(data) > MAX_FILE:
+        raise IdentityError(f"The file is larger than {MAX_FILE >> 20} MB, so it is no identity: choose another one.")
+    people = service.import_file(data, file_name, name, replace_existing=replace)
+    return {"people": [person.as_dict() for person in people]}
+
+
+def _thumbnail(person: PersonEntry) -> bytes | None:
+    return None if person.identity is None else person.identity.metadata.thumbnail
+
+
+def _media_type(picture: bytes) -> str:
+    if picture.startswith(b"\x89PNG"):
+        return "image/png"
+    return "image/jpeg" if picture.startswith(b"\xff\xd8") else "image/webp"

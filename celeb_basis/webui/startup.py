@@ -1,0 +1,129 @@
+"""What happens when the host starts, and at every Reload UI: callbacks, each of which keeps its errors to itself.
+
+Nothing heavy is imported here: torch, gradio and fastapi are the host's own and are there already; insightface comes with
+the first photo.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from celeb_basis.webui.service import Service
+
+_log = logging.getLogger(__name__)
+
+TITLE = "Celeb Basis"
+TAB_ID = "celeb_basis"
+
+_Result = TypeVar("_Result")
+
+_OPEN_TAB = (
+    "for (const button of document.querySelectorAll('#tabs > .tab-nav > button')) "
+    f"if (button.textContent.trim() === '{TITLE}') button.click();"
+)
+
+
+@functools.cache
+def service() -> Service:
+    """The one service of this host. It outlives Reload UI, and with it a run that is under way."""
+    from celeb_basis.names.lists import read_names, shipped_names
+    from celeb_basis.webui.options import read_options
+    from celeb_basis.webui.program import WebUIProgram
+    from celeb_basis.webui.service import Service, bases_cache
+    from celeb_basis.webui.tokens.registry import Registry
+
+    shared = importlib.import_module("modules.shared")
+    root = Path(importlib.import_module("modules.paths_internal").data_path)
+    flag = getattr(shared.cmd_opts, "celeb_basis_dir", None)
+
+    def options() -> Any:
+        return read_options(shared.opts, shared.cmd_opts)
+
+    def lists() -> list[Any]:
+        chosen = options().names_file
+        own = [read_names(root / Path(chosen).expanduser())] if chosen else []
+        return [*own, shipped_names()]
+
+    made = Service(WebUIProgram(), options, root=root, flag=flag)
+    made.registry = Registry(made.paths.people, lists=lists, cache=bases_cache())
+    return made
+
+
+def register() -> None:
+    """Register everything with the host. Called by the extension's script each time the host runs it."""
+    callbacks = importlib.import_module("modules.script_callbacks")
+    callbacks.on_ui_settings(_guarded(_settings))
+    callbacks.on_before_ui(_guarded(_words))
+    callbacks.on_ui_tabs(_guarded(_tab, list))
+    callbacks.on_ui_train_tabs(_guarded(_train_tab))
+    callbacks.on_app_started(_guarded(_api))
+
+
+def _settings() -> None:
+    from celeb_basis.webui.options import add_settings
+
+    add_settings()
+
+
+def _words() -> None:
+    """``<name>`` in prompts, from before the first page on; a second time, nothing."""
+    from celeb_basis.webui.tokens.host import install
+
+    registry = service().registry
+    if registry is not None:
+        install(registry)
+
+
+def _tab() -> list[Any]:
+    """The page; where it cannot be built, a page that says why."""
+    try:
+        page = importlib.import_module("celeb_basis.webui.tab.page")
+        return [(page.create_page(service()), TITLE, TAB_ID)]
+    except Exception as error:
+        _log.exception("the page of Celeb Basis cannot be built")
+        gradio = importlib.import_module("gradio")
+        with gradio.Blocks(analytics_enabled=False) as blocks:
+            gradio.HTML(
+                f"<p>The page of {TITLE} cannot be built: {html.escape(f'{type(error).__name__}: {error}')}. Update the "
+                "extension and restart the WebUI; the API under /celeb-basis/v1/ may work nevertheless.</p>"
+            )
+        return [(blocks, TITLE, TAB_ID)]
+
+
+def _train_tab(_params: Any) -> None:
+    """An entry in the host's Train tab that leads to the page."""
+    gradio = importlib.import_module("gradio")
+    with gradio.Tab(label=TITLE, id="celeb_basis_train"):
+        gradio.HTML(
+            "<p>A person from one photo, as a word in any prompt: learned on a page of its own.</p>"
+            f'<button type="button" class="lg secondary gradio-button" onclick="{_OPEN_TAB}">Open {TITLE}</button>'
+        )
+
+
+def _api(_demo: Any, app: Any) -> None:
+    """The routes, in the application that this start made."""
+    from celeb_basis.webui.api.mount import mount
+
+    cmd_opts = importlib.import_module("modules.shared").cmd_opts
+    mount(app, service(), getattr(cmd_opts, "api_auth", None))
+
+
+def _guarded(callback: Callable[..., _Result], otherwise: Callable[[], Any] | None = None) -> Callable[..., Any]:
+    """``callback`` whose errors go to the log: the host starts whatever is wrong here."""
+
+    @functools.wraps(callback)
+    def call(*arguments: Any) -> Any:
+        try:
+            return callback(*arguments)
+        except Exception:
+            _log.exception("Celeb Basis: %s failed", callback.__name__)
+            return otherwise() if otherwise is not None else None
+
+    return call

@@ -1,0 +1,22 @@
+"""Tells each picture's generation parameters which people are in it, and checks pasted ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import scripts
+
+from celeb_basis.webui import infotext
+
+_infotext = infotext.register()
+
+
+class CelebBasisInfotext(scripts.Script):
+    def title(self) -> str:
+        return "Celeb Basis infotext"
+
+    def show(self, is_img2img: bool) -> Any:  # noqa: ARG002 the host's signature
+        return scripts.AlwaysVisible
+
+    def process_batch(self, p: Any, *args: Any, batch_number: int = 0, **kwargs: Any) -> None:  # noqa: ARG002
+        _infotext.note(p, batch_number)
