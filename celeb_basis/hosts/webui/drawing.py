@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 _PROGRESS = ("job_no", "job_count", "sampling_step", "sampling_steps", "textinfo", "current_latent")
 
 
-def draw_one(model: Any, request: GenerationRequest, seed: int, width: int, height: int) -> Image.Image | None:
-    """One picture by DDIM, or ``None`` if the user interrupted the host. Words must be in place already."""
+def draw_one(
+    model: Any, request: GenerationRequest, prompts: tuple[str, str], seed: int, size: tuple[int, int]
+) -> Image.Image | None:
+    """One picture by DDIM, or ``None`` if the user interrupted the host.
+
+    Parameters: ``prompts`` are the positive and the negative one, with words already in place; ``size`` is in pixels.
+    """
     processing = host_module("processing")
     p = processing.StableDiffusionProcessingTxt2Img(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        prompt=prompts[0],
+        negative_prompt=prompts[1],
         seed=seed,
         subseed=0,
         sampler_name="DDIM",
         scheduler="Automatic",
         steps=request.steps,
         cfg_scale=request.guidance,
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         batch_size=1,
         n_iter=1,
         do_not_save_samples=True,

@@ -168,8 +168,8 @@ class WebUIHost:
             raise HostError('Switch off "Use old emphasis implementation" in the WebUI\'s settings to learn.')
         model = self._model
         side = self.info.resolution
-        with self._computing.text(), text.words_in_place(model, words, self._names):
-            conditioning = text.encode(model, prompts, side, side)
+        with self._computing.text(), text.words_in_place(model, words, self._names) as with_words:
+            conditioning = text.encode(model, [with_words(prompt) for prompt in prompts], side, side)
         return _Encoded(conditioning["crossattn"], conditioning.get("vector"))
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -203,8 +203,9 @@ class WebUIHost:
             )
         for number in range(request.count):
             seed = (request.seed + number) % 2**32
-            with text.words_in_place(self._model, request.words, self._names), self._after_drawing():
-                picture = draw_one(self._model, request, seed, width, height)
+            with text.words_in_place(self._model, request.words, self._names) as with_words, self._after_drawing():
+                prompts = with_words(request.prompt), with_words(request.negative_prompt)
+                picture = draw_one(self._model, request, prompts, seed, (width, height))
             if picture is None:
                 return
             yield picture

@@ -1,8 +1,9 @@
 """Prompts with words in them, encoded by the host's own code: its syntax, its chunks, its emphasis, its clip skip.
 
-A word becomes one token id that is nobody's; the host finds an embedding for that id, as it would find one of its own
-database, and puts the vectors into the token embeddings. So the outcome is bit for bit what the host makes of the same
-vectors in its database, wherever the word stands, and it is differentiable in the vectors.
+A word becomes one character that nobody types, and that character one token id that is nobody's; the host finds an
+embedding for that id, as it would find one of its own database, and puts the vectors into the token embeddings. So the
+outcome is bit for bit what the host makes of the same vectors in its database, wherever the word stands, and it is
+differentiable in the vectors. Neither the host's syntax nor another extension ever sees the word itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 # Ids of words count down from here, far from any id of a tokenizer.
 _FIRST_ID = -1_000_000
-_SYNTAX = "()[]:|\\"
+# The first character of Unicode's last private plane.
+_FIRST_CHARACTER = 0x100000
 
 
 @dataclass(frozen=True)
@@ -61,30 +63,35 @@ class WebUITextEncoder:
 
 
 @contextmanager
-def words_in_place(model: Any, words: Words, encoder_names: Sequence[str]) -> Iterator[None]:
-    """While this lasts, the host reads every word of ``words`` in any prompt as its vectors.
+def words_in_place(model: Any, words: Words, encoder_names: Sequence[str]) -> Iterator[Callable[[str], str]]:
+    """Yields what turns a prompt into one in which the host, while this lasts, reads every word as its vectors.
 
-    Raises: :class:`HostError` for vectors that do not fit the text encoders, and for words that the host's prompt
-    syntax would tear apart.
+    Raises: :class:`HostError` for vectors that do not fit the text encoders.
     """
     if not words:
-        yield
+        yield str
         return
     embedders = text_embedders(model)
-    ids = {word: _FIRST_ID - number for number, word in enumerate(words)}
-    spliced = {ids[word]: _spliced(word, vectors, embedders, encoder_names) for word, vectors in words.items()}
+    characters = {word: chr(_FIRST_CHARACTER + number) for number, word in enumerate(words)}
+    ids = {character: _FIRST_ID - number for number, character in enumerate(characters.values())}
+    spliced = {
+        ids[characters[word]]: _spliced(word, vectors, embedders, encoder_names) for word, vectors in words.items()
+    }
     database = host_module("sd_hijack").model_hijack.embedding_db
     find = database.find_embedding_at_position
 
-    def find_spliced(tokens: list[int], offset: int) -> Any:
+    def find_spliced(tokens: Sequence[int], offset: int) -> Any:
         embedding = spliced.get(tokens[offset])
         return find(tokens, offset) if embedding is None else (embedding, 1)
+
+    def with_characters(prompt: str) -> str:
+        return "".join(characters.get(piece, piece) for piece in split_at_words(prompt, list(words)))
 
     with ExitStack() as stack:
         stack.enter_context(replaced(database, find_embedding_at_position=find_spliced))
         for embedder in embedders:
             stack.enter_context(replaced(embedder, tokenize=_splitting(embedder.tokenize, ids)))
-        yield
+        yield with_characters
 
 
 def encode(model: Any, prompts: Sequence[str], width: int, height: int) -> dict[str, torch.Tensor]:
@@ -131,10 +138,8 @@ def _splitting(tokenize: Callable[[list[str]], Any], ids: Mapping[str, int]) -> 
 
 
 def _spliced(word: str, vectors: TokenVectors, embedders: list[Any], names: Sequence[str]) -> _Spliced:
-    if not word or any(character in word for character in _SYNTAX):
-        raise HostError(
-            f"The word {word!r} cannot stand in the WebUI's prompts: use none of {' '.join(_SYNTAX)} in it."
-        )
+    if not word:
+        raise HostError("A word is empty: give it a name such as <person1>.")
     if len(vectors) != len(embedders):
         raise HostError(
             f"The word {word} has vectors for {len(vectors)} text encoders, the checkpoint {len(embedders)}: learn it on "
