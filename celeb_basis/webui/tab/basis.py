@@ -1,0 +1,81 @@
+"""*Basis*: what the loaded checkpoint's basis is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.webui.tab import gr, markup
+from celeb_basis.webui.tab.gr import gradio, on, own
+
+if TYPE_CHECKING:
+    from celeb_basis.basis.summary import BasisSummary
+    from celeb_basis.webui.service import Service
+
+MOST_ROWS = 300
+"""Dropped names in the page's table."""
+
+
+class BasisTab:
+    """Lays the sub-tab out and answers its events."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def build(self, tab: Any) -> None:
+        """Make the components, inside ``tab``."""
+        gradio.HTML(
+            "<p>People are learned as coefficients in a space that the names of celebrities span in the loaded "
+            "checkpoint's text encoder.</p>"
+        )
+        with gradio.Row(elem_classes=["celeb-basis-line"]):
+            components = own(gradio.Number(512, precision=0, label="Components", info="1 to 4,096; people use 512"))
+            show = gradio.Button("Show the basis", variant="primary", elem_id="celeb_basis_basis_show")
+        note = gr.message("celeb_basis_basis_note")
+        shown = gradio.HTML("", elem_id="celeb_basis_basis")
+        on(tab.select, self.source, [], [], note=note, quiet=True)
+        on(show.click, self.show, [components], [shown], note=note)
+
+    def source(self) -> str:
+        """Which list of names is used."""
+        names = self.service.names()
+        own_list = self.service.options().names_file
+        which = f"your own list {own_list}" if own_list else "the list that comes with Celeb Basis"
+        return markup.note(
+            f"{len(names.names):,} names, from {which}. Another list: Settings, Celeb Basis, List of names."
+        )
+
+    def show(self, components: float | None) -> tuple[Any, ...]:
+        """The summary of every text encoder's basis; it is built if it was not before."""
+        summaries = self.service.basis_summary(int(components or 512))
+        return "".join(_summary(one, index) for index, one in enumerate(summaries)), self.source()
+
+
+def _summary(one: BasisSummary, index: int) -> str:
+    from celeb_basis.plots import explained_variance
+
+    try:
+        plot = markup.chart(
+            explained_variance(one.explained), "The share of variance that each component explains", f"basis{index}"
+        )
+    except ImportError:
+        plot = ""
+    facts = [
+        ("Text encoder", f"{one.encoder}, {one.width} numbers a token"),
+        ("Names used", f"{one.names_used:,}"),
+        ("Names dropped", f"{one.names_dropped:,}"),
+        ("Spread", ", ".join(f"{value:.3f}" for value in one.spread) + " (token 1, token 2)"),
+        ("Hash", one.sha256[:12]),
+    ]
+    body = "".join(f"<dt>{markup.text(label)}</dt><dd>{markup.text(value)}</dd>" for label, value in facts)
+    dropped = one.report.get("dropped", [])
+    by_rule: dict[str, int] = one.report.get("counts", {})
+    often = sorted(by_rule, key=lambda rule: -by_rule[rule])
+    counts = markup.table(("Why", "Names"), ((rule, by_rule[rule]) for rule in often))
+    rows = markup.table(
+        ("Name", "Why it was dropped"), ((each["name"], each["reason"]) for each in dropped[:MOST_ROWS])
+    )
+    more = f'<p class="quiet">and {len(dropped) - MOST_ROWS:,} more</p>' if len(dropped) > MOST_ROWS else ""
+    return (
+        f'<h3>{markup.text(one.encoder)}</h3><div class="celeb-basis-two"><dl class="celeb-basis-facts">{body}</dl>{plot}</div>'
+        f"{counts if dropped else ''}<details><summary>Dropped names</summary>{rows}{more}</details>"
+    )

@@ -1,0 +1,119 @@
+"""What a visitor has put together on the Learn tab and not yet started: people, photos, chosen faces. No gradio here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celeb_basis.webui.requests import FoundFaces, LearnRequest, PersonToLearn, PhotoToLearn
+
+
+@dataclass
+class DraftPhoto:
+    """A photo with the faces that were found, and the one that is meant."""
+
+    name: str
+    data: bytes
+    found: FoundFaces
+    face: int = 0
+    """Counted from 0 by falling size."""
+
+
+@dataclass
+class DraftPerson:
+    """Somebody to be learned."""
+
+    name: str = ""
+    photos: list[DraftPhoto] = field(default_factory=list)
+    shown: int = 0
+    """The photo that is looked at."""
+
+    @property
+    def photo(self) -> DraftPhoto | None:
+        """The photo that is looked at."""
+        return self.photos[self.shown] if 0 <= self.shown < len(self.photos) else None
+
+
+@dataclass
+class Draft:
+    """Everybody to be learned in one run; never empty."""
+
+    people: list[DraftPerson] = field(default_factory=lambda: [DraftPerson()])
+    current: int = 0
+
+    @property
+    def person(self) -> DraftPerson:
+        """The person that is being edited."""
+        return self.people[self.current]
+
+    def labels(self) -> list[str]:
+        """One label a person: the number keeps them apart while they have no names."""
+        return [f"{number}: {person.name or 'no name yet'}" for number, person in enumerate(self.people, 1)]
+
+    def photo_labels(self) -> list[str]:
+        """One label a photo of the person that is being edited."""
+        return [f"{number}: {photo.name}" for number, photo in enumerate(self.person.photos, 1)]
+
+    def add_person(self) -> None:
+        """One more person, who is edited now."""
+        self.people.append(DraftPerson())
+        self.current = len(self.people) - 1
+
+    def remove_person(self) -> None:
+        """Take the person that is being edited out."""
+        del self.people[self.current]
+        if not self.people:
+            self.people.append(DraftPerson())
+        self.current = min(self.current, len(self.people) - 1)
+
+    def add_photo(self, name: str, data: bytes, found: FoundFaces) -> None:
+        """One more photo of the person that is being edited; it is shown."""
+        self.person.photos.append(DraftPhoto(name, data, found))
+        self.person.shown = len(self.person.photos) - 1
+
+    def remove_photo(self) -> None:
+        """Take the shown photo out."""
+        person = self.person
+        if person.photo is not None:
+            del person.photos[person.shown]
+            person.shown = max(0, min(person.shown, len(person.photos) - 1))
+
+    def choose_face(self, number: str) -> None:
+        """Mean the face with this number, counted from 1 as on the drawn photo; anything else is ignored."""
+        photo = self.person.photo
+        if photo is not None and number.strip().isdecimal() and 1 <= int(number) <= len(photo.found.faces):
+            photo.face = int(number) - 1
+
+    def request(
+        self,
+        preset: str,
+        settings: Mapping[str, Any],
+        *,
+        consent: bool,
+        consent_note: str = "",
+        notes: str = "",
+        replace: bool = False,
+    ) -> LearnRequest:
+        """What the service is asked for. People without name and photos are left out if there are others."""
+        people = [person for person in self.people if person.name.strip() or person.photos] or self.people
+        return LearnRequest(
+            people=tuple(
+                PersonToLearn(
+                    person.name.strip(),
+                    tuple(PhotoToLearn(photo.data, photo.name, photo.face) for photo in person.photos),
+                )
+                for person in people
+            ),
+            preset=preset,
+            settings=dict(settings),
+            consent=consent,
+            consent_note=consent_note.strip(),
+            notes=notes.strip(),
+            replace=replace,
+        )
+
+
+def position(labels: Sequence[str], label: str) -> int:
+    """Where ``label`` stands; 0 if it is unknown, as after somebody was renamed."""
+    return labels.index(label) if label in labels else 0

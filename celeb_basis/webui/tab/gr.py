@@ -1,0 +1,132 @@
+"""gradio behind one door: what Gradio 3 and 4 name differently, and a handler that shows errors as sentences.
+
+The other files of this room take components from :data:`gradio` and use only what both versions share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.errors import CelebBasisError, FileError
+from celeb_basis.executors.failures import is_explained, sentence_of
+from celeb_basis.files import explained_os_errors
+from celeb_basis.webui.tab import markup
+
+gradio: Any = importlib.import_module("gradio")
+"""The host's own gradio; typed as ``Any`` because no version of it carries types that both hosts share."""
+
+MAX_UPLOAD = 64 << 20
+"""Largest file that a page takes, in bytes."""
+
+_log = logging.getLogger(__name__)
+_SCRIPT = "_js" if gradio.__version__.startswith("3.") else "js"
+
+KEEP = object()
+"""What a handler answers for a component that stays as it is."""
+
+
+def update(**changes: Any) -> Any:
+    """A change of a component's properties."""
+    return gradio.update(**changes)
+
+
+def own(component: Any) -> Any:
+    """``component``, whose value the host does not write into its file of defaults: it belongs to one visit."""
+    component.do_not_save_to_config = True
+    return component
+
+
+def message(elem_id: str) -> Any:
+    """The place of a sub-tab where sentences are shown."""
+    return gradio.HTML("", elem_id=elem_id, elem_classes=["celeb-basis-message"])
+
+
+def hidden_button(elem_id: str) -> Any:
+    """A button for the script alone: out of sight, but in the page."""
+    return own(gradio.Button(elem_id, elem_id=elem_id, elem_classes=["celeb-basis-hidden"]))
+
+
+def hidden_text(elem_id: str) -> Any:
+    """A text for the script alone."""
+    return own(gradio.Textbox("", elem_id=elem_id, elem_classes=["celeb-basis-hidden"], show_label=False))
+
+
+def on(
+    event: Any,
+    handler: Callable[..., Any] | None,
+    inputs: Sequence[Any] = (),
+    outputs: Sequence[Any] = (),
+    *,
+    note: Any = None,
+    script: str | None = None,
+    quiet: bool = False,
+) -> Any:
+    """Do ``handler`` at ``event`` (``button.click``), with the answers going to ``outputs``.
+
+    Parameters: ``handler`` answers one value for each of ``outputs``, :data:`KEEP` for those that stay. With ``note`` (from
+    :func:`message`), the sentence of an error is shown there and the outputs stay; otherwise the note is emptied, unless
+    the handler answers one value more, which is the note's (its only answer where there are no ``outputs``). ``script``
+    is JavaScript that runs in the page first. ``quiet`` work shows no spinner and waits in no queue.
+    """
+    keyword: dict[str, Any] = {_SCRIPT: script} if script else {}
+    targets = [*outputs] if note is None else [*outputs, note]
+    if handler is None:
+        return event(fn=None, inputs=[*inputs], outputs=targets, **keyword)
+    return event(
+        fn=guarded(handler, len(outputs), note is not None),
+        inputs=[*inputs],
+        outputs=targets,
+        show_progress="hidden" if quiet else "minimal",
+        queue=not quiet,
+        api_name=False,
+        **keyword,
+    )
+
+
+def guarded(handler: Callable[..., Any], count: int, noted: bool) -> Callable[..., Any]:
+    """``handler`` with errors turned into sentences, and its answers into what gradio takes. See :func:`on`."""
+
+    def run(*values: Any) -> Any:
+        try:
+            answer = handler(*values)
+            answers = list(answer) if isinstance(answer, tuple) else [answer] if count else []
+            if count == 0 and noted:
+                answers = [answer or ""]
+        except Exception as error:
+            if not explained(error):
+                _log.exception("the page's %s failed", getattr(handler, "__qualname__", handler))
+            answers = [KEEP] * count + ([markup.note(sentence_of(error), "error")] if noted else [])
+        if count == 0 and not noted:
+            return None
+        if noted and len(answers) == count:
+            answers.append("")
+        answers = [gradio.update() if one is KEEP else one for one in answers]
+        return answers[0] if len(answers) == 1 else answers
+
+    return run
+
+
+def explained(error: Exception) -> bool:
+    """Whether the error's text is a sentence for the page."""
+    return isinstance(error, CelebBasisError) or is_explained(error)
+
+
+def uploads(value: Any) -> list[tuple[str, bytes]]:
+    """Names and contents of what a ``File`` component holds, for one file or several.
+
+    Raises: :class:`FileError` for a file that cannot be read or is larger than :data:`MAX_UPLOAD`.
+    """
+    found = []
+    for one in value if isinstance(value, (list, tuple)) else [value] if value is not None else []:
+        path = Path(one if isinstance(one, (str, os.PathLike)) else one.name)
+        name = Path(str(getattr(one, "orig_name", "") or path)).name
+        with explained_os_errors(path, "read"):
+            if path.stat().st_size > MAX_UPLOAD:
+                raise FileError(f"{name} has more than {MAX_UPLOAD >> 20} MB: give a smaller file.")
+            found.append((name, path.read_bytes()))
+    return found

@@ -1,0 +1,183 @@
+"""*People*: everybody in the library, and what can be done with one of them."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import IdentityError
+from celeb_basis.webui.tab import gr, markup
+from celeb_basis.webui.tab.gr import gradio, on, own, update
+
+if TYPE_CHECKING:
+    from celeb_basis.webui.service import Service
+
+MOST_CARDS = 60
+"""Cards on the page; a search finds the others among thousands."""
+_PICK = "celeb_basis_pick_person"
+_NOBODY = '<p class="quiet">Choose somebody on the left.</p>'
+
+
+class PeopleTab:
+    """Lays the sub-tab out and answers its events."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def build(self, tab: Any) -> None:
+        """Make the components, inside ``tab``."""
+        chosen = gradio.State("")
+        with gradio.Row(equal_height=False):
+            with gradio.Column(scale=5):
+                with gradio.Row(elem_classes=["celeb-basis-line"]):
+                    search = own(gradio.Textbox(label="Search", placeholder="a part of a name", scale=4))
+                    refresh = gradio.Button("Refresh", size="sm", scale=1, min_width=80)
+                cards = gradio.HTML("", elem_id="celeb_basis_people")
+                with gradio.Accordion("Import", open=False, elem_id="celeb_basis_import"):
+                    imports = self._import_part()
+            with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
+                about = gradio.HTML(_NOBODY, elem_id="celeb_basis_person")
+                with gradio.Column(visible=False) as actions:
+                    parts = self._actions_part()
+                note = gr.message("celeb_basis_people_note")
+        pick = gr.hidden_text(_PICK)
+        shown = [chosen, cards, about, actions, parts["new_name"], parts["notes"], parts["links"], parts["sure"]]
+        everything = [chosen, search]
+        on(tab.select, self.show, everything, shown, note=note, quiet=True)
+        on(refresh.click, self.show, everything, shown, note=note)
+        on(search.input, self.cards, everything, [cards], note=note, quiet=True)
+        on(pick.input, self.choose, [pick, search], shown, note=note, quiet=True)
+        on(parts["rename"].click, self.rename, [*everything, parts["new_name"]], shown, note=note)
+        on(parts["save"].click, self.save_notes, [*everything, parts["notes"]], shown, note=note)
+        on(parts["export"].click, self.export, [chosen, parts["layout"]], [parts["links"]], note=note)
+        on(parts["to_host"].click, self.export_to_host, [chosen], [], note=note)
+        on(parts["delete"].click, lambda name: update(visible=bool(name)), [chosen], [parts["sure"]], quiet=True)
+        on(parts["no"].click, lambda: update(visible=False), [], [parts["sure"]], quiet=True)
+        on(parts["yes"].click, self.delete, everything, shown, note=note)
+        files, name, replace, take = imports
+        on(take.click, self.take, [files, name, replace, search], [*shown, files], note=note)
+
+    def _import_part(self) -> tuple[Any, Any, Any, Any]:
+        files = own(
+            gradio.File(
+                label="Identity files, or textual inversions of any tool (.safetensors, .pt, .bin)",
+                file_count="multiple",
+                elem_id="celeb_basis_import_files",
+                height=100,
+            )
+        )
+        name = own(gradio.Textbox(label="Name", placeholder="as the file says; only for a single file"))
+        replace = own(gradio.Checkbox(False, label="Replace people of the same names"))
+        return files, name, replace, gradio.Button("Import", elem_id="celeb_basis_import_go")
+
+    def _actions_part(self) -> dict[str, Any]:
+        from celeb_basis.exports.layouts import LAYOUTS
+
+        made: dict[str, Any] = {}
+        with gradio.Row(elem_classes=["celeb-basis-line"]):
+            made["new_name"] = own(gradio.Textbox(label="New name", elem_id="celeb_basis_new_name", scale=3))
+            made["rename"] = gradio.Button("Rename", size="sm", scale=1, min_width=80, elem_id="celeb_basis_rename")
+        with gradio.Row(elem_classes=["celeb-basis-line"]):
+            made["notes"] = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes", scale=3))
+            made["save"] = gradio.Button("Save notes", size="sm", scale=1, min_width=80)
+        with gradio.Row(elem_classes=["celeb-basis-line"]):
+            layouts = [
+                ("Identity file (everything)", "identity"),
+                *((rules.tool, key) for key, rules in LAYOUTS.items()),
+            ]
+            made["layout"] = own(gradio.Dropdown(layouts, value="identity", label="Export as", scale=3))
+            made["export"] = gradio.Button("Export", size="sm", scale=1, min_width=80, elem_id="celeb_basis_export")
+        made["links"] = gradio.HTML("", elem_id="celeb_basis_links")
+        with gradio.Row():
+            made["to_host"] = gradio.Button("Put into the embeddings folder", size="sm")
+            made["delete"] = gradio.Button("Delete", size="sm", variant="stop", elem_id="celeb_basis_delete")
+        with gradio.Row(visible=False) as sure:
+            made["yes"] = gradio.Button("Delete for good", size="sm", variant="stop", elem_id="celeb_basis_delete_yes")
+            made["no"] = gradio.Button("Keep", size="sm", elem_id="celeb_basis_delete_no")
+        made["sure"] = sure
+        return made
+
+    def cards(self, chosen: str, search: str) -> str:
+        """Everybody whose name holds ``search``; only those that are shown are read."""
+        wanted = (search or "").casefold().strip("<> ")
+        names = [name for name in self.service.library.names() if wanted in name.casefold()]
+        people = []
+        for name in names[:MOST_CARDS]:
+            try:
+                people.append(self.service.person(name))
+            except IdentityError:  # removed in the meantime
+                continue
+        total = len(names) or len(self.service.library.names())
+        return markup.cards(people, chosen, _PICK, total)
+
+    def show(self, chosen: str, search: str) -> tuple[Any, ...]:
+        """All components for the chosen person, or for nobody."""
+        entry = None
+        if chosen:
+            try:
+                entry = self.service.person(chosen)
+            except IdentityError:
+                chosen = ""
+        notes = entry.identity.metadata.notes if entry is not None and entry.identity is not None else ""
+        return (
+            chosen,
+            self.cards(chosen, search),
+            markup.person(entry) if entry is not None else _NOBODY,
+            update(visible=entry is not None),
+            chosen,
+            notes,
+            "",
+            update(visible=False),
+        )
+
+    def choose(self, name: str, search: str) -> tuple[Any, ...]:
+        """Look at somebody."""
+        return self.show(name, search)
+
+    def rename(self, chosen: str, search: str, new_name: str) -> tuple[Any, ...]:
+        """Give the chosen person another name."""
+        entry = self.service.rename(chosen, new_name or "")
+        return *self.show(entry.name, search), markup.note(f"Now called {entry.word}.", "good")
+
+    def save_notes(self, chosen: str, search: str, notes: str) -> tuple[Any, ...]:
+        """Keep other notes."""
+        self.service.set_notes(chosen, notes or "")
+        return *self.show(chosen, search), markup.note("The notes are saved.", "good")
+
+    def delete(self, chosen: str, search: str) -> tuple[Any, ...]:
+        """Remove the chosen person, which was asked before."""
+        self.service.delete(chosen)
+        return *self.show("", search), markup.note(f"<{chosen}> is deleted.", "good")
+
+    def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
+        """Links that hold the files."""
+        links = []
+        for name, data in self.service.export(chosen, layout):
+            uri = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
+            links.append(f'<a download="{markup.text(name)}" href="{uri}">Download {markup.text(name)}</a>')
+        return f'<p class="celeb-basis-links">{"<br>".join(links)}</p>', ""
+
+    def export_to_host(self, chosen: str) -> str:
+        """A copy that works without this extension."""
+        paths = self.service.export_to_host(chosen)
+        return markup.note(f"Written to {', '.join(str(path) for path in paths)}.", "good")
+
+    def take(self, files: Any, name: str, replace: bool, search: str) -> tuple[Any, ...]:
+        """Import files; those of no use are told and the others taken."""
+        given = gr.uploads(files)
+        if not given:
+            return *self.show("", search), None, markup.note("Give a file first.", "error")
+        own_name = (name or "").strip() if len(given) == 1 else ""
+        told, last = "", ""
+        for file_name, data in given:
+            try:
+                taken = self.service.import_file(data, file_name, own_name or None, replace_existing=bool(replace))
+            except Exception as error:
+                if not gr.explained(error):
+                    raise
+                told += markup.note(str(error), "error")
+                continue
+            for entry in taken:
+                last = entry.name
+                told += markup.note(f"{entry.word} is here.", "good")
+        return *self.show(last, search), None, told

@@ -1,0 +1,90 @@
+"""The part of a sub-tab that follows a job: it is polled by the page's script, and finds a job that goes on after reload."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.webui.tab import gr, markup
+from celeb_basis.webui.tab.gr import KEEP, gradio, on
+
+if TYPE_CHECKING:
+    from celeb_basis.webui.jobs import Job
+    from celeb_basis.webui.service import Service
+
+_PLOT_EVERY = 3.0
+"""Seconds between two drawings of the curve: a drawing costs a tenth of a second."""
+
+
+class Watch:
+    """Shows the newest job of some kinds. What it has shown is kept by the page's session, so that every visitor sees it.
+
+    Parameters: ``poll`` is the id of its hidden button; ``idle`` is the sentence without a job.
+    """
+
+    def __init__(self, service: Service, kinds: tuple[str, ...], poll: str, idle: str) -> None:
+        self.service, self.kinds, self.poll, self.idle = service, kinds, poll, idle
+        self.outputs: list[Any] = []
+        self._plot: tuple[tuple[str, int], float, str] = (("", 0), 0.0, "")
+
+    def build(self, *, plot: bool) -> None:
+        """Make the components and connect the hidden button."""
+        status = gradio.HTML(markup.progress(None, self.poll, self.idle), elem_id=f"{self.poll}_status")
+        curve = gradio.HTML("", elem_id=f"{self.poll}_curve", visible=plot)
+        shown = gradio.HTML("", elem_id=f"{self.poll}_pictures")
+        seen = gradio.State(())
+        self.outputs = [status, curve, shown, seen]
+        button = gr.hidden_button(self.poll)
+        on(button.click, self.refresh, [seen], self.outputs, quiet=True)
+
+    def current(self) -> Job | None:
+        """The job to show: the one under way, else the newest."""
+        jobs = [job for job in self.service.jobs() if job.kind in self.kinds]
+        running = [job for job in jobs if job.state == "running"]
+        return next(iter(running or jobs), None)
+
+    def refresh(self, seen: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the hidden button answers: only what has changed since ``seen``."""
+        job = self.current()
+        if job is not None and (now := _mark(job)) == tuple(seen or ()):
+            return KEEP, KEEP, KEEP, now
+        status, curve, pictures, now = self.answers(job)
+        before = tuple(seen or ()) or (None,)
+        same_pictures = (before[0], before[-1]) == (now[0], now[-1]) if now else False
+        return status, curve, KEEP if same_pictures else pictures, now
+
+    def answers(self, job: Job | None) -> tuple[Any, ...]:
+        """Everything there is to show of ``job``, for :attr:`outputs`."""
+        status = markup.progress(job, self.poll, self.idle)
+        if job is None:
+            return status, "", "", ()
+        return status, self._curve(job), markup.pictures(job.pictures, "preview"), _mark(job)
+
+    def follow(self, job: Job) -> tuple[Any, ...]:
+        """The same for a job that was just begun: it is shown unless another one is under way."""
+        return self.answers(self.current() or job)
+
+    def _curve(self, job: Job) -> str:
+        points = job.progress().curve
+        if len(points) < 2:
+            return ""
+        key, drawn_at, html = self._plot
+        recent = time.monotonic() - drawn_at < _PLOT_EVERY and not job.finished
+        if key == (job.id, len(points)) or (key[0] == job.id and recent):
+            return html
+        try:
+            from celeb_basis.plots import loss_curve
+
+            steps, losses, averages = zip(*points, strict=True)
+            html = markup.chart(loss_curve(steps, losses, averages), "The loss of every step and its average", "loss")
+        except (ImportError, CelebBasisError):  # without matplotlib there are the figures
+            html = ""
+        self._plot = (job.id, len(points)), time.monotonic(), html
+        return html
+
+
+def _mark(job: Job) -> tuple[Any, ...]:
+    """Changes whenever there is something else to show."""
+    now = job.progress()
+    return job.id, job.state, job.error, job.resumable, now.stage, now.step, now.total, len(job.pictures)

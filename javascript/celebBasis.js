@@ -1,0 +1,228 @@
+// What gradio cannot do for Celeb Basis: words into prompts at the caret, completion of "<" with the known names,
+// clicks on drawn faces and cards, and the timer that fetches the progress of a run.
+
+(function() {
+    "use strict";
+
+    const PROMPTS = ["txt2img_prompt", "txt2img_neg_prompt", "img2img_prompt", "img2img_neg_prompt"];
+
+    const byId = (id) => gradioApp().getElementById(id);
+
+    function changed(field) {
+        field.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    function fieldOf(id) {
+        return gradioApp().querySelector(`#${id} textarea, #${id} input`);
+    }
+
+    // Opens a tab of the host by the id of its content; buttons stand in the order of the contents.
+    function openTab(id) {
+        const contents = Array.from(gradioApp().querySelectorAll("#tabs > .tabitem"));
+        const buttons = gradioApp().querySelectorAll("#tabs > .tab-nav > button");
+        const index = contents.findIndex((one) => one.id === "tab_" + id);
+        if (index >= 0 && buttons[index]) buttons[index].click();
+    }
+
+    // Words into prompts
+
+    function insertAtCaret(field, word) {
+        const start = field.selectionStart ?? field.value.length;
+        const end = field.selectionEnd ?? start;
+        const before = field.value.slice(0, start);
+        const after = field.value.slice(end);
+        const left = before && !/[\s(\[{|:]$/.test(before) ? " " : "";
+        const right = after && !/^[\s,.)\]}|:;!?]/.test(after) ? " " : "";
+        field.value = before + left + word + right + after;
+        field.selectionStart = field.selectionEnd = (before + left + word).length;
+        changed(field);
+    }
+
+    function sendWord(word, tab) {
+        const field = fieldOf(tab + "_prompt");
+        if (!field) return;
+        if (!field.value.includes(word)) insertAtCaret(field, word);
+        openTab(tab);
+        field.focus();
+    }
+
+    // Clicks on what the page draws itself
+
+    function pick(element) {
+        const field = fieldOf(element.dataset.pick);
+        if (!field) return;
+        field.value = element.dataset.value;
+        changed(field);
+    }
+
+    document.addEventListener("click", function(event) {
+        const target = event.composedPath ? event.composedPath()[0] : event.target;
+        if (!(target instanceof Element)) return;
+        const element = target.closest("[data-pick], [data-word], [data-go]");
+        if (!element) return;
+        if (element.dataset.pick) pick(element);
+        else if (element.dataset.word) sendWord(element.dataset.word, element.dataset.to || "txt2img");
+        else openTab(element.dataset.go);
+    });
+
+    // Progress: every second while something is under way, now and then otherwise, never in the background
+
+    let ticks = 0;
+
+    function fetchProgress(all) {
+        if (document.hidden) return;
+        gradioApp().querySelectorAll("[data-poll]").forEach(function(element) {
+            if (element.offsetParent === null) return;
+            if (all || element.dataset.active === "1") byId(element.dataset.poll)?.click();
+        });
+    }
+
+    // Completion of "<"
+
+    const list = {box: null, field: null, names: [], active: 0, start: 0};
+    let asked = null;
+    let wait = null;
+
+    function closeList() {
+        if (!list.box) return;
+        list.field.removeAttribute("aria-activedescendant");
+        list.field.removeAttribute("aria-controls");
+        list.box.remove();
+        list.box = null;
+    }
+
+    // What stands between "<" and the caret; null where no name is being typed. A colon is the host's own syntax.
+    function typed(field) {
+        if (field.selectionStart !== field.selectionEnd) return null;
+        const match = /<([^<>:\n]{0,64})$/.exec(field.value.slice(0, field.selectionStart));
+        return match ? match[1] : null;
+    }
+
+    function ask(field) {
+        clearTimeout(wait);
+        const query = typed(field);
+        const source = fieldOf("celeb_basis_query");
+        if (query === null || !source) {
+            asked = null;
+            closeList();
+            return;
+        }
+        wait = setTimeout(function() {
+            asked = {field, query};
+            source.value = query;
+            changed(source);
+            offer(); // the same question may have been answered before
+        }, 80);
+    }
+
+    function offer() {
+        const answer = byId("celeb_basis_names")?.querySelector("[data-query]");
+        if (!asked || !answer || answer.dataset.query !== asked.query) return;
+        if (typed(asked.field) !== asked.query || document.activeElement !== asked.field) return;
+        showList(asked.field, asked.query, Array.from(answer.querySelectorAll("i"), (one) => one.textContent));
+    }
+
+    function showList(field, query, names) {
+        const before = list.box ? list.names[list.active] : null;
+        closeList();
+        if (!names.length) return;
+        Object.assign(list, {field, names, active: Math.max(0, names.indexOf(before)), start: field.selectionStart - query.length - 1});
+        list.box = document.createElement("ul");
+        list.box.className = "celeb-basis-completion";
+        list.box.id = "celeb_basis_completion";
+        list.box.setAttribute("role", "listbox");
+        list.box.setAttribute("aria-label", "People");
+        names.forEach(function(name, index) {
+            const item = document.createElement("li");
+            item.id = "celeb_basis_completion_" + index;
+            item.setAttribute("role", "option");
+            item.textContent = "<" + name + ">";
+            item.addEventListener("mousedown", function(event) {
+                event.preventDefault(); // the caret stays in the prompt
+                list.active = index;
+                take();
+            });
+            list.box.appendChild(item);
+        });
+        const place = caretPlace(field, list.start);
+        list.box.style.left = place.left + "px";
+        list.box.style.top = place.top + "px";
+        document.body.appendChild(list.box);
+        field.setAttribute("aria-controls", list.box.id);
+        mark();
+    }
+
+    function mark() {
+        Array.from(list.box.children).forEach(function(item, index) {
+            item.setAttribute("aria-selected", String(index === list.active));
+            if (index === list.active) item.scrollIntoView({block: "nearest"});
+        });
+        list.field.setAttribute("aria-activedescendant", "celeb_basis_completion_" + list.active);
+    }
+
+    function take() {
+        const {field, start} = list;
+        const end = field.selectionStart;
+        const word = "<" + list.names[list.active] + ">";
+        const rest = field.value.slice(end).replace(/^>/, "");
+        closeList();
+        asked = null;
+        field.value = field.value.slice(0, start) + word + rest;
+        field.selectionStart = field.selectionEnd = start + word.length;
+        changed(field);
+    }
+
+    // Where a character of a text field is on the page: a copy of the field's text tells.
+    function caretPlace(field, position) {
+        const copy = document.createElement("div");
+        const style = getComputedStyle(field);
+        for (const name of ["font", "letterSpacing", "lineHeight", "padding", "border", "boxSizing", "textIndent"]) {
+            copy.style[name] = style[name];
+        }
+        Object.assign(copy.style, {
+            position: "absolute", visibility: "hidden", whiteSpace: "pre-wrap", overflowWrap: "break-word", width: field.offsetWidth + "px",
+        });
+        copy.textContent = field.value.slice(0, position);
+        const dot = document.createElement("span");
+        dot.textContent = "<";
+        copy.appendChild(dot);
+        document.body.appendChild(copy);
+        const box = field.getBoundingClientRect();
+        const left = box.left + window.scrollX + dot.offsetLeft;
+        const top = box.top + window.scrollY + dot.offsetTop - field.scrollTop + dot.offsetHeight + 4;
+        copy.remove();
+        return {left: Math.min(left, window.scrollX + document.documentElement.clientWidth - 220), top};
+    }
+
+    // Only while our list is open, and before other listeners of the field (tag-autocomplete has one too).
+    function onKey(event) {
+        if (!list.box || list.field !== event.target || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+        if (event.key === "ArrowDown") list.active = (list.active + 1) % list.names.length;
+        else if (event.key === "ArrowUp") list.active = (list.active + list.names.length - 1) % list.names.length;
+        else if (event.key === "Escape") closeList();
+        else if ((event.key === "Enter" || event.key === "Tab") && !event.shiftKey) take();
+        else return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        if (list.box) mark();
+    }
+
+    function watchPrompt(id) {
+        const field = fieldOf(id);
+        if (!field || field.dataset.celebBasis) return;
+        field.dataset.celebBasis = "1";
+        field.addEventListener("input", (event) => event.isTrusted && ask(field));
+        field.addEventListener("click", () => list.box && ask(field));
+        field.addEventListener("blur", closeList);
+    }
+
+    window.addEventListener("keydown", onKey, true);
+
+    onUiLoaded(function() {
+        PROMPTS.forEach(watchPrompt);
+        const answers = byId("celeb_basis_names");
+        if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
+        onUiTabChange(() => fetchProgress(true));
+        setInterval(() => fetchProgress(++ticks % 5 === 0), 1000);
+    });
+})();
