@@ -61,6 +61,7 @@ def register() -> None:
     callbacks = importlib.import_module("modules.script_callbacks")
     callbacks.on_ui_settings(_guarded(_settings))
     callbacks.on_before_ui(_guarded(_words))
+    callbacks.on_before_ui(_guarded(_cards))
     callbacks.on_ui_tabs(_guarded(_tab, list))
     callbacks.on_ui_train_tabs(_guarded(_train_tab))
     callbacks.on_app_started(_guarded(_api))
@@ -79,6 +80,16 @@ def _words() -> None:
     registry = service().registry
     if registry is not None:
         install(registry)
+
+
+def _cards() -> None:
+    """Everybody as a card among the host's Extra Networks."""
+    from celeb_basis.webui.cards import add_page
+    from celeb_basis.webui.service import bases_cache
+    from celeb_basis.webui.tokens.host import installed
+
+    if (tokens := installed()) is not None:
+        add_page(tokens, bases_cache())
 
 
 def _tab() -> list[Any]:

@@ -1,0 +1,278 @@
+"""The page "Celeb Basis" among the host's Extra Networks: a card for everybody in the library.
+
+The host's own code draws the page. A thumbnail is read when the browser asks for it, by the host's own route for pictures
+inside of files, so no path leaves the library.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import importlib
+import io
+import json
+import logging
+import os
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.files import checked_name
+from celeb_basis.webui.facts import Facts, FactsCache, thumbnail_of
+from celeb_basis.webui.tokens.listing import Listing
+from celeb_basis.webui.tokens.registry import Registry, Unavailable
+
+if TYPE_CHECKING:
+    from celeb_basis.webui.tokens.fitting import Checkpoint
+
+_log = logging.getLogger(__name__)
+
+TITLE = "Celeb Basis"
+PAGE = "celeb_basis"
+
+_COVER = "ssmd_cover_images"
+"""The key under which the host looks for pictures inside of a file."""
+_LARGEST_SIDE = 4096
+_NOBODY = "<div class='nocards'><h1>Nobody yet: learn a person on the tab Celeb Basis.</h1></div>"
+
+
+class Tokens(Protocol):
+    """What is needed of :class:`celeb_basis.webui.tokens.host.HostTokens`."""
+
+    registry: Registry
+
+    @property
+    def checkpoint(self) -> Callable[[], Checkpoint | None]: ...
+
+
+class Cards:
+    """Everybody in the library, as cards tell it. No host here.
+
+    Parameters: ``bases`` is the folder of cached bases, for distances.
+    """
+
+    def __init__(self, tokens: Tokens, bases: Path | None = None) -> None:
+        self._tokens = tokens
+        self._facts = FactsCache(bases)
+
+    @property
+    def folder(self) -> Path:
+        """The library's folder."""
+        return self._tokens.registry.folder
+
+    def all(self) -> tuple[Facts, ...]:
+        """Everybody, in alphabetical order, from the folder as it is now. Files that no prompt can name are left out."""
+        listing = Listing(self.folder)
+        files = []
+        for name in sorted(listing.names(), key=lambda name: (name.casefold(), name)):
+            found = listing.find(name)
+            if found is not None and _usable(name):
+                files.append((name, Path(found[1])))
+        self._facts.keep_only(path for _, path in files)
+        return self._facts.of(files)
+
+    def one(self, name: str) -> Facts | None:
+        """Who is called ``name``, or ``None``."""
+        found = Listing(self.folder).find(name)
+        facts = self._facts.of([(found[0], Path(found[1]))]) if found and _usable(found[0]) else ()
+        return facts[0] if facts else None
+
+    def why_not(self, facts: Facts) -> str:
+        """Why the loaded checkpoint cannot draw this person; empty if it can, or if none is loaded.
+
+        Whatever can be told without making a basis; the rest is told when the name is first used, and from then on here.
+        """
+        if facts.problem or facts.about is None:
+            return facts.problem
+        registry = self._tokens.registry
+        try:
+            checkpoint = self._tokens.checkpoint()
+        except CelebBasisError as error:
+            return str(error)
+        if checkpoint is None:
+            return ""
+        family, info = facts.about.family, checkpoint.info
+        if family and family != info.family:
+            return (
+                f"made for {facts.about.base_model or 'an unknown model'} ({family}), but {info.name} is {info.family}: "
+                f"use a checkpoint of {family}, or learn the person again on {info.name}."
+            )
+        if not family or facts.name in registry.unavailable:
+            answer = registry.find(facts.name, checkpoint)
+            return answer.reason if isinstance(answer, Unavailable) else ""
+        return ""
+
+    def description(self, facts: Facts, reason: str) -> str:
+        """The card's text: the ``reason``, if the person cannot be drawn; then model, date and distance."""
+        lines = [f"⚠ Not available: {reason}"] if reason else []
+        if (about := facts.about) is not None:
+            model = about.learned_on or about.base_model or "an unknown model"
+            lines.append(f"{about.source} on {model}" + (f" ({about.family})" if about.family else ""))
+            lines.append(datetime.fromisoformat(about.created).date().isoformat())
+            if facts.distance is not None:
+                lines.append(f"distance {facts.distance:.2f} (celebrities: 1)")
+        return "\n".join(lines)
+
+
+class CardMetadata(Mapping[str, Any]):
+    """What the host shows of a card's file. The thumbnail is read at the moment when the host asks for it."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        about = facts.about
+        self._told: dict[str, Any] = {"name": facts.name, "hash": facts.content_hash}
+        if about is None:
+            self._told["problem"] = facts.problem
+        else:
+            keys = (
+                "base_model",
+                "family",
+                "learned_on",
+                "face_model",
+                "steps",
+                "source",
+                "created",
+                "consent",
+                "notes",
+            )
+            self._told |= {key: getattr(about, key) for key in keys if getattr(about, key) not in ("", 0)}
+            self._told |= {"distance": round(facts.distance, 3)} if facts.distance is not None else {}
+            self._told |= {f"settings/{key}": _flat(value) for key, value in about.settings.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        if key == _COVER:
+            return json.dumps(self._pictures())
+        return self._told[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._told, _COVER))
+
+    def __len__(self) -> int:
+        return len(self._told) + 1
+
+    def _pictures(self) -> list[str]:
+        thumbnail = thumbnail_of(self._facts.path) if self._facts.has_thumbnail else None
+        if thumbnail is None or not _of_sane_size(thumbnail):
+            return []
+        return [base64.b64encode(thumbnail).decode("ascii")]
+
+
+def add_page(tokens: Tokens, bases: Path | None = None) -> None:
+    """Add the page to those that the host is about to build. Called before each page of the host's."""
+    importlib.import_module("modules.ui_extra_networks").register_page(page_of(Cards(tokens, bases)))
+
+
+def page_of(cards: Cards) -> Any:
+    """The host's page object for ``cards``. Only inside the host."""
+    return _page_class()(cards)
+
+
+@functools.cache
+def _page_class() -> Any:
+    host: Any = importlib.import_module("modules.ui_extra_networks")
+    shared: Any = importlib.import_module("modules.shared")
+
+    class CelebBasisPage(host.ExtraNetworksPage):  # type: ignore[misc]
+        def __init__(self, cards: Cards) -> None:
+            super().__init__(TITLE)
+            # The page's script asks for metadata by the tab's name, the host looks it up by this one.
+            self.name = PAGE
+            self.allow_negative_prompt = True
+            self.cards = cards
+
+        def list_items(self) -> Iterator[dict[str, Any]]:
+            for index, facts in enumerate(self.cards.all()):
+                yield self._item(facts, index)
+
+        def create_item(self, name: str, index: int | None = None, enable_filter: bool = True) -> Any:
+            del enable_filter
+            facts = self.cards.one(name)
+            return None if facts is None else self._item(facts, index)
+
+        def allowed_directories_for_previews(self) -> list[str]:
+            return [str(self.cards.folder)]
+
+        def create_card_view_html(self, tabname: str, *, none_message: Any) -> Any:
+            return super().create_card_view_html(tabname, none_message=none_message or _NOBODY)
+
+        def read_user_metadata(self, item: dict[str, Any], use_cache: bool = True) -> None:
+            told = item["description"]
+            try:
+                super().read_user_metadata(item, use_cache)
+                written = item["user_metadata"].get("description")
+            except AttributeError:  # a file beside the identity that holds something else
+                item["user_metadata"], written = {}, None
+            # What is told above is not the user's to edit, and stays under what the user wrote.
+            item["user_metadata"].setdefault("description", "")
+            item["description"] = "\n".join(filter(None, (str(written or ""), told)))
+
+        def create_item_html(self, tabname: str, item: dict[str, Any], template: str | None = None) -> Any:
+            word = json.dumps(f"<{item['name']}>")
+            shown = item | {
+                "onclick": html.escape(f"celebBasisCardClicked({json.dumps(tabname)}, {word});"),
+                # The host puts it into an attribute as it is.
+                "filename": html.escape(item["filename"]),
+            }
+            made = super().create_item_html(tabname, shown, template)
+            if isinstance(made, str) and item["unavailable"]:
+                made = made.replace('class="card"', 'class="card celeb-basis-unavailable"', 1)
+            return made
+
+        def _item(self, facts: Facts, index: int | None) -> dict[str, Any]:
+            file = str(facts.path)
+            stem = os.path.splitext(file)[0]
+            reason = self.cards.why_not(facts)
+            described = self.cards.description(facts, reason)
+            if shared.opts.extra_networks_card_description_is_html:
+                described = html.escape(described)
+            about = facts.about
+            terms = [self.search_terms_from_path(file), f"<{facts.name}>", facts.content_hash]
+            terms += [about.base_model, about.family, about.source] if about else []
+            return {
+                "name": facts.name,
+                "filename": file,
+                "shorthash": facts.content_hash,
+                "preview": self.find_preview(stem) or self._embedded(facts),
+                "description": described,
+                "search_terms": [html.escape(term) for term in terms if term],
+                "metadata": CardMetadata(facts),
+                "prompt": host.quote_js(f"<{facts.name}>"),
+                "local_preview": f"{stem}.preview.{shared.opts.samples_format}",
+                "sort_keys": {"default": index, **self.get_sort_keys(file)},
+                "unavailable": bool(reason),
+            }
+
+        def _embedded(self, facts: Facts) -> str | None:
+            if not facts.has_thumbnail:
+                return None
+            query = {"page": self.name, "item": facts.name, "mtime": facts.stamp[0]}
+            return f"./sd_extra_networks/cover-images?{urllib.parse.urlencode(query)}"
+
+    return CelebBasisPage
+
+
+def _usable(name: str) -> bool:
+    try:
+        checked_name(name)
+    except CelebBasisError as error:
+        _log.warning("There is no card for the file %r: %s", name, error)
+        return False
+    return True
+
+
+def _of_sane_size(picture: bytes) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            return bool(max(image.size) <= _LARGEST_SIDE)
+    except Exception:  # Pillow raises whatever its plugins raise
+        return False
+
+
+def _flat(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, ensure_ascii=False)

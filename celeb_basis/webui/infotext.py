@@ -1,0 +1,161 @@
+"""Who is in a picture: written into its generation parameters, and looked up again when they are pasted.
+
+A picture whose prompts name people carries ``Celeb Basis: "person1: 3da88c0dcb81"``. The hash is that of the identity
+file's own vectors, so it can be compared whichever checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from celeb_basis.webui.facts import Facts, FactsCache
+from celeb_basis.webui.tokens.listing import Listing
+from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
+
+_log = logging.getLogger(__name__)
+
+LABEL = "Celeb Basis"
+
+_LONGEST = 20_000
+_PERSON = re.compile(r'(?:^|, )([^:"<>\n]{1,64}): ([0-9a-f]{12})(?=, |$)')
+
+
+class Tokens(Protocol):
+    """What is needed of :class:`celeb_basis.webui.tokens.host.HostTokens`."""
+
+    registry: Registry
+
+    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]: ...
+
+
+def installed_tokens() -> Tokens | None:
+    """The tokens of this host, or ``None`` while there are none."""
+    from celeb_basis.webui.tokens.host import installed
+
+    return installed()
+
+
+def written(people: Iterable[tuple[str, str]]) -> str | None:
+    """Names and hashes as one parameter's value; ``None`` for nobody. Names hold neither colons nor quotes."""
+    return ", ".join(f"{name}: {content_hash}" for name, content_hash in people) or None
+
+
+def read(value: object) -> tuple[tuple[str, str], ...]:
+    """Names and hashes of a parameter's value, as far as it is one: pictures come from anywhere."""
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        return ()
+    return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
+
+
+class Infotext:
+    """Writes and checks the parameter.
+
+    Parameters: ``tokens`` tells whom prompts mean; ``warn`` shows the user a sentence.
+    """
+
+    def __init__(
+        self, tokens: Callable[[], Tokens | None] = installed_tokens, warn: Callable[[str], None] | None = None
+    ):
+        self._tokens = tokens
+        self._warn = warn or _warn_on_the_page
+        self._facts = FactsCache()
+
+    def value(self, prompts: Iterable[str]) -> str | None:
+        """The parameter's value for a picture drawn from ``prompts``: everybody in them whom the checkpoint can draw."""
+        tokens = self._tokens()
+        if tokens is None:
+            return None
+        words = [one for one in tokens.mentioned(*prompts) if isinstance(one, Word)]
+        return written((one.name, one.content_hash) for one in self._facts.of((one.name, one.path) for one in words))
+
+    def note(self, processing: Any, batch_number: int) -> None:
+        """Put the parameter into the host's processing object, one value for each picture from this batch on.
+
+        What earlier batches were drawn with stays, should a person be learned anew in between.
+        """
+        rows = _prompts_of_pictures(processing)
+        parameters: dict[str, Any] = processing.extra_generation_params
+        first = batch_number * int(processing.batch_size)
+        before = parameters.pop(LABEL, None)
+        earlier = list(before) if isinstance(before, list) else [before] * len(rows)
+        known: dict[tuple[str, ...], str | None] = {}
+        values: list[str | None] = earlier[:first]
+        for row in rows[len(values) :]:
+            if row not in known:
+                known[row] = self.value(row) if any("<" in prompt for prompt in row) else None
+            values.append(known[row])
+        if any(value is not None for value in values):
+            # One text where one is enough: hosts before 1.10 know no lists.
+            parameters[LABEL] = values[0] if len(set(values)) == 1 else values
+
+    def check(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the user should know before drawing pasted ``parameters`` again: who is missing, who is another."""
+        people = read(parameters.get(LABEL))
+        tokens = self._tokens()
+        if not people or tokens is None:
+            return ()
+        listing = Listing(tokens.registry.folder)
+        warnings = []
+        for name, content_hash in people:
+            found = listing.find(name)
+            facts = self._facts.of([(found[0], Path(found[1]))]) if found else ()
+            if not facts:
+                warnings.append(self._missing(name, content_hash, listing))
+            elif facts[0].problem:
+                warnings.append(f"The picture was made with <{name}>, whose file here is unusable: {facts[0].problem}")
+            elif facts[0].content_hash != content_hash:
+                warnings.append(
+                    f"The picture was made with another <{name}> ({content_hash}) than the one here "
+                    f"({facts[0].content_hash}): it will be drawn with yours and look different."
+                )
+        return tuple(warnings)
+
+    def pasted(self, infotext: str, parameters: Mapping[str, Any]) -> None:
+        """The host's callback for pasted parameters."""
+        del infotext  # read by the host already
+        for sentence in self.check(parameters):
+            _log.warning("%s", sentence)
+            self._warn(sentence)
+
+    def _missing(self, name: str, content_hash: str, listing: Listing) -> str:
+        made = f"The picture was made with <{name}> ({content_hash}), who is not in your library"
+        twin = next((one for one in self._everybody(listing) if one.content_hash == content_hash), None)
+        if twin is not None:
+            return f"{made} under that name: write <{twin.name}>, who is the same."
+        return f"{made}: import that identity, or learn the person anew; until then <{name}> is read as plain text."
+
+    def _everybody(self, listing: Listing) -> tuple[Facts, ...]:
+        found = [listing.find(name) for name in sorted(listing.names())]
+        return self._facts.of((name, Path(path)) for name, path in filter(None, found))
+
+
+def register(tokens: Callable[[], Tokens | None] = installed_tokens) -> Infotext:
+    """Have pasted parameters checked from now on. Called once each time the host loads its scripts."""
+    infotext = Infotext(tokens)
+    callbacks: Any = importlib.import_module("modules.script_callbacks")
+    callbacks.on_infotext_pasted(infotext.pasted)
+    return infotext
+
+
+def _prompts_of_pictures(processing: Any) -> list[tuple[str, ...]]:
+    """All prompts that each picture of a job is drawn from, styles applied, as they were written."""
+    columns: list[Sequence[str]] = [processing.all_prompts, processing.all_negative_prompts]
+    if getattr(processing, "enable_hr", False):
+        columns += [
+            getattr(processing, "all_hr_prompts", None) or (),
+            getattr(processing, "all_hr_negative_prompts", None) or (),
+        ]
+    return [
+        tuple(str(column[index]) for column in columns if index < len(column))
+        for index in range(len(processing.all_prompts))
+    ]
+
+
+def _warn_on_the_page(sentence: str) -> None:
+    gradio: Any = importlib.import_module("gradio")
+    gradio.Warning(sentence)
