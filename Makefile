@@ -2,7 +2,8 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench test-webui bench-webui
 
-setup demo test lint bench:
+# The last two need a WebUI: CELEB_BASIS_WEBUI is its folder, CELEB_BASIS_WEBUI_PYTHON its Python (else its venv's).
+setup demo test lint bench test-webui bench-webui:
 	$(PYTHON) bootstrap.py $@ $(ARGS)

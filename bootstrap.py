@@ -17,13 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ASSETS = ROOT / ".assets"
 OLDEST_PYTHON = (3, 10)
+TASKS = ("setup", "demo", "test", "lint", "bench", "test-webui", "bench-webui")
+WEBUI_TESTS = ("webui", "webui_tokens", "webui_api", "webui_tab", "webui_cards", "install")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "task", choices=("setup", "demo", "test", "lint", "bench"), help="what to set up for, and to run"
-    )
+    parser.add_argument("task", choices=TASKS, help="what to set up for, and to run")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where the virtual environment is made")
     arguments, rest = parser.parse_known_args()
     if sys.version_info < OLDEST_PYTHON:
@@ -32,7 +32,10 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    with_tests = arguments.task in ("test", "lint", "bench")
+    if arguments.task.endswith("-webui") and not os.environ.get("CELEB_BASIS_WEBUI"):
+        print("Set CELEB_BASIS_WEBUI to the folder of a WebUI that has been started once.", file=sys.stderr)
+        return 2
+    with_tests = arguments.task not in ("setup", "demo")
     python = make_environment(arguments.venv.absolute(), "test" if with_tests else "run")
     environment = {**os.environ, "CELEB_BASIS_FACES": str(ASSETS / "faces" / "models")}
     if arguments.task == "lint":
@@ -48,6 +51,8 @@ def main() -> int:
         "demo": [python, "-m", "celeb_basis", "demo"],
         "test": [python, "-m", "pytest"],
         "bench": [python, "-m", "benchmarks"],
+        "test-webui": [python, "-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
+        "bench-webui": [python, "-m", "benchmarks.webui"],
     }
     step(f"Running: {arguments.task}")
     return subprocess.call([*commands[arguments.task], *rest], cwd=ROOT, env=environment)

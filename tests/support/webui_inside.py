@@ -27,7 +27,12 @@ def parsed_arguments() -> argparse.Namespace:
 def start(checkpoint: str, data: Path) -> Any:
     """The host's model of the small checkpoint called ``checkpoint``. What the host prints goes to the error output."""
     folder = Path(os.environ["CELEB_BASIS_WEBUI"])
-    file = folder / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors"
+    return start_with(folder / "models" / "Stable-diffusion" / f"{checkpoint}.safetensors", data)
+
+
+def start_with(file: Path, data: Path) -> Any:
+    """The host's model of the checkpoint in ``file``."""
+    folder = Path(os.environ["CELEB_BASIS_WEBUI"])
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     places = ("--ckpt", str(file), "--ckpt-dir", str(file.parent), "--data-dir", str(data))
@@ -40,4 +45,6 @@ def start(checkpoint: str, data: Path) -> Any:
         initialize.initialize()
         from modules import shared
 
+        # The usual one makes SDXL fetch a file.
+        shared.opts.data["show_progress_type"] = "Approx cheap"
         return shared.sd_model
