@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.settings import PRESETS
 from celeb_basis.webui.tab import fields, gr, markup
 from celeb_basis.webui.tab.draft import Draft, position
-from celeb_basis.webui.tab.gr import gradio, on, own, update
+from celeb_basis.webui.tab.gr import KEEP, gradio, on, own, update
 from celeb_basis.webui.tab.watching import Watch
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ class LearnTab:
                 gradio.Radio(["1: no name yet"], value="1: no name yet", label="People of this run", visible=False)
             )
         name = own(
-            gradio.Textbox(label="Name", placeholder="ada", elem_id="celeb_basis_name", info="In prompts: <name>")
+            gradio.Textbox(
+                label="Name", placeholder="ada: she is <ada> in prompts then", elem_id="celeb_basis_name", max_lines=1
+            )
         )
         name_note = gradio.HTML("", elem_id="celeb_basis_name_note")
         files = own(
@@ -139,12 +141,12 @@ class LearnTab:
     def _connect_person(
         self, form: _Form, files: Any, add_person: Any, picks: list[Any], note: Any, replace: Any
     ) -> None:
-        shown = form.all()
-        on(files.upload, self.add_photos, [form.draft, files], [*shown, files], note=note)
+        shown, edited = form.all(), [form.draft, form.name]
+        on(files.upload, self.add_photos, [*edited, files], [*shown, files], note=note)
         on(form.name.input, self.set_name, [form.draft, form.name, replace], [form.draft, form.name_note], quiet=True)
         on(replace.change, self.set_name, [form.draft, form.name, replace], [form.draft, form.name_note], quiet=True)
-        on(form.people.input, self.show_person, [form.draft, form.people], shown, quiet=True)
-        on(add_person.click, self.add_person, [form.draft], shown, note=note)
+        on(form.people.input, self.show_person, [*edited, form.people], shown, quiet=True)
+        on(add_person.click, self.add_person, edited, shown, note=note)
         on(form.remove_person.click, self.remove_person, [form.draft], shown, note=note)
         on(form.remove_photo.click, self.remove_photo, [form.draft], shown, note=note)
         on(form.face.input, self.choose_face, [form.draft, form.face], shown, quiet=True)
@@ -156,19 +158,20 @@ class LearnTab:
     ) -> None:
         on(preset.input, lambda name: tuple(fields.preset_values(name)), [preset], settings, quiet=True)
         start, stop, resume = buttons
-        inputs = [form.draft, preset, *others, *settings]
+        inputs = [form.draft, form.name, preset, *others, *settings]
         on(start.click, self.start, inputs, [*form.all(), *self.watch.outputs], note=note)
         on(stop.click, self.interrupt, [], self.watch.outputs, note=note)
         on(resume.click, self.resume, [], self.watch.outputs, note=note)
 
     # Handlers
 
-    def add_photos(self, draft: Draft, uploaded: Any) -> tuple[Any, ...]:
+    def add_photos(self, draft: Draft, name: str, uploaded: Any) -> tuple[Any, ...]:
         """Find the faces of the dropped photos; photos of no use are told and the others taken."""
+        draft.person.name = (name or "").strip()
         problems = []
-        for name, data in gr.uploads(uploaded):
+        for file_name, data in gr.uploads(uploaded):
             try:
-                draft.add_photo(name, data, self.service.detect(data, name))
+                draft.add_photo(file_name, data, self.service.detect(data, file_name))
             except Exception as error:
                 if not gr.explained(error):
                     raise
@@ -180,20 +183,23 @@ class LearnTab:
         draft.person.name = (name or "").strip()
         return draft, self._name_note(draft.person.name, replace)
 
-    def show_person(self, draft: Draft, label: str) -> tuple[Any, ...]:
+    def show_person(self, draft: Draft, name: str, label: str) -> tuple[Any, ...]:
         """Edit another person."""
-        draft.current = position(draft.labels(), label)
-        return self.show(draft)
+        chosen = position(draft.labels(), label)
+        draft.person.name = (name or "").strip()
+        draft.current = chosen
+        return self.show(draft, new_person=True)
 
-    def add_person(self, draft: Draft) -> tuple[Any, ...]:
+    def add_person(self, draft: Draft, name: str) -> tuple[Any, ...]:
         """One more person."""
+        draft.person.name = (name or "").strip()
         draft.add_person()
-        return self.show(draft)
+        return self.show(draft, new_person=True)
 
     def remove_person(self, draft: Draft) -> tuple[Any, ...]:
         """One person less."""
         draft.remove_person()
-        return self.show(draft)
+        return self.show(draft, new_person=True)
 
     def show_photo(self, draft: Draft, index: str) -> tuple[Any, ...]:
         """Look at another photo."""
@@ -212,9 +218,18 @@ class LearnTab:
         return self.show(draft)
 
     def start(
-        self, draft: Draft, preset: str, consent: bool, consent_note: str, notes: str, replace: bool, *settings: Any
+        self,
+        draft: Draft,
+        name: str,
+        preset: str,
+        consent: bool,
+        consent_note: str,
+        notes: str,
+        replace: bool,
+        *settings: Any,
     ) -> tuple[Any, ...]:
         """Queue the run and empty the form."""
+        draft.person.name = (name or "").strip()
         request = draft.request(
             preset,
             fields.changes(preset, settings),
@@ -227,7 +242,7 @@ class LearnTab:
         waits = sum(not other.finished for other in self.service.jobs()) > 1
         told = "Queued: it begins when the runs before it are done." if waits else "Learning has begun."
         told += " It goes on when this page is closed."
-        return *self.show(Draft()), *self.watch.follow(job), markup.note(told, "good")
+        return *self.show(Draft(), new_person=True), *self.watch.follow(job), markup.note(told, "good")
 
     def interrupt(self) -> tuple[Any, ...]:
         """End the run that is shown."""
@@ -245,8 +260,8 @@ class LearnTab:
         job = self.service.resume(jobs[0].id)
         return *self.watch.follow(job), markup.note("It goes on where it stood.", "good")
 
-    def show(self, draft: Draft) -> tuple[Any, ...]:
-        """The draft in all components of :class:`_Form`."""
+    def show(self, draft: Draft, *, new_person: bool = False) -> tuple[Any, ...]:
+        """The draft in all components of :class:`_Form`. The name's own field is left alone: somebody may be typing."""
         labels, person = draft.labels(), draft.person
         photo = person.photo
         faces = [f"Face {number}" for number in range(1, len(photo.found.faces) + 1)] if photo else []
@@ -261,8 +276,8 @@ class LearnTab:
             draft,
             update(choices=labels, value=labels[draft.current], visible=len(labels) > 1),
             update(visible=len(labels) > 1),
-            person.name,
-            self._name_note(person.name, False) if person.name else "",
+            person.name if new_person else KEEP,
+            self._name_note(person.name, False) if new_person else KEEP,
             markup.thumbnails(thumbs, person.shown, "celeb_basis_pick_photo"),
             markup.photo(photo.found, photo.face, "celeb_basis_pick_face", photo.name) if photo else "",
             update(choices=faces, value=faces[photo.face] if photo and faces else None, visible=len(faces) > 1),
