@@ -88,6 +88,7 @@ def _cards() -> None:
     from celeb_basis.webui.service import bases_cache
     from celeb_basis.webui.tokens.host import installed
 
+    _words()  # the host calls the last callback first
     if (tokens := installed()) is not None:
         add_page(tokens, bases_cache())
 
