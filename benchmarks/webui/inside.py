@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import statistics
 import sys
@@ -135,7 +136,7 @@ def learn_as_the_host(options: argparse.Namespace) -> list[float]:
         )  # fmt: skip
     finally:
         textual_inversion.write_loss = before
-    return [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(moments)]
 
 
 @dataclass
