@@ -46,13 +46,26 @@
         field.focus();
     }
 
+    // A click on a card among the Extra Networks; the host knows which prompt was typed in last.
+    window.celebBasisCardClicked = function(tab, word) {
+        const field = activePromptTextarea[tab] || fieldOf(tab + "_prompt");
+        if (field) insertAtCaret(field, word);
+    };
+
     // Clicks on what the page draws itself
+
+    let asks = 0;
+
+    // Hidden texts take a number, a colon and the value: gradio tells nobody of a text that is the same as before.
+    function put(field, value) {
+        field.value = ++asks + ":" + value;
+        changed(field);
+        return field.value;
+    }
 
     function pick(element) {
         const field = fieldOf(element.dataset.pick);
-        if (!field) return;
-        field.value = element.dataset.value;
-        changed(field);
+        if (field) put(field, element.dataset.value);
     }
 
     document.addEventListener("click", function(event) {
@@ -108,16 +121,13 @@
             return;
         }
         wait = setTimeout(function() {
-            asked = {field, query};
-            source.value = query;
-            changed(source);
-            offer(); // the same question may have been answered before
+            asked = {field, query, key: put(source, query)};
         }, 80);
     }
 
     function offer() {
         const answer = byId("celeb_basis_names")?.querySelector("[data-query]");
-        if (!asked || !answer || answer.dataset.query !== asked.query) return;
+        if (!asked || !answer || answer.dataset.query !== asked.key) return;
         if (typed(asked.field) !== asked.query || document.activeElement !== asked.field) return;
         showList(asked.field, asked.query, Array.from(answer.querySelectorAll("i"), (one) => one.textContent));
     }

@@ -111,7 +111,8 @@ class Cards:
         lines = [f"⚠ Not available: {reason}"] if reason else []
         if (about := facts.about) is not None:
             model = about.learned_on or about.base_model or "an unknown model"
-            lines.append(f"{about.source} on {model}" + (f" ({about.family})" if about.family else ""))
+            relation = "for" if about.source == "imported" else "on"
+            lines.append(f"{about.source} {relation} {model}" + (f" ({about.family})" if about.family else ""))
             lines.append(datetime.fromisoformat(about.created).date().isoformat())
             if facts.distance is not None:
                 lines.append(f"distance {facts.distance:.2f} (celebrities: 1)")
@@ -219,7 +220,7 @@ def _page_class() -> Any:
             }
             made = super().create_item_html(tabname, shown, template)
             if isinstance(made, str) and item["unavailable"]:
-                made = made.replace('class="card"', 'class="card celeb-basis-unavailable"', 1)
+                made = made.replace('class="card"', f'class="card celeb-basis-unavailable" {_title(item)}', 1)
             return made
 
         def _item(self, facts: Facts, index: int | None) -> dict[str, Any]:
@@ -243,7 +244,7 @@ def _page_class() -> Any:
                 "prompt": host.quote_js(f"<{facts.name}>"),
                 "local_preview": f"{stem}.preview.{shared.opts.samples_format}",
                 "sort_keys": {"default": index, **self.get_sort_keys(file)},
-                "unavailable": bool(reason),
+                "unavailable": reason,
             }
 
         def _embedded(self, facts: Facts) -> str | None:
@@ -253,6 +254,12 @@ def _page_class() -> Any:
             return f"./sd_extra_networks/cover-images?{urllib.parse.urlencode(query)}"
 
     return CelebBasisPage
+
+
+def _title(item: dict[str, Any]) -> str:
+    """The whole reason, for the mouse and for screen readers: the host cuts long descriptions."""
+    told = html.escape(item["unavailable"])
+    return f'title="{told}" aria-label="{html.escape(item["name"])}: {told}"'
 
 
 def _usable(name: str) -> bool:
