@@ -24,9 +24,10 @@ def build_completion(service: Service) -> None:
 def offered(service: Service, asked: str) -> str:
     """Names that begin with what was typed behind ``<``, then those that hold it, as HTML for the script.
 
-    The query comes back with the answer, so that the script can tell a late answer from the one that it waits for.
+    The query (a number, a colon, what was typed) comes back with the answer, so that the script can tell a late answer
+    from the one that it waits for.
     """
-    wanted = asked.casefold()
+    wanted = asked.partition(":")[2].casefold()
     names = service.library.names()
     first = [name for name in names if name.casefold().startswith(wanted)]
     others = [name for name in names if wanted in name.casefold() and not name.casefold().startswith(wanted)]

@@ -40,7 +40,7 @@ class EvaluateTab:
                         file_count="multiple",
                         file_types=["image"],
                         elem_id="celeb_basis_evaluate_photos",
-                        height=110,
+                        height=140,
                     )
                 )
                 kinds = own(

@@ -56,6 +56,11 @@ def hidden_text(elem_id: str) -> Any:
     return own(gradio.Textbox("", elem_id=elem_id, elem_classes=["celeb-basis-hidden"], show_label=False))
 
 
+def picked(value: Any) -> str:
+    """What the script put into a hidden text: it writes a number and a colon in front, so that every text is a new one."""
+    return str(value or "").partition(":")[2]
+
+
 def on(
     event: Any,
     handler: Callable[..., Any] | None,

@@ -77,7 +77,7 @@ class LearnTab:
                 file_count="multiple",
                 file_types=["image"],
                 elem_id="celeb_basis_photos",
-                height=120,
+                height=140,
             )
         )
         thumbs = gradio.HTML("", elem_id="celeb_basis_thumbs")
@@ -151,7 +151,7 @@ class LearnTab:
         on(form.remove_photo.click, self.remove_photo, [form.draft], shown, note=note)
         on(form.face.input, self.choose_face, [form.draft, form.face], shown, quiet=True)
         on(picks[0].input, self.show_photo, [form.draft, picks[0]], shown, quiet=True)
-        on(picks[1].input, self.choose_face, [form.draft, picks[1]], shown, quiet=True)
+        on(picks[1].input, self.pick_face, [form.draft, picks[1]], shown, quiet=True)
 
     def _connect_run(
         self, form: _Form, preset: Any, settings: list[Any], others: list[Any], buttons: list[Any], note: Any
@@ -203,8 +203,8 @@ class LearnTab:
 
     def show_photo(self, draft: Draft, index: str) -> tuple[Any, ...]:
         """Look at another photo."""
-        if index.isdecimal():
-            draft.person.shown = min(int(index), len(draft.person.photos) - 1)
+        if (number := gr.picked(index)).isdecimal():
+            draft.person.shown = min(int(number), len(draft.person.photos) - 1)
         return self.show(draft)
 
     def remove_photo(self, draft: Draft) -> tuple[Any, ...]:
@@ -215,6 +215,11 @@ class LearnTab:
     def choose_face(self, draft: Draft, number: str) -> tuple[Any, ...]:
         """Mean another face of the photo."""
         draft.choose_face(str(number or "").removeprefix("Face "))
+        return self.show(draft)
+
+    def pick_face(self, draft: Draft, number: str) -> tuple[Any, ...]:
+        """The same by a click on the photo."""
+        draft.choose_face(gr.picked(number))
         return self.show(draft)
 
     def start(

@@ -7,7 +7,7 @@ into a prompt; a ``data-poll`` names the hidden button that is clicked while ``d
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.report.markup import chart, data_uri, duration, text
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from celeb_basis.webui.requests import FoundFaces, PersonEntry
 
 __all__ = ["chart", "duration", "named", "text"]
+
+MOST_PICTURES = 12
+"""Pictures shown of a job under way."""
 
 _STATES = {
     "queued": "waiting",
@@ -96,8 +99,8 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
     now = job.progress()
     share = 1.0 if job.state == "done" else now.fraction
     counted = f"{now.step} of {now.total}" if now.total else ""
-    left = f"about {duration(now.seconds_left)} left" if active and now.seconds_left is not None else ""
-    loss = "" if now.average_loss is None else f"loss {now.average_loss:.4f}"
+    left = f"about {duration(now.seconds_left)} left" if active and now.total and now.seconds_left is not None else ""
+    loss = "" if now.average_loss is None or not now.total else f"loss {now.average_loss:.4f}"
     stage = now.stage if active else _STATES[job.state].capitalize()
     facts = " · ".join(part for part in (counted, left, loss) if part)
     who = ", ".join(f"<b>{named(f'<{person}>')}</b>" for person in job.people)
@@ -200,15 +203,36 @@ def picture_uri(data: bytes) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
-def pictures(images: Sequence[Any], described: str, largest: int = 512) -> str:
-    """PIL pictures in a row."""
+def pictures(images: Sequence[Any], described: str, largest: int) -> str:
+    """PIL pictures in a row, at most ``largest`` pixels a side."""
     import numpy as np
 
     shown = []
     for number, image in enumerate(images, 1):
         uri, width, height = data_uri(np.asarray(image.convert("RGB")), largest)
-        shown.append(f'<img src="{uri}" width="{width}" height="{height}" alt="{text(described)} {number}">')
+        said = described if len(images) == 1 else f"{described} {number}"
+        shown.append(f'<img src="{uri}" width="{width}" height="{height}" alt="{text(said)}">')
     return f'<div class="celeb-basis-pictures">{"".join(shown)}</div>' if shown else ""
+
+
+def drawn(job: Job) -> str:
+    """What a job has drawn: the newest pictures while it draws, figures and contact sheet when it was judged."""
+    sheet = job.result.get("sheet")
+    if sheet is None:
+        return pictures(job.pictures[-MOST_PICTURES:], "drawn picture", 192)
+    return figures(job.result) + pictures(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
+
+
+def figures(verdict: Mapping[str, Any]) -> str:
+    """The three figures with their intervals; a missing one says why."""
+    rows = []
+    for key in ("identity", "prompt", "detect"):
+        one = verdict.get(key)
+        value = "–" if one is None else f"{one['value']:.3f}"
+        known = one is not None and one.get("low") is not None
+        rows.append((key.capitalize(), value, f"{one['low']:.3f} to {one['high']:.3f}" if known else "–"))
+    told = hints(str(sentence) for sentence in verdict.get("notes", ()))
+    return table(("Figure", "Value", "95 % interval"), rows) + told
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -63,7 +63,7 @@ class PeopleTab:
                 label="Identity files, or textual inversions of any tool (.safetensors, .pt, .bin)",
                 file_count="multiple",
                 elem_id="celeb_basis_import_files",
-                height=100,
+                height=140,
             )
         )
         name = own(gradio.Textbox(label="Name", placeholder="as the file says; only for a single file"))
@@ -71,8 +71,6 @@ class PeopleTab:
         return files, name, replace, gradio.Button("Import", elem_id="celeb_basis_import_go")
 
     def _actions_part(self) -> dict[str, Any]:
-        from celeb_basis.exports.layouts import LAYOUTS
-
         made: dict[str, Any] = {}
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             made["new_name"] = own(gradio.Textbox(label="New name", elem_id="celeb_basis_new_name", scale=3))
@@ -81,11 +79,9 @@ class PeopleTab:
             made["notes"] = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes", scale=3))
             made["save"] = gradio.Button("Save notes", size="sm", scale=1, min_width=80)
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            layouts = [
-                ("Identity file (everything)", "identity"),
-                *((rules.tool, key) for key, rules in LAYOUTS.items()),
-            ]
-            made["layout"] = own(gradio.Dropdown(layouts, value="identity", label="Export as", scale=3))
+            made["layout"] = own(
+                gradio.Dropdown([*_layouts()], value=next(iter(_layouts())), label="Export as", scale=3)
+            )
             made["export"] = gradio.Button("Export", size="sm", scale=1, min_width=80, elem_id="celeb_basis_export")
         made["links"] = gradio.HTML("", elem_id="celeb_basis_links")
         with gradio.Row():
@@ -132,7 +128,7 @@ class PeopleTab:
 
     def choose(self, name: str, search: str) -> tuple[Any, ...]:
         """Look at somebody."""
-        return self.show(name, search)
+        return self.show(gr.picked(name), search)
 
     def rename(self, chosen: str, search: str, new_name: str) -> tuple[Any, ...]:
         """Give the chosen person another name."""
@@ -152,7 +148,7 @@ class PeopleTab:
     def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
         """Links that hold the files."""
         links = []
-        for name, data in self.service.export(chosen, layout):
+        for name, data in self.service.export(chosen, _layouts()[layout]):
             uri = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
             links.append(f'<a download="{markup.text(name)}" href="{uri}">Download {markup.text(name)}</a>')
         return f'<p class="celeb-basis-links">{"<br>".join(links)}</p>', ""
@@ -181,3 +177,10 @@ class PeopleTab:
                 last = entry.name
                 told += markup.note(f"{entry.word} is here.", "good")
         return *self.show(last, search), None, told
+
+
+def _layouts() -> dict[str, str]:
+    """What the page calls a layout, and what the service calls it."""
+    from celeb_basis.exports.layouts import LAYOUTS
+
+    return {"Identity file, with everything": "identity"} | {rules.tool: key for key, rules in LAYOUTS.items()}

@@ -51,7 +51,7 @@ class Watch:
             return KEEP, KEEP, KEEP, now
         status, curve, pictures, now = self.answers(job)
         before = tuple(seen or ()) or (None,)
-        same_pictures = (before[0], before[-1]) == (now[0], now[-1]) if now else False
+        same_pictures = bool(now) and (before[0], before[-1]) == (now[0], now[-1])
         return status, curve, KEEP if same_pictures else pictures, now
 
     def answers(self, job: Job | None) -> tuple[Any, ...]:
@@ -59,7 +59,7 @@ class Watch:
         status = markup.progress(job, self.poll, self.idle)
         if job is None:
             return status, "", "", ()
-        return status, self._curve(job), markup.pictures(job.pictures, "preview"), _mark(job)
+        return status, self._curve(job), markup.drawn(job), _mark(job)
 
     def follow(self, job: Job) -> tuple[Any, ...]:
         """The same for a job that was just begun: it is shown unless another one is under way."""
@@ -87,4 +87,13 @@ class Watch:
 def _mark(job: Job) -> tuple[Any, ...]:
     """Changes whenever there is something else to show."""
     now = job.progress()
-    return job.id, job.state, job.error, job.resumable, now.stage, now.step, now.total, len(job.pictures)
+    return (
+        job.id,
+        job.state,
+        job.error,
+        job.resumable,
+        now.stage,
+        now.step,
+        now.total,
+        (len(job.pictures), job.finished),
+    )
