@@ -229,8 +229,8 @@ def figures(verdict: Mapping[str, Any]) -> str:
     for key in ("identity", "prompt", "detect"):
         one = verdict.get(key)
         value = "–" if one is None else f"{one['value']:.3f}"
-        known = one is not None and one.get("low") is not None
-        rows.append((key.capitalize(), value, f"{one['low']:.3f} to {one['high']:.3f}" if known else "–"))
+        interval = "–" if one is None or one.get("low") is None else f"{one['low']:.3f} to {one['high']:.3f}"
+        rows.append((key.capitalize(), value, interval))
     told = hints(str(sentence) for sentence in verdict.get("notes", ()))
     return table(("Figure", "Value", "95 % interval"), rows) + told
 
