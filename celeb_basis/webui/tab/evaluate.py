@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.errors import IdentityError
 from celeb_basis.judging.prompts import EVALUATION_PROMPTS
 from celeb_basis.webui.requests import EvaluateRequest, PhotoToLearn
 from celeb_basis.webui.tab import gr, markup
@@ -85,8 +86,10 @@ class EvaluateTab:
         seed: float | None,
     ) -> tuple[Any, ...]:
         """Queue it."""
+        if not person:
+            raise IdentityError("Nobody is chosen: choose the person to evaluate.")
         request = EvaluateRequest(
-            name=person or "",
+            name=person,
             photos=tuple(PhotoToLearn(data, name) for name, data in gr.uploads(photos)),
             kinds=tuple(kinds or ()),
             prompts=int(prompts),

@@ -227,10 +227,10 @@ def figures(verdict: Mapping[str, Any]) -> str:
     """The three figures with their intervals; a missing one says why."""
     rows = []
     for key in ("identity", "prompt", "detect"):
-        one = verdict.get(key)
-        value = "–" if one is None else f"{one['value']:.3f}"
-        interval = "–" if one is None or one.get("low") is None else f"{one['low']:.3f} to {one['high']:.3f}"
-        rows.append((key.capitalize(), value, interval))
+        one = verdict.get(key) or {}
+        value, low, high = one.get("value"), one.get("low"), one.get("high")
+        reach = "–" if low is None else f"{low:.3f} to {high:.3f}"
+        rows.append((key.capitalize(), "–" if value is None else f"{value:.3f}", reach))
     told = hints(str(sentence) for sentence in verdict.get("notes", ()))
     return table(("Figure", "Value", "95 % interval"), rows) + told
 
