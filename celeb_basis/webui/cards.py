@@ -66,12 +66,7 @@ class Cards:
 
     def all(self) -> tuple[Facts, ...]:
         """Everybody, in alphabetical order, from the folder as it is now. Files that no prompt can name are left out."""
-        listing = Listing(self.folder)
-        files = []
-        for name in sorted(listing.names(), key=lambda name: (name.casefold(), name)):
-            found = listing.find(name)
-            if found is not None and _usable(name):
-                files.append((name, Path(found[1])))
+        files = [(name, path) for name, path in Listing(self.folder).files() if _usable(name)]
         self._facts.keep_only(path for _, path in files)
         return self._facts.of(files)
 

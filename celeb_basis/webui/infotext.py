@@ -10,10 +10,11 @@ import importlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from celeb_basis.webui.facts import Facts, FactsCache
+from celeb_basis.webui.facts import FactsCache
 from celeb_basis.webui.tokens.listing import Listing
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 
@@ -52,6 +53,24 @@ def read(value: object) -> tuple[tuple[str, str], ...]:
     return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
 
 
+@dataclass(frozen=True)
+class PerPicture:
+    """A parameter that differs between the pictures of a job: the host calls it for each.
+
+    The host's own lists of values do not do: it counts pictures within a batch in some places, and within the job in others.
+    """
+
+    values: tuple[str | None, ...]
+
+    def __call__(
+        self, p: Any, index: int, all_prompts: Sequence[str], use_main_prompt: bool = False, **_: Any
+    ) -> str | None:
+        """The value for picture ``index`` of the list of prompts that the host is at: all of the job's, or a batch's."""
+        if not use_main_prompt and all_prompts is not p.all_prompts:
+            index += int(p.iteration) * int(p.batch_size)
+        return self.values[index] if index < len(self.values) else None
+
+
 class Infotext:
     """Writes and checks the parameter.
 
@@ -74,24 +93,22 @@ class Infotext:
         return written((one.name, one.content_hash) for one in self._facts.of((one.name, one.path) for one in words))
 
     def note(self, processing: Any, batch_number: int) -> None:
-        """Put the parameter into the host's processing object, one value for each picture from this batch on.
+        """Put the parameter into the host's processing object, for each picture from this batch on.
 
         What earlier batches were drawn with stays, should a person be learned anew in between.
         """
         rows = _prompts_of_pictures(processing)
         parameters: dict[str, Any] = processing.extra_generation_params
-        first = batch_number * int(processing.batch_size)
         before = parameters.pop(LABEL, None)
-        earlier = list(before) if isinstance(before, list) else [before] * len(rows)
+        earlier = before.values if isinstance(before, PerPicture) else (before,) * len(rows)
+        values: list[str | None] = list(earlier[: batch_number * int(processing.batch_size)])
         known: dict[tuple[str, ...], str | None] = {}
-        values: list[str | None] = earlier[:first]
         for row in rows[len(values) :]:
             if row not in known:
                 known[row] = self.value(row) if any("<" in prompt for prompt in row) else None
             values.append(known[row])
         if any(value is not None for value in values):
-            # One text where one is enough: hosts before 1.10 know no lists.
-            parameters[LABEL] = values[0] if len(set(values)) == 1 else values
+            parameters[LABEL] = values[0] if len(set(values)) == 1 else PerPicture(tuple(values))
 
     def check(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """What the user should know before drawing pasted ``parameters`` again: who is missing, who is another."""
@@ -124,14 +141,10 @@ class Infotext:
 
     def _missing(self, name: str, content_hash: str, listing: Listing) -> str:
         made = f"The picture was made with <{name}> ({content_hash}), who is not in your library"
-        twin = next((one for one in self._everybody(listing) if one.content_hash == content_hash), None)
+        twin = next((one for one in self._facts.of(listing.files()) if one.content_hash == content_hash), None)
         if twin is not None:
             return f"{made} under that name: write <{twin.name}>, who is the same."
         return f"{made}: import that identity, or learn the person anew; until then <{name}> is read as plain text."
-
-    def _everybody(self, listing: Listing) -> tuple[Facts, ...]:
-        found = [listing.find(name) for name in sorted(listing.names())]
-        return self._facts.of((name, Path(path)) for name, path in filter(None, found))
 
 
 def register(tokens: Callable[[], Tokens | None] = installed_tokens) -> Infotext:

@@ -42,6 +42,7 @@ class Job:
     all_prompts: list[str]
     all_negative_prompts: list[str]
     batch_size: int = 1
+    iteration: int = 0
     enable_hr: bool = False
     all_hr_prompts: list[str] | None = None
     all_hr_negative_prompts: list[str] | None = None
@@ -80,6 +81,20 @@ def job(*prompts: str, negative: str = "", **options: Any) -> Job:
     return Job(list(prompts), [negative] * len(prompts), **options)
 
 
+def told(one: Job) -> list[str | None]:
+    """What the host is answered for each picture: counted within its batch, and within the job."""
+    value = one.extra_generation_params[LABEL]
+    within_job = [value(p=one, index=index, all_prompts=one.all_prompts) for index in range(len(one.all_prompts))]
+    within_batch = []
+    for index in range(len(one.all_prompts)):
+        one.iteration, place = divmod(index, one.batch_size)
+        within_batch.append(value(p=one, index=place, all_prompts=one.all_prompts[:1], comments=None))
+    assert within_batch == within_job
+    assert value(p=one, index=0, all_prompts=["the last batch"], use_main_prompt=True) == within_job[0]
+    assert value(p=one, index=99, all_prompts=one.all_prompts) is None
+    return within_job
+
+
 def test_value_names_everybody_once_in_order(infotext: Infotext, library: Library) -> None:
     value = infotext.value(["<Zoë>, and <person1:0.8>'s hat", "<PERSON1> AND <nobody> <Doe, Jane>"])
     assert value == ", ".join(f"{name}: {hash_of(library, name)}" for name in ("Zoë", "person1", "Doe, Jane"))
@@ -106,11 +121,7 @@ def test_each_picture_has_its_own_people(infotext: Infotext, library: Library) -
     one = job("<person1>", "nobody", "<Zoë>", negative="", batch_size=2)
     for batch in (0, 1):
         infotext.note(one, batch)
-    assert one.extra_generation_params[LABEL] == [
-        f"person1: {hash_of(library, 'person1')}",
-        None,
-        f"Zoë: {hash_of(library, 'Zoë')}",
-    ]
+    assert told(one) == [f"person1: {hash_of(library, 'person1')}", None, f"Zoë: {hash_of(library, 'Zoë')}"]
 
 
 @pytest.mark.parametrize("where", ["all_negative_prompts", "all_hr_prompts", "all_hr_negative_prompts"])
@@ -133,7 +144,7 @@ def test_earlier_pictures_keep_whom_they_were_drawn_with(infotext: Infotext, lib
     before = hash_of(library, "person1")
     library.add(person("person1", seed=77), replace=True)
     infotext.note(one, 1)
-    assert one.extra_generation_params[LABEL] == [f"person1: {before}", f"person1: {hash_of(library, 'person1')}"]
+    assert told(one) == [f"person1: {before}", f"person1: {hash_of(library, 'person1')}"]
     assert before != hash_of(library, "person1")
 
 

@@ -38,6 +38,11 @@ class Listing:
         """All names, in no order."""
         return tuple(name for name, _ in self._current().values())
 
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """All names with their files, in alphabetical order, from one look at the folder."""
+        found = sorted(self._current().values(), key=lambda one: (one[0].casefold(), one[0]))
+        return tuple((name, Path(path)) for name, path in found)
+
     def _current(self) -> dict[str, tuple[str, str]]:
         try:
             stamp = os.stat(self.folder).st_mtime_ns
