@@ -15,7 +15,7 @@ if sys.path[:1] != [_ROOT]:
 try:
     from celeb_basis.webui.startup import register
 
-    register()
+    register(__file__)
 except Exception:
     logging.getLogger("celeb_basis").exception(
         "The extension Celeb Basis could not be loaded; the WebUI goes on without"

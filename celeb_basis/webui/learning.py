@@ -199,9 +199,9 @@ class LearningJobs:
                     outcome: Outcome = done.value
                 finally:
                     running.close()
-        except (NotFiniteError, HostError) as error:
-            self._keep(job)
-            if job.resumable:
+        except Exception as error:
+            self._keep(job)  # the last good state, if there is one: a wrong checkpoint at Resume must not cost it
+            if isinstance(error, (NotFiniteError, HostError)) and job.resumable:
                 text = str(error).replace(f"resume {self._state(job)}", "press Resume")
                 raise type(error)(text) from error
             raise

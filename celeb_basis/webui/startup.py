@@ -56,15 +56,25 @@ def service() -> Service:
     return made
 
 
-def register() -> None:
-    """Register everything with the host. Called by the extension's script each time the host runs it."""
+def register(script: str) -> None:
+    """Register everything with the host. Called by the extension's script, the file ``script``, each time it is run."""
     callbacks = importlib.import_module("modules.script_callbacks")
-    callbacks.on_ui_settings(_guarded(_settings))
-    callbacks.on_before_ui(_guarded(_words))
-    callbacks.on_before_ui(_guarded(_cards))
-    callbacks.on_ui_tabs(_guarded(_tab, list))
-    callbacks.on_ui_train_tabs(_guarded(_train_tab))
-    callbacks.on_app_started(_guarded(_api))
+    wanted: tuple[tuple[str, Callable[..., Any], Callable[[], Any] | None], ...] = (
+        ("ui_settings", _settings, None),
+        ("before_ui", _words, None),
+        ("before_ui", _cards, None),
+        ("ui_tabs", _tab, list),
+        ("ui_train_tabs", _train_tab, None),
+        ("app_started", _api, None),
+    )
+    for category, callback, otherwise in wanted:
+        guarded = _guarded(callback, otherwise)
+        try:
+            # Told the file's name, the host does not look for it in the stack, which takes it 50 ms for each callback.
+            known = callbacks.callback_map[f"callbacks_{category}"]
+            callbacks.add_callback(known, guarded, category=category, filename=script)
+        except (AttributeError, KeyError, TypeError):  # a fork, or an older host
+            getattr(callbacks, f"on_{category}")(guarded)
 
 
 def _settings() -> None:

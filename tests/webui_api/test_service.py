@@ -1,0 +1,403 @@
+"""The service with a toy model: learning jobs from their start to every end, and what is done with people."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.toys import ToyHost
+
+from celeb_basis.errors import CelebBasisError, HostError, IdentityError, LearningError, SettingsError
+from celeb_basis.faces.samples import sample_photos
+from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.requests import (
+    EvaluateRequest,
+    LearnRequest,
+    NameTakenError,
+    NoSuchJobError,
+    NoSuchPersonError,
+    PersonToLearn,
+    PhotoToLearn,
+)
+from celeb_basis.webui.service import BlendRequest, Service
+
+SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
+
+
+def request(
+    *names: str, face: int | None = 0, consent: bool = True, replace: bool = False, **settings: Any
+) -> LearnRequest:
+    photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six people.jpg", face)
+    people = tuple(PersonToLearn(name, (photo,)) for name in names)
+    return LearnRequest(people, settings=SETTINGS | settings, consent=consent, notes="a note", replace=replace)
+
+
+def ended(job: Job) -> Job:
+    assert job.wait(120)
+    return job
+
+
+def until(job: Job, step: int) -> None:
+    end = time.monotonic() + 60
+    while not (job.progress().stage == "Learning" and job.progress().step >= step):
+        assert time.monotonic() < end
+        assert not job.finished, job.error
+        time.sleep(0.005)
+
+
+def test_a_person_is_learned_and_known(service: Service, program: Any) -> None:
+    job = ended(service.start_learning(request("Ada")))
+    assert (job.state, job.error) == ("done", "")
+    progress = job.progress()
+    assert (progress.step, progress.total) == (5, 5)
+    assert [point[0] for point in progress.curve] == [1, 2, 3, 4, 5]
+    assert progress.people["Ada"].nearest
+    assert job.result["people"][0]["word"] == "<Ada>"
+    assert program.reported[-1] == (5, 5)
+    assert not program.lock.locked()
+    (entry,) = service.people()
+    assert (entry.name, entry.available, entry.problem) == ("Ada", True, "")
+    assert entry.identity is not None
+    assert entry.identity.metadata.notes == "a note"
+    assert "confirmed" in entry.identity.metadata.consent
+    assert not (service.paths.uploads / job.id).exists(), "the photos are deleted"
+
+
+def test_events_are_numbered_and_end_with_the_end(service: Service) -> None:
+    job = ended(service.start_learning(request("Ada")))
+    events = job.events_after()
+    assert [event["index"] for event in events] == list(range(len(events)))
+    assert events[-1]["event"] == "State"
+    assert events[-1]["state"] == "done"
+    assert [event["step"] for event in events if event["event"] == "StepDone"] == [1, 2, 3, 4, 5]
+    assert job.events_after(events[3]["index"]) == events[4:]
+    json.dumps(job.as_dict())
+    json.dumps(events)
+
+
+def test_several_people_share_a_run_and_each_photo_has_its_face(service: Service) -> None:
+    two = LearnRequest(
+        tuple(
+            PersonToLearn(name, (PhotoToLearn(sample_photos()["six"].read_bytes(), "six.jpg", face),))
+            for name, face in (("Ada", 0), ("Bob", 4))
+        ),
+        settings=SETTINGS,
+        consent=True,
+    )
+    job = ended(service.start_learning(two))
+    assert job.state == "done", job.error
+    ada, bob = (service.person(name).identity for name in ("Ada", "Bob"))
+    assert ada is not None
+    assert bob is not None
+    assert ada.metadata.thumbnail != bob.metadata.thumbnail
+    assert ada.content_hash != bob.content_hash
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_without(service: Service) -> None:
+    whole = ended(service.start_learning(request("Whole", steps=200)))
+    job = service.start_learning(request("Parted", steps=200))
+    until(job, 3)
+    service.interrupt(job.id)
+    assert ended(job).state == "interrupted"
+    assert job.resumable
+    assert 3 <= job.progress().step < 200
+    assert service.resume(job.id) is job
+    assert ended(job).state == "done", job.error
+    first, second = service.person("Whole").identity, service.person("Parted").identity
+    assert first is not None
+    assert second is not None
+    assert first.content_hash == second.content_hash, "bit for bit"
+    assert whole.result["steps"] == job.result["steps"] == 200
+    with pytest.raises(LearningError, match="start a new one"):
+        service.resume(job.id)
+
+
+def test_an_interrupted_run_is_found_after_a_restart(service: Service, program: Any, tmp_path: Path) -> None:
+    job = service.start_learning(request("Ada", steps=500))
+    until(job, 2)
+    service.interrupt(job.id)
+    ended(job)
+    later = Service(program, service.options, root=tmp_path, registry=service.registry)
+    (found,) = later.jobs()
+    assert (found.id, found.people, found.state, found.resumable) == (job.id, ("Ada",), "interrupted", True)
+    later.resume(job.id)
+    until(found, job.progress().step + 1)
+    later.interrupt(job.id)
+    ended(found)
+    later.forget(job.id)
+    assert later.jobs() == []
+    assert list(service.paths.unfinished.iterdir()) == []
+
+
+def test_a_damaged_record_of_a_run_hides_no_other(service: Service) -> None:
+    folder = service.paths.unfinished
+    folder.mkdir(parents=True)
+    for name, text in (("aaaaaaaaaaaa", "{"), ("bbbbbbbbbbbb", '{"people": ["../x"]}'), ("../evil", "{}")):
+        if "/" not in name:
+            (folder / f"{name}.json").write_text(text)
+            (folder / f"{name}.safetensors").write_bytes(b"")
+    assert service.jobs() == []
+
+
+def test_two_jobs_are_queued(service: Service) -> None:
+    first = service.start_learning(request("Ada", steps=300))
+    second = service.start_learning(request("Bob"))
+    third = service.start_learning(request("Eve"))
+    until(first, 2)
+    assert (second.state, third.state) == ("queued", "queued")
+    service.interrupt(third.id)
+    assert third.state == "interrupted", "at once"
+    assert not third.resumable or third.finished
+    service.interrupt(first.id)
+    assert ended(second).state == "done"
+    assert first.state == "interrupted"
+
+
+def test_the_programs_own_button_stops_and_keeps(service: Service, program: Any) -> None:
+    job = service.start_learning(request("Ada", steps=500))
+    until(job, 2)
+    program.stop = True
+    assert ended(job).state == "interrupted"
+    assert "button" in job.error
+    assert job.resumable
+
+
+def test_a_checkpoint_switched_in_the_middle_keeps_the_state(service: Service, program: Any) -> None:
+    old = program.model
+    job = service.start_learning(request("Ada", steps=500))
+    until(job, 2)
+    program.model = ToyHost(seed=1)
+    assert ended(job).state == "interrupted"
+    assert "switched" in job.error
+    service.resume(job.id)
+    assert ended(job).state == "failed", "another checkpoint than it began with"
+    assert "give that model" in job.error
+    program.model = old
+    service.resume(job.id)
+    until(job, job.progress().step + 1)
+
+
+def test_a_model_that_goes_away_in_a_step_keeps_the_state(service: Service, program: Any) -> None:
+    calls = 0
+    predict = program.model.predict
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise HostError("The WebUI has switched to another checkpoint.")
+        return predict(*arguments)
+
+    program.model.predict = failing
+    job = ended(service.start_learning(request("Ada", steps=6)))
+    assert job.state == "failed"
+    assert "press Resume" in job.error
+    assert job.resumable
+    service.resume(job.id)
+    assert ended(job).state == "done", job.error
+    assert job.result["steps"] == 6
+
+
+def test_a_nan_loss_keeps_the_state_and_says_what_to_do(service: Service, program: Any) -> None:
+    program.model.poison_at = 3
+    job = ended(service.start_learning(request("Ada")))
+    assert job.state == "failed"
+    assert "learning_rate" in job.error
+    assert job.resumable
+
+
+def test_no_checkpoint(service: Service, program: Any) -> None:
+    program.model = None
+    job = ended(service.start_learning(request("Ada")))
+    assert (job.state, job.error) == ("failed", "No checkpoint is loaded: choose one.")
+    assert service.people() == []
+    with pytest.raises(HostError):
+        service.basis_summary(8)
+
+
+def test_a_bug_becomes_a_sentence_and_the_queue_goes_on(service: Service, program: Any) -> None:
+    program.model.encode_pictures = None
+    assert "error in celeb-basis itself" in ended(service.start_learning(request("Ada"))).error
+    del program.model.encode_pictures
+    assert ended(service.start_learning(request("Bob"))).state == "done"
+
+
+def test_a_photo_without_the_face_fails_and_leaves_nothing(service: Service) -> None:
+    job = ended(service.start_learning(request("Ada", face=17)))
+    assert job.state == "failed"
+    assert "no face number 17 in six people.jpg" in job.error
+    assert list(service.paths.uploads.iterdir()) == []
+
+
+def test_a_name_taken_meanwhile_does_not_cost_the_run(service: Service) -> None:
+    job = service.start_learning(request("Ada", steps=100))
+    until(job, 1)
+    ada = ended(service.queue.jobs()[0]) if job.finished else None
+    assert ada is None
+    (service.paths.people).mkdir(parents=True, exist_ok=True)
+    (service.paths.people / "ADA.safetensors").write_bytes(b"somebody else's")
+    assert ended(job).state == "done", job.error
+    assert job.result["people"][0]["name"] == "Ada-2"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        (LearnRequest((), consent=True), LearningError, "nobody"),
+        (request("Ada", consent=False), LearningError, "Consent"),
+        (request("a/b"), IdentityError, "leave it out"),
+        (request(""), IdentityError, "empty"),
+        (request("Ada", "ada"), LearningError, "Two people"),
+        (request("Ada", steps=0), SettingsError, "steps is 0"),
+        (request("Ada", stepps=1), SettingsError, "no setting"),
+        (LearnRequest((PersonToLearn("Ada", ()),), consent=True), LearningError, "no photo"),
+        (LearnRequest((PersonToLearn("Ada", (PhotoToLearn(b""),)),), "best", consent=True), SettingsError, "no preset"),
+    ],
+)
+def test_requests_that_cannot_be_right(
+    service: Service, wrong: LearnRequest, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        service.start_learning(wrong)
+    assert service.jobs() == []
+    assert not service.paths.uploads.exists()
+
+
+def test_names(service: Service, program: Any) -> None:
+    program.embeddings = frozenset({"badhands"})
+    ended(service.start_learning(request("Ada")))
+    assert service.check_name("Bob") is None
+    assert "already a person" in str(service.check_name("ADA"))
+    assert service.check_name("ADA", replace=True) is None
+    assert "embedding called" in str(service.check_name("BadHands"))
+    program.model.text_encoders[0].tokenize = lambda texts: [[] for _ in texts]
+    assert "reads nothing" in str(service.check_name("Bob"))
+    with pytest.raises(NameTakenError):
+        service.start_learning(request("Ada"))
+
+
+def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service, tmp_path: Path) -> None:
+    ended(service.start_learning(request("Ada")))
+    known = service.person("ada").identity
+    assert known is not None
+    assert service.rename("Ada", "ada").name == "ada"
+    assert service.rename("ada", "Countess").name == "Countess"
+    noted = service.set_notes("Countess", "new").identity
+    assert noted is not None
+    assert noted.metadata.notes == "new"
+    ((name, content),) = service.export("Countess")
+    assert name == "Countess.safetensors"
+    for layout in ("webui", "diffusers", "comfyui"):
+        assert service.export("Countess", layout)[0][1]
+    (written,) = service.export_to_host("Countess")
+    assert written == tmp_path / "embeddings" / "Countess.safetensors"
+    with pytest.raises(NameTakenError):
+        service.import_file(content, name)
+    service.delete("Countess")
+    with pytest.raises(NoSuchPersonError):
+        service.delete("Countess")
+    (back,) = service.import_file(content, name, "Ada")
+    assert back.identity is not None
+    assert back.identity.content_hash == known.content_hash
+    with pytest.raises(CelebBasisError, match=r"\.safetensors"):
+        service.import_file(content, "person.exe")
+    for name in ("../../etc/passwd", "..", "a\x00b"):
+        with pytest.raises(IdentityError):
+            service.export(name)
+
+
+def test_blends_are_arithmetic(service: Service) -> None:
+    ended(service.start_learning(request("Ada", "Bob")))
+    ada, bob = (service.person(name).identity for name in ("Ada", "Bob"))
+    mixed = service.blend(BlendRequest((("Ada", 3.0), ("Bob", 1.0)), "Mix")).identity
+    assert ada is not None
+    assert bob is not None
+    assert mixed is not None
+    expected = 0.75 * ada.coefficients[0] + 0.25 * bob.coefficients[0]
+    assert mixed.coefficients[0] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(NoSuchPersonError):
+        service.blend(BlendRequest((("Nobody", 1.0),), "Other"))
+    with pytest.raises(NameTakenError):
+        service.blend(BlendRequest((("Ada", 1.0),), "Bob"))
+
+
+def test_a_blend_does_not_wait_for_our_own_run(service: Service) -> None:
+    ended(service.start_learning(request("Ada")))
+    job = service.start_learning(request("Bob", steps=2000))
+    until(job, 2)
+    done = threading.Event()
+    threading.Thread(
+        target=lambda: (service.blend(BlendRequest((("Ada", 1.0),), "Mix")), done.set()), daemon=True
+    ).start()
+    assert done.wait(20)
+    assert not job.finished
+
+
+def test_a_person_of_another_family_is_shown_with_the_reason(service: Service, program: Any) -> None:
+    ended(service.start_learning(request("Ada")))
+    program.model = ToyHost(widths=(32, 48))
+    (entry,) = service.people()
+    assert not entry.available
+    assert "sdxl" in entry.reason
+    assert entry.problem == ""
+
+
+def test_a_broken_file_is_shown_with_its_problem(service: Service) -> None:
+    service.paths.people.mkdir(parents=True)
+    (service.paths.people / "Ada.safetensors").write_bytes(b"nonsense")
+    (entry,) = service.people()
+    assert not entry.available
+    assert "cannot be used" in entry.problem
+    json.dumps(entry.as_dict())
+
+
+def test_evaluate_draws_judges_and_lays_out(service: Service) -> None:
+    ended(service.start_learning(request("Ada")))
+    job = ended(service.evaluate(EvaluateRequest("Ada", prompts=2, seeds=2, steps=1)))
+    assert job.state == "done", job.error
+    assert job.result["count"] == 4
+    assert len(job.pictures) == 5
+    with pytest.raises(SettingsError):
+        service.evaluate(EvaluateRequest("Ada", seeds=0))
+
+
+def test_faces_of_a_photo_with_warnings(service: Service) -> None:
+    found = service.detect(sample_photos()["six"].read_bytes(), "six.jpg")
+    assert len(found.faces) == 6
+    assert any("small" in text for one in found.faces for text in one.warnings)
+    assert not any("faces are in the photo" in text for one in found.faces for text in one.warnings), "each was chosen"
+    json.dumps(found.as_dict())
+
+
+def test_a_missing_package_says_what_to_do(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    wanted = request("Ada")
+    service.faces._loaded = None
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "insightface" else real(name, *a))
+    job = ended(service.start_learning(wanted))
+    status = service.faces.status()
+    assert not status["present"]
+    assert "insightface" in status["problem"]
+    assert "restart the WebUI" in job.error
+
+
+def test_another_data_folder_is_used_at_once(service: Service, tmp_path: Path) -> None:
+    ended(service.start_learning(request("Ada")))
+    options = replace(service.options(), data_folder=str(tmp_path / "elsewhere"))
+    service.options = lambda: options
+    assert service.people() == []
+    assert service.registry is not None
+    assert service.registry.folder == tmp_path / "elsewhere" / "people"
+
+
+def test_unknown_jobs(service: Service) -> None:
+    for action in (service.job, service.interrupt, service.resume, service.forget):
+        with pytest.raises(NoSuchJobError):
+            action("nothing")
