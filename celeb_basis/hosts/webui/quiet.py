@@ -58,9 +58,11 @@ class Additions:
         # The host would change the weights at each layer's next forward pass; then hashes would differ until then.
         import torch
 
+        nn = torch.nn
+        layers = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)  # what LoRAs can change
         with torch.no_grad():
             for part in self._model.modules():
-                if hasattr(part, "network_layer_name"):
+                if isinstance(part, layers) and hasattr(part, "network_layer_name"):
                     lora.network_apply_weights(part)
 
     def _other_networks_off(self) -> None:
