@@ -1,4 +1,4 @@
-"""Random prompts in all of the WebUI's syntax, each written twice: with ``<name>``, and with a plain word in its place."""
+"""Random prompts in all of the WebUI's syntax, each written twice: with ``<name>``, and with a mark in its place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 PLAIN = (
     "photo", "portrait", "a", "of", "smiling", "in", "the", "rain", "cat", "masterpiece", "8k", "oil painting", "Paris",
     "person 1", "person1", "person10", "PERSON 1", "ada lovelace", "<person12>", "<nobody>", "< person>", "<>", "5 > 3",
-    "café", "naïve", "東京", "🙂", "don't", "hat's", "x_y", "semi-real", "#1", "100%", "<lora:none:0.7>", "<|endoftext|",
+    "café", "naïve", "東京", "🙂", "don't", "hat's", "x_y", "semi-real", "#1", "100%", "<lora:none:0.7>", "<endoftext",
 )  # fmt: skip
 """Words and look-alikes that are nobody."""
 
@@ -44,30 +44,33 @@ class Prompt:
     """One prompt in both spellings."""
 
     typed: str
-    plain: str
+    marked: str
     people: int
     """How often anybody is named in the text as it stands, before editing and alternation leave some out."""
 
 
 class Grammar:
-    """Draws prompts. ``words`` are the plain words that stand for people's names."""
+    """Draws prompts. ``marks`` are the characters that stand for people's names."""
 
-    def __init__(self, words: Mapping[str, str], seed: int) -> None:
-        self._words = dict(words)
+    def __init__(self, marks: Mapping[str, str], seed: int) -> None:
+        self._marks = dict(marks)
         self._random = random.Random(seed)
         self._people = 0
+        self._unbalanced = False
 
     def prompt(self) -> Prompt:
         """The next prompt: short ones, ones of several chunks, and ones joined by ``AND``."""
         self._people = 0
+        # Where a bracket is missing, the host's parser of prompt editing has many readings and takes any.
+        self._unbalanced = self._random.random() < 0.05
         drawn = self._random.random()
         if drawn < 0.25:
-            typed, plain = self._long()
+            typed, marked = self._long()
         elif drawn < 0.4:
-            typed, plain = self._joined()
+            typed, marked = self._joined()
         else:
-            typed, plain = self._text(0, self._random.randint(1, 12))
-        return Prompt(typed, plain, self._people)
+            typed, marked = self._text(0, self._random.randint(1, 12))
+        return Prompt(typed, marked, self._people)
 
     def _joined(self) -> Twice:
         parts = [self._text(0, self._random.randint(1, 5)) for _ in range(self._random.randint(2, 3))]
@@ -75,7 +78,7 @@ class Grammar:
         ends = [self._random.choice(("", "", " :1.2", " : 0.5", ":-1")) for _ in parts]
         return (
             joint.join(typed + end for (typed, _), end in zip(parts, ends, strict=True)),
-            joint.join(plain + end for (_, plain), end in zip(parts, ends, strict=True)),
+            joint.join(marked + end for (_, marked), end in zip(parts, ends, strict=True)),
         )
 
     def _long(self) -> Twice:
@@ -97,12 +100,12 @@ class Grammar:
         return self._glued([self._item(depth) for _ in range(length)])
 
     def _glued(self, pieces: list[Twice]) -> Twice:
-        typed = plain = ""
+        typed = marked = ""
         for i, (left, right) in enumerate(pieces):
             between = self._random.choice(BETWEEN) if i else ""
             typed += between + left
-            plain += between + right
-        return typed, plain
+            marked += between + right
+        return typed, marked
 
     def _item(self, depth: int) -> Twice:
         kinds: list[tuple[int, Callable[[int], Twice]]] = [
@@ -111,7 +114,9 @@ class Grammar:
             (5, lambda _: self._weighted_person()),
             (2, lambda _: (" BREAK ", " BREAK ")),
         ]
-        if depth < 3:
+        if depth < 3 and self._unbalanced:
+            kinds += [(8, lambda deeper: self._around("(", deeper, self._random.choice(("", ")"))))]
+        elif depth < 3:
             kinds += [
                 (8, self._emphasis),
                 (5, self._editing),
@@ -123,20 +128,18 @@ class Grammar:
 
     def _person(self) -> Twice:
         self._people += 1
-        name = self._random.choice(list(self._words))
+        name = self._random.choice(list(self._marks))
         spelled = self._random.choice((name, name, name, name.upper(), name.title(), f" {name} "))
-        return f"<{spelled}>", f" {self._words[name]} "
+        return f"<{spelled}>", self._marks[name]
 
     def _weighted_person(self) -> Twice:
         self._people += 1
-        name = self._random.choice(list(self._words))
+        name = self._random.choice(list(self._marks))
         weight = self._random.choice(("0.8", "1.2", ".5", "2", "1.", "+0.9", " 0.7 "))
-        return f"<{name}:{weight}>", f"( {self._words[name]} :{weight.strip()})"
+        return f"<{name}:{weight}>", f"({self._marks[name]}:{weight.strip()})"
 
     def _emphasis(self, depth: int) -> Twice:
-        opening, closing = self._random.choice(
-            (("(", ")"), ("((", "))"), ("[", "]"), ("(", ":1.3)"), ("(", ": 0.6)"), ("(", ""))
-        )
+        opening, closing = self._random.choice((("(", ")"), ("((", "))"), ("[", "]"), ("(", ":1.3)"), ("(", ": 0.6)")))
         return self._around(opening, depth, closing)
 
     def _editing(self, depth: int) -> Twice:
@@ -151,11 +154,11 @@ class Grammar:
 
     def _alternation(self, depth: int) -> Twice:
         parts = [self._short(depth) for _ in range(self._random.randint(2, 3))]
-        return "[" + "|".join(typed for typed, _ in parts) + "]", "[" + "|".join(plain for _, plain in parts) + "]"
+        return "[" + "|".join(typed for typed, _ in parts) + "]", "[" + "|".join(marked for _, marked in parts) + "]"
 
     def _around(self, opening: str, depth: int, closing: str) -> Twice:
-        typed, plain = self._short(depth)
-        return opening + typed + closing, opening + plain + closing
+        typed, marked = self._short(depth)
+        return opening + typed + closing, opening + marked + closing
 
     def _short(self, depth: int) -> Twice:
         return self._text(depth, self._random.randint(1, 3))

@@ -8,7 +8,7 @@ from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
-from celeb_basis.webui.tokens.chunks import marks_follow_tokens
+from celeb_basis.hosts.webui.chunks import marks_follow_tokens
 from celeb_basis.webui.tokens.patching import Patches, owner_of
 from celeb_basis.webui.tokens.view import EncoderView, PlacedWord
 

@@ -24,13 +24,15 @@ class PlacedWord(int):
 
 
 class _Delegate:
-    """Everything that a subclass does not say itself is the original's."""
+    """Everything that a subclass does not say itself is the original's, asked for once: a view lives for one prompt."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)
+        value = getattr(self._original, name)
+        self.__dict__[name] = value
+        return value
 
 
 class EncoderView(_Delegate):
@@ -70,10 +72,13 @@ class _HijackView(_Delegate):
 
 
 class _DatabaseView(_Delegate):
-    def find_embedding_at_position(self, tokens: Sequence[int], offset: int) -> tuple[Any, int | None]:
-        """The embedding at ``offset`` and the tokens it takes the place of."""
+    def __init__(self, database: Any) -> None:
+        super().__init__(database)
+        self._find = database.find_embedding_at_position
+
+    def find_embedding_at_position(self, tokens: Sequence[int], offset: int) -> Any:
+        """The embedding at ``offset`` and the number of tokens it takes the place of; ``None`` twice where there is none."""
         token = tokens[offset]
-        if isinstance(token, PlacedWord):
+        if token.__class__ is PlacedWord:
             return token.embedding, 1
-        answer: tuple[Any, int | None] = self._original.find_embedding_at_position(tokens, offset)
-        return answer
+        return self._find(tokens, offset)

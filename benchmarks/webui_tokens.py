@@ -1,0 +1,71 @@
+"""Ten thousand people as words of a WebUI's prompts: how long until they are there, and what they cost a prompt.
+
+Measured only where ``CELEB_BASIS_WEBUI`` names a WebUI, with its own Python and its small checkpoint ``sd1``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Figure, exit_code
+from benchmarks.workbench import ROOT, Workbench
+
+WORDS = "webui-tokens"
+SLOW = False
+
+_PEOPLE = 10_000
+
+
+def measure(bench: Workbench) -> Iterator[Figure]:
+    """Both figures; none where there is no WebUI."""
+    if not os.environ.get("CELEB_BASIS_WEBUI"):
+        return
+    people = 500 if bench.tiny else _PEOPLE
+    seen = _inside(people)
+    yield Figure(
+        f"{people:,} identities as words of the WebUI's prompts: from nothing to the first prompt with a name in it",
+        seen["ready_s"],
+        1.0,
+        "s",
+        f"in the host's own database {seen['stock_ready_s']:.2f} s",
+    )
+    yield Figure(
+        f"added to a prompt of {seen['tokens']} tokens, three names in it, by {people:,} identities in the WebUI",
+        seen["prompt_ms"] - seen["bare_ms"],
+        0.3,
+        "ms",
+        f"{seen['prompt_ms']:.3f} ms, plain words in the names' place and no tokens installed {seen['bare_ms']:.3f} ms, "
+        f"tokens installed and no name {seen['nameless_ms']:.3f} ms, in the host's own database {seen['stock_ms']:.3f} ms",
+    )
+
+
+def _inside(people: int) -> Any:
+    folder = Path(os.environ["CELEB_BASIS_WEBUI"])
+    python = os.environ.get("CELEB_BASIS_WEBUI_PYTHON") or str(folder / "venv" / "bin" / "python")
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as data:
+        command = [python, "-m", "benchmarks.webui_tokens_inside", "--data", data, "--count", str(people)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stderr[-3000:])
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    found = []
+    for figure in measure(Workbench()):
+        sys.stdout.write(f"{figure.line()}\n")
+        sys.stderr.write(f"  ({figure.detail})\n")
+        found.append(figure)
+    if not found:
+        sys.exit("set CELEB_BASIS_WEBUI to the folder of a WebUI, and CELEB_BASIS_WEBUI_PYTHON to its Python")
+    sys.exit(exit_code(found))
