@@ -1,0 +1,117 @@
+"""The draft of the Learn tab and its form of settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from celeb_basis.errors import LearningError, SettingsError
+from celeb_basis.faces.types import DetectedFace
+from celeb_basis.settings import PRESETS, LearnSettings
+from celeb_basis.webui.requests import FoundFace, FoundFaces
+from celeb_basis.webui.tab.draft import Draft, position
+from celeb_basis.webui.tab.fields import changes, form_fields, preset_values
+
+
+def found(count: int) -> FoundFaces:
+    faces = [
+        FoundFace(DetectedFace((10.0 * i, 5.0, 10.0 * i + 8, 15.0), np.zeros((5, 2), np.float32), 0.9), ())
+        for i in range(count)
+    ]
+    return FoundFaces(np.zeros((40, 80, 3), np.uint8), tuple(faces), "" if faces else "No face was found.")
+
+
+def test_every_setting_is_in_the_form_with_its_help_and_range() -> None:
+    form = {one.name: one for one in form_fields()}
+    assert list(form) == [item.name for item in dataclass_fields(LearnSettings)]
+    for item in dataclass_fields(LearnSettings):
+        assert form[item.name].info.lower().startswith(item.metadata["help"].lower())
+        assert form[item.name].default == item.default
+    assert form["steps"].info.endswith("(1 to 100,000)")
+    assert (form["steps"].kind, form["learning_rate"].kind) == ("whole", "number")
+    assert (form["describe"].kind, form["mode"].kind) == ("switch", "choice")
+    assert form["mode"].choices == ("head", "direct")
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_an_untouched_form_changes_nothing(name: str) -> None:
+    values = preset_values(name)
+    assert changes(name, values) == {}
+    shown_as_floats = [float(value) if type(value) is int else value for value in values]
+    assert PRESETS[name].changed(changes(name, shown_as_floats)) == PRESETS[name]
+
+
+def test_only_what_differs_is_asked_for() -> None:
+    values: list[Any] = preset_values("quick")
+    names = [one.name for one in form_fields()]
+    values[names.index("steps")] = 33.0
+    values[names.index("describe")] = False
+    values[names.index("learning_rate")] = None  # emptied
+    asked = changes("quick", values)
+    assert asked == {"steps": 33, "describe": False}
+    assert PRESETS["quick"].changed(asked).steps == 33
+
+
+def test_a_value_out_of_its_range_is_the_settings_own_sentence() -> None:
+    values = preset_values("balanced")
+    values[1] = 0
+    with pytest.raises(SettingsError, match="steps is 0: choose a value from 1 to 100000"):
+        PRESETS["balanced"].changed(changes("balanced", values))
+
+
+def test_people_and_photos_come_and_go() -> None:
+    draft = Draft()
+    draft.person.name = "ada"
+    draft.add_photo("a.jpg", b"a", found(3))
+    draft.add_photo("b.jpg", b"b", found(1))
+    assert draft.photo_labels() == ["1: a.jpg", "2: b.jpg"]
+    assert draft.person.shown == 1
+    draft.add_person()
+    assert draft.labels() == ["1: ada", "2: no name yet"]
+    draft.person.name = "bob"
+    draft.add_photo("c.jpg", b"c", found(1))
+    draft.current = position(draft.labels(), "1: ada")
+    draft.remove_photo()
+    assert [photo.name for photo in draft.person.photos] == ["a.jpg"]
+    draft.remove_person()
+    assert draft.labels() == ["1: bob"]
+    draft.remove_person()
+    assert draft.labels() == ["1: no name yet"]
+    draft.remove_photo()  # of nobody
+
+
+@pytest.mark.parametrize(("number", "chosen"), [("3", 2), ("1", 0), ("0", 1), ("4", 1), ("x", 1), ("", 1), ("-1", 1)])
+def test_a_face_is_chosen_by_the_number_that_is_drawn(number: str, chosen: int) -> None:
+    draft = Draft()
+    draft.add_photo("a.jpg", b"a", found(3))
+    draft.choose_face("2")
+    draft.choose_face(number)
+    assert draft.person.photos[0].face == chosen
+
+
+def test_the_request_holds_people_photos_and_choices() -> None:
+    draft = Draft()
+    draft.person.name = " ada "
+    draft.add_photo("a.jpg", b"a", found(3))
+    draft.choose_face("3")
+    draft.add_person()  # left empty
+    asked = draft.request("quick", {"steps": 5}, consent=True, consent_note=" by mail ", notes="n ", replace=True)
+    asked.check()
+    (person,) = asked.people
+    assert person.name == "ada"
+    assert [(photo.name, photo.data, photo.face) for photo in person.photos] == [("a.jpg", b"a", 2)]
+    assert (asked.consent_note, asked.notes, asked.replace) == ("by mail", "n", True)
+    assert asked.learn_settings() == PRESETS["quick"].changed({"steps": 5})
+
+
+def test_an_empty_draft_is_refused_in_words() -> None:
+    draft = Draft()
+    draft.person.name = "ada"
+    with pytest.raises(LearningError, match="ada has no photo"):
+        draft.request("quick", {}, consent=True).check()
+    draft.add_photo("a.jpg", b"a", found(1))
+    with pytest.raises(LearningError, match="Consent is missing"):
+        draft.request("quick", {}, consent=False).check()

@@ -1,0 +1,75 @@
+"""Handlers: errors become sentences in the page, uploads are read in every form, completion finds names."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from celeb_basis.errors import FileError, IdentityError
+
+
+def raising(error: Exception) -> object:
+    raise error
+
+
+def test_an_error_is_a_sentence_and_the_rest_stays(gradio_module: ModuleType) -> None:
+    run = gradio_module.guarded(lambda: raising(IdentityError("Choose <another> name.")), 2, True)
+    first, second, note = run()
+    assert first == second == gradio_module.gradio.update()
+    assert "Choose &lt;another&gt; name." in note
+    assert 'role="alert"' in note
+
+
+def test_an_error_of_our_own_is_told_and_logged(gradio_module: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        _, note = gradio_module.guarded(lambda: raising(ZeroDivisionError("no")), 1, True)()
+    assert "error in celeb-basis itself" in note
+    assert "Traceback" not in note
+    assert caplog.records[0].exc_info
+
+
+def test_answers_are_completed_by_an_empty_note(gradio_module: ModuleType) -> None:
+    keep = gradio_module.KEEP
+    assert gradio_module.guarded(lambda: (1, keep), 2, True)() == [1, gradio_module.gradio.update(), ""]
+    assert gradio_module.guarded(lambda: (1, "said"), 1, True)() == [1, "said"]
+    assert gradio_module.guarded(lambda: 1, 1, False)() == 1
+    assert gradio_module.guarded(lambda: "said", 0, True)() == "said"
+    assert gradio_module.guarded(lambda: None, 0, True)() == ""
+    assert gradio_module.guarded(lambda: None, 0, False)() is None
+
+
+def test_uploads_of_both_gradio_versions(
+    gradio_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "temporary.jpg"
+    path.write_bytes(b"abc")
+    third = SimpleNamespace(name=str(path), orig_name="/somewhere/ada.jpg")
+    assert gradio_module.uploads([third]) == [("ada.jpg", b"abc")]
+    assert gradio_module.uploads(str(path)) == [("temporary.jpg", b"abc")]
+    assert gradio_module.uploads(None) == []
+    with pytest.raises(FileError):
+        gradio_module.uploads(str(tmp_path / "gone.jpg"))
+    monkeypatch.setattr(gradio_module, "MAX_UPLOAD", 2)
+    with pytest.raises(FileError, match="smaller file"):
+        gradio_module.uploads(str(path))
+
+
+def test_what_the_script_put_in_loses_its_number(gradio_module: ModuleType) -> None:
+    assert gradio_module.picked("12:a:b") == "a:b"
+    assert gradio_module.picked(None) == ""
+
+
+def test_completion_offers_beginnings_first(gradio_module: ModuleType) -> None:
+    assert gradio_module
+    completion = importlib.import_module("celeb_basis.webui.tab.completion")
+    names = ("Adam", "ada", "Grada", "bob", '<b id="x">')
+    service = SimpleNamespace(library=SimpleNamespace(names=lambda: names))
+    html = completion.offered(service, "7:AD")
+    assert html == '<div data-query="7:AD"><i>Adam</i><i>ada</i><i>Grada</i></div>'
+    assert "<b id" not in completion.offered(service, "8:")
+    many = SimpleNamespace(library=SimpleNamespace(names=lambda: tuple(f"p{i}" for i in range(500))))
+    assert completion.offered(many, "1:p").count("<i>") == completion.MOST

@@ -1,0 +1,169 @@
+"""What the page shows, read back with an HTML parser: nothing that a user typed becomes markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.people import PNG, person
+
+from celeb_basis.faces.types import DetectedFace
+from celeb_basis.learning.events import PersonProgress, StepDone
+from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.requests import FoundFace, FoundFaces, PersonEntry
+from celeb_basis.webui.tab import markup
+
+EVIL = '"><script>alert(1)</script>&'
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def having(self, attribute: str) -> list[str | None]:
+        return [known[attribute] for _, known in self.elements if attribute in known]
+
+
+def no_script(pages: Iterable[str]) -> None:
+    for html in pages:
+        assert not [tag for tag, _ in Page(html).elements if tag == "script"]
+
+
+def found(count: int) -> FoundFaces:
+    faces = tuple(
+        FoundFace(DetectedFace((20.0 * i, 5.0, 20.0 * i + 15, 30.0), np.zeros((5, 2), np.float32), 0.9), ())
+        for i in range(count)
+    )
+    return FoundFaces(np.zeros((50, 100, 3), np.uint8), faces, "")
+
+
+def entry(name: str, reason: str = "", problem: str = "", thumbnail: bytes | None = PNG) -> PersonEntry:
+    identity = None if problem else person("ada", thumbnail=thumbnail, consent=EVIL)
+    return PersonEntry(name, f"<{name}>", identity, problem, not (reason or problem), reason or problem)
+
+
+def running(step: int = 3, total: int = 10) -> Job:
+    job = Job("learn", (EVIL,))
+    job.set_state("running")
+    near = {EVIL: PersonProgress(0.5, 1.25, (("Zoë Saldaña", 0.42), (EVIL, 0.4)))}
+    job.take(StepDone(step, total, 0.2, 0.25, near, 75.0))
+    return job
+
+
+def test_what_users_typed_is_text() -> None:
+    no_script(
+        [
+            markup.note(EVIL, "error"),
+            markup.photo(found(2), 0, "pick", EVIL),
+            markup.thumbnails([(EVIL, found(1).picture)], 0, "pick"),
+            markup.progress(running(), "poll", EVIL),
+            markup.cards([entry(EVIL, reason=EVIL), entry("b", problem=EVIL)], EVIL, "pick", 9),
+            markup.person(entry(EVIL, reason=EVIL)),
+            markup.person(entry(EVIL, problem=EVIL)),
+            markup.use_buttons(f"<{EVIL}>"),
+            markup.table((EVIL,), [(EVIL,)]),
+        ]
+    )
+    assert Page(markup.use_buttons(f"<{EVIL}>")).having("data-word") == [f"<{EVIL}>"] * 2
+
+
+def test_errors_are_read_aloud_and_nothing_is_shown_for_nothing() -> None:
+    assert Page(markup.note("Wrong.", "error")).having("role") == ["alert"]
+    assert Page(markup.note("Done.", "good")).having("role") == ["status"]
+    assert markup.note("") == ""
+
+
+def test_faces_are_numbered_from_one_and_one_is_chosen() -> None:
+    page = Page(markup.photo(found(3), 1, "pick_face", "six.jpg"))
+    assert page.having("data-value") == ["1", "2", "3"]
+    assert set(page.having("data-pick")) == {"pick_face"}
+    assert [known["class"] for tag, known in page.elements if tag == "g"] == ["other", "chosen", "other"]
+    frames = [known for tag, known in page.elements if known.get("class") == "frame"]
+    assert [float(str(frame["x"])) for frame in frames] == [0, 20, 40]
+    assert page.having("aria-label") == ["six.jpg: 3 faces found, number 2 chosen"]
+    assert Page(markup.photo(found(0), 0, "p", "x")).having("aria-label") == ["x: no face found"]
+
+
+def test_progress_of_a_run_under_way() -> None:
+    page = Page(markup.progress(running(), "poll_button", "idle"))
+    assert page.having("data-poll") == ["poll_button"]
+    assert page.having("data-active") == ["1"]
+    assert page.having("aria-valuenow") == ["30"]
+    for part in ("3 of 10", "about 1 min 15 s left", "loss 0.2500", "Zoë Saldaña 0.42", "1.25"):
+        assert part in page.text
+    assert not page.having("data-word"), "nothing to send before the end"
+
+
+def test_progress_without_a_job() -> None:
+    page = Page(markup.progress(None, "poll", "Drop a photo."))
+    assert page.having("data-active") == ["0"]
+    assert "Drop a photo." in page.text
+
+
+@pytest.mark.parametrize(("state", "role"), [("failed", "alert"), ("interrupted", "status")])
+def test_how_a_run_ended_is_told(state: str, role: str) -> None:
+    job = running()
+    job.set_state(state, "Because of that.")  # type: ignore[arg-type]
+    page = Page(markup.progress(job, "poll", ""))
+    assert page.having("data-active") == ["0"]
+    assert "Because of that." in page.text
+    assert role in page.having("role")
+    assert not page.having("data-word")
+
+
+def test_a_learned_person_can_be_sent_to_a_prompt() -> None:
+    job = Job("learn", ("ada", "bob"))
+    job.set_state("done")
+    page = Page(markup.progress(job, "poll", ""))
+    assert page.having("aria-valuenow") == ["100"]
+    assert page.having("data-word") == ["<ada>", "<ada>", "<bob>", "<bob>"]
+    assert page.having("data-to") == ["txt2img", "img2img"] * 2
+
+
+def test_cards_say_why_somebody_is_unavailable() -> None:
+    page = Page(markup.cards([entry("ada"), entry("bob", reason="Made for another width.")], "ada", "pick", 5))
+    assert page.having("data-value") == ["ada", "bob"]
+    assert page.having("aria-pressed") == ["true", "false"]
+    assert "Made for another width." in page.text
+    assert "3 more" in page.text
+    assert "Nobody is here yet" in Page(markup.cards([], "", "pick", 0)).text
+    assert "Nobody matches" in Page(markup.cards([], "", "pick", 4)).text
+
+
+def test_thumbnails_are_shown_as_what_they_are() -> None:
+    assert markup.picture_uri(PNG).startswith("data:image/png;base64,")
+    assert markup.picture_uri(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")
+    assert markup.picture_uri(b"RIFF\0\0\0\0WEBP").startswith("data:image/webp;base64,")
+    without = Page(markup.cards([entry("ada", thumbnail=None)], "", "pick", 1))
+    assert not [tag for tag, _ in without.elements if tag == "img"]
+
+
+def test_an_evaluation_shows_its_figures_and_only_the_sheet() -> None:
+    job = Job("evaluate", ("ada",))
+    job.pictures = tuple(Image.new("RGB", (8, 8)) for _ in range(20))
+    assert len([1 for tag, _ in Page(markup.drawn(job)).elements if tag == "img"]) == markup.MOST_PICTURES
+    job.result = {
+        "identity": None,
+        "prompt": {"value": 0.25, "low": None, "high": None},
+        "detect": {"value": 0.5, "low": 0.25, "high": 0.75},
+        "notes": ["Identity cannot be told."],
+        "sheet": 19,
+    }
+    page = Page(markup.drawn(job))
+    assert page.having("alt") == ["contact sheet"]
+    for part in ("0.250", "0.500", "0.250 to 0.750", "Identity cannot be told."):
+        assert part in page.text
