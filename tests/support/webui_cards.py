@@ -20,6 +20,7 @@ from celeb_basis.identities.library import Library
 
 PEOPLE = ("person1", "person10", "Doe, Jane", "Zoë", "a++ & b's")
 MANY = 1000
+SCRIPT = "<script>alert(1)</script>"
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
         seen["pictures"] = pictures()
         seen["pasted"] = pasted(seen["hashes"])
         seen["cards"] = cards(library)
+        seen["hostile"] = hostile(library)
         seen["many"] = many(library)
     sys.stdout.write(json.dumps(seen) + "\n")
 
@@ -162,6 +164,25 @@ def cards(library: Library) -> dict[str, Any]:
     one.create_html("img2img")
     answers["refreshed"] = list(one.items)
     return answers
+
+
+def hostile(library: Library) -> dict[str, str]:
+    """The page in both of its styles, with a person from a stranger's file, and with descriptions that are HTML."""
+    from modules import shared
+
+    library.add(person("stranger", "sd2"))
+    stranger = library.load("stranger")
+    about = replace(stranger.metadata, base_model=f"{SCRIPT} '\"", learned_on=SCRIPT, notes=SCRIPT)
+    library.add(replace(stranger, metadata=about), replace=True)
+    (library.folder / "stranger.json").write_text("[]")  # not what the host expects there
+    options, pages = shared.opts.data, {}
+    for style in ("Dirs", "Tree"):
+        for is_html in (False, True):
+            options["extra_networks_tree_view_style"] = style
+            options["extra_networks_card_description_is_html"] = is_html
+            pages[f"{style} {is_html}"] = page().create_html("txt2img")
+    options["extra_networks_tree_view_style"], options["extra_networks_card_description_is_html"] = "Dirs", False
+    return pages
 
 
 def card(item: dict[str, Any]) -> dict[str, Any]:

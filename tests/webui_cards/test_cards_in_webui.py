@@ -107,6 +107,14 @@ def test_refresh_reads_the_folder_again(seen: dict[str, Any]) -> None:
     assert seen["cards"]["refreshed"] == ["a++ & b's", "broken", "Doe, Jane", "grandma", "larger", "person1"]
 
 
+@pytest.mark.parametrize("style", ["Dirs False", "Dirs True", "Tree False", "Tree True"])
+def test_a_strangers_file_puts_no_markup_into_the_page(seen: dict[str, Any], style: str) -> None:
+    shown = seen["hostile"][style]
+    assert shown.count('data-name="stranger"') == 1
+    assert "&lt;script&gt;alert" in shown
+    assert "<script" not in shown
+
+
 def test_a_thousand_cards_do_not_hold_the_page_up(seen: dict[str, Any]) -> None:
     many = seen["many"]
     assert many["cards"] > 1000
