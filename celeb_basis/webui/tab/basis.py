@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.webui.tab import gr, markup
 from celeb_basis.webui.tab.gr import gradio, on, own
+from celeb_basis.webui.tab.own_names import keep_list, use_shipped
 
 if TYPE_CHECKING:
     from celeb_basis.basis.summary import BasisSummary
@@ -30,19 +31,36 @@ class BasisTab:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             components = own(gradio.Number(512, precision=0, label="Components", info="1 to 4,096; people use 512"))
             show = gradio.Button("Show the basis", variant="primary", elem_id="celeb_basis_basis_show")
+        with gradio.Accordion("List of names", open=False, elem_id="celeb_basis_names_list"):
+            gradio.HTML("<p>A text file with one name a line. People who were learned before keep working.</p>")
+            files = own(
+                gradio.File(label="Your own list", file_types=[".txt"], height=140, elem_id="celeb_basis_names_file")
+            )
+            shipped = gradio.Button("Use the list that comes with Celeb Basis", size="sm")
         note = gr.message("celeb_basis_basis_note")
         shown = gradio.HTML("", elem_id="celeb_basis_basis")
         on(tab.select, self.source, [], [], note=note, quiet=True)
         on(show.click, self.show, [components], [shown], note=note)
+        on(files.upload, self.take_list, [files], [files], note=note)
+        on(shipped.click, self.use_shipped, [], [], note=note)
 
     def source(self) -> str:
         """Which list of names is used."""
         names = self.service.names()
         own_list = self.service.options().names_file
-        which = f"your own list {own_list}" if own_list else "the list that comes with Celeb Basis"
-        return markup.note(
-            f"{len(names.names):,} names, from {which}. Another list: Settings, Celeb Basis, List of names."
-        )
+        which = f"the list {own_list}" if own_list else "the list that comes with Celeb Basis"
+        return markup.note(f"{len(names.names):,} names, from {which}.")
+
+    def take_list(self, uploaded: Any) -> tuple[Any, ...]:
+        """Use the dropped list."""
+        for name, data in gr.uploads(uploaded):
+            keep_list(self.service, name, data)
+        return None, self.source()
+
+    def use_shipped(self) -> str:
+        """Use the shipped list again."""
+        use_shipped(self.service)
+        return self.source()
 
     def show(self, components: float | None) -> tuple[Any, ...]:
         """The summary of every text encoder's basis; it is built if it was not before."""
