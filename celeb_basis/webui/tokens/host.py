@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.webui.chunks import marks_follow_tokens
 from celeb_basis.hosts.webui.shim import host_module
-from celeb_basis.webui.tokens.chunks import marks_follow_tokens
 from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
 from celeb_basis.webui.tokens.patching import Patches, owner_of
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
@@ -35,17 +36,29 @@ class HostTokens:
         self._embeddings: weakref.WeakKeyDictionary[Word, Any] = weakref.WeakKeyDictionary()
 
     def install(self) -> None:
-        """Wrap the host's functions; with the tokens installed already, nothing."""
+        """Wrap the host's functions; with the tokens installed already, nothing.
+
+        Raises: :class:`HostError` in a host that lacks one of them, which then stays as it was.
+        """
         if self.installed:
             return
         self.installed = True
-        patches = self._patches
-        patches.wrap(_tokenizing_class(), "tokenize_line", self._tokenize_line)
-        # The setting "use old emphasis implementation" goes another way.
-        patches.wrap(host_module("sd_hijack_clip_old"), "process_text_old", self._process_text_old)
-        patches.wrap(host_module("extra_networks"), "parse_prompt", self._parse_prompt)
-        patches.wrap(host_module("prompt_parser"), "get_learned_conditioning_prompt_schedules", self._schedules)
-        patches.wrap(host_module("processing").StableDiffusionProcessing, "cached_params", self._cached_params)
+        processing = host_module("processing").StableDiffusionProcessing
+        places = (
+            (_tokenizing_class(), "tokenize_line", self._tokenize_line),
+            # The setting "use old emphasis implementation" goes another way.
+            (host_module("sd_hijack_clip_old"), "process_text_old", self._process_text_old),
+            (host_module("extra_networks"), "parse_prompt", self._parse_prompt),
+            (host_module("prompt_parser"), "get_learned_conditioning_prompt_schedules", self._schedules),
+            (processing, "cached_params", self._cached_params),
+        )
+        for place, name, around in places:
+            if name not in vars(place):
+                self.uninstall()
+                raise HostError(
+                    f"This WebUI has no {name}, which names in prompts need: use AUTOMATIC1111's WebUI 1.10."
+                )
+            self._patches.wrap(place, name, around)
 
     def uninstall(self) -> None:
         """Put the host back as it was; a second time, nothing."""
