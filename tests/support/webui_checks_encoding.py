@@ -105,6 +105,20 @@ def check_punctuation_glued_to_a_word_changes_nothing(_data: Path) -> None:
             assert torch.equal(host.encode_prompts([prompt], words).crossattn, by_host), prompt
 
 
+def check_a_word_goes_with_its_sentence_into_the_next_chunk(_data: Path) -> None:
+    """The host moves what follows the last comma of a full chunk, which is as if BREAK stood there."""
+    host = WebUIHost()
+    words = some_words(host)
+    beginning = "red hat , " * 23 + "blue , "
+    for ending in ("a <v> person in rain", "<v> <v> in rain and snow", "in <v> rain"):
+        with torch.no_grad():
+            moved = host.encode_prompts([beginning + ending + " and much more snow"], words).crossattn
+            broken = host.encode_prompts([f"{beginning}BREAK {ending} and much more snow"], words).crossattn
+            alone = host.encode_prompts([beginning], words).crossattn
+        assert moved.shape[1] == 2 * alone.shape[1], "all of it went into one chunk"
+        assert torch.equal(moved, broken), ending
+
+
 def check_nothing_stays_of_a_word(_data: Path) -> None:
     host = WebUIHost()
     before = fingerprint(loaded_model())

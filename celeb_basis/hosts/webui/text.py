@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.webui.chunks import marks_follow_tokens
 from celeb_basis.hosts.webui.model import text_embedders, token_embedding
 from celeb_basis.hosts.webui.shim import host_module, replaced
 from celeb_basis.hosts.words import split_at_words
@@ -29,7 +30,7 @@ _FIRST_ID = -1_000_000
 _FIRST_CHARACTER = 0x100000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Spliced:
     """What the host reads of an embedding while it encodes a prompt."""
 
@@ -91,6 +92,8 @@ def words_in_place(model: Any, words: Words, encoder_names: Sequence[str]) -> It
         stack.enter_context(replaced(database, find_embedding_at_position=find_spliced))
         for embedder in embedders:
             stack.enter_context(replaced(embedder, tokenize=_splitting(embedder.tokenize, ids)))
+            following = _marks_following(embedder.tokenize_line, set(spliced.values()))
+            stack.enter_context(replaced(embedder, tokenize_line=following))
         yield with_characters
 
 
@@ -135,6 +138,15 @@ def _splitting(tokenize: Callable[[list[str]], Any], ids: Mapping[str, int]) -> 
         return result
 
     return split_and_tokenize
+
+
+def _marks_following(tokenize_line: Callable[[str], Any], ours: set[_Spliced]) -> Callable[[str], Any]:
+    def tokenize_line_and_move_marks(line: str) -> Any:
+        chunks, count = tokenize_line(line)
+        marks_follow_tokens(chunks, ours.__contains__)
+        return chunks, count
+
+    return tokenize_line_and_move_marks
 
 
 def _spliced(word: str, vectors: TokenVectors, embedders: list[Any], names: Sequence[str]) -> _Spliced:
