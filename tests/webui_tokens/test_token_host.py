@@ -1,0 +1,139 @@
+"""Wrapping the host's functions, on stand-ins of its modules; what it amounts to is tried in a real WebUI."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeb_basis.errors import HostError
+from celeb_basis.webui.tokens import host as tokens_host
+from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
+from celeb_basis.webui.tokens.registry import Registry
+
+
+class Base:
+    def tokenize_line(self, line: str) -> tuple[list[Any], int]:
+        return [], len(line)
+
+
+class Wrapper(Base):
+    pass
+
+
+class Processing:
+    def cached_params(self, required_prompts: list[str], *_: Any) -> tuple[Any, ...]:
+        return (tuple(required_prompts),)
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The modules of a host, as far as they are wrapped."""
+    contents: dict[str, dict[str, Any]] = {
+        "": {},
+        "sd_hijack_clip": {"FrozenCLIPEmbedderWithCustomWordsBase": Wrapper},
+        "sd_hijack_clip_old": {"process_text_old": lambda _encoder, texts: texts},
+        "extra_networks": {
+            "parse_prompt": lambda prompt: (prompt, {}),
+            "extra_network_registry": {},
+            "extra_network_aliases": {},
+        },
+        "prompt_parser": {"get_learned_conditioning_prompt_schedules": lambda prompts, _steps: prompts},
+        "processing": {"StableDiffusionProcessing": Processing},
+        "sd_models": {"model_data": types.SimpleNamespace(sd_model=None)},
+        "shared": {"opts": types.SimpleNamespace(emphasis="Original", use_old_emphasis_implementation=False)},
+    }
+    made = {}
+    for name, content in contents.items():
+        full = f"modules.{name}".rstrip(".")
+        made[name] = types.ModuleType(full)
+        vars(made[name]).update(content)
+        monkeypatch.setitem(sys.modules, full, made[name])
+    return made
+
+
+def wrapped(modules: dict[str, Any]) -> list[Any]:
+    return [
+        vars(Base)["tokenize_line"],
+        modules["sd_hijack_clip_old"].process_text_old,
+        modules["extra_networks"].parse_prompt,
+        modules["prompt_parser"].get_learned_conditioning_prompt_schedules,
+        vars(Processing)["cached_params"],
+    ]
+
+
+def test_installed_once_and_taken_out(modules: dict[str, Any], tmp_path: Path) -> None:
+    before = wrapped(modules)
+    assert tokens_host.installed() is None
+    tokens = tokens_host.install(Registry(tmp_path))
+    first = wrapped(modules)
+    assert not any(function in before for function in first)
+    other = tmp_path / "other"
+    assert tokens_host.install(Registry(other)) is tokens
+    assert tokens.registry.folder == other
+    assert wrapped(modules) == first
+    assert tokens_host.installed() is tokens
+    tokens_host.uninstall()
+    tokens_host.uninstall()
+    assert wrapped(modules) == before
+    assert tokens_host.installed() is None
+
+
+def test_for_a_while(modules: dict[str, Any], tmp_path: Path) -> None:
+    before = wrapped(modules)
+    with tokens_host.tokens_of(tmp_path) as tokens:
+        assert tokens_host.installed() is tokens
+    assert wrapped(modules) == before
+    with pytest.raises(ZeroDivisionError), tokens_host.tokens_of(tmp_path):
+        raise ZeroDivisionError
+    assert wrapped(modules) == before
+
+
+def test_a_host_without_one_of_the_functions_stays_as_it_was(modules: dict[str, Any], tmp_path: Path) -> None:
+    del modules["prompt_parser"].get_learned_conditioning_prompt_schedules
+    line = vars(Base)["tokenize_line"]
+    with pytest.raises(HostError, match="get_learned_conditioning_prompt_schedules"):
+        tokens_host.install(Registry(tmp_path))
+    assert vars(Base)["tokenize_line"] is line
+    assert tokens_host.installed() is None
+
+
+def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "ada.safetensors").write_bytes(b"")
+    comments: list[str] = []
+    processing = Processing()
+    processing.comment = comments.append  # type: ignore[attr-defined]
+    with tokens_host.tokens_of(tmp_path):
+        assert modules["extra_networks"].parse_prompt("<Ada:0.8> <lora:x:1>")[0] == "(<Ada>:0.8) <lora:x:1>"
+        schedules = modules["prompt_parser"].get_learned_conditioning_prompt_schedules
+        assert schedules(["[<ada:2>:b:0.5]", "c"], 10) == ["[(<ada>:2):b:0.5]", "c"]
+        assert Base().tokenize_line("no brackets") == ([], 11)
+        params = processing.cached_params(["<ada>", "tree"], 1)
+        assert params == (("<ada>", "tree"), (("ada", "no checkpoint is loaded: choose one."),))
+        assert processing.cached_params(["tree"], 1) == (("tree",), ())
+    assert comments == ["<ada> was read as plain text: no checkpoint is loaded: choose one."]
+
+
+def test_a_loaded_checkpoint_is_one_until_it_changes(modules: dict[str, Any]) -> None:
+    loaded = LoadedCheckpoint()
+    assert loaded() is None
+
+    class Model:
+        is_sdxl, is_sd2, sd_checkpoint_info = False, False, types.SimpleNamespace(name_for_extra="a", sha256=None)
+
+    model = modules["sd_models"].model_data.sd_model = Model()
+    first = loaded()
+    assert first is not None
+    assert (first.info.name, first.info.family, first.info.sha256) == ("a", "sd1", "")
+    assert loaded() is first
+    # The host puts another file's weights into the same model.
+    model.sd_checkpoint_info = types.SimpleNamespace(name_for_extra="b", sha256="ab")
+    second = loaded()
+    assert second is not None
+    assert second is not first
+    assert (second.info.name, second.info.sha256) == ("b", "ab")
+    modules["sd_models"].model_data.sd_model = Model()
+    assert loaded() is not second
