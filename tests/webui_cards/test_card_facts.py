@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,30 @@ def test_reason_follows_the_loaded_checkpoint(library: Library) -> None:
     for family, available in (("sdxl", ["Ada"]), ("sd1", ["person1"]), (None, ["Ada", "person1"])):
         cards = cards_of(library, family)
         assert [one.name for one in cards.all() if not cards.why_not(one)] == available
+
+
+def test_import_of_unknown_family_is_judged_by_its_shapes(library: Library) -> None:
+    imported = person("imported", seed=3)
+    about = replace(imported.metadata, family="", base_sha256="", source="imported")
+    library.add(replace(imported, metadata=about))
+    cards = cards_of(library)  # of a checkpoint without any text encoder
+    one = cards.one("imported")
+    assert one is not None
+    assert "text encoders" in cards.why_not(one)
+    assert "imported for a-model\n" in cards.description(one, "")
+
+
+def test_reason_met_in_a_prompt_is_told_on_the_card(library: Library) -> None:
+    other = replace(library.load("person1").metadata, base_sha256="ab")
+    library.add(replace(library.load("person1"), metadata=other), replace=True)
+    tokens = FakeTokens(Registry(library.folder), lambda: loaded)
+    loaded = Checkpoint(model_info("sd1"), list)
+    cards = Cards(tokens)
+    one = cards.one("person1")
+    assert one is not None
+    assert cards.why_not(one) == ""
+    tokens.registry.find("person1", loaded)
+    assert "text encoders" in cards.why_not(one)
 
 
 def test_broken_file_is_a_card_with_its_reason(library: Library) -> None:

@@ -1,0 +1,72 @@
+"""What the host's cards wrote beside a person goes with the person, and nobody else's does."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from support.people import PNG, person
+
+from celeb_basis.errors import FileError
+from celeb_basis.identities.library import Library
+from celeb_basis.webui.companions import move_companions, remove_companions
+
+OTHERS = ("person10.preview.png", "person1.txt", "person1.preview.safetensors", "person1.old.json", "person.json")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    library = Library(tmp_path / "people")
+    library.add(person("person1"))
+    for name in ("person1.json", "person1.preview.png", "person1.jpg", *OTHERS):
+        (library.folder / name).write_bytes(PNG)
+    return library
+
+
+def files(library: Library) -> set[str]:
+    return {path.name for path in library.folder.iterdir()}
+
+
+def test_removed_with_the_person(library: Library) -> None:
+    remove_companions(library.path_of("person1"))
+    assert files(library) == {"person1.safetensors", *OTHERS}
+    remove_companions(library.path_of("person1"))
+
+
+def test_renamed_with_the_person(library: Library) -> None:
+    before = library.path_of("person1")
+    after = library.rename("person1", "J. R")
+    move_companions(before, after)
+    assert files(library) == {"J. R.safetensors", "J. R.json", "J. R.preview.png", "J. R.jpg", *OTHERS}
+    assert (library.folder / "J. R.preview.png").read_bytes() == PNG
+
+
+def test_a_change_of_case_keeps_them(library: Library) -> None:
+    before = library.path_of("person1")
+    move_companions(before, library.rename("person1", "Person1"))
+    assert {"Person1.safetensors", "Person1.json", "Person1.preview.png"} <= files(library)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are told otherwise")
+def test_what_cannot_be_deleted_is_said(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, f"Permission denied {missing_ok}", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(FileError, match=r"Could not delete .*person1\.json: permission is denied"):
+        remove_companions(library.path_of("person1"))
+
+
+def test_what_cannot_be_renamed_stays_and_is_logged(
+    library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(self: Path, target: Path) -> Path:
+        raise PermissionError(13, f"no {target}", str(self))
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with caplog.at_level(logging.WARNING):
+        move_companions(library.path_of("person1"), library.folder / "ada.safetensors")
+    assert caplog.text.count("could not be renamed") == 3
+    assert "person1.json" in files(library)
