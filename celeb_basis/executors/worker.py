@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,19 @@ CHANGEABLE = frozenset(
 class Worker:
     """Learns people on one model. Bases are built once for each number of components.
 
-    Parameters: ``faces`` may be ``None`` where only runs are resumed: their views are already encoded.
+    Parameters: ``faces`` may be ``None`` where only runs are resumed: their views are already encoded. ``watch`` is shown
+    the learner after every step, to draw a preview, say; it changes nothing of it.
     """
 
-    def __init__(self, host: Host, names: NameList, faces: FaceNetwork | None) -> None:
-        self.host, self.names, self.faces = host, names, faces
+    def __init__(
+        self,
+        host: Host,
+        names: NameList,
+        faces: FaceNetwork | None,
+        *,
+        watch: Callable[[Learner], None] | None = None,
+    ) -> None:
+        self.host, self.names, self.faces, self.watch = host, names, faces, watch
         self._built: dict[int, tuple[BuiltBasis, ...]] = {}
 
     def built_bases(self, components: int) -> tuple[BuiltBasis, ...]:
@@ -126,7 +134,10 @@ class Worker:
                 yield event
                 if isinstance(event, Finished):
                     reason = event.reason
-                elif interrupt.asked:
+                    continue
+                if self.watch is not None:
+                    self.watch(learner)
+                if interrupt.asked:
                     learner.interrupt()
         except (NotFiniteError, HostError) as error:
             if state is None:

@@ -19,6 +19,7 @@ from celeb_basis.files import checked_name, write_bytes, write_json
 from celeb_basis.identities.identity import Identity, now
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.paths import Paths
+from celeb_basis.webui.previews import previews
 from celeb_basis.webui.program import Program, loaded_host
 from celeb_basis.webui.requests import LearnRequest
 
@@ -43,6 +44,7 @@ class _Kept:
     notes: str
     replace: bool
     created: float
+    preview_every: int = 0
 
 
 class LearningJobs:
@@ -60,9 +62,10 @@ class LearningJobs:
         library: Callable[[], Library],
         paths: Callable[[], Paths],
         names: Callable[[], NameList],
+        preview_every: Callable[[], int] = lambda: 0,
     ) -> None:
         self._program, self._queue, self._faces = program, queue, faces
-        self._library, self._paths, self._names = library, paths, names
+        self._library, self._paths, self._names, self._preview_every = library, paths, names, preview_every
         self._requests: dict[str, tuple[LearnRequest, tuple[PersonPhotos, ...]]] = {}
         self._kept: dict[str, _Kept] = {}
         self._found: set[Path] = set()
@@ -87,7 +90,8 @@ class LearningJobs:
         slim = replace(request, people=())
         self._requests[job.id] = slim, tuple(people)
         consent = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
-        self._kept[job.id] = _Kept(job.people, consent, request.notes, request.replace, job.created)
+        every = self._preview_every() if request.preview_every is None else max(0, request.preview_every)
+        self._kept[job.id] = _Kept(job.people, consent, request.notes, request.replace, job.created, every)
         self._queue.submit(job, self._learn)
         return job
 
@@ -157,7 +161,9 @@ class LearningJobs:
             def begin(host: Host) -> Iterator[Event]:
                 from celeb_basis.executors.worker import Worker
 
-                return Worker(host, self._names(), faces).learn(work, job.interrupt)
+                return Worker(host, self._names(), faces, watch=previews(job, kept.preview_every)).learn(
+                    work, job.interrupt
+                )
 
             self._follow(job, begin)
         except BaseException:
@@ -170,7 +176,7 @@ class LearningJobs:
         def begin(host: Host) -> Iterator[Event]:
             from celeb_basis.executors.worker import Worker
 
-            worker = Worker(host, self._names(), None)
+            worker = Worker(host, self._names(), None, watch=previews(job, kept.preview_every))
             return worker.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
 
         self._follow(job, begin)

@@ -78,6 +78,8 @@ class LearnRequest:
     notes: str = ""
     replace: bool = False
     """Whether identities of the same names are replaced."""
+    preview_every: int | None = None
+    """Steps between two preview pictures, 0 for none; what the settings page says if ``None``."""
 
     def learn_settings(self) -> LearnSettings:
         """The preset with the changes.

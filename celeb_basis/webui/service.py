@@ -80,6 +80,7 @@ class Service:
             library=lambda: self.library,
             paths=lambda: self.paths,
             names=self.names,
+            preview_every=lambda: self.options().preview_every,
         )
 
     @property

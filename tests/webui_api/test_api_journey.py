@@ -189,6 +189,27 @@ def test_a_checkpoint_switch_waits_for_learning(server: Server, photo: str) -> N
     assert server.ours("GET", "/people/waiting")["available"]
 
 
+def test_previews_are_drawn_on_the_way_and_change_nothing(server: Server, photo: str) -> None:
+    hashes = []
+    for name, every in (("plain", 0), ("watched", 3)):
+        body = {
+            "people": [{"name": name, "photos": [{"data": photo}]}],
+            "settings": SETTINGS,
+            "consent": True,
+            "preview_every": every,
+        }
+        job = server.job_ended(server.ours("POST", "/learn", body, expect=202)["id"])
+        assert job["state"] == "done", job["error"]
+        hashes.append(job["result"]["people"][0]["hash"])
+        wanted = 2 if every else 0
+        for number in range(wanted):
+            status, content = server.raw("GET", f"/celeb-basis/v1/jobs/{job['id']}/pictures/{number}")
+            assert status == 200
+            assert Image.open(io.BytesIO(content)).size[0] >= 64
+        server.ours("GET", f"/jobs/{job['id']}/pictures/{wanted}", expect=404)
+    assert hashes[0] == hashes[1], "bit for bit"
+
+
 def test_multipart(server: Server) -> None:
     content = sample_photos()["six"].read_bytes()
     fields = {"name": "by form", "settings": json.dumps(SETTINGS), "consent": "true", "face": "1"}

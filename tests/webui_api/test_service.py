@@ -397,6 +397,17 @@ def test_another_data_folder_is_used_at_once(service: Service, tmp_path: Path) -
     assert service.registry.folder == tmp_path / "elsewhere" / "people"
 
 
+def test_previews_change_nothing(service: Service) -> None:
+    plain = ended(service.start_learning(request("Plain", steps=20)))
+    watched = ended(service.start_learning(replace(request("Watched", steps=20), preview_every=8)))
+    assert (plain.state, watched.state) == ("done", "done"), watched.error
+    assert [image.info["title"] for image in watched.pictures] == [
+        f"<Watched> after {step} steps" for step in (8, 16, 20)
+    ]
+    assert plain.pictures == ()
+    assert plain.result["people"][0]["hash"] == watched.result["people"][0]["hash"]
+
+
 def test_unknown_jobs(service: Service) -> None:
     for action in (service.job, service.interrupt, service.resume, service.forget):
         with pytest.raises(NoSuchJobError):

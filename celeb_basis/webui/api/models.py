@@ -50,6 +50,7 @@ class LearnBody(Body):
     consent_note: str = ""
     notes: str = ""
     replace: bool = Field(False, description="replace people of the same names")
+    preview_every: int | None = Field(None, description="steps between preview pictures; 0: none")
 
     def request(self) -> LearnRequest:
         """What the service takes."""
@@ -68,6 +69,7 @@ class LearnBody(Body):
             consent_note=self.consent_note,
             notes=self.notes,
             replace=self.replace,
+            preview_every=self.preview_every,
         )
 
 
