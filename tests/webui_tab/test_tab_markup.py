@@ -125,6 +125,16 @@ def test_how_a_run_ended_is_told(state: str, role: str) -> None:
     assert not page.having("data-word")
 
 
+def test_a_resumed_run_waits_and_does_not_seem_to_learn() -> None:
+    job = running()
+    job.set_state("queued")
+    page = Page(markup.progress(job, "poll", ""))
+    assert page.having("data-active") == ["1"]
+    assert "Waiting for its turn" in page.text
+    assert "Learning" not in page.text
+    assert "left" not in page.text
+
+
 def test_a_learned_person_can_be_sent_to_a_prompt() -> None:
     job = Job("learn", ("ada", "bob"))
     job.set_state("done")

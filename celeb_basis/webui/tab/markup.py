@@ -23,8 +23,7 @@ MOST_PICTURES = 12
 """Pictures shown of a job under way."""
 
 _STATES = {
-    "queued": "waiting",
-    "running": "running",
+    "queued": "waiting for its turn",
     "done": "done",
     "failed": "failed",
     "interrupted": "interrupted",
@@ -99,9 +98,14 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
     now = job.progress()
     share = 1.0 if job.state == "done" else now.fraction
     counted = f"{now.step} of {now.total}" if now.total else ""
-    left = f"about {duration(now.seconds_left)} left" if active and now.total and now.seconds_left is not None else ""
+    left = (
+        f"about {duration(now.seconds_left)} left"
+        if job.state == "running" and now.total and now.seconds_left is not None
+        else ""
+    )
     loss = "" if now.average_loss is None or not now.total else f"loss {now.average_loss:.4f}"
-    stage = now.stage if active else _STATES[job.state].capitalize()
+    # A resumed run waits with the stage and the figures that it had before.
+    stage = now.stage if job.state == "running" else _STATES[job.state].capitalize()
     facts = " · ".join(part for part in (counted, left, loss) if part)
     who = ", ".join(f"<b>{named(f'<{person}>')}</b>" for person in job.people)
     parts = [
