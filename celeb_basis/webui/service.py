@@ -13,6 +13,7 @@ from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import cache_folder, checked_name
 from celeb_basis.identities.library import Library
+from celeb_basis.webui.companions import move_companions, remove_companions
 from celeb_basis.webui.faces import Faces
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.learning import LearningJobs
@@ -152,15 +153,17 @@ class Service:
         if not same and (problem := self.check_name(new_name)) is not None:
             raise NameTakenError(problem)
         self._present(name)
-        self.library.rename(name, new_name)
+        before = self.library.path_of(name)
+        move_companions(before, self.library.rename(name, new_name))
         return self.person(new_name)
 
     def delete(self, name: str) -> None:
-        """Remove somebody.
+        """Remove somebody, and what the host's cards keep of them.
 
         Raises: :class:`IdentityError` if there is none.
         """
         self._present(name)
+        remove_companions(self.library.path_of(name))
         self.library.delete(name)
 
     def set_notes(self, name: str, notes: str) -> PersonEntry:
