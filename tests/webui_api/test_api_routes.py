@@ -1,0 +1,92 @@
+"""The routes in a plain fastapi application around the toy service, for whichever fastapi and pydantic are installed."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from celeb_basis.faces.samples import sample_photos
+from celeb_basis.webui.service import Service
+
+fastapi = pytest.importorskip("fastapi")
+testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+
+PREFIX = "/celeb-basis/v1"
+
+
+@pytest.fixture
+def app(service: Service) -> Any:
+    from celeb_basis.webui.api.mount import mount
+
+    made = fastapi.FastAPI()
+    mount(made, service, "ada:secret,bob:other:with:colons")
+    mount(made, service, "ada:secret")  # a second time: nothing
+    return made
+
+
+@pytest.fixture
+def client(app: Any) -> Any:
+    return testclient.TestClient(app, headers={"Authorization": "Basic " + base64.b64encode(b"ada:secret").decode()})
+
+
+def test_learning_over_the_routes(client: Any) -> None:
+    photo = base64.b64encode(sample_photos()["six"].read_bytes()).decode()
+    settings = {"steps": 4, "views": 2, "batch_size": 1, "components": 8, "early_stop": False, "settled": 0.5}
+    body = {"people": [{"name": "ada", "photos": [{"data": photo}]}], "settings": settings, "consent": True}
+    answer = client.post(f"{PREFIX}/learn", json=body)
+    assert answer.status_code == 202, answer.text
+    job_id = answer.json()["id"]
+    with client.stream("GET", f"{PREFIX}/jobs/{job_id}/events") as stream:
+        kinds = [line[7:] for line in stream.iter_lines() if line.startswith("event: ")]
+    assert kinds.count("StepDone") == 4
+    assert kinds[-1] == "End"
+    assert client.get(f"{PREFIX}/people/ada").json()["settings"]["settled"] == 0.5
+    picture = client.get(f"{PREFIX}/people/ada/thumbnail")
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content.startswith(b"\x89PNG")
+
+
+def test_bodies_are_checked(client: Any) -> None:
+    for body, words in (({}, "people"), ({"people": [], "extra": 1}, "extra"), ({"people": "ada"}, "people")):
+        answer = client.post(f"{PREFIX}/learn", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(words)
+    assert client.post(f"{PREFIX}/learn", content=b"{").status_code == 422
+    answer = client.post(f"{PREFIX}/people/ada/rename", content=b" " * (2 << 20))
+    assert answer.status_code == 413
+    assert "larger than 1 MB" in answer.json()["detail"]
+
+
+def test_a_body_without_a_length_is_counted(client: Any) -> None:
+    taken = 0
+
+    def pieces() -> Any:
+        nonlocal taken
+        for _ in range(64):
+            taken += 1
+            yield b" " * (1 << 16)
+
+    answer = client.post(f"{PREFIX}/people/ada/rename", content=pieces())
+    assert answer.status_code == 413
+
+
+def test_names_and_passwords(app: Any) -> None:
+    def status(credentials: bytes | None) -> int:
+        headers = {} if credentials is None else {"Authorization": "Basic " + base64.b64encode(credentials).decode()}
+        code: int = testclient.TestClient(app).get(f"{PREFIX}/people", headers=headers).status_code
+        return code
+
+    assert [status(one) for one in (b"ada:secret", b"bob:other:with:colons")] == [200, 200]
+    assert [status(one) for one in (None, b"ada:wrong", b"eve:secret", b"ada:", "ada:sécret".encode())] == [401] * 5
+
+
+def test_every_route_is_described_once(client: Any) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert all(path.startswith(PREFIX) for path in paths)
+    assert len(paths) >= 20
+    for methods in paths.values():
+        for route in methods.values():
+            assert route["summary"]
+            assert route["security"] == [{"HTTPBasic": []}]

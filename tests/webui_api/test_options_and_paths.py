@@ -1,0 +1,55 @@
+"""Where the extension's choices come from: settings page first, flags second, defaults last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from celeb_basis.webui.options import DEFAULT_PACK, Options, read_options
+from celeb_basis.webui.paths import Paths, data_folder
+
+
+def test_defaults_of_a_host_that_knows_neither_settings_nor_flags() -> None:
+    assert read_options(SimpleNamespace(), SimpleNamespace()) == Options(face_pack=DEFAULT_PACK)
+
+
+def test_settings_win_over_flags() -> None:
+    flags = SimpleNamespace(celeb_basis_faces="antelopev2", celeb_basis_names="mine.txt")
+    assert read_options(SimpleNamespace(celeb_basis_face_pack="", celeb_basis_names=" "), flags) == Options(
+        face_pack="antelopev2", names_file="mine.txt"
+    )
+    settings = SimpleNamespace(
+        celeb_basis_face_pack=" /packs/other ",
+        celeb_basis_names="list.txt",
+        celeb_basis_data_folder="people",
+        celeb_basis_clip="/clip",
+        celeb_basis_preview_every=50.0,
+    )
+    assert read_options(settings, flags) == Options("people", "/packs/other", "list.txt", "/clip", 50)
+
+
+@pytest.mark.parametrize("value", ["many", None, -3, float("nan")])
+def test_a_number_of_no_use_is_none_at_all(value: object) -> None:
+    assert read_options(SimpleNamespace(celeb_basis_preview_every=value), SimpleNamespace()).preview_every == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag", "expected"),
+    [
+        ("", None, "/host/celeb-basis"),
+        ("", "/people", "/people"),
+        ("", "there", "/host/there"),
+        ("here", "/people", "/host/here"),
+        ("/mine", "/people", "/mine"),
+    ],
+)
+def test_data_folder(setting: str, flag: str | None, expected: str) -> None:
+    assert data_folder(setting, flag, Path("/host")) == Path(expected)
+
+
+def test_folders_are_apart() -> None:
+    paths = Paths(Path("/data"))
+    assert len({paths.people, paths.unfinished, paths.uploads}) == 3
+    assert not paths.data.exists(), "nothing is made by looking"
