@@ -153,6 +153,7 @@ def test_a_person_is_learned_and_sent_to_the_prompt(page: Any, server: Server) -
     begin(page, "ada")
     # The first run builds the basis and loads the face networks.
     status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
+    assert not page.locator("#celeb_basis_consent input").is_checked(), "the next person is asked again"
     assert "12 of 12" in status(page).inner_text()
     assert page.locator("#celeb_basis_learn_poll_curve svg").first.is_visible()
     assert Library(server.data / "celeb-basis" / "people").names() == ("ada",)

@@ -81,6 +81,9 @@ def test_people_and_photos_come_and_go() -> None:
     draft.remove_person()
     assert draft.labels() == ["1: no name yet"]
     draft.remove_photo()  # of nobody
+    draft.add_person()
+    draft.clear()
+    assert (draft.labels(), draft.current) == (["1: no name yet"], 0)
 
 
 @pytest.mark.parametrize(("number", "chosen"), [("3", 2), ("1", 0), ("0", 1), ("4", 1), ("x", 1), ("", 1), ("-1", 1)])

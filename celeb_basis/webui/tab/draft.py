@@ -67,6 +67,11 @@ class Draft:
             self.people.append(DraftPerson())
         self.current = min(self.current, len(self.people) - 1)
 
+    def clear(self) -> None:
+        """Start anew, in place: a second click on the same button finds nothing to start."""
+        self.people[:] = [DraftPerson()]
+        self.current = 0
+
     def add_photo(self, name: str, data: bytes, found: FoundFaces) -> None:
         """One more photo of the person that is being edited; it is shown."""
         self.person.photos.append(DraftPhoto(name, data, found))

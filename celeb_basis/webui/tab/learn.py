@@ -159,7 +159,8 @@ class LearnTab:
         on(preset.input, lambda name: tuple(fields.preset_values(name)), [preset], settings, quiet=True)
         start, stop, resume = buttons
         inputs = [form.draft, form.name, preset, *others, *settings]
-        on(start.click, self.start, inputs, [*form.all(), *self.watch.outputs], note=note)
+        consent = others[0]
+        on(start.click, self.start, inputs, [*form.all(), *self.watch.outputs, consent], note=note)
         on(stop.click, self.interrupt, [], self.watch.outputs, note=note)
         on(resume.click, self.resume, [], self.watch.outputs, note=note)
 
@@ -233,7 +234,7 @@ class LearnTab:
         replace: bool,
         *settings: Any,
     ) -> tuple[Any, ...]:
-        """Queue the run and empty the form."""
+        """Queue the run and empty the form; the next people are asked for their consent again."""
         draft.person.name = (name or "").strip()
         request = draft.request(
             preset,
@@ -244,10 +245,11 @@ class LearnTab:
             replace=replace,
         )
         job = self.service.start_learning(request)
+        draft.clear()
         waits = sum(not other.finished for other in self.service.jobs()) > 1
         told = "Queued: it begins when the runs before it are done." if waits else "Learning has begun."
         told += " It goes on when this page is closed."
-        return *self.show(Draft(), new_person=True), *self.watch.follow(job), markup.note(told, "good")
+        return *self.show(draft, new_person=True), *self.watch.follow(job), False, markup.note(told, "good")
 
     def interrupt(self) -> tuple[Any, ...]:
         """End the run that is shown."""

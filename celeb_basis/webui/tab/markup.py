@@ -117,6 +117,8 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
     ]
     if job.error:
         parts.append(note(job.error, "error" if job.state == "failed" else "hint"))
+    if job.resumable:
+        parts.append(note("Press Resume to go on where it stopped."))
     parts.append(hints(now.warnings))
     parts.append(_nearness(job))
     if job.state == "done" and job.kind == "learn":
