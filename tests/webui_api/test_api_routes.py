@@ -11,6 +11,7 @@ from celeb_basis.faces.samples import sample_photos
 from celeb_basis.webui.service import Service
 
 fastapi = pytest.importorskip("fastapi")
+pytest.importorskip("python_multipart")  # which every WebUI has, with gradio
 testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
 
 PREFIX = "/celeb-basis/v1"

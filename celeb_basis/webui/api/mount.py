@@ -19,8 +19,9 @@ def mount(app: FastAPI, service: Service, api_auth: str | None = None) -> None:
 
     Parameters: ``api_auth`` is the host's ``--api-auth``, ``name:password`` pairs with commas between them.
     """
-    if any(str(getattr(route, "path", "")).startswith(PREFIX) for route in app.routes):
+    if getattr(app.state, "celeb_basis", False):
         return
+    app.state.celeb_basis = True
     guards: list[Any] = [Depends(_guard(api_auth))] if api_auth else []
     for router in (people_router(service), work_router(service)):
         app.include_router(router, prefix=PREFIX, dependencies=guards)
