@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from support.webui_inside import parsed_arguments, start
+from support.webui_inside import parsed_arguments, start_with
 from support.webui_people import add_people
 
 from celeb_basis.identities.format import identity_to_bytes
@@ -22,8 +22,7 @@ from celeb_basis.webui.tokens.registry import Registry
 
 _PROMPT = (
     "a photo of {}, smiling, standing beside {} in a park on a sunny day, tall green trees and a lake in the background, "
-    "soft light, sharp focus, highly detailed, 85mm lens, shallow depth of field, warm colors, and {} waving from a boat, "
-    "autumn leaves on the water, calm"
+    "soft light, sharp focus, highly detailed, 85mm lens, shallow depth of field, warm colors, and {} waving from a boat"
 )
 _ROUNDS, _CALLS = 30, 20
 
@@ -31,13 +30,14 @@ _ROUNDS, _CALLS = 30, 20
 def main() -> None:
     """Print seconds and milliseconds as one JSON value."""
     options = parsed_arguments()
-    model = start("sd1", options.data)
+    model = start_with(Path(options.checkpoint), options.data)
     # As the host itself does where it was not told to leave hashing out.
     model.sd_checkpoint_info.sha256 = "ab" * 32
     encoder = model.cond_stage_model
     names = [f"person{number}" for number in range(options.count)]
     wanted = [names[len(names) // 3], names[7], names[-1]]
-    prompt = _PROMPT.format(*(f"<{name}>" for name in wanted))
+    crowd = _PROMPT.format(*(f"<{name}>" for name in wanted))
+    prompt = _PROMPT.format(f"<{wanted[0]}>", "dog", "man")
     plain = _PROMPT.format("cat", "dog", "man")
     checkpoint = tokens_host.LoadedCheckpoint()()
     assert checkpoint is not None
@@ -47,13 +47,14 @@ def main() -> None:
 
     began = time.perf_counter()
     tokens = tokens_host.install(Registry(folder))
-    _, count = encoder.tokenize_line(prompt)
+    _, count = encoder.tokenize_line(crowd)
     ready = time.perf_counter() - began
 
-    taken: dict[str, list[float]] = {"prompt": [], "nameless": [], "bare": []}
+    taken: dict[str, list[float]] = {"prompt": [], "crowd": [], "nameless": [], "bare": []}
     for _ in range(_ROUNDS):
         tokens.install()
         taken["prompt"].append(milliseconds(lambda: encoder.tokenize_line(prompt)))
+        taken["crowd"].append(milliseconds(lambda: encoder.tokenize_line(crowd)))
         taken["nameless"].append(milliseconds(lambda: encoder.tokenize_line(plain)))
         tokens.uninstall()
         taken["bare"].append(milliseconds(lambda: encoder.tokenize_line(plain)))

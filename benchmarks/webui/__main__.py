@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import webui_tokens
 from benchmarks.figures import Figure, exit_code
-from benchmarks.workbench import ROOT
+from benchmarks.workbench import ROOT, Workbench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +65,7 @@ def _printed(measured: Iterator[Figure]) -> list[Figure]:
 
 
 def _figures(options: argparse.Namespace) -> Iterator[Figure]:
+    yield from webui_tokens.measure(Workbench(), options.checkpoint)
     where = f"{options.side}x{options.side}, batch 1, in the WebUI"
     taken = _inside(options, "steps")
     medians = {kind: statistics.median(taken[kind]) for kind in ("ours", "bare", "host")}
