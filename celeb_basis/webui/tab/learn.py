@@ -143,8 +143,8 @@ class LearnTab:
     ) -> None:
         shown, edited = form.all(), [form.draft, form.name]
         on(files.upload, self.add_photos, [*edited, files], [*shown, files], note=note)
-        on(form.name.input, self.set_name, [form.draft, form.name, replace], [form.draft, form.name_note], quiet=True)
-        on(replace.change, self.set_name, [form.draft, form.name, replace], [form.draft, form.name_note], quiet=True)
+        for event in (form.name.input, form.name.blur, replace.change):
+            on(event, self.set_name, [*edited, replace], [form.draft, form.name_note], quiet=True)
         on(form.people.input, self.show_person, [*edited, form.people], shown, quiet=True)
         on(add_person.click, self.add_person, edited, shown, note=note)
         on(form.remove_person.click, self.remove_person, [form.draft], shown, note=note)
@@ -181,8 +181,11 @@ class LearnTab:
 
     def set_name(self, draft: Draft, name: str, replace: bool) -> tuple[Any, ...]:
         """The live check of the name."""
-        draft.person.name = (name or "").strip()
-        return draft, self._name_note(draft.person.name, replace)
+        person = draft.person
+        person.name = name = (name or "").strip()
+        told = self._name_note(name, replace)
+        # The check of an earlier keystroke may be done later: it must not stand under the finished name.
+        return draft, told if person.name == name else KEEP
 
     def show_person(self, draft: Draft, name: str, label: str) -> tuple[Any, ...]:
         """Edit another person."""
