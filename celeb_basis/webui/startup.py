@@ -125,7 +125,7 @@ def _train_tab(_params: Any) -> None:
     with gradio.Tab(label=TITLE, id="celeb_basis_train"):
         gradio.HTML(
             "<p>A person from one photo, as a word in any prompt: learned on a page of its own.</p>"
-            f'<button type="button" class="lg secondary gradio-button" onclick="{_OPEN_TAB}">Open {TITLE}</button>'
+            f'<button type="button" class="celeb-basis-go" onclick="{_OPEN_TAB}">Open {TITLE}</button>'
         )
 
 
