@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from pathlib import Path
@@ -37,7 +38,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "sd_hijack_clip": {"FrozenCLIPEmbedderWithCustomWordsBase": Wrapper},
         "sd_hijack_clip_old": {"process_text_old": lambda _encoder, texts: texts},
         "extra_networks": {
-            "parse_prompt": lambda prompt: (prompt, {}),
+            "parse_prompt": lambda prompt: (re.sub(r"<(?!lora)(\w+):([^>]+)>", "", prompt), {}),
             "extra_network_registry": {},
             "extra_network_aliases": {},
         },
@@ -108,6 +109,7 @@ def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) 
     processing.comment = comments.append  # type: ignore[attr-defined]
     with tokens_host.tokens_of(tmp_path):
         assert modules["extra_networks"].parse_prompt("<Ada:0.8> <lora:x:1>")[0] == "(<Ada>:0.8) <lora:x:1>"
+        assert modules["extra_networks"].parse_prompt("<lost:1 <ada> b")[0] == "<lost:1 <ada> b"
         schedules = modules["prompt_parser"].get_learned_conditioning_prompt_schedules
         assert schedules(["[<ada:2>:b:0.5]", "c"], 10) == ["[(<ada>:2):b:0.5]", "c"]
         assert Base().tokenize_line("no brackets") == ([], 11)

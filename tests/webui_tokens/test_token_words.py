@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celeb_basis.webui.tokens.words import cut, host_word_in, with_emphasis
+from celeb_basis.webui.tokens.words import cut, host_word_in, sealed, with_emphasis
 
 KNOWN = {"person1": 1, "person10": 10, "ada lovelace": 2, "zoë": 3, "lora": 4}
 
@@ -96,6 +96,14 @@ def test_anything_but_a_number_is_left_out_and_told(tag: str) -> None:
 
 def test_without_emphasis_the_number_is_left_out() -> None:
     assert with_emphasis("a <person1:0.8>", find, emphasis=False) == "a <person1>"
+
+
+def test_names_are_sealed_and_come_back() -> None:
+    text = "\ue000 <lost:3 <person1>, (< Ada Lovelace >:2) <nobody> <person1>"
+    closed, names = sealed(text, find)
+    assert closed == "\ue000 <lost:3 \ue001, (\ue002:2) <nobody> \ue003"
+    assert closed.translate(names) == text
+    assert sealed("<person1>" * 7000, find)[0].count("<") == 7000 - 6400
 
 
 def test_words_of_the_hosts_own_language() -> None:

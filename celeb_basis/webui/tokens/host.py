@@ -20,7 +20,7 @@ from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
 from celeb_basis.webui.tokens.patching import Patches, owner_of
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 from celeb_basis.webui.tokens.view import EncoderView
-from celeb_basis.webui.tokens.words import with_emphasis
+from celeb_basis.webui.tokens.words import sealed, with_emphasis
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +84,12 @@ class HostTokens:
         return original(view, [self._emphasised(text) for text in texts])
 
     def _parse_prompt(self, original: Any, prompt: str) -> Any:
+        if "<" not in prompt:
+            return original(prompt)
         # Before the host takes <name:0.8> for an extra network that it does not have.
-        return original(self._emphasised(prompt))
+        text, names = sealed(self._emphasised(prompt), self.registry.known)
+        text, networks = original(text)
+        return text.translate(names), networks
 
     def _schedules(self, original: Any, prompts: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         # Negative prompts are not searched for extra networks, yet their [a:b:0.5] must not be cut at a name's colon.

@@ -10,6 +10,7 @@ Found = TypeVar("Found")
 
 _BRACKETED = re.compile(r"<([^<>]+)>")
 _WEIGHT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_PRIVATE_USE = (0xE000, 0xF900)
 _HOST_WORDS = re.compile(r"\b(AND|BREAK)\b")
 
 
@@ -61,6 +62,23 @@ def with_emphasis(
         return f"(<{name}>:{weight})" if emphasis else f"<{name}>"
 
     return _BRACKETED.sub(written, text)
+
+
+def sealed(text: str, known: Callable[[str], object]) -> tuple[str, dict[int, str]]:
+    """``text`` with one character that is in no text for each ``<name>`` that is ``known``, and what each stands for.
+
+    So no bracket of a name's can close what another, forgotten bracket has opened. ``str.translate`` puts them back.
+    """
+    free = (code for code in range(*_PRIVATE_USE) if chr(code) not in text)
+    standing: dict[int, str] = {}
+
+    def written(match: re.Match[str]) -> str:
+        if known(match.group(1)) is None or (code := next(free, None)) is None:
+            return match.group()
+        standing[code] = match.group()
+        return chr(code)
+
+    return _BRACKETED.sub(written, text), standing
 
 
 def host_word_in(name: str) -> str | None:
