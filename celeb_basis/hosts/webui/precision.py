@@ -28,8 +28,13 @@ class Computing:
     denoiser: _Context
 
 
-def host_computing() -> AbstractContextManager[Any]:
-    """What the host itself samples in: autocast, or with ``--upcast-sampling`` none."""
+def _autocast() -> AbstractContextManager[Any]:
+    context: AbstractContextManager[Any] = host_module("devices").autocast()
+    return context
+
+
+def _sampling() -> AbstractContextManager[Any]:
+    """With ``--upcast-sampling`` the host's denoiser casts by itself."""
     devices = host_module("devices")
     context: AbstractContextManager[Any] = (
         devices.without_autocast() if devices.unet_needs_upcast else devices.autocast()
@@ -37,7 +42,8 @@ def host_computing() -> AbstractContextManager[Any]:
     return context
 
 
-AS_THE_HOST = Computing(host_computing, host_computing)
+AS_THE_HOST = Computing(text=_autocast, denoiser=_sampling)
+"""What the host itself encodes prompts and samples in."""
 
 
 @contextmanager
