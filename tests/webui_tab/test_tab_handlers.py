@@ -24,6 +24,12 @@ def test_an_error_is_a_sentence_and_the_rest_stays(gradio_module: ModuleType) ->
     assert 'role="alert"' in note
 
 
+def test_a_file_of_no_use_makes_room_for_another(gradio_module: ModuleType) -> None:
+    run = gradio_module.guarded(lambda: raising(FileError("Too large.")), 3, True, 1)
+    stays = gradio_module.gradio.update()
+    assert run()[:3] == [stays, None, stays]
+
+
 def test_an_error_of_our_own_is_told_and_logged(gradio_module: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         _, note = gradio_module.guarded(lambda: raising(ZeroDivisionError("no")), 1, True)()

@@ -154,6 +154,11 @@ def test_cards_say_why_somebody_is_unavailable() -> None:
     assert "Nobody matches" in Page(markup.cards([], "", "pick", 4)).text
 
 
+def test_only_who_is_available_is_sent_to_prompts() -> None:
+    assert Page(markup.person(entry("ada"))).having("data-word") == ["<ada>", "<ada>"]
+    assert not Page(markup.person(entry("ada", reason="Made for another width."))).having("data-word")
+
+
 def test_thumbnails_are_shown_as_what_they_are() -> None:
     assert markup.picture_uri(PNG).startswith("data:image/png;base64,")
     assert markup.picture_uri(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")

@@ -41,7 +41,7 @@ class BasisTab:
         shown = gradio.HTML("", elem_id="celeb_basis_basis")
         on(tab.select, self.source, [], [], note=note, quiet=True)
         on(show.click, self.show, [components], [shown], note=note)
-        on(files.upload, self.take_list, [files], [files], note=note)
+        on(files.upload, self.take_list, [files], [files], note=note, cleared=files)
         on(shipped.click, self.use_shipped, [], [], note=note)
 
     def source(self) -> str:

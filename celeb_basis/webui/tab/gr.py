@@ -70,20 +70,22 @@ def on(
     note: Any = None,
     script: str | None = None,
     quiet: bool = False,
+    cleared: Any = None,
 ) -> Any:
     """Do ``handler`` at ``event`` (``button.click``), with the answers going to ``outputs``.
 
     Parameters: ``handler`` answers one value for each of ``outputs``, :data:`KEEP` for those that stay. With ``note`` (from
     :func:`message`), the sentence of an error is shown there and the outputs stay; otherwise the note is emptied, unless
     the handler answers one value more, which is the note's (its only answer where there are no ``outputs``). ``script``
-    is JavaScript that runs in the page first. ``quiet`` work shows no spinner and waits in no queue.
+    is JavaScript that runs in the page first. ``quiet`` work shows no spinner and waits in no queue. ``cleared`` is the one
+    of ``outputs`` that is emptied after an error: a file of no use makes room for another.
     """
     keyword: dict[str, Any] = {_SCRIPT: script} if script else {}
     targets = [*outputs] if note is None else [*outputs, note]
     if handler is None:
         return event(fn=None, inputs=[*inputs], outputs=targets, **keyword)
     return event(
-        fn=guarded(handler, len(outputs), note is not None),
+        fn=guarded(handler, len(outputs), note is not None, outputs.index(cleared) if cleared is not None else None),
         inputs=[*inputs],
         outputs=targets,
         show_progress="hidden" if quiet else "minimal",
@@ -93,7 +95,7 @@ def on(
     )
 
 
-def guarded(handler: Callable[..., Any], count: int, noted: bool) -> Callable[..., Any]:
+def guarded(handler: Callable[..., Any], count: int, noted: bool, cleared: int | None = None) -> Callable[..., Any]:
     """``handler`` with errors turned into sentences, and its answers into what gradio takes. See :func:`on`."""
 
     def run(*values: Any) -> Any:
@@ -105,7 +107,8 @@ def guarded(handler: Callable[..., Any], count: int, noted: bool) -> Callable[..
         except Exception as error:
             if not explained(error):
                 _log.exception("the page's %s failed", getattr(handler, "__qualname__", handler))
-            answers = [KEEP] * count + ([markup.note(sentence_of(error), "error")] if noted else [])
+            answers = [None if index == cleared else KEEP for index in range(count)]
+            answers += [markup.note(sentence_of(error), "error")] if noted else []
         if count == 0 and not noted:
             return None
         if noted and len(answers) == count:

@@ -142,7 +142,7 @@ class LearnTab:
         self, form: _Form, files: Any, add_person: Any, picks: list[Any], note: Any, replace: Any
     ) -> None:
         shown, edited = form.all(), [form.draft, form.name]
-        on(files.upload, self.add_photos, [*edited, files], [*shown, files], note=note)
+        on(files.upload, self.add_photos, [*edited, files], [*shown, files], note=note, cleared=files)
         for event in (form.name.input, form.name.blur, replace.change):
             on(event, self.set_name, [*edited, replace], [form.draft, form.name_note], quiet=True)
         on(form.people.input, self.show_person, [*edited, form.people], shown, quiet=True)

@@ -198,7 +198,7 @@ def person(one: PersonEntry) -> str:
     ]
     body = "".join(f"<dt>{text(label)}</dt><dd>{text(value)}</dd>" for label, value in rows if value)
     parts.append(f'<dl class="celeb-basis-facts">{body}</dl>')
-    if not one.problem:
+    if one.available:
         parts.append(use_buttons(one.word))
     return "".join(parts)
 

@@ -55,7 +55,7 @@ class PeopleTab:
         on(parts["no"].click, lambda: update(visible=False), [], [parts["sure"]], quiet=True)
         on(parts["yes"].click, self.delete, everything, shown, note=note)
         files, name, replace, take = imports
-        on(take.click, self.take, [files, name, replace, search], [*shown, files], note=note)
+        on(take.click, self.take, [files, name, replace, search], [*shown, files], note=note, cleared=files)
 
     def _import_part(self) -> tuple[Any, Any, Any, Any]:
         files = own(
