@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from celeb_basis.webui.callbacks import add_callback
 from celeb_basis.webui.facts import FactsCache
 from celeb_basis.webui.tokens.listing import Listing
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
@@ -150,8 +151,7 @@ class Infotext:
 def register(tokens: Callable[[], Tokens | None] = installed_tokens) -> Infotext:
     """Have pasted parameters checked from now on. Called once each time the host loads its scripts."""
     infotext = Infotext(tokens)
-    callbacks: Any = importlib.import_module("modules.script_callbacks")
-    callbacks.on_infotext_pasted(infotext.pasted)
+    add_callback("infotext_pasted", infotext.pasted, __file__)
     return infotext
 
 

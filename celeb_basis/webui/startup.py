@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celeb_basis.webui.callbacks import add_callback
+
 if TYPE_CHECKING:
     from celeb_basis.webui.service import Service
 
@@ -58,7 +60,6 @@ def service() -> Service:
 
 def register(script: str) -> None:
     """Register everything with the host. Called by the extension's script, the file ``script``, each time it is run."""
-    callbacks = importlib.import_module("modules.script_callbacks")
     wanted: tuple[tuple[str, Callable[..., Any], Callable[[], Any] | None], ...] = (
         ("ui_settings", _settings, None),
         ("before_ui", _words, None),
@@ -68,13 +69,7 @@ def register(script: str) -> None:
         ("app_started", _api, None),
     )
     for category, callback, otherwise in wanted:
-        guarded = _guarded(callback, otherwise)
-        try:
-            # Told the file's name, the host does not look for it in the stack, which takes it 50 ms for each callback.
-            known = callbacks.callback_map[f"callbacks_{category}"]
-            callbacks.add_callback(known, guarded, category=category, filename=script)
-        except (AttributeError, KeyError, TypeError):  # a fork, or an older host
-            getattr(callbacks, f"on_{category}")(guarded)
+        add_callback(category, _guarded(callback, otherwise), script)
 
 
 def _settings() -> None:
