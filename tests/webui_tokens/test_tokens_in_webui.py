@@ -24,7 +24,7 @@ def test_random_prompts_are_bit_identical_to_vectors_placed_by_hand(tmp_path: Pa
     assert report["placed"] > 2 * COUNT
     assert report["long"] > 0.2 * COUNT
     assert report["moved_by_the_host"] > 0.01 * COUNT
-    assert report["alike_without_tokens"] <= 5
+    assert report["alike_without_tokens"] <= 10  # of fifty, some of which name nobody
 
 
 @pytest.fixture(scope="module")
