@@ -226,10 +226,21 @@
         field.addEventListener("blur", closeList);
     }
 
+    // The name on the Learn tab is checked when nobody has typed for a moment.
+    function watchName() {
+        const field = fieldOf("celeb_basis_name");
+        let pause = null;
+        field?.addEventListener("input", function() {
+            clearTimeout(pause);
+            pause = setTimeout(() => byId("celeb_basis_check_name")?.click(), 250);
+        });
+    }
+
     window.addEventListener("keydown", onKey, true);
 
     onUiLoaded(function() {
         PROMPTS.forEach(watchPrompt);
+        watchName();
         const answers = byId("celeb_basis_names");
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
         onUiTabChange(() => fetchProgress(true));

@@ -143,7 +143,9 @@ class LearnTab:
     ) -> None:
         shown, edited = form.all(), [form.draft, form.name]
         on(files.upload, self.add_photos, [*edited, files], [*shown, files], note=note, cleared=files)
-        for event in (form.name.input, form.name.blur, replace.change):
+        # The script clicks the button when nobody has typed for a moment: a check for each key would overtake another.
+        check = gr.hidden_button("celeb_basis_check_name")
+        for event in (check.click, form.name.blur, replace.change):
             on(event, self.set_name, [*edited, replace], [form.draft, form.name_note], quiet=True)
         on(form.people.input, self.show_person, [*edited, form.people], shown, quiet=True)
         on(add_person.click, self.add_person, edited, shown, note=note)
