@@ -15,14 +15,13 @@ from celeb_basis.hosts.diffusers.fingerprint import sha256_of_modules
 from celeb_basis.hosts.diffusers.freezing import checkpointed
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.freezing import frozen, widened
+from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, picture_size
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
     from celeb_basis.hosts.base import Conditioning, GenerationRequest, Precision, Words
-
-_ENCODER_NAMES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class DiffusersHost:
         parts = [(pipeline.text_encoder, pipeline.tokenizer)]
         if self._family == "sdxl":
             parts.append((pipeline.text_encoder_2, pipeline.tokenizer_2))
-        names = _ENCODER_NAMES[self._family]
+        names = ENCODER_NAMES[self._family]
         self._text_models = [model for model, _ in parts]
         self._encoders = [DiffusersTextEncoder(name, *part) for name, part in zip(names, parts, strict=True)]
         self._schedule = noise_schedule(pipeline.scheduler)
@@ -164,11 +163,7 @@ class DiffusersHost:
         return _Encoded(together, None if pooled is None else pooled.to(self.device))
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        if len(conditioning.states) != len(latents) or timesteps.shape != (len(latents),):
-            raise HostError(
-                f"{len(latents)} latents need as many timesteps and prompts, but there are "
-                f"{tuple(timesteps.shape)} and {len(conditioning.states)}."
-            )
+        check_batch(latents, timesteps, len(conditioning.states))
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": self._time_ids(latents)}
@@ -186,16 +181,7 @@ class DiffusersHost:
         """DDIM without noise, as the paper samples; noise is drawn on the CPU, so that a seed means the same everywhere."""
         import torch
 
-        width, height = (side or self.info.resolution for side in (request.width, request.height))
-        if any(side < self._latent_pixel or side % self._latent_pixel for side in (width, height)):
-            raise HostError(
-                f"Pictures of {width}x{height} pixels cannot be drawn: choose multiples of {self.info.size_multiple}."
-            )
-        if not 1 <= request.steps <= self.schedule.timesteps or request.count < 0:
-            raise HostError(
-                f"{request.count} pictures in {request.steps} steps cannot be drawn: choose 1 to "
-                f"{self.schedule.timesteps} steps and a count that is not negative."
-            )
+        width, height = picture_size(request, self.info, self._latent_pixel, self.schedule.timesteps)
         self._vae.to(self.device)
         pipeline = self._sampling_pipeline()
         with torch.no_grad():

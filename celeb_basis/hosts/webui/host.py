@@ -15,6 +15,7 @@ from celeb_basis.errors import HostError
 from celeb_basis.files import sha256_of_file
 from celeb_basis.hosts.base import LatentDistribution, ModelInfo, NoiseSchedule
 from celeb_basis.hosts.freezing import frozen
+from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, picture_size
 from celeb_basis.hosts.webui import pictures as vae
 from celeb_basis.hosts.webui import text
 from celeb_basis.hosts.webui.checkpointing import checkpointed
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from celeb_basis.hosts.base import Conditioning, GenerationRequest, Precision, Words
-
-_ENCODER_NAMES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class WebUIHost:
         self._schedule = noise_schedule(model)
         self._encoders = [
             text.WebUITextEncoder(name, partial(self._embedder, number))
-            for number, name in enumerate(_ENCODER_NAMES[self._family])
+            for number, name in enumerate(ENCODER_NAMES[self._family])
         ]
         self._learning: _Learning | None = None
         self._vae_home: torch.device | None = None
@@ -173,11 +172,7 @@ class WebUIHost:
         return _Encoded(conditioning["crossattn"], conditioning.get("vector"))
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        if len(conditioning.crossattn) != len(latents) or timesteps.shape != (len(latents),):
-            raise HostError(
-                f"{len(latents)} latents need as many timesteps and prompts, but there are "
-                f"{tuple(timesteps.shape)} and {len(conditioning.crossattn)}."
-            )
+        check_batch(latents, timesteps, len(conditioning.crossattn))
         model = self._model
         if conditioning.vector is None:
             given: dict[str, Any] = {"c_crossattn": [conditioning.crossattn]}
@@ -190,17 +185,7 @@ class WebUIHost:
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         """By the host's own processing and DDIM, without its scripts; ends early if the user interrupts the WebUI."""
         model = self._model
-        width, height = (side or self.info.resolution for side in (request.width, request.height))
-        pixel = vae.pixels_of_latent(model)
-        if any(side < pixel or side % pixel for side in (width, height)):
-            raise HostError(
-                f"Pictures of {width}x{height} pixels cannot be drawn: choose multiples of {self.info.size_multiple}."
-            )
-        if not 1 <= request.steps <= self.schedule.timesteps or request.count < 0:
-            raise HostError(
-                f"{request.count} pictures in {request.steps} steps cannot be drawn: choose 1 to "
-                f"{self.schedule.timesteps} steps and a count that is not negative."
-            )
+        width, height = picture_size(request, self.info, vae.pixels_of_latent(model), self.schedule.timesteps)
         for number in range(request.count):
             seed = (request.seed + number) % 2**32
             with text.words_in_place(self._model, request.words, self._names) as with_words, self._after_drawing():
@@ -224,7 +209,7 @@ class WebUIHost:
 
     @property
     def _names(self) -> Sequence[str]:
-        return _ENCODER_NAMES[self._family]
+        return ENCODER_NAMES[self._family]
 
     def _embedder(self, number: int) -> Any:
         return text_embedders(self._model)[number]
