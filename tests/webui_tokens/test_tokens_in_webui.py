@@ -9,7 +9,7 @@ import pytest
 from support.webui import need_webui
 
 COUNT = 1000
-"""Prompts for each of two checkpoints; they take some minutes, most of them in the host's parser of prompt editing."""
+"""Prompts for each of two checkpoints; they take two or three minutes each."""
 
 
 @pytest.mark.parametrize(("checkpoint", "seed"), [("sd1", 20), ("sdxl", 21)])
