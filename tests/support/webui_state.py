@@ -26,6 +26,7 @@ def fingerprint(model: Any) -> dict[str, Any]:
                 tensor.requires_grad,
                 tensor.grad is None,
                 tuple(tensor.shape),
+                tensor.stride(),
             )
     for name, part in model.named_modules():
         own = sorted(key for key in vars(part) if not key.startswith("network_") and key != "last_z_shape")

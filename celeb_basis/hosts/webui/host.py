@@ -15,6 +15,7 @@ from celeb_basis.errors import HostError
 from celeb_basis.files import sha256_of_file
 from celeb_basis.hosts.base import LatentDistribution, ModelInfo, NoiseSchedule
 from celeb_basis.hosts.freezing import frozen
+from celeb_basis.hosts.memory_format import ChannelsLast
 from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, picture_size
 from celeb_basis.hosts.webui import pictures as vae
 from celeb_basis.hosts.webui import text
@@ -60,6 +61,7 @@ class _Learning:
     model: weakref.ref[Any]
     additions: Additions
     computing: Computing
+    layout: ChannelsLast
 
 
 class WebUIHost:
@@ -147,9 +149,12 @@ class WebUIHost:
             additions.switch_off()
             computing = stack.enter_context(in_precision(model, precision))
             stack.enter_context(frozen([model]))
+            layout = ChannelsLast([unet_of(model)] if self.device.type == "cpu" else [])
+            stack.callback(layout.put_back)
+            layout.switch_on()
             stack.enter_context(checkpointed(model, checkpointing))
             stack.callback(setattr, self, "_learning", self._learning)
-            self._learning = _Learning(weakref.ref(model), additions, computing)
+            self._learning = _Learning(weakref.ref(model), additions, computing, layout)
             yield
 
     def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
@@ -188,7 +193,7 @@ class WebUIHost:
         width, height = picture_size(request, self.info, vae.pixels_of_latent(model), self.schedule.timesteps)
         for number in range(request.count):
             seed = (request.seed + number) % 2**32
-            with text.words_in_place(self._model, request.words, self._names) as with_words, self._after_drawing():
+            with text.words_in_place(self._model, request.words, self._names) as with_words, self._drawing():
                 prompts = with_words(request.prompt), with_words(request.negative_prompt)
                 picture = draw_one(self._model, request, prompts, seed, (width, height))
             if picture is None:
@@ -228,14 +233,17 @@ class WebUIHost:
         return torch.cat([vector[:, : -sizes.shape[1]], sizes.to(vector)], dim=1)
 
     @contextmanager
-    def _after_drawing(self) -> Iterator[None]:
-        """What a generation moved and switched on is undone before learning goes on."""
+    def _drawing(self) -> Iterator[None]:
+        """While learning: the host draws with what it knows, and what that moved and switched on is undone afterwards."""
+        if self._learning is not None:
+            self._learning.layout.put_back()
         try:
             yield
         finally:
             if self._learning is not None and self._learning.model() is loaded_model():
                 hold_on_device(loaded_model())
                 self._learning.additions.switch_off()
+                self._learning.layout.switch_on()
 
     def _remember_vae(self) -> None:
         if self._vae_home is None:
