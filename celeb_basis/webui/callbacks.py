@@ -18,4 +18,4 @@ def add_callback(category: str, callback: Callable[..., Any], file: str) -> None
         known = callbacks.callback_map[f"callbacks_{category}"]
         callbacks.add_callback(known, callback, category=category, filename=file)
     except (AttributeError, KeyError, TypeError):  # a fork, or an older host
-        getattr(callbacks, f"on_{category}")(callback)
+        getattr(callbacks, {"on_reload": "on_before_reload"}.get(category, f"on_{category}"))(callback)

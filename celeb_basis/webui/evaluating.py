@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from celeb_basis.errors import CelebBasisError, JudgingError
+from celeb_basis.webui.drawing import counted_steps
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.program import loaded_host
 from celeb_basis.webui.requests import EvaluateRequest
@@ -78,30 +78,31 @@ class Evaluation:
         prompts = prompts[: request.prompts] if request.prompts else prompts
         total = len(prompts) * request.seeds
         items: list[PictureToJudge] = []
-        job.say("Waiting for the WebUI to finish what it does", total=total)
+        job.say("Waiting for the WebUI to finish what it does")
         with program.exclusive(job):
             host = loaded_host(program)
             words = {word: self._service.fitted(self._identity, host).token_vectors()}
-            started = time.perf_counter()
-            for prompt in prompts:
-                drawing = GenerationRequest(
-                    prompt=prompt,
-                    words=words,
-                    count=request.seeds,
-                    seed=request.seed,
-                    steps=request.steps,
-                    guidance=request.guidance,
-                )
-                for index, image in enumerate(host.generate(drawing)):
-                    pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
-                    items.append(PictureToJudge(pixels, prompt, word, request.seed + index, f"{len(items) + 1:04d}"))
-                    job.pictures = (*job.pictures, image)
-                    left = (time.perf_counter() - started) / len(items) * (total - len(items))
-                    job.say("Drawing", step=len(items), total=total, seconds_left=left)
-                    program.report(job)
-                    if program.stop_asked():
+            with counted_steps(job, program, total, request.steps):
+                for prompt in prompts:
+                    drawing = GenerationRequest(
+                        prompt=prompt,
+                        words=words,
+                        count=request.seeds,
+                        seed=request.seed,
+                        steps=request.steps,
+                        guidance=request.guidance,
+                    )
+                    for index, image in enumerate(host.generate(drawing)):
+                        if program.stop_reason():
+                            break  # without this one, which may be half drawn
+                        pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
+                        number = f"{len(items) + 1:04d}"
+                        items.append(PictureToJudge(pixels, prompt, word, request.seed + index, number))
+                        job.pictures = (*job.pictures, image)
+                        if job.interrupt.asked:
+                            return items
+                    if program.stop_reason():
                         job.interrupt.ask()
-                    if job.interrupt.asked:
                         return items
         if len(items) < total:
             raise CelebBasisError("The WebUI drew fewer pictures than it was asked for: look at its log.")

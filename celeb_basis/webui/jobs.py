@@ -15,12 +15,13 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.executors.failures import is_explained, sentence_of
 from celeb_basis.executors.work import Interrupt
 from celeb_basis.learning.events import Event, PersonProgress, Preparing, StepDone
+from celeb_basis.webui.access import StoppedError
 from celeb_basis.webui.requests import NoSuchJobError
 
 _log = logging.getLogger(__name__)
 
 State = Literal["queued", "running", "done", "failed", "interrupted"]
-Kind = Literal["learn", "evaluate", "preview"]
+Kind = Literal["learn", "evaluate", "preview", "blend", "basis"]
 
 MAX_EVENTS = 4000
 """Events kept of a job; who asks later gets the newest and can tell the gap by their indices."""
@@ -68,6 +69,8 @@ class Job:
         self.interrupt = Interrupt()
         self.result: dict[str, Any] = {}
         """What came of it, JSON-ready; empty until it is done."""
+        self.outcome: Any = None
+        """The same as it is, where the page shows more than the API tells."""
         self.pictures: tuple[Any, ...] = ()
         """PIL pictures drawn so far, previews and contact sheets."""
         self.resumable = False
@@ -101,6 +104,12 @@ class Job:
     def task(self) -> str:
         """The id under which the host's own progress API knows it."""
         return f"task(celeb-basis-{self.id})"
+
+    @property
+    def changed(self) -> float:
+        """When something last happened, in seconds since the epoch."""
+        with self._changed:
+            return float(self._events[-1]["time"])
 
     def progress(self) -> JobProgress:
         """Where it stands now."""
@@ -234,6 +243,13 @@ class JobQueue:
                 self._thread = threading.Thread(target=self._work_off, name="celeb-basis jobs", daemon=True)
                 self._thread.start()
 
+    def begin(self, job: Job, work: Callable[[Job], None]) -> None:
+        """Do ``work`` at once, beside the others: for what is done in moments and only looks at the model."""
+        with self._lock:
+            self._jobs[job.id] = job
+            self._forget()
+        threading.Thread(target=self._do, args=(job, work), name=f"celeb-basis {job.kind}", daemon=True).start()
+
     def interrupt(self, job_id: str) -> None:
         """End a job: a waiting one at once, a running one after the step under way."""
         job = self.job(job_id)
@@ -266,6 +282,8 @@ class JobQueue:
         job.set_state("running")
         try:
             work(job)
+        except StoppedError as error:
+            job.set_state("interrupted", str(error))
         except CelebBasisError as error:
             job.set_state("failed", str(error))
         except BaseException as error:  # the thread must go on with the next job

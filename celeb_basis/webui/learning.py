@@ -17,6 +17,7 @@ from celeb_basis.executors.work import Interrupt, Outcome, PersonPhotos, Portrai
 from celeb_basis.executors.work import Job as WorkerJob
 from celeb_basis.files import checked_name, write_bytes, write_json
 from celeb_basis.identities.identity import Identity, now
+from celeb_basis.webui.access import StoppedError
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.paths import Paths
 from celeb_basis.webui.previews import previews
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from celeb_basis.hosts.base import Host
     from celeb_basis.identities.library import Library
     from celeb_basis.learning.events import Event
+    from celeb_basis.learning.learner import Learner
     from celeb_basis.names.lists import NameList
     from celeb_basis.webui.faces import Faces
 
@@ -45,6 +47,8 @@ class _Kept:
     replace: bool
     created: float
     preview_every: int = 0
+    previews: int = 0
+    """Where no number of steps was asked for: times in the run."""
 
 
 class LearningJobs:
@@ -62,10 +66,10 @@ class LearningJobs:
         library: Callable[[], Library],
         paths: Callable[[], Paths],
         names: Callable[[], NameList],
-        preview_every: Callable[[], int] = lambda: 0,
+        previews: Callable[[], int] = lambda: 0,
     ) -> None:
         self._program, self._queue, self._faces = program, queue, faces
-        self._library, self._paths, self._names, self._preview_every = library, paths, names, preview_every
+        self._library, self._paths, self._names, self._previews = library, paths, names, previews
         self._requests: dict[str, tuple[LearnRequest, tuple[PersonPhotos, ...]]] = {}
         self._kept: dict[str, _Kept] = {}
         self._found: set[Path] = set()
@@ -90,8 +94,9 @@ class LearningJobs:
         slim = replace(request, people=())
         self._requests[job.id] = slim, tuple(people)
         consent = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
-        every = self._preview_every() if request.preview_every is None else max(0, request.preview_every)
-        self._kept[job.id] = _Kept(job.people, consent, request.notes, request.replace, job.created, every)
+        every = 0 if request.preview_every is None else max(0, request.preview_every)
+        times = self._previews() if request.preview_every is None else 0
+        self._kept[job.id] = _Kept(job.people, consent, request.notes, request.replace, job.created, every, times)
         self._queue.submit(job, self._learn)
         return job
 
@@ -161,9 +166,7 @@ class LearningJobs:
             def begin(host: Host) -> Iterator[Event]:
                 from celeb_basis.executors.worker import Worker
 
-                return Worker(host, self._names(), faces, watch=previews(job, kept.preview_every)).learn(
-                    work, job.interrupt
-                )
+                return Worker(host, self._names(), faces, watch=self._watch(job)).learn(work, job.interrupt)
 
             self._follow(job, begin)
         except BaseException:
@@ -176,10 +179,14 @@ class LearningJobs:
         def begin(host: Host) -> Iterator[Event]:
             from celeb_basis.executors.worker import Worker
 
-            worker = Worker(host, self._names(), None, watch=previews(job, kept.preview_every))
+            worker = Worker(host, self._names(), None, watch=self._watch(job))
             return worker.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
 
         self._follow(job, begin)
+
+    def _watch(self, job: Job) -> Callable[[Learner], None] | None:
+        kept = self._kept[job.id]
+        return previews(job, self._program, kept.preview_every, kept.previews)
 
     def _follow(self, job: Job, begin: Callable[[Host], Any]) -> None:
         """Run to the end with the host's queue held, and take over what came of it."""
@@ -197,7 +204,7 @@ class LearningJobs:
                     while True:
                         event = next(running)
                         self._take(job, event)
-                        if not stopped_by:
+                        if not stopped_by and not job.interrupt.asked:
                             stopped_by = self._reason_to_stop(model)
                         if stopped_by:
                             job.interrupt.ask()
@@ -205,6 +212,9 @@ class LearningJobs:
                     outcome: Outcome = done.value
                 finally:
                     running.close()
+        except StoppedError as error:
+            self._interrupted(job, str(error))
+            return
         except Exception as error:
             self._keep(job)  # the last good state, if there is one: a wrong checkpoint at Resume must not cost it
             if isinstance(error, (NotFiniteError, HostError)) and job.resumable:
@@ -232,7 +242,7 @@ class LearningJobs:
                 "The checkpoint was switched in the middle of learning, so learning stopped and its state was kept: load "
                 "the checkpoint that it began with and press Resume."
             )
-        return "It was interrupted with the WebUI's own button." if self._program.stop_asked() else ""
+        return self._program.stop_reason()
 
     def _interrupted(self, job: Job, stopped_by: str) -> None:
         self._keep(job)

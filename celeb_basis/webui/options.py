@@ -12,9 +12,11 @@ DATA_FOLDER = "celeb_basis_data_folder"
 FACE_PACK = "celeb_basis_face_pack"
 NAMES = "celeb_basis_names"
 CLIP = "celeb_basis_clip"
-PREVIEW_EVERY = "celeb_basis_preview_every"
+PREVIEWS = "celeb_basis_previews"
 
 DEFAULT_PACK = "buffalo_l"
+DEFAULT_PREVIEWS = 4
+"""One each quarter of a run: seven of a hundred parts of its time."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Options:
     """A list of names of the user's own; the shipped one if empty."""
     clip: str = ""
     """What Evaluate measures the Prompt figure with; see ``judging.load_clip``."""
-    preview_every: int = 0
-    """Steps between two preview pictures; 0 draws none."""
+    previews: int = DEFAULT_PREVIEWS
+    """Times in a run that everybody in it is drawn; 0 draws nobody."""
 
 
 def read_options(opts: Any, flags: Any) -> Options:
@@ -39,15 +41,15 @@ def read_options(opts: Any, flags: Any) -> Options:
         return str(getattr(opts, key, "") or "").strip() or default
 
     try:
-        every = max(0, int(getattr(opts, PREVIEW_EVERY, 0) or 0))
+        previews = max(0, int(getattr(opts, PREVIEWS, DEFAULT_PREVIEWS)))
     except (TypeError, ValueError):
-        every = 0
+        previews = DEFAULT_PREVIEWS
     return Options(
         data_folder=text(DATA_FOLDER, ""),
         face_pack=text(FACE_PACK, str(getattr(flags, "celeb_basis_faces", None) or DEFAULT_PACK)),
         names_file=text(NAMES, str(getattr(flags, "celeb_basis_names", None) or "")),
         clip=text(CLIP, ""),
-        preview_every=every,
+        previews=previews,
     )
 
 
@@ -65,5 +67,6 @@ def add_settings() -> None:
     add(FACE_PACK, info("", "Face model pack", f"a name or a folder; empty: --celeb-basis-faces, or {DEFAULT_PACK}"))
     add(NAMES, info("", "List of names", "a text file, one celebrity a line; empty: the shipped list"))
     add(CLIP, info("", "CLIP for Evaluate", "a transformers folder, or open_clip:ARCHITECTURE:WEIGHTS; empty: no CLIP"))
-    numbers = {"minimum": 0, "maximum": 1000, "step": 10}
-    add(PREVIEW_EVERY, info(0, "Steps between previews", "while learning; 0: none", gradio.Slider, numbers))
+    numbers = {"minimum": 0, "maximum": 20, "step": 1}
+    about = "times that a person is drawn while being learned; 0: never"
+    add(PREVIEWS, info(DEFAULT_PREVIEWS, "Previews in a run", about, gradio.Slider, numbers))

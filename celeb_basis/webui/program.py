@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
 
 _log = logging.getLogger(__name__)
+
+INTERRUPTED = "It was interrupted with the WebUI's own button."
+RELOADED = "It was interrupted because the WebUI's page was built anew (Reload UI)."
+RELOAD = 30.0
+"""Seconds after a reload in which an interruption is its doing: a step on a CPU may take as long."""
 
 
 class Program(Protocol):
@@ -35,8 +41,20 @@ class Program(Protocol):
     def exclusive(self, job: Job | None) -> contextlib.AbstractContextManager[None]:
         """Wait for the program's own queue and hold it, with ``job`` in the program's progress display. Not re-entrant."""
 
-    def stop_asked(self) -> bool:
-        """Whether the user pressed the program's own Interrupt or Skip button since :meth:`exclusive` began."""
+    def stop_reason(self) -> str:
+        """Why the program wants the work under way to end, as a sentence: its own buttons, or a page that is built anew.
+
+        Empty if it does not, or has not since :meth:`exclusive` began.
+        """
+
+    def reload_began(self) -> None:
+        """The program builds its page anew, for which it interrupts what is under way."""
+
+    def stop_drawing(self) -> None:
+        """End the picture under way at its next sampling step. Only while a job of ours holds the program."""
+
+    def sampling_step(self) -> int:
+        """Sampling steps done of the picture under way."""
 
     def report(self, job: Job) -> None:
         """Show the job's progress in the program's own display. Only inside :meth:`exclusive`."""
@@ -56,6 +74,7 @@ class WebUIProgram:
 
     def __init__(self) -> None:
         self._loaded: LoadedCheckpoint | None = None
+        self._reloaded = -RELOAD
 
     def host(self) -> Host:
         """The loaded checkpoint behind the core's interface."""
@@ -90,10 +109,24 @@ class WebUIProgram:
                 shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
                 shared.state.job_count, shared.state.textinfo = 0, None
 
-    def stop_asked(self) -> bool:
-        """Interrupt, Skip, and a server that is about to stop."""
+    def stop_reason(self) -> str:
+        """Interrupt, Skip, and Reload UI, before which the host interrupts all that is under way."""
         state = _module("shared").state
-        return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
+        if not (state.interrupted or state.skipped or getattr(state, "stopping_generation", False)):
+            return ""
+        return INTERRUPTED if time.monotonic() - self._reloaded > RELOAD else RELOADED
+
+    def reload_began(self) -> None:
+        """Reload UI: the host has just set the flags of its Interrupt button."""
+        self._reloaded = time.monotonic()
+
+    def stop_drawing(self) -> None:
+        """As the host's own button does."""
+        _module("shared").state.interrupted = True
+
+    def sampling_step(self) -> int:
+        """The host's own count."""
+        return int(_module("shared").state.sampling_step or 0)
 
     def report(self, job: Job) -> None:
         """Progress in steps, as the host's own trainer gives it."""

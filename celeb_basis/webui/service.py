@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
+from celeb_basis.errors import CelebBasisError, ExportError, IdentityError, SettingsError
 from celeb_basis.faces.types import Pixels
-from celeb_basis.files import cache_folder, checked_name
+from celeb_basis.files import checked_name
 from celeb_basis.identities.library import Library
+from celeb_basis.webui.access import SharedProgram
+from celeb_basis.webui.bases import built_bases
 from celeb_basis.webui.companions import move_companions, remove_companions
 from celeb_basis.webui.faces import Faces
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.learning import LearningJobs
+from celeb_basis.webui.mixing import BlendRequest, Mixing, PreviewRequest
 from celeb_basis.webui.options import Options
 from celeb_basis.webui.paths import Paths, data_folder
-from celeb_basis.webui.program import Program, loaded_host
+from celeb_basis.webui.program import INTERRUPTED, RELOAD, RELOADED, Program, loaded_host
 from celeb_basis.webui.requests import (
     EvaluateRequest,
     FoundFaces,
@@ -40,20 +44,6 @@ if TYPE_CHECKING:
 MAX_NOTES = 20_000
 
 
-@dataclass(frozen=True)
-class BlendRequest:
-    """People mixed, then moved toward the mean or a celebrity."""
-
-    parts: tuple[tuple[str, float], ...]
-    """Names and weights."""
-    name: str
-    toward_mean: float = 0.0
-    toward_celebrity: str = ""
-    celebrity_amount: float = 0.0
-    keep_radius: bool = False
-    replace: bool = False
-
-
 class Service:
     """One object in the host. Safe in threads.
 
@@ -70,18 +60,20 @@ class Service:
         flag: str | None = None,
         registry: Registry | None = None,
     ) -> None:
-        self.program, self.options, self._root, self._flag = program, options, root, flag
+        self.program = SharedProgram(program)
+        self.options, self._root, self._flag = options, root, flag
         self.registry = registry
         self.queue = JobQueue()
         self.faces = Faces(lambda: self.options().face_pack)
+        self.mixing = Mixing(self)
         self.learning = LearningJobs(
-            program,
+            self.program,
             self.queue,
             self.faces,
             library=lambda: self.library,
             paths=lambda: self.paths,
             names=self.names,
-            preview_every=lambda: self.options().preview_every,
+            previews=lambda: self.options().previews,
         )
 
     @property
@@ -197,7 +189,7 @@ class Service:
         from celeb_basis.exports.write import export_identity
 
         person = self._present(name).load(name)
-        with self._model() as host:
+        with self.model() as host:
             identity = self.fitted(person, host)
         return list(
             export_identity(identity, self.program.embeddings_folder() / f"{identity.name}.safetensors", "webui")
@@ -252,6 +244,13 @@ class Service:
         """End a job; a run under way keeps its state."""
         self.queue.interrupt(job_id)
 
+    def reload_began(self) -> None:
+        """The host builds its page anew, and has interrupted what was under way: a job that has ended by it says so."""
+        self.program.reload_began()
+        for job in self.queue.jobs():
+            if job.error == INTERRUPTED and time.time() - job.changed < RELOAD:
+                job.set_state("interrupted", RELOADED)
+
     def resume(self, job_id: str) -> Job:
         """Go on with an interrupted run: the same job, queued again."""
         return self.learning.resume(job_id)
@@ -272,7 +271,7 @@ class Service:
         from celeb_basis.webui.evaluating import Evaluation
 
         request.check()
-        identity = self._present(request.name).load(request.name)
+        identity = self.identity(request.name)
         job = Job("evaluate", (identity.name,))
         self.queue.submit(job, Evaluation(self, identity, request).run)
         return job
@@ -284,66 +283,89 @@ class Service:
 
         Raises: :class:`CelebBasisError` for parts that do not fit the loaded checkpoint, or a name that is taken.
         """
-        if (problem := self.check_name(request.name, replace=request.replace)) is not None:
-            raise NameTakenError(problem)
-        mixed = self.mixed(request)
+        self._check_blend(request)
+        with self.model() as host:
+            mixed = self.mixing.mixed(request, host)
         self.library.add(mixed, replace=request.replace)
         return self.person(mixed.name)
 
-    def mixed(self, request: BlendRequest) -> Identity:
-        """The mixture that :meth:`blend` would add."""
-        from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
+    def start_blend(self, request: BlendRequest) -> Job:
+        """:meth:`blend` as a job; the person is its result.
 
-        people = [(self._present(name).load(name), weight) for name, weight in request.parts]
-        if not people:
-            raise IdentityError("There is nobody to blend: give at least one person with a weight.")
-        with self._model() as host:
-            bases = self._bases(host, int(people[0][0].coefficients[0].shape[1]))
-            parts = [(self.fitted(person, host), weight) for person, weight in people]
-            mixed = blend(parts, bases, host.info, name=request.name, keep_radius=request.keep_radius)
-            if request.toward_mean:
-                mixed = toward_mean(mixed, request.toward_mean, bases, host.info)
-            if request.toward_celebrity:
-                mixed = toward_celebrity(
-                    mixed,
-                    request.toward_celebrity,
-                    request.celebrity_amount,
-                    bases,
-                    host.info,
-                    keep_radius=request.keep_radius,
-                )
-        return mixed
+        Raises: :class:`CelebBasisError` for a request that cannot be right.
+        """
+        self._check_blend(request)
+        self.mixing.people(request)
+        job = Job("blend", (checked_name(request.name),))
+        self.queue.begin(job, lambda job: self.mixing.save(job, request))
+        return job
 
-    def basis_summary(self, components: int = 512) -> list[BasisSummary]:
-        """The bases of the loaded checkpoint, one a text encoder."""
-        from celeb_basis.basis.build import BasisOptions, build_bases
+    def preview_blend(self, request: PreviewRequest) -> Job:
+        """Queue drawing a mixture, which is not added to the library; its pictures are the job's.
+
+        Raises: :class:`CelebBasisError` for a request that cannot be right.
+        """
+        request.check()
+        if request.blend.name:
+            checked_name(request.blend.name)
+        job = Job("preview", tuple(person.name for person, _ in self.mixing.people(request.blend)))
+        self.queue.submit(job, lambda job: self.mixing.preview(job, request))
+        return job
+
+    def basis_summary(self, components: int = 512, job: Job | None = None) -> list[BasisSummary]:
+        """The bases of the loaded checkpoint, one a text encoder.
+
+        Raises: :class:`SettingsError`, :class:`NamesError`; :class:`StoppedError` if ``job`` was interrupted.
+        """
         from celeb_basis.basis.summary import summarise
-        from celeb_basis.errors import SettingsError
 
-        if not 1 <= components <= 4096:
-            raise SettingsError(f"components is {components}: choose a value from 1 to 4096.")
-        with self._model() as host:
-            built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=bases_cache())
-        return [summarise(one) for one in built]
+        _check_components(components)
+        with self.model(job) as host:
+            return [summarise(one) for one in built_bases(host, self.names(), components, job)]
+
+    def start_basis(self, components: int = 512) -> Job:
+        """:meth:`basis_summary` as a job; the summaries are in its ``outcome``.
+
+        Raises: :class:`SettingsError` for a number of components that no basis has.
+        """
+        _check_components(components)
+
+        def work(job: Job) -> None:
+            job.say("Waiting for the WebUI to finish what it does")
+            job.outcome = self.basis_summary(components, job)
+            job.result = {"components": components, "encoders": [one.encoder for one in job.outcome]}
+            job.say("Built", step=1, total=1)
+
+        job = Job("basis", ())
+        self.queue.begin(job, work)
+        return job
 
     # Inside
 
     @contextmanager
-    def _model(self) -> Iterator[Host]:
-        """The loaded checkpoint, held while it is looked at: by our own job that is under way, or by the host's queue."""
-        if self.queue.running is not None:
+    def model(self, job: Job | None = None) -> Iterator[Host]:
+        """The loaded checkpoint, to look at: nobody else than one of our own jobs works with it meanwhile.
+
+        Raises: :class:`StoppedError` if ``job`` was interrupted during the wait.
+        """
+        with self.program.looking(lambda: job is not None and job.interrupt.asked):
             yield loaded_host(self.program)
-            return
-        with self.program.exclusive(None):
-            yield loaded_host(self.program)
 
-    def _bases(self, host: Host, components: int) -> list[Basis]:
-        from celeb_basis.basis.build import BasisOptions, build_bases
+    def _bases(self, host: Host, components: int, job: Job | None = None) -> list[Basis]:
+        return [one.basis for one in built_bases(host, self.names(), components, job)]
 
-        built = build_bases(host.text_encoders, self.names(), BasisOptions(components), cache=bases_cache())
-        return [one.basis for one in built]
+    def _check_blend(self, request: BlendRequest) -> None:
+        if (problem := self.check_name(request.name, replace=request.replace)) is not None:
+            raise NameTakenError(problem)
 
-    def fitted(self, identity: Identity, host: Host) -> Identity:
+    def identity(self, name: str) -> Identity:
+        """Somebody's identity.
+
+        Raises: :class:`IdentityError` for nobody, or a file of no use.
+        """
+        return self._present(name).load(name)
+
+    def fitted(self, identity: Identity, host: Host, job: Job | None = None) -> Identity:
         """``identity`` on the loaded checkpoint: as it is, or expanded anew in that checkpoint's basis.
 
         Raises: :class:`WrongModelError` for another family or another list of names.
@@ -353,7 +375,8 @@ class Service:
         check_model(identity, host.info)
         if identity.metadata.base_sha256 == host.info.sha256:
             return identity
-        return expand_identity(identity, self._bases(host, int(identity.coefficients[0].shape[1])), host.info)
+        components = int(identity.coefficients[0].shape[1])
+        return expand_identity(identity, self._bases(host, components, job), host.info)
 
     def _present(self, name: str) -> Library:
         """The library, which holds ``name``."""
@@ -401,9 +424,9 @@ class Service:
             except ExportError:
                 if suffix == ".safetensors":
                     raise
-                with self._model() as host:
+                with self.model() as host:
                     return import_authors_file(path, self._bases(host, 512), host.info, name=name)
-            with self._model() as host:
+            with self.model() as host:
                 return [identity_from_embedding(embedding, self._bases(host, 512), host.info, name=name)]
 
     def settings_table(self) -> dict[str, Any]:
@@ -421,6 +444,6 @@ class Service:
         }
 
 
-def bases_cache() -> Path:
-    """Folder of the bases that were built before."""
-    return cache_folder() / "bases"
+def _check_components(components: int) -> None:
+    if not 1 <= components <= 4096:
+        raise SettingsError(f"components is {components}: choose a value from 1 to 4096.")

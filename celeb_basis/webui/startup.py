@@ -36,9 +36,10 @@ _OPEN_TAB = (
 def service() -> Service:
     """The one service of this host. It outlives Reload UI, and with it a run that is under way."""
     from celeb_basis.names.lists import read_names, shipped_names
+    from celeb_basis.webui.bases import bases_cache
     from celeb_basis.webui.options import read_options
     from celeb_basis.webui.program import WebUIProgram
-    from celeb_basis.webui.service import Service, bases_cache
+    from celeb_basis.webui.service import Service
     from celeb_basis.webui.tokens.registry import Registry
 
     shared = importlib.import_module("modules.shared")
@@ -67,6 +68,7 @@ def register(script: str) -> None:
         ("ui_tabs", _tab, list),
         ("ui_train_tabs", _train_tab, None),
         ("app_started", _api, None),
+        ("on_reload", _reload, None),
     )
     for category, callback, otherwise in wanted:
         add_callback(category, _guarded(callback, otherwise), script)
@@ -89,8 +91,8 @@ def _words() -> None:
 
 def _cards() -> None:
     """Everybody as a card among the host's Extra Networks."""
+    from celeb_basis.webui.bases import bases_cache
     from celeb_basis.webui.cards import add_page
-    from celeb_basis.webui.service import bases_cache
     from celeb_basis.webui.tokens.host import installed
 
     _words()  # the host calls the last callback first
@@ -130,6 +132,11 @@ def _api(_demo: Any, app: Any) -> None:
 
     cmd_opts = importlib.import_module("modules.shared").cmd_opts
     mount(app, service(), getattr(cmd_opts, "api_auth", None))
+
+
+def _reload() -> None:
+    """Reload UI: a run that it interrupts says so."""
+    service().reload_began()
 
 
 def _guarded(callback: Callable[..., _Result], otherwise: Callable[[], Any] | None = None) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ class ToyProgram:
     folder: Path = Path("embeddings")
     embeddings: frozenset[str] = frozenset()
     stop: bool = False
+    reloads: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     held: list[str] = field(default_factory=list)
     reported: list[tuple[int, int]] = field(default_factory=list)
@@ -52,8 +53,18 @@ class ToyProgram:
         finally:
             self.lock.release()
 
-    def stop_asked(self) -> bool:
-        return self.stop
+    def stop_reason(self) -> str:
+        return "It was interrupted with the program's own button." if self.stop else ""
+
+    def reload_began(self) -> None:
+        self.reloads += 1
+
+    def stop_drawing(self) -> None:
+        assert self.lock.locked()
+        self.stop = True
+
+    def sampling_step(self) -> int:
+        return 0
 
     def report(self, job: Any) -> None:
         assert self.lock.locked()

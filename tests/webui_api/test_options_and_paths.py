@@ -25,14 +25,14 @@ def test_settings_win_over_flags() -> None:
         celeb_basis_names="list.txt",
         celeb_basis_data_folder="people",
         celeb_basis_clip="/clip",
-        celeb_basis_preview_every=50.0,
+        celeb_basis_previews=7.0,
     )
-    assert read_options(settings, flags) == Options("people", "/packs/other", "list.txt", "/clip", 50)
+    assert read_options(settings, flags) == Options("people", "/packs/other", "list.txt", "/clip", 7)
 
 
-@pytest.mark.parametrize("value", ["many", None, -3, float("nan")])
-def test_a_number_of_no_use_is_none_at_all(value: object) -> None:
-    assert read_options(SimpleNamespace(celeb_basis_preview_every=value), SimpleNamespace()).preview_every == 0
+@pytest.mark.parametrize(("value", "expected"), [("many", 4), (None, 4), (float("nan"), 4), (-3, 0), (0, 0)])
+def test_a_number_of_no_use_is_the_usual_one(value: object, expected: int) -> None:
+    assert read_options(SimpleNamespace(celeb_basis_previews=value), SimpleNamespace()).previews == expected
 
 
 @pytest.mark.parametrize(

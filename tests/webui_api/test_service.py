@@ -15,6 +15,7 @@ from support.toys import ToyHost
 from celeb_basis.errors import CelebBasisError, HostError, IdentityError, LearningError, SettingsError
 from celeb_basis.faces.samples import sample_photos
 from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.mixing import BlendRequest
 from celeb_basis.webui.requests import (
     EvaluateRequest,
     LearnRequest,
@@ -24,7 +25,7 @@ from celeb_basis.webui.requests import (
     PersonToLearn,
     PhotoToLearn,
 )
-from celeb_basis.webui.service import BlendRequest, Service
+from celeb_basis.webui.service import Service
 
 SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
 

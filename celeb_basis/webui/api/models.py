@@ -50,7 +50,9 @@ class LearnBody(Body):
     consent_note: str = ""
     notes: str = ""
     replace: bool = Field(False, description="replace people of the same names")
-    preview_every: int | None = Field(None, description="steps between preview pictures; 0: none")
+    preview_every: int | None = Field(
+        None, description="steps between preview pictures; 0: none; as in the settings if left out"
+    )
 
     def request(self) -> LearnRequest:
         """What the service takes."""
@@ -111,6 +113,27 @@ class BlendBody(Body):
     celebrity_amount: float = 0.0
     keep_radius: bool = False
     replace: bool = False
+
+
+class MixtureBody(Body):
+    """A mixture to be drawn; nobody is saved."""
+
+    parts: list[PartBody]
+    toward_mean: float = 0.0
+    toward_celebrity: str = ""
+    celebrity_amount: float = 0.0
+    keep_radius: bool = False
+    prompt: str = Field("a photo of {}", description="{} is where the mixture stands")
+    count: int = Field(1, description="pictures, 1 to 4")
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 7.5
+
+
+class BasisBody(Body):
+    """A basis to be built."""
+
+    components: int = 512
 
 
 class EvaluateBody(Body):

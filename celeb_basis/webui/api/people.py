@@ -11,17 +11,19 @@ from celeb_basis.webui.api.models import (
     Answer,
     BlendBody,
     FileBody,
+    MixtureBody,
     NotesBody,
     RenameBody,
     decoded,
     encoded,
 )
+from celeb_basis.webui.mixing import BlendRequest, PreviewRequest
 from celeb_basis.webui.requests import PersonEntry
-from celeb_basis.webui.service import BlendRequest, Service
+from celeb_basis.webui.service import Service
 
 
 def people_router(service: Service) -> APIRouter:
-    """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend``."""
+    """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview."""
     router = APIRouter(route_class=BorderRoute, tags=["Celeb Basis: people"])
 
     @router.get("/people", summary="Everybody in the library")
@@ -83,19 +85,30 @@ def people_router(service: Service) -> APIRouter:
 
     @router.post("/blend", summary="Mix people into a new one")
     def blend(body: BlendBody) -> Answer:
-        parts = tuple((part.name, part.weight) for part in body.parts)
-        request = BlendRequest(
-            parts,
-            body.name,
-            toward_mean=body.toward_mean,
-            toward_celebrity=body.toward_celebrity,
-            celebrity_amount=body.celebrity_amount,
-            keep_radius=body.keep_radius,
-            replace=body.replace,
-        )
-        return service.blend(request).as_dict()
+        return service.blend(_blend(body, body.name, body.replace)).as_dict()
+
+    @router.post("/blend/start", summary="The same as a job, which can be watched and interrupted", status_code=202)
+    def start_blend(body: BlendBody) -> Answer:
+        return service.start_blend(_blend(body, body.name, body.replace)).as_dict()
+
+    @router.post("/blend/preview", summary="Draw a mixture without saving it, as a job", status_code=202)
+    def preview_blend(body: MixtureBody) -> Answer:
+        request = PreviewRequest(_blend(body), body.prompt, body.count, body.seed, body.steps, body.guidance)
+        return service.preview_blend(request).as_dict()
 
     return router
+
+
+def _blend(body: BlendBody | MixtureBody, name: str = "", replace: bool = False) -> BlendRequest:
+    return BlendRequest(
+        tuple((part.name, part.weight) for part in body.parts),
+        name,
+        toward_mean=body.toward_mean,
+        toward_celebrity=body.toward_celebrity,
+        celebrity_amount=body.celebrity_amount,
+        keep_radius=body.keep_radius,
+        replace=replace,
+    )
 
 
 def _imported(service: Service, data: bytes, file_name: str, name: str | None, replace: bool) -> Answer:

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from celeb_basis.errors import PhotoError, SettingsError
 from celeb_basis.webui.api.border import BorderRoute, body_limit
-from celeb_basis.webui.api.models import MAX_FILE, Answer, EvaluateBody, LearnBody, PhotoBody, decoded
+from celeb_basis.webui.api.models import MAX_FILE, Answer, BasisBody, EvaluateBody, LearnBody, PhotoBody, decoded
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.requests import (
     EvaluateRequest,
@@ -138,6 +138,10 @@ def work_router(service: Service) -> APIRouter:
     @router.get("/basis", summary="The loaded checkpoint's celeb basis")
     def basis(components: int = 512) -> Answer:
         return {"bases": [one.as_dict() for one in service.basis_summary(components)]}
+
+    @router.post("/basis", summary="Build it, as a job that can be watched and interrupted", status_code=202)
+    def start_basis(body: BasisBody) -> Answer:
+        return service.start_basis(body.components).as_dict()
 
     return router
 

@@ -108,7 +108,7 @@ class BlendTab:
         *weights: float,
     ) -> tuple[Any, ...]:
         """Add the mixture to the library."""
-        from celeb_basis.webui.service import BlendRequest
+        from celeb_basis.webui.mixing import BlendRequest
 
         entry = self.service.blend(
             BlendRequest(
