@@ -399,7 +399,7 @@ def test_another_data_folder_is_used_at_once(service: Service, tmp_path: Path) -
 
 
 def test_previews_change_nothing(service: Service) -> None:
-    plain = ended(service.start_learning(request("Plain", steps=20)))
+    plain = ended(service.start_learning(replace(request("Plain", steps=20), preview_every=0)))
     watched = ended(service.start_learning(replace(request("Watched", steps=20), preview_every=8)))
     assert (plain.state, watched.state) == ("done", "done"), watched.error
     assert [image.info["title"] for image in watched.pictures] == [
@@ -407,6 +407,12 @@ def test_previews_change_nothing(service: Service) -> None:
     ]
     assert plain.pictures == ()
     assert plain.result["people"][0]["hash"] == watched.result["people"][0]["hash"]
+
+
+def test_everybody_is_drawn_each_quarter_unless_asked_otherwise(service: Service) -> None:
+    job = ended(service.start_learning(request("Ada", "Bob", steps=10)))
+    titles = [image.info["title"] for image in job.pictures]
+    assert titles == [f"<{name}> after {step} steps" for step in (5, 10, 15, 20) for name in ("Ada", "Bob")]
 
 
 def test_unknown_jobs(service: Service) -> None:

@@ -1,0 +1,203 @@
+"""Blends drawn before they are saved, blends and bases as jobs: their results, their progress, and how they are stopped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from celeb_basis.errors import IdentityError, SettingsError
+from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.mixing import BlendRequest, PreviewRequest
+from celeb_basis.webui.program import INTERRUPTED, RELOADED
+from celeb_basis.webui.requests import LearnRequest, NameTakenError, NoSuchPersonError, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.service import Service
+
+HALF = BlendRequest((("Ada", 1.0), ("Bob", 1.0)), "")
+
+
+def ended(job: Job) -> Job:
+    assert job.wait(60)
+    return job
+
+
+def until(job: Job, what: Any) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end, job.as_dict()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def people(service: Service, program: Any) -> Service:
+    """Ada and Bob in the library, of coefficients on the toy checkpoint's own basis."""
+    from celeb_basis.identities.expand import new_identity
+
+    with service.model() as host:
+        bases = service._bases(host, 8)
+        for index, name in enumerate(("Ada", "Bob")):
+            given = [basis.name_coefficients[index] for basis in bases]
+            service.library.add(new_identity(name, given, bases, host.info, face_model="toy", source="learned"))
+    program.held.clear()
+    return service
+
+
+def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: Any) -> None:
+    job = ended(people.preview_blend(PreviewRequest(HALF, "a photo of {} at sea", count=2, seed=7, steps=3)))
+    assert (job.state, job.error) == ("done", "")
+    assert job.kind == "preview"
+    assert job.people == ("Ada", "Bob")
+    assert job.result == {"word": "<mixture>", "prompt": "a photo of <mixture> at sea", "pictures": 2}
+    assert people.library.names() == ("Ada", "Bob")
+    assert program.held == [job.id], "in the program's own queue"
+    from celeb_basis.hosts.base import GenerationRequest
+
+    with people.model() as host:
+        mixed = people.mixing.mixed(HALF, host)
+        words = {"<mixture>": mixed.token_vectors()}
+        expected = list(host.generate(GenerationRequest(job.result["prompt"], words=words, count=2, seed=7, steps=3)))
+    assert [image.tobytes() for image in job.pictures] == [image.tobytes() for image in expected]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "words"),
+    [
+        (PreviewRequest(BlendRequest((), "")), IdentityError, "nobody to blend"),
+        (PreviewRequest(BlendRequest((("Eve", 1.0),), "")), NoSuchPersonError, "no person"),
+        (PreviewRequest(BlendRequest((("Ada", 1.0),), "a/b")), IdentityError, "holds '/'"),
+        (PreviewRequest(HALF, "a photo"), SettingsError, "has no {}"),
+        (PreviewRequest(HALF, count=5), SettingsError, "count is 5"),
+        (PreviewRequest(HALF, steps=0), SettingsError, "steps is 0"),
+    ],
+)
+def test_a_preview_that_cannot_be_is_refused(
+    people: Service, request_: PreviewRequest, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        people.preview_blend(request_)
+    assert people.jobs() == []
+
+
+def test_a_preview_stops_at_once_and_drops_the_half_drawn_picture(people: Service, program: Any) -> None:
+    real = program.model.generate
+
+    def slow(request: Any) -> Any:
+        yield next(real(replace(request, count=1)))
+        end = time.monotonic() + 20
+        while not program.stop:  # as the host's sampler, which looks at the flag at every step
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield Image.new("RGB", (8, 8))
+
+    program.model.generate = slow
+    job = people.preview_blend(PreviewRequest(HALF, count=3, steps=10))
+    until(job, lambda: len(job.pictures) == 1 and job.progress().step >= 10)
+    assert job.progress().stage == "Drawing picture 2 of 3"
+    assert job.progress().total == 30
+    people.interrupt(job.id)
+    ended(job)
+    assert job.state == "interrupted"
+    assert len(job.pictures) == 1
+    assert not program.lock.locked()
+
+
+def test_a_blend_as_a_job_saves_the_same_as_at_once(people: Service) -> None:
+    job = ended(people.start_blend(replace(HALF, name="Mix", toward_mean=0.25)))
+    assert job.state == "done", job.error
+    assert job.result["person"]["name"] == "Mix"
+    at_once = people.blend(replace(HALF, name="Other", toward_mean=0.25)).identity
+    mixed = people.person("Mix").identity
+    assert mixed is not None
+    assert at_once is not None
+    assert mixed.content_hash == at_once.content_hash
+    with pytest.raises(NameTakenError):
+        people.start_blend(replace(HALF, name="mix"))
+
+
+def test_a_stopped_blend_saves_nobody(people: Service, program: Any) -> None:
+    assert program.lock.acquire(timeout=5)  # the program is busy
+    try:
+        job = people.start_blend(replace(HALF, name="Mix"))
+        until(job, lambda: job.state == "running")
+        people.interrupt(job.id)
+        ended(job)
+    finally:
+        program.lock.release()
+    assert job.state == "interrupted"
+    assert "while it waited" in job.error
+    assert people.library.names() == ("Ada", "Bob")
+
+
+def test_a_basis_as_a_job(people: Service) -> None:
+    job = ended(people.start_basis(8))
+    assert job.state == "done", job.error
+    assert [one.as_dict() for one in job.outcome] == [
+        one.as_dict() | {"from_cache": job.outcome[0].from_cache} for one in people.basis_summary(8)
+    ]
+    assert job.result == {"components": 8, "encoders": [job.outcome[0].encoder]}
+    with pytest.raises(SettingsError):
+        people.start_basis(0)
+    failed = ended(people.start_basis(600))
+    assert failed.state == "failed"
+    assert "usable" in failed.error
+
+
+def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
+    people: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tmp_path / "long.txt"
+    names.write_text("\n".join(f"Name{i} Family{i}" for i in range(5000)), "utf-8")
+    options = replace(people.options(), names_file=str(names))
+    people.options = lambda: options
+    encoder = type(people.program.host().text_encoders[0])
+    real = encoder.tokenize
+    sizes = []
+
+    def slow(self: Any, texts: Any) -> Any:
+        sizes.append(len(texts))
+        if len(sizes) == 4 and len(texts) == 1000:
+            people.queue.jobs()[0].interrupt.ask()
+        return real(self, texts)
+
+    monkeypatch.setattr(encoder, "tokenize", slow)
+    job = ended(people.start_basis(16))
+    assert job.state == "interrupted", job.error
+    assert max(sizes) == 1000
+    assert sizes.count(1000) < 5
+    told = [(event["step"], event["total"]) for event in job.events_after() if event["event"] == "Stage"]
+    assert (1000, 5000) in told
+
+
+def test_learning_that_waits_for_the_program_can_be_stopped_and_resumed(people: Service, program: Any) -> None:
+    from celeb_basis.faces.samples import sample_photos
+
+    photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six.jpg", 0)
+    settings = {"steps": 3, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
+    request = LearnRequest((PersonToLearn("Eve", (photo,)),), settings=settings, consent=True)
+    assert program.lock.acquire(timeout=5)
+    try:
+        job = people.start_learning(request)
+        until(job, lambda: "Waiting for the WebUI" in job.progress().stage)
+        people.interrupt(job.id)
+        ended(job)
+    finally:
+        program.lock.release()
+    assert job.state == "interrupted"
+    assert job.resumable
+    people.resume(job.id)
+    assert ended(job).state == "done", job.error
+
+
+def test_a_run_that_reload_ui_interrupted_says_so(people: Service, program: Any) -> None:
+    by_hand, by_reload = Job("learn", ("Ada",)), Job("learn", ("Bob",))
+    by_hand.set_state("interrupted", "It was interrupted.")
+    by_reload.set_state("interrupted", INTERRUPTED)
+    for job in (by_hand, by_reload):
+        people.queue.remember(job)
+    people.reload_began()
+    assert program.reloads == 1
+    assert (by_hand.error, by_reload.error) == ("It was interrupted.", RELOADED)
