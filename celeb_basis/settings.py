@@ -11,6 +11,9 @@ from celeb_basis.errors import SettingsError
 
 Mode = Literal["head", "direct"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+SwitchChoice = Literal["auto", "on", "off"]
+
+_SPELLED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def _setting(default: Any, help_text: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -34,7 +37,9 @@ class LearnSettings:
     shared: bool = _setting(False, "models with two text encoders: one set of coefficients serves both")
     average_decay: float = _setting(0.99, "decay of the moving average of the coefficients", low=0.0, high=0.99999)
     precision: PrecisionChoice = _setting("auto", "auto: what the model is held in; fp32 is the safest")
-    checkpointing: bool = _setting(False, "gradient checkpointing: less memory, slower steps")
+    checkpointing: SwitchChoice = _setting(
+        "auto", "gradient checkpointing: less memory, slower steps; auto: when the memory that is free asks for it"
+    )
     size: int = _setting(0, "side of the training pictures in pixels; 0 is the model's own", low=0, high=2048)
     views: int = _setting(64, "augmented views of each person, encoded once before the first step", low=1, high=4096)
     smallest: float = _setting(
@@ -67,24 +72,16 @@ class LearnSettings:
 
 def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
     if choices := get_args(kind):
+        if kind is SwitchChoice and str(value).lower() in _SPELLED:
+            return "on" if _SPELLED[str(value).lower()] else "off"
         if value not in choices:
             raise SettingsError(f"{item.name} is {value!r}: choose one of {', '.join(map(str, choices))}.")
         return value
     if kind is bool:
-        spelled = {
-            "true": True,
-            "yes": True,
-            "on": True,
-            "1": True,
-            "false": False,
-            "no": False,
-            "off": False,
-            "0": False,
-        }
         as_text = str(value).lower()
-        if as_text not in spelled:
+        if as_text not in _SPELLED:
             raise SettingsError(f"{item.name} is {value!r}: say yes or no.")
-        return spelled[as_text]
+        return _SPELLED[as_text]
     try:
         number = kind(value)
         if isinstance(value, float) and number != value:

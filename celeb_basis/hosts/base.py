@@ -91,6 +91,35 @@ class GenerationRequest:
     height: int | None = None
 
 
+@dataclass(frozen=True)
+class DenoiserBlock:
+    """One block of the denoiser, as far as its memory goes."""
+
+    kind: Literal["resnet", "transformer"]
+    scale: int
+    """How many places of the latent, along a side, one place of the block stands for: 1, 2, 4, ..."""
+    channels_in: int
+    channels: int
+    heads: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """What an estimate of learning's memory needs to know, as it is at that moment."""
+
+    blocks: tuple[DenoiserBlock, ...]
+    latent_pixel: int
+    """Side in pixels of what one place of a latent stands for."""
+    weights: int
+    """Bytes of the denoiser's and the text encoders' weights, as they are held."""
+    elsewhere: int
+    """Bytes of those that are not on the device yet, and will be while learning."""
+    keeps_scores: bool
+    """Whether attention keeps its scores for the backward pass, which then grow with the fourth power of the side."""
+    free: int | None
+    """Bytes that could still be taken on the device; ``None`` where nobody can tell."""
+
+
 class TextEncoder(Protocol):
     """One text encoder with its tokenizer."""
 
@@ -129,6 +158,9 @@ class Host(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """What the denoiser's weights are held in."""
+
+    def memory(self) -> MemoryFacts:
+        """What is known of the model's memory now. Quick; nothing is loaded or moved."""
 
     def learning(self, precision: Precision, *, checkpointing: bool = False) -> AbstractContextManager[None]:
         """Make the model ready for gradients to the words' vectors, and put everything back as it was on leaving.

@@ -19,7 +19,7 @@ class ChannelsLast:
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         self._modules = list(modules)
-        self._exchanged: list[torch.nn.Parameter] = []
+        self._exchanged: list[torch.Tensor] = []
 
     def switch_on(self) -> None:
         """Exchange what is not in this order yet."""
@@ -38,7 +38,7 @@ class ChannelsLast:
             # Not contiguous(): where both orders are the same bytes, it would leave the other strides.
             weight.data = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device).copy_(weight.data)
 
-    def _weights(self) -> list[torch.nn.Parameter]:
+    def _weights(self) -> list[torch.Tensor]:
         import torch
 
         found = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,15 @@ from celeb_basis.hosts.base import Host, TokenVectors
 from celeb_basis.learning.average import MovingAverage
 from celeb_basis.learning.events import Event, Finished, PersonProgress, StepDone
 from celeb_basis.learning.head import CoefficientHead, CoefficientShape, DirectCoefficients
+from celeb_basis.learning.memory import estimate
 from celeb_basis.learning.objective import diffusion_loss
 from celeb_basis.learning.precision import make_scaler, resolve_precision
 from celeb_basis.learning.progress import REPORT_EVERY, WINDOW, MovementTracker, person_progress
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import ViewPool
 from celeb_basis.views.templates import TEMPLATES, training_prompt
+
+_log = logging.getLogger(__name__)
 
 _LOSS_DECAY = 0.98
 # fp16's scaler skips a step whose gradients overflowed; this many in a row mean that no scale will do.
@@ -115,7 +119,9 @@ class Learner:
         """
         self._interrupted = False
         reason = None
-        with self.host.learning(self.precision, checkpointing=self.settings.checkpointing):
+        need = estimate(self.host, self.settings)
+        _log.info("%s", need.sentence())
+        with self.host.learning(self.precision, checkpointing=need.checkpointing):
             while reason is None:
                 if self.step >= self.total:
                     reason = "all steps done"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from celeb_basis.errors import CelebBasisError, ExportError, IdentityError, Sett
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.identities.library import Library
+from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
 from celeb_basis.webui.bases import built_bases
 from celeb_basis.webui.companions import move_companions, remove_companions
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from celeb_basis.basis.summary import BasisSummary
     from celeb_basis.hosts.base import Host
     from celeb_basis.identities.identity import Identity
+    from celeb_basis.learning.memory import MemoryNeed
     from celeb_basis.names.lists import NameList
     from celeb_basis.webui.tokens.registry import Registry
 
@@ -226,6 +228,20 @@ class Service:
             if (problem := self.check_name(person.name, replace=request.replace)) is not None:
                 raise NameTakenError(problem)
         return self.learning.start(request)
+
+    def memory_need(self, preset_name: str, settings: Mapping[str, Any]) -> MemoryNeed | None:
+        """What a run with these settings would take now; ``None`` while no checkpoint is loaded.
+
+        Looks at shapes and places of weights only, so it waits for nobody.
+
+        Raises: :class:`SettingsError` for an unknown preset or setting; :class:`HostError` for a checkpoint that nobody
+        can be learned on.
+        """
+        from celeb_basis.learning.memory import estimate
+
+        chosen = preset(preset_name).changed(settings)
+        # Asking the host for its checkpoint would load one.
+        return None if self.program.model_key() is None else estimate(loaded_host(self.program), chosen)
 
     def job(self, job_id: str) -> Job:
         """The job with this id.

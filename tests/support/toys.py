@@ -14,6 +14,7 @@ from torch import nn
 from celeb_basis.hosts.base import (
     GenerationRequest,
     LatentDistribution,
+    MemoryFacts,
     ModelInfo,
     NoiseSchedule,
     Precision,
@@ -99,6 +100,9 @@ class ToyHost:
         self.poison_at = poison_at
         self.calls = 0
         self.learning_depth = 0
+
+    def memory(self) -> MemoryFacts:
+        return MemoryFacts((), 8, 0, 0, False, None)
 
     @contextlib.contextmanager
     def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:

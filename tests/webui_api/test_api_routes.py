@@ -49,6 +49,55 @@ def test_learning_over_the_routes(client: Any) -> None:
     assert picture.content.startswith(b"\x89PNG")
 
 
+def test_memory_is_told_before_the_start(client: Any, service: Service) -> None:
+    route = f"{PREFIX}/learn/estimate"
+    told = client.post(route, json={"preset": "quick", "settings": {"checkpointing": True}}).json()
+    assert told["checkpointing"]
+    assert told["needed"] == told["checkpointed"]
+    assert "gradient checkpointing" in told["text"]
+    assert not client.post(route, json={}).json()["checkpointing"]
+    assert client.post(route, json={"settings": {"precision": "fp64"}}).status_code == 400
+    service.program.model = None  # type: ignore[attr-defined]
+    answer = client.post(route, json={})
+    assert answer.status_code >= 400
+    assert "checkpoint" in answer.json()["detail"]
+
+
+def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) -> None:
+    from celeb_basis.identities.expand import new_identity
+
+    with service.model() as host:
+        bases = service._bases(host, 8)
+        for index, name in enumerate(("ada", "bob")):
+            given = [basis.name_coefficients[index] for basis in bases]
+            service.library.add(new_identity(name, given, bases, host.info, face_model="toy", source="learned"))
+
+    def ended(answer: Any) -> Any:
+        assert answer.status_code == 202, answer.text
+        assert service.job(answer.json()["id"]).wait(60)
+        return client.get(f"{PREFIX}/jobs/{answer.json()['id']}").json()
+
+    parts = [{"name": "ada", "weight": 1.0}, {"name": "bob", "weight": 2.0}]
+    body = {"parts": parts, "prompt": "{} at sea", "count": 2, "steps": 2}
+    job = ended(client.post(f"{PREFIX}/blend/preview", json=body))
+    assert (job["state"], job["kind"], job["result"]["pictures"]) == ("done", "preview", 2)
+    for number in (0, 1):
+        picture = client.get(f"{PREFIX}/jobs/{job['id']}/pictures/{number}")
+        assert picture.content.startswith(b"\x89PNG")
+    assert [one["name"] for one in client.get(f"{PREFIX}/people").json()["people"]] == ["ada", "bob"]
+    for wrong, status in (({"prompt": "at sea"}, 400), ({"count": 9}, 400), ({"parts": [{"name": "x"}]}, 404)):
+        assert client.post(f"{PREFIX}/blend/preview", json=body | wrong).status_code == status
+    job = ended(client.post(f"{PREFIX}/blend/start", json={"parts": parts, "name": "mix"}))
+    assert job["result"]["person"]["word"] == "<mix>"
+    assert client.get(f"{PREFIX}/people/mix").json()["source"] == "blended"
+    job = ended(client.post(f"{PREFIX}/basis", json={"components": 8}))
+    assert job["result"] == {"components": 8, "encoders": [one["encoder"] for one in _bases(client)]}
+
+
+def _bases(client: Any) -> Any:
+    return client.get(f"{PREFIX}/basis?components=8").json()["bases"]
+
+
 def test_bodies_are_checked(client: Any) -> None:
     for body, words in (({}, "people"), ({"people": [], "extra": 1}, "extra"), ({"people": "ada"}, "people")):
         answer = client.post(f"{PREFIX}/learn", json=body)

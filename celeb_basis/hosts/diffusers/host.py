@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import LatentDistribution, ModelInfo, NoiseSchedule
+from celeb_basis.hosts.base import LatentDistribution, MemoryFacts, ModelInfo, NoiseSchedule
 from celeb_basis.hosts.diffusers.checks import check_pipeline, family_of, noise_schedule, sampler
 from celeb_basis.hosts.diffusers.fingerprint import sha256_of_modules
 from celeb_basis.hosts.diffusers.freezing import checkpointed
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.freezing import frozen, widened
+from celeb_basis.hosts.memory import memory_facts
 from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, picture_size
 
 if TYPE_CHECKING:
@@ -93,6 +94,16 @@ class DiffusersHost:
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = next(self._unet.parameters()).dtype
         return dtype
+
+    def memory(self) -> MemoryFacts:
+        """diffusers computes attention in torch's own way, which keeps the scores on the CPU only."""
+        return memory_facts(
+            self._unet,
+            [self._unet, *self._text_models],
+            self.device,
+            latent_pixel=self._latent_pixel,
+            keeps_scores=self.device.type == "cpu",
+        )
 
     @contextmanager
     def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:

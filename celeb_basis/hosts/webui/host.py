@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
 from celeb_basis.files import sha256_of_file
-from celeb_basis.hosts.base import LatentDistribution, ModelInfo, NoiseSchedule
+from celeb_basis.hosts.base import LatentDistribution, MemoryFacts, ModelInfo, NoiseSchedule
 from celeb_basis.hosts.freezing import frozen
+from celeb_basis.hosts.memory import memory_facts
 from celeb_basis.hosts.memory_format import ChannelsLast
 from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, picture_size
 from celeb_basis.hosts.webui import pictures as vae
@@ -25,9 +26,11 @@ from celeb_basis.hosts.webui.model import (
     check_model,
     checkpoint_name,
     family_of,
+    keeps_scores,
     loaded_model,
     noise_schedule,
     text_embedders,
+    text_part,
     unet_of,
     weights_dtype,
 )
@@ -135,6 +138,16 @@ class WebUIHost:
             return dtype
         computed: torch.dtype = host_module("devices").dtype
         return computed
+
+    def memory(self) -> MemoryFacts:
+        model = self._model
+        return memory_facts(
+            unet_of(model),
+            [unet_of(model), text_part(model)],
+            self.device,
+            latent_pixel=vae.pixels_of_latent(model),
+            keeps_scores=keeps_scores(self.device),
+        )
 
     @contextmanager
     def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:

@@ -112,3 +112,14 @@ def noise_schedule(model: Any) -> NoiseSchedule:
         alphas = host_module("sd_models").rescale_zero_terminal_snr_abar(alphas)
     kind: Prediction = "v_prediction" if model.parameterization == "v" else "epsilon"
     return NoiseSchedule(alphas, kind)
+
+
+def keeps_scores(device: torch.device) -> bool:
+    """Whether the attention that the user chose keeps its scores for the backward pass.
+
+    Sub-quadratic attention computes its chunks again; xformers and torch's own keep a row's sum, on the GPU.
+    """
+    chosen = getattr(host_module("sd_hijack").current_optimizer, "name", None) or ""
+    if chosen == "sub-quadratic" or chosen == "xformers":
+        return False
+    return not (chosen.startswith("sdp") and device.type != "cpu")

@@ -40,6 +40,13 @@ class PersonBody(Body):
     photos: list[PhotoBody]
 
 
+class EstimateBody(Body):
+    """A run that might be started."""
+
+    preset: str = Field("balanced", description="quick, balanced or paper")
+    settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
+
+
 class LearnBody(Body):
     """A run."""
 

@@ -10,9 +10,18 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 
-from celeb_basis.errors import PhotoError, SettingsError
+from celeb_basis.errors import HostError, PhotoError, SettingsError
 from celeb_basis.webui.api.border import BorderRoute, body_limit
-from celeb_basis.webui.api.models import MAX_FILE, Answer, BasisBody, EvaluateBody, LearnBody, PhotoBody, decoded
+from celeb_basis.webui.api.models import (
+    MAX_FILE,
+    Answer,
+    BasisBody,
+    EstimateBody,
+    EvaluateBody,
+    LearnBody,
+    PhotoBody,
+    decoded,
+)
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.requests import (
     EvaluateRequest,
@@ -50,6 +59,14 @@ def work_router(service: Service) -> APIRouter:
     def faces_form(photo: UploadFile = File(...)) -> Answer:  # noqa: B008
         found: FoundFaces = service.detect(_content(photo), photo.filename or "the photo")
         return found.as_dict()
+
+    @router.post("/learn/estimate", summary="How much memory a run would take now")
+    @body_limit(1 << 20)
+    def learn_estimate(body: EstimateBody) -> Answer:
+        need = service.memory_need(body.preset, body.settings)
+        if need is None:
+            raise HostError("No checkpoint is loaded: load one, then ask again.")
+        return need.as_dict()
 
     @router.post("/learn", summary="Learn people from photos (base64)", status_code=202)
     @body_limit(LEARN_LIMIT * 3 // 2)

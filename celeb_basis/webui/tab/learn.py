@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.errors import CelebBasisError
 from celeb_basis.settings import PRESETS
 from celeb_basis.webui.tab import fields, gr, markup
 from celeb_basis.webui.tab.draft import Draft, position
@@ -49,11 +50,13 @@ class LearnTab:
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=5):
                 form, files, add_person, picks = self._person_part()
-                preset, settings, others, buttons, note = self._run_part()
+                preset, settings, memory, others, buttons, note = self._run_part()
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
                 self.watch.build(plot=True)
         self._connect_person(form, files, add_person, picks, note, others[3])
         self._connect_run(form, preset, settings, others, buttons, note)
+        for event in (tab.select, preset.input, *(field.change for field in _telling_memory(settings))):
+            on(event, self.tell_memory, [preset, *settings], [memory], quiet=True)
         on(tab.select, self.watch.refresh, [self.watch.outputs[-1]], self.watch.outputs, quiet=True)
 
     # Layout
@@ -92,7 +95,7 @@ class LearnTab:
         form = _Form(draft, people, remove_person, name, name_note, thumbs, photo, face, warnings, remove_photo)
         return form, files, add_person, picks
 
-    def _run_part(self) -> tuple[Any, list[Any], list[Any], list[Any], Any]:
+    def _run_part(self) -> tuple[Any, list[Any], Any, list[Any], list[Any], Any]:
         preset = own(
             gradio.Radio(
                 [(PRESET_LABELS.get(name, name), name) for name in PRESETS],
@@ -103,6 +106,7 @@ class LearnTab:
         )
         with gradio.Accordion("Advanced settings", open=False, elem_id="celeb_basis_advanced"):
             settings = _settings_form()
+        memory = gradio.HTML("", elem_id="celeb_basis_memory")
         with gradio.Accordion("Notes", open=False):
             notes = own(gradio.Textbox(label="Notes kept with the person", lines=2))
             consent_note = own(
@@ -121,7 +125,7 @@ class LearnTab:
             stop = gradio.Button("Interrupt", elem_id="celeb_basis_interrupt")
             resume = gradio.Button("Resume", elem_id="celeb_basis_resume")
         note = gr.message("celeb_basis_learn_note")
-        return preset, settings, [consent, consent_note, notes, replace], [start, stop, resume], note
+        return preset, settings, memory, [consent, consent_note, notes, replace], [start, stop, resume], note
 
     def _faces_note(self) -> str:
         """What a visitor has to know about the face models before the first photo."""
@@ -228,6 +232,14 @@ class LearnTab:
         draft.choose_face(gr.picked(number))
         return self.show(draft)
 
+    def tell_memory(self, preset: str, *settings: Any) -> tuple[Any, ...]:
+        """How much memory the run would take, before it is started."""
+        try:
+            need = self.service.memory_need(preset, fields.changes(preset, settings))
+        except CelebBasisError as error:
+            return (markup.note(str(error), "error"),)
+        return (markup.note(need.sentence(), "hint" if need.fits else "error") if need else "",)
+
     def start(
         self,
         draft: Draft,
@@ -302,6 +314,12 @@ class LearnTab:
             return ""
         problem = self.service.check_name(name, replace=replace)
         return markup.note(problem, "error") if problem else markup.note(f"In prompts: <{name}>", "good")
+
+
+def _telling_memory(settings: list[Any]) -> list[Any]:
+    """The fields that the estimate of memory depends on."""
+    named = zip(fields.form_fields(), settings, strict=True)
+    return [field for one, field in named if one.name in ("batch_size", "precision", "checkpointing", "size")]
 
 
 def _settings_form() -> list[Any]:
