@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.webui.tab import gr, markup
 from celeb_basis.webui.tab.gr import gradio, on, own
 from celeb_basis.webui.tab.own_names import keep_list, use_shipped
+from celeb_basis.webui.tab.watching import Watch
 
 if TYPE_CHECKING:
     from celeb_basis.basis.summary import BasisSummary
+    from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.service import Service
 
+_IDLE = "Press Show the basis: it is built once for each checkpoint and list of names, and remembered."
 MOST_ROWS = 300
 """Dropped names in the page's table."""
 
@@ -21,6 +24,7 @@ class BasisTab:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.watch = Watch(service, ("basis",), "celeb_basis_basis_poll", _IDLE, _shown)
 
     def build(self, tab: Any) -> None:
         """Make the components, inside ``tab``."""
@@ -31,6 +35,7 @@ class BasisTab:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             components = own(gradio.Number(512, precision=0, label="Components", info="1 to 4,096; people use 512"))
             show = gradio.Button("Show the basis", variant="primary", elem_id="celeb_basis_basis_show")
+            stop = gradio.Button("Interrupt", elem_id="celeb_basis_basis_stop")
         with gradio.Accordion("List of names", open=False, elem_id="celeb_basis_names_list"):
             gradio.HTML("<p>A text file with one name a line. People who were learned before keep working.</p>")
             files = own(
@@ -38,9 +43,12 @@ class BasisTab:
             )
             shipped = gradio.Button("Use the list that comes with Celeb Basis", size="sm")
         note = gr.message("celeb_basis_basis_note")
-        shown = gradio.HTML("", elem_id="celeb_basis_basis")
+        self.watch.build(plot=False)
+        outputs = self.watch.outputs
         on(tab.select, self.source, [], [], note=note, quiet=True)
-        on(show.click, self.show, [components], [shown], note=note)
+        on(tab.select, self.watch.refresh, [outputs[-1]], outputs, quiet=True)
+        on(show.click, self.show, [components], outputs, note=note)
+        on(stop.click, self.interrupt, [], outputs, note=note)
         on(files.upload, self.take_list, [files], [files], note=note, cleared=files)
         on(shipped.click, self.use_shipped, [], [], note=note)
 
@@ -63,9 +71,18 @@ class BasisTab:
         return self.source()
 
     def show(self, components: float | None) -> tuple[Any, ...]:
-        """The summary of every text encoder's basis; it is built if it was not before."""
-        summaries = self.service.basis_summary(int(components or 512))
-        return "".join(_summary(one, index) for index, one in enumerate(summaries)), self.source()
+        """Build every text encoder's basis, if it was not built before, and show its summary."""
+        job = self.service.start_basis(512 if components is None else int(components))
+        return *self.watch.follow(job), self.source()
+
+    def interrupt(self) -> tuple[Any, ...]:
+        """End it between two pieces of the list."""
+        return self.watch.interrupt("No basis is being built.", "It stops in a moment.")
+
+
+def _shown(job: Job) -> str:
+    """The summaries that came of a job."""
+    return "".join(_summary(one, index) for index, one in enumerate(job.outcome or ()))
 
 
 def _summary(one: BasisSummary, index: int) -> str:

@@ -1,17 +1,20 @@
-"""*Blend*: a new person out of several, with a slider each."""
+"""*Blend*: a new person out of several, with a slider each, looked at before it is saved."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.webui.mixing import MOST_PICTURES, BlendRequest, PreviewRequest
 from celeb_basis.webui.tab import gr, markup
 from celeb_basis.webui.tab.gr import gradio, on, own, update
+from celeb_basis.webui.tab.watching import Watch
 
 if TYPE_CHECKING:
     from celeb_basis.webui.service import Service
 
 MOST = 8
 """People that the page can mix; the API takes more."""
+_IDLE = "Choose people, move their sliders, and press Preview to see the mixture; nobody is saved by that."
 
 
 class BlendTab:
@@ -19,55 +22,91 @@ class BlendTab:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.watch = Watch(service, ("preview", "blend"), "celeb_basis_blend_poll", _IDLE)
 
     def build(self, tab: Any) -> None:
         """Make the components, inside ``tab``."""
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=5):
-                with gradio.Row(elem_classes=["celeb-basis-line"]):
-                    people = own(
-                        gradio.Dropdown(
-                            [], multiselect=True, label=f"People, up to {MOST}", elem_id="celeb_basis_blend_people"
-                        )
+                people, sliders, shares, moved = self._mixture_part()
+                drawing = self._drawing_part()
+                name = own(
+                    gradio.Textbox(
+                        label="Name of the mixture",
+                        placeholder="needed to save it, not to look at it",
+                        elem_id="celeb_basis_blend_name",
+                        max_lines=1,
                     )
-                sliders = [
-                    own(
-                        gradio.Slider(
-                            -1, 1, value=0.5, step=0.01, visible=False, label="", elem_id=f"celeb_basis_weight_{i}"
-                        )
-                    )
-                    for i in range(MOST)
-                ]
-                mean = own(gradio.Slider(0, 1, value=0, step=0.01, label="Toward the mean of the celebrities"))
-                with gradio.Row():
-                    celebrity = own(
-                        gradio.Textbox(label="Toward a celebrity of the list", placeholder="a name, or empty")
-                    )
-                    amount = own(gradio.Slider(-1, 1, value=0, step=0.01, label="How far"))
-                radius = own(
-                    gradio.Checkbox(True, label="Keep the distance to the mean (a plain mixture looks more average)")
                 )
-            with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
-                shares = gradio.HTML("", elem_id="celeb_basis_shares")
-                name = own(gradio.Textbox(label="Name of the mixture", elem_id="celeb_basis_blend_name"))
                 name_note = gradio.HTML("")
                 replace = own(gradio.Checkbox(False, label="Replace a person of this name"))
-                save = gradio.Button("Save", variant="primary", elem_id="celeb_basis_blend_save")
+                with gradio.Row():
+                    preview = gradio.Button("Preview", elem_id="celeb_basis_blend_preview")
+                    save = gradio.Button("Save", variant="primary", elem_id="celeb_basis_blend_save")
+                    stop = gradio.Button("Interrupt", elem_id="celeb_basis_blend_stop")
                 note = gr.message("celeb_basis_blend_note")
-                result = gradio.HTML("")
+            with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
+                self.watch.build(plot=False, others=[people], at_end=self.everybody)
+        outputs = self.watch.outputs
         on(tab.select, self.choices, [people], [people], note=note, quiet=True)
+        on(tab.select, self.watch.refresh, [outputs[-1]], outputs, quiet=True)
         on(people.change, self.sliders, [people], [*sliders, shares], quiet=True)
         for slider in sliders:
             on(slider.input, self.shares, [people, *sliders], [shares], quiet=True)
         for component in (name.input, replace.change):
             on(component, self.check, [name, replace], [name_note], quiet=True)
-        inputs = [people, name, mean, celebrity, amount, radius, replace, *sliders]
-        on(save.click, self.save, inputs, [people, result], note=note)
+        mixture = [people, name, *moved, replace, *sliders]
+        on(preview.click, self.preview, [*drawing, *mixture], outputs, note=note)
+        on(save.click, self.save, mixture, outputs, note=note)
+        on(stop.click, self.interrupt, [], outputs, note=note)
+
+    def _mixture_part(self) -> tuple[Any, list[Any], Any, list[Any]]:
+        with gradio.Row(elem_classes=["celeb-basis-line"]):
+            people = own(
+                gradio.Dropdown([], multiselect=True, label=f"People, up to {MOST}", elem_id="celeb_basis_blend_people")
+            )
+        sliders = [
+            own(gradio.Slider(-1, 1, value=0.5, step=0.01, visible=False, label="", elem_id=f"celeb_basis_weight_{i}"))
+            for i in range(MOST)
+        ]
+        shares = gradio.HTML("", elem_id="celeb_basis_shares")
+        mean = own(gradio.Slider(0, 1, value=0, step=0.01, label="Toward the mean of the celebrities"))
+        with gradio.Row():
+            celebrity = own(
+                gradio.Textbox(label="Toward a celebrity of the list", placeholder="a name, or empty", max_lines=1)
+            )
+            amount = own(gradio.Slider(-1, 1, value=0, step=0.01, label="How far"))
+        radius = own(gradio.Checkbox(True, label="Keep the distance to the mean (a plain mixture looks more average)"))
+        return people, sliders, shares, [mean, celebrity, amount, radius]
+
+    def _drawing_part(self) -> list[Any]:
+        with gradio.Accordion("Preview settings", open=False, elem_id="celeb_basis_blend_drawing"):
+            prompt = own(
+                gradio.Textbox(
+                    "a photo of {}",
+                    label="Prompt",
+                    info="{} is where the mixture stands",
+                    elem_id="celeb_basis_blend_prompt",
+                )
+            )
+            with gradio.Row():
+                count = own(gradio.Slider(1, MOST_PICTURES, value=1, step=1, label="Pictures"))
+                steps = own(
+                    gradio.Slider(1, 150, value=20, step=1, label="Sampling steps", elem_id="celeb_basis_blend_steps")
+                )
+            with gradio.Row():
+                guidance = own(gradio.Slider(1, 30, value=7.5, step=0.5, label="CFG scale"))
+                seed = own(gradio.Number(0, precision=0, label="Seed"))
+        return [prompt, count, steps, guidance, seed]
 
     def choices(self, chosen: list[str] | None) -> Any:
         """Everybody as they are now."""
         names = list(self.service.library.names())
         return update(choices=names, value=[name for name in chosen or [] if name in names])
+
+    def everybody(self) -> tuple[Any, ...]:
+        """The same when a mixture was saved; who is chosen stays."""
+        return (update(choices=list(self.service.library.names())),)
 
     def sliders(self, people: list[str] | None) -> tuple[Any, ...]:
         """A slider for each chosen person."""
@@ -80,7 +119,7 @@ class BlendTab:
         parts = _parts(people, weights)
         total = sum(weight for _, weight in parts)
         if not parts or total <= 0:
-            return '<p class="quiet">Choose people, and move their sliders.</p>'
+            return ""
         rows = "".join(
             f"<tr><th scope='row'>{markup.named(name)}</th><td>{weight / total:.0%}</td>"
             f'<td class="wide"><span class="bar" aria-hidden="true"><i style="width:'
@@ -96,33 +135,50 @@ class BlendTab:
         problem = self.service.check_name(name.strip(), replace=bool(replace))
         return markup.note(problem, "error") if problem else markup.note(f"In prompts: <{name.strip()}>", "good")
 
-    def save(
-        self,
-        people: list[str] | None,
-        name: str,
-        mean: float,
-        celebrity: str,
-        amount: float,
-        radius: bool,
-        replace: bool,
-        *weights: float,
+    def preview(
+        self, prompt: str, count: float, steps: float, guidance: float, seed: float | None, *mixture: Any
     ) -> tuple[Any, ...]:
-        """Add the mixture to the library."""
-        from celeb_basis.webui.mixing import BlendRequest
-
-        entry = self.service.blend(
-            BlendRequest(
-                parts=_parts(people, weights),
-                name=(name or "").strip(),
-                toward_mean=float(mean),
-                toward_celebrity=(celebrity or "").strip(),
-                celebrity_amount=float(amount),
-                keep_radius=bool(radius),
-                replace=bool(replace),
-            )
+        """Draw the mixture; nobody is saved."""
+        request = PreviewRequest(
+            _request(*mixture),
+            prompt=prompt or "",
+            count=int(count),
+            steps=int(steps),
+            guidance=float(guidance),
+            seed=int(seed or 0),
         )
-        told = markup.note(f"{entry.word} is saved.", "good")
-        return self.choices(people), f"<p>{markup.use_buttons(entry.word)}</p>", told
+        return *self.watch.follow(self.service.preview_blend(request)), ""
+
+    def save(self, *mixture: Any) -> tuple[Any, ...]:
+        """Add the mixture to the library."""
+        job = self.service.start_blend(_request(*mixture))
+        job.wait(1.0)  # most are done by then
+        return *self.watch.follow(job), ""
+
+    def interrupt(self) -> tuple[Any, ...]:
+        """End what is shown."""
+        return self.watch.interrupt("Nothing is being blended.", "It stops now.")
+
+
+def _request(
+    people: list[str] | None,
+    name: str,
+    mean: float,
+    celebrity: str,
+    amount: float,
+    radius: bool,
+    replace: bool,
+    *weights: float,
+) -> BlendRequest:
+    return BlendRequest(
+        parts=_parts(people, weights),
+        name=(name or "").strip(),
+        toward_mean=float(mean),
+        toward_celebrity=(celebrity or "").strip(),
+        celebrity_amount=float(amount),
+        keep_radius=bool(radius),
+        replace=bool(replace),
+    )
 
 
 def _parts(people: list[str] | None, weights: tuple[float, ...]) -> tuple[tuple[str, float], ...]:

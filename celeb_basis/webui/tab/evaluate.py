@@ -103,9 +103,7 @@ class EvaluateTab:
         return *self.watch.follow(job), markup.note(told, "good")
 
     def interrupt(self) -> tuple[Any, ...]:
-        """End it after the picture under way."""
-        job = self.watch.current()
-        if job is None or job.finished:
-            return *self.watch.answers(job), markup.note("Nothing is being evaluated.")
-        self.service.interrupt(job.id)
-        return *self.watch.answers(job), markup.note("It stops after the picture under way; those drawn are judged.")
+        """End it; the picture under way is dropped."""
+        return self.watch.interrupt(
+            "Nothing is being evaluated.", "It stops now; the pictures drawn so far are judged."
+        )

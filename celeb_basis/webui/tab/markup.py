@@ -14,7 +14,7 @@ from celeb_basis.report.markup import chart, data_uri, duration, text
 from celeb_basis.report.markup import name as named
 
 if TYPE_CHECKING:
-    from celeb_basis.webui.jobs import Job
+    from celeb_basis.webui.jobs import Job, JobProgress
     from celeb_basis.webui.requests import FoundFaces, PersonEntry
 
 __all__ = ["chart", "duration", "named", "text"]
@@ -97,7 +97,7 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
         return f'{head}<p class="quiet">{text(idle)}</p></div>'
     now = job.progress()
     share = 1.0 if job.state == "done" else now.fraction
-    counted = f"{now.step} of {now.total}" if now.total else ""
+    counted = _counted(job, now)
     left = (
         f"about {duration(now.seconds_left)} left"
         if job.state == "running" and now.total and now.seconds_left is not None
@@ -112,8 +112,7 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
         head,
         f'<p class="stage" role="status"><span class="state {job.state}">{text(stage)}</span> {who} '
         f'<span class="quiet">{text(facts)}</span></p>',
-        f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}" '
-        f'aria-label="Progress"><i style="width:{share * 100:.1f}%"></i></div>',
+        _bar(share, unknown=job.state == "running" and not now.total),
     ]
     if job.error:
         parts.append(note(job.error, "error" if job.state == "failed" else "hint"))
@@ -121,9 +120,24 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
         parts.append(note("Press Resume to go on where it stopped."))
     parts.append(hints(now.warnings))
     parts.append(_nearness(job))
-    if job.state == "done" and job.kind == "learn":
+    if job.state == "done" and job.kind in ("learn", "blend"):
         parts.append("".join(f"<p>{use_buttons(f'<{person}>')}</p>" for person in job.people))
     return "".join(parts) + "</div>"
+
+
+def _counted(job: Job, now: JobProgress) -> str:
+    """Steps and views are counted for the reader; of bytes and sampling steps only the share says something."""
+    if not now.total or (job.state == "done" and job.kind != "learn"):
+        return ""
+    return f"{now.step} of {now.total}" if job.kind == "learn" and now.total <= 1_000_000 else f"{now.fraction:.0%}"
+
+
+def _bar(share: float, *, unknown: bool) -> str:
+    """How much is done; a bar that only says that something goes on while that is ``unknown``."""
+    head = '<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"'
+    if unknown:
+        return f'{head}><i class="unknown"></i></div>'
+    return f'{head} aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
 
 
 def use_buttons(word: str) -> str:
@@ -210,23 +224,25 @@ def picture_uri(data: bytes) -> str:
 
 
 def pictures(images: Sequence[Any], described: str, largest: int) -> str:
-    """PIL pictures in a row, at most ``largest`` pixels a side."""
+    """PIL pictures in a row, at most ``largest`` pixels a side, with their titles under them if they have any."""
     import numpy as np
 
     shown = []
     for number, image in enumerate(images, 1):
         uri, width, height = data_uri(np.asarray(image.convert("RGB")), largest)
-        said = described if len(images) == 1 else f"{described} {number}"
-        shown.append(f'<img src="{uri}" width="{width}" height="{height}" alt="{text(said)}">')
+        title = str(image.info.get("title", ""))
+        said = title or (described if len(images) == 1 else f"{described} {number}")
+        under = f"<figcaption>{text(title)}</figcaption>" if title else ""
+        shown.append(f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{text(said)}">{under}</figure>')
     return f'<div class="celeb-basis-pictures">{"".join(shown)}</div>' if shown else ""
 
 
 def drawn(job: Job) -> str:
     """What a job has drawn: the newest pictures while it draws, figures and contact sheet when it was judged."""
     sheet = job.result.get("sheet")
-    if sheet is None:
-        return pictures(job.pictures[-MOST_PICTURES:], "drawn picture", 192)
-    return figures(job.result) + pictures(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
+    if sheet is not None:
+        return figures(job.result) + pictures(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
+    return pictures(job.pictures[-MOST_PICTURES:], "drawn picture", 384 if job.kind == "preview" else 192)
 
 
 def figures(verdict: Mapping[str, Any]) -> str:

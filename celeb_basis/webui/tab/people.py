@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST_CARDS = 60
 """Cards on the page; a search finds the others among thousands."""
 _PICK = "celeb_basis_pick_person"
-_NOBODY = '<p class="quiet">Choose somebody on the left.</p>'
+_NOBODY = '<p class="quiet">Choose somebody to see more of them.</p>'
 
 
 class PeopleTab:
@@ -30,7 +30,7 @@ class PeopleTab:
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=5):
                 with gradio.Row(elem_classes=["celeb-basis-line"]):
-                    search = own(gradio.Textbox(label="Search", placeholder="a part of a name", scale=4))
+                    search = own(gradio.Textbox(label="Search", placeholder="a part of a name", scale=4, max_lines=1))
                     refresh = gradio.Button("Refresh", size="sm", scale=1, min_width=80)
                 cards = gradio.HTML("", elem_id="celeb_basis_people")
                 with gradio.Accordion("Import", open=False, elem_id="celeb_basis_import"):
@@ -73,7 +73,9 @@ class PeopleTab:
     def _actions_part(self) -> dict[str, Any]:
         made: dict[str, Any] = {}
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            made["new_name"] = own(gradio.Textbox(label="New name", elem_id="celeb_basis_new_name", scale=3))
+            made["new_name"] = own(
+                gradio.Textbox(label="New name", elem_id="celeb_basis_new_name", scale=3, max_lines=1)
+            )
             made["rename"] = gradio.Button("Rename", size="sm", scale=1, min_width=80, elem_id="celeb_basis_rename")
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             made["notes"] = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes", scale=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import CelebBasisError
@@ -20,23 +21,43 @@ _PLOT_EVERY = 3.0
 class Watch:
     """Shows the newest job of some kinds. What it has shown is kept by the page's session, so that every visitor sees it.
 
-    Parameters: ``poll`` is the id of its hidden button; ``idle`` is the sentence without a job.
+    Parameters: ``poll`` is the id of its hidden button; ``idle`` is the sentence without a job; ``shown`` is HTML of what
+    came of a job so far.
     """
 
-    def __init__(self, service: Service, kinds: tuple[str, ...], poll: str, idle: str) -> None:
-        self.service, self.kinds, self.poll, self.idle = service, kinds, poll, idle
+    def __init__(
+        self,
+        service: Service,
+        kinds: tuple[str, ...],
+        poll: str,
+        idle: str,
+        shown: Callable[[Job], str] = markup.drawn,
+    ) -> None:
+        self.service, self.kinds, self.poll, self.idle, self._shown = service, kinds, poll, idle, shown
         self.outputs: list[Any] = []
         self._plot: tuple[tuple[str, int], float, str] = (("", 0), 0.0, "")
 
-    def build(self, *, plot: bool) -> None:
-        """Make the components and connect the hidden button."""
+    def build(
+        self, *, plot: bool, others: Sequence[Any] = (), at_end: Callable[[], tuple[Any, ...]] | None = None
+    ) -> None:
+        """Make the components and connect the hidden button.
+
+        Parameters: ``others`` are components that ``at_end`` answers for when a job is seen to have ended.
+        """
         status = gradio.HTML(markup.progress(None, self.poll, self.idle), elem_id=f"{self.poll}_status")
         curve = gradio.HTML("", elem_id=f"{self.poll}_curve", visible=plot)
         shown = gradio.HTML("", elem_id=f"{self.poll}_pictures")
         seen = gradio.State(())
         self.outputs = [status, curve, shown, seen]
         button = gr.hidden_button(self.poll)
-        on(button.click, self.refresh, [seen], self.outputs, quiet=True)
+
+        def polled(before: tuple[Any, ...]) -> tuple[Any, ...]:
+            answers = self.refresh(before)
+            job = self.current()
+            ended = answers[0] is not KEEP and job is not None and job.finished
+            return *answers, *(at_end() if at_end and ended else (KEEP,) * len(others))
+
+        on(button.click, polled, [seen], [*self.outputs, *others], quiet=True)
 
     def current(self) -> Job | None:
         """The job to show: the one under way, else the newest."""
@@ -59,11 +80,19 @@ class Watch:
         status = markup.progress(job, self.poll, self.idle)
         if job is None:
             return status, "", "", ()
-        return status, self._curve(job), markup.drawn(job), _mark(job)
+        return status, self._curve(job), self._shown(job), _mark(job)
 
     def follow(self, job: Job) -> tuple[Any, ...]:
         """The same for a job that was just begun: it is shown unless another one is under way."""
         return self.answers(self.current() or job)
+
+    def interrupt(self, idle: str, told: str) -> tuple[Any, ...]:
+        """End the job that is shown; answers for :attr:`outputs` and a note: ``told``, or ``idle`` if nothing goes on."""
+        job = self.current()
+        if job is None or job.finished:
+            return *self.answers(job), markup.note(idle)
+        self.service.interrupt(job.id)
+        return *self.answers(job), markup.note(told)
 
     def _curve(self, job: Job) -> str:
         points = job.progress().curve
