@@ -61,7 +61,7 @@ class EvaluateTab:
                     stop = gradio.Button("Interrupt", elem_id="celeb_basis_evaluate_stop")
                 note = gr.message("celeb_basis_evaluate_note")
             with gradio.Column(scale=5, elem_classes=["celeb-basis-side"]):
-                self.watch.build(plot=False)
+                self.watch.build(plot=False, others=[note], at_end=lambda: ("",))
         outputs = self.watch.outputs
         on(tab.select, self.choices, [person], [person], note=note, quiet=True)
         on(tab.select, self.watch.refresh, [outputs[-1]], outputs, quiet=True)

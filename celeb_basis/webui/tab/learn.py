@@ -52,7 +52,7 @@ class LearnTab:
                 form, files, add_person, picks = self._person_part()
                 preset, settings, memory, others, buttons, note = self._run_part()
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
-                self.watch.build(plot=True)
+                self.watch.build(plot=True, others=[note], at_end=lambda: ("",))
         self._connect_person(form, files, add_person, picks, note, others[3])
         self._connect_run(form, preset, settings, others, buttons, note)
         for event in (tab.select, preset.input, *(field.change for field in _telling_memory(settings))):

@@ -100,7 +100,7 @@ def progress(job: Job | None, poll: str, idle: str) -> str:
     counted = _counted(job, now)
     left = (
         f"about {duration(now.seconds_left)} left"
-        if job.state == "running" and now.total and now.seconds_left is not None
+        if job.state == "running" and now.total and now.seconds_left
         else ""
     )
     loss = "" if now.average_loss is None or not now.total else f"loss {now.average_loss:.4f}"
