@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +78,15 @@ def check_model(identity: Identity, info: ModelInfo) -> None:
 
     An identity without a family (an import of unknown origin) fits any; the shapes decide.
     """
-    family = identity.metadata.family
+    check_family(identity.name, identity.metadata, info)
+
+
+def check_family(name: str, metadata: IdentityMetadata, info: ModelInfo) -> None:
+    """:func:`check_model` for who is called ``name`` and says ``metadata`` of itself."""
+    family = metadata.family
     if family and family != info.family:
         raise WrongModelError(
-            f"{identity.name!r} was made for {_model(identity)} ({family}), but {info.name} is {info.family}: "
+            f"{name!r} was made for {_model(metadata)} ({family}), but {info.name} is {info.family}: "
             f"use a checkpoint of {family}, or learn the person again on {info.name}."
         )
 
@@ -91,20 +96,27 @@ def check_bases(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> 
     names = tuple(basis.encoder for basis in bases)
     if names != identity.encoders:
         raise WrongModelError(
-            f"{identity.name!r} was made for {_model(identity)} with the text encoders {', '.join(identity.encoders)}, but "
-            f"{info.name} has {', '.join(names) or 'none'}: use a checkpoint of the same family."
+            f"{identity.name!r} was made for {_model(identity.metadata)} with the text encoders "
+            f"{', '.join(identity.encoders)}, but {info.name} has {', '.join(names) or 'none'}: use a checkpoint of the same family."
         )
     for basis, array in zip(bases, identity.coefficients, strict=True):
         if tuple(array.shape) != (basis.positions, basis.size):
             raise WrongModelError(
-                f"{identity.name!r} of {_model(identity)} has {array.shape[0]} x {array.shape[1]} coefficients for "
+                f"{identity.name!r} of {_model(identity.metadata)} has {array.shape[0]} x {array.shape[1]} coefficients for "
                 f"{basis.encoder}, but the basis of {info.name} has {basis.positions} x {basis.size}: "
                 f"make the basis with {array.shape[1]} components."
             )
-    given = names_hash(bases)
-    if identity.metadata.names_sha256 and identity.metadata.names_sha256 != given:
+    check_names(identity.name, identity.metadata, [names_hash(bases)], info)
+
+
+def check_names(name: str, metadata: IdentityMetadata, known: Container[str], info: ModelInfo) -> None:
+    """Raise :class:`WrongModelError` unless the names of who is called ``name`` are among those of the hashes ``known``.
+
+    Coefficients of unknown names (an import's) are taken for those of any.
+    """
+    if metadata.names_sha256 and metadata.names_sha256 not in known:
         raise WrongModelError(
-            f"{identity.name!r} was learned on {_model(identity)} with another names list, or names filtered otherwise, "
+            f"{name!r} was learned on {_model(metadata)} with another names list, or names filtered otherwise, "
             f"than the basis of {info.name}: give the same list and the same filters."
         )
 
@@ -114,10 +126,15 @@ def names_hash(bases: Sequence[Basis]) -> str:
 
     Coefficients mean nothing in a basis of other names, and filters (a face check, a count of tokens) change the names.
     """
+    return hash_of_names((basis.encoder, basis.names_sha256, basis.names) for basis in bases)
+
+
+def hash_of_names(encoders: Iterable[tuple[str, str, Sequence[str]]]) -> str:
+    """:func:`names_hash` of bases that need not be made: each text encoder's name, its list's hash and the names used."""
     digest = hashlib.sha256()
-    for basis in bases:
-        digest.update(f"{basis.encoder}|{basis.names_sha256}|{len(basis.names)}|".encode())
-        digest.update("\n".join(basis.names).encode("utf-8", "surrogatepass"))
+    for encoder, list_sha256, names in encoders:
+        digest.update(f"{encoder}|{list_sha256}|{len(names)}|".encode())
+        digest.update("\n".join(names).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -128,5 +145,5 @@ def tensors_of(arrays: Sequence[Floats]) -> list[torch.Tensor]:
     return [torch.from_numpy(array.copy()) for array in arrays]
 
 
-def _model(identity: Identity) -> str:
-    return identity.metadata.base_model or "an unknown model"
+def _model(metadata: IdentityMetadata) -> str:
+    return metadata.base_model or "an unknown model"

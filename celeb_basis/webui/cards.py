@@ -24,7 +24,7 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
 from celeb_basis.webui.facts import Facts, FactsCache, thumbnail_of
 from celeb_basis.webui.tokens.listing import Listing
-from celeb_basis.webui.tokens.registry import Registry, Unavailable
+from celeb_basis.webui.tokens.registry import Registry
 
 if TYPE_CHECKING:
     from celeb_basis.webui.tokens.fitting import Checkpoint
@@ -76,30 +76,28 @@ class Cards:
         facts = self._facts.of([(found[0], Path(found[1]))]) if found and _usable(found[0]) else ()
         return facts[0] if facts else None
 
-    def why_not(self, facts: Facts) -> str:
-        """Why the loaded checkpoint cannot draw this person; empty if it can, or if none is loaded.
+    def reasons(self) -> Callable[[Facts], str]:
+        """What tells of each person why the loaded checkpoint cannot draw them; empty if it can, or if none is loaded.
 
-        Whatever can be told without making a basis; the rest is told when the name is first used, and from then on here.
+        For one page; see :meth:`Registry.reasons`.
         """
-        if facts.problem or facts.about is None:
-            return facts.problem
-        registry = self._tokens.registry
         try:
             checkpoint = self._tokens.checkpoint()
         except CelebBasisError as error:
-            return str(error)
-        if checkpoint is None:
-            return ""
-        family, info = facts.about.family, checkpoint.info
-        if family and family != info.family:
-            return (
-                f"made for {facts.about.base_model or 'an unknown model'} ({family}), but {info.name} is {info.family}: "
-                f"use a checkpoint of {family}, or learn the person again on {info.name}."
-            )
-        if not family or facts.name in registry.unavailable:
-            answer = registry.find(facts.name, checkpoint)
-            return answer.reason if isinstance(answer, Unavailable) else ""
-        return ""
+            broken = str(error)
+            return lambda facts: facts.problem or broken
+        reason = self._tokens.registry.reasons(checkpoint) if checkpoint is not None else None
+
+        def told(facts: Facts) -> str:
+            if facts.problem or facts.about is None or reason is None:
+                return facts.problem
+            return reason(facts.name, facts.about)
+
+        return told
+
+    def why_not(self, facts: Facts) -> str:
+        """Why the loaded checkpoint cannot draw this person, as :meth:`reasons` tells it."""
+        return self.reasons()(facts)
 
     def description(self, facts: Facts, reason: str) -> str:
         """The card's text: the ``reason``, if the person cannot be drawn; then model, date and distance."""
@@ -181,13 +179,14 @@ def _page_class() -> Any:
             self.cards = cards
 
         def list_items(self) -> Iterator[dict[str, Any]]:
+            why_not = self.cards.reasons()
             for index, facts in enumerate(self.cards.all()):
-                yield self._item(facts, index)
+                yield self._item(facts, index, why_not(facts))
 
         def create_item(self, name: str, index: int | None = None, enable_filter: bool = True) -> Any:
             del enable_filter
             facts = self.cards.one(name)
-            return None if facts is None else self._item(facts, index)
+            return None if facts is None else self._item(facts, index, self.cards.why_not(facts))
 
         def allowed_directories_for_previews(self) -> list[str]:
             return [str(self.cards.folder)]
@@ -218,10 +217,9 @@ def _page_class() -> Any:
                 made = made.replace('class="card"', f'class="card celeb-basis-unavailable" {_title(item)}', 1)
             return made
 
-        def _item(self, facts: Facts, index: int | None) -> dict[str, Any]:
+        def _item(self, facts: Facts, index: int | None, reason: str) -> dict[str, Any]:
             file = str(facts.path)
             stem = os.path.splitext(file)[0]
-            reason = self.cards.why_not(facts)
             described = self.cards.description(facts, reason)
             if shared.opts.extra_networks_card_description_is_html:
                 described = html.escape(described)

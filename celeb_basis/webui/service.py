@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 MAX_NOTES = 20_000
 
+Reason = Callable[[str, "Identity | None"], str]
+"""Why somebody of that name cannot be drawn; empty if they can."""
+
 
 class Service:
     """One object in the host. Safe in threads.
@@ -105,7 +108,8 @@ class Service:
 
     def people(self) -> list[PersonEntry]:
         """Everybody in the library, broken files included, in order of their names."""
-        return [self._entry(one.name, one.identity, one.problem or "") for one in self.library.entries()]
+        reason = self._reasons()
+        return [self._entry(one.name, one.identity, one.problem or "", reason) for one in self.library.entries()]
 
     def person(self, name: str) -> PersonEntry:
         """One of them.
@@ -403,19 +407,21 @@ class Service:
             )
         return library
 
-    def _entry(self, name: str, identity: Identity | None, problem: str) -> PersonEntry:
-        reason = problem or self._unavailable(name)
-        return PersonEntry(name, f"<{name}>", identity, problem, not reason, reason)
+    def _entry(self, name: str, identity: Identity | None, problem: str, reason: Reason | None = None) -> PersonEntry:
+        told = problem or (reason or self._reasons())(name, identity)
+        return PersonEntry(name, f"<{name}>", identity, problem, not told, told)
 
-    def _unavailable(self, name: str) -> str:
-        from celeb_basis.webui.tokens.registry import Unavailable
-
+    def _reasons(self) -> Reason:
+        """What tells why the loaded checkpoint cannot draw somebody, as the cards do; empty if it can."""
         if self.registry is None:
-            return "The words in prompts are switched off: look at the log of the start."
-        found = self.registry.find(name, self.program.checkpoint())
-        if isinstance(found, Unavailable):
-            return found.reason[:1].upper() + found.reason[1:]
-        return "" if found is not None else "The file was removed."
+            return lambda _name, _identity: "The words in prompts are switched off: look at the log of the start."
+        reason = self.registry.reasons(self.program.checkpoint())
+
+        def told(name: str, identity: Identity | None) -> str:
+            found = reason(name, identity.metadata) if identity is not None else "the file was removed."
+            return found[:1].upper() + found[1:]
+
+        return told
 
     def _read(self, data: bytes, file_name: str, name: str | None) -> Sequence[Identity]:
         from celeb_basis.authors import import_authors_file

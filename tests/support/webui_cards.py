@@ -45,6 +45,7 @@ def main() -> None:
             if one.name != "person10":
                 library.add(replace(one, metadata=replace(one.metadata, thumbnail=PNG)), replace=True)
         library.add(person("larger", "sdxl"))
+        library.add(person("other list"))
         (library.folder / "broken.safetensors").write_bytes(b"no identity")
         (library.folder / "<b>bold<b>.safetensors").write_bytes(b"no identity")
         seen["hashes"] = {name: library.load(name).content_hash for name in (*PEOPLE, "larger")}
@@ -54,6 +55,12 @@ def main() -> None:
         seen["hostile"] = hostile(library)
         seen["many"] = many(library)
     sys.stdout.write(json.dumps(seen) + "\n")
+
+
+def service() -> Any:
+    from celeb_basis.webui.startup import service
+
+    return service()
 
 
 def page() -> Any:
@@ -153,6 +160,8 @@ def cards(library: Library) -> dict[str, Any]:
     covers = {name: ui_extra_networks.fetch_cover_images(one.name, name, 0) for name in ("person1", "Zoë")}
     answers["covers"] = {name: [cover.media_type, len(cover.body)] for name, cover in covers.items()}
     answers["metadata"] = json.loads(ui_extra_networks.get_metadata(one.name, "person1").body)["metadata"]
+    answers["people"] = {entry.name: entry.reason for entry in service().people()}
+    answers["unavailable"] = sorted(service().registry.unavailable)
     answers["single"] = json.loads(ui_extra_networks.get_single_card(one.name, "txt2img", "person1").body)["html"]
     answers["no_cover"] = refused(lambda: ui_extra_networks.fetch_cover_images(one.name, "person10", 0))
     outside = library.folder.parent / "outside.png"

@@ -74,7 +74,7 @@ def test_another_family_is_unavailable_with_the_reason(library: Library) -> None
     reason = cards.why_not(ada)
     assert "sdxl" in reason
     assert "sd1" in reason
-    assert cards.description(ada, reason).startswith("⚠ Not available: made for a-model (sdxl)")
+    assert cards.description(ada, reason).startswith("⚠ Not available: 'Ada' was made for a-model (sdxl)")
 
 
 def test_reason_follows_the_loaded_checkpoint(library: Library) -> None:
@@ -95,7 +95,7 @@ def test_import_of_unknown_family_is_judged_by_its_shapes(library: Library) -> N
 
 
 def test_reason_met_in_a_prompt_is_told_on_the_card(library: Library) -> None:
-    other = replace(library.load("person1").metadata, base_sha256="ab")
+    other = replace(library.load("person1").metadata, base_sha256="ab", names_sha256="")
     library.add(replace(library.load("person1"), metadata=other), replace=True)
     tokens = FakeTokens(Registry(library.folder), lambda: loaded)
     loaded = Checkpoint(model_info("sd1"), list)

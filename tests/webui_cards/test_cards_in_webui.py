@@ -71,8 +71,8 @@ def test_an_empty_library_says_so(seen: dict[str, Any]) -> None:
 
 def test_everybody_has_a_card(seen: dict[str, Any]) -> None:
     cards = seen["cards"]["items"]
-    assert list(cards) == ["a++ & b's", "broken", "Doe, Jane", "larger", "person1", "person10", "Zoë"]
-    assert seen["cards"]["html"].count("celebBasisCardClicked(") == 7
+    assert list(cards) == ["a++ & b's", "broken", "Doe, Jane", "larger", "other list", "person1", "person10", "Zoë"]
+    assert seen["cards"]["html"].count("celebBasisCardClicked(") == 8
     assert "&quot;&lt;a++ &amp; b&#x27;s&gt;&quot;" in seen["cards"]["html"]
     assert seen["hashes"]["person1"] in cards["person1"]["search_terms"]
     assert cards["person1"]["description"].startswith("learned on sd1 (sd1)\n20")
@@ -81,10 +81,19 @@ def test_everybody_has_a_card(seen: dict[str, Any]) -> None:
 
 def test_who_is_unavailable_says_why(seen: dict[str, Any]) -> None:
     cards = seen["cards"]["items"]
-    assert {name for name, card in cards.items() if card["unavailable"]} == {"larger", "broken"}
+    assert {name for name, card in cards.items() if card["unavailable"]} == {"larger", "broken", "other list"}
     assert "sdxl" in cards["larger"]["description"]
     assert "damaged" in cards["broken"]["description"]
-    assert seen["cards"]["html"].count("celeb-basis-unavailable") == 2
+    assert seen["cards"]["html"].count("celeb-basis-unavailable") == 3
+
+
+def test_a_name_never_used_is_refused_for_its_list_of_names(seen: dict[str, Any]) -> None:
+    people, cards = seen["cards"]["people"], seen["cards"]["items"]
+    assert "other list" not in seen["cards"]["unavailable"]  # which holds who was met in prompts
+    assert "another names list" in cards["other list"]["description"]
+    assert people["other list"] == cards["other list"]["unavailable"]
+    assert {name for name, reason in people.items() if reason} >= {"larger", "broken", "other list"}
+    assert people["person1"] == ""
 
 
 def test_previews_come_from_inside_the_identities(seen: dict[str, Any]) -> None:
@@ -104,7 +113,15 @@ def test_metadata_and_a_single_card(seen: dict[str, Any]) -> None:
 
 
 def test_refresh_reads_the_folder_again(seen: dict[str, Any]) -> None:
-    assert seen["cards"]["refreshed"] == ["a++ & b's", "broken", "Doe, Jane", "grandma", "larger", "person1"]
+    assert seen["cards"]["refreshed"] == [
+        "a++ & b's",
+        "broken",
+        "Doe, Jane",
+        "grandma",
+        "larger",
+        "other list",
+        "person1",
+    ]
 
 
 @pytest.mark.parametrize("style", ["Dirs False", "Dirs True", "Tree False", "Tree True"])

@@ -14,10 +14,13 @@ import torch
 from support.bases import name_list
 
 from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.errors import NamesError
 from celeb_basis.hosts.base import ModelInfo
 from celeb_basis.identities.expand import expand_identity, new_identity
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
+from celeb_basis.names.lists import NameList
+from celeb_basis.webui.tokens import fitting as fitting_module
 from celeb_basis.webui.tokens import registry as registry_module
 from celeb_basis.webui.tokens.fitting import Checkpoint
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
@@ -126,6 +129,87 @@ def test_another_list_of_names_is_refused_or_found_among_the_users(tmp_path: Pat
     other = checkpoint(width=32, sha256="bb")
     assert "names" in reason(Registry(tmp_path, lists=lambda: (NAMES,)), "ann", other)
     assert word(Registry(tmp_path, lists=lambda: (NAMES, OTHERS)), "ann", other).vectors[0].shape == (2, 32)
+
+
+def told(registry: Registry, on: Checkpoint | None, *names: str) -> list[str]:
+    """What a page says of people."""
+    reason, library = registry.reasons(on), Library(registry.folder)
+    return [reason(name, library.load(name).metadata) for name in names]
+
+
+def test_a_page_says_before_the_first_use_what_a_prompt_would(tmp_path: Path, home: Checkpoint) -> None:
+    library = Library(tmp_path)
+    people = [learned("ann", home, names=OTHERS), learned("bob", home), learned("A AND B", home)]
+    for person in people:
+        library.add(person)
+    names = [person.name for person in people]
+    registry = Registry(tmp_path, lists=lambda: (NAMES,))
+    assert told(registry, home, *names)[:2] == ["", ""]
+    for other in (
+        checkpoint(width=32, sha256="bb"),
+        checkpoint(sha256=""),
+        checkpoint(family="sd2", name="clip_h"),
+        None,
+    ):
+        before = told(registry, other, *names)
+        answers = [registry.find(name, other) for name in names]
+        assert before == [one.reason if isinstance(one, Unavailable) else "" for one in answers]
+        assert before == told(registry, other, *names)
+        assert "AND" in before[2]
+    assert "another names list" in told(registry, checkpoint(width=32, sha256="bb"), "ann")[0]
+    mended = Registry(tmp_path, lists=lambda: (OTHERS, NAMES))
+    assert told(mended, checkpoint(width=32, sha256="bb"), "ann", "bob") == ["", ""]
+
+
+def test_a_page_of_thousands_reads_no_file_and_goes_through_the_names_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[int] = []
+    other = checkpoint(width=32, sha256="bb")
+    registry = Registry(registry.folder, lists=lambda: (lists.append(1), (NAMES,))[1])
+    about = Library(registry.folder).load("person1").metadata
+    filtered: list[str] = []
+    filter_names = fitting_module.filtered_names
+    monkeypatch.setattr(
+        fitting_module,
+        "filtered_names",
+        lambda encoder, *rest: (filtered.append(encoder.name), filter_names(encoder, *rest))[1],
+    )
+    monkeypatch.setattr(registry_module, "load_identity", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(fitting_module, "build_bases", lambda *_, **__: pytest.fail("a basis was made"))
+    for _ in range(2):
+        reason = registry.reasons(other)
+        assert {reason(f"person{number}", about) for number in range(2000)} == {""}
+    assert filtered == ["clip_l"]
+    assert len(lists) == 2  # the list may have been chosen anew between two pages
+
+
+def test_a_bad_list_of_names_is_told(tmp_path: Path, home: Checkpoint) -> None:
+    def lists() -> Sequence[NameList]:
+        raise NamesError("There is no name in it.")
+
+    Library(tmp_path).add(learned("ann", home))
+    registry = Registry(tmp_path, lists=lists)
+    other = checkpoint(width=32, sha256="bb")
+    assert told(registry, other, "ann") == [reason(registry, "ann", other)] == ["There is no name in it."]
+    assert told(registry, home, "ann") == [""]
+
+
+def test_sdxls_refiner_gets_the_part_of_its_one_text_encoder(tmp_path: Path) -> None:
+    both = [Encoder("clip_l", 24), Encoder("clip_g", 40, seed=1)]
+    base = Checkpoint(ModelInfo("xl", "sdxl", "aa", 1024), lambda: both)
+    refiner = Checkpoint(ModelInfo("refiner", "sdxl", "bb", 1024), lambda: both[1:])
+    for name, names in (("ann", NAMES), ("bob", OTHERS)):
+        Library(tmp_path).add(learned(name, base, names=names))
+    registry = Registry(tmp_path, lists=lambda: (NAMES,))
+    whole, part = word(registry, "ann", base), word(registry, "ann", refiner)
+    assert (whole.encoders, part.encoders) == (("clip_l", "clip_g"), ("clip_g",))
+    assert torch.equal(part.vectors[0], whole.vectors[1])
+    assert told(registry, refiner, "ann", "bob")[0] == ""
+    assert told(registry, refiner, "bob") == [reason(registry, "bob", refiner)]
+    alone = Checkpoint(ModelInfo("half", "sdxl", "cc", 1024), lambda: both[1:])
+    Library(tmp_path).add(learned("eve", alone))
+    assert "text encoders" in reason(registry, "eve", base)
 
 
 def test_without_a_checkpoint(registry: Registry, home: Checkpoint) -> None:

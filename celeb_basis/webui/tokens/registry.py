@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.identities.format import load_identity
+from celeb_basis.identities.identity import IdentityMetadata
 from celeb_basis.names.lists import NameList, shipped_names
 from celeb_basis.webui.tokens.fitting import Checkpoint, Fitting
 from celeb_basis.webui.tokens.listing import Listing
@@ -25,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _KEPT = 512
 """Words in memory; SDXL's are 16 kB each."""
+
+_NO_CHECKPOINT = "no checkpoint is loaded: choose one."
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +118,8 @@ class Registry:
         if found is None:
             return None
         name, path = found
-        if (cutting := host_word_in(text)) is not None:
-            lower = f"<{text.strip().lower()}>"
-            return self._said(
-                Unavailable(name, f"the host cuts prompts at the word {cutting}: write {lower}, or rename the person.")
-            )
+        if reason := _cut_by_the_host(text):
+            return self._said(Unavailable(name, reason))
         try:
             status = os.stat(path)
         except OSError:  # deleted a moment ago
@@ -135,6 +135,30 @@ class Registry:
             self._words.move_to_end(name)
             return kept.answer
 
+    def reasons(self, checkpoint: Checkpoint | None) -> Callable[[str, IdentityMetadata], str]:
+        """What tells why ``checkpoint`` cannot draw who is called so and says so of itself; empty if it can.
+
+        For a page of thousands, of whom no file is read and no vector made: what only their vectors show is told when a
+        name is first used, and from then on here.
+        """
+        check = self._fitting.check(checkpoint) if checkpoint is not None else None
+
+        def reason(name: str, metadata: IdentityMetadata) -> str:
+            if cut := _cut_by_the_host(name):
+                return cut
+            if check is None:
+                return _NO_CHECKPOINT
+            try:
+                check(name, metadata)
+            except CelebBasisError as error:
+                return str(error)
+            if not metadata.family or name in self._unavailable:
+                answer = self.find(name, checkpoint)
+                return answer.reason if isinstance(answer, Unavailable) else ""
+            return ""
+
+        return reason
+
     def mentioned(self, prompts: Iterable[str], checkpoint: Checkpoint | None) -> tuple[Word | Unavailable, ...]:
         """Everybody named in ``prompts``, each once, in order; with an emphasis in the brackets too."""
         found: dict[str, Word | Unavailable] = {}
@@ -146,7 +170,7 @@ class Registry:
 
     def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> Word | Unavailable:
         if checkpoint is None:
-            return Unavailable(name, "no checkpoint is loaded: choose one.")
+            return Unavailable(name, _NO_CHECKPOINT)
         try:
             identity = self._fitting.fit(replace(load_identity(path), name=name), checkpoint)
         except CelebBasisError as error:
@@ -162,3 +186,10 @@ class Registry:
                 self._unavailable[answer.name] = answer.reason
                 _log.warning("<%s> is not available: %s", answer.name, answer.reason)
         return answer
+
+
+def _cut_by_the_host(text: str) -> str:
+    """Why prompts cannot hold ``text``, as it was typed, in brackets; empty if they can."""
+    if (cutting := host_word_in(text)) is None:
+        return ""
+    return f"the host cuts prompts at the word {cutting}: write <{text.strip().lower()}>, or rename the person."
