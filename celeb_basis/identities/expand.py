@@ -97,7 +97,8 @@ def check_bases(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> 
     if names != identity.encoders:
         raise WrongModelError(
             f"{identity.name!r} was made for {_model(identity.metadata)} with the text encoders "
-            f"{', '.join(identity.encoders)}, but {info.name} has {', '.join(names) or 'none'}: use a checkpoint of the same family."
+            f"{', '.join(identity.encoders)}, but {info.name} has {', '.join(names) or 'none'}: "
+            "use a checkpoint of the same family."
         )
     for basis, array in zip(bases, identity.coefficients, strict=True):
         if tuple(array.shape) != (basis.positions, basis.size):
