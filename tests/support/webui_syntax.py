@@ -145,8 +145,8 @@ def spelled(text: str, people: list[str]) -> str:
     return PERSON.sub(written, text)
 
 
-def drawn(case: Case, people: list[str]) -> tuple[Any, str]:
-    """Fingerprints of a picture's conditionings, of both passes, and of the picture."""
+def drawn(case: Case, people: list[str]) -> tuple[Any, str, str]:
+    """Fingerprints of a picture's conditionings, of both passes, and of the picture; and the host's comments."""
     from modules import processing, scripts, shared
 
     options = {
@@ -169,10 +169,11 @@ def drawn(case: Case, people: list[str]) -> tuple[Any, str]:
     )
     p.scripts, p.script_args = scripts.ScriptRunner(), ()
     with settings(case.settings), contextlib.closing(p):
-        picture = processing.process_images(p).images[0].tobytes()
+        result = processing.process_images(p)
+        picture = result.images[0].tobytes()
         found = [p.c, p.uc, getattr(p, "hr_c", None), getattr(p, "hr_uc", None)]
         conditionings = [fingerprint(unfolded(one)) for one in found]
-    return conditionings, fingerprint(torch.frombuffer(bytearray(picture), dtype=torch.uint8))[-1]
+    return conditionings, fingerprint(torch.frombuffer(bytearray(picture), dtype=torch.uint8))[-1], result.comments
 
 
 def unfolded(found: Any) -> Any:
