@@ -1,115 +1,34 @@
 """The journey over the page: a real WebUI with a small checkpoint, driven in headless Chromium.
 
-Needs ``CELEB_BASIS_WEBUI``, the package ``playwright``, and Chromium on the path or named by ``CELEB_BASIS_CHROMIUM``;
-skipped where one is missing. The tests follow one another, as a visitor's steps do.
+Needs ``CELEB_BASIS_WEBUI``, the package ``playwright`` and Chromium (see ``support/webui_browser.py``); skipped where one
+is missing. The tests follow one another, as a visitor's steps do.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.webui import need_webui
+from support.webui_browser import begin, choose, draw, fill, learn, note, opened, part, status, steps_done, tab
 from support.webui_server import Server, serving
 
 from celeb_basis.faces.samples import sample_photos
 from celeb_basis.identities.library import Library
 
-SETTINGS = {"steps": "12", "components": "16", "views": "3", "size": "64"}
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Server]:
-    webui = need_webui("sd1")
-    _chromium()
-    with serving(webui, tmp_path_factory.mktemp("data"), miniature_folder, page=True) as running:
+def server(browser: Any, tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Server]:
+    assert browser
+    with serving(need_webui("sd1"), tmp_path_factory.mktemp("data"), miniature_folder, page=True) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(server: Server) -> Iterator[Any]:
-    assert server
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
 def page(browser: Any, server: Server) -> Any:
     return opened(browser, server)
-
-
-def _chromium() -> str:
-    pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    paths = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    found = os.environ.get("CELEB_BASIS_CHROMIUM") or next(filter(None, paths), None)
-    if not found:
-        pytest.skip("needs Chromium: install it, or set CELEB_BASIS_CHROMIUM")
-    return found
-
-
-def opened(browser: Any, server: Server) -> Any:
-    """A fresh page with the tab open. A script's error fails the test that looks at ``page.errors``."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.set_default_timeout(60_000)
-    page.goto(server.base)
-    page.wait_for_function(
-        "window.opts && Object.keys(opts).length && document.querySelector('#txt2img_prompt textarea')"
-    )
-    page.wait_for_timeout(1000)
-    tab(page, "Celeb Basis")
-    return page
-
-
-def tab(page: Any, label: str) -> None:
-    page.locator("#tabs > .tab-nav > button", has_text=label).click()
-
-
-def part(page: Any, label: str) -> None:
-    page.locator("#celeb_basis_tabs > .tab-nav > button", has_text=label).click()
-
-
-def note(page: Any, where: str) -> Any:
-    return page.locator(f"#celeb_basis_{where}_note .celeb-basis-note").first
-
-
-def status(page: Any) -> Any:
-    return page.locator("[data-poll=celeb_basis_learn_poll]")
-
-
-def steps_done(page: Any) -> int:
-    """Steps that the page shows."""
-    found = re.search(r"(\d+) of 4000", status(page).inner_text())
-    assert found, status(page).inner_text()
-    return int(found[1])
-
-
-def fill(page: Any, elem_id: str, text: str) -> None:
-    page.locator(f"#{elem_id} textarea, #{elem_id} input").first.fill(text)
-
-
-def begin(page: Any, name: str, **settings: str) -> None:
-    """Drop the photo of six people, give a name and press Learn."""
-    page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(sample_photos()["six"]))
-    page.locator(".celeb-basis-photo").wait_for()
-    fill(page, "celeb_basis_name", name)
-    if not page.locator("#celeb_basis_set_steps input").is_visible():
-        page.locator("#celeb_basis_advanced .label-wrap").click()
-    for key, value in (SETTINGS | settings).items():
-        fill(page, f"celeb_basis_set_{key}", value)
-    page.locator("#celeb_basis_set_early_stop input").uncheck()
-    page.locator("#celeb_basis_consent input").check()
-    page.locator("#celeb_basis_start").click()
 
 
 def test_the_train_tab_leads_to_the_page(page: Any) -> None:
@@ -150,12 +69,12 @@ def test_without_consent_nobody_is_learned(page: Any, server: Server) -> None:
 
 
 def test_a_person_is_learned_and_sent_to_the_prompt(page: Any, server: Server) -> None:
-    begin(page, "ada")
-    # The first run builds the basis and loads the face networks.
-    status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
+    learn(page, "ada")
     assert not page.locator("#celeb_basis_consent input").is_checked(), "the next person is asked again"
     assert "12 of 12" in status(page).inner_text()
     assert page.locator("#celeb_basis_learn_poll_curve svg").first.is_visible()
+    titles = page.locator("#celeb_basis_learn_poll_pictures figcaption").all_inner_texts()
+    assert titles == [f"<ada> after {step} steps" for step in (3, 6, 9, 12)]
     assert Library(server.data / "celeb-basis" / "people").names() == ("ada",)
     page.get_by_role("button", name="Send <ada> to txt2img").first.click()
     assert page.locator("#txt2img_prompt textarea").input_value() == "<ada>"
@@ -174,14 +93,7 @@ def test_the_word_is_completed_and_drawn(page: Any) -> None:
     prompt.press_sequentially(", <lora:", delay=20)
     page.wait_for_timeout(400)
     assert page.locator(".celeb-basis-completion").count() == 0, "the host's own syntax is left alone"
-    prompt.fill("a photo of <ada>, smiling")
-    for name, value in (("steps", "1"), ("width", "64"), ("height", "64")):
-        page.locator(f"#txt2img_{name} input[type=number]").fill(value)
-        page.locator(f"#txt2img_{name} input[type=number]").blur()
-    page.locator("#txt2img_generate").click()
-    shown = page.locator("#html_info_txt2img", has_text=re.compile("Steps: 1")).first
-    shown.wait_for()
-    assert "a photo of <ada>, smiling" in shown.inner_text()
+    assert "a photo of <ada>, smiling" in draw(page, "a photo of <ada>, smiling").inner_text()
 
 
 def test_a_run_goes_on_without_the_page_and_can_be_resumed(page: Any, browser: Any, server: Server) -> None:
@@ -228,15 +140,70 @@ def test_people_are_renamed_and_deleted_after_a_question(browser: Any, server: S
     page.close()
 
 
-def test_blend_and_basis_answer(browser: Any, server: Server) -> None:
+def test_a_mixture_is_looked_at_before_it_is_saved(browser: Any, server: Server) -> None:
     page = opened(browser, server)
+    people = Library(server.data / "celeb-basis" / "people")
+    learn(page, "eve")
     part(page, "Blend")
+    page.locator("#celeb_basis_blend_preview").click()
+    note(page, "blend").get_by_text("nobody to blend").wait_for()
+    choose(page, "celeb_basis_blend_people", "eve")
+    page.locator("#celeb_basis_shares").get_by_text("100%").wait_for()
+    page.locator("#celeb_basis_blend_drawing .label-wrap").click()
+    fill(page, "celeb_basis_blend_steps", "2")
+    fill(page, "celeb_basis_blend_prompt", "{} at sea")
+    page.locator("#celeb_basis_blend_preview").click()
+    page.locator("#celeb_basis_blend_poll_pictures img").wait_for()
+    status(page, "blend").get_by_text("Done", exact=True).wait_for()
+    assert page.locator("#celeb_basis_blend_poll_pictures figcaption").inner_text() == "<mixture>"
+    assert people.names() == ("eve",), "nobody is saved by looking"
+    fill(page, "celeb_basis_blend_name", "both")
     page.locator("#celeb_basis_blend_save").click()
-    note(page, "blend").wait_for()
-    assert "name" in note(page, "blend").inner_text() or "nobody" in note(page, "blend").inner_text()
-    part(page, "Basis")
-    page.locator("#celeb_basis_basis_show").click()
-    page.locator("#celeb_basis_basis svg.chart").first.wait_for()
-    assert "Names used" in page.locator("#celeb_basis_basis").first.inner_text()
+    page.get_by_role("button", name="Send <both> to txt2img").wait_for()
+    assert people.names() == ("both", "eve")
+    choose(page, "celeb_basis_blend_people", "both")
     assert not page.errors
     page.close()
+
+
+def test_a_long_preview_is_stopped(browser: Any, server: Server) -> None:
+    page = opened(browser, server)
+    part(page, "Blend")
+    choose(page, "celeb_basis_blend_people", "eve")
+    page.locator("#celeb_basis_blend_drawing .label-wrap").click()
+    fill(page, "celeb_basis_blend_steps", "150")
+    page.locator("#celeb_basis_blend_preview").click()
+    status(page, "blend").get_by_text("Drawing picture 1 of 1").wait_for()
+    page.locator("#celeb_basis_blend_stop").click()
+    status(page, "blend").get_by_text("Interrupted", exact=True).wait_for(timeout=30_000)
+    assert page.locator("#celeb_basis_blend_poll_pictures img").count() == 0
+    assert not page.errors
+    page.close()
+
+
+def test_the_basis_is_shown(browser: Any, server: Server) -> None:
+    page = opened(browser, server)
+    part(page, "Basis")
+    page.locator("#celeb_basis_basis_show").click()
+    shown = page.locator("#celeb_basis_basis_poll_pictures")
+    shown.locator("svg.chart").first.wait_for()
+    assert "Names used" in shown.first.inner_text()
+    assert not page.errors
+    page.close()
+
+
+def test_reload_ui_interrupts_a_run_and_says_so(browser: Any, server: Server) -> None:
+    page = opened(browser, server)
+    begin(page, "fay", steps="4000")
+    status(page).get_by_text("Learning", exact=True).wait_for()
+    with page.expect_navigation(timeout=120_000):
+        page.get_by_text("Reload UI").click()
+    page.wait_for_timeout(2000)
+    page.close()
+    other = opened(browser, server)
+    status(other).get_by_text("Interrupted", exact=True).wait_for()
+    told = status(other).inner_text()
+    assert "Reload UI" in told
+    assert "button" not in told
+    assert "Press Resume" in told
+    other.close()

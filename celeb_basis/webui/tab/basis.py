@@ -33,7 +33,15 @@ class BasisTab:
             "checkpoint's text encoder.</p>"
         )
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            components = own(gradio.Number(512, precision=0, label="Components", info="1 to 4,096; people use 512"))
+            components = own(
+                gradio.Number(
+                    512,
+                    precision=0,
+                    label="Components",
+                    info="1 to 4,096; people use 512",
+                    elem_id="celeb_basis_components",
+                )
+            )
             show = gradio.Button("Show the basis", variant="primary", elem_id="celeb_basis_basis_show")
             stop = gradio.Button("Interrupt", elem_id="celeb_basis_basis_stop")
         with gradio.Accordion("List of names", open=False, elem_id="celeb_basis_names_list"):
@@ -46,7 +54,7 @@ class BasisTab:
         self.watch.build(plot=False)
         outputs = self.watch.outputs
         on(tab.select, self.source, [], [], note=note, quiet=True)
-        on(tab.select, self.watch.refresh, [outputs[-1]], outputs, quiet=True)
+        self.watch.show_at(tab.select)
         on(show.click, self.show, [components], outputs, note=note)
         on(stop.click, self.interrupt, [], outputs, note=note)
         on(files.upload, self.take_list, [files], [files], note=note, cleared=files)

@@ -49,7 +49,7 @@ class BlendTab:
                 self.watch.build(plot=False, others=[people], at_end=self.everybody)
         outputs = self.watch.outputs
         on(tab.select, self.choices, [people], [people], note=note, quiet=True)
-        on(tab.select, self.watch.refresh, [outputs[-1]], outputs, quiet=True)
+        self.watch.show_at(tab.select)
         on(people.change, self.sliders, [people], [*sliders, shares], quiet=True)
         for slider in sliders:
             on(slider.input, self.shares, [people, *sliders], [shares], quiet=True)

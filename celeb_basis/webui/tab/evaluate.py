@@ -64,7 +64,7 @@ class EvaluateTab:
                 self.watch.build(plot=False, others=[note], at_end=lambda: ("",))
         outputs = self.watch.outputs
         on(tab.select, self.choices, [person], [person], note=note, quiet=True)
-        on(tab.select, self.watch.refresh, [outputs[-1]], outputs, quiet=True)
+        self.watch.show_at(tab.select)
         inputs = [person, photos, kinds, prompts, seeds, steps, guidance, seed]
         on(start.click, self.start, inputs, outputs, note=note)
         on(stop.click, self.interrupt, [], outputs, note=note)

@@ -57,7 +57,7 @@ class LearnTab:
         self._connect_run(form, preset, settings, others, buttons, note)
         for event in (tab.select, preset.input, *(field.change for field in _telling_memory(settings))):
             on(event, self.tell_memory, [preset, *settings], [memory], quiet=True)
-        on(tab.select, self.watch.refresh, [self.watch.outputs[-1]], self.watch.outputs, quiet=True)
+        self.watch.show_at(tab.select)
 
     # Layout
 

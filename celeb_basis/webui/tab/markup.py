@@ -86,22 +86,21 @@ def thumbnails(labels: Sequence[tuple[str, Any]], shown: int, pick: str) -> str:
     return f'<div class="celeb-basis-thumbs">{"".join(buttons)}</div>' if buttons else ""
 
 
-def progress(job: Job | None, poll: str, idle: str) -> str:
+def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> str:
     """Where a job stands: what is done, a bar, time left, people and whom they are near to, and how it ended.
 
-    Parameters: ``poll`` is the id of the hidden button that fetches the next state; ``idle`` is shown without a job.
+    Parameters: ``poll`` is the id of the hidden button that fetches the next state; ``idle`` is shown without a job; ``mark``
+    tells this state from the next one.
     """
     active = job is not None and not job.finished
-    head = f'<div class="celeb-basis-progress" data-poll="{text(poll)}" data-active="{int(active)}">'
+    head = f'<div class="celeb-basis-progress" data-poll="{text(poll)}" data-active="{int(active)}" data-mark="{text(mark)}">'
     if job is None:
         return f'{head}<p class="quiet">{text(idle)}</p></div>'
     now = job.progress()
     share = 1.0 if job.state == "done" else now.fraction
     counted = _counted(job, now)
     left = (
-        f"about {duration(now.seconds_left)} left"
-        if job.state == "running" and now.total and now.seconds_left
-        else ""
+        f"about {duration(now.seconds_left)} left" if job.state == "running" and now.total and now.seconds_left else ""
     )
     loss = "" if now.average_loss is None or not now.total else f"loss {now.average_loss:.4f}"
     # A resumed run waits with the stage and the figures that it had before.

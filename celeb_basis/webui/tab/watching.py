@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ _PLOT_EVERY = 3.0
 
 
 class Watch:
-    """Shows the newest job of some kinds. What it has shown is kept by the page's session, so that every visitor sees it.
+    """Shows the newest job of some kinds. What a visitor sees of it stands in the page itself, from where it is asked for:
+    answers may overtake one another on their way.
 
     Parameters: ``poll`` is the id of its hidden button; ``idle`` is the sentence without a job; ``shown`` is HTML of what
     came of a job so far.
@@ -35,6 +37,7 @@ class Watch:
     ) -> None:
         self.service, self.kinds, self.poll, self.idle, self._shown = service, kinds, poll, idle, shown
         self.outputs: list[Any] = []
+        self._seen: Any = None
         self._plot: tuple[tuple[str, int], float, str] = (("", 0), 0.0, "")
 
     def build(
@@ -47,17 +50,26 @@ class Watch:
         status = gradio.HTML(markup.progress(None, self.poll, self.idle), elem_id=f"{self.poll}_status")
         curve = gradio.HTML("", elem_id=f"{self.poll}_curve", visible=plot)
         shown = gradio.HTML("", elem_id=f"{self.poll}_pictures")
-        seen = gradio.State(())
-        self.outputs = [status, curve, shown, seen]
+        self._seen = gr.hidden_text(f"{self.poll}_seen")
+        self.outputs = [status, curve, shown]
         button = gr.hidden_button(self.poll)
 
-        def polled(before: tuple[Any, ...]) -> tuple[Any, ...]:
-            answers = self.refresh(before)
+        def polled(seen: str) -> tuple[Any, ...]:
             job = self.current()
-            ended = answers[0] is not KEEP and job is not None and job.finished
-            return *answers, *(at_end() if at_end and ended else (KEEP,) * len(others))
+            ended = job is not None and job.finished  # and is shown so now, if it was not before
+            answers = self._newer(job, seen)
+            return *answers, *(at_end() if at_end and ended and answers[0] is not KEEP else (KEEP,) * len(others))
 
-        on(button.click, polled, [seen], [*self.outputs, *others], quiet=True)
+        on(button.click, polled, [self._seen], [*self.outputs, *others], quiet=True, script=self._look)
+
+    def show_at(self, event: Any) -> None:
+        """Bring everything up to date at ``event``, as when the sub-tab is opened."""
+        on(event, self.refresh, [self._seen], self.outputs, quiet=True, script=self._look)
+
+    @property
+    def _look(self) -> str:
+        """JavaScript that answers the mark of what the page shows."""
+        return f"() => gradioApp().querySelector('[data-poll={self.poll}]')?.dataset.mark || ''"
 
     def current(self) -> Job | None:
         """The job to show: the one under way, else the newest."""
@@ -65,22 +77,21 @@ class Watch:
         running = [job for job in jobs if job.state == "running"]
         return next(iter(running or jobs), None)
 
-    def refresh(self, seen: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the hidden button answers: only what has changed since ``seen``."""
-        job = self.current()
-        if job is not None and (now := _mark(job)) == tuple(seen or ()):
-            return KEEP, KEEP, KEEP, now
-        status, curve, pictures, now = self.answers(job)
-        before = tuple(seen or ()) or (None,)
-        same_pictures = bool(now) and (before[0], before[-1]) == (now[0], now[-1])
-        return status, curve, KEEP if same_pictures else pictures, now
+    def refresh(self, seen: str) -> tuple[Any, ...]:
+        """What there is to show beyond ``seen``, the mark of what is shown."""
+        return self._newer(self.current(), seen)
+
+    def _newer(self, job: Job | None, seen: str) -> tuple[Any, ...]:
+        now, before = _mark(job), str(seen or "").split(" ")
+        if now == " ".join(before):
+            return (KEEP,) * 3
+        status, curve, pictures = self.answers(job)
+        return status, curve, KEEP if before[:2] == now.split(" ")[:2] else pictures
 
     def answers(self, job: Job | None) -> tuple[Any, ...]:
         """Everything there is to show of ``job``, for :attr:`outputs`."""
-        status = markup.progress(job, self.poll, self.idle)
-        if job is None:
-            return status, "", "", ()
-        return status, self._curve(job), self._shown(job), _mark(job)
+        status = markup.progress(job, self.poll, self.idle, _mark(job))
+        return (status, "", "") if job is None else (status, self._curve(job), self._shown(job))
 
     def follow(self, job: Job) -> tuple[Any, ...]:
         """The same for a job that was just begun: it is shown unless another one is under way."""
@@ -113,16 +124,10 @@ class Watch:
         return html
 
 
-def _mark(job: Job) -> tuple[Any, ...]:
-    """Changes whenever there is something else to show."""
+def _mark(job: Job | None) -> str:
+    """Changes whenever there is something else to show; its first two words when there are other pictures."""
+    if job is None:
+        return "none"
     now = job.progress()
-    return (
-        job.id,
-        job.state,
-        job.error,
-        job.resumable,
-        now.stage,
-        now.step,
-        now.total,
-        (len(job.pictures), job.finished),
-    )
+    rest = repr((job.state, job.error, job.resumable, now.stage, now.step, now.total, now.warnings))
+    return f"{job.id} {len(job.pictures)}{'.' * job.finished} {hashlib.sha256(rest.encode()).hexdigest()[:12]}"

@@ -1,0 +1,124 @@
+"""A real WebUI's page in headless Chromium: opening it, and a visitor's steps.
+
+Needs the package ``playwright`` (``requirements/test.txt``) and a Chromium: the program that ``CHROMIUM`` names, else
+``chromium`` or ``google-chrome`` on the path, else playwright's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.webui_server import Server
+
+from celeb_basis.faces.samples import sample_photos
+
+SETTINGS = {"steps": "12", "components": "16", "views": "3", "size": "64"}
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_REMEDY = "install chromium or google-chrome, name it in CHROMIUM, or run 'python -m playwright install chromium'"
+
+
+@contextmanager
+def headless() -> Iterator[Any]:
+    """A browser; the test is skipped, saying what to install, where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements/test.txt")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    with api.sync_playwright() as playwright:
+        found = found or playwright.chromium.executable_path
+        if not Path(found).is_file():
+            pytest.skip(f"needs Chromium: {_REMEDY}")
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+def opened(browser: Any, server: Server) -> Any:
+    """A fresh page with the tab open. Scripts' errors and dialogs are in ``page.errors``."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("dialog", lambda dialog: (page.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.set_default_timeout(60_000)
+    page.goto(server.base)
+    page.wait_for_function(
+        "window.opts && Object.keys(opts).length && document.querySelector('#txt2img_prompt textarea')"
+    )
+    page.wait_for_timeout(1000)
+    tab(page, "Celeb Basis")
+    return page
+
+
+def tab(page: Any, label: str) -> None:
+    page.locator("#tabs > .tab-nav > button", has_text=label).click()
+
+
+def part(page: Any, label: str) -> None:
+    page.locator("#celeb_basis_tabs > .tab-nav > button", has_text=label).click()
+
+
+def note(page: Any, where: str) -> Any:
+    return page.locator(f"#celeb_basis_{where}_note .celeb-basis-note").first
+
+
+def status(page: Any, where: str = "learn") -> Any:
+    return page.locator(f"[data-poll=celeb_basis_{where}_poll]")
+
+
+def steps_done(page: Any) -> int:
+    """Steps of a run of 4000 that the page shows."""
+    found = re.search(r"(\d+) of 4000", status(page).inner_text())
+    assert found, status(page).inner_text()
+    return int(found[1])
+
+
+def fill(page: Any, elem_id: str, text: str) -> None:
+    page.locator(f"#{elem_id} textarea, #{elem_id} input").first.fill(text)
+
+
+def begin(page: Any, name: str, **settings: str) -> None:
+    """Drop the photo of six people, give a name and press Learn."""
+    page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(sample_photos()["six"]))
+    page.locator(".celeb-basis-photo").wait_for()
+    fill(page, "celeb_basis_name", name)
+    if not page.locator("#celeb_basis_set_steps input").is_visible():
+        page.locator("#celeb_basis_advanced .label-wrap").click()
+    for key, value in (SETTINGS | settings).items():
+        fill(page, f"celeb_basis_set_{key}", value)
+    page.locator("#celeb_basis_set_early_stop input").uncheck()
+    page.locator("#celeb_basis_consent input").check()
+    page.locator("#celeb_basis_start").click()
+
+
+def learn(page: Any, name: str) -> None:
+    """The same, to the end."""
+    begin(page, name)
+    # The first run builds the basis and loads the face networks.
+    status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
+
+
+def choose(page: Any, elem_id: str, *labels: str) -> None:
+    """Choose in a list of the page, by typing."""
+    field = page.locator(f"#{elem_id} input").first
+    for label in labels:
+        field.click()
+        page.locator(f"#{elem_id} ul.options li", has_text=re.compile(f"^\\W*{re.escape(label)}$")).first.click()
+
+
+def draw(page: Any, prompt: str, side: str = "64") -> Any:
+    """Generate one picture of one step on the txt2img tab; the shown parameters."""
+    page.locator("#txt2img_prompt textarea").fill(prompt)
+    for name, value in (("steps", "1"), ("width", side), ("height", side)):
+        page.locator(f"#txt2img_{name} input[type=number]").fill(value)
+        page.locator(f"#txt2img_{name} input[type=number]").blur()
+    page.locator("#txt2img_generate").click()
+    shown = page.locator("#html_info_txt2img", has_text=re.compile("Steps: 1")).first
+    shown.wait_for()
+    return shown
