@@ -1,4 +1,4 @@
-"""In a real WebUI: names on SDXL with a refiner, an SSD, Stable Diffusion 2 that predicts noise, and an inpainting checkpoint."""
+"""In a real WebUI: names on SDXL with a refiner, an SSD, an SD2 that predicts noise, and an inpainting checkpoint."""
 
 from __future__ import annotations
 
