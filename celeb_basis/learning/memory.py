@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 # counts them again): for each channel in and out of a residual block, each channel of a transformer block, and each head
 # and token of the prompt.
 _RESNET, _TRANSFORMER, _CROSS = 2.6, 13.2, 9.0
-# Scores of self-attention, where it keeps them.
+# Share of the scores of self-attention that are kept, where they are.
 _SCORES = 0.8
 _TOKENS = 77
-# Computing a block takes some tensors more than it keeps, and torch's allocator cannot use every gap.
-_WORKING = 1.15
+# Computing a block takes some tensors more than it keeps, above all copies of its scores, and torch's allocator cannot
+# use every gap.
+_WORKING, _WORKING_SCORES = 1.15, 3.0
 # Text encoders, the head with its optimizer, views, and what the allocator rounds up.
 _FIXED = 300 << 20
 # Of what is free, some is left to others: the desktop, the browser, a preview picture's VAE.
@@ -76,8 +77,10 @@ def estimate(host: Host, settings: LearnSettings) -> MemoryNeed:
     facts = host.memory()
     precision = resolve_precision(settings.precision, host.dtype)
     side = (settings.size or host.info.resolution) // facts.latent_pixel
-    extra = facts.elsewhere + _converted(facts, host.dtype, precision) + _FIXED
     size = _item_size(host.dtype, precision)
+    scores = max((_scores(block, side, facts.keeps_scores) for block in facts.blocks), default=0.0)
+    extra = facts.elsewhere + _converted(facts, host.dtype, precision) + _FIXED
+    extra += int(settings.batch_size * size * _WORKING_SCORES * scores)
     plain, checkpointed = (
         int(kept_bytes(facts, side, settings.batch_size, size, checkpointing=checkpointing) * _WORKING) + extra
         for checkpointing in (False, True)
@@ -105,7 +108,11 @@ def _kept(block: DenoiserBlock, side: int, keeps_scores: bool) -> float:
     if block.kind == "resnet":
         return _RESNET * places * (block.channels_in + block.channels)
     kept = _TRANSFORMER * places * block.channels + _CROSS * block.heads * places * _TOKENS
-    return kept + (_SCORES * block.heads * places * places if keeps_scores else 0.0)
+    return kept + _SCORES * _scores(block, side, keeps_scores)
+
+
+def _scores(block: DenoiserBlock, side: int, kept: bool) -> float:
+    return block.heads * _places(block, side) ** 2 if kept else 0.0
 
 
 def _places(block: DenoiserBlock, side: int) -> float:

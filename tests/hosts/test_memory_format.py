@@ -29,7 +29,8 @@ def test_numbers_stay_and_strides_come_back(times: int) -> None:
     for _ in range(times):
         layout.switch_on()
     weight = model[0][0].weight
-    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
     assert [content for content, _ in _state(model)] == [content for content, _ in before]
     for _ in range(times):
         layout.put_back()

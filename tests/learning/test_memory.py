@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from support.bases import toy_bases, toy_pool
+from support.counting import counting_kept
 from support.toys import ToyHost
 
 from celeb_basis.errors import SettingsError
@@ -20,21 +19,6 @@ from celeb_basis.learning.memory import estimate, kept_bytes
 from celeb_basis.settings import LearnSettings
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-
-
-@contextmanager
-def counted(weights: list[torch.nn.Parameter]) -> Iterator[dict[int, torch.Tensor]]:
-    """What autograd keeps beside the weights, by storage."""
-    own = {weight.untyped_storage()._cdata for weight in weights}
-    kept: dict[int, torch.Tensor] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if (key := tensor.untyped_storage()._cdata) not in own:
-            kept[key] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -68,11 +52,10 @@ def _run(unet: Any, side: int, batch: int) -> None:
 
 @pytest.mark.parametrize(("side", "batch"), [(32, 1), (64, 2), (96, 1)])
 def test_what_is_kept_of_full_size_models(full_size: Any, side: int, batch: int) -> None:
-    with counted(list(full_size.parameters())) as kept:
+    with counting_kept(full_size.parameters()) as kept:
         _run(full_size, side, batch)
-    bytes_kept = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     facts = MemoryFacts(denoiser_blocks(full_size), 8, 0, 0, True, None)
-    assert kept_bytes(facts, side, batch, 4, checkpointing=False) == pytest.approx(bytes_kept, rel=0.1)
+    assert kept_bytes(facts, side, batch, 4, checkpointing=False) == pytest.approx(kept.bytes, rel=0.1)
 
 
 def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
@@ -80,12 +63,12 @@ def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
     full_size.enable_gradient_checkpointing()
     full_size.train()
     try:
-        with counted(list(full_size.parameters())) as kept:
+        with counting_kept(full_size.parameters()) as kept:
             _run(full_size, side, 1)
     finally:
         full_size.disable_gradient_checkpointing()
         full_size.eval()
-    between = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    between = kept.bytes
     facts = MemoryFacts(denoiser_blocks(full_size), 8, 0, 0, True, None)
     plain = kept_bytes(facts, side, 1, 4, checkpointing=False)
     checkpointed = kept_bytes(facts, side, 1, 4, checkpointing=True)

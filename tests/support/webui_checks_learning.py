@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from support.bases import toy_pool
+from support.counting import counting_kept
 from support.webui_checks_encoding import some_words
 from support.webui_state import assert_as_before, fingerprint
 
@@ -18,6 +19,7 @@ from celeb_basis.hosts.base import GenerationRequest
 from celeb_basis.hosts.webui import WebUIHost
 from celeb_basis.hosts.webui.model import loaded_model, text_part, unet_of
 from celeb_basis.learning.learner import Learner
+from celeb_basis.learning.memory import kept_bytes
 from celeb_basis.learning.objective import diffusion_loss
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.settings import LearnSettings
@@ -177,13 +179,19 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
     words = {"<v>": [part.requires_grad_() for part in some_words(host)["<v>"]]}
     kept = []
     for checkpointing in (False, True):
-        total = [0]
         with host.learning("fp32", checkpointing=checkpointing):
             conditioning = host.encode_prompts(["a photo of <v> person"], words)
-            with counting_saved(total):
+            with counting_kept(loaded_model().parameters()) as counted:
                 host.predict(torch.zeros(1, 4, SIDE, SIDE), torch.tensor([500]), conditioning)
-        kept.append(total[0])
+        kept.append(counted.bytes)
     assert kept[1] < 0.5 * kept[0], kept
+    facts = host.memory()
+    assert facts.free is None or facts.free > 10**6
+    assert facts.weights > 10**6
+    assert facts.elsewhere == 0
+    estimated = kept_bytes(facts, SIDE, 1, 4, checkpointing=False)
+    # Before the first cross-attention nothing is kept, which is much of so small a model.
+    assert 0.8 < estimated / kept[0] < 2, (estimated, kept)
 
 
 def check_previews_disturb_nothing(data: Path) -> None:
@@ -226,18 +234,6 @@ def failing(module: Any, error: BaseException, backward: bool) -> Iterator[None]
         yield
     finally:
         handle.remove()
-
-
-@contextlib.contextmanager
-def counting_saved(total: list[int]) -> Iterator[None]:
-    """Numbers that the graph keeps for the backward pass."""
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        total[0] += tensor.numel()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
 
 
 def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
