@@ -5,17 +5,15 @@ Measured only where ``CELEB_BASIS_WEBUI`` names a WebUI, with its own Python.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, exit_code
-from benchmarks.workbench import ROOT, Workbench
+from benchmarks.webui.running import answer_of
+from benchmarks.workbench import Workbench
 
 WORDS = "webui-tokens"
 SLOW = False
@@ -50,16 +48,7 @@ def measure(bench: Workbench, checkpoint: Path | None = None) -> Iterator[Figure
 def _inside(people: int, checkpoint: Path | None) -> Any:
     folder = Path(os.environ["CELEB_BASIS_WEBUI"]).expanduser()
     checkpoint = (checkpoint or folder / "models" / "Stable-diffusion" / "sd1.safetensors").absolute()
-    python = os.environ.get("CELEB_BASIS_WEBUI_PYTHON") or str(folder / "venv" / "bin" / "python")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    with tempfile.TemporaryDirectory() as data:
-        command = [python, "-m", "benchmarks.webui_tokens_inside", "--data", data, "--checkpoint", str(checkpoint)]
-        command += ["--count", str(people)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-6000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return answer_of("benchmarks.webui_tokens_inside", "--checkpoint", str(checkpoint), "--count", str(people))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,8 @@ from typing import Any
 
 from benchmarks import webui_tokens
 from benchmarks.figures import Figure, exit_code
-from benchmarks.workbench import ROOT, Workbench
+from benchmarks.webui.running import answer_of
+from benchmarks.workbench import Workbench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +65,15 @@ def _printed(measured: Iterator[Figure]) -> list[Figure]:
 
 def _figures(options: argparse.Namespace) -> Iterator[Figure]:
     yield from webui_tokens.measure(Workbench(), options.checkpoint)
+    started = answer_of("support.webui_start_share", "--checkpoint", str(options.checkpoint.absolute()))
+    steps = (f"{step} {spent['clock']:.3f} s" for step, spent in started["spent"].items())
+    yield Figure(
+        "added to the WebUI's start by the extension, processor time",
+        started["processor"],
+        0.3,
+        "s",
+        f"by the clock {started['clock']:.3f} s: {', '.join(steps)}",
+    )
     where = f"{options.side}x{options.side}, batch 1, in the WebUI"
     taken = _inside(options, "steps")
     medians = {kind: statistics.median(taken[kind]) for kind in ("ours", "bare", "host")}
@@ -98,25 +106,8 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
 
 
 def _inside(options: argparse.Namespace, what: str) -> Any:
-    """What ``benchmarks.webui.inside`` answers, run with the WebUI's own Python in a data folder of its own."""
-    folder = Path(os.environ["CELEB_BASIS_WEBUI"])
-    python = os.environ.get("CELEB_BASIS_WEBUI_PYTHON") or folder / "venv" / "bin" / "python"
-    with tempfile.TemporaryDirectory() as data:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CELEB_BASIS_CACHE": f"{data}/cache"}
-        command = [str(python), "-m", "benchmarks.webui.inside", what, "--data", data]
-        command += [
-            "--file",
-            str(options.checkpoint.absolute()),
-            "--side",
-            str(options.side),
-            "--steps",
-            str(options.steps),
-        ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-6000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    file, sizes = str(options.checkpoint.absolute()), ("--side", str(options.side), "--steps", str(options.steps))
+    return answer_of("benchmarks.webui.inside", what, "--file", file, *sizes)
 
 
 if __name__ == "__main__":
