@@ -8,8 +8,9 @@
 
     const byId = (id) => gradioApp().getElementById(id);
 
-    function changed(field) {
-        field.dispatchEvent(new Event("input", {bubbles: true}));
+    // With a kind of change, as if it were typed, other completions look at the text anew and close.
+    function changed(field, kind) {
+        field.dispatchEvent(kind ? new InputEvent("input", {bubbles: true, inputType: kind}) : new Event("input", {bubbles: true}));
     }
 
     function fieldOf(id) {
@@ -92,12 +93,13 @@
 
     // Completion of "<"
 
-    const list = {box: null, field: null, names: [], active: 0, start: 0};
+    const list = {box: null, field: null, names: [], active: 0, start: 0, mover: null};
     let asked = null;
     let wait = null;
 
     function closeList() {
         if (!list.box) return;
+        clearInterval(list.mover);
         list.field.removeAttribute("aria-activedescendant");
         list.field.removeAttribute("aria-controls");
         list.box.remove();
@@ -154,12 +156,30 @@
             });
             list.box.appendChild(item);
         });
-        const place = caretPlace(field, list.start);
-        list.box.style.left = place.left + "px";
-        list.box.style.top = place.top + "px";
         document.body.appendChild(list.box);
+        placeList();
+        list.mover = setInterval(placeList, 100); // another completion's list comes and goes
         field.setAttribute("aria-controls", list.box.id);
         mark();
+    }
+
+    // The list of the tag-autocomplete extension, while it is open: it completes LoRAs and embeddings after "<" too.
+    function otherList() {
+        return Array.from(gradioApp().querySelectorAll(".autocompleteParent")).find((one) => one.offsetParent !== null) || null;
+    }
+
+    // At the caret; beside another completion's list, or under it where the page is narrow.
+    function placeList() {
+        const place = caretPlace(list.field, list.start);
+        const other = otherList()?.getBoundingClientRect();
+        if (other) {
+            const right = other.right + 6;
+            const fits = right + list.box.offsetWidth <= document.documentElement.clientWidth;
+            place.left = window.scrollX + (fits ? right : other.left);
+            place.top = window.scrollY + (fits ? other.top : other.bottom + 6);
+        }
+        list.box.style.left = place.left + "px";
+        list.box.style.top = place.top + "px";
     }
 
     function mark() {
@@ -179,7 +199,7 @@
         asked = null;
         field.value = field.value.slice(0, start) + word + rest;
         field.selectionStart = field.selectionEnd = start + word.length;
-        changed(field);
+        changed(field, "insertReplacementText");
     }
 
     // Where a character of a text field is on the page: a copy of the field's text tells.
@@ -207,6 +227,11 @@
     // Only while our list is open, and before other listeners of the field (tag-autocomplete has one too).
     function onKey(event) {
         if (!list.box || list.field !== event.target || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+        const end = event.key === "ArrowDown" ? list.names.length - 1 : event.key === "ArrowUp" ? 0 : -1;
+        if (list.active === end && otherList()) {
+            closeList(); // the key goes on to the other list
+            return;
+        }
         if (event.key === "ArrowDown") list.active = (list.active + 1) % list.names.length;
         else if (event.key === "ArrowUp") list.active = (list.active + list.names.length - 1) % list.names.length;
         else if (event.key === "Escape") closeList();

@@ -109,7 +109,7 @@ def choose(page: Any, elem_id: str, *labels: str) -> None:
     field = page.locator(f"#{elem_id} input").first
     for label in labels:
         field.click()
-        page.locator(f"#{elem_id} ul.options li", has_text=re.compile(f"^\\W*{re.escape(label)}$")).first.click()
+        page.locator(f"#{elem_id} ul.options li", has_text=re.compile(rf"^\W*{re.escape(label)}\W*$")).first.click()
 
 
 def draw(page: Any, prompt: str, side: str = "64") -> Any:

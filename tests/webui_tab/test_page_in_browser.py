@@ -197,7 +197,7 @@ def test_reload_ui_interrupts_a_run_and_says_so(browser: Any, server: Server) ->
     begin(page, "fay", steps="4000")
     status(page).get_by_text("Learning", exact=True).wait_for()
     with page.expect_navigation(timeout=120_000):
-        page.get_by_text("Reload UI").click()
+        page.locator("a", has_text="Reload UI").click()
     page.wait_for_timeout(2000)
     page.close()
     other = opened(browser, server)
