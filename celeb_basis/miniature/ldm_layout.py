@@ -44,10 +44,19 @@ def save_single_file(pipeline: Any, path: Path) -> None:
     Raises: :class:`celeb_basis.errors.FileError` if they cannot be written.
     """
     import yaml  # type: ignore[import-untyped]
+
+    write_text(path.with_suffix(".yaml"), yaml.safe_dump(ldm_yaml(pipeline), sort_keys=False))
+    save_weights(pipeline, path)
+
+
+def save_weights(pipeline: Any, path: Path) -> None:
+    """Write ``path`` (``.safetensors``) alone.
+
+    Raises: :class:`celeb_basis.errors.FileError` if it cannot be written.
+    """
     from safetensors.torch import save_file
 
     weights = {key: value.contiguous() for key, value in ldm_weights(pipeline).items()}
-    write_text(path.with_suffix(".yaml"), yaml.safe_dump(ldm_yaml(pipeline), sort_keys=False))
     with atomic_path(path) as temporary:
         save_file(weights, str(temporary), metadata={"format": "pt"})
 

@@ -40,10 +40,8 @@ def family_of(pipeline: Any) -> Family:
     width = pipeline.text_encoder.config.hidden_size
     if width == 768:
         return "sd1"
-    # Both hold for every SD2, and a small model for tests keeps at least one of them.
-    like_open_clip = pipeline.text_encoder.config.hidden_act == "gelu"
-    like_sd2 = pipeline.scheduler.config.get("prediction_type") == "v_prediction"
-    return "sd2" if width == 1024 or like_open_clip or like_sd2 else "sd1"
+    # OpenAI's CLIP computes with quick_gelu, OpenCLIP's with gelu. What is predicted says nothing: SD1 predicts velocity too.
+    return "sd2" if width == 1024 or pipeline.text_encoder.config.hidden_act == "gelu" else "sd1"
 
 
 def noise_schedule(scheduler: Any) -> NoiseSchedule:
