@@ -1,5 +1,5 @@
 // What gradio cannot do for Celeb Basis: words into prompts at the caret, completion of "<" with the known names,
-// clicks on drawn faces and cards, and the timer that fetches the progress of a run.
+// clicks on drawn faces and cards, and the timer that fetches the progress of a run and has new people's cards drawn.
 
 (function() {
     "use strict";
@@ -91,6 +91,18 @@
         });
     }
 
+    // The host draws its cards when the page is loaded and when they are refreshed by hand; new people are to be there at once.
+    const known = new Set();
+
+    function refreshCards() {
+        const news = Array.from(gradioApp().querySelectorAll("[data-changed]"), (one) => one.dataset.changed).filter((key) => !known.has(key));
+        news.forEach((key) => known.add(key));
+        if (!news.length) return;
+        for (const tab of ["txt2img", "img2img"]) {
+            byId(tab + "_celeb_basis_extra_refresh_internal")?.dispatchEvent(new Event("click"));
+        }
+    }
+
     // Completion of "<"
 
     const list = {box: null, field: null, names: [], active: 0, start: 0, mover: null};
@@ -165,7 +177,9 @@
 
     // The list of the tag-autocomplete extension, while it is open: it completes LoRAs and embeddings after "<" too.
     function otherList() {
-        return Array.from(gradioApp().querySelectorAll(".autocompleteParent")).find((one) => one.offsetParent !== null) || null;
+        const lists = Array.from(gradioApp().querySelectorAll(".autocompleteParent"));
+        const open = lists.find((one) => one.offsetParent !== null);
+        return open ? open.querySelector(".autocompleteResults") || open : null;
     }
 
     // At the caret; beside another completion's list, or under it where the page is narrow.
@@ -269,6 +283,9 @@
         const answers = byId("celeb_basis_names");
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
         onUiTabChange(() => fetchProgress(true));
-        setInterval(() => fetchProgress(++ticks % 5 === 0), 1000);
+        setInterval(function() {
+            fetchProgress(++ticks % 5 === 0);
+            refreshCards();
+        }, 1000);
     });
 })();

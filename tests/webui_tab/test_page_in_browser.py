@@ -96,6 +96,42 @@ def test_the_word_is_completed_and_drawn(page: Any) -> None:
     assert "a photo of <ada>, smiling" in draw(page, "a photo of <ada>, smiling").inner_text()
 
 
+def test_another_completion_is_neither_hidden_nor_robbed_of_its_keys(page: Any) -> None:
+    """With a list such as the tag-autocomplete extension puts under the prompt."""
+    prompt = page.locator("#txt2img_prompt textarea")
+    page.evaluate(
+        """() => {
+            const box = document.createElement("div");
+            box.className = "autocompleteParent p";
+            box.style = "position: absolute; left: 60px; top: 30px; width: 200px; height: 90px; z-index: 999";
+            const field = document.querySelector("#txt2img_prompt textarea");
+            field.parentNode.insertBefore(box, field.nextSibling);
+            window.others = [];
+            field.addEventListener("keydown", (event) => window.others.push(event.key));
+            field.addEventListener("input", (event) => window.others.push(event.inputType));
+        }"""
+    )
+    prompt.fill("")
+    prompt.press_sequentially("<a", delay=20)
+    ours = page.locator(".celeb-basis-completion")
+    ours.wait_for()
+    page.wait_for_timeout(300)
+    other, mine = page.locator(".autocompleteParent.p").bounding_box(), ours.bounding_box()
+    assert mine["x"] >= other["x"] + other["width"] or mine["y"] >= other["y"] + other["height"]
+    page.evaluate("() => { window.others = [] }")
+    prompt.press("ArrowDown")  # there is one name only
+    assert ours.count() == 0
+    assert page.evaluate("window.others") == ["ArrowDown"]
+    prompt.press("Backspace")
+    ours.wait_for()
+    page.evaluate("() => { window.others = [] }")
+    prompt.press("Enter")
+    assert prompt.input_value() == "<ada>"
+    assert page.evaluate("window.others") == ["insertReplacementText"], "the other list looks at the text anew"
+    page.evaluate("() => document.querySelector('.autocompleteParent.p').remove()")
+    assert not page.errors
+
+
 def test_a_run_goes_on_without_the_page_and_can_be_resumed(page: Any, browser: Any, server: Server) -> None:
     tab(page, "Celeb Basis")
     begin(page, "bob", steps="4000")

@@ -144,6 +144,18 @@ def test_a_learned_person_can_be_sent_to_a_prompt() -> None:
     assert page.having("data-to") == ["txt2img", "img2img"] * 2
 
 
+def test_new_people_are_told_to_the_script_once() -> None:
+    job = Job("learn", ("ada",))
+    assert not Page(markup.progress(job, "poll", "")).having("data-changed")
+    job.set_state("done")
+    assert Page(markup.progress(job, "poll", "")).having("data-changed") == [job.id]
+    assert Page(markup.changed()).having("data-changed") != Page(markup.changed()).having("data-changed")
+    old = Job("learn", ("ada",))
+    old.set_state("done")
+    old._events[-1]["time"] -= 3600
+    assert not Page(markup.progress(old, "poll", "")).having("data-changed"), "a page that is opened later has the card"
+
+
 def test_cards_say_why_somebody_is_unavailable() -> None:
     page = Page(markup.cards([entry("ada"), entry("bob", reason="Made for another width.")], "ada", "pick", 5))
     assert page.having("data-value") == ["ada", "bob"]

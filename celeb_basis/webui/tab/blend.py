@@ -50,7 +50,7 @@ class BlendTab:
         outputs = self.watch.outputs
         on(tab.select, self.choices, [people], [people], note=note, quiet=True)
         self.watch.show_at(tab.select)
-        on(people.change, self.sliders, [people], [*sliders, shares], quiet=True)
+        on(people.change, self.sliders, [people, *sliders], [*sliders, shares], quiet=True)
         for slider in sliders:
             on(slider.input, self.shares, [people, *sliders], [shares], quiet=True)
         for component in (name.input, replace.change):
@@ -108,11 +108,11 @@ class BlendTab:
         """The same when a mixture was saved; who is chosen stays."""
         return (update(choices=list(self.service.library.names())),)
 
-    def sliders(self, people: list[str] | None) -> tuple[Any, ...]:
-        """A slider for each chosen person."""
+    def sliders(self, people: list[str] | None, *weights: float) -> tuple[Any, ...]:
+        """A slider for each chosen person; those that were moved stay so."""
         names = (people or [])[:MOST]
         shown = [update(visible=True, label=name) for name in names]
-        return *shown, *[update(visible=False, value=0.5)] * (MOST - len(names)), self.shares(people, *[0.5] * MOST)
+        return *shown, *[update(visible=False, value=0.5)] * (MOST - len(names)), self.shares(people, *weights)
 
     def shares(self, people: list[str] | None, *weights: float) -> str:
         """What part everybody has in the mixture."""

@@ -7,6 +7,8 @@ into a prompt; a ``data-poll`` names the hidden button that is clicked while ``d
 from __future__ import annotations
 
 import base64
+import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +24,9 @@ __all__ = ["chart", "duration", "named", "text"]
 MOST_PICTURES = 12
 """Pictures shown of a job under way."""
 
+_RECENT = 60.0
+"""Seconds after a job's end in which a page that shows it may have cards from before."""
+
 _STATES = {
     "queued": "waiting for its turn",
     "done": "done",
@@ -36,6 +41,11 @@ def note(sentence: str, kind: Literal["error", "good", "hint"] = "hint") -> str:
         return ""
     role = "alert" if kind == "error" else "status"
     return f'<p class="celeb-basis-note {kind}" role="{role}">{text(sentence)}</p>'
+
+
+def changed(key: str = "") -> str:
+    """Tells the script, once for each key, that there are other people: the host's cards are drawn anew."""
+    return f'<i hidden data-changed="{text(key or uuid.uuid4().hex)}"></i>'
 
 
 def hints(sentences: Iterable[str]) -> str:
@@ -120,6 +130,8 @@ def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> str:
     parts.append(hints(now.warnings))
     parts.append(_nearness(job))
     if job.state == "done" and job.kind in ("learn", "blend"):
+        if time.time() - job.changed < _RECENT:
+            parts.append(changed(job.id))
         parts.append("".join(f"<p>{use_buttons(f'<{person}>')}</p>" for person in job.people))
     return "".join(parts) + "</div>"
 

@@ -135,17 +135,17 @@ class PeopleTab:
     def rename(self, chosen: str, search: str, new_name: str) -> tuple[Any, ...]:
         """Give the chosen person another name."""
         entry = self.service.rename(chosen, new_name or "")
-        return *self.show(entry.name, search), markup.note(f"Now called {entry.word}.", "good")
+        return *self.show(entry.name, search), markup.note(f"Now called {entry.word}.", "good") + markup.changed()
 
     def save_notes(self, chosen: str, search: str, notes: str) -> tuple[Any, ...]:
         """Keep other notes."""
         self.service.set_notes(chosen, notes or "")
-        return *self.show(chosen, search), markup.note("The notes are saved.", "good")
+        return *self.show(chosen, search), markup.note("The notes are saved.", "good") + markup.changed()
 
     def delete(self, chosen: str, search: str) -> tuple[Any, ...]:
         """Remove the chosen person, which was asked before."""
         self.service.delete(chosen)
-        return *self.show("", search), markup.note(f"<{chosen}> is deleted.", "good")
+        return *self.show("", search), markup.note(f"<{chosen}> is deleted.", "good") + markup.changed()
 
     def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
         """Links that hold the files."""
@@ -177,7 +177,7 @@ class PeopleTab:
                 continue
             for entry in taken:
                 last = entry.name
-                told += markup.note(f"{entry.word} is here.", "good")
+                told += markup.note(f"{entry.word} is here.", "good") + markup.changed()
         return *self.show(last, search), None, told
 
 
