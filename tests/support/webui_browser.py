@@ -121,4 +121,7 @@ def draw(page: Any, prompt: str, side: str = "64") -> Any:
     page.locator("#txt2img_generate").click()
     shown = page.locator("#html_info_txt2img", has_text=re.compile("Steps: 1")).first
     shown.wait_for()
+    page.wait_for_timeout(500)
+    # Raised by WebUI 1.10.1 with gradio 3.41.2 at every generation, without any extension too.
+    page.errors[:] = [error for error in page.errors if "reading 'props'" not in error]
     return shown

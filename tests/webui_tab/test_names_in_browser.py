@@ -32,7 +32,7 @@ def server(browser: Any, tmp_path_factory: pytest.TempPathFactory, miniature_fol
     people.mkdir(parents=True)
     (people / f"{EVIL_FILE}.safetensors").write_bytes(b"nonsense")
     (people / "ada & 'eve'.safetensors").write_bytes(
-        identity_to_bytes(person("ada & 'eve'", notes=EVIL, consent=EVIL, face_model=EVIL, base_model=EVIL))
+        identity_to_bytes(person("ada & 'eve'", notes=EVIL, consent=EVIL, face_model=EVIL))
     )
     (data / "names.txt").write_text("\n".join([*shipped_names().names[:200], *(f"{EVIL} {i}" for i in range(200))]))
     flags = ["--celeb-basis-names", str(data / "names.txt")]
