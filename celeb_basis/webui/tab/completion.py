@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celeb_basis.errors import IdentityError
+from celeb_basis.files import checked_name
 from celeb_basis.webui.tab import gr, markup
 from celeb_basis.webui.tab.gr import gradio, on
 
@@ -28,8 +30,16 @@ def offered(service: Service, asked: str) -> str:
     from the one that it waits for.
     """
     wanted = asked.partition(":")[2].casefold()
-    names = service.library.names()
+    names = [name for name in service.library.names() if wanted in name.casefold() and _usable(name)]
     first = [name for name in names if name.casefold().startswith(wanted)]
-    others = [name for name in names if wanted in name.casefold() and not name.casefold().startswith(wanted)]
+    others = [name for name in names if not name.casefold().startswith(wanted)]
     items = "".join(f"<i>{markup.text(name)}</i>" for name in (first + others)[:MOST])
     return f'<div data-query="{markup.text(asked)}">{items}</div>'
+
+
+def _usable(name: str) -> bool:
+    """Not a file that somebody put into the folder under a name that no prompt can hold."""
+    try:
+        return checked_name(name) == name
+    except IdentityError:
+        return False

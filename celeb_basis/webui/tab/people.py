@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import IdentityError
+from celeb_basis.webui.requests import NoSuchPersonError, PersonEntry
 from celeb_basis.webui.tab import gr, markup
 from celeb_basis.webui.tab.gr import gradio, on, own, update
 
@@ -99,23 +100,25 @@ class PeopleTab:
         """Everybody whose name holds ``search``; only those that are shown are read."""
         wanted = (search or "").casefold().strip("<> ")
         names = [name for name in self.service.library.names() if wanted in name.casefold()]
-        people = []
-        for name in names[:MOST_CARDS]:
-            try:
-                people.append(self.service.person(name))
-            except IdentityError:  # removed in the meantime
-                continue
+        people = [entry for name in names[:MOST_CARDS] if (entry := self._entry(name)) is not None]
         total = len(names) or len(self.service.library.names())
         return markup.cards(people, chosen, _PICK, total)
 
+    def _entry(self, name: str) -> PersonEntry | None:
+        """Somebody; ``None`` for who was removed in the meantime. A file that somebody put there under a name of no use
+        is told with its problem."""
+        try:
+            return self.service.person(name)
+        except NoSuchPersonError:
+            return None
+        except IdentityError as error:
+            there = name in self.service.library.names()
+            return PersonEntry(name, f"<{name}>", None, str(error), False, str(error)) if there else None
+
     def show(self, chosen: str, search: str) -> tuple[Any, ...]:
         """All components for the chosen person, or for nobody."""
-        entry = None
-        if chosen:
-            try:
-                entry = self.service.person(chosen)
-            except IdentityError:
-                chosen = ""
+        entry = self._entry(chosen) if chosen else None
+        chosen = "" if entry is None else chosen
         notes = entry.identity.metadata.notes if entry is not None and entry.identity is not None else ""
         return (
             chosen,
