@@ -1,0 +1,204 @@
+"""The autoencoder: Stable Diffusion's own, narrow, trained on crops of rendered scenes with faces in mind.
+
+``python -m training.autoencoder`` trains it, or goes on where it stopped. Then ``--decoder`` freezes the encoder as it is
+(``encoder.safetensors``: the pool is made with it) and goes on with the decoder alone (``decoder.safetensors``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.autoencoder_start import start_with_colours
+from training.checkpoints import load_state, save_state
+from training.faces import SPREAD, FaceGenerator
+from training.places import face_pack, work_folder
+from training.recognition import RecognitionNetwork, crop_faces
+from training.render import render
+from training.scenes import draw_scene
+
+_log = logging.getLogger(__name__)
+
+CONFIG: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "sample_size": 128,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [64, 64, 64, 128],
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
+    "scaling_factor": 1.0,
+    "force_upcast": False,
+}
+SHAPES = ((64, 4), (64, 4), (128, 1), (64, 4), (64, 4), (128, 2))
+"""Side and number of the crops of a step, in turn: small ones are cheap, whole pictures hold whole faces."""
+RATE = 3e-4
+KL = 1e-4
+IDENTITY = 0.15
+FEATURES = 0.06
+DECODER_NOISE = 0.05
+FACES_AFTER = 400
+"""Steps until the face losses have their full weight."""
+_SEED = 11
+
+
+def new_autoencoder() -> Any:
+    """The untrained network."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(_SEED)
+    model = AutoencoderKL.from_config(CONFIG)
+    start_with_colours(model)
+    return model
+
+
+def load_autoencoder(path: Path) -> Any:
+    """The network with the weights of a training state, for use."""
+    model = new_autoencoder().to(memory_format=torch.channels_last)
+    load_state(path, {"model": model})
+    return model.eval().requires_grad_(False)
+
+
+def render_bank(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``(N, 128, 128, 3)`` scenes of random people, and the box of the first face of each (width 0 for none)."""
+    generator, rng = FaceGenerator(), np.random.default_rng(seed)
+    pictures, boxes = np.zeros((count, 128, 128, 3), np.uint8), np.zeros((count, 3), np.float32)
+    for start in range(0, count, 64):
+        faces = generator.draw((SPREAD * rng.standard_normal((64, 100))).astype(np.float32))
+        for place in range(start, min(start + 64, count)):
+            scene = draw_scene(rng, len(faces))
+            drawn = render(scene, [faces[person] for person in scene.people], rng)
+            pictures[place] = drawn.picture
+            if drawn.boxes:
+                boxes[place] = drawn.boxes[0]
+    return pictures, boxes
+
+
+def crops_of(pictures: np.ndarray, boxes: np.ndarray, rng: np.random.Generator, side: int) -> tuple[Tensor, Tensor]:
+    """Random crops ``(N, 3, side, side)`` in -1 to 1, and the boxes in them; half of them around small faces."""
+    count = len(pictures)
+    crops, moved = np.zeros((count, side, side, 3), np.uint8), boxes.copy()
+    for number, (left, top, width) in enumerate(boxes):
+        x, y = rng.integers(0, 128 - side + 1, 2)
+        if 0 < width <= side and rng.random() < 0.9:
+            x = int(np.clip(round(left + width / 2 - side / 2 + rng.uniform(-3, 3)), 0, 128 - side))
+            y = int(np.clip(round(top + width / 2 - side / 2 + rng.uniform(-3, 3)), 0, 128 - side))
+        crops[number] = pictures[number, y : y + side, x : x + side]
+        moved[number, :2] -= x, y
+    scaled = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scaled, torch.from_numpy(moved)
+
+
+def whole_faces(boxes: Tensor, side: int) -> Tensor:
+    """Which boxes ``(N, 3)`` lie in the crop, give or take a tenth, and are large enough to recognise anyone."""
+    slack = 0.1 * boxes[:, 2]
+    inside = (boxes[:, :2].amin(1) >= -slack) & ((boxes[:, :2].amax(1) + boxes[:, 2]) <= side + slack)
+    return inside & (boxes[:, 2] >= 36)
+
+
+def losses(
+    model: Any, recogniser: RecognitionNetwork, pictures: Tensor, boxes: Tensor, seed: int, *, decoder: bool = False
+) -> dict[str, Tensor]:
+    """The parts of the loss of one batch; with ``decoder`` the encoder gets no gradient."""
+    with torch.set_grad_enabled(not decoder):
+        posterior = model.encode(pictures).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed))
+    # A frozen encoder's latents get the small errors that a denoiser makes.
+    spread = DECODER_NOISE if decoder else posterior.std
+    decoded = model.decode(posterior.mean + spread * noise).sample
+    parts = {"l1": (decoded - pictures).abs().mean()}
+    if not decoder:
+        parts["kl"] = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
+    shown = whole_faces(boxes, pictures.shape[-1])
+    if bool(shown.any()):
+        # In bfloat16 the recogniser is several times as fast; the autoencoder itself is not.
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                wanted, maps = recogniser.look(crop_faces(pictures[shown], boxes[shown]))
+            got, own = recogniser.look(crop_faces(decoded[shown], boxes[shown]))
+        parts["identity"] = 1 - (wanted * got).sum(1).mean()
+        parts["features"] = torch.stack(
+            [(a.float() - b.float()).abs().mean() / a.float().abs().mean() for a, b in zip(maps, own, strict=True)]
+        ).mean()
+    return parts
+
+
+def train(folder: Path, minutes: float, steps: int, bank_size: int, *, decoder: bool = False) -> None:
+    """Train for ``minutes`` at most, towards ``steps`` in all; keeps its state in ``folder``."""
+    model = new_autoencoder().to(memory_format=torch.channels_last)
+    recogniser = RecognitionNetwork(face_pack() / "recognition.onnx").eval()
+    trained = (
+        [*model.decoder.parameters(), *model.post_quant_conv.parameters()] if decoder else list(model.parameters())
+    )
+    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    path, step = folder / ("decoder.safetensors" if decoder else "autoencoder-state.safetensors"), 0
+    if path.exists():
+        step = load_state(path, {"model": model}, optimizer)["step"]
+    elif decoder:
+        load_state(folder / "encoder.safetensors", {"model": model})
+    pictures, boxes = render_bank(bank_size, 100 + step)
+    weights = {"l1": 1.0, "kl": KL, "identity": IDENTITY, "features": FEATURES}
+    begun = saved = time.monotonic()
+    _log.info("training from step %d", step)
+    while step < steps and time.monotonic() - begun < 60 * minutes:
+        rng = np.random.default_rng([_SEED, step])
+        crop, batch = SHAPES[step % len(SHAPES)]
+        rows = rng.integers(0, len(pictures), batch)
+        x, placed = crops_of(pictures[rows], boxes[rows], rng, crop)
+        share = step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 5e-6
+        parts = losses(
+            model, recogniser, x.contiguous(memory_format=torch.channels_last), placed, step, decoder=decoder
+        )
+        # Faces come in once there is something like a picture.
+        faces = 1.0 if decoder else min(1.0, step / FACES_AFTER)
+        ramp = {"identity": faces, "features": faces}
+        loss = sum(weights[name] * ramp.get(name, 1.0) * value for name, value in parts.items())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[union-attr]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            seconds = time.monotonic() - begun
+            shown = {name: round(float(value.detach()), 4) for name, value in parts.items()}
+            _log.info("%s", json.dumps({"step": step, "seconds": round(seconds), **shown}))
+        if time.monotonic() - saved > 120:
+            saved = time.monotonic()
+            save_state(path, {"model": model}, optimizer, {"step": step})
+    save_state(path, {"model": model}, optimizer, {"step": step})
+    _log.info("stopped at step %d", step)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--steps", type=int, default=6000, help="where the learning rate reaches its end")
+    parser.add_argument("--bank", type=int, default=6000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the frozen encoder")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    folder = work_folder()
+    if arguments.decoder and not (folder / "encoder.safetensors").exists():
+        model = new_autoencoder()
+        step = load_state(folder / "autoencoder-state.safetensors", {"model": model})["step"]
+        save_state(folder / "encoder.safetensors", {"model": model}, None, {"step": step})
+    train(folder, arguments.minutes, arguments.steps, arguments.bank, decoder=arguments.decoder)
+
+
+if __name__ == "__main__":
+    main()

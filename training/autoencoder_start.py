@@ -1,0 +1,123 @@
+"""How the narrow autoencoder starts, so that minutes of training are enough, and how it is written for others to load.
+
+Group normalisation with 32 groups over 64 channels takes a mean and a scale from every pair of channels, and with them
+the colour of a plain background. Two measures keep it:
+
+* signals start on pairs of channels, once with either sign: the pair's mean is 0, and ``silu(s) - silu(-s)`` is ``s``;
+* the last norms of the decoder are trained with a large epsilon, which makes them nearly linear. :func:`folded` then
+  scales the weights before them down until Stable Diffusion's own epsilon does the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+EPSILON = 4.0
+"""Of the decoder's last norms while training."""
+
+_OWN_EPSILON = 1e-6
+_ANCHOR = 3.0
+_QUIET = 0.05
+_COLOURS = 3
+
+
+@torch.no_grad()
+def start_with_colours(model: Any) -> None:
+    """Set the weights so that the untrained network already keeps blurred colours: latents 0 to 2 are red, green, blue."""
+    encoder, decoder = model.encoder, model.decoder
+    for name, module in model.named_modules():
+        if name.endswith(("conv2", "to_out.0")):
+            module.weight.mul_(_QUIET)
+    _pairs(encoder.conv_in)
+    for block in encoder.down_blocks[:3]:
+        _keep(block.downsamplers[0].conv, corner=True)
+    _to_groups_of_four(encoder.down_blocks[3].resnets[0].conv_shortcut)
+    out = encoder.conv_out
+    out.weight.mul_(0.1)
+    out.weight[:_COLOURS] *= 0.3
+    for colour in range(_COLOURS):
+        out.weight[colour, 4 * colour, 1, 1] = 1.0
+        out.weight[colour, 4 * colour + 1, 1, 1] = -1.0
+    out.bias[4:] = -4.0
+    for layer in (model.quant_conv, model.post_quant_conv):
+        layer.weight.copy_(torch.eye(layer.weight.shape[0])[:, :, None, None])
+        layer.bias.zero_()
+    _pairs(decoder.conv_in)
+    for block in decoder.up_blocks[:3]:
+        _keep(block.upsamplers[0].conv, corner=False)
+    for block in decoder.up_blocks:
+        if (shortcut := block.resnets[0].conv_shortcut) is not None:
+            _keep(shortcut, corner=False)
+    decoder.conv_out.weight.mul_(0.1)
+    for colour in range(_COLOURS):
+        decoder.conv_out.weight[colour, 2 * colour, 1, 1] = 1.0
+        decoder.conv_out.weight[colour, 2 * colour + 1, 1, 1] = -1.0
+    for norm in last_norms(model):
+        norm.weight.fill_(EPSILON**0.5)
+    soften(model)
+
+
+def last_norms(model: Any) -> list[nn.GroupNorm]:
+    """The decoder's norms behind its last upsampling that see the sum of the residual branches."""
+    resnets = model.decoder.up_blocks[-1].resnets
+    return [*(resnet.norm1 for resnet in resnets), model.decoder.conv_norm_out]
+
+
+def soften(model: Any) -> None:
+    """Give the last norms their large epsilon (it is no weight, so loading does not)."""
+    for norm in last_norms(model):
+        norm.eps = EPSILON
+
+
+@torch.no_grad()
+def folded(model: Any) -> Any:
+    """A copy that gives the same pictures with Stable Diffusion's own epsilon everywhere."""
+    model = copy.deepcopy(model)
+    scale = (_OWN_EPSILON / EPSILON) ** 0.5
+    before = [model.decoder.up_blocks[-2].upsamplers[0].conv]
+    before += [resnet.conv2 for resnet in model.decoder.up_blocks[-1].resnets]
+    for layer in before:
+        layer.weight.mul_(scale)
+        layer.bias.mul_(scale)
+    for norm in last_norms(model):
+        norm.eps = _OWN_EPSILON
+    return model
+
+
+def _pairs(layer: nn.Conv2d) -> None:
+    """Channels 0 to 5: the three colours, each with both signs."""
+    layer.weight[: 2 * _COLOURS] = 0
+    for colour in range(_COLOURS):
+        layer.weight[2 * colour, colour, 1, 1] = 1.0
+        layer.weight[2 * colour + 1, colour, 1, 1] = -1.0
+    assert layer.bias is not None
+    layer.bias[: 2 * _COLOURS] = 0
+
+
+def _keep(layer: nn.Conv2d, *, corner: bool) -> None:
+    """Channels 0 to 5 go through: averaged over the pixels that become one (``corner``), or over all taps."""
+    assert layer.bias is not None
+    for channel in range(2 * _COLOURS):
+        layer.weight[channel] = 0
+        layer.bias[channel] = 0
+        if layer.weight.shape[-1] == 1:
+            layer.weight[channel, channel] = 1.0
+        elif corner:
+            layer.weight[channel, channel, :2, :2] = 0.25
+        else:
+            layer.weight[channel, channel] = 1 / 9
+
+
+def _to_groups_of_four(layer: nn.Conv2d) -> None:
+    """Each colour becomes a group: both signs and two constants, which fix the group's scale."""
+    assert layer.bias is not None
+    for colour in range(_COLOURS):
+        rows = slice(4 * colour, 4 * colour + 4)
+        layer.weight[rows] = 0
+        layer.weight[4 * colour, 2 * colour] = 2.0
+        layer.weight[4 * colour + 1, 2 * colour] = -2.0
+        layer.bias[rows] = torch.tensor([0.0, 0.0, _ANCHOR, -_ANCHOR])

@@ -1,0 +1,66 @@
+"""Training states that survive a kill at any moment: written whole or not at all, read without unpickling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from celeb_basis.files import atomic_path
+
+
+def save_state(
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None, facts: dict[str, Any]
+) -> None:
+    """Write the modules' weights, the optimizer's state and JSON-ready facts (the step, ...) as one file.
+
+    Raises: :class:`celeb_basis.errors.FileError` if it cannot be written.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"{name}/{key}": _plain(value) for key, value in module.state_dict().items()}
+    if optimizer is not None:
+        for number, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{key}": _plain(torch.as_tensor(value)) for key, value in values.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"facts": json.dumps(facts)})
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """A copy that shares nothing, in the one memory layout that the format knows."""
+    return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def load_state(
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Any]:
+    """Put a state that :func:`save_state` wrote into the modules and the optimizer; returns the facts."""
+    with safe_open(str(path), "pt") as stored:
+        facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
+        keys = list(stored.keys())
+        for name, module in modules.items():
+            prefix = f"{name}/"
+            module.load_state_dict(
+                {key[len(prefix) :]: stored.get_tensor(key) for key in keys if key.startswith(prefix)}
+            )
+        if optimizer is not None:
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for key in keys:
+                if key.startswith("optimizer/"):
+                    _, number, value = key.split("/")
+                    state.setdefault(int(number), {})[value] = stored.get_tensor(key)
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return facts
+
+
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move an exponential moving average of a module's weights one step on."""
+    theirs = list(module.parameters())
+    ours = list(average.parameters())
+    torch._foreach_lerp_(ours, [value.detach() for value in theirs], 1 - decay)

@@ -1,0 +1,64 @@
+"""The noise schedule and sampling of Stable Diffusion, for v-prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from celeb_basis.hosts.diffusers.configs import Config
+
+TIMESTEPS = 1000
+
+SCHEDULER: Config = {
+    "num_train_timesteps": TIMESTEPS,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "prediction_type": "v_prediction",
+}
+
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Noisy latents, timesteps ``(N,)`` and conditioning to the predicted velocity."""
+
+
+def alphas_bar() -> Tensor:
+    """``(1000,)`` products of the schedule's alphas."""
+    start, end = float(SCHEDULER["beta_start"]), float(SCHEDULER["beta_end"])
+    betas = torch.linspace(start**0.5, end**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0).float()
+
+
+def noised(latents: Tensor, noise: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy latents and the velocity to predict, at ``share`` (alpha-bar) of each."""
+    signal, sigma = share.sqrt()[:, None, None, None], (1 - share).sqrt()[:, None, None, None]
+    return signal * latents + sigma * noise, signal * noise - sigma * latents
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoiser, conditioning: Tensor, empty: Tensor, noise: Tensor, *, steps: int = 20, guidance: float = 3.0
+) -> Tensor:
+    """DDIM without added noise: latents ``(N, 4, H, W)`` out of pure noise.
+
+    Parameters: ``conditioning`` is ``(N, L, D)``, ``empty`` ``(1, L, D)`` that of the empty prompt.
+    """
+    bars = alphas_bar()
+    spacing = TIMESTEPS // steps
+    both = torch.cat([conditioning, empty.expand_as(conditioning)])
+    x = noise
+    for number in reversed(range(steps)):
+        t = number * spacing + 1
+        share, before = bars[t], bars[t - spacing] if number else bars[0]
+        times = torch.full((2 * len(x),), t)
+        told, untold = denoise(torch.cat([x, x]), times, both).chunk(2)
+        velocity = untold + guidance * (told - untold)
+        clean = share.sqrt() * x - (1 - share).sqrt() * velocity
+        left = share.sqrt() * velocity + (1 - share).sqrt() * x
+        x = before.sqrt() * clean + (1 - before).sqrt() * left
+    return x

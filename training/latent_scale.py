@@ -1,0 +1,66 @@
+"""Latents with mean 0 and deviation 1 in every channel, as a diffusion model likes them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from celeb_basis.files import write_json
+
+SCALING_FACTOR = 0.18215
+"""Stable Diffusion 1's own, which many tools take for granted."""
+
+
+@dataclass(frozen=True)
+class LatentScale:
+    """Mean and deviation of each of the autoencoder's raw channels."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def measured(cls, latents: Tensor) -> LatentScale:
+        """That of ``(N, 4, H, W)`` latents."""
+        values = latents.float()
+        return cls(tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist()))
+
+    @classmethod
+    def read(cls, path: Path) -> LatentScale:
+        """One that :meth:`write` wrote."""
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return cls(tuple(stored["mean"]), tuple(stored["std"]))
+
+    def write(self, path: Path) -> None:
+        """Keep it as JSON."""
+        write_json(path, {"mean": list(self.mean), "std": list(self.std)})
+
+    def standardised(self, latents: Tensor) -> Tensor:
+        """Raw latents as the denoiser sees them."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (latents.float() - mean) / std
+
+    def raw(self, latents: Tensor) -> Tensor:
+        """The denoiser's latents as the decoder takes them."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return latents * std + mean
+
+    @torch.no_grad()
+    def built_in(self, model: Any) -> Any:
+        """A copy of the autoencoder whose latents times :data:`SCALING_FACTOR` are standardised."""
+        model = copy.deepcopy(model)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std) * SCALING_FACTOR
+        channels = len(mean)
+        into, out = model.quant_conv, model.post_quant_conv
+        into.bias[:channels] = (into.bias[:channels] - mean) / std
+        into.weight[:channels] /= std[:, None, None, None]
+        into.bias[channels:] -= 2 * std.log()
+        out.bias += (out.weight[:, :, 0, 0] * mean).sum(1)
+        out.weight *= std[None, :, None, None]
+        model.register_to_config(scaling_factor=SCALING_FACTOR)
+        return model

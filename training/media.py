@@ -1,0 +1,59 @@
+"""The media a picture can be made in: functions from a ``(H, W, 3)`` RGB picture to another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from celeb_basis.faces.types import Pixels
+
+
+def in_medium(picture: Pixels, medium: str, rng: np.random.Generator) -> Pixels:
+    """The picture as photo, black and white photo, sepia photo, pencil sketch, oil painting or watercolour."""
+    import cv2
+
+    if medium == "photo":
+        return picture
+    if medium == "oil painting":
+        return _oil(picture, rng)
+    if medium == "watercolour":
+        return _watercolour(picture)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    if medium == "black and white photo":
+        return np.repeat(grey[..., None], 3, 2)
+    if medium == "sepia photo":
+        tone = grey[..., None].astype(np.float32) / 255
+        return (40 * (1 - tone) + tone * np.array([250, 220, 170])).clip(0, 255).astype(np.uint8)
+    if medium == "pencil sketch":
+        blurred = cv2.GaussianBlur(255 - grey, (0, 0), 5)
+        sketch = cv2.divide(grey, 255 - blurred, scale=235)
+        # A light shade of the tones, so that the face stays one.
+        shaded = 0.6 * sketch.astype(np.float32) + 0.4 * (90 + 0.6 * grey)
+        hatch = 8 * (((np.arange(picture.shape[1])[None, :] + np.arange(picture.shape[0])[:, None]) // 2) % 2)
+        return np.repeat((shaded - hatch).clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+    raise ValueError(medium)
+
+
+def _oil(picture: Pixels, rng: np.random.Generator) -> Pixels:
+    """Flat dabs of strong colour: averaged along colour edges, saturated, with brush marks."""
+    import cv2
+
+    flat = cv2.bilateralFilter(picture, 7, 45, 4).astype(np.float32)
+    grey = flat.mean(2, keepdims=True)
+    strong = grey + 1.45 * (flat - grey)
+    side = picture.shape[0]
+    marks = cv2.GaussianBlur(rng.standard_normal((side, side)).astype(np.float32), (0, 0), sigmaX=3.2, sigmaY=0.8)
+    return (strong + 22 * marks[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def _watercolour(picture: Pixels) -> Pixels:
+    """Pale washes with darker rims on white paper."""
+    import cv2
+
+    wash = cv2.bilateralFilter(picture, 7, 60, 5).astype(np.float32)
+    pale = 255 - 0.6 * (255 - wash)
+    rims = cv2.morphologyEx(wash.mean(2).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))
+    side = picture.shape[0]
+    ramp = np.minimum(np.arange(side), np.arange(side)[::-1])
+    paper = np.clip(np.minimum(ramp[:, None], ramp[None, :]) / 12.0, 0, 1)[..., None]
+    inked = (pale - 0.4 * rims[..., None]) * paper + 250 * (1 - paper)
+    return inked.clip(0, 255).astype(np.uint8)
