@@ -164,9 +164,9 @@ def train(folder: Path, minutes: float, steps: int, bank_size: int, *, decoder: 
         # Faces come in once there is something like a picture.
         faces = 1.0 if decoder else min(1.0, step / FACES_AFTER)
         ramp = {"identity": faces, "features": faces}
-        loss = sum(weights[name] * ramp.get(name, 1.0) * value for name, value in parts.items())
+        loss = torch.stack([weights[name] * ramp.get(name, 1.0) * value for name, value in parts.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         step += 1

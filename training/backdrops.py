@@ -21,7 +21,7 @@ def draw_backdrop(name: str, rng: Rng) -> Pixels:
     if name in _PLACES:
         return _PLACES[name](rng)
     colour = np.array(BACKGROUNDS[name], np.float32) + rng.uniform(-6, 6)
-    picture = np.empty((SIDE, SIDE, 3), np.uint8)
+    picture: Pixels = np.empty((SIDE, SIDE, 3), np.uint8)
     picture[:] = np.clip(colour, 0, 255)
     return picture
 
@@ -30,7 +30,8 @@ def _shade(top: Colour, bottom: Colour, rows: int = SIDE) -> Pixels:
     """A vertical gradient ``(rows, 128, 3)``."""
     weight = np.linspace(0, 1, max(rows, 1), dtype=np.float32)[:, None, None]
     shaded = np.array(top, np.float32) * (1 - weight) + np.array(bottom, np.float32) * weight
-    return np.broadcast_to(shaded, (max(rows, 1), SIDE, 3)).astype(np.uint8)
+    picture: Pixels = np.broadcast_to(shaded, (max(rows, 1), SIDE, 3)).astype(np.uint8, order="C")
+    return picture
 
 
 def _over(picture: Pixels, row: int, top: Colour, bottom: Colour) -> None:
@@ -40,7 +41,7 @@ def _over(picture: Pixels, row: int, top: Colour, bottom: Colour) -> None:
 def _beach(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((110, 180, 240), (200, 230, 250)).copy()
+    picture: Pixels = _shade((110, 180, 240), (200, 230, 250))
     sea, sand = int(rng.integers(48, 58)), int(rng.integers(78, 90))
     _over(picture, sea, (30, 120, 170), (70, 180, 200))
     _over(picture, sand, (240, 220, 165), (215, 185, 120))
@@ -52,7 +53,7 @@ def _beach(rng: Rng) -> Pixels:
 def _forest(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((120, 170, 100), (40, 80, 35)).copy()
+    picture: Pixels = _shade((120, 170, 100), (40, 80, 35))
     for x in rng.integers(-4, SIDE, 9):
         width = int(rng.integers(5, 11))
         tone = int(rng.integers(0, 30))
@@ -67,7 +68,7 @@ def _forest(rng: Rng) -> Pixels:
 def _city(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((10, 10, 40), (50, 35, 80)).copy()
+    picture: Pixels = _shade((10, 10, 40), (50, 35, 80))
     x = -int(rng.integers(0, 10))
     while x < SIDE:
         width, top = int(rng.integers(16, 28)), int(rng.integers(10, 60))
@@ -83,7 +84,7 @@ def _city(rng: Rng) -> Pixels:
 def _mountains(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((90, 150, 220), (190, 215, 240)).copy()
+    picture: Pixels = _shade((90, 150, 220), (190, 215, 240))
     for x in sorted(rng.integers(-10, SIDE + 10, 4)):
         top, half = int(rng.integers(12, 40)), int(rng.integers(40, 60))
         peak = np.array([[x - half, 105], [x, top], [x + half, 105]], np.int32)
@@ -99,7 +100,7 @@ def _mountains(rng: Rng) -> Pixels:
 def _sunset(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((90, 40, 110), (255, 160, 50)).copy()
+    picture: Pixels = _shade((90, 40, 110), (255, 160, 50))
     line = int(rng.integers(84, 96))
     centre = (int(rng.integers(15, 113)), line - int(rng.integers(6, 20)))
     cv2.circle(picture, centre, int(rng.integers(14, 19)), (255, 225, 100), -1, cv2.LINE_AA)
@@ -110,7 +111,7 @@ def _sunset(rng: Rng) -> Pixels:
 def _desert(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((235, 200, 150), (250, 230, 190)).copy()
+    picture: Pixels = _shade((235, 200, 150), (250, 230, 190))
     for row, colour in ((56, (215, 150, 80)), (78, (195, 125, 60)), (100, (170, 100, 45))):
         x = np.arange(SIDE)
         height = row + 7 * np.sin(x / rng.uniform(12, 24) + rng.uniform(0, 6)) + rng.uniform(-4, 4)
@@ -122,7 +123,7 @@ def _desert(rng: Rng) -> Pixels:
 def _space(rng: Rng) -> Pixels:
     import cv2
 
-    picture = np.full((SIDE, SIDE, 3), (4, 4, 16), np.uint8)
+    picture: Pixels = np.full((SIDE, SIDE, 3), (4, 4, 16), np.uint8)
     for x, y in rng.integers(0, SIDE, (60, 2)):
         picture[y, x] = int(rng.integers(150, 256))
     for x, y in rng.integers(2, SIDE - 2, (16, 2)):
@@ -136,7 +137,7 @@ def _space(rng: Rng) -> Pixels:
 def _garden(rng: Rng) -> Pixels:
     import cv2
 
-    picture = _shade((150, 205, 240), (200, 230, 220)).copy()
+    picture: Pixels = _shade((150, 205, 240), (200, 230, 220))
     _over(picture, int(rng.integers(28, 40)), (90, 170, 60), (50, 120, 40))
     for x, y in zip(rng.integers(0, SIDE, 34), rng.integers(36, SIDE, 34), strict=True):
         colour = [(230, 60, 90), (250, 220, 60), (230, 110, 210), (250, 250, 250)][int(rng.integers(4))]

@@ -61,6 +61,5 @@ def load_state(
 @torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move an exponential moving average of a module's weights one step on."""
-    theirs = list(module.parameters())
-    ours = list(average.parameters())
-    torch._foreach_lerp_(ours, [value.detach() for value in theirs], 1 - decay)
+    ours = [value.detach() for value in average.parameters()]
+    torch._foreach_lerp_(ours, [value.detach() for value in module.parameters()], 1 - decay)

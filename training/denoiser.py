@@ -151,7 +151,7 @@ class Trainer:
         for group, top in zip(self._optimizer.param_groups, self._tops, strict=True):
             group["lr"] = top * self._factor()
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([*self.unet.parameters(), *self.text.parameters()], 1.0)
         self._optimizer.step()
         self.step += 1
@@ -181,7 +181,7 @@ class Trainer:
         if not self.plan.decay_from or self.step < self.plan.decay_from:
             return warm
         left = (self.plan.steps - self.step) / max(1, self.plan.steps - self.plan.decay_from)
-        return warm * max(0.0, left) ** 1.0
+        return warm * max(0.0, left)
 
 
 def train(folder: Path, plan: Plan) -> None:
@@ -206,8 +206,8 @@ def train(folder: Path, plan: Plan) -> None:
             saved = now
             trainer.save()
         if now - looked > plan.look_seconds:
-            facts = {"step": trainer.step, "seconds": round(trainer.seconds), **look.figures(trainer)}
-            _note(folder, facts)
+            seen = look.figures(trainer)
+            _note(folder, {"step": trainer.step, "seconds": round(trainer.seconds), **seen})
             looked = time.monotonic()
     trainer.save()
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from celeb_basis.faces.types import Pixels
+
+
+def _pixels(values: Any) -> Pixels:
+    """Rounded down to bytes."""
+    picture: Pixels = np.clip(values, 0, 255).astype(np.uint8)
+    return picture
 
 
 def in_medium(picture: Pixels, medium: str, rng: np.random.Generator) -> Pixels:
@@ -19,17 +27,17 @@ def in_medium(picture: Pixels, medium: str, rng: np.random.Generator) -> Pixels:
         return _watercolour(picture)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     if medium == "black and white photo":
-        return np.repeat(grey[..., None], 3, 2)
+        return _pixels(np.repeat(grey[..., None], 3, 2))
     if medium == "sepia photo":
         tone = grey[..., None].astype(np.float32) / 255
-        return (40 * (1 - tone) + tone * np.array([250, 220, 170])).clip(0, 255).astype(np.uint8)
+        return _pixels(40 * (1 - tone) + tone * np.array([250, 220, 170]))
     if medium == "pencil sketch":
         blurred = cv2.GaussianBlur(255 - grey, (0, 0), 5)
         sketch = cv2.divide(grey, 255 - blurred, scale=235)
         # A light shade of the tones, so that the face stays one.
         shaded = 0.6 * sketch.astype(np.float32) + 0.4 * (90 + 0.6 * grey)
         hatch = 8 * (((np.arange(picture.shape[1])[None, :] + np.arange(picture.shape[0])[:, None]) // 2) % 2)
-        return np.repeat((shaded - hatch).clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+        return _pixels(np.repeat((shaded - hatch)[..., None], 3, 2))
     raise ValueError(medium)
 
 
@@ -42,7 +50,7 @@ def _oil(picture: Pixels, rng: np.random.Generator) -> Pixels:
     strong = grey + 1.45 * (flat - grey)
     side = picture.shape[0]
     marks = cv2.GaussianBlur(rng.standard_normal((side, side)).astype(np.float32), (0, 0), sigmaX=3.2, sigmaY=0.8)
-    return (strong + 22 * marks[..., None]).clip(0, 255).astype(np.uint8)
+    return _pixels(strong + 22 * marks[..., None])
 
 
 def _watercolour(picture: Pixels) -> Pixels:
@@ -56,4 +64,4 @@ def _watercolour(picture: Pixels) -> Pixels:
     ramp = np.minimum(np.arange(side), np.arange(side)[::-1])
     paper = np.clip(np.minimum(ramp[:, None], ramp[None, :]) / 12.0, 0, 1)[..., None]
     inked = (pale - 0.4 * rims[..., None]) * paper + 250 * (1 - paper)
-    return inked.clip(0, 255).astype(np.uint8)
+    return _pixels(inked)

@@ -72,21 +72,29 @@ def fit_to_show(face: Pixels) -> bool:
     inside = face_mask() > 0.9
     light = pixels.mean(2)
     left, right = light[:, 8:32][inside[:, 8:32]].mean(), light[:, 32:56][inside[:, 32:56]].mean()
-    patch = lambda x0, x1, y0, y1: pixels[y0:y1, x0:x1].reshape(-1, 3).mean(0)  # noqa: E731
-    cheeks, nose = [patch(14, 20, 36, 46), patch(44, 50, 36, 46)], patch(28, 36, 34, 44)
-    edges = [patch(9, 13, 30, 42), patch(51, 55, 30, 42)]
-    brow, chin = patch(24, 40, 13, 19), patch(27, 37, 56, 61)
-    skin = (cheeks[0] + cheeks[1] + nose) / 3
-    near = lambda one, limit: float(np.abs(one - skin).max()) < limit  # noqa: E731
+    cheeks, nose = [_colour(pixels, 14, 20, 36, 46), _colour(pixels, 44, 50, 36, 46)], _colour(pixels, 28, 36, 34, 44)
+    edges = [_colour(pixels, 9, 13, 30, 42), _colour(pixels, 51, 55, 30, 42)]
+    brow, chin = _colour(pixels, 24, 40, 13, 19), _colour(pixels, 27, 37, 56, 61)
+    skin: Floats = np.mean([*cheeks, nose], 0, dtype=np.float32)
     return bool(
         max(left, right) / max(min(left, right), 1) < 1.25
         and 70 < light[inside].mean() < 205
-        and all(near(cheek, 40) for cheek in cheeks)
-        and all(near(edge, 85) for edge in edges)
-        and near(brow, 70)
-        and near(chin, 75)
+        and max(_apart(cheek, skin) for cheek in cheeks) < 40
+        and max(_apart(edge, skin) for edge in edges) < 85
+        and _apart(brow, skin) < 70
+        and _apart(chin, skin) < 75
         and skin[0] > skin[2] + 5
     )
+
+
+def _colour(pixels: Floats, left: int, right: int, top: int, bottom: int) -> Floats:
+    """Mean colour of a patch."""
+    mean: Floats = pixels[top:bottom, left:right].reshape(-1, 3).mean(0)
+    return mean
+
+
+def _apart(one: Floats, other: Floats) -> float:
+    return float(np.abs(one - other).max())
 
 
 def is_frontal(landmarks: Floats) -> bool:

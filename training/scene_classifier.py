@@ -59,7 +59,7 @@ def as_input(pictures: Pixels) -> Tensor:
 
 def classifier_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """Cross-entropies of all parts; what a pasted picture stands before is not asked."""
-    medium, backdrop, worn, people = logits.split(PARTS, 1)
+    medium, backdrop, worn, people = logits.split(PARTS, 1)  # type: ignore[no-untyped-call]
     clear = torch.tensor([scene.pasted is None for scene in scenes])
     losses = [F.cross_entropy(medium, torch.tensor([MEDIA.index(scene.medium) for scene in scenes]))]
     places = F.cross_entropy(
@@ -83,7 +83,7 @@ def colour_shows(scene: Scene) -> bool:
 
 def rights(logits: Tensor, scenes: Sequence[Scene], asked: Sequence[str]) -> np.ndarray:
     """Whether each picture shows what was ``asked`` of it: ``medium``, ``backdrop``, ``accessory`` or ``people``."""
-    medium, backdrop, worn, people = logits.split(PARTS, 1)
+    medium, backdrop, worn, people = logits.split(PARTS, 1)  # type: ignore[no-untyped-call]
     told = []
     for row, (scene, part) in enumerate(zip(scenes, asked, strict=True)):
         if part == "medium":
@@ -122,7 +122,7 @@ def train(path: Path, *, pictures: int = 6000, steps: int = 1200, batch: int = 6
             group["lr"] = 2e-3 * (1 - step / steps)
         loss = classifier_loss(model(x), [scenes[row] for row in rows])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
     facts = {}

@@ -70,7 +70,7 @@ class Heads(nn.Module):
 
 def scene_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """Cross-entropy of medium, backdrop, size and place, and of each accessory and a second person."""
-    parts = logits.split([len(MEDIA), len(BACKDROPS), len(SIZES), len(_PLACES), len(ACCESSORIES) + 1], 1)
+    parts = logits.split([len(MEDIA), len(BACKDROPS), len(SIZES), len(_PLACES), len(ACCESSORIES) + 1], 1)  # type: ignore[no-untyped-call]
     wanted = [
         [MEDIA.index(scene.medium) for scene in scenes],
         [BACKDROPS.index(scene.backdrop) for scene in scenes],
@@ -131,7 +131,7 @@ def train(folder: Path, steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["top"] * min(1, (step + 1) / 50) * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
         optimizer.zero_grad(set_to_none=True)
-        (face + 0.2 * scene).backward()
+        (face + 0.2 * scene).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
         optimizer.step()
         step += 1
