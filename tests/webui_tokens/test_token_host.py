@@ -30,6 +30,11 @@ class Processing:
         return (tuple(required_prompts),)
 
 
+def schedules_of(prompts: list[str], _steps: int) -> list[list[list[Any]]]:
+    """Each prompt twice, until its first step and until as many as it has characters: names must come back as they were."""
+    return [[[1, prompt], [len(prompt), prompt.lower()]] for prompt in prompts]
+
+
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The modules of a host, as far as they are wrapped."""
@@ -42,7 +47,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             "extra_network_registry": {},
             "extra_network_aliases": {},
         },
-        "prompt_parser": {"get_learned_conditioning_prompt_schedules": lambda prompts, _steps: prompts},
+        "prompt_parser": {"get_learned_conditioning_prompt_schedules": schedules_of},
         "processing": {"StableDiffusionProcessing": Processing},
         "sd_models": {"model_data": types.SimpleNamespace(sd_model=None)},
         "shared": {"opts": types.SimpleNamespace(emphasis="Original", use_old_emphasis_implementation=False)},
@@ -111,7 +116,11 @@ def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) 
         assert modules["extra_networks"].parse_prompt("<Ada:0.8> <lora:x:1>")[0] == "(<Ada>:0.8) <lora:x:1>"
         assert modules["extra_networks"].parse_prompt("<lost:1 <ada> b")[0] == "<lost:1 <ada> b"
         schedules = modules["prompt_parser"].get_learned_conditioning_prompt_schedules
-        assert schedules(["[<ada:2>:b:0.5]", "c"], 10) == ["[(<ada>:2):b:0.5]", "c"]
+        assert schedules(["[<ada:2>:<eve>:0.5]", "c"], 10) == [
+            [[1, "[(<ada>:2):<eve>:0.5]"], [17, "[(<ada>:2):<eve>:0.5]"]],
+            [[1, "c"], [1, "c"]],
+        ]
+        assert schedules(["c"], 10) == [[[1, "c"], [1, "c"]]]
         assert Base().tokenize_line("no brackets") == ([], 11)
         params = processing.cached_params(["<ada>", "tree"], 1)
         assert params == (("<ada>", "tree"), (("ada", "no checkpoint is loaded: choose one."),))

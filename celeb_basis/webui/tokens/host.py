@@ -92,10 +92,17 @@ class HostTokens:
         return text.translate(names), networks
 
     def _schedules(self, original: Any, prompts: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        if not any("<" in prompt for prompt in prompts):
+            return original(prompts, *args, **kwargs)
         # Negative prompts are not searched for extra networks, yet their [a:b:0.5] must not be cut at a name's colon.
-        if any("<" in prompt for prompt in prompts):
-            prompts = [self._emphasised(prompt) for prompt in prompts]
-        return original(prompts, *args, **kwargs)
+        # Where a colon stands by itself, the host's parser has several readings, and takes one by the lengths of words:
+        # to it, everybody is a word of one character.
+        parts = [sealed(self._emphasised(prompt), self.registry.known) for prompt in prompts]
+        schedules = original([text for text, _ in parts], *args, **kwargs)
+        return [
+            [[end, text.translate(names)] for end, text in schedule]
+            for schedule, (_, names) in zip(schedules, parts, strict=True)
+        ]
 
     def _cached_params(self, original: Any, processing: Any, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         # What a person looks like is a part of what the cached conditioning depends on.
