@@ -24,6 +24,8 @@ __all__ = ["chart", "duration", "named", "text"]
 MOST_PICTURES = 12
 """Pictures shown of a job under way."""
 
+_SMALL = 192
+"""Pixels a side of pictures that stand four in a row."""
 _RECENT = 60.0
 """Seconds after a job's end in which a page that shows it may have cards from before."""
 
@@ -245,7 +247,8 @@ def pictures(images: Sequence[Any], described: str, largest: int) -> str:
         said = title or (described if len(images) == 1 else f"{described} {number}")
         under = f"<figcaption>{text(title)}</figcaption>" if title else ""
         shown.append(f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{text(said)}">{under}</figure>')
-    return f'<div class="celeb-basis-pictures">{"".join(shown)}</div>' if shown else ""
+    kind = " small" if largest <= _SMALL else ""
+    return f'<div class="celeb-basis-pictures{kind}">{"".join(shown)}</div>' if shown else ""
 
 
 def drawn(job: Job) -> str:
@@ -253,7 +256,7 @@ def drawn(job: Job) -> str:
     sheet = job.result.get("sheet")
     if sheet is not None:
         return figures(job.result) + pictures(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
-    return pictures(job.pictures[-MOST_PICTURES:], "drawn picture", 384 if job.kind == "preview" else 192)
+    return pictures(job.pictures[-MOST_PICTURES:], "drawn picture", 384 if job.kind == "preview" else _SMALL)
 
 
 def figures(verdict: Mapping[str, Any]) -> str:
