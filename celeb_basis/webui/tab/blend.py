@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.webui.mixing import MOST_PICTURES, BlendRequest, PreviewRequest
 from celeb_basis.webui.tab import gr, markup
-from celeb_basis.webui.tab.gr import gradio, on, own, update
+from celeb_basis.webui.tab.gr import KEEP, gradio, on, own, update
 from celeb_basis.webui.tab.watching import Watch
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class BlendTab:
             on(component, self.check, [name, replace], [name_note], quiet=True)
         mixture = [people, name, *moved, replace, *sliders]
         on(preview.click, self.preview, [*drawing, *mixture], outputs, note=note)
-        on(save.click, self.save, mixture, outputs, note=note)
+        on(save.click, self.save, mixture, [*outputs, people], note=note)
         on(stop.click, self.interrupt, [], outputs, note=note)
 
     def _mixture_part(self) -> tuple[Any, list[Any], Any, list[Any]]:
@@ -153,7 +153,8 @@ class BlendTab:
         """Add the mixture to the library."""
         job = self.service.start_blend(_request(*mixture))
         job.wait(1.0)  # most are done by then
-        return *self.watch.follow(job), ""
+        now = self.everybody() if job.finished else (KEEP,)  # else with the end that the page sees later
+        return *self.watch.follow(job), *now, ""
 
     def interrupt(self) -> tuple[Any, ...]:
         """End what is shown."""
