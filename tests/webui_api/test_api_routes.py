@@ -49,7 +49,7 @@ def test_learning_over_the_routes(client: Any) -> None:
     assert picture.content.startswith(b"\x89PNG")
 
 
-def test_memory_is_told_before_the_start(client: Any, service: Service) -> None:
+def test_memory_is_told_before_the_start(client: Any, program: Any) -> None:
     route = f"{PREFIX}/learn/estimate"
     told = client.post(route, json={"preset": "quick", "settings": {"checkpointing": True}}).json()
     assert told["checkpointing"]
@@ -57,7 +57,7 @@ def test_memory_is_told_before_the_start(client: Any, service: Service) -> None:
     assert "gradient checkpointing" in told["text"]
     assert not client.post(route, json={}).json()["checkpointing"]
     assert client.post(route, json={"settings": {"precision": "fp64"}}).status_code == 400
-    service.program.model = None  # type: ignore[attr-defined]
+    program.model = None
     answer = client.post(route, json={})
     assert answer.status_code >= 400
     assert "checkpoint" in answer.json()["detail"]
