@@ -25,7 +25,7 @@ from training.latent_scale import LatentScale
 from training.people import MOVE, People, moved, read_people
 from training.places import work_folder
 from training.render import render
-from training.scenes import Scene, draw_scene
+from training.scenes import ACCESSORIES, Scene, draw_scene
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +46,20 @@ class Shard:
     scenes: list[Scene]
 
 
-def draw_pictures(people: People, count: int, seed: int, *, batch: int = 64) -> Iterator[tuple[Scene, Pixels]]:
-    """Scenes of named people (rows of ``people``), and some of unnamed ones, with their pictures."""
+def draw_pictures(
+    people: People, count: int, seed: int, *, dressed: float = 0.0, batch: int = 64
+) -> Iterator[tuple[Scene, Pixels]]:
+    """Scenes of named people (rows of ``people``), and some of unnamed ones, with their pictures.
+
+    Parameters: ``dressed`` is the share of single people who are given something to wear.
+    """
     generator = FaceGenerator()
     numbers = candidate_numbers(list(people.candidates[: len(people.names)]))
     rng = np.random.default_rng([20230603, seed])
     for start in range(0, count, batch):
         scenes = [_with_strangers(draw_scene(rng, len(numbers)), rng) for _ in range(min(batch, count - start))]
+        if dressed:
+            scenes = [_dressed(scene, rng) if rng.random() < dressed else scene for scene in scenes]
         wanted = [person for scene in scenes for person in scene.people]
         rows = np.zeros((len(wanted), numbers.shape[1]), np.float32)
         for place, person in enumerate(wanted):
@@ -102,6 +109,11 @@ def _scene(stored: dict[str, Any]) -> Scene:
 
 def _with_strangers(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, people=tuple(NOBODY if rng.random() < UNNAMED else person for person in scene.people))
+
+
+def _dressed(scene: Scene, rng: np.random.Generator) -> Scene:
+    plain = len(scene.people) == 1 and scene.pasted is None
+    return replace(scene, accessories=(str(rng.choice(ACCESSORIES)),)) if plain else scene
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def load_classifier(path: Path) -> SceneClassifier:
 
 def train(path: Path, *, pictures: int = 6000, steps: int = 1200, batch: int = 64) -> None:
     """Train on freshly drawn scenes and write ``path``; logs how often it is right on scenes it never saw."""
-    drawn = list(draw_pictures(read_people(), pictures, 700))
+    drawn = list(draw_pictures(read_people(), pictures, 700, dressed=0.6))
     scenes, pixels = [scene for scene, _ in drawn], np.stack([picture for _, picture in drawn])
     held = pictures // 10
     model = SceneClassifier()

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,7 +274,11 @@ def test_after_a_restart_people_are_there_and_a_pasted_picture_is_drawn_again(st
     server.process.wait(20)
     shutil.rmtree(started.options["data"] / "embeddings")
     with serving(**started.options) as again:
-        assert again.ours("GET", "/people") == people
+        # The host answers before its checkpoint is loaded, and until then nobody is available.
+        deadline = time.monotonic() + 120
+        while (found := again.ours("GET", "/people")) != people and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert found == people
         # The parameters alone, as "PNG Info" reads them and the arrow below the prompt fills them in.
         pasted, info = answered(again, "txt2img", {"infotext": read["info"]})
         assert np.array_equal(pasted[0], pixels(picture))
