@@ -7,21 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from celeb_basis.hosts.diffusers.configs import Config
+from celeb_basis.hosts.diffusers.configs import Config, component_configs
 
 TIMESTEPS = 1000
 
-SCHEDULER: Config = {
-    "num_train_timesteps": TIMESTEPS,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "prediction_type": "v_prediction",
-}
+SCHEDULER: Config = {**component_configs("sd1")["scheduler"], "prediction_type": "v_prediction"}
 
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Noisy latents, timesteps ``(N,)`` and conditioning to the predicted velocity."""
