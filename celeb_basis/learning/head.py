@@ -61,6 +61,11 @@ class DirectCoefficients(nn.Module):
         self.shape = shape
         self.raw = nn.Parameter(torch.randn(people, shape.size, generator=generator))
 
+    def begin_at(self, coefficients: torch.Tensor) -> None:
+        """Start from ``(P, G, E, K)`` coefficients instead of random ones."""
+        with torch.no_grad():
+            self.raw.copy_(coefficients.reshape(self.raw.shape))
+
     def forward(self, vectors: torch.Tensor, people: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Coefficients ``(B, G, E, K)`` of the ``(B,)`` people; face vectors do not matter here."""
         return unit_rows(self.raw[people], self.shape)

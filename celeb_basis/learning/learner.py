@@ -12,14 +12,16 @@ import torch
 
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError, NotFiniteError
-from celeb_basis.hosts.base import Host, TokenVectors
+from celeb_basis.hosts.base import Conditioning, Host, TokenVectors
 from celeb_basis.learning.average import MovingAverage
 from celeb_basis.learning.events import Event, Finished, PersonProgress, StepDone
+from celeb_basis.learning.face_weights import face_weights
 from celeb_basis.learning.head import CoefficientHead, CoefficientShape, DirectCoefficients
 from celeb_basis.learning.memory import estimate
 from celeb_basis.learning.objective import diffusion_loss
 from celeb_basis.learning.precision import make_scaler, resolve_precision
 from celeb_basis.learning.progress import REPORT_EVERY, WINDOW, MovementTracker, person_progress
+from celeb_basis.learning.recipe import Recipe
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import ViewPool
 from celeb_basis.views.templates import TEMPLATES, training_prompt
@@ -42,7 +44,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """The random choices of one batch."""
 
     people: torch.Tensor
@@ -62,28 +64,34 @@ class Learner:
     The state (parameters, optimizer, averages, random state, pool) is all in public attributes that ``learning.state``
     writes and reads; between two steps it may be kept at any time.
 
-    Parameters: ``bases`` holds one basis for each text encoder of the host, in its order.
+    Parameters: ``bases`` holds one basis for each text encoder of the host, in its order; ``recipe`` what is done
+    otherwise than in the paper.
 
     Raises: :class:`LearningError` if bases and host do not belong together.
     """
 
-    def __init__(self, host: Host, bases: Sequence[Basis], pool: ViewPool, settings: LearnSettings) -> None:
+    def __init__(
+        self,
+        host: Host,
+        bases: Sequence[Basis],
+        pool: ViewPool,
+        settings: LearnSettings,
+        *,
+        recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    ) -> None:
         _check_bases(host, bases, settings)
         self.host = host
         self.bases = tuple(bases)
         self.pool = pool
         self.settings = settings
+        self.recipe = recipe
         self.precision = resolve_precision(settings.precision, host.dtype)
         self.shape = CoefficientShape(
             groups=1 if settings.shared else len(bases), positions=bases[0].positions, components=bases[0].size
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         people = len(pool.people)
-        self.model: CoefficientHead | DirectCoefficients = (
-            CoefficientHead(self.shape, self.generator)
-            if settings.mode == "head"
-            else DirectCoefficients(self.shape, people, self.generator)
-        )
+        self.model = self.make_model(people)
         self.model.to(host.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -101,6 +109,14 @@ class Learner:
         # Expanding happens at every step: the bases' tensors are brought to the device once.
         self._means = [basis.mean.to(host.device) for basis in bases]
         self._components = [basis.components.to(host.device) for basis in bases]
+        self._radius = _radii(bases, settings.shared).to(host.device) if recipe.radius == "celebrities" else None
+        self._face_weights = _face_weights(pool, recipe) if recipe.masked else None
+
+    def make_model(self, people: int) -> CoefficientHead | DirectCoefficients:
+        """What is trained: the head, or everybody's coefficients themselves."""
+        if self.settings.mode == "head":
+            return CoefficientHead(self.shape, self.generator)
+        return DirectCoefficients(self.shape, people, self.generator)
 
     @property
     def total(self) -> int:
@@ -197,7 +213,7 @@ class Learner:
         self.scaler.step(self.optimizer)  # leaves the parameters alone if a gradient overflowed
         self.scaler.update()
 
-    def draw(self) -> _Draw:
+    def draw(self) -> Draw:
         """The random choices of one batch; all of them come from the one generator on the CPU, whatever the device."""
         size, random = self.settings.batch_size, self.generator
         people = torch.randint(len(self.pool.people), (size,), generator=random)
@@ -211,32 +227,44 @@ class Learner:
             training_prompt(TEMPLATES[t], _word(i), p.descriptions[v] if self.settings.describe else "")
             for i, (t, p, v) in enumerate(zip(templates, chosen, views.tolist(), strict=True))
         ]
-        return _Draw(
+        return Draw(
             people=people,
             views=views,
             prompts=prompts,
             clean=clean,
             noise=torch.randn(means.shape, generator=random),
-            timesteps=torch.randint(self.host.schedule.timesteps, (size,), generator=random),
+            timesteps=torch.randint(*self.recipe.timesteps(self.host.schedule.timesteps), (size,), generator=random),
         )
 
-    def coefficients(self, draw: _Draw) -> torch.Tensor:
-        """``(B, G, E, K)`` coefficients of a batch, on the unit sphere, with gradients."""
+    def coefficients(self, draw: Draw) -> torch.Tensor:
+        """``(B, G, E, K)`` coefficients of a batch, each row as long as the recipe says, with gradients."""
         pairs = zip(draw.people.tolist(), draw.views.tolist(), strict=True)
         vectors = torch.stack([self.pool.people[person].vectors[view] for person, view in pairs])
         result: torch.Tensor = self.model(vectors.to(self.host.device), draw.people.to(self.host.device))
-        return result
+        return result if self._radius is None else result * self._radius
 
-    def loss(self, draw: _Draw, coefficients: torch.Tensor) -> torch.Tensor:
-        """The diffusion loss of a batch, each sample's prompt with its own token vectors."""
+    def loss(self, draw: Draw, coefficients: torch.Tensor) -> torch.Tensor:
+        """The :meth:`objective` of a batch, each sample's prompt with its own token vectors."""
+        words = {_word(i): self.vectors(one) for i, one in enumerate(coefficients)}
+        return self.objective(draw, self.host.encode_prompts(draw.prompts, words))
+
+    def objective(self, draw: Draw, conditioning: Conditioning) -> torch.Tensor:
+        """What is minimised, given the encoded prompts: the diffusion loss."""
         device = self.host.device
-        words = {_word(i): self._vectors(one) for i, one in enumerate(coefficients)}
-        conditioning = self.host.encode_prompts(draw.prompts, words)
-        return diffusion_loss(
-            self.host, draw.clean.to(device), draw.noise.to(device), draw.timesteps.to(device), conditioning
-        )
+        batch = (draw.clean.to(device), draw.noise.to(device), draw.timesteps.to(device))
+        weights = self.weights(draw)
+        if weights is None:
+            return diffusion_loss(self.host, *batch, conditioning)
+        return diffusion_loss(self.host, *batch, conditioning, weights)
 
-    def _vectors(self, coefficients: torch.Tensor) -> TokenVectors:
+    def weights(self, draw: Draw) -> torch.Tensor | None:
+        """``(B, 1, h, w)`` weights of the loss's places, or ``None`` if all weigh the same."""
+        if self._face_weights is None:
+            return None
+        pairs = zip(draw.people.tolist(), draw.views.tolist(), strict=True)
+        return torch.stack([self._face_weights[person][view] for person, view in pairs]).to(self.host.device)
+
+    def vectors(self, coefficients: torch.Tensor) -> TokenVectors:
         groups = self._per_encoder(coefficients)
         parts = zip(self._means, self._components, groups, strict=True)
         return [mean + torch.einsum("ek,ekd->ed", group, components) for mean, components, group in parts]
@@ -269,6 +297,22 @@ class Learner:
         return NotFiniteError(
             f"The {what} became NaN or infinite at step {self.step + 1}; the state before that step is kept: {remedy}."
         )
+
+
+def _radii(bases: Sequence[Basis], shared: bool) -> torch.Tensor:
+    """``(G, E, 1)`` the names' root-mean-square length of coefficients; of all text encoders where one group serves them."""
+    of_encoders = torch.stack([basis.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt() for basis in bases])
+    return (of_encoders.mean(dim=0, keepdim=True) if shared else of_encoders)[..., None]
+
+
+def _face_weights(pool: ViewPool, recipe: Recipe) -> list[torch.Tensor]:
+    weights = []
+    for person in pool.people:
+        if person.landmarks is None:
+            raise LearningError(f"Where {person.name}'s face is was not noted: encode the views anew to mask the loss.")
+        height, width = person.latents.mean.shape[-2:]
+        weights.append(face_weights(person.landmarks, height, width, hair=recipe.hair, background=recipe.background))
+    return weights
 
 
 def _word(index: int) -> str:
