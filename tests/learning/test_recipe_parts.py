@@ -34,7 +34,9 @@ def _pool(landmarks: bool = True) -> ViewPool:
     mean = torch.randn(2, 4, 8, 8, generator=generator)
     vectors = torch.nn.functional.normalize(torch.randn(2, 512, generator=generator), dim=-1)
     places = _FACE.expand(2, -1, -1) if landmarks else None
-    person = PersonViews("ann", b"png", LatentDistribution(mean, 0.05 * torch.ones_like(mean)), vectors, ("", ""), places)
+    person = PersonViews(
+        "ann", b"png", LatentDistribution(mean, 0.05 * torch.ones_like(mean)), vectors, ("", ""), places
+    )
     return ViewPool((person,), "none")
 
 
