@@ -1,0 +1,118 @@
+"""``python -m benchmarks.evidence``: run what is missing of the evidence, and say where it stands. Can be killed any time.
+
+``--quick`` (or ``QUICK=1``) is a small version; ``--write`` writes the page from what is finished, without running anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.evidence import plan as plans
+from benchmarks.evidence.page import claims, table, write_page
+from benchmarks.evidence.plan import FULL, QUICK
+from benchmarks.evidence.results import Results
+from benchmarks.evidence.running import limited, run
+from benchmarks.evidence.summary import summarise
+from celeb_basis.errors import CelebBasisError
+
+ROOT = Path(__file__).resolve().parents[2]
+_PARTS = {"main": plans.MAIN, "candidates": plans.CANDIDATES, "ablations": plans.ABLATIONS}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, run, print; 0, or 1 if something could not be run."""
+    options = _options(arguments)
+    plan = QUICK if options.quick else FULL
+    if options.part:
+        kept = {one.name for part in options.part for one in _PARTS[part]}
+        plan = limited(replace(plan, contestants=FULL.contestants), sorted(kept))
+    if options.only:
+        plan = limited(replace(plan, contestants=FULL.contestants), options.only)
+    plan = replace(
+        plan,
+        strangers=options.strangers or plan.strangers,
+        seeds=tuple(range(options.seeds)) if options.seeds else plan.seeds,
+        steps=options.steps or plan.steps,
+    )
+    if options.list:
+        sys.stdout.writelines(f"{one.name}\n" for one in plan.contestants)
+        return 0
+    if not plan.contestants:
+        sys.stderr.write("There is no such contestant: --list names them all.\n")
+        return 2
+    results = Results(options.results / ("quick" if options.quick else "full"))
+    try:
+        return _written(results, options) if options.write else _run(plan, results, options)
+    except CelebBasisError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _run(plan: plans.Plan, results: Results, options: argparse.Namespace) -> int:
+    from benchmarks.evidence.miniature import miniature_world
+
+    world = miniature_world(options.model, strangers=max(plan.strangers, FULL.strangers))
+    failed = False
+    for done in run(world, plan, results):
+        failed = failed or done.how not in ("new", "kept")
+        if done.how != "kept":
+            who = " & ".join(done.cell.group)
+            line = f"{done.number}/{done.total} {done.cell.contestant}, {who}, seed {done.cell.seed}: {done.how}"
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+    rows = summarise(results.all(), [one.name for one in FULL.contestants])
+    sys.stdout.write(table(rows) + "\n\n" + "\n".join(claims(rows)) + "\n")
+    return int(failed)
+
+
+def _written(results: Results, options: argparse.Namespace) -> int:
+    finished = list(results.all())
+    rows = summarise(finished, [one.name for one in FULL.contestants])
+    if not rows:
+        sys.stderr.write(f"There is no finished result in {results.folder}: run without --write first.\n")
+        return 1
+    worlds = {cell["measured"]["world"] for cell, _ in finished}
+    if len(worlds) > 1:
+        sys.stderr.write(
+            f"{results.folder} holds results of {len(worlds)} models: keep one folder a model (--results).\n"
+        )
+        return 1
+    quick = " QUICK=1" if options.quick else ""
+    flag = " --quick" if options.quick else ""
+    write_page(
+        options.page,
+        rows,
+        world=worlds.pop(),
+        commands=[f"make evidence{quick}", f"python -m benchmarks.evidence --write{flag}"],
+        judge="dlib's network (1 - distance; dlib itself calls more than 0.4 the same person)",
+        second="the recognition network that learning used (cosine)",
+    )
+    sys.stdout.write(f"{options.page}\n")
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument(
+        "--model", type=Path, help="diffusers folder of the miniature; by default where training exports it"
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / ".assets" / "evidence", help="folder of finished cells")
+    parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))
+    parser.add_argument("--part", action="append", choices=sorted(_PARTS), help="a part of the plan alone")
+    parser.add_argument("--only", action="append", metavar="NAME", help="a contestant alone")
+    parser.add_argument("--strangers", type=int, help="how many strangers")
+    parser.add_argument("--seeds", type=int, help="how many seeds")
+    parser.add_argument("--steps", type=int, help="steps a person, other than the recipes' own: to try the machinery")
+    parser.add_argument("--list", action="store_true", help="name the contestants and stop")
+    parser.add_argument("--write", action="store_true", help="write the page from what is finished")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

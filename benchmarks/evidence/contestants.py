@@ -1,0 +1,212 @@
+"""Who competes: ways from one picture to a word. Each is data, so that a result can say exactly what made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmarks.evidence.bench import Bench
+from benchmarks.evidence.learners import FreeLearner, IdentityLearner, StableIdentityLearner, TwoPhaseLearner
+from benchmarks.evidence.lora import RANK, LoraLearner, LowRank
+from benchmarks.evidence.spaces import Space
+from benchmarks.evidence.world import Stranger
+from celeb_basis.basis.basis import Basis
+from celeb_basis.errors import LearningError
+from celeb_basis.hosts.base import TokenVectors
+from celeb_basis.learning.head import DirectCoefficients
+from celeb_basis.learning.learner import Learner
+from celeb_basis.learning.recipe import Recipe
+from celeb_basis.settings import LearnSettings
+
+Known = Literal["random name", "nearest name", "mean", "first guess"]
+Loop = Literal["plain", "free", "two-phase", "stable identity", "identity loss", "lora"]
+Start = Literal["random", "first guess", "nearest name", "person", "cross"]
+
+_LOOPS: Mapping[str, type[Learner]] = {
+    "plain": Learner,
+    "free": FreeLearner,
+    "two-phase": TwoPhaseLearner,
+    "stable identity": StableIdentityLearner,
+    "identity loss": IdentityLearner,
+    "lora": LoraLearner,
+}
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """Where a contestant stands. While it is handed over, the model draws with it."""
+
+    words: Mapping[str, TokenVectors]
+    """By the strangers' names."""
+    step: int
+    evaluations: int
+    """Of the denoiser, one a sample, forward and backward counted as one."""
+    seconds: float
+    """Of learning alone."""
+    prepared: float
+    """Seconds of encoding views before."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A word without any training."""
+
+    name: str
+    way: Known
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"untrained": self.way}
+
+    def learn(
+        self, bench: Bench, group: Sequence[Stranger], seed: int, milestones: Sequence[float], budget: float | None
+    ) -> Iterator[Milestone]:
+        """One milestone, at no cost."""
+        del milestones, budget
+        bases = bench.bases(Space(), 10_000)
+        yield Milestone({one.name: self._vectors(bench, bases, one, seed) for one in group}, 0, 0, 0.0, 0.0)
+
+    def _vectors(self, bench: Bench, bases: Sequence[Basis], stranger: Stranger, seed: int) -> TokenVectors:
+        if self.way == "mean":
+            return [basis.mean for basis in bases]
+        if self.way == "first guess":
+            return [b.expand(c) for b, c in zip(bases, _guessed(bench, bases, stranger), strict=True)]
+        if self.way == "nearest name":
+            row = bench.nearest_name(stranger)
+        else:
+            row = int(np.random.default_rng([seed, *stranger.name.encode()]).integers(len(bases[0].names)))
+        return [basis.expand(basis.name_coefficients[basis.names.index(bases[0].names[row])]) for basis in bases]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A word that a loop learns."""
+
+    name: str
+    settings: LearnSettings
+    recipe: Recipe = field(default_factory=Recipe)
+    space: Space = field(default_factory=Space)
+    loop: Loop = "plain"
+    start: Start = "random"
+    same_time_as: str = ""
+    """Learn for as many seconds as the contestant of that name did, instead of a number of steps."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready; the seed is the cell's, not the settings'."""
+        settings = {key: value for key, value in self.settings.as_dict().items() if key != "seed"}
+        if self.same_time_as:
+            settings.pop("steps")
+        return {
+            "settings": settings,
+            "recipe": self.recipe.as_dict(),
+            "space": asdict(self.space),
+            "loop": self.loop,
+            "start": self.start,
+            "same_time_as": self.same_time_as,
+            **({"rank": RANK} if self.loop == "lora" else {}),
+        }
+
+    def learn(
+        self, bench: Bench, group: Sequence[Stranger], seed: int, milestones: Sequence[float], budget: float | None
+    ) -> Iterator[Milestone]:
+        """One run, stopped at shares of its steps, or of ``budget`` seconds for who learns for another's time."""
+        pool, prepared = bench.pool(group, seed, self.settings.views, self.settings.smallest)
+        learner = self._learner(bench, group, pool, seed, timed=budget is not None)
+        with ExitStack() as stack:
+            if isinstance(learner, LoraLearner):
+                low_rank = LowRank(bench.world.denoiser, RANK, learner.generator)
+                learner.use(low_rank)
+                stack.enter_context(low_rank.added())
+            for share in milestones:
+                _advance(learner, share, budget)
+                values = [learner.average.value(number) for number in range(len(group))]
+                if any(value is None for value in values):
+                    continue  # somebody has not been drawn yet
+                with torch.no_grad():
+                    words = {
+                        person.name: [one.detach().cpu() for one in learner.vectors(value.to(learner.host.device))]
+                        for person, value in zip(group, values, strict=True)
+                        if value is not None
+                    }
+                samples = self.settings.batch_size * self.settings.accumulation
+                yield Milestone(words, learner.step, learner.step * samples, learner.seconds, prepared)
+
+    def _learner(self, bench: Bench, group: Sequence[Stranger], pool: Any, seed: int, *, timed: bool) -> Learner:
+        bases = bench.bases(self.space, self.settings.components)
+        changes: dict[str, Any] = {"components": bases[0].size, "seed": seed, "early_stop": False}
+        if timed:
+            changes["steps"] = 100_000
+        settings = replace(self.settings, **changes)
+        learner = _LOOPS[self.loop](bench.world.host, bases, pool, settings, recipe=self.recipe)
+        if isinstance(learner, IdentityLearner):
+            learner.face_loss = bench.world.face_loss
+        if self.start != "random":
+            if not isinstance(learner.model, DirectCoefficients):
+                raise LearningError("Only coefficients that are learned themselves can start somewhere: use direct.")
+            people = [torch.stack(self._begin(bench, bases, one)) for one in group]
+            learner.model.begin_at(torch.stack(people).to(learner.host.device))
+        return learner
+
+    def _begin(self, bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
+        """``(E, K)`` coefficients to start from, one a text encoder."""
+        if self.start == "first guess":
+            return _guessed(bench, bases, stranger)
+        if self.start == "nearest name":
+            name = bench.bases(Space(), 1)[0].names[bench.nearest_name(stranger)]
+            return [basis.coefficients_of(name) for basis in bases]
+        if self.start == "cross":
+            # A free space has lost the names' mean: it is the mean of their vectors.
+            means = [basis.expand(basis.name_coefficients).mean(dim=0) for basis in bases]
+            wanted = [text_output(bench, means, number) for number in range(len(bases))]
+        else:
+            wanted = [_rows_of_person(bench, number, basis) for number, basis in enumerate(bases)]
+        return [basis.project(vectors) for basis, vectors in zip(bases, wanted, strict=True)]
+
+
+Contestant = Untrained | Trained
+
+
+def text_output(bench: Bench, vectors: TokenVectors, encoder: int) -> torch.Tensor:
+    """``(E, D)``: what the text encoder makes of token vectors (Cross Initialization starts from there).
+
+    Raises: :class:`LearningError` for hosts whose encoded prompts do not hold the text encoder's states.
+    """
+    with torch.no_grad():
+        encoded = bench.world.host.encode_prompts(["<mean>"], {"<mean>": vectors})
+    states = getattr(encoded, "states", None)
+    if encoder or states is None or states.shape[-1] != vectors[0].shape[-1]:
+        raise LearningError("This model does not show its text encoder's output: leave Cross Initialization out.")
+    output: torch.Tensor = states[0, 1 : 1 + len(vectors[0])].float().cpu()
+    return output
+
+
+def _rows_of_person(bench: Bench, number: int, basis: Basis) -> torch.Tensor:
+    encoder = bench.world.host.text_encoders[number]
+    ids = encoder.tokenize(["person"])[0]
+    row: torch.Tensor = encoder.token_table()[torch.tensor(ids[:1])].float().cpu()
+    return row.expand(basis.positions, -1)
+
+
+def _guessed(bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
+    """The regression's guess, put where celebrities are: a guess is nearer to the mean than any of them."""
+    vector = torch.from_numpy(np.asarray(stranger.portrait.vector, np.float32))
+    result = []
+    for basis, guess in zip(bases, bench.guess(bases), strict=True):
+        lengths = basis.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt()
+        result.append(torch.nn.functional.normalize(guess(vector), dim=-1) * lengths[:, None])
+    return result
+
+
+def _advance(learner: Learner, share: float, budget: float | None) -> None:
+    """Run on to a share of all steps, or of the seconds."""
+    if budget is None and learner.step >= round(share * learner.total):
+        return
+    for _ in learner.run():
+        reached = learner.step >= round(share * learner.total) if budget is None else learner.seconds >= share * budget
+        if reached:
+            learner.interrupt()

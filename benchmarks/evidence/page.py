@@ -1,0 +1,139 @@
+"""The evidence as a page: a table, what the issue asks to be shown, and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.evidence.curves import curves
+from benchmarks.evidence.plan import GUESS, LORA, MEAN, NEAREST, PAPER, RANDOM, TEXTUAL_INVERSION
+from benchmarks.evidence.summary import ALL_FIGURES, Row, apart, evaluations_to
+from celeb_basis.files import write_bytes, write_text
+from celeb_basis.judging.intervals import Figure
+
+TITLES = {
+    "identity": "Identity",
+    "recognised": "Recognised",
+    "second": "Second opinion",
+    "prompt": "Prompt",
+    "detect": "Detect",
+    "diversity": "Diversity",
+    "both": "Both, on their sides",
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Where every contestant ended, as Markdown."""
+    head = ["recipe", "strangers × seeds", "evaluations", "seconds", *(TITLES[name] for name in ALL_FIGURES)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
+        cells = [
+            row.contestant,
+            f"{row.strangers} × {row.seeds}",
+            f"{row.last.evaluations:,.0f}",
+            f"{row.last.seconds:.1f} + {row.last.prepared:.1f}",
+            *(_shown(row.last.figures[name]) for name in ALL_FIGURES),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def claims(rows: Sequence[Row]) -> list[str]:
+    """What was to be shown, each as a line that says yes or no, or that a contestant is missing."""
+    known = {row.contestant: row for row in rows}
+    lines = []
+
+    def say(text: str, *needed: str, holds: object) -> None:
+        missing = [name for name in needed if name not in known]
+        verdict = f"not told: {', '.join(missing)} missing" if missing else ("yes" if holds() else "**no**")  # type: ignore[operator]
+        lines.append(f"- {text}: {verdict}")
+
+    def figure(name: str, what: str) -> Figure | None:
+        return known[name].last.figures[what]
+
+    for other in (RANDOM, MEAN, NEAREST, GUESS):
+        say(
+            f"*paper* has more Identity than *{other}*, intervals apart", PAPER, other,
+            holds=lambda other=other: apart(figure(PAPER, "identity"), figure(other, "identity")),
+        )  # fmt: skip
+    for other in (TEXTUAL_INVERSION, LORA):
+        say(
+            f"*paper* has more Prompt than *{other}*, intervals apart", PAPER, other,
+            holds=lambda other=other: apart(figure(PAPER, "prompt"), figure(other, "prompt")),
+        )  # fmt: skip
+        say(
+            f"*paper* has no less Identity than *{other}* (means)", PAPER, other,
+            holds=lambda other=other: _value(figure(PAPER, "identity")) >= _value(figure(other, "identity")),
+        )  # fmt: skip
+    say(
+        "two people of *paper* are recognised together at least three times as often as with textual inversion",
+        PAPER,
+        TEXTUAL_INVERSION,
+        holds=lambda: _value(figure(PAPER, "both")) >= 3 * max(_value(figure(TEXTUAL_INVERSION, "both")), 1e-9),
+    )
+    return lines
+
+
+def plateau(rows: Sequence[Row]) -> str:
+    """How soon each contestant is as like as *paper* at its end, as Markdown; empty without *paper*."""
+    paper = next((row for row in rows if row.contestant == PAPER), None)
+    level = paper.last.figures["identity"] if paper else None
+    if paper is None or level is None:
+        return ""
+    lines = ["| recipe | evaluations to *paper*'s last Identity | of *paper*'s |", "|---|---|---|"]
+    for row in rows:
+        needed = evaluations_to(row, "identity", level.value)
+        if row.last.evaluations and needed is not None:
+            lines.append(f"| {row.contestant} | {needed:,.0f} | {needed / paper.last.evaluations:.2f} |")
+    return "\n".join(lines)
+
+
+def write_page(
+    path: Path, rows: Sequence[Row], *, world: str, commands: Sequence[str], judge: str, second: str
+) -> None:
+    """Write the page, and the curves into a folder of its name beside it."""
+    folder = path.with_suffix("")
+    pictures = []
+    for name in ALL_FIGURES:
+        for cost in ("evaluations", "seconds"):
+            file = folder / f"{name}-{cost}.svg"
+            write_bytes(file, curves(rows, name, cost, TITLES[name]))
+            pictures.append(f"![{TITLES[name]} against {cost}]({folder.name}/{file.name})")
+    text = f"""# Evidence
+
+Strangers learned from one picture each in `{world}`, drawn in scenes never shown for them. 95 % intervals over strangers.
+
+- **Identity**: likeness to other pictures of the same person, by {judge}, over pictures with a face. **Recognised**: how often
+  the nearest of all strangers by the same judge is the right one. **Second opinion**: the same as Identity, by {second}.
+- **Prompt**: how often a scene classifier sees what the prompt asks for. **Detect**: how often a face is found.
+- **Diversity**: root-mean-square difference of two pictures of one prompt.
+- **Both, on their sides**: pictures of two people in which both are recognised, the first named on the left.
+- Evaluations of the denoiser and seconds (of learning + of encoding views) are for each person.
+
+{table(rows)}
+
+## What was to be shown
+{chr(10).join(claims(rows))}
+
+## How soon
+{plateau(rows) or "*paper* is missing."}
+
+## Curves
+{chr(10).join(pictures)}
+
+## The commands
+```
+{chr(10).join(commands)}
+```
+"""
+    write_text(path, text)
+
+
+def _value(figure: Figure | None) -> float:
+    return float("-inf") if figure is None else figure.value
+
+
+def _shown(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")

@@ -1,0 +1,138 @@
+"""Who competes in what, and in which order: first those that others need the time of, then the rest, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.evidence.contestants import Contestant, Trained, Untrained
+from benchmarks.evidence.spaces import Space
+from celeb_basis.learning.recipe import Recipe
+from celeb_basis.settings import PRESETS, LearnSettings
+
+PAPER = "paper"
+TEXTUAL_INVERSION = "textual inversion, same steps"
+TEXTUAL_INVERSION_TIMED = "textual inversion, same time"
+LORA = "LoRA, same time"
+RANDOM, NEAREST, MEAN, GUESS = "random name", "nearest name", "mean", "first guess"
+
+_PAPER = PRESETS["paper"]
+_OURS = replace(PRESETS["balanced"], early_stop=False)
+_DIRECT = replace(_OURS, mode="direct")
+
+
+def _textual_inversion(name: str, **changes: object) -> Trained:
+    settings = replace(_PAPER, mode="direct", learning_rate=5e-3, average_decay=0.0)
+    return Trained(name, settings, space=Space("free"), loop="free", start="person", **changes)  # type: ignore[arg-type]
+
+
+MAIN: tuple[Contestant, ...] = (
+    Untrained(RANDOM, "random name"),
+    Untrained(NEAREST, "nearest name"),
+    Untrained(MEAN, "mean"),
+    Untrained(GUESS, "first guess"),
+    Trained(PAPER, _PAPER),
+    _textual_inversion(TEXTUAL_INVERSION),
+    _textual_inversion(TEXTUAL_INVERSION_TIMED, same_time_as=PAPER),
+    Trained(
+        LORA,
+        replace(_PAPER, mode="direct", learning_rate=1e-3),
+        space=Space("free"),
+        loop="lora",
+        same_time_as=PAPER,
+    ),
+    Trained("balanced", _OURS),
+)
+"""The comparison of the issue's third part, beside our present preset."""
+
+_CELEBRITIES = Recipe(radius="celebrities")
+
+CANDIDATES: tuple[Contestant, ...] = (
+    Trained("radius of celebrities", _OURS, _CELEBRITIES),
+    Trained("start at the first guess", _DIRECT, _CELEBRITIES, start="first guess"),
+    Trained("start at the nearest name", _DIRECT, _CELEBRITIES, start="nearest name"),
+    Trained("low noise", _OURS, Recipe(latest=0.5)),
+    Trained("middle noise", _OURS, Recipe(earliest=0.2, latest=0.8)),
+    Trained("high noise", _OURS, Recipe(earliest=0.5)),
+    Trained("face masked", _OURS, Recipe(hair=0.1, background=0.0)),
+    Trained("identity loss", _OURS, loop="identity loss"),
+    Trained("two-phase loss", _OURS, loop="two-phase"),
+    Trained(
+        "StableIdentity", replace(_OURS, learning_rate=1e-2), Recipe(hair=0.1, background=0.0), loop="stable identity"
+    ),
+    Trained(
+        "Cross Initialization",
+        replace(_DIRECT, learning_rate=5e-3, average_decay=0.0),
+        space=Space("free"),
+        loop="free",
+        start="cross",
+    ),
+    Trained("three vectors", _OURS, space=Space(positions=3)),
+    Trained("four vectors", _OURS, space=Space(positions=4)),
+    Trained(
+        "guess, radius, middle noise, mask",
+        _DIRECT,
+        Recipe(radius="celebrities", earliest=0.2, latest=0.8, hair=0.1, background=0.0),
+        start="first guess",
+    ),
+)
+"""Recipes on trial, each one thing beside *balanced*."""
+
+
+def _with(**changes: object) -> LearnSettings:
+    return replace(_PAPER, **changes)  # type: ignore[arg-type]
+
+
+ABLATIONS: tuple[Contestant, ...] = (
+    *(Trained(f"K = {size}", _with(components=size)) for size in (8, 32, 128)),
+    *(Trained(f"{names} names", _PAPER, space=Space(names=names)) for names in (50, 150, 300)),
+    Trained("random basis", _PAPER, space=Space("random")),
+    Trained("no unit sphere", _PAPER, loop="free"),
+    Trained("direct", _with(mode="direct")),
+    Trained("every token once", _PAPER, space=Space(distinct=True)),
+    Trained("alone", _PAPER),
+    Trained("ten at once", _PAPER),
+)
+"""The paper's ablations, each one thing beside *paper*."""
+
+SIZES = {"alone": 1, "ten at once": 10}
+"""People learned together, where it is not two."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run."""
+
+    contestants: tuple[Contestant, ...]
+    strangers: int
+    seeds: tuple[int, ...]
+    pictures: int
+    """Of each prompt."""
+    milestones: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    """Shares of a run's steps (or of its time) at which it is measured."""
+    name_pictures: int = 2
+    """Drawn of each name, to learn what its face is."""
+    steps: int = 0
+    """Steps a person for every loop, if other than the recipe's own."""
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.contestants]
+        assert len(set(names)) == len(names), "two contestants of one name"
+
+
+FULL = Plan((*MAIN, *CANDIDATES, *ABLATIONS), strangers=30, seeds=(0, 1, 2), pictures=2)
+QUICK = Plan(MAIN, strangers=4, seeds=(0,), pictures=1, milestones=(0.25, 1.0), name_pictures=1, steps=100)
+
+
+def shortened(contestant: Contestant, steps: int) -> Contestant:
+    """The contestant with other steps, and no more views than they can use."""
+    if not steps or isinstance(contestant, Untrained):
+        return contestant
+    settings = contestant.settings
+    most = steps * settings.batch_size * settings.accumulation
+    return replace(contestant, settings=replace(settings, steps=steps, views=min(settings.views, most)))
+
+
+def groups_of(names: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """Whole groups of neighbours; who is left over at the end is in none."""
+    return [tuple(names[start : start + size]) for start in range(0, len(names) - size + 1, size)]

@@ -1,0 +1,104 @@
+"""Running a plan, cell by cell; what was finished before is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.evidence.bench import Bench
+from benchmarks.evidence.contestants import Contestant, Trained
+from benchmarks.evidence.measuring import Ruler
+from benchmarks.evidence.plan import SIZES, Plan, groups_of, shortened
+from benchmarks.evidence.results import Cell, Results
+from benchmarks.evidence.world import EvidenceWorld
+from celeb_basis.errors import CelebBasisError
+
+
+@dataclass(frozen=True)
+class Done:
+    """One cell is finished, was finished before, or cannot be."""
+
+    cell: Cell
+    number: int
+    total: int
+    how: str
+    """``"new"``, ``"kept"``, or a sentence that says why there is no result."""
+
+
+def cells_of(world: EvidenceWorld, plan: Plan) -> list[tuple[Cell, Contestant]]:
+    """Every cell, in the order in which they are run: groups outermost, so that encoded views are used again."""
+    measured = {
+        "world": world.key,
+        "pictures": plan.pictures,
+        "name_pictures": plan.name_pictures,
+        "steps": world.steps,
+        "guidance": world.guidance,
+        "milestones": list(plan.milestones),
+        "prompts": [[ask.prompt, ask.label] for ask in (*world.asks, *world.together)],
+    }
+    names = [stranger.name for stranger in world.strangers[: plan.strangers]]
+    found: list[tuple[int, int, Cell, Contestant]] = []
+    for order, one in enumerate(plan.contestants):
+        contestant = shortened(one, plan.steps)
+        for group in groups_of(names, SIZES.get(one.name, 2)):
+            for seed in plan.seeds:
+                cell = Cell(one.name, contestant.describe(), group, seed, measured)
+                found.append((seed * len(names) + names.index(group[0]), order, cell, contestant))
+    return [(cell, contestant) for _, _, cell, contestant in sorted(found, key=lambda row: row[:2])]
+
+
+def run(world: EvidenceWorld, plan: Plan, results: Results) -> Iterator[Done]:
+    """Run what is missing, yielding after each cell.
+
+    A contestant that this world cannot hold (no recognition network with gradients, say) is told and left out.
+    """
+    cells = cells_of(world, plan)
+    bench = Bench(world, results.folder, name_pictures=plan.name_pictures)
+    ruler: Ruler | None = None
+    strangers = {stranger.name: stranger for stranger in world.strangers}
+    seconds: dict[tuple[str, tuple[str, ...], int], float] = {}
+    for number, (cell, contestant) in enumerate(cells, 1):
+        known = results.get(cell)
+        how = "kept"
+        if known is None:
+            ruler = ruler or Ruler(world, plan.pictures)
+            budget = None
+            group = [strangers[name] for name in cell.group]
+            try:
+                if isinstance(contestant, Trained) and contestant.same_time_as:
+                    budget = _budget(seconds, cell, contestant)
+                known, how = [], "new"
+                for milestone in contestant.learn(bench, group, cell.seed, plan.milestones, budget):
+                    costs = {
+                        "step": milestone.step,
+                        "evaluations": milestone.evaluations / len(group),
+                        "seconds": milestone.seconds / len(group),
+                        "prepared": milestone.prepared / len(group),
+                    }
+                    known.append({**costs, **ruler.measure(group, milestone.words, cell.seed)})
+                results.put(cell, known)
+            except CelebBasisError as error:
+                yield Done(cell, number, len(cells), str(error))
+                continue
+        if known:
+            seconds[cell.contestant, cell.group, cell.seed] = known[-1]["seconds"] * len(cell.group)
+        yield Done(cell, number, len(cells), how)
+
+
+def _budget(seconds: dict[Any, float], cell: Cell, contestant: Trained) -> float:
+    key = (contestant.same_time_as, cell.group, cell.seed)
+    if key not in seconds:
+        raise CelebBasisError(
+            f"{contestant.name} needs the time of {contestant.same_time_as}: put it in the plan, first."
+        )
+    return seconds[key]
+
+
+def limited(plan: Plan, only: list[str]) -> Plan:
+    """The plan with some contestants alone, and those whose time they need."""
+    wanted = set(only)
+    for one in plan.contestants:
+        if one.name in wanted and isinstance(one, Trained) and one.same_time_as:
+            wanted.add(one.same_time_as)
+    return replace(plan, contestants=tuple(one for one in plan.contestants if one.name in wanted))

@@ -1,0 +1,91 @@
+"""Spaces to learn in: the celeb basis, and what it is compared with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from celeb_basis.basis.basis import Basis
+from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.hosts.base import Host
+from celeb_basis.names.lists import NameList, name_list
+
+SpaceKind = Literal["celebrities", "random", "free"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Which space coefficients live in."""
+
+    kind: SpaceKind = "celebrities"
+    """``random``: orthonormal rows without the names' directions, around their mean; ``free``: all token vectors."""
+    names: int = 0
+    """How many names the basis is made from, evenly spread over the list; 0 is all of them."""
+    distinct: bool = False
+    """Every token counts once."""
+    positions: int = 2
+    """Token vectors of a person; beyond two, the last name's column serves again."""
+
+
+def make_bases(host: Host, names: NameList, space: Space, components: int) -> tuple[Basis, ...]:
+    """One basis a text encoder. ``components`` beyond a text encoder's width or the names' number are lowered to it."""
+    used = _some(names, space.names)
+    width = min(encoder.width for encoder in host.text_encoders)
+    most = min(components, width, len(used.names) - 2)
+    options = BasisOptions(components=most, distinct_tokens=space.distinct)
+    bases = [one.basis for one in build_bases(host.text_encoders, used, options)]
+    if space.kind == "random":
+        bases = [_random(basis) for basis in bases]
+    if space.kind == "free":
+        bases = [_free(basis) for basis in bases]
+    return tuple(_lengthened(basis, space.positions) for basis in bases)
+
+
+def _some(names: NameList, count: int) -> NameList:
+    if not count or count >= len(names.names):
+        return names
+    rows = torch.linspace(0, len(names.names) - 1, count).round().long().tolist()
+    return name_list([names.names[row] for row in rows], f"{count} of {names.source}")
+
+
+def _random(basis: Basis) -> Basis:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(basis.positions, basis.width, basis.size, generator=generator, dtype=torch.float64)
+    components = torch.linalg.qr(rows)[0].transpose(1, 2).float().contiguous()
+    return _changed(basis, "random", basis.mean, components)
+
+
+def _free(basis: Basis) -> Basis:
+    components = torch.eye(basis.width).expand(basis.positions, -1, -1).contiguous()
+    return _changed(basis, "free", torch.zeros_like(basis.mean), components)
+
+
+def _changed(basis: Basis, what: str, mean: torch.Tensor, components: torch.Tensor) -> Basis:
+    vectors = basis.expand(basis.name_coefficients)
+    coefficients = torch.einsum("ned,ekd->nek", vectors - mean, components)
+    return replace(
+        basis,
+        mean=mean,
+        components=components,
+        variance=coefficients.var(dim=0, unbiased=False),
+        name_coefficients=coefficients,
+        sha256=hashlib.sha256(f"{basis.sha256} {what}".encode()).hexdigest(),
+    )
+
+
+def _lengthened(basis: Basis, positions: int) -> Basis:
+    if positions == basis.positions:
+        return basis
+    columns = [min(position, basis.positions - 1) for position in range(positions)]
+    return replace(
+        basis,
+        mean=basis.mean[columns],
+        components=basis.components[columns].contiguous(),
+        variance=basis.variance[columns],
+        total_variance=basis.total_variance[columns],
+        name_coefficients=basis.name_coefficients[:, columns].contiguous(),
+        sha256=hashlib.sha256(f"{basis.sha256} {positions}".encode()).hexdigest(),
+    )
