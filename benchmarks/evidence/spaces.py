@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from celeb_basis.basis.basis import Basis
@@ -31,14 +32,15 @@ class Space:
 
 
 def make_bases(host: Host, names: NameList, space: Space, components: int) -> tuple[Basis, ...]:
-    """One basis a text encoder. ``components`` beyond a text encoder's width or the names' number are lowered to it."""
+    """One basis a text encoder. ``components`` beyond what the names' tokens span are lowered to it."""
     used = _some(names, space.names)
-    width = min(encoder.width for encoder in host.text_encoders)
-    most = min(components, width, len(used.names) - 2)
-    options = BasisOptions(components=most, distinct_tokens=space.distinct)
+    most = _rank(host, used)
+    # Other spaces start from all that the names span, so that the names' own vectors are kept whole.
+    wanted = min(components, most) if space.kind == "celebrities" else most
+    options = BasisOptions(components=wanted, distinct_tokens=space.distinct)
     bases = [one.basis for one in build_bases(host.text_encoders, used, options)]
     if space.kind == "random":
-        bases = [_random(basis) for basis in bases]
+        bases = [_random(basis, min(components, basis.size)) for basis in bases]
     if space.kind == "free":
         bases = [_free(basis) for basis in bases]
     return tuple(_lengthened(basis, space.positions) for basis in bases)
@@ -51,9 +53,16 @@ def _some(names: NameList, count: int) -> NameList:
     return name_list([names.names[row] for row in rows], f"{count} of {names.source}")
 
 
-def _random(basis: Basis) -> Basis:
+def _rank(host: Host, names: NameList) -> int:
+    """Dimensions that the names' tokens span in every column: one fewer than they are, and no more than are there."""
+    built = build_bases(host.text_encoders, names, BasisOptions(components=1))
+    columns = [len(np.unique(column)) - 1 for one in built for column in one.filtered.token_ids.T]
+    return min(*columns, *(encoder.width for encoder in host.text_encoders))
+
+
+def _random(basis: Basis, size: int) -> Basis:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(basis.positions, basis.width, basis.size, generator=generator, dtype=torch.float64)
+    rows = torch.randn(basis.positions, basis.width, size, generator=generator, dtype=torch.float64)
     components = torch.linalg.qr(rows)[0].transpose(1, 2).float().contiguous()
     return _changed(basis, "random", basis.mean, components)
 
