@@ -89,7 +89,7 @@ def _written(results: Results, options: argparse.Namespace) -> int:
         rows,
         world=worlds.pop(),
         commands=[f"make evidence{quick}", f"python -m benchmarks.evidence --write{flag}"],
-        judge="dlib's network (1 - distance; dlib itself calls more than 0.4 the same person)",
+        judge="dlib's network (1 - distance)",
         second="the recognition network that learning used (cosine)",
     )
     sys.stdout.write(f"{options.page}\n")
