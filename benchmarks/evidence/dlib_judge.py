@@ -27,8 +27,8 @@ class DlibJudge:
     """128 numbers a face; likeness is 1 minus their distance.
 
     dlib's own limit of 0.4 for one person was set on photographs. Among the miniature's synthetic strangers (12 of them,
-    three pictures each) one person is 0.73 alike (0.62 at least) and two are 0.32 (0.54 at most): who is nearest is always right,
-    the limit is not.
+    three pictures each) one person is 0.73 alike (0.62 at least) and two are 0.32 (0.54 at most): who is nearest is
+    always right, the limit is not.
     """
 
     name = "dlib"
