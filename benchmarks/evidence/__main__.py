@@ -16,7 +16,7 @@ from benchmarks.evidence import plan as plans
 from benchmarks.evidence.page import claims, table, write_page
 from benchmarks.evidence.plan import FULL, QUICK
 from benchmarks.evidence.results import Results
-from benchmarks.evidence.running import limited, run
+from benchmarks.evidence.running import limited, matching, run
 from benchmarks.evidence.summary import summarise
 from celeb_basis.errors import CelebBasisError
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     results = Results(options.results / ("quick" if options.quick else "full"))
     try:
-        return _written(results, options) if options.write else _run(plan, results, options)
+        return _written(plan, results, options) if options.write else _run(plan, results, options)
     except CelebBasisError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -65,13 +65,13 @@ def _run(plan: plans.Plan, results: Results, options: argparse.Namespace) -> int
             line = f"{done.number}/{done.total} {done.cell.contestant}, {who}, seed {done.cell.seed}: {done.how}"
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
-    rows = summarise(results.all(), [one.name for one in FULL.contestants])
+    rows = summarise(matching(results, plan, world.key), [one.name for one in FULL.contestants])
     sys.stdout.write(table(rows) + "\n\n" + "\n".join(claims(rows)) + "\n")
     return int(failed)
 
 
-def _written(results: Results, options: argparse.Namespace) -> int:
-    finished = list(results.all())
+def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) -> int:
+    finished = matching(results, plan)
     rows = summarise(finished, [one.name for one in FULL.contestants])
     if not rows:
         sys.stderr.write(f"There is no finished result in {results.folder}: run without --write first.\n")

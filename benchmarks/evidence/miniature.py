@@ -59,7 +59,7 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
     vae, unet = host._pipeline.vae, host._pipeline.unet
     side = int(unet.config.sample_size)
     chosen = _strangers(people, faces, strangers, host.info.resolution)
-    world_of = [host.info.sha256, [ask.prompt for ask in (*ASKS, *TOGETHER)], [one.name for one in chosen], "dlib"]
+    world_of = [host.info.sha256, [ask.prompt for ask in (*ASKS, *TOGETHER)], [_digest(one) for one in chosen], "dlib"]
     return EvidenceWorld(
         key=f"miniature {hashlib.sha256(json.dumps(world_of).encode()).hexdigest()[:12]}",
         host=host,
@@ -105,6 +105,11 @@ def _strangers(people: Any, faces: FaceNetwork, count: int, side: int) -> tuple[
         if all(faces.detect(reference) for reference in references):
             found.append(Stranger(name, learned_from, tuple(references)))
     return tuple(found)
+
+
+def _digest(stranger: Stranger) -> str:
+    pictures = (stranger.portrait.picture, *stranger.references)
+    return hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()
 
 
 def _decoder(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:

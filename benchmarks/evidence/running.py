@@ -95,6 +95,28 @@ def _budget(seconds: dict[Any, float], cell: Cell, contestant: Trained) -> float
     return seconds[key]
 
 
+def matching(
+    results: Results, plan: Plan, world: str | None = None
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Finished cells that were learned and measured as ``plan`` says, of the world of that key or of any.
+
+    A folder may hold results of other steps, pictures and recipes: they are never averaged with these.
+    """
+    described = {one.name: shortened(one, plan.steps).describe() for one in plan.contestants}
+    wanted = {
+        "pictures": plan.pictures,
+        "name_pictures": plan.name_pictures,
+        "milestones": list(plan.milestones),
+        **({} if world is None else {"world": world}),
+    }
+    return [
+        (cell, milestones)
+        for cell, milestones in results.all()
+        if described.get(cell["contestant"]) == cell["description"]
+        and all(cell["measured"].get(key) == value for key, value in wanted.items())
+    ]
+
+
 def limited(plan: Plan, only: list[str]) -> Plan:
     """The plan with some contestants alone, and those whose time they need."""
     wanted = set(only)

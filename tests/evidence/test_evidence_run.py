@@ -22,7 +22,7 @@ from benchmarks.evidence.measuring import Ruler, word_of
 from benchmarks.evidence.page import claims, table, write_page
 from benchmarks.evidence.plan import ABLATIONS, CANDIDATES, FULL, MAIN, SIZES, Plan, groups_of, shortened
 from benchmarks.evidence.results import Results
-from benchmarks.evidence.running import cells_of, limited, run
+from benchmarks.evidence.running import cells_of, limited, matching, run
 from benchmarks.evidence.summary import ALL_FIGURES, apart, summarise
 from benchmarks.evidence.world import EvidenceWorld
 from celeb_basis.names.lists import name_list as names_of
@@ -142,6 +142,21 @@ def test_a_damaged_result_is_made_anew_and_another_description_is_another_cell(t
     assert _all(world, replace(plan, pictures=2), folder) == ["new"]
     keys = {cell.key for cell, _ in cells_of(world, _plan("paper", "direct", "no unit sphere", "random basis"))}
     assert len(keys) == 4
+
+
+def test_results_measured_or_learned_otherwise_are_never_averaged(toy: tuple[EvidenceWorld, Path]) -> None:
+    world, folder = toy
+    plan = _plan("mean", "paper")
+    others = (replace(plan, pictures=2), replace(plan, steps=3), replace(plan, milestones=(1.0,)))
+    for one in (plan, *others):
+        _all(world, one, folder)
+    _all(replace(world, key="another"), plan, folder)
+    results = Results(folder)
+    found = matching(results, plan, world.key)
+    assert sorted(cell["contestant"] for cell, _ in found) == ["mean", "paper"]
+    assert {cell["measured"]["pictures"] for cell, _ in found} == {1}
+    assert [len(points) for cell, points in found if cell["contestant"] == "paper"] == [2]
+    assert {cell["measured"]["world"] for cell, _ in matching(results, plan)} == {"colours", "another"}
 
 
 def test_what_a_world_cannot_hold_is_told_and_the_rest_goes_on(toy: tuple[EvidenceWorld, Path]) -> None:
