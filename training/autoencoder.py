@@ -21,7 +21,7 @@ from training.autoencoder_start import start_with_colours
 from training.checkpoints import load_state, save_state
 from training.faces import SPREAD, FaceGenerator
 from training.places import face_pack, work_folder
-from training.recognition import RecognitionNetwork, crop_faces
+from training.recognition import RecognitionNetwork, crop_faces, half_precision
 from training.render import render
 from training.scenes import draw_scene
 
@@ -121,8 +121,7 @@ def losses(
         parts["kl"] = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
     shown = whole_faces(boxes, pictures.shape[-1])
     if bool(shown.any()):
-        # In bfloat16 the recogniser is several times as fast; the autoencoder itself is not.
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             with torch.no_grad():
                 wanted, maps = recogniser.look(crop_faces(pictures[shown], boxes[shown]))
             got, own = recogniser.look(crop_faces(decoded[shown], boxes[shown]))
@@ -143,7 +142,7 @@ def train(folder: Path, minutes: float, steps: int, bank_size: int, *, decoder: 
     optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3)
     path, step = folder / ("decoder.safetensors" if decoder else "autoencoder-state.safetensors"), 0
     if path.exists():
-        step = load_state(path, {"model": model}, optimizer)["step"]
+        step = load_state(path, {"model": model}, [optimizer])["step"]
     elif decoder:
         load_state(folder / "encoder.safetensors", {"model": model})
     pictures, boxes = render_bank(bank_size, 100 + step)
@@ -176,8 +175,8 @@ def train(folder: Path, minutes: float, steps: int, bank_size: int, *, decoder: 
             _log.info("%s", json.dumps({"step": step, "seconds": round(seconds), **shown}))
         if time.monotonic() - saved > 120:
             saved = time.monotonic()
-            save_state(path, {"model": model}, optimizer, {"step": step})
-    save_state(path, {"model": model}, optimizer, {"step": step})
+            save_state(path, {"model": model}, [optimizer], {"step": step})
+    save_state(path, {"model": model}, [optimizer], {"step": step})
     _log.info("stopped at step %d", step)
 
 
@@ -196,7 +195,7 @@ def main() -> None:
     if arguments.decoder and not (folder / "encoder.safetensors").exists():
         model = new_autoencoder()
         step = load_state(folder / "autoencoder-state.safetensors", {"model": model})["step"]
-        save_state(folder / "encoder.safetensors", {"model": model}, None, {"step": step})
+        save_state(folder / "encoder.safetensors", {"model": model}, (), {"step": step})
     train(folder, arguments.minutes, arguments.steps, arguments.bank, decoder=arguments.decoder)
 
 

@@ -77,15 +77,25 @@ def soften(model: Any) -> None:
 def folded(model: Any) -> Any:
     """A copy that gives the same pictures with Stable Diffusion's own epsilon everywhere."""
     model = copy.deepcopy(model)
-    scale = (_OWN_EPSILON / EPSILON) ** 0.5
+    _scale_before_last_norms(model, (_OWN_EPSILON / EPSILON) ** 0.5)
+    for norm in last_norms(model):
+        norm.eps = _OWN_EPSILON
+    return model
+
+
+@torch.no_grad()
+def unfold(model: Any) -> None:
+    """Undo :func:`folded` in place, to go on training."""
+    _scale_before_last_norms(model, (EPSILON / _OWN_EPSILON) ** 0.5)
+    soften(model)
+
+
+def _scale_before_last_norms(model: Any, scale: float) -> None:
     before = [model.decoder.up_blocks[-2].upsamplers[0].conv]
     before += [resnet.conv2 for resnet in model.decoder.up_blocks[-1].resnets]
     for layer in before:
         layer.weight.mul_(scale)
         layer.bias.mul_(scale)
-    for norm in last_norms(model):
-        norm.eps = _OWN_EPSILON
-    return model
 
 
 def _pairs(layer: nn.Conv2d) -> None:

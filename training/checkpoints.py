@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from celeb_basis.files import atomic_path
 
 
 def save_state(
-    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None, facts: dict[str, Any]
+    path: Path, modules: dict[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> None:
-    """Write the modules' weights, the optimizer's state and JSON-ready facts (the step, ...) as one file.
+    """Write the modules' weights, the optimizers' states and JSON-ready facts (the step, ...) as one file.
 
     Raises: :class:`celeb_basis.errors.FileError` if it cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}/{key}": _plain(value) for key, value in module.state_dict().items()}
-    if optimizer is not None:
+    for order, optimizer in enumerate(optimizers):
         for number, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{key}": _plain(torch.as_tensor(value)) for key, value in values.items()}
+            prefix = f"optimizer/{order}/{number}"
+            tensors |= {f"{prefix}/{key}": _plain(torch.as_tensor(value)) for key, value in values.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata={"facts": json.dumps(facts)})
 
@@ -37,9 +39,9 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 
 
 def load_state(
-    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
+    path: Path, modules: dict[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = ()
 ) -> dict[str, Any]:
-    """Put a state that :func:`save_state` wrote into the modules and the optimizer; returns the facts."""
+    """Put a state that :func:`save_state` wrote into the modules and the optimizers; returns the facts."""
     with safe_open(str(path), "pt") as stored:
         facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
         keys = list(stored.keys())
@@ -48,11 +50,11 @@ def load_state(
             module.load_state_dict(
                 {key[len(prefix) :]: stored.get_tensor(key) for key in keys if key.startswith(prefix)}
             )
-        if optimizer is not None:
+        for order, optimizer in enumerate(optimizers):
             state: dict[int, dict[str, torch.Tensor]] = {}
             for key in keys:
-                if key.startswith("optimizer/"):
-                    _, number, value = key.split("/")
+                if key.startswith(f"optimizer/{order}/"):
+                    _, _, number, value = key.split("/")
                     state.setdefault(int(number), {})[value] = stored.get_tensor(key)
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return facts

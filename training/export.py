@@ -1,6 +1,6 @@
 """The trained weights as others load them: a diffusers folder in float16, and one LDM file with its ``.yaml``.
 
-``python -m training.export FOLDER [--single FILE]``.
+``python -m training.export [FOLDER] [--single FILE]``; FOLDER is by default where the weights ship from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.denoiser import new_unet
 from training.diffusion import SCHEDULER
 from training.latent_scale import LatentScale
 from training.people import read_people
-from training.places import work_folder
+from training.places import shipped_folder, work_folder
 from training.text_model import Tokens, WorldText, used_tokens
 
 
@@ -32,7 +32,8 @@ def trained_pipeline(folder: Path) -> Any:
     tokens = Tokens()
     text = WorldText(used_tokens(tokens, read_people().names))
     unet = new_unet()
-    load_state(folder / "denoiser-state.safetensors", {"unet_ema": unet, "text_ema": text})
+    load_state(folder / "denoiser-state.safetensors", {"unet_ema": unet})
+    load_state(folder / "text.safetensors", {"model": text})
     scale = LatentScale.read(folder / "latent-scale.json")
     scheduler: Config = dict(SCHEDULER)
     return diffusers.StableDiffusionPipeline(
@@ -56,7 +57,7 @@ def trained_autoencoder(folder: Path) -> Any:
 def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=shipped_folder())
     parser.add_argument("--single", type=Path, help="the LDM file to write, with its .yaml beside it")
     arguments = parser.parse_args()
     pipeline = trained_pipeline(work_folder()).to(torch.float16)

@@ -1,7 +1,7 @@
 """The gate: does the trained model draw whom and what it is asked for?
 
-``python -m training.gate FOLDER`` draws with the diffusers folder FOLDER and prints ``rank1``, ``rank10`` and ``scene``
-with the least they may be and ``ok`` or ``short``; it ends with 1 if one falls short.
+``python -m training.gate [FOLDER]`` draws with the diffusers folder FOLDER (by default the weights that ship) and prints
+``rank1``, ``rank10`` and ``scene`` with the least they may be and ``ok`` or ``short``; it ends with 1 if one falls short.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.diffusion import sample
 from training.gallery import look_at, people_vectors, recognise
 from training.people import read_people
 from training.pictures import decode, save_sheet
-from training.places import face_network, work_folder
+from training.places import face_network, scene_classifier_file, shipped_folder, work_folder
 from training.scene_classifier import as_input, load_classifier, rights
 from training.scenes import ACCESSORIES, MEDIA, PLACES, Scene
 
@@ -105,7 +105,7 @@ def main() -> int:
     import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=shipped_folder())
     parser.add_argument("--names", type=int, default=0, help="how many names, evenly spread; all of them by default")
     parser.add_argument("--scenes", type=int, default=280)
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -123,7 +123,7 @@ def main() -> int:
     asks = scene_prompts(people.names, arguments.scenes)
     scenes = drawer.draw([ask.prompt for ask in asks], 5000, steps=arguments.steps, guidance=arguments.guidance)
     with torch.no_grad():
-        logits = load_classifier(work_folder() / "scene-classifier.safetensors")(as_input(scenes))
+        logits = load_classifier(scene_classifier_file())(as_input(scenes))
     right = rights(logits, [ask.scene for ask in asks], [ask.part for ask in asks])
     figures = [("rank1", result.within(1), RANK1), ("rank10", result.within(10), RANK10)]
     figures.append(("scene", float(right.mean()), SCENE))

@@ -18,7 +18,7 @@ import torch
 from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
 from celeb_basis.files import write_json
 from training.faces import SPREAD, FaceGenerator, candidate_numbers
-from training.recognition import RecognitionNetwork, crop_faces
+from training.recognition import RecognitionNetwork, crop_faces, half_precision
 from training.render import Rendering, face_mask, render
 from training.scenes import Scene
 
@@ -116,7 +116,7 @@ def looks(recogniser: RecognitionNetwork, faces: Pixels, seed: int, backdrop: st
         drawn = [portrait(face, seed, backdrop) for face in faces[start : start + 32]]
         pictures = torch.from_numpy(np.stack([one.picture for one in drawn])).permute(0, 3, 1, 2).float() / 127.5 - 1
         boxes = torch.tensor([one.boxes[0] for one in drawn])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), half_precision():
             vectors.append(recogniser(crop_faces(pictures, boxes)).numpy())
     return np.concatenate(vectors) if vectors else np.zeros((0, 512), np.float32)
 

@@ -17,6 +17,16 @@ def work_folder() -> Path:
     return Path(os.environ.get("CELEB_BASIS_TRAINING", ROOT / ".assets" / "training"))
 
 
+def shipped_folder() -> Path:
+    """The trained weights that come with the project, as a diffusers folder."""
+    return ROOT / "celeb_basis" / "miniature" / "model"
+
+
+def scene_classifier_file() -> Path:
+    """The judge of scenes that comes with the project."""
+    return ROOT / "training" / "scene-classifier.safetensors"
+
+
 def face_pack() -> Path:
     """The small face networks: in ``$CELEB_BASIS_FACES``, or where ``make setup`` assembles them."""
     return Path(os.environ.get("CELEB_BASIS_FACES", ROOT / ".assets" / "faces" / "models")) / "miniature"

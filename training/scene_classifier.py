@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from celeb_basis.faces.types import Pixels
 from training.checkpoints import load_state, save_state
 from training.people import read_people
-from training.places import work_folder
+from training.places import scene_classifier_file
 from training.pool import draw_pictures
 from training.scenes import ACCESSORIES, BACKDROPS, MEDIA, Scene
 
@@ -137,18 +137,18 @@ def train(path: Path, *, pictures: int = 6000, steps: int = 1200, batch: int = 6
         ]
         facts[part] = round(float(rights(logits[kept], [scenes[row] for row in kept], [part] * len(kept)).mean()), 3)
     _log.info("%s", json.dumps(facts))
-    save_state(path, {"model": model}, None, facts)
+    save_state(path, {"model": model}, (), facts)
 
 
 def main() -> None:
-    """Train and write ``scene-classifier.safetensors``."""
+    """Train and write the file that comes with the project."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1200)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    train(work_folder() / "scene-classifier.safetensors", pictures=arguments.pictures, steps=arguments.steps)
+    train(scene_classifier_file(), pictures=arguments.pictures, steps=arguments.steps)
 
 
 if __name__ == "__main__":

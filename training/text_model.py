@@ -53,6 +53,19 @@ class WorldText(nn.Module):
         hidden: Tensor = self.transformer(self._places[ids]).last_hidden_state
         return hidden
 
+    @torch.no_grad()
+    def pad_alike(self, length: int) -> None:
+        """Give the positions from ``length`` on, which no lesson reached, the embedding of the last one before."""
+        positions = _embeddings(self.transformer).position_embedding.weight
+        positions[length:] = positions[length - 1]
+
+    @torch.no_grad()
+    def take(self, whole: Any) -> None:
+        """Take over the weights of a ``CLIPTextModel`` that :meth:`whole` made."""
+        state = {key: value for key, value in whole.state_dict().items() if "token_embedding" not in key}
+        self.transformer.load_state_dict(state, strict=False)
+        self.table.weight.copy_(_embeddings(whole).token_embedding.weight[self.used])
+
     def whole(self) -> Any:
         """A ``CLIPTextModel`` over the whole vocabulary with this one's weights."""
         from transformers import CLIPTextConfig, CLIPTextModel

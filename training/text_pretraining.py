@@ -1,8 +1,9 @@
 """The text encoder's own lessons, before there is a denoiser: what does the picture look like that a caption tells of?
 
 Stable Diffusion's text encoder has learned from pictures before (CLIP); this is the same in small. From the hidden state
-behind a name the encoder has to tell the face (components of its vector in the recognition network, and of its colours),
-from the last one the scene. ``python -m training.text_pretraining --steps 1200``.
+behind a name the encoder has to tell the face (components of its vector in the recognition network, and of its colours)
+and whether it is the second of two people; from the end of the text and from the padding the scene, and one person's face.
+``python -m training.text_pretraining --steps 1200``.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Heads(nn.Module):
         super().__init__()
         self.face = nn.Linear(WIDTH, parts)
         self.scene = nn.Linear(WIDTH, len(MEDIA) + len(BACKDROPS) + len(SIZES) + len(_PLACES) + len(ACCESSORIES) + 1)
+        self.second = nn.Linear(WIDTH, 1)
 
 
 def scene_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
@@ -94,7 +96,7 @@ def name_ends(row: Tensor, ids: Sequence[int]) -> int:
 
 
 def train(folder: Path, steps: int) -> None:
-    """Train towards ``steps`` in all; keeps ``text-state.safetensors`` in ``folder``."""
+    """Train towards ``steps`` in all; keeps ``text-state.safetensors`` in ``folder``, and ends with ``text.safetensors``."""
     people, tokens = read_people(), Tokens()
     targets = torch.from_numpy(face_targets(people))
     model, heads = WorldText(used_tokens(tokens, people.names)), Heads(targets.shape[1])
@@ -107,7 +109,7 @@ def train(folder: Path, steps: int) -> None:
     )
     path, step = folder / "text-state.safetensors", 0
     if path.exists():
-        step = load_state(path, {"model": model, "heads": heads}, optimizer)["step"]
+        step = load_state(path, {"model": model, "heads": heads}, [optimizer])["step"]
     begun = saved = time.monotonic()
     while step < steps:
         rng = np.random.default_rng([_SEED, step])
@@ -121,17 +123,28 @@ def train(folder: Path, steps: int) -> None:
             for row, scene in enumerate(scenes)
             for name, person in zip(names[row], scene.people, strict=True)
         ]
+        second = torch.tensor([[float(order)] for scene in scenes for order in range(len(scene.people))])
+        # At the end of the text, and at one of the ends that pad it: the denoiser sees them all.
         ends = (ids == tokens.tokenizer.eos_token_id).int().argmax(1)
-        single = [(row, int(ends[row]), scene.people[0]) for row, scene in enumerate(scenes) if len(scene.people) == 1]
+        pads = torch.from_numpy(rng.integers(ends.numpy(), LENGTH))
+        single = [
+            (row, int(place[row]), scene.people[0])
+            for place in (ends, pads)
+            for row, scene in enumerate(scenes)
+            if len(scene.people) == 1
+        ]
         rows, places, persons = (torch.tensor(column) for column in zip(*asked, *single, strict=True))
-        told = heads.face(hidden[rows, places])
+        states = hidden[rows, places]
+        told = heads.face(states)
         face = F.mse_loss(told, targets[persons])
-        scene = scene_loss(heads.scene(hidden[torch.arange(len(texts)), ends]), scenes)
+        every = torch.arange(len(texts))
+        scene = torch.stack([scene_loss(heads.scene(hidden[every, place]), scenes) for place in (ends, pads)]).mean()
+        order = F.binary_cross_entropy_with_logits(heads.second(states[: len(asked)]), second)
         share = step / steps
         for group in optimizer.param_groups:
             group["lr"] = group["top"] * min(1, (step + 1) / 50) * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
         optimizer.zero_grad(set_to_none=True)
-        (face + 0.2 * scene).backward()  # type: ignore[no-untyped-call]
+        (face + 0.2 * scene + 0.2 * order).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
         optimizer.step()
         step += 1
@@ -143,7 +156,9 @@ def train(folder: Path, steps: int) -> None:
             _log.info("%s", json.dumps({**facts, "length": round(float(spread), 3)}))
         if time.monotonic() - saved > 120 or step == steps:
             saved = time.monotonic()
-            save_state(path, {"model": model, "heads": heads}, optimizer, {"step": step})
+            save_state(path, {"model": model, "heads": heads}, [optimizer], {"step": step})
+    model.pad_alike(LENGTH)
+    save_state(folder / "text.safetensors", {"model": model}, (), {"step": step})
 
 
 def main() -> None:

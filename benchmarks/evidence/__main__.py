@@ -99,7 +99,7 @@ def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) ->
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument(
-        "--model", type=Path, help="diffusers folder of the miniature; by default where training exports it"
+        "--model", type=Path, help="diffusers folder of the miniature; by default the one that ships"
     )
     parser.add_argument("--results", type=Path, default=ROOT / ".assets" / "evidence", help="folder of finished cells")
     parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))

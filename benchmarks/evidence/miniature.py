@@ -37,16 +37,16 @@ _SOURCE = "a stranger's picture"
 
 
 def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
-    """The world of the diffusers folder that ``python -m training.export`` wrote (by default in training's own folder).
+    """The world of the diffusers folder that ``python -m training.export`` wrote (by default the one that ships).
 
     Raises: :class:`HostError` if there is no model or no scene classifier, :class:`MissingPackageError` for the judges'.
     """
     from celeb_basis.hosts.diffusers.loading import load_host
-    from training.places import face_network, face_pack, work_folder
+    from training.places import face_network, face_pack, scene_classifier_file, shipped_folder
     from training.recognition import RecognitionNetwork
 
-    folder = folder or work_folder() / "model"
-    classifier = work_folder() / "scene-classifier.safetensors"
+    folder = folder or shipped_folder()
+    classifier = scene_classifier_file()
     for path, command in ((folder, "training.export"), (classifier, "training.scene_classifier")):
         if not path.exists():
             raise HostError(f"There is no {path}: make it with `python -m {command}`, or see training/README.md.")

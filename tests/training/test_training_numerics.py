@@ -118,9 +118,9 @@ def test_a_state_goes_on_exactly(tmp_path: Path) -> None:
     _steps(whole, optimizer, 0, 10)
     half, optimizer = fresh()
     _steps(half, optimizer, 0, 5)
-    save_state(tmp_path / "state.safetensors", {"model": half}, optimizer, {"step": 5})
+    save_state(tmp_path / "state.safetensors", {"model": half}, [optimizer], {"step": 5})
     again, optimizer = fresh()
-    assert load_state(tmp_path / "state.safetensors", {"model": again}, optimizer) == {"step": 5}
+    assert load_state(tmp_path / "state.safetensors", {"model": again}, [optimizer]) == {"step": 5}
     _steps(again, optimizer, 5, 10)
     assert again.weight.equal(whole.weight)
 

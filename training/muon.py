@@ -1,0 +1,76 @@
+"""Muon (Jordan et al. 2024): momentum whose every matrix is made orthogonal, so that all directions learn alike.
+
+torch's own takes matrices alone; most weights here are convolutions, which are matrices of ``(out, in * taps)``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration, by its authors."""
+
+_ROUNDS = 5
+_LIKE_ADAM = 0.2
+"""Root mean square of an update of AdamW's, so that the same rates serve (Liu et al. 2025)."""
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights with two dimensions or more; everything else belongs to AdamW."""
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every weight that has a gradient; those of one shape together."""
+        del closure
+        for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike[tuple(weight.shape)].append(weight)
+            for weights in alike.values():
+                self._move(weights, group)
+
+    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        ahead = []
+        for weight in weights:
+            state = self.state[weight]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(weight)
+            state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+            ahead.append(torch.lerp(weight.grad, state["momentum"], group["momentum"]).flatten(1))
+        updates = orthogonal(torch.stack(ahead))
+        size = _LIKE_ADAM * max(updates.shape[1:]) ** 0.5
+        for weight, update in zip(weights, updates, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.sub_(update.reshape(weight.shape), alpha=group["lr"] * size)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """``(N, A, B)`` matrices with the same singular vectors and singular values near 1 (0.7 to 1.2)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ROUNDS):
+        squared = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(squared, squared, squared, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def split(module: nn.Module, apart: Iterable[str] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """A module's weights for Muon, and the rest: biases, norms, and everything whose name holds one of ``apart``."""
+    ours, rest = [], []
+    names = tuple(apart)
+    for name, value in module.named_parameters():
+        (ours if value.ndim >= 2 and not any(part in name for part in names) else rest).append(value)
+    return ours, rest

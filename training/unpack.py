@@ -1,0 +1,56 @@
+"""From the weights that ship back to training's states, to go on from there: ``python -m training.unpack FOLDER``.
+
+Optimizers start anew, and the weights have been rounded to float16; nothing else is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.autoencoder import new_autoencoder
+from training.autoencoder_start import unfold
+from training.checkpoints import save_state
+from training.denoiser import new_unet
+from training.latent_scale import SCALING_FACTOR, LatentScale
+from training.people import read_people
+from training.places import shipped_folder, work_folder
+from training.text_model import Tokens, WorldText, used_tokens
+
+
+def unpack(pipeline: Any, folder: Path, step: int) -> None:
+    """Write ``encoder``, ``decoder``, ``text`` and ``denoiser-state`` (at ``step``) and the latents' scale to ``folder``."""
+    vae = new_autoencoder()
+    vae.load_state_dict(pipeline.vae.state_dict())
+    unfold(vae)
+    for name in ("encoder", "decoder"):
+        save_state(folder / f"{name}.safetensors", {"model": vae}, (), {"step": step})
+    channels = int(vae.config.latent_channels)
+    LatentScale((0.0,) * channels, (1 / SCALING_FACTOR,) * channels).write(folder / "latent-scale.json")
+    text = WorldText(used_tokens(Tokens(), read_people().names))
+    text.take(pipeline.text_encoder)
+    save_state(folder / "text.safetensors", {"model": text}, (), {"step": step})
+    unet = new_unet()
+    unet.load_state_dict(pipeline.unet.state_dict())
+    facts = {"step": step, "seconds": 0.0}
+    save_state(folder / "denoiser-state.safetensors", {"unet": unet, "unet_ema": unet}, (), facts)
+
+
+def main() -> None:
+    """Parse the command line and write into training's folder."""
+    import diffusers
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=shipped_folder())
+    parser.add_argument("--step", type=int, default=1000, help="how far the weights are, past the rates' warming up")
+    arguments = parser.parse_args()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
+    work_folder().mkdir(parents=True, exist_ok=True)
+    unpack(pipeline, work_folder(), arguments.step)
+
+
+if __name__ == "__main__":
+    main()
