@@ -2,8 +2,8 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: setup demo test lint bench evidence test-webui bench-webui
+.PHONY: setup demo test lint bench gate evidence test-webui bench-webui
 
 # The last two need a WebUI: CELEB_BASIS_WEBUI is its folder, CELEB_BASIS_WEBUI_PYTHON its Python (else its venv's).
-setup demo test lint bench evidence test-webui bench-webui:
+setup demo test lint bench gate evidence test-webui bench-webui:
 	$(PYTHON) bootstrap.py $@ $(ARGS)

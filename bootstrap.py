@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ASSETS = ROOT / ".assets"
 OLDEST_PYTHON = (3, 10)
-TASKS = ("setup", "demo", "test", "lint", "bench", "evidence", "test-webui", "bench-webui")
+TASKS = ("setup", "demo", "test", "lint", "bench", "gate", "evidence", "test-webui", "bench-webui")
 WEBUI_TESTS = ("webui", "webui_tokens", "webui_api", "webui_tab", "webui_cards", "install")
 
 
@@ -51,11 +51,12 @@ def main() -> int:
         "demo": [python, "-m", "celeb_basis", "demo"],
         "test": [python, "-m", "pytest"],
         "bench": [python, "-m", "benchmarks"],
+        "gate": [python, "-m", "training.gate"],
         "evidence": [python, "-m", "benchmarks.evidence"],
         "test-webui": [python, "-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
         "bench-webui": [python, "-m", "benchmarks.webui"],
     }
-    if arguments.task == "evidence":
+    if arguments.task in ("gate", "evidence"):
         step("Installing the judge and the face generator")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         subprocess.check_call([*pip, "-r", str(ROOT / "benchmarks" / "evidence" / "requirements.txt")])

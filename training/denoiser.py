@@ -126,14 +126,14 @@ class Trainer:
         self.unet = new_unet().to(memory_format=torch.channels_last)
         load_state(folder / "text.safetensors", {"model": self.text})
         self.average = copy.deepcopy(self.unet)
+        self._workers = ThreadPoolExecutor(plan.threads)
         inner, rest = split(self.unet, _ENDS)
         self._tops = (plan.matrix_rate, plan.rate)
         self._optimizers = (
-            Muon(inner, plan.matrix_rate, weight_decay=0.01),
+            Muon(inner, plan.matrix_rate, weight_decay=0.01, workers=self._workers),
             torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
         )
         self._weights = list(self.unet.parameters())
-        self._workers = ThreadPoolExecutor(plan.threads)
         self._denoise: Any = torch.compile(self.unet) if plan.compiled else self.unet
         self._bars = alphas_bar()
         self.step, self.seconds = 0, 0.0

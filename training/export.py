@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from celeb_basis.files import write_text
 from celeb_basis.hosts.diffusers.configs import Config
 from celeb_basis.miniature.ldm_layout import save_single_file
 from celeb_basis.miniature.pipelines import save_pipeline
+from celeb_basis.miniature.shipped import NAMES
 from training.autoencoder import load_autoencoder
 from training.autoencoder_start import folded
 from training.checkpoints import load_state
@@ -62,6 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = trained_pipeline(work_folder()).to(torch.float16)
     save_pipeline(pipeline, arguments.folder)
+    write_text(arguments.folder / NAMES.name, "\n".join(read_people().names) + "\n")
     if arguments.single:
         save_single_file(pipeline, arguments.single)
 

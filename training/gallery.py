@@ -22,7 +22,7 @@ class Recognised:
     ranks: np.ndarray
     """``(N,)``: how many people are nearer than the right one; as many as there are if no face was found."""
     cosines: Floats
-    """``(N,)`` to the right person; 0 without a face."""
+    """``(N,)``, how alike to the right person; 0 without a face."""
 
     def within(self, rank: int) -> float:
         """Share of pictures in which the right person is among the nearest ``rank``."""
@@ -59,8 +59,11 @@ def look_at(network: FaceNetwork, pictures: Pixels) -> Floats:
 
 def recognise(vectors: Floats, wanted: np.ndarray, gallery: Floats) -> Recognised:
     """Ranks and cosines of drawn faces' vectors among the gallery ``(N, 512)``."""
-    seen = ~np.isnan(vectors[:, 0])
-    alike = np.nan_to_num(vectors) @ gallery.T
+    return ranked(np.nan_to_num(vectors) @ gallery.T, ~np.isnan(vectors[:, 0]), wanted)
+
+
+def ranked(alike: Floats, seen: np.ndarray, wanted: np.ndarray) -> Recognised:
+    """Ranks from how alike ``(N, M)`` drawn faces and people are, where a face was ``seen``."""
     own = alike[np.arange(len(wanted)), wanted]
-    ranks = np.where(seen, (alike > own[:, None]).sum(1), len(gallery))
+    ranks = np.where(seen, (alike > own[:, None]).sum(1), alike.shape[1])
     return Recognised(ranks, np.where(seen, own, 0).astype(np.float32))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +26,17 @@ class Muon(torch.optim.Optimizer):
     """For weights with two dimensions or more; everything else belongs to AdamW."""
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        workers: Executor | None = None,
     ) -> None:
+        """``workers`` share the shapes out among them; without any, one comes after the other."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._map: Any = map if workers is None else workers.map
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every weight that has a gradient; those of one shape together."""
         del closure
@@ -37,10 +45,11 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is not None:
                     alike[tuple(weight.shape)].append(weight)
-            for weights in alike.values():
-                self._move(weights, group)
+            largest_first = sorted(alike.values(), key=lambda weights: -len(weights) * weights[0].numel())
+            list(self._map(partial(self._move, group), largest_first))
 
-    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def _move(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         ahead = []
         for weight in weights:
             state = self.state[weight]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.evidence.dlib_judge import DlibJudge, RecognitionJudge
 from benchmarks.evidence.face_loss import FaceLoss
 from benchmarks.evidence.world import Ask, EvidenceWorld, Stranger
 from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.portraits import portrait as crop_portrait
 from celeb_basis.faces.types import FaceNetwork, Pixels
+from training.dlib_judge import DlibJudge, RecognitionJudge
 
 ASKS = (
     Ask("a photo of {}", "photo"),

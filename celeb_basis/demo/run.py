@@ -1,15 +1,17 @@
-"""One person from one photo, on a model made on the spot: every part is the real one, but the model is untrained."""
+"""Two strangers from one picture each, on the miniature model: learned, drawn apart, together and in scenes, and judged."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from celeb_basis.demo.looking import Seen, look
 from celeb_basis.executors.run_report import RunReport
 from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos
 from celeb_basis.executors.worker import Worker
@@ -17,38 +19,41 @@ from celeb_basis.exports.write import export_identity
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, obtain_pack
 from celeb_basis.faces.portraits import choose_face
-from celeb_basis.faces.samples import sample_photos
-from celeb_basis.faces.types import FaceNetwork
+from celeb_basis.faces.types import FaceNetwork, Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.hosts.base import GenerationRequest, Host
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
-from celeb_basis.judging.figures import PictureToJudge, Verdict, judge
+from celeb_basis.judging.figures import PictureToJudge, Verdict, join_verdicts, judge
 from celeb_basis.learning.events import Event
-from celeb_basis.names.lists import shipped_names
+from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
 from celeb_basis.settings import LearnSettings
 
-NAME = "person1"
+if TYPE_CHECKING:
+    from celeb_basis.judging.figures import JudgedPicture
+
 PAGE = "index.html"
+STRANGERS = (Path(__file__).with_name("stranger1.png"), Path(__file__).with_name("stranger2.png"))
+"""Synthetic people whom the miniature was never trained on."""
 
-UNTRAINED = (
-    "The diffusion model of this demo was made on the spot and is untrained: its weights are random numbers, so its "
-    "pictures are noise and show nobody. All else is real: the photo, the face networks, the basis of the shipped names, "
-    "the learning, and the files. Give a real checkpoint to see a person: celeb-basis learn --help"
+MINIATURE_NOTE = (
+    "The model of this demo is a miniature of Stable Diffusion 1, trained from nothing on drawings around synthetic faces; "
+    "its celebrities' faces have nothing to do with the bearers of the names. What it shows is that the method works: people "
+    "whom it never saw become words. Give a real checkpoint for real pictures: celeb-basis learn --help"
 )
 
-_NOTE = "Made on the spot, with random weights and the real CLIP vocabulary."
-_RESOLUTION = 128
-_DRAWING_STEPS = 20
-_PROMPTS = (
+_DRAWING_STEPS = 25
+_GUIDANCE = 4.0
+_ALONE = (
     "a photo of {}",
-    "{} baking a cake, oil painting",
-    "{} as an astronaut on the moon",
-    "a pencil drawing of {} in a library",
+    "an oil painting of {}",
+    "a photo of {} on a beach",
+    "a photo of {} wearing a hat",
 )
+_TOGETHER = ("a photo of {} and {}", "a photo of {} and {} in a forest")
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,10 @@ class DemoOptions:
     """What a user may choose."""
 
     output: Path
-    photo: Path | None = None
-    """A photo of one's own; a sample photo of an installed package if ``None``."""
-    steps: int = 100
+    photos: Sequence[Path] = STRANGERS
+    """One photo a person."""
+    steps: int = 300
+    """Of learning, a person."""
     seed: int = 0
 
 
@@ -74,8 +80,8 @@ class DemoResult:
     """What the demo made."""
 
     page: Path
-    identity: Path
-    """The identity's own file."""
+    identities: tuple[Path, ...]
+    """The identities' own files."""
     files: tuple[Path, ...]
     """Everything that was written."""
     outcome: Outcome
@@ -83,27 +89,40 @@ class DemoResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture, whom it is meant to show, and who is seen in it."""
+
+    item: PictureToJudge
+    people: tuple[str, ...]
+    seen: Seen
+
+
 def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     """Learn, draw, judge and write the page, yielding what happens.
 
-    Raises: :class:`CelebBasisError` for a photo of no use, a folder that cannot be written, or missing face networks.
+    Raises: :class:`CelebBasisError` for a photo of no use, a folder that cannot be written, or missing networks.
     """
     began = time.perf_counter()
     clock = _Clock()
-    yield Stage("Finding the face")
-    with clock("Finding the face"):
+    names = [f"person{number}" for number in range(1, len(options.photos) + 1)]
+    yield Stage("Loading the miniature model")
+    with clock("Loading the model"):
         faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
-        path = options.photo or sample_photos()["six"]
-        photo = open_photo(path)
-        found = faces.detect(photo)
-        face = choose_face(found, None, path.name)
-        reference = faces.embed([faces.align(photo, face.landmarks)])
-    yield Stage("Making a small diffusion model (untrained)")
-    with clock("Making the model"):
-        worker = Worker(make_model(options.seed), shipped_names(), faces)
-    job = Job((PersonPhotos(NAME, (path,)),), _settings(options), consent="a demonstration")
+        worker = Worker(load_model(), shipped_model_names(), faces)
+    people = tuple(PersonPhotos(name, (path,)) for name, path in zip(names, options.photos, strict=True))
+    settings = LearnSettings(steps=options.steps, seed=options.seed, components=_most_components(worker))
+    job = Job(people, settings, consent="a demonstration")
     report = RunReport(job)
-    report.photo(path, photo, face, found)
+    yield Stage("Finding the faces")
+    with clock("Finding the faces"):
+        vectors: dict[str, Floats] = {}
+        for name, path in zip(names, options.photos, strict=True):
+            photo = open_photo(path)
+            found = faces.detect(photo)
+            face = choose_face(found, None, path.name)
+            vectors[name] = faces.embed([faces.align(photo, face.landmarks)])[0]
+            report.photo(path, photo, face, found)
     yield Stage("Learning")
     running = worker.learn(job, Interrupt())
     while True:
@@ -114,34 +133,35 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             break
         report.note(event)
         yield event
-    identity = identity_from_bytes(outcome.identities[0])
-    yield Stage("Writing the identity")
+    identities = [identity_from_bytes(content) for content in outcome.identities]
+    yield Stage("Writing the identities")
     with clock("Writing files"):
-        written = _write_identity(identity, options.output)
+        written = {file: told for one in identities for file, told in _write_identity(one, options.output).items()}
     yield Stage("Drawing")
     with clock("Drawing"):
-        drawn = [one for prompt in _PROMPTS for one in _draw(worker.host, identity, prompt, options.seed)]
-        pictures = {item.name: options.output / "pictures" / item.name for item in drawn}
-        for item in drawn:
-            _write_picture(pictures[item.name], item)
+        drawn = list(_draw_all(worker.host, identities, vectors, faces, options.seed))
+        pictures = {one.item.name: options.output / "pictures" / one.item.name for one in drawn}
+        for one in drawn:
+            _write_picture(pictures[one.item.name], one.item)
     yield Stage("Judging")
     with clock("Judging"):
-        verdict = judge(drawn, reference, faces)
+        alone = {name: [one.item for one in drawn if one.people == (name,)] for name in names}
+        verdict = join_verdicts([judge(alone[name], vectors[name], faces) for name in names])
+    own = [options.output / "people" / f"{name}.safetensors" for name in names]
     files = {**written, **dict.fromkeys(pictures.values(), "a picture")}
     gathered = report.build(worker, outcome)
     seconds = time.perf_counter() - began
     page = options.output / PAGE
+    words = " and ".join(f"<{name}>" for name in names)
     write_report(
         page,
         replace(
             gathered,
-            title="Celeb Basis: a person from one photo, as a word",
-            summary=f"<{NAME}> was learned from {path.name} in {outcome.steps} steps, {seconds:.0f} seconds in all.",
-            model=ReportModel("a small model made on the spot", worker.host.info.family, trained=False, note=_NOTE),
-            pictures=[
-                ReportPicture(item.picture, item.prompt, item.seed, {"steps": _DRAWING_STEPS, "sampler": "DDIM"})
-                for item in drawn
-            ],
+            title="Celeb Basis: people from one photo each, as words",
+            summary=f"{words} were learned together in {outcome.steps} steps, {seconds:.0f} seconds in all. "
+            f"The model never saw them before.",
+            model=ReportModel("the miniature", worker.host.info.family, note=MINIATURE_NOTE),
+            pictures=[_reported(one, verdict.pictures) for one in drawn],
             verdict=verdict,
             files=[ReportFile.of(file, purpose) for file, purpose in files.items()],
             stages=[*gathered.stages, *clock.stages],
@@ -149,19 +169,20 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             commands=_commands(options.output),
         ),
     )
-    return DemoResult(page, next(iter(written)), (page, *files), outcome, verdict, seconds)
+    return DemoResult(page, tuple(own), (page, *files), outcome, verdict, seconds)
 
 
-def make_model(seed: int) -> Host:
-    """A small SD1 with random weights and the real vocabulary."""
-    from celeb_basis.hosts.diffusers import DiffusersHost
-    from celeb_basis.miniature.pipelines import make_pipeline
+def load_model() -> Host:
+    """The miniature, on the CPU: there is not enough to do for anything else."""
+    from celeb_basis.hosts.diffusers import load_host
 
-    return DiffusersHost(make_pipeline("sd1", seed=seed, resolution=_RESOLUTION), name="small untrained SD1")
+    return load_host(shipped_model(), device="cpu")
 
 
-def _settings(options: DemoOptions) -> LearnSettings:
-    return LearnSettings(steps=options.steps, views=16, seed=options.seed)
+def _most_components(worker: Worker) -> int:
+    """As many as the default, or as the miniature's narrower text encoder spans."""
+    widths = [encoder.width for encoder in worker.host.text_encoders]
+    return min(LearnSettings().components, *widths)
 
 
 def _write_identity(identity: Identity, output: Path) -> dict[Path, str]:
@@ -169,21 +190,50 @@ def _write_identity(identity: Identity, output: Path) -> dict[Path, str]:
     own = Library(output / "people").add(identity, replace=True)
     files = {own: "the identity: coefficients, token vectors, and where they come from"}
     for layout, suffix in (("webui", ".safetensors"), ("webui", ".pt"), ("diffusers", ".safetensors")):
-        target = output / "exports" / layout / f"{NAME}{suffix}"
+        target = output / "exports" / layout / f"{identity.name}{suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
         for file in export_identity(identity, target, layout):  # type: ignore[arg-type]
             files[file] = f"a textual inversion for {layout}"
     return files
 
 
-def _draw(host: Host, identity: Identity, prompt: str, seed: int) -> Iterator[PictureToJudge]:
-    word = f"<{NAME}>"
+def _draw_all(
+    host: Host, identities: Sequence[Identity], vectors: dict[str, Floats], faces: FaceNetwork, seed: int
+) -> Iterator[_Drawn]:
+    """Everybody in every scene alone, and the first two together."""
+    for prompt in _ALONE:
+        for identity in identities:
+            yield from _draw(host, [identity], prompt, vectors, faces, seed)
+    for prompt in _TOGETHER if len(identities) > 1 else ():
+        yield from _draw(host, identities[:2], prompt, vectors, faces, seed)
+
+
+def _draw(
+    host: Host,
+    people: Sequence[Identity],
+    prompt: str,
+    vectors: dict[str, Floats],
+    faces: FaceNetwork,
+    seed: int,
+) -> Iterator[_Drawn]:
+    names = tuple(identity.name for identity in people)
+    words = {f"<{identity.name}>": identity.token_vectors() for identity in people}
     request = GenerationRequest(
-        prompt=prompt.format(word), words={word: identity.token_vectors()}, seed=seed, steps=_DRAWING_STEPS
+        prompt=prompt.format(*words), words=words, seed=seed, steps=_DRAWING_STEPS, guidance=_GUIDANCE
     )
-    for number, picture in enumerate(host.generate(request)):
-        stem = "".join(char if char.isalnum() else "-" for char in prompt.format(NAME))
-        yield PictureToJudge(np.asarray(picture), request.prompt, word, seed + number, f"{stem}-{seed + number}.png")
+    for number, drawn in enumerate(host.generate(request)):
+        stem = "".join(char if char.isalnum() else "-" for char in prompt.format(*names))
+        pixels = np.asarray(drawn)
+        item = PictureToJudge(pixels, request.prompt, tuple(words), seed + number, f"{stem}-{seed + number}.png")
+        yield _Drawn(item, names, look(pixels, names, vectors, faces))
+
+
+def _reported(one: _Drawn, judged: Sequence[JudgedPicture]) -> ReportPicture:
+    identity = {picture.name: picture.identity for picture in judged}.get(one.item.name)
+    settings = {"steps": _DRAWING_STEPS, "guidance": _GUIDANCE, "sampler": "DDIM"}
+    return ReportPicture(
+        one.item.picture, one.item.prompt, one.item.seed, settings, note=one.seen.note, identity=identity
+    )
 
 
 def _write_picture(path: Path, item: PictureToJudge) -> None:
@@ -195,7 +245,7 @@ def _write_picture(path: Path, item: PictureToJudge) -> None:
 
 def _commands(output: Path) -> list[ReportCommand]:
     return [
-        ReportCommand(f"celeb-basis info {output}/people/{NAME}.safetensors", "what the identity file says"),
+        ReportCommand(f"celeb-basis info {output}/people/person1.safetensors", "what the identity file says"),
         ReportCommand(
             "celeb-basis learn photo.jpg --name ada --model /models/sd15.safetensors", "the same with a real checkpoint"
         ),

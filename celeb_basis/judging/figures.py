@@ -159,13 +159,28 @@ def judge(
             judged.append(JudgedPicture(item.name, item.prompt, item.seed, found, likeness, score))
             if progress is not None:
                 progress(len(judged), len(pictures))
+    return _verdict(judged, face, faces.name, None if clip is None else clip.name)
+
+
+def join_verdicts(verdicts: Sequence[Verdict]) -> Verdict:
+    """The figures over all pictures of several people, each judged against their own photos by the same networks.
+
+    Raises: :class:`JudgingError` if there is none, or if they were judged differently.
+    """
+    ways = {(one.face, one.face_network, one.clip) for one in verdicts}
+    if len(ways) != 1:
+        raise JudgingError("Only pictures judged in one and the same way have common figures: judge them alike.")
+    return _verdict([picture for one in verdicts for picture in one.pictures], *ways.pop())
+
+
+def _verdict(judged: Sequence[JudgedPicture], face: FaceToJudge, face_network: str, clip: str | None) -> Verdict:
     return Verdict(
         identity=mean_figure([one.identity for one in judged if one.identity is not None]),
         prompt=mean_figure([one.prompt_score for one in judged if one.prompt_score is not None]),
         detect=share_figure(sum(one.detected for one in judged), len(judged)),
         face=face,
-        face_network=faces.name,
-        clip=None if clip is None else clip.name,
+        face_network=face_network,
+        clip=clip,
         pictures=tuple(judged),
     )
 

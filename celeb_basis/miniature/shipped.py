@@ -1,0 +1,36 @@
+"""The miniature Stable Diffusion that comes with the project: trained, and small. Its people are synthetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celeb_basis.errors import HostError
+
+if TYPE_CHECKING:
+    from celeb_basis.names.lists import NameList
+
+MODEL = Path(__file__).with_name("model")
+NAMES = MODEL / "names.txt"
+
+
+def shipped_model() -> Path:
+    """Its diffusers folder.
+
+    Raises: :class:`HostError` if the installation lacks it.
+    """
+    if not (MODEL / "model_index.json").is_file():
+        raise HostError(
+            f"The miniature model is not in {MODEL}: install celeb-basis again, from a whole copy of its repository."
+        )
+    return MODEL
+
+
+def shipped_model_names() -> NameList:
+    """The names that the miniature knows a face for, and that its celeb basis is made of.
+
+    Raises: :class:`celeb_basis.errors.NamesError` if the installation lacks them.
+    """
+    from celeb_basis.names.lists import name_list, read_names
+
+    return name_list(read_names(NAMES).names, "the miniature's names")
