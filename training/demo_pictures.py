@@ -1,4 +1,7 @@
-"""The pictures that the demo learns from: two strangers whom the evidence does not use. ``python -m training.demo_pictures``."""
+"""The pictures that the demo learns from: two strangers whom the evidence does not use.
+
+``python -m training.demo_pictures`` writes them.
+"""
 
 from __future__ import annotations
 

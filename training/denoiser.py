@@ -144,7 +144,9 @@ class Trainer:
         if plan.compiled:
             # In this thread, before two of them would.
             part = plan.batch // plan.threads
-            self._gradients(torch.zeros(part, 4, 16, 16), torch.zeros(part).long(), torch.zeros(part, 4, 16, 16), [""] * part)
+            self._gradients(
+                torch.zeros(part, 4, 16, 16), torch.zeros(part).long(), torch.zeros(part, 4, 16, 16), [""] * part
+            )
 
     def one_step(self) -> float:
         """Train on one batch; its choices depend on the seed and the step alone (and on the pool's size)."""

@@ -1,0 +1,87 @@
+"""The model that ships: small, loadable by others, and drawing people by their names."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.errors import HostError
+from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.types import Floats
+from celeb_basis.hosts.base import GenerationRequest, Host
+from celeb_basis.hosts.diffusers import load_host
+from celeb_basis.miniature import shipped
+from celeb_basis.miniature.ldm_layout import save_single_file
+from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
+from celeb_basis.names.lists import shipped_names
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return load_host(shipped_model(), device="cpu")
+
+
+def test_its_weights_take_forty_megabytes_at_most() -> None:
+    files = list(shipped_model().rglob("*"))
+    assert sum(file.stat().st_size for file in files if file.suffix == ".safetensors") <= 40_000_000
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+def test_it_is_a_stable_diffusion_1_that_predicts_velocity(host: Host) -> None:
+    assert host.info.family == "sd1"
+    assert host.info.resolution == 128
+    assert host.schedule.prediction == "v_prediction"
+    assert [encoder.width for encoder in host.text_encoders] == [192]
+
+
+def test_its_names_are_of_the_shipped_list_and_span_its_space(host: Host) -> None:
+    names = shipped_model_names()
+    assert len(names.names) >= 600
+    assert set(names.names) <= set(shipped_names().names)
+    (built,) = build_bases(host.text_encoders, names, BasisOptions(components=192))
+    assert len(built.basis.names) == len(names.names)
+
+
+def test_a_copy_without_the_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shipped, "MODEL", tmp_path)
+    with pytest.raises(HostError, match="install celeb-basis again"):
+        shipped_model()
+
+
+def face_vector(host: Host, faces: InsightFaceNetwork, prompt: str, seed: int) -> Floats | None:
+    request = GenerationRequest(prompt, seed=seed, steps=15, guidance=3.0)
+    picture = np.asarray(next(iter(host.generate(request))))
+    found = faces.detect(picture)
+    return faces.embed([faces.align(picture, found[0].landmarks)])[0] if found else None
+
+
+def test_a_name_is_somebody(host: Host, miniature_faces: InsightFaceNetwork) -> None:
+    names = shipped_model_names().names[::80]
+    drawn = {
+        (name, seed): face_vector(host, miniature_faces, f"a photo of {name}", seed)
+        for name in names
+        for seed in (1, 2)
+    }
+    vectors = {key: vector for key, vector in drawn.items() if vector is not None}
+    assert len(vectors) >= 0.9 * len(drawn)
+    alike: dict[bool, list[float]] = {True: [], False: []}
+    for (one, a), (other, b) in itertools.combinations(vectors.items(), 2):
+        alike[one[0] == other[0]].append(float(a @ b))
+    assert np.mean(alike[True]) > np.mean(alike[False]) + 0.2
+
+
+def test_one_file_of_the_same_weights_draws_the_same(host: Host, tmp_path: Path) -> None:
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(shipped_model()), torch_dtype=torch.float32)
+    save_single_file(pipeline, tmp_path / "miniature.safetensors")
+    other = load_host(tmp_path / "miniature.safetensors", device="cpu")
+    assert other.schedule.prediction == "v_prediction"
+    request = GenerationRequest(f"a photo of {shipped_model_names().names[0]}", seed=3, steps=4)
+    one, again = (np.asarray(next(iter(model.generate(request))), np.float32) for model in (host, other))
+    assert np.abs(one - again).max() <= 2
