@@ -48,8 +48,10 @@ CONFIG: dict[str, Any] = {
     "attention_head_dim": 8,
 }
 EMPTY_SHARE = 0.12
-DECIDING = (0.3, 0.9)
-"""Share of the schedule between which faces take shape."""
+DECIDING = (0.35, 0.95)
+"""Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
+ANYWHERE = 0.3
+"""Share of a batch whose timesteps lie anywhere; the others lie there."""
 
 _ENDS = ("conv_in", "conv_out", "time_emb")
 _SEED = 14
@@ -73,7 +75,7 @@ class Plan:
     """Step from which the rates fall to nothing at ``steps``; 0 for never."""
     average: float = 0.999
     save_seconds: float = 180
-    look_seconds: float = 600
+    look_seconds: float = 1500
 
 
 def new_unet() -> Any:
@@ -206,11 +208,11 @@ class Trainer:
 
 
 def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """``(count,)``: half of them anywhere, half where it is decided who is seen."""
-    spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    """``(count,)`` in random order: some anywhere, most where it is decided who is seen, evenly spread in both."""
+    anywhere = round(ANYWHERE * count)
+    spread = [(torch.arange(n) + torch.rand(n, generator=generator)) / n for n in (anywhere, count - anywhere)]
     low, high = DECIDING
-    deciding = low + (high - low) * (2 * spread - 1)
-    share = torch.where(spread < 0.5, 2 * spread, deciding)
+    share = torch.cat([spread[0], low + (high - low) * spread[1]])
     times = (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
     return times[torch.randperm(count, generator=generator)]
 

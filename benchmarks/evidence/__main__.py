@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,9 @@ from benchmarks.evidence.summary import summarise
 from celeb_basis.errors import CelebBasisError
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results")
+"""Finished cells are kept with the project: they take days."""
+CACHE = ROOT / ".assets" / "evidence"
 _PARTS = {"main": plans.MAIN, "candidates": plans.CANDIDATES, "ablations": plans.ABLATIONS}
 
 
@@ -47,27 +51,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     results = Results(options.results / ("quick" if options.quick else "full"))
     try:
-        return _written(plan, results, options) if options.write else _run(plan, results, options)
+        if options.write:
+            return _written(plan, results, options)
+        return _run(plan, results, options, sys.argv[1:] if arguments is None else arguments)
     except CelebBasisError as error:
         sys.stderr.write(f"{error}\n")
         return 1
 
 
-def _run(plan: plans.Plan, results: Results, options: argparse.Namespace) -> int:
+def _run(plan: plans.Plan, results: Results, options: argparse.Namespace, told: Sequence[str]) -> int:
+    from benchmarks.evidence.bench import Bench
     from benchmarks.evidence.miniature import miniature_world
 
     world = miniature_world(options.model, strangers=max(plan.strangers, FULL.strangers))
-    failed = False
-    for done in run(world, plan, results):
-        failed = failed or done.how not in ("new", "kept")
-        if done.how != "kept":
-            who = " & ".join(done.cell.group)
-            line = f"{done.number}/{done.total} {done.cell.contestant}, {who}, seed {done.cell.seed}: {done.how}"
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
-    rows = summarise(matching(results, plan, world.key), [one.name for one in FULL.contestants])
-    sys.stdout.write(table(rows) + "\n\n" + "\n".join(claims(rows)) + "\n")
+    if options.share is None and options.workers > 1:
+        # Drawn once and kept, before the workers look for it.
+        _ = Bench(world, CACHE, name_pictures=plan.name_pictures).name_vectors
+        failed = _by_workers(options.workers, told)
+    else:
+        failed = False
+        for done in run(world, plan, results, cache=CACHE, share=options.share or (0, 1)):
+            failed = failed or done.how not in ("new", "kept")
+            if done.how != "kept":
+                who = " & ".join(done.cell.group)
+                line = f"{done.number}/{done.total} {done.cell.contestant}, {who}, seed {done.cell.seed}: {done.how}"
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+    if options.share is None:
+        rows = summarise(matching(results, plan, world.key), [one.name for one in FULL.contestants])
+        sys.stdout.write(table(rows) + "\n\n" + "\n".join(claims(rows)) + "\n")
     return int(failed)
+
+
+def _by_workers(count: int, told: Sequence[str]) -> bool:
+    """Run the shares of ``count`` processes side by side; whether one of them failed."""
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    command = [sys.executable, "-m", "benchmarks.evidence", *told]
+    workers = [
+        subprocess.Popen([*command, "--share", f"{number}/{count}"], cwd=ROOT, env=environment)
+        for number in range(count)
+    ]
+    try:
+        codes = [worker.wait() for worker in workers]
+        return any(codes)
+    finally:
+        for worker in workers:
+            worker.terminate()
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, count = text.split("/")
+    return int(number), int(count)
 
 
 def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) -> int:
@@ -98,10 +133,10 @@ def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) ->
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
-    parser.add_argument(
-        "--model", type=Path, help="diffusers folder of the miniature; by default the one that ships"
-    )
-    parser.add_argument("--results", type=Path, default=ROOT / ".assets" / "evidence", help="folder of finished cells")
+    parser.add_argument("--model", type=Path, help="diffusers folder of the miniature; by default the one that ships")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of finished cells")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes side by side")
+    parser.add_argument("--share", type=_share, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))
     parser.add_argument("--part", action="append", choices=sorted(_PARTS), help="a part of the plan alone")
     parser.add_argument("--only", action="append", metavar="NAME", help="a contestant alone")

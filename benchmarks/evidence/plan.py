@@ -114,13 +114,27 @@ class Plan:
     """Drawn of each name, to learn what its face is."""
     steps: int = 0
     """Steps a person for every loop, if other than the recipe's own."""
+    watched: int = 1_000_000
+    """Strangers whose runs with the first seed are measured on the way; everybody else's are at their end alone."""
+    aside: tuple[int, int] | None = None
+    """Strangers and seeds for whoever is not in :data:`MAIN`; as for the others if ``None``."""
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.contestants]
         assert len(set(names)) == len(names), "two contestants of one name"
 
+    def extent(self, contestant: str) -> tuple[int, tuple[int, ...]]:
+        """How many strangers, and which seeds, a contestant has."""
+        if self.aside is None or contestant in {one.name for one in MAIN}:
+            return self.strangers, self.seeds
+        return min(self.strangers, self.aside[0]), self.seeds[: self.aside[1]]
 
-FULL = Plan((*MAIN, *CANDIDATES, *ABLATIONS), strangers=30, seeds=(0, 1, 2), pictures=2)
+    def milestones_of(self, stranger: int, seed: int) -> tuple[float, ...]:
+        """When a run is measured whose first stranger has that number."""
+        return self.milestones if stranger < self.watched and seed == self.seeds[0] else self.milestones[-1:]
+
+
+FULL = Plan((*MAIN, *CANDIDATES, *ABLATIONS), strangers=30, seeds=(0, 1, 2), pictures=2, watched=10, aside=(10, 1))
 QUICK = Plan(MAIN, strangers=4, seeds=(0,), pictures=1, milestones=(0.25, 1.0), name_pictures=1, steps=100)
 
 

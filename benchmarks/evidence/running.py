@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.bench import Bench
@@ -34,27 +35,37 @@ def cells_of(world: EvidenceWorld, plan: Plan) -> list[tuple[Cell, Contestant]]:
         "name_pictures": plan.name_pictures,
         "steps": world.steps,
         "guidance": world.guidance,
-        "milestones": list(plan.milestones),
         "prompts": [[ask.prompt, ask.label] for ask in (*world.asks, *world.together)],
     }
     names = [stranger.name for stranger in world.strangers[: plan.strangers]]
     found: list[tuple[int, int, Cell, Contestant]] = []
     for order, one in enumerate(plan.contestants):
         contestant = shortened(one, plan.steps)
-        for group in groups_of(names, SIZES.get(one.name, 2)):
-            for seed in plan.seeds:
-                cell = Cell(one.name, contestant.describe(), group, seed, measured)
-                found.append((seed * len(names) + names.index(group[0]), order, cell, contestant))
+        strangers, seeds = plan.extent(one.name)
+        for group in groups_of(names[:strangers], SIZES.get(one.name, 2)):
+            first = names.index(group[0])
+            for seed in seeds:
+                how = {**measured, "milestones": list(plan.milestones_of(first, seed))}
+                cell = Cell(one.name, contestant.describe(), group, seed, how)
+                found.append((seed * len(names) + first, order, cell, contestant))
     return [(cell, contestant) for _, _, cell, contestant in sorted(found, key=lambda row: row[:2])]
 
 
-def run(world: EvidenceWorld, plan: Plan, results: Results) -> Iterator[Done]:
+def run(
+    world: EvidenceWorld, plan: Plan, results: Results, *, cache: Path | None = None, share: tuple[int, int] = (0, 1)
+) -> Iterator[Done]:
     """Run what is missing, yielding after each cell.
 
     A contestant that this world cannot hold (no recognition network with gradients, say) is told and left out.
+
+    Parameters: ``cache`` is the folder of what can be made again, by default the results' own; ``share`` is a worker's
+    number and how many there are: all cells of a pair of strangers and a seed are one worker's.
     """
     cells = cells_of(world, plan)
-    bench = Bench(world, results.folder, name_pictures=plan.name_pictures)
+    if share[1] > 1:
+        places = {stranger.name: place // 2 for place, stranger in enumerate(world.strangers)}
+        cells = [one for one in cells if (places[one[0].group[0]] + one[0].seed) % share[1] == share[0]]
+    bench = Bench(world, cache or results.folder, name_pictures=plan.name_pictures)
     ruler: Ruler | None = None
     strangers = {stranger.name: stranger for stranger in world.strangers}
     seconds: dict[tuple[str, tuple[str, ...], int], float] = {}
@@ -69,7 +80,7 @@ def run(world: EvidenceWorld, plan: Plan, results: Results) -> Iterator[Done]:
                 if isinstance(contestant, Trained) and contestant.same_time_as:
                     budget = _budget(seconds, cell, contestant)
                 known, how = [], "new"
-                for milestone in contestant.learn(bench, group, cell.seed, plan.milestones, budget):
+                for milestone in contestant.learn(bench, group, cell.seed, cell.measured["milestones"], budget):
                     costs = {
                         "step": milestone.step,
                         "evaluations": milestone.evaluations / len(group),
@@ -106,15 +117,21 @@ def matching(
     wanted = {
         "pictures": plan.pictures,
         "name_pictures": plan.name_pictures,
-        "milestones": list(plan.milestones),
         **({} if world is None else {"world": world}),
     }
-    return [
-        (cell, milestones)
-        for cell, milestones in results.all()
-        if described.get(cell["contestant"]) == cell["description"]
-        and all(cell["measured"].get(key) == value for key, value in wanted.items())
-    ]
+    best: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for cell, milestones in results.all():
+        measured = cell["measured"]
+        if described.get(cell["contestant"]) != cell["description"] or any(
+            measured.get(key) != value for key, value in wanted.items()
+        ):
+            continue
+        watched = measured["milestones"] == list(plan.milestones)
+        key = (measured["world"], cell["contestant"], tuple(cell["group"]), cell["seed"])
+        # A run that was measured on the way tells all that one measured at its end alone does.
+        if watched or (measured["milestones"] == list(plan.milestones[-1:]) and key not in best):
+            best[key] = cell, milestones
+    return list(best.values())
 
 
 def limited(plan: Plan, only: list[str]) -> Plan:

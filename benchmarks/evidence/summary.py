@@ -52,9 +52,13 @@ def summarise(finished: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]], o
 
 
 def _row(name: str, cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> Row:
-    # Short runs may lack their first milestones: count from the end, where all of them are.
-    count = min(len(milestones) for _, milestones in cells)
-    points = [_point([milestones[place - count] for _, milestones in cells]) for place in range(count)]
+    # Some runs are measured at their end alone, and short ones may lack their first milestones: count from the end.
+    lengths = [len(milestones) for _, milestones in cells]
+    count = min((length for length in lengths if length > 1), default=1)
+    points = [
+        _point([milestones[-back] for _, milestones in cells if len(milestones) >= back])
+        for back in range(count, 0, -1)
+    ]
     people = {person for _, milestones in cells for person in milestones[-1]["people"]}
     return Row(name, tuple(points), len(people), len({cell["seed"] for cell, _ in cells}))
 

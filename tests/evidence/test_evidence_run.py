@@ -276,3 +276,33 @@ def test_in_a_world_that_listens_learning_beats_chance(tmp_path: Path) -> None:
     assert apart(rows["direct"]["identity"], rows["random name"]["identity"])
     assert apart(rows["direct"]["identity"], rows["mean"]["identity"])
     assert rows["direct"]["recognised"].value > 2 * rows["random name"]["recognised"].value
+
+
+def test_runs_aside_are_fewer_and_only_the_watched_are_measured_on_the_way(toy: tuple[EvidenceWorld, Path]) -> None:
+    world, folder = toy
+    plan = _plan("paper", "direct", strangers=4, seeds=(0, 1), watched=2, aside=(2, 1))
+    cells = [cell for cell, _ in cells_of(world, plan)]
+    assert [(one.contestant, one.group[0], one.seed, one.measured["milestones"]) for one in cells] == [
+        ("paper", "s0", 0, [0.5, 1.0]),
+        ("direct", "s0", 0, [0.5, 1.0]),
+        ("paper", "s2", 0, [1.0]),
+        ("paper", "s0", 1, [1.0]),
+        ("paper", "s2", 1, [1.0]),
+    ]
+    assert _all(world, plan, folder) == ["new"] * 5
+    paper, direct = summarise(matching(Results(folder), plan, world.key), ["paper", "direct"])
+    assert [point.evaluations for point in paper.points] == [2, 4]
+    assert (paper.strangers, paper.seeds, direct.strangers, direct.seeds) == (4, 2, 2, 1)
+    last = paper.last.figures["identity"]
+    assert last is not None
+    assert last.count == 4
+
+
+def test_workers_share_the_cells_and_leave_none(toy: tuple[EvidenceWorld, Path]) -> None:
+    world, folder = toy
+    plan = _plan("mean", "paper", strangers=4, seeds=(0, 1))
+    shares = [[done.cell.key for done in run(world, plan, Results(folder), share=(number, 2))] for number in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted(cell.key for cell, _ in cells_of(world, plan))
+    assert not set(shares[0]) & set(shares[1])
+    assert len(shares[0]) == len(shares[1])
+    assert _all(world, plan, folder) == ["kept"] * 8
