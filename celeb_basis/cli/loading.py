@@ -59,10 +59,13 @@ def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> Ho
 
 
 def open_names(arguments: argparse.Namespace) -> NameList:
-    """The list of ``--names``, or the shipped one."""
+    """The list of ``--names``; without one the shipped list, or the miniature's own for the miniature."""
+    from celeb_basis.miniature.shipped import MODEL, shipped_model_names
     from celeb_basis.names.lists import read_names, shipped_names
 
-    return shipped_names() if arguments.names is None else read_names(arguments.names)
+    if arguments.names is not None:
+        return read_names(arguments.names)
+    return shipped_model_names() if getattr(arguments, "model", None) == MODEL else shipped_names()
 
 
 def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:

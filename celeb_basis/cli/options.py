@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, get_args, get_type_hints
 
+from celeb_basis.miniature.shipped import MODEL
+from celeb_basis.miniature.shipped import NAME as MINIATURE
 from celeb_basis.settings import PRESETS, LearnSettings, preset
 
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
@@ -63,12 +65,20 @@ def add_common(parser: argparse.ArgumentParser, *, defaults: bool) -> None:
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, why: str = "") -> None:
     """``--model``, ``--device`` and ``--dtype``."""
     group = parser.add_argument_group("model")
-    text = "Stable Diffusion 1.x, 2.x or XL: a folder in diffusers' layout or one .safetensors file"
-    group.add_argument("--model", type=Path, required=required, metavar="PATH", help=text + why)
+    text = (
+        "Stable Diffusion 1.x, 2.x or XL: a folder in diffusers' layout or one .safetensors file; "
+        f"or {MINIATURE}, the small one that comes with this program"
+    )
+    group.add_argument("--model", type=_model, required=required, metavar="PATH", help=text + why)
     group.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
         "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="what its weights are held in"
     )
+
+
+def _model(text: str) -> Path:
+    path = Path(text)
+    return MODEL if text == MINIATURE and not path.exists() else path
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:

@@ -111,7 +111,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
         worker = Worker(load_model(), shipped_model_names(), faces)
     people = tuple(PersonPhotos(name, (path,)) for name, path in zip(names, options.photos, strict=True))
-    settings = LearnSettings(steps=options.steps, seed=options.seed, components=_most_components(worker))
+    settings = LearnSettings(steps=options.steps, seed=options.seed)
     job = Job(people, settings, consent="a demonstration")
     report = RunReport(job)
     yield Stage("Finding the faces")
@@ -177,12 +177,6 @@ def load_model() -> Host:
     from celeb_basis.hosts.diffusers import load_host
 
     return load_host(shipped_model(), device="cpu")
-
-
-def _most_components(worker: Worker) -> int:
-    """As many as the default, or as the miniature's narrower text encoder spans."""
-    widths = [encoder.width for encoder in worker.host.text_encoders]
-    return min(LearnSettings().components, *widths)
 
 
 def _write_identity(identity: Identity, output: Path) -> dict[Path, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,11 @@ class Worker:
         """
         if self.faces is None:
             raise LearningError("Learning needs a face model pack: give one.")
+        job, warnings = self._fitted(job)
         bases = [built.basis for built in self.built_bases(job.settings.components)]
         people = tuple(self._portraits(job))
         yield PortraitsFound(people)
-        warnings = tuple(warning for person in people for one in person.portraits for warning in one.warnings)
+        warnings += tuple(warning for person in people for one in person.portraits for warning in one.warnings)
         preparing = prepare_learner(self.host, bases, people, self.faces, job.settings)
         while True:
             try:
@@ -112,6 +114,15 @@ class Worker:
         learner = resume_learner(path, self.host, bases)
         _apply(learner, {name: getattr(wanted, name) for name in changes})
         return (yield from self._run(learner, consent, state or path, (), interrupt))
+
+    def _fitted(self, job: Job) -> tuple[Job, tuple[str, ...]]:
+        """The job with no more components than the model's token vectors have numbers, and a sentence if that changes it."""
+        widest = min(encoder.width for encoder in self.host.text_encoders)
+        wanted = job.settings.components
+        if wanted <= widest:
+            return job, ()
+        told = f"This model's token vectors have {widest} numbers: {widest} components are learned, not {wanted}."
+        return replace(job, settings=replace(job.settings, components=widest)), (told,)
 
     def _portraits(self, job: Job) -> Generator[Person, None, None]:
         assert self.faces is not None

@@ -1,16 +1,23 @@
-"""A small SD1 written for the WebUI, whose own configs know the full sizes only."""
+"""A small SD1 written for the WebUI, whose own configs know the full sizes only.
+
+``python -m celeb_basis.miniature.for_webui WEBUI/models/Stable-diffusion`` puts the shipped miniature there.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import HostError
+from celeb_basis.errors import CelebBasisError, HostError, MissingPackageError
 from celeb_basis.files import write_json, write_text
 from celeb_basis.hosts.clip_vocabulary import END, MAX_TOKENS, START, clip_vocabulary
 from celeb_basis.hosts.diffusers.checks import family_of
 from celeb_basis.miniature.ldm_layout import ldm_yaml, save_weights
+from celeb_basis.miniature.shipped import NAME, NAMES, shipped_model
 
 if TYPE_CHECKING:
     from celeb_basis.hosts.diffusers.configs import Config
@@ -80,3 +87,43 @@ def _text_encoder_files(config: Any) -> dict[str, str]:
         "tokenizer_config.json": json.dumps(tokenizer),
         "special_tokens_map.json": json.dumps(special),
     }
+
+
+def put_miniature(folder: Path) -> list[Path]:
+    """Write the miniature and the list of its names into a WebUI's folder of checkpoints.
+
+    Raises: :class:`HostError` if ``folder`` is none or the miniature is missing, :class:`MissingPackageError` without
+    diffusers.
+    """
+    if not folder.is_dir():
+        raise HostError(f"{folder} is not a folder: name the WebUI's models/Stable-diffusion.")
+    try:
+        import diffusers
+        import torch
+    except ImportError as error:
+        raise MissingPackageError("diffusers is not installed: run pip install celeb-basis[diffusers].") from error
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        str(shipped_model()), torch_dtype=torch.float16, local_files_only=True
+    )
+    written = save_for_webui(pipeline, folder / f"{NAME}.safetensors")
+    names = folder / f"{NAME}-names.txt"
+    write_text(names, NAMES.read_text(encoding="utf-8"))
+    return [*written, names]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and write; 1 if that is not possible."""
+    parser = argparse.ArgumentParser(description="Put the miniature model into a WebUI.")
+    parser.add_argument("folder", type=Path, help="the WebUI's models/Stable-diffusion")
+    try:
+        written = put_miniature(parser.parse_args(arguments).folder)
+    except CelebBasisError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.writelines(f"{path}\n" for path in written)
+    sys.stdout.write(f"Start the WebUI with --celeb-basis-names {written[-1]}: the miniature knows no other people.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

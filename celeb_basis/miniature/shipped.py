@@ -10,6 +10,9 @@ from celeb_basis.errors import HostError
 if TYPE_CHECKING:
     from celeb_basis.names.lists import NameList
 
+NAME = "miniature"
+"""How it is called where a checkpoint is asked for."""
+
 MODEL = Path(__file__).with_name("model")
 NAMES = MODEL / "names.txt"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
 
 from celeb_basis.basis.build import BasisOptions, build_bases
 from celeb_basis.errors import HostError
@@ -15,7 +16,7 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.types import Floats
 from celeb_basis.hosts.base import GenerationRequest, Host
 from celeb_basis.hosts.diffusers import load_host
-from celeb_basis.miniature import shipped
+from celeb_basis.miniature import for_webui, shipped
 from celeb_basis.miniature.ldm_layout import save_single_file
 from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
 from celeb_basis.names.lists import shipped_names
@@ -85,3 +86,17 @@ def test_one_file_of_the_same_weights_draws_the_same(host: Host, tmp_path: Path)
     request = GenerationRequest(f"a photo of {shipped_model_names().names[0]}", seed=3, steps=4)
     one, again = (np.asarray(next(iter(model.generate(request))), np.float32) for model in (host, other))
     assert np.abs(one - again).max() <= 2
+
+
+def test_it_is_put_into_a_webui(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert for_webui.main([str(tmp_path / "none")]) == 1
+    assert "models/Stable-diffusion" in capsys.readouterr().err
+    assert for_webui.main([str(tmp_path)]) == 0
+    assert "--celeb-basis-names" in capsys.readouterr().out
+    config = yaml.safe_load((tmp_path / "miniature.yaml").read_text(encoding="utf-8"))["model"]["params"]
+    assert config["parameterization"] == "v"
+    assert config["unet_config"]["params"]["context_dim"] == 192
+    assert config["unet_config"]["params"]["attention_resolutions"] == [2]
+    assert (tmp_path / "miniature-names.txt").read_text(encoding="utf-8").split("\n")[0] in shipped_model_names().names
+    other = load_host(tmp_path / "miniature.safetensors", device="cpu")
+    assert [encoder.width for encoder in other.text_encoders] == [192]
