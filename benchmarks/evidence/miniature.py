@@ -32,6 +32,7 @@ ASKS = (
 )
 TOGETHER = (Ask("a photo of {} and {}", "2 people"), Ask("a photo of {} and {} on a beach", "2 people"))
 
+_DRAWING_STEPS = 12
 _REFERENCES = 3
 _SOURCE = "a stranger's picture"
 
@@ -76,6 +77,7 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
         scenes=_scene_judge(classifier),
         face_loss=FaceLoss(_decoder(vae), network),
         denoiser=unet,
+        steps=_DRAWING_STEPS,
     )
 
 
