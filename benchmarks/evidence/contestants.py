@@ -203,10 +203,14 @@ def _guessed(bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[t
 
 
 def _advance(learner: Learner, share: float, budget: float | None) -> None:
-    """Run on to a share of all steps, or of the seconds."""
+    """Run on to a share of all steps; or of the seconds, and until everybody was drawn once."""
     if budget is None and learner.step >= round(share * learner.total):
         return
     for _ in learner.run():
-        reached = learner.step >= round(share * learner.total) if budget is None else learner.seconds >= share * budget
+        if budget is None:
+            reached = learner.step >= round(share * learner.total)
+        else:
+            drawn = (learner.average.value(number) is not None for number in range(len(learner.pool.people)))
+            reached = learner.seconds >= share * budget and all(drawn)
         if reached:
             learner.interrupt()
