@@ -16,7 +16,7 @@ from celeb_basis.files import write_text
 from celeb_basis.hosts.diffusers.configs import Config
 from celeb_basis.miniature.ldm_layout import save_single_file
 from celeb_basis.miniature.pipelines import save_pipeline
-from celeb_basis.miniature.shipped import NAMES
+from celeb_basis.miniature.shipped import MODEL, NAMES
 from training.autoencoder import load_autoencoder
 from training.autoencoder_start import folded
 from training.checkpoints import load_state
@@ -24,7 +24,7 @@ from training.denoiser import new_unet
 from training.diffusion import SCHEDULER
 from training.latent_scale import LatentScale
 from training.people import read_people
-from training.places import shipped_folder, work_folder
+from training.places import work_folder
 from training.text_model import Tokens, WorldText, used_tokens
 
 
@@ -66,7 +66,7 @@ def compact(path: Path) -> None:
 def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=shipped_folder())
+    parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--single", type=Path, help="the LDM file to write, with its .yaml beside it")
     arguments = parser.parse_args()
     pipeline = trained_pipeline(work_folder()).to(torch.float16)

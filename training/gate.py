@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+from celeb_basis.miniature.shipped import MODEL
 from training.captions import PLACE_WORDS
 from training.diffusion import sample
 from training.dlib_judge import DlibJudge
@@ -24,7 +25,7 @@ from training.faces import FaceGenerator, candidate_numbers
 from training.gallery import Recognised, look_at, people_vectors, ranked, recognise
 from training.people import People, moved, portrait, read_people
 from training.pictures import decode, save_sheet
-from training.places import face_network, scene_classifier_file, shipped_folder, work_folder
+from training.places import face_network, scene_classifier_file, work_folder
 from training.scene_classifier import as_input, load_classifier, rights
 from training.scenes import ACCESSORIES, MEDIA, PLACES, Scene
 
@@ -127,7 +128,7 @@ def main() -> int:
     import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=shipped_folder())
+    parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--names", type=int, default=0, help="how many names, evenly spread; all of them by default")
     parser.add_argument("--scenes", type=int, default=280)
     parser.add_argument("--steps", type=int, default=STEPS)

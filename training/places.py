@@ -17,11 +17,6 @@ def work_folder() -> Path:
     return Path(os.environ.get("CELEB_BASIS_TRAINING", ROOT / ".assets" / "training"))
 
 
-def shipped_folder() -> Path:
-    """The trained weights that come with the project, as a diffusers folder."""
-    return ROOT / "celeb_basis" / "miniature" / "model"
-
-
 def scene_classifier_file() -> Path:
     """The judge of scenes that comes with the project."""
     return ROOT / "training" / "scene-classifier.safetensors"

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from celeb_basis.miniature.shipped import MODEL
 from training.autoencoder import new_autoencoder
 from training.autoencoder_start import unfold
 from training.checkpoints import save_state
 from training.denoiser import new_unet
 from training.latent_scale import SCALING_FACTOR, LatentScale
 from training.people import read_people
-from training.places import shipped_folder, work_folder
+from training.places import work_folder
 from training.text_model import Tokens, WorldText, used_tokens
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=shipped_folder())
+    parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--step", type=int, default=1000, help="how far the weights are, past the rates' warming up")
     arguments = parser.parse_args()
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)

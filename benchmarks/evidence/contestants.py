@@ -27,6 +27,8 @@ Known = Literal["random name", "nearest name", "mean", "first guess"]
 Loop = Literal["plain", "free", "two-phase", "stable identity", "identity loss", "lora"]
 Start = Literal["random", "first guess", "nearest name", "person", "cross"]
 
+_OF_DRAWN_NAMES = ("nearest name", "first guess")
+
 _LOOPS: Mapping[str, type[Learner]] = {
     "plain": Learner,
     "free": FreeLearner,
@@ -58,6 +60,11 @@ class Untrained:
 
     name: str
     way: Known
+
+    @property
+    def asks_names(self) -> bool:
+        """Whether it needs to know how the model draws the names."""
+        return self.way in _OF_DRAWN_NAMES
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -95,6 +102,11 @@ class Trained:
     start: Start = "random"
     same_time_as: str = ""
     """Learn for as many seconds as the contestant of that name did, instead of a number of steps."""
+
+    @property
+    def asks_names(self) -> bool:
+        """Whether it needs to know how the model draws the names."""
+        return self.start in _OF_DRAWN_NAMES
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready; the seed is the cell's, not the settings'."""

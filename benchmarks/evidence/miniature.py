@@ -16,6 +16,7 @@ from benchmarks.evidence.world import Ask, EvidenceWorld, Stranger
 from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.portraits import portrait as crop_portrait
 from celeb_basis.faces.types import FaceNetwork, Pixels
+from celeb_basis.miniature.shipped import MODEL
 from training.dlib_judge import DlibJudge, RecognitionJudge
 
 ASKS = (
@@ -43,10 +44,10 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
     Raises: :class:`HostError` if there is no model or no scene classifier, :class:`MissingPackageError` for the judges'.
     """
     from celeb_basis.hosts.diffusers.loading import load_host
-    from training.places import face_network, face_pack, scene_classifier_file, shipped_folder
+    from training.places import face_network, face_pack, scene_classifier_file
     from training.recognition import RecognitionNetwork
 
-    folder = folder or shipped_folder()
+    folder = folder or MODEL
     classifier = scene_classifier_file()
     for path, command in ((folder, "training.export"), (classifier, "training.scene_classifier")):
         if not path.exists():

@@ -42,7 +42,8 @@ STRANGERS = (Path(__file__).with_name("stranger1.png"), Path(__file__).with_name
 MINIATURE_NOTE = (
     "The model of this demo is a miniature of Stable Diffusion 1, trained from nothing on drawings around synthetic faces; "
     "its celebrities' faces have nothing to do with the bearers of the names. People whom it never saw become words of its "
-    "prompts; how alike they are is told beside the pictures. Give a real checkpoint for real pictures: celeb-basis learn --help"
+    "prompts; how alike they are is told beside the pictures. Give a real checkpoint for real pictures: "
+    "celeb-basis learn --help"
 )
 
 _DRAWING_STEPS = 25
