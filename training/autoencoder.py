@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +44,14 @@ CONFIG: dict[str, Any] = {
 }
 SHAPES = ((64, 4), (64, 4), (128, 1), (64, 4), (64, 4), (128, 2))
 """Side and number of the crops of a step, in turn: small ones are cheap, whole pictures hold whole faces."""
+WHOLE = ((128, 48),)
+"""The same on a GPU, which has time for whole pictures."""
 RATE = 3e-4
 KL = 1e-4
 IDENTITY = 0.15
 FEATURES = 0.06
-DECODER_NOISE = 0.05
+NOISE = 0.1
+"""Of the latents in training, since those of a denoiser have small errors. They have a deviation of about 1."""
 FACES_AFTER = 400
 """Steps until the face losses have their full weight."""
 _SEED = 11
@@ -71,6 +76,7 @@ def load_autoencoder(path: Path) -> Any:
 
 def render_bank(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """``(N, 128, 128, 3)`` scenes of random people, and the box of the first face of each (width 0 for none)."""
+    torch.set_num_threads(1)
     generator, rng = FaceGenerator(), np.random.default_rng(seed)
     pictures, boxes = np.zeros((count, 128, 128, 3), np.uint8), np.zeros((count, 3), np.float32)
     for start in range(0, count, 64):
@@ -81,6 +87,17 @@ def render_bank(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
             pictures[place] = drawn.picture
             if drawn.boxes:
                 boxes[place] = drawn.boxes[0]
+    return pictures, boxes
+
+
+def render_banks(count: int, seed: int, processes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Like :func:`render_bank`, in parts by several processes."""
+    if processes == 1:
+        return render_bank(count, seed)
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        seeds = [1000 * seed + part for part in range(processes)]
+        parts = list(pool.map(render_bank, [-(-count // processes)] * processes, seeds))
+    pictures, boxes = (np.concatenate(values) for values in zip(*parts, strict=True))
     return pictures, boxes
 
 
@@ -110,18 +127,23 @@ def losses(
     model: Any, recogniser: RecognitionNetwork, pictures: Tensor, boxes: Tensor, seed: int, *, decoder: bool = False
 ) -> dict[str, Tensor]:
     """The parts of the loss of one batch; with ``decoder`` the encoder gets no gradient."""
-    with torch.set_grad_enabled(not decoder):
+    device = pictures.device
+    with (
+        torch.set_grad_enabled(not decoder),
+        torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"),
+    ):
         posterior = model.encode(pictures).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed))
-    # A frozen encoder's latents get the small errors that a denoiser makes.
-    spread = DECODER_NOISE if decoder else posterior.std
-    decoded = model.decode(posterior.mean + spread * noise).sample
+    generator = torch.Generator(device).manual_seed(seed)
+    spread = NOISE if decoder else (posterior.var + NOISE**2).sqrt()
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+        noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
+        decoded = model.decode(posterior.mean + spread * noise).sample.float()
     parts = {"l1": (decoded - pictures).abs().mean()}
     if not decoder:
         parts["kl"] = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
     shown = whole_faces(boxes, pictures.shape[-1])
     if bool(shown.any()):
-        with half_precision():
+        with half_precision(device.type):
             with torch.no_grad():
                 wanted, maps = recogniser.look(crop_faces(pictures[shown], boxes[shown]))
             got, own = recogniser.look(crop_faces(decoded[shown], boxes[shown]))
@@ -132,10 +154,19 @@ def losses(
     return parts
 
 
-def train(folder: Path, minutes: float, steps: int, bank_size: int, *, decoder: bool = False) -> None:
+def train(
+    folder: Path,
+    minutes: float,
+    steps: int,
+    bank_size: int,
+    *,
+    decoder: bool = False,
+    device: str = "cpu",
+    processes: int = 1,
+) -> None:
     """Train for ``minutes`` at most, towards ``steps`` in all; keeps its state in ``folder``."""
-    model = new_autoencoder().to(memory_format=torch.channels_last)
-    recogniser = RecognitionNetwork(face_pack() / "recognition.onnx").eval()
+    model = new_autoencoder().to(device, memory_format=torch.channels_last)
+    recogniser = RecognitionNetwork(face_pack() / "recognition.onnx").eval().to(device)
     trained = (
         [*model.decoder.parameters(), *model.post_quant_conv.parameters()] if decoder else list(model.parameters())
     )
@@ -145,21 +176,21 @@ def train(folder: Path, minutes: float, steps: int, bank_size: int, *, decoder: 
         step = load_state(path, {"model": model}, [optimizer])["step"]
     elif decoder:
         load_state(folder / "encoder.safetensors", {"model": model})
-    pictures, boxes = render_bank(bank_size, 100 + step)
+    pictures, boxes = render_banks(bank_size, 100 + step, processes)
+    shapes = SHAPES if device == "cpu" else WHOLE
     weights = {"l1": 1.0, "kl": KL, "identity": IDENTITY, "features": FEATURES}
     begun = saved = time.monotonic()
     _log.info("training from step %d", step)
     while step < steps and time.monotonic() - begun < 60 * minutes:
         rng = np.random.default_rng([_SEED, step])
-        crop, batch = SHAPES[step % len(SHAPES)]
+        crop, batch = shapes[step % len(shapes)]
         rows = rng.integers(0, len(pictures), batch)
         x, placed = crops_of(pictures[rows], boxes[rows], rng, crop)
-        share = step / steps
+        share = max(step / steps, (time.monotonic() - begun) / (60 * minutes))
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 5e-6
-        parts = losses(
-            model, recogniser, x.contiguous(memory_format=torch.channels_last), placed, step, decoder=decoder
-        )
+        x = x.to(device).contiguous(memory_format=torch.channels_last)
+        parts = losses(model, recogniser, x, placed.to(device), step, decoder=decoder)
         # Faces come in once there is something like a picture.
         faces = 1.0 if decoder else min(1.0, step / FACES_AFTER)
         ramp = {"identity": faces, "features": faces}
@@ -188,6 +219,8 @@ def main() -> None:
     parser.add_argument("--bank", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the frozen encoder")
+    parser.add_argument("--processes", type=int, default=1, help="for drawing the pictures")
+    parser.add_argument("--device", default="cpu", help="cuda to train on a GPU")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
@@ -196,7 +229,15 @@ def main() -> None:
         model = new_autoencoder()
         step = load_state(folder / "autoencoder-state.safetensors", {"model": model})["step"]
         save_state(folder / "encoder.safetensors", {"model": model}, (), {"step": step})
-    train(folder, arguments.minutes, arguments.steps, arguments.bank, decoder=arguments.decoder)
+    train(
+        folder,
+        arguments.minutes,
+        arguments.steps,
+        arguments.bank,
+        decoder=arguments.decoder,
+        device=arguments.device,
+        processes=arguments.processes,
+    )
 
 
 if __name__ == "__main__":

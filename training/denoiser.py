@@ -24,14 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celeb_basis.files import write_text
-from training.captions import caption
 from training.checkpoints import follow, load_state, save_state
 from training.diffusion import TIMESTEPS, alphas_bar, noised, sample
 from training.latent_scale import LatentScale
 from training.muon import Muon, split
-from training.people import People, read_people
+from training.people import read_people
 from training.places import work_folder
-from training.pool import NOBODY, Shard, read_shard, shard_paths
+from training.pool import CAPTIONS, read_shard, shard_paths
 from training.text_model import WIDTH, Tokens, WorldText, used_tokens
 
 _log = logging.getLogger(__name__)
@@ -52,6 +51,8 @@ DECIDING = (0.35, 0.95)
 """Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
 ANYWHERE = 0.3
 """Share of a batch whose timesteps lie anywhere; the others lie there."""
+FALLING = 0.35
+"""Last part of a run of so many minutes, in which the rates fall."""
 
 _ENDS = ("conv_in", "conv_out", "time_emb")
 _SEED = 14
@@ -76,6 +77,10 @@ class Plan:
     average: float = 0.999
     save_seconds: float = 180
     look_seconds: float = 1500
+    minutes: float = 0.0
+    """End after so long, whatever ``steps`` says, with rates that fall to nothing in the last part; 0 for never."""
+    device: str = "cpu"
+    """``cuda`` for one part on a GPU, in bfloat16."""
 
 
 def new_unet() -> Any:
@@ -87,32 +92,32 @@ def new_unet() -> Any:
 
 
 class Data:
-    """The pool in memory, growing as shards come."""
+    """The pool in the device's memory, growing as shards come."""
 
-    def __init__(self, folder: Path, people: People) -> None:
-        self._folder, self._people = folder, people
+    def __init__(self, folder: Path, empty: Tensor, device: str) -> None:
+        """``empty`` are the ``(77,)`` ids of the empty caption."""
+        self._folder, self._device = folder, device
+        self._empty = empty.int().to(device)
         self._read: list[Path] = []
-        self._shards: list[Shard] = []
+        self._latents = torch.zeros(0, 4, 16, 16, dtype=torch.float16, device=device)
+        self._captions = torch.zeros(0, CAPTIONS, len(empty), dtype=torch.int32, device=device)
 
     def refresh(self) -> int:
         """Take up new shards; returns how many pictures there are."""
-        for path in shard_paths(self._folder):
-            if path not in self._read:
-                self._read.append(path)
-                self._shards.append(read_shard(path))
-        return sum(len(shard.scenes) for shard in self._shards)
+        if new := [path for path in shard_paths(self._folder) if path not in self._read]:
+            self._read += new
+            shards = [read_shard(path) for path in new]
+            self._latents = torch.cat([self._latents, *(shard.latents.to(self._device) for shard in shards)])
+            self._captions = torch.cat([self._captions, *(shard.captions.to(self._device) for shard in shards)])
+        return len(self._latents)
 
-    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, list[str]]:
-        """Raw latents and a caption each, some of them empty."""
-        latents, texts = [], []
-        for _ in range(count):
-            shard = self._shards[int(rng.integers(len(self._shards)))]
-            place = int(rng.integers(len(shard.scenes)))
-            scene = shard.scenes[place]
-            names = [None if person == NOBODY else self._people.names[person] for person in scene.people]
-            latents.append(shard.latents[place])
-            texts.append("" if rng.random() < EMPTY_SHARE else caption(scene, names, rng))
-        return torch.stack(latents), texts
+    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Raw latents, and the ``(count, 77)`` ids of a caption each, some of them empty."""
+        rows, which = rng.integers(len(self._latents), size=count), rng.integers(CAPTIONS, size=count)
+        place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
+        untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
+        ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
+        return self._latents[place], ids.long()
 
 
 class Trainer:
@@ -121,11 +126,12 @@ class Trainer:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.people, self.tokens = read_people(), Tokens()
-        self.data = Data(folder / "pool", self.people)
-        self.data.refresh()
+        self.data = Data(folder / "pool", self.tokens([""])[0], plan.device)
+        while not (self.data.refresh() and (folder / "latent-scale.json").exists()):
+            time.sleep(1)
         self.scale = LatentScale.read(folder / "latent-scale.json")
-        self.text = WorldText(used_tokens(self.tokens, self.people.names)).requires_grad_(False)
-        self.unet = new_unet().to(memory_format=torch.channels_last)
+        self.text = WorldText(used_tokens(self.tokens, self.people.names)).requires_grad_(False).to(plan.device)
+        self.unet = new_unet().to(plan.device, memory_format=torch.channels_last)
         load_state(folder / "text.safetensors", {"model": self.text})
         self.average = copy.deepcopy(self.unet)
         self._workers = ThreadPoolExecutor(plan.threads)
@@ -137,8 +143,8 @@ class Trainer:
         )
         self._weights = list(self.unet.parameters())
         self._denoise: Any = torch.compile(self.unet) if plan.compiled else self.unet
-        self._bars = alphas_bar()
-        self.step, self.seconds = 0, 0.0
+        self._bars = alphas_bar().to(plan.device)
+        self.step, self.seconds, self.share = 0, 0.0, 0.0
         self._path = folder / "denoiser-state.safetensors"
         if self._path.exists():
             facts = load_state(self._path, self._modules(), self._optimizers)
@@ -146,24 +152,26 @@ class Trainer:
         if plan.compiled:
             # In this thread, before two of them would.
             part = plan.batch // plan.threads
-            self._gradients(
-                torch.zeros(part, 4, 16, 16), torch.zeros(part).long(), torch.zeros(part, 4, 16, 16), [""] * part
-            )
+            raw, ids = self.data.batch(np.random.default_rng(0), part)
+            zeros = torch.zeros_like(raw, dtype=torch.float32)
+            self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids)
 
-    def one_step(self) -> float:
-        """Train on one batch; its choices depend on the seed and the step alone (and on the pool's size)."""
+    def one_step(self) -> Tensor:
+        """Train on one batch and give its loss; its choices depend on the seed, the step and the pool's size."""
         rng = np.random.default_rng([_SEED, self.step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        raw, texts = self.data.batch(rng, self.plan.batch)
+        generator = torch.Generator(self.plan.device).manual_seed(int(rng.integers(2**62)))
+        raw, ids = self.data.batch(rng, self.plan.batch)
         latents = self.scale.standardised(raw)
-        noise = torch.randn(latents.shape, generator=generator)
-        times = draw_timesteps(len(latents), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        # Towards the end evenly, since every step of sampling counts then.
+        anywhere = 1 - (1 - ANYWHERE) * self._falling()
+        times = draw_timesteps(len(latents), generator, anywhere)
         noisy, velocity = noised(latents, noise, self._bars[times])
-        rows = [list(range(part, len(texts), self.plan.threads)) for part in range(self.plan.threads)]
-        work = [(noisy[part], times[part], velocity[part], [texts[row] for row in part]) for part in rows]
+        parts = [slice(part, None, self.plan.threads) for part in range(self.plan.threads)]
+        work = [(noisy[part], times[part], velocity[part], ids[part]) for part in parts]
         done = list(self._workers.map(lambda one: self._gradients(*one), work))
-        for weight, *parts in zip(self._weights, *(gradients for _, gradients in done), strict=True):
-            weight.grad = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        for weight, *shares in zip(self._weights, *(gradients for _, gradients in done), strict=True):
+            weight.grad = torch.stack(shares).sum(0) if len(shares) > 1 else shares[0]
         for optimizer, top in zip(self._optimizers, self._tops, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = top * self._factor()
@@ -172,17 +180,19 @@ class Trainer:
             optimizer.step()
         self.step += 1
         follow(self.average, self.unet, min(self.plan.average, (1 + self.step) / (20 + self.step)))
-        return sum(loss for loss, _ in done)
+        return torch.stack([loss for loss, _ in done]).sum()
 
     def _gradients(
-        self, noisy: Tensor, times: Tensor, velocity: Tensor, texts: list[str]
-    ) -> tuple[float, Sequence[Tensor]]:
+        self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """A part's share of the batch's mean loss, and of its gradient."""
-        with torch.no_grad():
-            told = self.text(self.tokens(texts))
-        predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, told).sample
-        loss = F.mse_loss(predicted, velocity) * (len(texts) / self.plan.batch)
-        return float(loss.detach()), torch.autograd.grad(loss, self._weights)
+        # On CPUs float32 was faster.
+        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
+            with torch.no_grad():
+                told = self.text(ids)
+            predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, told).sample
+        loss = F.mse_loss(predicted.float(), velocity) * (len(ids) / self.plan.batch)
+        return loss.detach(), torch.autograd.grad(loss, self._weights)
 
     def save(self) -> None:
         """Write the whole state."""
@@ -191,54 +201,66 @@ class Trainer:
     def draw(self, prompts: list[str], seed: int, *, steps: int = 12, guidance: float = 2.5) -> Tensor:
         """Raw latents ``(N, 4, 16, 16)`` for prompts, by the averaged weights."""
         with torch.no_grad():
-            told, empty = self.text(self.tokens(prompts)), self.text(self.tokens([""]))
-        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+            told, empty = (self.text(self.tokens(texts).to(self.plan.device)) for texts in (prompts, [""]))
+        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(told.device)
         denoise = lambda x, t, c: self.average(x.contiguous(memory_format=torch.channels_last), t, c).sample  # noqa: E731
-        return self.scale.raw(sample(denoise, told, empty, noise, steps=steps, guidance=guidance))
+        return self.scale.raw(sample(denoise, told, empty, noise, steps=steps, guidance=guidance)).cpu()
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "unet_ema": self.average}
 
     def _factor(self) -> float:
-        warm = min(1.0, (self.step + 1) / 200)
+        return min(1.0, (self.step + 1) / 200) * self._falling()
+
+    def _falling(self) -> float:
+        """1 until the rates begin to fall, 0 at the end."""
+        if self.plan.minutes:
+            return min(1.0, max(0.0, (1 - self.share) / FALLING))
         if not self.plan.decay_from or self.step < self.plan.decay_from:
-            return warm
-        left = (self.plan.steps - self.step) / max(1, self.plan.steps - self.plan.decay_from)
-        return warm * max(0.0, left)
+            return 1.0
+        return max(0.0, (self.plan.steps - self.step) / max(1, self.plan.steps - self.plan.decay_from))
 
 
-def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """``(count,)`` in random order: some anywhere, most where it is decided who is seen, evenly spread in both."""
-    anywhere = round(ANYWHERE * count)
-    spread = [(torch.arange(n) + torch.rand(n, generator=generator)) / n for n in (anywhere, count - anywhere)]
-    low, high = DECIDING
+def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANYWHERE) -> Tensor:
+    """``(count,)`` in random order: a share anywhere, most where it is decided who is seen, evenly spread in both."""
+    device, low, high = generator.device, *DECIDING
+    free = round(anywhere * count)
+    spread = [
+        (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / max(1, n)
+        for n in (free, count - free)
+    ]
     share = torch.cat([spread[0], low + (high - low) * spread[1]])
     times = (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
-    return times[torch.randperm(count, generator=generator)]
+    return times[torch.randperm(count, generator=generator, device=device)]
 
 
 def train(folder: Path, plan: Plan) -> None:
     """Train towards ``plan.steps``; log lines go to ``log.jsonl`` in ``folder``."""
     from training.quick_look import QuickLook
 
-    trainer, look = Trainer(folder, plan), QuickLook(folder)
+    trainer = Trainer(folder, plan)
+    look: QuickLook | None = None
     write_text(folder / "pid", f"{os.getpid()}\n")
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     begun = saved = looked = time.monotonic()
     before, losses = trainer.seconds, []
-    while trainer.step < plan.steps and not stopped:
+    while trainer.step < plan.steps and trainer.share < 1 and not stopped:
         losses.append(trainer.one_step())
         now = time.monotonic()
         trainer.seconds = before + now - begun
+        if plan.minutes:
+            trainer.share = (now - begun) / (60 * plan.minutes)
         if trainer.step % 100 == 0:
             pictures = trainer.data.refresh()
             facts = {"step": trainer.step, "seconds": round(trainer.seconds), "pool": pictures}
-            _note(folder, {**facts, "loss": round(float(np.mean(losses[-100:])), 4)})
+            _note(folder, {**facts, "loss": round(float(torch.stack(losses).mean()), 4)})
+            losses = []
         if now - saved > plan.save_seconds:
             saved = now
             trainer.save()
         if now - looked > plan.look_seconds:
+            look = look or QuickLook(folder)
             seen = look.figures(trainer)
             _note(folder, {"step": trainer.step, "seconds": round(trainer.seconds), **seen})
             looked = time.monotonic()
@@ -260,11 +282,18 @@ def main() -> None:
     parser.add_argument("--decay-from", type=int, default=0)
     parser.add_argument("--threads", type=int, default=Plan.threads)
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
+    )
+    parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from)
-    train(work_folder(), replace(plan, threads=arguments.threads, compiled=arguments.compiled))
+    torch.set_float32_matmul_precision("highest" if arguments.device == "cpu" else "high")
+    torch.backends.cudnn.benchmark = arguments.device != "cpu"
+    plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
+    threads = 1 if arguments.device != "cpu" else arguments.threads
+    train(work_folder(), replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device))
 
 
 if __name__ == "__main__":

@@ -38,14 +38,14 @@ def sample(
 
     Parameters: ``conditioning`` is ``(N, L, D)``, ``empty`` ``(1, L, D)`` that of the empty prompt.
     """
-    bars = alphas_bar()
+    bars = alphas_bar().to(noise.device)
     spacing = TIMESTEPS // steps
     both = torch.cat([conditioning, empty.expand_as(conditioning)])
     x = noise
     for number in reversed(range(steps)):
         t = number * spacing + 1
         share, before = bars[t], bars[t - spacing] if number else bars[0]
-        times = torch.full((2 * len(x),), t)
+        times = torch.full((2 * len(x),), t, device=x.device)
         told, untold = denoise(torch.cat([x, x]), times, both).chunk(2)
         velocity = untold + guidance * (told - untold)
         clean = share.sqrt() * x - (1 - share).sqrt() * velocity

@@ -42,13 +42,17 @@ class LatentScale:
 
     def standardised(self, latents: Tensor) -> Tensor:
         """Raw latents as the denoiser sees them."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = self._on(latents.device)
         return (latents.float() - mean) / std
 
     def raw(self, latents: Tensor) -> Tensor:
         """The denoiser's latents as the decoder takes them."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = self._on(latents.device)
         return latents * std + mean
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
+        return mean, std
 
     @torch.no_grad()
     def built_in(self, model: Any) -> Any:

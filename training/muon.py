@@ -50,18 +50,18 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _move(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        ahead = []
         for weight in weights:
-            state = self.state[weight]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(weight)
-            state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-            ahead.append(torch.lerp(weight.grad, state["momentum"], group["momentum"]).flatten(1))
-        updates = orthogonal(torch.stack(ahead))
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        gradients: list[Any] = [weight.grad for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        updates = orthogonal(torch.stack([one.flatten(1) for one in ahead]))
         size = _LIKE_ADAM * max(updates.shape[1:]) ** 0.5
-        for weight, update in zip(weights, updates, strict=True):
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.sub_(update.reshape(weight.shape), alpha=group["lr"] * size)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        moves = [update.reshape(weight.shape) for weight, update in zip(weights, updates, strict=True)]
+        torch._foreach_sub_(weights, moves, alpha=group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -78,7 +78,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 def split(module: nn.Module, apart: Iterable[str] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """A module's weights for Muon, and the rest: biases, norms, and everything whose name holds one of ``apart``."""
-    ours, rest = [], []
+    ours: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     names = tuple(apart)
     for name, value in module.named_parameters():
         (ours if value.ndim >= 2 and not any(part in name for part in names) else rest).append(value)

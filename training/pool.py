@@ -1,4 +1,4 @@
-"""The pool of pictures that the denoiser learns from: latents with the scenes they show, in shards on the disk.
+"""The pool of pictures that the denoiser learns from: latents with some captions each, in shards on the disk.
 
 ``python -m training.pool --shards 20`` adds shards; the trainer takes up new ones while it runs.
 """
@@ -6,30 +6,38 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import multiprocessing
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from celeb_basis.faces.types import Pixels
-from celeb_basis.files import atomic_path, write_text
+from celeb_basis.files import atomic_path
+from training.captions import caption
 from training.faces import SPREAD, FaceGenerator, candidate_numbers
 from training.latent_scale import LatentScale
 from training.people import MOVE, People, moved, read_people
 from training.places import work_folder
 from training.render import render
 from training.scenes import ACCESSORIES, Scene, draw_scene
+from training.text_model import Tokens
 
 _log = logging.getLogger(__name__)
 
 SHARD = 2048
+CAPTIONS = 8
+"""Captions that are drawn of each picture."""
 UNNAMED = 0.08
 """Share of people in pictures who have no name and are seen once."""
 
@@ -41,9 +49,10 @@ NOBODY = -1
 class Shard:
     """Some pictures of the pool."""
 
-    latents: torch.Tensor
+    latents: Tensor
     """``(N, 4, 16, 16)`` float16 means of the autoencoder, not scaled."""
-    scenes: list[Scene]
+    captions: Tensor
+    """``(N, CAPTIONS, 77)`` int32 token ids."""
 
 
 def draw_pictures(
@@ -70,13 +79,30 @@ def draw_pictures(
             yield scene, render(scene, [next(faces) for _ in scene.people], rng).picture
 
 
-def encode(model: Any, pictures: Pixels, *, batch: int = 16) -> torch.Tensor:
+def draw_shard(number: int, size: int = SHARD) -> tuple[Pixels, np.ndarray]:
+    """Shard ``number`` before it is encoded: pictures ``(N, 128, 128, 3)`` and captions as in :class:`Shard`."""
+    people, tokens = _words()
+    rng = np.random.default_rng([20230604, number])
+    pictures, captions = [], []
+    for scene, picture in draw_pictures(people, size, number):
+        names = [None if person == NOBODY else people.names[person] for person in scene.people]
+        pictures.append(picture)
+        captions.append(tokens([caption(scene, names, rng) for _ in range(CAPTIONS)]).numpy())
+    return np.stack(pictures), np.stack(captions).astype(np.int32)
+
+
+@cache
+def _words() -> tuple[People, Tokens]:
+    return read_people(), Tokens()
+
+
+def encode(model: Any, pictures: Pixels, *, batch: int = 16, device: str = "cpu") -> Tensor:
     """``(N, 4, 16, 16)`` means of the autoencoder for ``(N, 128, 128, 3)`` pictures."""
     means = []
     with torch.no_grad():
         for start in range(0, len(pictures), batch):
-            x = torch.from_numpy(pictures[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            means.append(model.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean)
+            x = torch.from_numpy(pictures[start : start + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            means.append(model.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean.float().cpu())
     return torch.cat(means)
 
 
@@ -85,26 +111,38 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 
-def write_shard(folder: Path, model: Any, people: People, number: int, size: int = SHARD) -> Path:
-    """Draw, encode and write shard ``number``; its scenes go before its latents, so that latents mean a whole shard."""
-    drawn = list(draw_pictures(people, size, number))
-    latents = encode(model, np.stack([picture for _, picture in drawn])).contiguous()
+def write_shard(folder: Path, number: int, shard: Shard) -> Path:
+    """Write shard ``number``, whole or not at all."""
     path = folder / f"shard-{number:05d}.safetensors"
-    write_text(path.with_suffix(".jsonl"), "\n".join(json.dumps(asdict(scene)) for scene, _ in drawn) + "\n")
     with atomic_path(path) as temporary:
-        save_file({"latents": latents.half()}, str(temporary))
+        save_file({"latents": shard.latents.half().contiguous(), "captions": shard.captions}, str(temporary))
     return path
 
 
 def read_shard(path: Path) -> Shard:
     """A shard that :func:`write_shard` wrote."""
-    lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
-    return Shard(load_file(str(path))["latents"], [_scene(json.loads(line)) for line in lines])
+    stored = load_file(str(path))
+    return Shard(stored["latents"], stored["captions"])
 
 
-def _scene(stored: dict[str, Any]) -> Scene:
-    lists = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
-    return Scene(**{**stored, **lists})
+def drawn_ahead(numbers: range, processes: int, size: int = SHARD) -> Iterator[tuple[Pixels, np.ndarray]]:
+    """What :func:`draw_shard` gives for each number, drawn by other processes, a few ahead of who asks."""
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_alone) as pool:
+        waiting: deque[Future[tuple[Pixels, np.ndarray]]] = deque()
+        for number in numbers:
+            waiting.append(pool.submit(draw_shard, number, size))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _alone() -> None:
+    """One core for each process."""
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def _with_strangers(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -122,19 +160,26 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=20, help="how many there shall be in all")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="for encoding")
+    parser.add_argument("--processes", type=int, default=1, help="for drawing")
+    parser.add_argument("--device", default="cpu", help="cuda to encode on a GPU")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    folder, people = work_folder() / "pool", read_people()
+    folder, encoder = work_folder() / "pool", work_folder() / "encoder.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    model = load_autoencoder(work_folder() / "encoder.safetensors")
-    while len(shard_paths(folder)) < arguments.shards:
-        begun = time.monotonic()
-        path = write_shard(folder, model, people, len(shard_paths(folder)))
+    model: Any = None
+    begun, numbers = time.monotonic(), range(len(shard_paths(folder)), arguments.shards)
+    for number, (pictures, captions) in zip(numbers, drawn_ahead(numbers, arguments.processes), strict=True):
+        while not encoder.exists():
+            time.sleep(1)
+        model = model or load_autoencoder(encoder).to(arguments.device)
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.device != "cpu"):
+            latents = encode(model, pictures, batch=16 if arguments.device == "cpu" else 256, device=arguments.device)
+        path = write_shard(folder, number, Shard(latents, torch.from_numpy(captions)))
         if not (scale := work_folder() / "latent-scale.json").exists():
-            LatentScale.measured(read_shard(path).latents).write(scale)
-        _log.info("%s in %.0f s", path.name, time.monotonic() - begun)
+            LatentScale.measured(latents).write(scale)
+        _log.info("%s after %.0f s", path.name, time.monotonic() - begun)
 
 
 if __name__ == "__main__":

@@ -74,11 +74,12 @@ def _run(kind: str, arguments: list[Tensor], attributes: dict[str, Any]) -> Tens
     raise NotImplementedError(kind)
 
 
-def half_precision() -> torch.autocast:
-    """A context in which the network computes in bfloat16 where the CPU does that itself; elsewhere it is emulated,
-    twenty times as slow."""
+def half_precision(device: str = "cpu") -> torch.autocast:
+    """A context in which the network computes in bfloat16 on a GPU, and on a CPU that does so itself; elsewhere it is
+    emulated, twenty times as slow."""
     known = torch.cpu.get_capabilities()
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(known.get("avx512_bf16") or known.get("amx_bf16")))
+    able = device != "cpu" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    return torch.autocast(device, torch.bfloat16, enabled=able)
 
 
 def crop_faces(pictures: Tensor, boxes: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def crop_faces(pictures: Tensor, boxes: Tensor) -> Tensor:
     """
     height, width = pictures.shape[-2:]
     side = boxes[:, 2]
-    theta = torch.zeros(len(pictures), 2, 3, dtype=pictures.dtype)
+    theta = torch.zeros(len(pictures), 2, 3, dtype=pictures.dtype, device=pictures.device)
     theta[:, 0, 0], theta[:, 1, 1] = side / width, side / height
     theta[:, 0, 2] = (boxes[:, 0] + side / 2) / width * 2 - 1
     theta[:, 1, 2] = (boxes[:, 1] + side / 2) / height * 2 - 1

@@ -40,7 +40,10 @@ class WorldText(nn.Module):
         _embeddings(self.transformer).token_embedding = small
         places = torch.full((config["vocab_size"],), -1)
         places[torch.tensor(self.used)] = torch.arange(len(self.used))
-        self._places, self._table = places, table
+        self.register_buffer("_places", places, persistent=False)
+        self._table = table
+
+    _places: Tensor
 
     @property
     def table(self) -> nn.Embedding:

@@ -6,6 +6,7 @@ Optimizers start anew, and the weights have been rounded to float16; nothing els
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from training.text_model import Tokens, WorldText, used_tokens
 
 
 def unpack(pipeline: Any, folder: Path, step: int) -> None:
-    """Write ``encoder``, ``decoder``, ``text`` and ``denoiser-state`` (at ``step``) and the latents' scale to ``folder``."""
+    """Write the autoencoder, ``text`` and ``denoiser-state`` (at ``step``) and the latents' scale to ``folder``."""
     vae = new_autoencoder()
     vae.load_state_dict(pipeline.vae.state_dict())
     unfold(vae)
-    for name in ("encoder", "decoder"):
+    _standardised(vae)
+    for name in ("autoencoder-state", "encoder", "decoder"):
         save_state(folder / f"{name}.safetensors", {"model": vae}, (), {"step": step})
     channels = int(vae.config.latent_channels)
-    LatentScale((0.0,) * channels, (1 / SCALING_FACTOR,) * channels).write(folder / "latent-scale.json")
+    LatentScale((0.0,) * channels, (1.0,) * channels).write(folder / "latent-scale.json")
     text = WorldText(used_tokens(Tokens(), read_people().names))
     text.take(pipeline.text_encoder)
     save_state(folder / "text.safetensors", {"model": text}, (), {"step": step})
@@ -38,6 +40,16 @@ def unpack(pipeline: Any, folder: Path, step: int) -> None:
     unet.load_state_dict(pipeline.unet.state_dict())
     facts = {"step": step, "seconds": 0.0}
     save_state(folder / "denoiser-state.safetensors", {"unet": unet, "unet_ema": unet}, (), facts)
+
+
+@torch.no_grad()
+def _standardised(vae: Any) -> None:
+    """Let the latents have deviation 1, as far as they were written for :data:`SCALING_FACTOR`."""
+    channels = int(vae.config.latent_channels)
+    vae.quant_conv.weight[:channels] *= SCALING_FACTOR
+    vae.quant_conv.bias[:channels] *= SCALING_FACTOR
+    vae.quant_conv.bias[channels:] += 2 * math.log(SCALING_FACTOR)
+    vae.post_quant_conv.weight /= SCALING_FACTOR
 
 
 def main() -> None:

@@ -12,15 +12,16 @@ from torch import nn
 from training.autoencoder import crops_of, new_autoencoder, whole_faces
 from training.autoencoder_start import EPSILON, folded, last_norms
 from training.checkpoints import follow, load_state, save_state
+from training.denoiser import EMPTY_SHARE, Data
 from training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from training.gallery import recognise
 from training.gate import SCENE, line, scene_prompts
 from training.latent_scale import SCALING_FACTOR, LatentScale
-from training.pool import Shard, read_shard
+from training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, shard_paths, write_shard
 from training.recognition import crop_faces
 from training.scene_classifier import PARTS, rights
 from training.scenes import Scene
-from training.text_model import WorldText
+from training.text_model import Tokens, WorldText
 
 
 @pytest.fixture(scope="module")
@@ -132,26 +133,44 @@ def test_an_average_follows() -> None:
     assert torch.allclose(one.weight, wanted)
 
 
-def test_a_shard_without_its_latents_is_none(tmp_path: Path) -> None:
-    from training.pool import shard_paths
+def test_a_shard_survives_the_disk(tmp_path: Path) -> None:
+    ids = Tokens()(["a photo of a person", "someone"]).int()
+    shard = Shard(torch.randn(2, 4, 16, 16), torch.stack([ids, ids.flip(0)]))
+    write_shard(tmp_path, 3, shard)
+    (path,) = shard_paths(tmp_path)
+    again = read_shard(path)
+    assert torch.allclose(again.latents.float(), shard.latents, atol=2e-3)
+    assert again.captions.equal(shard.captions)
 
-    (tmp_path / "shard-00000.jsonl").write_text("{}\n")
-    assert shard_paths(tmp_path) == []
+
+def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> None:
+    tokens = Tokens()
+    captions = torch.stack([tokens([f"{word} hat"] * CAPTIONS) for word in ("red", "green", "blue")]).int()
+    latents = torch.arange(3.0)[:, None, None, None].expand(3, 4, 16, 16)
+    write_shard(tmp_path, 0, Shard(latents[:2].contiguous(), captions[:2]))
+    empty = tokens([""])[0]
+    data = Data(tmp_path, empty, "cpu")
+    assert data.refresh() == 2
+    write_shard(tmp_path, 1, Shard(latents[2:].contiguous(), captions[2:]))
+    assert data.refresh() == 3
+    raw, ids = data.batch(np.random.default_rng(0), 2000)
+    rows = raw[:, 0, 0, 0].long()
+    untold = (ids == empty).all(1)
+    assert (ids[~untold] == captions[rows, 0][~untold]).all()
+    assert abs(float(untold.float().mean()) - EMPTY_SHARE) < 0.03
+    assert set(rows.tolist()) == {0, 1, 2}
 
 
-def test_scenes_survive_the_disk(tmp_path: Path) -> None:
-    import json
-    from dataclasses import asdict
-
-    from safetensors.torch import save_file
-
-    scenes = [Scene((1, 2), medium="sepia photo"), Scene((0,), pasted=(0.5, 0.1, 0.2, "red"), accessories=("hat",))]
-    path = tmp_path / "shard-00000.safetensors"
-    path.with_suffix(".jsonl").write_text("\n".join(json.dumps(asdict(scene)) for scene in scenes))
-    save_file({"latents": torch.zeros(2, 4, 16, 16).half()}, str(path))
-    shard = read_shard(path)
-    assert isinstance(shard, Shard)
-    assert shard.scenes == scenes
+def test_shards_are_drawn_ahead_in_order() -> None:
+    pytest.importorskip("gan_face_generate", reason="the face generator is not installed")
+    drawn = [draw_shard(number, 4) for number in range(3)]
+    again = list(drawn_ahead(range(3), 2, 4))
+    for (pictures, captions), (others, ids) in zip(drawn, again, strict=True):
+        assert pictures.shape == (4, 128, 128, 3)
+        assert captions.shape == (4, CAPTIONS, 77)
+        assert (pictures == others).all()
+        assert (captions == ids).all()
+    assert (drawn[0][0] != drawn[1][0]).any()
 
 
 def test_crops_follow_their_faces() -> None:

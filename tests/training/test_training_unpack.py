@@ -36,6 +36,7 @@ def test_unpacked_states_compute_what_ships(tmp_path: Path) -> None:
     unpack(pipeline, tmp_path, 7)
     scale = LatentScale.read(tmp_path / "latent-scale.json")
     again = load_autoencoder(tmp_path / "encoder.safetensors")
+    assert scale == LatentScale((0.0,) * 4, (1.0,) * 4)
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         ours = pipeline.scale.standardised(pipeline.raw.encode(x).latent_dist.mean)
@@ -73,3 +74,8 @@ def test_most_timesteps_lie_where_it_is_decided_who_is_seen() -> None:
     assert float(times.max()) > 0.95
     halves = draw_timesteps(64, generator).chunk(2)
     assert abs(float(halves[0].float().mean() - halves[1].float().mean())) < 0.35 * TIMESTEPS
+
+
+def test_timesteps_can_be_drawn_evenly() -> None:
+    times = draw_timesteps(1000, torch.Generator().manual_seed(0), 1.0).sort().values
+    assert (times - torch.arange(1000)).abs().max() <= 1
