@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from celeb_basis.errors import SettingsError
 
 Mode = Literal["head", "direct"]
+Start = Literal["random", "guess"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 SwitchChoice = Literal["auto", "on", "off"]
 
@@ -28,6 +29,11 @@ class LearnSettings:
     """
 
     mode: Mode = _setting("head", "head: a layer turns face vectors into coefficients; direct: learn the coefficients")
+    start: Start = _setting(
+        "random",
+        "random: somewhere; guess: where the faces that the model draws for the names say (drawn once for each "
+        "checkpoint), which needs the mode direct",
+    )
     steps: int = _setting(400, "optimizer steps for each person", low=1, high=100_000)
     batch_size: int = _setting(2, "augmented views in one step", low=1, high=64)
     accumulation: int = _setting(1, "batches summed up before one optimizer step", low=1, high=64)
@@ -54,6 +60,10 @@ class LearnSettings:
         hints = get_type_hints(type(self))
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, hints[item.name], getattr(self, item.name)))
+        if self.start == "guess" and self.mode != "direct":
+            raise SettingsError(
+                "start = guess is a place for coefficients that are learned themselves: use mode = direct."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """All settings as JSON-ready values."""
@@ -96,11 +106,13 @@ def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
 
 
 PRESETS: Mapping[str, LearnSettings] = {
-    "quick": LearnSettings(steps=200, settled=0.03),
+    "quick": LearnSettings(mode="direct", start="guess", steps=40, learning_rate=0.003, views=32),
     "balanced": LearnSettings(),
+    "best": LearnSettings(mode="direct", start="guess", steps=200, learning_rate=0.003, early_stop=False),
     "paper": LearnSettings(describe=False, early_stop=False, views=800),
 }
-"""Named recipes. ``paper`` draws as many views as the paper's 400 steps of two pictures do; the others are ours."""
+"""Named recipes. ``paper`` draws as many views as the paper's 400 steps of two pictures do; the others are ours.
+``quick`` and ``best`` ask the model to draw every celebrity first, once for each checkpoint (``docs/evidence.md``)."""
 
 
 def preset(name: str) -> LearnSettings:

@@ -21,7 +21,8 @@ from celeb_basis.errors import LearningError
 from celeb_basis.faces.types import Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.hosts.base import LatentDistribution
-from celeb_basis.learning.first_guess import FirstGuess, fit_first_guess
+from celeb_basis.learning.first_guess import FirstGuess, first_guesses
+from celeb_basis.learning.name_faces import NameFaces
 from celeb_basis.views.pool import Person, PersonViews, ViewPool, encode_views
 
 _KEPT = 24
@@ -121,12 +122,8 @@ class Bench:
 
     def guess(self, bases: Sequence[Basis]) -> tuple[FirstGuess, ...]:
         """The regression from faces to coefficients, one a text encoder."""
-        rows = {name: row for row, name in enumerate(self.bases(Space(), 1)[0].names)}
-        guesses = []
-        for basis in bases:
-            vectors = torch.from_numpy(self.name_vectors[[rows[name] for name in basis.names]])
-            guesses.append(fit_first_guess(vectors, basis.name_coefficients))
-        return tuple(guesses)
+        names = self.bases(Space(), 1)[0].names
+        return first_guesses(bases, NameFaces(names, torch.from_numpy(self.name_vectors)))
 
 
 def _first_views(views: PersonViews, count: int) -> PersonViews:

@@ -18,7 +18,8 @@ from benchmarks.evidence.world import Stranger
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError
 from celeb_basis.hosts.base import TokenVectors
-from celeb_basis.learning.head import DirectCoefficients
+from celeb_basis.learning.first_guess import guessed
+from celeb_basis.learning.head import DirectCoefficients, SpreadCoefficients
 from celeb_basis.learning.learner import Learner
 from celeb_basis.learning.recipe import Recipe
 from celeb_basis.settings import LearnSettings
@@ -106,7 +107,7 @@ class Trained:
     @property
     def asks_names(self) -> bool:
         """Whether it needs to know how the model draws the names."""
-        return self.start in _OF_DRAWN_NAMES
+        return self.settings.start == "guess" or self.start in _OF_DRAWN_NAMES
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready; the seed is the cell's, not the settings'."""
@@ -157,8 +158,8 @@ class Trained:
         learner = _LOOPS[self.loop](bench.world.host, bases, pool, settings, recipe=self.recipe)
         if isinstance(learner, IdentityLearner):
             learner.face_loss = bench.world.face_loss
-        if self.start != "random":
-            if not isinstance(learner.model, DirectCoefficients):
+        if self.settings.start == "guess" or self.start != "random":
+            if not isinstance(learner.model, (DirectCoefficients, SpreadCoefficients)):
                 raise LearningError("Only coefficients that are learned themselves can start somewhere: use direct.")
             people = [torch.stack(self._begin(bench, bases, one)) for one in group]
             learner.model.begin_at(torch.stack(people).to(learner.host.device))
@@ -166,7 +167,7 @@ class Trained:
 
     def _begin(self, bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
         """``(E, K)`` coefficients to start from, one a text encoder."""
-        if self.start == "first guess":
+        if self.settings.start == "guess" or self.start == "first guess":
             return _guessed(bench, bases, stranger)
         if self.start == "nearest name":
             name = bench.bases(Space(), 1)[0].names[bench.nearest_name(stranger)]
@@ -205,13 +206,8 @@ def _rows_of_person(bench: Bench, number: int, basis: Basis) -> torch.Tensor:
 
 
 def _guessed(bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
-    """The regression's guess, put where celebrities are: a guess is nearer to the mean than any of them."""
     vector = torch.from_numpy(np.asarray(stranger.portrait.vector, np.float32))
-    result = []
-    for basis, guess in zip(bases, bench.guess(bases), strict=True):
-        lengths = basis.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt()
-        result.append(torch.nn.functional.normalize(guess(vector), dim=-1) * lengths[:, None])
-    return result
+    return list(guessed(bases, bench.guess(bases), vector))
 
 
 def _advance(learner: Learner, share: float, budget: float | None) -> None:

@@ -41,15 +41,21 @@ MAIN: tuple[Contestant, ...] = (
         loop="lora",
         same_time_as=PAPER,
     ),
+    Trained("quick", replace(PRESETS["quick"], early_stop=False)),
     Trained("balanced", _OURS),
+    Trained("best", PRESETS["best"]),
 )
-"""The comparison of the issue's third part, beside our present preset."""
+"""The comparison: what costs nothing, the paper's recipe, what others do, and our presets."""
 
 _CELEBRITIES = Recipe(radius="celebrities")
+_BEST = PRESETS["best"]
 
 CANDIDATES: tuple[Contestant, ...] = (
     Trained("radius of celebrities", _OURS, _CELEBRITIES),
-    Trained("start at the first guess", _DIRECT, _CELEBRITIES, start="first guess"),
+    Trained("start at the first guess, unit sphere", _DIRECT, _CELEBRITIES, start="first guess"),
+    Trained("best, fast", replace(_BEST, learning_rate=0.01)),
+    Trained("best, large views", replace(_BEST, smallest=0.6)),
+    Trained("best, face masked", _BEST, Recipe(hair=0.1, background=0.0)),
     Trained("start at the nearest name", _DIRECT, _CELEBRITIES, start="nearest name"),
     Trained("low noise", _OURS, Recipe(latest=0.5)),
     Trained("middle noise", _OURS, Recipe(earliest=0.2, latest=0.8)),
@@ -115,7 +121,8 @@ class Plan:
     steps: int = 0
     """Steps a person for every loop, if other than the recipe's own."""
     watched: int = 1_000_000
-    """Strangers whose runs with the first seed are measured on the way; everybody else's are at their end alone."""
+    """Strangers whose runs with the first seed are measured on the way, if the contestant is in :data:`MAIN`; everybody
+    else's are at their end alone."""
     aside: tuple[int, int] | None = None
     """Strangers and seeds for whoever is not in :data:`MAIN`; as for the others if ``None``."""
 
@@ -129,12 +136,23 @@ class Plan:
             return self.strangers, self.seeds
         return min(self.strangers, self.aside[0]), self.seeds[: self.aside[1]]
 
-    def milestones_of(self, stranger: int, seed: int) -> tuple[float, ...]:
-        """When a run is measured whose first stranger has that number."""
-        return self.milestones if stranger < self.watched and seed == self.seeds[0] else self.milestones[-1:]
+    def milestones_of(self, contestant: str, stranger: int, seed: int) -> tuple[float, ...]:
+        """When a contestant's run is measured whose first stranger has that number."""
+        watched = self.aside is None or contestant in {one.name for one in MAIN}
+        if watched and stranger < self.watched and seed == self.seeds[0]:
+            return self.milestones
+        return self.milestones[-1:]
 
 
-FULL = Plan((*MAIN, *CANDIDATES, *ABLATIONS), strangers=30, seeds=(0, 1, 2), pictures=2, watched=10, aside=(10, 1))
+FULL = Plan(
+    (*MAIN, *CANDIDATES, *ABLATIONS),
+    strangers=30,
+    seeds=(0, 1, 2),
+    pictures=2,
+    name_pictures=4,
+    watched=6,
+    aside=(10, 1),
+)
 QUICK = Plan(MAIN, strangers=4, seeds=(0,), pictures=1, milestones=(0.25, 1.0), name_pictures=1, steps=100)
 
 

@@ -45,7 +45,7 @@ def cells_of(world: EvidenceWorld, plan: Plan) -> list[tuple[Cell, Contestant]]:
         for group in groups_of(names[:strangers], SIZES.get(one.name, 2)):
             first = names.index(group[0])
             for seed in seeds:
-                how = {**measured, "milestones": list(plan.milestones_of(first, seed))}
+                how = {**measured, "milestones": list(plan.milestones_of(one.name, first, seed))}
                 cell = Cell(one.name, contestant.describe(), group, seed, how)
                 found.append((seed * len(names) + first, order, cell, contestant))
     return [(cell, contestant) for _, _, cell, contestant in sorted(found, key=lambda row: row[:2])]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from celeb_basis.learning.events import Event, Preparing, StepDone
+from celeb_basis.learning.events import DrawingNames, Event, Preparing, StepDone
 
 
 @dataclass
@@ -111,6 +111,8 @@ class LearnBar:
         """Draw what ``event`` says."""
         if isinstance(event, Preparing):
             self._move(event, event.total, event.done, f"{self.about}: encoding views")
+        elif isinstance(event, DrawingNames):
+            self._move(event, event.total, event.done, "Drawing the celebrities, once for this model")
         elif isinstance(event, StepDone):
             self._move(event, event.total, event.step, f"{self.about}: learning")
             if event.people:

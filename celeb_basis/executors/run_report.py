@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from celeb_basis import __version__
 from celeb_basis.executors.work import Job, Outcome, PortraitsFound
 from celeb_basis.identities.format import identity_from_bytes
-from celeb_basis.learning.events import Event, Preparing, StepDone
+from celeb_basis.learning.events import DrawingNames, Event, Preparing, StepDone
 from celeb_basis.report import (
     Report,
     ReportBasis,
@@ -49,7 +49,12 @@ class RunReport:
     def note(self, event: Event) -> None:
         """Something that happened."""
         now = time.perf_counter()
-        names = {PortraitsFound: "Loading, basis, faces", Preparing: "Encoding views", StepDone: "Learning"}
+        names = {
+            PortraitsFound: "Loading, basis, faces",
+            DrawingNames: "Drawing the celebrities",
+            Preparing: "Encoding views",
+            StepDone: "Learning",
+        }
         if (stage := names.get(type(event))) is not None:
             self._stages[stage] = self._stages.get(stage, 0.0) + now - self._last
         self._last = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from celeb_basis.basis.build import BasisOptions, BuiltBasis, build_bases
 from celeb_basis.errors import HostError, LearningError, NotFiniteError
@@ -16,7 +16,9 @@ from celeb_basis.files import cache_folder
 from celeb_basis.hosts.base import Host
 from celeb_basis.identities.format import identity_to_bytes
 from celeb_basis.learning.events import Event, Finished
+from celeb_basis.learning.first_guess import FirstGuess, first_guesses
 from celeb_basis.learning.learner import Learner
+from celeb_basis.learning.name_faces import draw_name_faces
 from celeb_basis.learning.people import make_identities, prepare_learner, training_size
 from celeb_basis.learning.precision import make_scaler, resolve_precision
 from celeb_basis.learning.progress import person_progress
@@ -24,6 +26,8 @@ from celeb_basis.learning.state import resume_learner, save_state, state_setting
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
 from celeb_basis.views.pool import Person
+
+_Result = TypeVar("_Result")
 
 CHANGEABLE = frozenset(
     {"steps", "batch_size", "accumulation", "learning_rate", "weight_decay", "precision", "checkpointing"}
@@ -75,16 +79,15 @@ class Worker:
         people = tuple(self._portraits(job))
         yield PortraitsFound(people)
         warnings += tuple(warning for person in people for one in person.portraits for warning in one.warnings)
-        preparing = prepare_learner(self.host, bases, people, self.faces, job.settings)
-        while True:
-            try:
-                yield next(preparing)
-            except StopIteration as done:
-                learner: Learner = done.value
-                break
-            if interrupt.asked:
-                preparing.close()
+        guesses: tuple[FirstGuess, ...] = ()
+        if job.settings.start == "guess":
+            drawing = draw_name_faces(self.host, bases[0].names, self.faces, cache_folder() / "name-faces")
+            if (drawn := (yield from _until(drawing, interrupt))) is None:
                 return Outcome(job.names, reason="interrupted", warnings=warnings)
+            guesses = first_guesses(bases, drawn)
+        preparing = prepare_learner(self.host, bases, people, self.faces, job.settings, guesses=guesses)
+        if (learner := (yield from _until(preparing, interrupt))) is None:
+            return Outcome(job.names, reason="interrupted", warnings=warnings)
         return (yield from self._run(learner, job.consent, job.state, warnings, interrupt))
 
     def resume(
@@ -171,6 +174,20 @@ class Worker:
             seconds=learner.seconds,
             warnings=warnings,
         )
+
+
+def _until(running: Generator[Event, None, _Result], interrupt: Interrupt) -> Generator[Event, None, _Result | None]:
+    """What ``running`` returns; ``None``, and its end, as soon as somebody interrupts."""
+    while True:
+        try:
+            event = next(running)
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+        yield event
+        if interrupt.asked:
+            running.close()
+            return None
 
 
 def _apply(learner: Learner, changes: Mapping[str, Any]) -> None:

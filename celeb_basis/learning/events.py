@@ -24,6 +24,14 @@ class Preparing(Event):
 
 
 @dataclass(frozen=True)
+class DrawingNames(Event):
+    """The model draws the celebrities, once for each checkpoint."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class PersonProgress:
     """Where one person's averaged coefficients stand."""
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError
+from celeb_basis.learning.name_faces import NameFaces
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
 """Ridge penalties that are tried."""
@@ -38,6 +40,34 @@ class FirstGuess:
         """``(..., E, K)`` coefficients of ``(..., 512)`` face vectors."""
         flat = self.mean + (vector.float() - self.face_mean) @ self.weight
         return flat.reshape(*vector.shape[:-1], *self.shape)
+
+
+def first_guesses(bases: Sequence[Basis], faces: NameFaces) -> tuple[FirstGuess, ...]:
+    """One regression a text encoder, on the names of its basis.
+
+    Raises: :class:`LearningError` as :func:`fit_first_guess` does.
+    """
+    guesses = []
+    for basis in bases:
+        rows = {name: row for row, name in enumerate(basis.names)}
+        known = [place for place, name in enumerate(faces.names) if name in rows]
+        coefficients = basis.name_coefficients[[rows[faces.names[place]] for place in known]]
+        guesses.append(fit_first_guess(faces.vectors[known], coefficients))
+    return tuple(guesses)
+
+
+def guessed(bases: Sequence[Basis], guesses: Sequence[FirstGuess], vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """``(E, K)`` coefficients of a ``(512,)`` face vector, one a text encoder, put as far from the mean as celebrities
+    are: a regression's answer is always nearer."""
+    return tuple(
+        torch.nn.functional.normalize(guess(vector), dim=-1) * root_mean_square(basis)[:, None]
+        for basis, guess in zip(bases, guesses, strict=True)
+    )
+
+
+def root_mean_square(basis: Basis) -> torch.Tensor:
+    """``(E,)``: how long the names' coefficients are in each position."""
+    return basis.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt()
 
 
 def fit_first_guess(

@@ -53,6 +53,32 @@ class CoefficientHead(nn.Module):
         )
 
 
+class SpreadCoefficients(nn.Module):
+    """Coefficients of any length as parameters, each in units of the celebrities' own spread along its component.
+
+    A step of the optimizer then means as much in every component: the first ones spread several times as far as the last.
+    """
+
+    spread: torch.Tensor
+
+    def __init__(self, shape: CoefficientShape, people: int, spread: torch.Tensor) -> None:
+        """``spread`` ``(G, E, K)``: root-mean-square coefficients of the names. Starts at the mean, all zeros."""
+        super().__init__()
+        self.shape = shape
+        self.raw = nn.Parameter(torch.zeros(people, shape.size))
+        self.register_buffer("spread", spread.clamp_min(1e-8), persistent=False)
+
+    def begin_at(self, coefficients: torch.Tensor) -> None:
+        """Start from ``(P, G, E, K)`` coefficients."""
+        with torch.no_grad():
+            self.raw.copy_((coefficients.to(self.spread) / self.spread).reshape(self.raw.shape))
+
+    def forward(self, vectors: torch.Tensor, people: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Coefficients ``(B, G, E, K)`` of the ``(B,)`` people; face vectors do not matter here."""
+        rows = self.raw[people].reshape(-1, self.shape.groups, self.shape.positions, self.shape.components)
+        return rows * self.spread
+
+
 class DirectCoefficients(nn.Module):
     """The coefficients themselves as parameters, one row for each of ``P`` people (the paper's ablation "w/o face network")."""
 

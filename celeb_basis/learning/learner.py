@@ -16,7 +16,7 @@ from celeb_basis.hosts.base import Conditioning, Host, TokenVectors
 from celeb_basis.learning.average import MovingAverage
 from celeb_basis.learning.events import Event, Finished, PersonProgress, StepDone
 from celeb_basis.learning.face_weights import face_weights
-from celeb_basis.learning.head import CoefficientHead, CoefficientShape, DirectCoefficients
+from celeb_basis.learning.head import CoefficientHead, CoefficientShape, DirectCoefficients, SpreadCoefficients
 from celeb_basis.learning.memory import estimate
 from celeb_basis.learning.objective import diffusion_loss
 from celeb_basis.learning.precision import make_scaler, resolve_precision
@@ -112,10 +112,12 @@ class Learner:
         self._radius = _radii(bases, settings.shared).to(host.device) if recipe.radius == "celebrities" else None
         self._face_weights = _face_weights(pool, recipe) if recipe.masked else None
 
-    def make_model(self, people: int) -> CoefficientHead | DirectCoefficients:
+    def make_model(self, people: int) -> CoefficientHead | DirectCoefficients | SpreadCoefficients:
         """What is trained: the head, or everybody's coefficients themselves."""
         if self.settings.mode == "head":
             return CoefficientHead(self.shape, self.generator)
+        if self.settings.start == "guess":
+            return SpreadCoefficients(self.shape, people, _spread(self.bases, self.settings.shared))
         return DirectCoefficients(self.shape, people, self.generator)
 
     @property
@@ -297,6 +299,12 @@ class Learner:
         return NotFiniteError(
             f"The {what} became NaN or infinite at step {self.step + 1}; the state before that step is kept: {remedy}."
         )
+
+
+def _spread(bases: Sequence[Basis], shared: bool) -> torch.Tensor:
+    """``(G, E, K)`` the names' root-mean-square coefficients."""
+    of_encoders = torch.stack([basis.name_coefficients.pow(2).mean(dim=0).sqrt() for basis in bases])
+    return of_encoders.mean(dim=0, keepdim=True) if shared else of_encoders
 
 
 def _radii(bases: Sequence[Basis], shared: bool) -> torch.Tensor:

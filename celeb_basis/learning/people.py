@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+import numpy as np
 import torch
 
 from celeb_basis.basis.basis import Basis
@@ -12,6 +13,8 @@ from celeb_basis.hosts.base import Host
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity
 from celeb_basis.learning.events import Preparing
+from celeb_basis.learning.first_guess import FirstGuess, guessed
+from celeb_basis.learning.head import SpreadCoefficients
 from celeb_basis.learning.learner import Learner
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import Person, encode_views
@@ -26,17 +29,34 @@ def training_size(host: Host, settings: LearnSettings) -> int:
 
 
 def prepare_learner(
-    host: Host, bases: Sequence[Basis], people: Sequence[Person], faces: FaceNetwork, settings: LearnSettings
+    host: Host,
+    bases: Sequence[Basis],
+    people: Sequence[Person],
+    faces: FaceNetwork,
+    settings: LearnSettings,
+    *,
+    guesses: Sequence[FirstGuess] = (),
 ) -> Generator[Preparing, None, Learner]:
     """Encode everybody's views, yielding progress, and return the learner that is ready to run.
 
-    The people's portraits are squares of :func:`training_size` pixels.
+    The people's portraits are squares of :func:`training_size` pixels. ``guesses``, one a text encoder, say where
+    coefficients begin if the settings' start is a guess.
     """
     generator = torch.Generator().manual_seed(settings.seed + _VIEWS_STREAM)
     pool = yield from encode_views(
         host, people, faces, views=settings.views, smallest=settings.smallest, generator=generator
     )
-    return Learner(host, bases, pool, settings)
+    learner = Learner(host, bases, pool, settings)
+    if isinstance(learner.model, SpreadCoefficients):
+        learner.model.begin_at(torch.stack([_guess(bases, guesses, person, settings.shared) for person in people]))
+    return learner
+
+
+def _guess(bases: Sequence[Basis], guesses: Sequence[FirstGuess], person: Person, shared: bool) -> torch.Tensor:
+    """``(G, E, K)``: where one person's photos say that learning begins."""
+    vector = torch.from_numpy(np.mean([one.vector for one in person.portraits], axis=0))
+    coefficients = torch.stack(guessed(bases, guesses, torch.nn.functional.normalize(vector, dim=0)))
+    return coefficients.mean(dim=0, keepdim=True) if shared else coefficients
 
 
 def make_identities(learner: Learner, *, consent: str = "", notes: str = "") -> tuple[Identity, ...]:

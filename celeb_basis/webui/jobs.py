@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.executors.failures import is_explained, sentence_of
 from celeb_basis.executors.work import Interrupt
-from celeb_basis.learning.events import Event, PersonProgress, Preparing, StepDone
+from celeb_basis.learning.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
 from celeb_basis.webui.access import StoppedError
 from celeb_basis.webui.requests import NoSuchJobError
 
@@ -159,9 +159,10 @@ class Job:
         """Take over what learning tells."""
         with self._changed:
             before = self._progress
-            if isinstance(event, Preparing):
+            if isinstance(event, (Preparing, DrawingNames)):
+                stage = "Preparing the views" if isinstance(event, Preparing) else "Drawing the celebrities, once"
                 self._progress = JobProgress(
-                    "Preparing the views", event.done, event.total, warnings=before.warnings, curve=before.curve
+                    stage, event.done, event.total, warnings=before.warnings, curve=before.curve
                 )
             elif isinstance(event, StepDone):
                 self._add_point(event)

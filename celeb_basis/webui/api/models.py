@@ -43,7 +43,7 @@ class PersonBody(Body):
 class EstimateBody(Body):
     """A run that might be started."""
 
-    preset: str = Field("balanced", description="quick, balanced or paper")
+    preset: str = Field("balanced", description="quick, balanced, best or paper")
     settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
 
 
@@ -51,7 +51,7 @@ class LearnBody(Body):
     """A run."""
 
     people: list[PersonBody]
-    preset: str = Field("balanced", description="quick, balanced or paper")
+    preset: str = Field("balanced", description="quick, balanced, best or paper")
     settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
     consent: bool = Field(False, description="everybody in the photos agrees; nobody is learned without")
     consent_note: str = ""

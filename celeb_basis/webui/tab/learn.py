@@ -15,7 +15,7 @@ from celeb_basis.webui.tab.watching import Watch
 if TYPE_CHECKING:
     from celeb_basis.webui.service import Service
 
-PRESET_LABELS = {"quick": "Quick", "balanced": "Balanced", "paper": "As in the paper"}
+PRESET_LABELS = {"quick": "Quick", "balanced": "Balanced", "best": "Best", "paper": "As in the paper"}
 _IDLE = "Nothing is being learned. Drop a photo, give a name, press Learn."
 
 
@@ -101,6 +101,7 @@ class LearnTab:
                 [(PRESET_LABELS.get(name, name), name) for name in PRESETS],
                 value="balanced",
                 label="Preset",
+                info="Quick and Best let this checkpoint draw every celebrity first, once: minutes on a GPU.",
                 elem_id="celeb_basis_preset",
             )
         )

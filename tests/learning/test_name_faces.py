@@ -1,0 +1,181 @@
+"""The names' faces are drawn once, kept on the way, and learning begins where they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.bases import toy_bases
+from support.toys import ToyHost
+
+from celeb_basis.errors import LearningError, SettingsError
+from celeb_basis.faces.types import DetectedFace, Floats, Pixels, Portrait
+from celeb_basis.hosts.base import GenerationRequest
+from celeb_basis.learning.events import DrawingNames
+from celeb_basis.learning.first_guess import first_guesses, guessed
+from celeb_basis.learning.name_faces import NameFaces, draw_name_faces
+from celeb_basis.learning.people import prepare_learner
+from celeb_basis.settings import LearnSettings
+from celeb_basis.views.pool import Person
+
+NAMES = tuple(f"Ann Name{number}" for number in range(45))
+
+
+class CountingHost(ToyHost):
+    """Draws noise that depends on the prompt, and counts."""
+
+    drawn: list[str]
+    broken_after = 10_000
+
+    def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
+        self.drawn.append(request.prompt)
+        for number in range(request.count):
+            if len(self.drawn) > self.broken_after:
+                return
+            random = np.random.default_rng([request.seed + number, *request.prompt.encode()])
+            yield Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+class PixelFaces:
+    """A face network whose vector of a picture is made of its pixels; pictures that begin dark have no face."""
+
+    name = "pixels"
+
+    def detect(self, picture: Pixels) -> list[DetectedFace]:
+        if picture[0, 0, 0] < 100:
+            return []
+        marks = np.array([[20, 24], [44, 24], [32, 36], [22, 48], [42, 48]], np.float32)
+        return [DetectedFace(box=(0.0, 0.0, 64.0, 64.0), score=1.0, landmarks=marks)]
+
+    def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
+        del landmarks
+        return picture
+
+    def embed(self, aligned: Sequence[Pixels]) -> Floats:
+        rows = np.stack([one.reshape(-1)[:512].astype(np.float32) for one in aligned])
+        vectors: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return vectors
+
+
+@pytest.fixture
+def host() -> CountingHost:
+    made = CountingHost()
+    made.drawn = []
+    return made
+
+
+def _drain(host: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[NameFaces, list[DrawingNames]]:
+    told = []
+    running = draw_name_faces(host, names, PixelFaces(), folder)
+    while True:
+        try:
+            told.append(next(running))
+        except StopIteration as done:
+            return done.value, told
+
+
+def test_every_name_is_drawn_once(host: CountingHost, tmp_path: Path) -> None:
+    faces, told = _drain(host, NAMES, tmp_path)
+    assert host.drawn == [f"a photo of {name}" for name in NAMES]
+    assert told == [DrawingNames(number, len(NAMES)) for number in range(1, len(NAMES) + 1)]
+    without = ~torch.isfinite(faces.vectors).all(dim=1)
+    assert 0 < int(without.sum()) < len(NAMES) / 2
+    assert torch.allclose(faces.vectors[~without].norm(dim=1), torch.ones(int((~without).sum())))
+    again, told = _drain(host, NAMES, tmp_path)
+    assert len(host.drawn) == len(NAMES)
+    assert told == []
+    assert torch.equal(again.vectors.nan_to_num(9), faces.vectors.nan_to_num(9))
+
+
+def test_a_name_is_the_mean_of_its_pictures(host: CountingHost, tmp_path: Path) -> None:
+    faces, _ = _drain(host, NAMES, tmp_path)
+    network = PixelFaces()
+    for row in range(6):
+        request = GenerationRequest(f"a photo of {NAMES[row]}", count=2, seed=2 * row)
+        pictures = [np.asarray(picture) for picture in host.generate(request)]
+        shown = [picture for picture in pictures if network.detect(picture)]
+        if not shown:
+            assert faces.vectors[row].isnan().all()
+            continue
+        mean = network.embed(shown).mean(0)
+        np.testing.assert_allclose(faces.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
+
+
+def test_of_a_long_list_some_are_drawn(host: CountingHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celeb_basis.learning.name_faces.MOST", 12)
+    faces, told = _drain(host, NAMES, tmp_path)
+    assert len(faces.names) == len(told) == len(set(faces.names)) == 12
+    assert (faces.names[0], faces.names[-1]) == (NAMES[0], NAMES[-1])
+
+
+def test_who_stops_loses_nothing_that_was_drawn(host: CountingHost, tmp_path: Path) -> None:
+    running = draw_name_faces(host, NAMES, PixelFaces(), tmp_path)
+    for _ in range(7):
+        next(running)
+    running.close()
+    _drain(host, NAMES, tmp_path)
+    assert len(host.drawn) == len(NAMES)
+
+
+def test_a_host_that_is_interrupted_is_told_of(host: CountingHost, tmp_path: Path) -> None:
+    host.broken_after = 5
+    with pytest.raises(LearningError, match="start again to go on"):
+        _drain(host, NAMES, tmp_path)
+    host.broken_after = 10_000
+    _drain(host, NAMES, tmp_path)
+    assert len(host.drawn) == len(NAMES) + 1
+
+
+def test_other_names_and_damaged_files_are_drawn_anew(host: CountingHost, tmp_path: Path) -> None:
+    _drain(host, NAMES[:4], tmp_path)
+    _drain(host, NAMES[:3], tmp_path)
+    assert len(host.drawn) == 7
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"nothing of use")
+    _drain(host, NAMES[:4], tmp_path)
+    assert len(host.drawn) == 11
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bool) -> None:
+    host = ToyHost((32, 48))
+    bases = toy_bases(host, components=6)
+    generator = torch.Generator().manual_seed(1)
+    names = bases[0].names
+    faces = NameFaces(names, torch.nn.functional.normalize(torch.randn(len(names), 512, generator=generator), dim=1))
+    guesses = first_guesses(bases, faces)
+    settings = LearnSettings(
+        mode="direct", start="guess", steps=1, views=2, components=6, shared=shared, early_stop=False, average_decay=0.0
+    )
+    vector = faces.vectors[3].numpy()
+    marks = np.array([[20, 24], [44, 24], [32, 36], [22, 48], [42, 48]], np.float32)
+    picture = np.full((64, 64, 3), 120, np.uint8)
+    person = Person("ann", [Portrait(picture=picture, landmarks=marks, vector=vector, source="", warnings=())])
+    running = prepare_learner(host, bases, [person], PixelFaces(), settings, guesses=guesses)
+    while True:
+        try:
+            next(running)
+        except StopIteration as done:
+            learner = done.value
+            break
+    wanted = torch.stack(guessed(bases, guesses, torch.from_numpy(vector)))
+    for basis, rows in zip(bases, wanted, strict=True):
+        lengths = np.sqrt(np.mean(np.sum(basis.name_coefficients.numpy() ** 2, axis=-1), axis=0))
+        np.testing.assert_allclose(rows.norm(dim=-1), lengths, rtol=1e-4)
+    begun = learner.coefficients(learner.draw())[0].detach()
+    torch.testing.assert_close(begun, wanted.mean(dim=0, keepdim=True) if shared else wanted)
+    list(learner.run())
+    moved = (learner.coefficients(learner.draw())[0].detach() - begun).abs()
+    spread = torch.stack([basis.name_coefficients.pow(2).mean(dim=0).sqrt() for basis in bases])
+    unit = spread.mean(dim=0, keepdim=True) if shared else spread
+    # AdamW's first step is its learning rate in every coordinate, apart from its decay.
+    torch.testing.assert_close(moved / unit, torch.full_like(moved, settings.learning_rate), rtol=0.1, atol=1e-4)
+
+
+def test_a_guess_needs_coefficients_that_are_learned_themselves() -> None:
+    with pytest.raises(SettingsError, match="mode = direct"):
+        LearnSettings(start="guess")
