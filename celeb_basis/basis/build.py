@@ -85,6 +85,11 @@ def build_basis(
     return BuiltBasis(basis, filtered, from_cache=False)
 
 
+def most_components(encoders: Sequence[TextEncoder]) -> int:
+    """The most components that bases of these text encoders can have: as many as the narrowest's vectors have numbers."""
+    return min(encoder.width for encoder in encoders)
+
+
 def build_bases(
     encoders: Sequence[TextEncoder],
     names: NameList,

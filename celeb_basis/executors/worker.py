@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from celeb_basis.basis.build import BasisOptions, BuiltBasis, build_bases
+from celeb_basis.basis.build import BasisOptions, BuiltBasis, build_bases, most_components
 from celeb_basis.errors import HostError, LearningError, NotFiniteError
 from celeb_basis.executors.work import Interrupt, Job, Outcome, PortraitsFound
 from celeb_basis.faces.portraits import portrait
@@ -120,7 +120,7 @@ class Worker:
 
     def _fitted(self, job: Job) -> tuple[Job, tuple[str, ...]]:
         """The job with no more components than the model's token vectors have numbers, and a sentence if that changes it."""
-        widest = min(encoder.width for encoder in self.host.text_encoders)
+        widest = most_components(self.host.text_encoders)
         wanted = job.settings.components
         if wanted <= widest:
             return job, ()

@@ -288,7 +288,9 @@ class LearningJobs:
             "seconds": outcome.seconds,
             "warnings": list(outcome.warnings),
         }
-        job.say(f"Done: {outcome.reason}", seconds_left=0.0)
+        told = job.progress().warnings
+        more = tuple(text for text in outcome.warnings if not any(text in before for before in told))
+        job.say(f"Done: {outcome.reason}", seconds_left=0.0, warnings=(*told, *more))
         self._drop_photos(job)
         self._drop_state(job)
 

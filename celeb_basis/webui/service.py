@@ -333,15 +333,17 @@ class Service:
         return job
 
     def basis_summary(self, components: int = 512, job: Job | None = None) -> list[BasisSummary]:
-        """The bases of the loaded checkpoint, one a text encoder.
+        """The bases of the loaded checkpoint, one a text encoder, with ``components`` or as many as its vectors have numbers.
 
         Raises: :class:`SettingsError`, :class:`NamesError`; :class:`StoppedError` if ``job`` was interrupted.
         """
+        from celeb_basis.basis.build import most_components
         from celeb_basis.basis.summary import summarise
 
         _check_components(components)
         with self.model(job) as host:
-            return [summarise(one) for one in built_bases(host, self.names(), components, job)]
+            fitting = min(components, most_components(host.text_encoders))
+            return [summarise(one) for one in built_bases(host, self.names(), fitting, job)]
 
     def start_basis(self, components: int = 512) -> Job:
         """:meth:`basis_summary` as a job; the summaries are in its ``outcome``.

@@ -29,6 +29,7 @@ from celeb_basis.hosts.webui.model import (
     keeps_scores,
     loaded_model,
     noise_schedule,
+    resolution_of,
     text_embedders,
     text_part,
     unet_of,
@@ -105,15 +106,11 @@ class WebUIHost:
     def info(self) -> ModelInfo:
         model = self._model
         levels = len(unet_of(model).channel_mult)
-        if self._family == "sdxl":
-            resolution = 1024
-        else:
-            resolution = 768 if self._family == "sd2" and self.schedule.prediction == "v_prediction" else 512
         return ModelInfo(
             name=self._name,
             family=self._family,
             sha256=model.sd_checkpoint_info.sha256 or sha256_of_file(Path(self._file)),
-            resolution=resolution,
+            resolution=resolution_of(model),
             size_multiple=vae.pixels_of_latent(model) * 2 ** (levels - 1),
         )
 

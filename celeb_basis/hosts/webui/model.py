@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.errors import HostError
@@ -67,6 +68,27 @@ def family_of(model: Any) -> Family:
     if model.is_sdxl:
         return "sdxl"
     return "sd2" if model.is_sd2 else "sd1"
+
+
+def resolution_of(model: Any) -> int:
+    """Side in pixels of the checkpoint's own square pictures: what its ``.yaml`` says for us, else the family's."""
+    if told := _told_resolution(getattr(model, "used_config", None)):
+        return told
+    family = family_of(model)
+    if family == "sdxl":
+        return 1024
+    return 768 if family == "sd2" and model.parameterization == "v" else 512
+
+
+def _told_resolution(config: Any) -> int | None:
+    """``celeb_basis.resolution`` of the config that the host built the model from, as ``save_for_webui`` writes it."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        content = yaml.safe_load(Path(str(config)).read_text(encoding="utf-8"))
+        return int(content["celeb_basis"]["resolution"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
 
 
 def unet_of(model: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import ModelInfo, TextEncoder
-from celeb_basis.hosts.webui.model import checkpoint_name, family_of, text_embedders, token_embedding
+from celeb_basis.hosts.webui.model import checkpoint_name, family_of, resolution_of, text_embedders, token_embedding
 from celeb_basis.hosts.webui.shim import host_module
 from celeb_basis.hosts.webui.text import WebUITextEncoder
 from celeb_basis.webui.tokens.fitting import Checkpoint
@@ -34,8 +34,7 @@ class LoadedCheckpoint:
             return known[3]
         reference = weakref.ref(model)
         family = "sd3" if getattr(model, "is_sd3", False) else str(family_of(model))
-        resolution = 1024 if family == "sdxl" else 512
-        info = ModelInfo(checkpoint_name(model), family, sha256 or "", resolution)
+        info = ModelInfo(checkpoint_name(model), family, sha256 or "", resolution_of(model))
         checkpoint = Checkpoint(info, lambda: _encoders(reference, info))
         self._known = (reference, described, sha256, checkpoint)
         return checkpoint

@@ -1,0 +1,58 @@
+"""A checkpoint's own resolution: what its ``.yaml`` says for us, else the family's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from celeb_basis.hosts.webui.model import resolution_of
+
+
+def _model(
+    config: Path | None = None, *, sdxl: bool = False, sd2: bool = False, velocity: bool = False
+) -> SimpleNamespace:
+    return SimpleNamespace(
+        is_sdxl=sdxl,
+        is_sd1=not (sdxl or sd2),
+        is_sd2=sd2,
+        is_sd3=False,
+        is_ssd=False,
+        parameterization="v" if velocity else "eps",
+        used_config=None if config is None else str(config),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (_model(), 512),
+        (_model(velocity=True), 512),
+        (_model(sd2=True), 512),
+        (_model(sd2=True, velocity=True), 768),
+        (_model(sdxl=True), 1024),
+    ],
+)
+def test_families(model: SimpleNamespace, expected: int) -> None:
+    assert resolution_of(model) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("celeb_basis:\n  resolution: 128\nmodel: {}\n", 128),
+        ("model: {}\n", 512),
+        ("celeb_basis: 3\n", 512),
+        ("[1, 2", 512),
+        ("", 512),
+    ],
+)
+def test_a_config_may_say_it(tmp_path: Path, content: str, expected: int) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(content, encoding="utf-8")
+    assert resolution_of(_model(path)) == expected
+
+
+def test_a_config_that_is_gone_says_nothing(tmp_path: Path) -> None:
+    assert resolution_of(_model(tmp_path / "gone.yaml")) == 512
