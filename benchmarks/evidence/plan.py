@@ -92,6 +92,8 @@ def _with(**changes: object) -> LearnSettings:
 ABLATIONS: tuple[Contestant, ...] = (
     *(Trained(f"K = {size}", _with(components=size)) for size in (8, 32, 128)),
     *(Trained(f"{names} names", _PAPER, space=Space(names=names)) for names in (50, 150, 300)),
+    Trained("views described", _with(describe=True)),
+    Trained("large views", _with(smallest=0.6)),
     Trained("random basis", _PAPER, space=Space("random")),
     Trained("no unit sphere", _PAPER, loop="free"),
     Trained("direct", _with(mode="direct")),

@@ -2,70 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support.bases import toy_bases
+from support.drawn_names import CountingHost, PixelFaces
 from support.toys import ToyHost
 
+from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError, SettingsError
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels, Portrait
+from celeb_basis.faces.types import Portrait
 from celeb_basis.hosts.base import GenerationRequest
-from celeb_basis.learning.events import DrawingNames
+from celeb_basis.learning.events import DrawingNames, StepDone
 from celeb_basis.learning.first_guess import first_guesses, guessed
+from celeb_basis.learning.learner import Learner
 from celeb_basis.learning.name_faces import NameFaces, draw_name_faces
 from celeb_basis.learning.people import prepare_learner
+from celeb_basis.learning.state import resume_learner, save_state
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import Person
 
 NAMES = tuple(f"Ann Name{number}" for number in range(45))
 
 
-class CountingHost(ToyHost):
-    """Draws noise that depends on the prompt, and counts."""
-
-    drawn: list[str]
-    broken_after = 10_000
-
-    def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
-        self.drawn.append(request.prompt)
-        for number in range(request.count):
-            if len(self.drawn) > self.broken_after:
-                return
-            random = np.random.default_rng([request.seed + number, *request.prompt.encode()])
-            yield Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-
-
-class PixelFaces:
-    """A face network whose vector of a picture is made of its pixels; pictures that begin dark have no face."""
-
-    name = "pixels"
-
-    def detect(self, picture: Pixels) -> list[DetectedFace]:
-        if picture[0, 0, 0] < 100:
-            return []
-        marks = np.array([[20, 24], [44, 24], [32, 36], [22, 48], [42, 48]], np.float32)
-        return [DetectedFace(box=(0.0, 0.0, 64.0, 64.0), score=1.0, landmarks=marks)]
-
-    def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
-        del landmarks
-        return picture
-
-    def embed(self, aligned: Sequence[Pixels]) -> Floats:
-        rows = np.stack([one.reshape(-1)[:512].astype(np.float32) for one in aligned])
-        vectors: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        return vectors
-
-
 @pytest.fixture
 def host() -> CountingHost:
-    made = CountingHost()
-    made.drawn = []
-    return made
+    return CountingHost()
 
 
 def _drain(host: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[NameFaces, list[DrawingNames]]:
@@ -140,16 +105,22 @@ def test_other_names_and_damaged_files_are_drawn_anew(host: CountingHost, tmp_pa
     assert len(host.drawn) == 11
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bool) -> None:
-    host = ToyHost((32, 48))
+def _begun(host: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Learner, torch.Tensor, Sequence[Basis]]:
+    """A learner that begins at a guess, the ``(2, E, K)`` guess itself, and the bases."""
     bases = toy_bases(host, components=6)
     generator = torch.Generator().manual_seed(1)
     names = bases[0].names
     faces = NameFaces(names, torch.nn.functional.normalize(torch.randn(len(names), 512, generator=generator), dim=1))
     guesses = first_guesses(bases, faces)
     settings = LearnSettings(
-        mode="direct", start="guess", steps=1, views=2, components=6, shared=shared, early_stop=False, average_decay=0.0
+        mode="direct",
+        start="guess",
+        steps=steps,
+        views=2,
+        components=6,
+        shared=shared,
+        early_stop=False,
+        average_decay=0,
     )
     vector = faces.vectors[3].numpy()
     marks = np.array([[20, 24], [44, 24], [32, 36], [22, 48], [42, 48]], np.float32)
@@ -160,9 +131,12 @@ def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bo
         try:
             next(running)
         except StopIteration as done:
-            learner = done.value
-            break
-    wanted = torch.stack(guessed(bases, guesses, torch.from_numpy(vector)))
+            return done.value, torch.stack(guessed(bases, guesses, torch.from_numpy(vector))), bases
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bool) -> None:
+    learner, wanted, bases = _begun(ToyHost((32, 48)), shared=shared)
     for basis, rows in zip(bases, wanted, strict=True):
         lengths = np.sqrt(np.mean(np.sum(basis.name_coefficients.numpy() ** 2, axis=-1), axis=0))
         np.testing.assert_allclose(rows.norm(dim=-1), lengths, rtol=1e-4)
@@ -173,7 +147,20 @@ def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bo
     spread = torch.stack([basis.name_coefficients.pow(2).mean(dim=0).sqrt() for basis in bases])
     unit = spread.mean(dim=0, keepdim=True) if shared else spread
     # AdamW's first step is its learning rate in every coordinate, apart from its decay.
-    torch.testing.assert_close(moved / unit, torch.full_like(moved, settings.learning_rate), rtol=0.1, atol=1e-4)
+    torch.testing.assert_close(moved / unit, torch.full_like(moved, 0.01), rtol=0.1, atol=1e-4)
+
+
+def test_a_run_from_a_guess_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole, _, _ = _begun(ToyHost(), steps=8)
+    list(whole.run())
+    half, _, bases = _begun(ToyHost(), steps=8)
+    for event in half.run():
+        if isinstance(event, StepDone) and event.step == 4:
+            half.interrupt()
+    save_state(half, tmp_path / "state.safetensors")
+    again = resume_learner(tmp_path / "state.safetensors", ToyHost(), bases)
+    list(again.run())
+    assert torch.equal(again.results()[0].coefficients[0], whole.results()[0].coefficients[0])
 
 
 def test_a_guess_needs_coefficients_that_are_learned_themselves() -> None:
