@@ -355,7 +355,7 @@ class Service:
         def work(job: Job) -> None:
             job.say("Waiting for the WebUI to finish what it does")
             job.outcome = self.basis_summary(components, job)
-            job.result = {"components": components, "encoders": [one.encoder for one in job.outcome]}
+            job.result = {"components": job.outcome[0].components, "encoders": [one.encoder for one in job.outcome]}
             job.say("Built", step=1, total=1)
 
         job = Job("basis", ())

@@ -284,7 +284,7 @@ def test_runs_aside_are_fewer_and_only_the_watched_are_measured_on_the_way(toy: 
     cells = [cell for cell, _ in cells_of(world, plan)]
     assert [(one.contestant, one.group[0], one.seed, one.measured["milestones"]) for one in cells] == [
         ("paper", "s0", 0, [0.5, 1.0]),
-        ("direct", "s0", 0, [0.5, 1.0]),
+        ("direct", "s0", 0, [1.0]),
         ("paper", "s2", 0, [1.0]),
         ("paper", "s0", 1, [1.0]),
         ("paper", "s2", 1, [1.0]),

@@ -141,9 +141,10 @@ def test_a_basis_as_a_job(people: Service) -> None:
     assert job.result == {"components": 8, "encoders": [job.outcome[0].encoder]}
     with pytest.raises(SettingsError):
         people.start_basis(0)
-    failed = ended(people.start_basis(600))
-    assert failed.state == "failed"
-    assert "usable" in failed.error
+    largest = ended(people.start_basis(600))
+    assert largest.state == "done", largest.error
+    assert largest.outcome[0].components == largest.outcome[0].width
+    assert largest.result["components"] == largest.outcome[0].width
 
 
 def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
