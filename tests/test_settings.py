@@ -67,4 +67,4 @@ def test_what_is_out_of_range_is_answered_in_a_sentence(changes: dict[str, Any],
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="quick, balanced, best, paper"):
-        preset("best")
+        preset("finest")

@@ -136,13 +136,13 @@ Strangers learned from one picture each in `{world}`, drawn in scenes never show
 ## What was to be shown
 {chr(10).join(claims(rows))}
 
+{FINDINGS.read_text(encoding="utf-8").strip()}
+
 ## How soon
 {plateau(rows) or "*paper* is missing."}
 
 ## Curves
 {chr(10).join(pictures)}
-
-{FINDINGS.read_text(encoding="utf-8").strip()}
 
 ## The commands
 ```

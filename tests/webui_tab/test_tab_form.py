@@ -57,7 +57,7 @@ def test_only_what_differs_is_asked_for() -> None:
 
 def test_a_value_out_of_its_range_is_the_settings_own_sentence() -> None:
     values = preset_values("balanced")
-    values[1] = 0
+    values[2] = 0
     with pytest.raises(SettingsError, match="steps is 0: choose a value from 1 to 100000"):
         PRESETS["balanced"].changed(changes("balanced", values))
 
