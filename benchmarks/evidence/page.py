@@ -96,9 +96,10 @@ def claims(rows: Sequence[Row]) -> list[str]:
 
 
 def plateau(rows: Sequence[Row]) -> str:
-    """How soon each contestant is as like as *paper* at its end, as Markdown; empty without *paper*."""
+    """How soon each contestant is as like as *paper* at its end, as Markdown, over the strangers that were watched on
+    the way; empty without *paper*."""
     paper = next((row for row in rows if row.contestant == PAPER), None)
-    level = paper.last.figures["identity"] if paper else None
+    level = paper.points[-1].figures["identity"] if paper else None
     if paper is None or level is None:
         return ""
     lines = ["| recipe | evaluations to *paper*'s last Identity | of *paper*'s |", "|---|---|---|"]
@@ -120,6 +121,9 @@ def write_page(
             file = folder / f"{name}-{cost}.svg"
             write_bytes(file, curves(rows, name, cost, TITLES[name]))
             pictures.append(f"![{TITLES[name]} against {cost}]({folder.name}/{file.name})")
+    watched = max(
+        (figure.count for row in rows if len(row.points) > 1 if (figure := row.points[-1].figures["prompt"])), default=0
+    )
     text = f"""# Evidence
 
 Strangers learned from one picture each in `{world}`, drawn in scenes never shown for them. 95 % intervals over strangers.
@@ -142,6 +146,8 @@ Strangers learned from one picture each in `{world}`, drawn in scenes never show
 {plateau(rows) or "*paper* is missing."}
 
 ## Curves
+Of the strangers that were watched on the way ({watched} of them here): the last points are not the table's, which are of all.
+
 {chr(10).join(pictures)}
 
 ## The commands

@@ -32,13 +32,11 @@ class Row:
 
     contestant: str
     points: tuple[Point, ...]
+    """Of the runs that were measured on the way, all of them at every milestone: of the same strangers."""
+    last: Point
+    """Where all runs ended."""
     strangers: int
     seeds: int
-
-    @property
-    def last(self) -> Point:
-        """Where it ended."""
-        return self.points[-1]
 
 
 def summarise(finished: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]], order: Sequence[str]) -> list[Row]:
@@ -52,15 +50,14 @@ def summarise(finished: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]], o
 
 
 def _row(name: str, cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> Row:
+    reached = [milestones for _, milestones in cells]
     # Some runs are measured at their end alone, and short ones may lack their first milestones: count from the end.
-    lengths = [len(milestones) for _, milestones in cells]
-    count = min((length for length in lengths if length > 1), default=1)
-    points = [
-        _point([milestones[-back] for _, milestones in cells if len(milestones) >= back])
-        for back in range(count, 0, -1)
-    ]
-    people = {person for _, milestones in cells for person in milestones[-1]["people"]}
-    return Row(name, tuple(points), len(people), len({cell["seed"] for cell, _ in cells}))
+    watched = [milestones for milestones in reached if len(milestones) > 1] or reached
+    count = min(map(len, watched))
+    points = tuple(_point([milestones[-back] for milestones in watched]) for back in range(count, 0, -1))
+    people = {person for milestones in reached for person in milestones[-1]["people"]}
+    last = _point([milestones[-1] for milestones in reached])
+    return Row(name, points, last, len(people), len({cell["seed"] for cell, _ in cells}))
 
 
 def _point(reached: list[dict[str, Any]]) -> Point:

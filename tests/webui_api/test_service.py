@@ -257,7 +257,11 @@ def test_a_name_taken_meanwhile_does_not_cost_the_run(service: Service) -> None:
         (request("Ada", steps=0), SettingsError, "steps is 0"),
         (request("Ada", stepps=1), SettingsError, "no setting"),
         (LearnRequest((PersonToLearn("Ada", ()),), consent=True), LearningError, "no photo"),
-        (LearnRequest((PersonToLearn("Ada", (PhotoToLearn(b""),)),), "finest", consent=True), SettingsError, "no preset"),
+        (
+            LearnRequest((PersonToLearn("Ada", (PhotoToLearn(b""),)),), "finest", consent=True),
+            SettingsError,
+            "no preset",
+        ),
     ],
 )
 def test_requests_that_cannot_be_right(
