@@ -143,7 +143,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", help="a contestant alone")
     parser.add_argument("--strangers", type=int, help="how many strangers")
     parser.add_argument("--seeds", type=int, help="how many seeds")
-    parser.add_argument("--steps", type=int, help="steps a person, other than the recipes' own: to try the machinery")
+    parser.add_argument("--steps", type=int, help="the most steps a person: to try the machinery")
     parser.add_argument("--list", action="store_true", help="name the contestants and stop")
     parser.add_argument("--write", action="store_true", help="write the page from what is finished")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")

@@ -121,7 +121,7 @@ class Plan:
     name_pictures: int = 2
     """Drawn of each name, to learn what its face is."""
     steps: int = 0
-    """Steps a person for every loop, if other than the recipe's own."""
+    """The most steps a person for every loop; 0 for the recipe's own."""
     watched: int = 1_000_000
     """Strangers whose runs with the first seed are measured on the way, if the contestant is in :data:`MAIN`; everybody
     else's are at their end alone."""
@@ -159,10 +159,11 @@ QUICK = Plan(MAIN, strangers=4, seeds=(0,), pictures=1, milestones=(0.25, 1.0), 
 
 
 def shortened(contestant: Contestant, steps: int) -> Contestant:
-    """The contestant with other steps, and no more views than they can use."""
+    """The contestant with no more steps than so many, and no more views than they can use."""
     if not steps or isinstance(contestant, Untrained):
         return contestant
     settings = contestant.settings
+    steps = min(steps, settings.steps)
     most = steps * settings.batch_size * settings.accumulation
     return replace(contestant, settings=replace(settings, steps=steps, views=min(settings.views, most)))
 
