@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from training.autoencoder_start import start_with_colours
 from training.checkpoints import load_state, save_state
 from training.faces import SPREAD, FaceGenerator
 from training.places import face_pack, work_folder
+from training.processes import drawing_processes
 from training.recognition import RecognitionNetwork, crop_faces, half_precision
 from training.render import render
 from training.scenes import draw_scene
@@ -51,7 +50,7 @@ KL = 1e-4
 IDENTITY = 0.15
 FEATURES = 0.06
 NOISE = 0.1
-"""Of the latents in training, since those of a denoiser have small errors. They have a deviation of about 1."""
+"""Of the latents in training, since those of a denoiser have small errors. Their own deviation is 1 to 1.7."""
 FACES_AFTER = 400
 """Steps until the face losses have their full weight."""
 _SEED = 11
@@ -76,7 +75,6 @@ def load_autoencoder(path: Path) -> Any:
 
 def render_bank(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """``(N, 128, 128, 3)`` scenes of random people, and the box of the first face of each (width 0 for none)."""
-    torch.set_num_threads(1)
     generator, rng = FaceGenerator(), np.random.default_rng(seed)
     pictures, boxes = np.zeros((count, 128, 128, 3), np.uint8), np.zeros((count, 3), np.float32)
     for start in range(0, count, 64):
@@ -94,7 +92,7 @@ def render_banks(count: int, seed: int, processes: int) -> tuple[np.ndarray, np.
     """Like :func:`render_bank`, in parts by several processes."""
     if processes == 1:
         return render_bank(count, seed)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with drawing_processes(processes) as pool:
         seeds = [1000 * seed + part for part in range(processes)]
         parts = list(pool.map(render_bank, [-(-count // processes)] * processes, seeds))
     pictures, boxes = (np.concatenate(values) for values in zip(*parts, strict=True))

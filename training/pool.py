@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
+import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from training.faces import SPREAD, FaceGenerator, candidate_numbers
 from training.latent_scale import LatentScale
 from training.people import MOVE, People, moved, read_people
 from training.places import work_folder
+from training.processes import drawing_processes
 from training.render import render
 from training.scenes import ACCESSORIES, Scene, draw_scene
 from training.text_model import Tokens
@@ -127,7 +129,7 @@ def read_shard(path: Path) -> Shard:
 
 def drawn_ahead(numbers: range, processes: int, size: int = SHARD) -> Iterator[tuple[Pixels, np.ndarray]]:
     """What :func:`draw_shard` gives for each number, drawn by other processes, a few ahead of who asks."""
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_alone) as pool:
+    with drawing_processes(processes) as pool:
         waiting: deque[Future[tuple[Pixels, np.ndarray]]] = deque()
         for number in numbers:
             waiting.append(pool.submit(draw_shard, number, size))
@@ -135,14 +137,6 @@ def drawn_ahead(numbers: range, processes: int, size: int = SHARD) -> Iterator[t
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _alone() -> None:
-    """One core for each process."""
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def _with_strangers(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -166,6 +160,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
+    # An end by exception: the processes that draw end with this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder, encoder = work_folder() / "pool", work_folder() / "encoder.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     model: Any = None
