@@ -18,6 +18,7 @@ from benchmarks.evidence.spaces import Space, make_bases
 from benchmarks.evidence.world import EvidenceWorld, Stranger
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError
+from celeb_basis.executors.work import follow
 from celeb_basis.faces.types import Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.hosts.base import LatentDistribution
@@ -78,12 +79,7 @@ class Bench:
                 smallest=smallest,
                 generator=generator,
             )
-            while True:
-                try:
-                    next(work)
-                except StopIteration as stop:
-                    pool: ViewPool = stop.value
-                    break
+            pool = follow(work, lambda _: None)
             known = EncodedViews(pool.people[0], pool.face_model, (time.perf_counter() - started) / views)
             self._views.pop(key, None)
             while len(self._views) >= _KEPT:

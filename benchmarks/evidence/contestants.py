@@ -107,7 +107,12 @@ class Trained:
     @property
     def asks_names(self) -> bool:
         """Whether it needs to know how the model draws the names."""
-        return self.settings.start == "guess" or self.start in _OF_DRAWN_NAMES
+        return self.begins in _OF_DRAWN_NAMES
+
+    @property
+    def begins(self) -> Start:
+        """Where coefficients begin: the settings may say it, too."""
+        return "first guess" if self.settings.start == "guess" else self.start
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready; the seed is the cell's, not the settings'."""
@@ -158,7 +163,7 @@ class Trained:
         learner = _LOOPS[self.loop](bench.world.host, bases, pool, settings, recipe=self.recipe)
         if isinstance(learner, IdentityLearner):
             learner.face_loss = bench.world.face_loss
-        if self.settings.start == "guess" or self.start != "random":
+        if self.begins != "random":
             if not isinstance(learner.model, (DirectCoefficients, SpreadCoefficients)):
                 raise LearningError("Only coefficients that are learned themselves can start somewhere: use direct.")
             people = [torch.stack(self._begin(bench, bases, one)) for one in group]
@@ -167,12 +172,12 @@ class Trained:
 
     def _begin(self, bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
         """``(E, K)`` coefficients to start from, one a text encoder."""
-        if self.settings.start == "guess" or self.start == "first guess":
+        if self.begins == "first guess":
             return _guessed(bench, bases, stranger)
-        if self.start == "nearest name":
+        if self.begins == "nearest name":
             name = bench.bases(Space(), 1)[0].names[bench.nearest_name(stranger)]
             return [basis.coefficients_of(name) for basis in bases]
-        if self.start == "cross":
+        if self.begins == "cross":
             # A free space has lost the names' mean: it is the mean of their vectors.
             means = [basis.expand(basis.name_coefficients).mean(dim=0) for basis in bases]
             wanted = [text_output(bench, means, number) for number in range(len(bases))]

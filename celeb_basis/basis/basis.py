@@ -55,6 +55,16 @@ class Basis:
         """``(E,)`` the names' root-mean-square distance to the mean: the unit of :meth:`distance`."""
         return self.total_variance.sqrt()
 
+    @property
+    def radius(self) -> torch.Tensor:
+        """``(E,)``: how long the names' coefficients are, root-mean-square, in each position."""
+        return self.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt()
+
+    @property
+    def deviations(self) -> torch.Tensor:
+        """``(E, K)``: root-mean-square of the names' coefficients along each component."""
+        return self.name_coefficients.pow(2).mean(dim=0).sqrt()
+
     def expand(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Token vectors ``z_e = m_e + sum_k c[e, k] B_e[k]``: ``(..., E, K)`` to ``(..., E, D)``. Differentiable.
 

@@ -60,14 +60,9 @@ def guessed(bases: Sequence[Basis], guesses: Sequence[FirstGuess], vector: torch
     """``(E, K)`` coefficients of a ``(512,)`` face vector, one a text encoder, put as far from the mean as celebrities
     are: a regression's answer is always nearer."""
     return tuple(
-        torch.nn.functional.normalize(guess(vector), dim=-1) * root_mean_square(basis)[:, None]
+        torch.nn.functional.normalize(guess(vector), dim=-1) * basis.radius[:, None]
         for basis, guess in zip(bases, guesses, strict=True)
     )
-
-
-def root_mean_square(basis: Basis) -> torch.Tensor:
-    """``(E,)``: how long the names' coefficients are in each position."""
-    return basis.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt()
 
 
 def fit_first_guess(

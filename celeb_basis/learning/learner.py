@@ -109,7 +109,10 @@ class Learner:
         # Expanding happens at every step: the bases' tensors are brought to the device once.
         self._means = [basis.mean.to(host.device) for basis in bases]
         self._components = [basis.components.to(host.device) for basis in bases]
-        self._radius = _radii(bases, settings.shared).to(host.device) if recipe.radius == "celebrities" else None
+        self._radius: torch.Tensor | None = None
+        if recipe.radius == "celebrities":
+            radii = _for_groups([basis.radius for basis in bases], settings.shared)
+            self._radius = radii[..., None].to(host.device)
         self._face_weights = _face_weights(pool, recipe) if recipe.masked else None
 
     def make_model(self, people: int) -> CoefficientHead | DirectCoefficients | SpreadCoefficients:
@@ -117,7 +120,8 @@ class Learner:
         if self.settings.mode == "head":
             return CoefficientHead(self.shape, self.generator)
         if self.settings.start == "guess":
-            return SpreadCoefficients(self.shape, people, _spread(self.bases, self.settings.shared))
+            deviations = _for_groups([basis.deviations for basis in self.bases], self.settings.shared)
+            return SpreadCoefficients(self.shape, people, deviations)
         return DirectCoefficients(self.shape, people, self.generator)
 
     @property
@@ -301,16 +305,10 @@ class Learner:
         )
 
 
-def _spread(bases: Sequence[Basis], shared: bool) -> torch.Tensor:
-    """``(G, E, K)`` the names' root-mean-square coefficients."""
-    of_encoders = torch.stack([basis.name_coefficients.pow(2).mean(dim=0).sqrt() for basis in bases])
-    return of_encoders.mean(dim=0, keepdim=True) if shared else of_encoders
-
-
-def _radii(bases: Sequence[Basis], shared: bool) -> torch.Tensor:
-    """``(G, E, 1)`` the names' root-mean-square length of coefficients; of all text encoders where one group serves them."""
-    of_encoders = torch.stack([basis.name_coefficients.pow(2).sum(dim=-1).mean(dim=0).sqrt() for basis in bases])
-    return (of_encoders.mean(dim=0, keepdim=True) if shared else of_encoders)[..., None]
+def _for_groups(of_encoders: Sequence[torch.Tensor], shared: bool) -> torch.Tensor:
+    """``(G, ...)``: one value a text encoder, or their mean where one group serves them all."""
+    stacked = torch.stack(list(of_encoders))
+    return stacked.mean(dim=0, keepdim=True) if shared else stacked
 
 
 def _face_weights(pool: ViewPool, recipe: Recipe) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support.drawn_names import CountingHost, PixelFaces
 
-from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos
+from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos, follow
 from celeb_basis.executors.worker import Worker
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.learning.events import DrawingNames, Event
@@ -29,15 +29,14 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 
 
 def _run(worker: Worker, job: Job, stop_after: int = 10_000) -> tuple[Outcome, list[Event]]:
-    interrupt, events = Interrupt(), []
-    running = worker.learn(job, interrupt)
-    while True:
-        try:
-            events.append(next(running))
-        except StopIteration as done:
-            return done.value, events
-        if sum(isinstance(event, DrawingNames) for event in events) == stop_after:
+    interrupt, events = Interrupt(), list[Event]()
+
+    def note(event: Event) -> None:
+        events.append(event)
+        if sum(isinstance(one, DrawingNames) for one in events) == stop_after:
             interrupt.ask()
+
+    return follow(worker.learn(job, interrupt), note), events
 
 
 def test_the_celebrities_are_drawn_once_and_a_stop_is_heard(job: Job) -> None:

@@ -14,9 +14,10 @@ from support.toys import ToyHost
 
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError, SettingsError
+from celeb_basis.executors.work import follow
 from celeb_basis.faces.types import Portrait
 from celeb_basis.hosts.base import GenerationRequest
-from celeb_basis.learning.events import DrawingNames, StepDone
+from celeb_basis.learning.events import DrawingNames, Event, StepDone
 from celeb_basis.learning.first_guess import first_guesses, guessed
 from celeb_basis.learning.learner import Learner
 from celeb_basis.learning.name_faces import NameFaces, draw_name_faces
@@ -33,14 +34,9 @@ def host() -> CountingHost:
     return CountingHost()
 
 
-def _drain(host: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[NameFaces, list[DrawingNames]]:
-    told = []
-    running = draw_name_faces(host, names, PixelFaces(), folder)
-    while True:
-        try:
-            told.append(next(running))
-        except StopIteration as done:
-            return done.value, told
+def _drain(host: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[NameFaces, list[Event]]:
+    told: list[Event] = []
+    return follow(draw_name_faces(host, names, PixelFaces(), folder), told.append), told
 
 
 def test_every_name_is_drawn_once(host: CountingHost, tmp_path: Path) -> None:
@@ -127,11 +123,8 @@ def _begun(host: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Lear
     picture = np.full((64, 64, 3), 120, np.uint8)
     person = Person("ann", [Portrait(picture=picture, landmarks=marks, vector=vector, source="", warnings=())])
     running = prepare_learner(host, bases, [person], PixelFaces(), settings, guesses=guesses)
-    while True:
-        try:
-            next(running)
-        except StopIteration as done:
-            return done.value, torch.stack(guessed(bases, guesses, torch.from_numpy(vector))), bases
+    learner = follow(running, lambda _: None)
+    return learner, torch.stack(guessed(bases, guesses, torch.from_numpy(vector))), bases
 
 
 @pytest.mark.parametrize("shared", [False, True])
