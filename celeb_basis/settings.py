@@ -112,7 +112,7 @@ PRESETS: Mapping[str, LearnSettings] = {
     "paper": LearnSettings(describe=False, early_stop=False, views=800),
 }
 """Named recipes. ``paper`` draws as many views as the paper's 400 steps of two pictures do; the others are ours.
-``quick`` and ``best`` ask the model to draw every celebrity first, once for each checkpoint (``docs/evidence.md``)."""
+``quick`` and ``best`` ask the model to draw up to 640 celebrities first, once for each checkpoint (``docs/evidence.md``)."""
 
 
 def preset(name: str) -> LearnSettings:
