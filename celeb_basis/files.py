@@ -19,6 +19,9 @@ from celeb_basis.errors import FileError, IdentityError
 MAX_NAME_LENGTH = 64
 """Longest name of an identity, in characters: it becomes a file name and a word in prompts."""
 
+_MAX_HEADER = 100_000_000
+"""Bytes of a safetensors file's header; the format allows no more."""
+
 _WINDOWS_RESERVED = frozenset(
     {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 )
@@ -88,6 +91,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` atomically, as indented UTF-8 JSON."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def safetensors_remarks(path: Path) -> dict[str, str]:
+    """The remarks in a safetensors file's header, without reading its tensors; none for any other file."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            remarks = json.loads(file.read(length)).get("__metadata__", {}) if length <= _MAX_HEADER else {}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    return {key: value for key, value in remarks.items() if isinstance(value, str)} if isinstance(remarks, dict) else {}
 
 
 def sha256_of_file(path: Path) -> str:

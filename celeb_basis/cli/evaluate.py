@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
 
     from celeb_basis.cli.loading import check_output_file, open_faces
     from celeb_basis.faces.portraits import choose_face
+    from celeb_basis.identities.derived import DerivedFiles
     from celeb_basis.judging import contact_sheet, judge, load_clip, write_sheet, write_verdict
     from celeb_basis.photos import open_photo
 
@@ -101,11 +102,22 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     if arguments.sheet is not None:
         title = arguments.identity[0] if arguments.identity else str(arguments.pictures)
         write_sheet(arguments.sheet, contact_sheet(items, verdict, reference=next(iter(photos.values())), title=title))
+    if arguments.identity:
+        written = [path for path in (arguments.output, arguments.sheet) if path is not None]
+        if arguments.pictures is None and arguments.keep is not None:
+            written += [arguments.keep / item.name for item in items]
+        DerivedFiles(arguments.library).note(written, "evaluation", [_name_of(text) for text in arguments.identity])
     screen.result(verdict.as_dict())
     screen.say(verdict.table())
     for note in verdict.notes:
         screen.note(note)
     return 0
+
+
+def _name_of(identity: str) -> str:
+    """The name that ``--identity`` means; of a file, its stem is the library's name for it."""
+    path = Path(identity)
+    return path.stem if path.suffix.lower() == ".safetensors" else identity
 
 
 def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[PictureToJudge]:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _ABOUT = """\
 Draw pictures by prompt, with learned people as words: <NAME> for each --identity. Every picture is a PNG file that says
-in its text chunk "parameters" how it was drawn, identities and their content hashes included. Picture i is drawn with
-SEED + i, alone. An identity that was learned on another checkpoint of the same family is expanded anew for this one.
+in its text chunk "parameters" how it was drawn, identities and their content hashes included, and that it is an
+AI-generated picture of these people. Picture i is drawn with SEED + i, alone. An identity that was learned on another
+checkpoint of the same family is expanded anew for this one.
 
 examples:
   celeb-basis generate "an oil painting of <ada>" --identity ada --model /models/sd15 --output pictures
@@ -92,6 +93,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
 
     from celeb_basis.cli.loading import check_folder, find_identity, fitted_identity, open_model
     from celeb_basis.hosts.base import GenerationRequest
+    from celeb_basis.identities.derived import DerivedFiles
 
     check_folder(arguments.output)
     identities = [find_identity(text, arguments.library) for text in arguments.identity]
@@ -114,13 +116,17 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     )
     files: list[dict[str, Any]] = []
     number = next_number(arguments.output)
-    with screen.bar(arguments.count, "drawing", unit="picture") as bar:
-        for index, image in enumerate(host.generate(request)):
-            seed = arguments.seed + index
-            path = arguments.output / f"{number + index:05d}-{seed}.png"
-            save_picture(path, image, request, seed, host.info, identities)
-            files.append({"file": str(path), "seed": seed})
-            bar.update()
+    try:
+        with screen.bar(arguments.count, "drawing", unit="picture") as bar:
+            for index, image in enumerate(host.generate(request)):
+                seed = arguments.seed + index
+                path = arguments.output / f"{number + index:05d}-{seed}.png"
+                save_picture(path, image, request, seed, host.info, identities)
+                files.append({"file": str(path), "seed": seed})
+                bar.update()
+    finally:
+        derived = DerivedFiles(arguments.library)
+        derived.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in identities])
     hashes = {one.name: one.content_hash for one in identities}
     screen.result({"prompt": arguments.prompt, "model": host.info.name, "identities": hashes, "pictures": files})
     for entry in files:
@@ -159,26 +165,20 @@ def save_picture(
     info: ModelInfo,
     identities: Sequence[Identity],
 ) -> None:
-    """Write a picture with the text that says how it was drawn, whole or not at all."""
-    from PIL.PngImagePlugin import PngInfo
-
+    """Write a picture with the text that says how it was drawn and whom it shows, whole or not at all."""
     from celeb_basis.cli.png_text import KEY, parameters_text
-    from celeb_basis.files import atomic_path
+    from celeb_basis.provenance import marked, save_drawn
 
-    remarks = PngInfo()
-    remarks.add_itxt(
-        KEY,
-        parameters_text(
-            prompt=request.prompt,
-            negative=request.negative_prompt,
-            steps=request.steps,
-            guidance=request.guidance,
-            seed=seed,
-            size=image.size,
-            model=info.name,
-            model_sha256=info.sha256,
-            identities={one.name: one.content_hash for one in identities},
-        ),
+    parameters = parameters_text(
+        prompt=request.prompt,
+        negative=request.negative_prompt,
+        steps=request.steps,
+        guidance=request.guidance,
+        seed=seed,
+        size=image.size,
+        model=info.name,
+        model_sha256=info.sha256,
+        identities={one.name: one.content_hash for one in identities},
     )
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=remarks)
+    words = [word for word in (f"<{one.name}>" for one in identities) if word in request.prompt]
+    save_drawn(path, marked(image, words), texts={KEY: parameters})

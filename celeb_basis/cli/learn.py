@@ -286,6 +286,7 @@ def _finish(
         from celeb_basis.report import write_report
 
         write_report(arguments.report, report.build(worker, outcome, files))
+        results.derived.note([arguments.report], "report", outcome.names)
     for state in {_unfinished(outcome.names[0]), arguments.resume} - {None}:
         if state.parent == _unfinished("x").parent:  # never a file that the user put somewhere
             state.unlink(missing_ok=True)

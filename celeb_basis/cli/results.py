@@ -10,6 +10,7 @@ from typing import Any
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.executors.work import Outcome
+from celeb_basis.identities.derived import DerivedFiles
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.identities.library import Library
 
@@ -25,6 +26,11 @@ class Results:
     screen: Console
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One a person, JSON-ready."""
+
+    @property
+    def derived(self) -> DerivedFiles:
+        """The record of files about the library's people."""
+        return DerivedFiles(self.library.folder)
 
     @property
     def succeeded(self) -> list[str]:
@@ -87,6 +93,8 @@ class Results:
     def interrupted(self, outcome: Outcome) -> None:
         """A run that the user ended."""
         state = str(outcome.state) if outcome.state is not None else None
+        if outcome.state is not None:
+            self.derived.note([outcome.state], "unfinished run", outcome.names)
         for name in outcome.names:
             self._row(name, error="Interrupted.", reason="interrupted", steps=outcome.steps, state=state)
 

@@ -62,11 +62,13 @@ def run_export(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
     from celeb_basis.cli.loading import check_folder, find_identity
     from celeb_basis.exports.write import export_identity, usage
+    from celeb_basis.identities.derived import DerivedFiles
 
     output: Path = arguments.output
     check_folder(output if output.is_dir() else output.parent)
     identity = find_identity(arguments.identity, arguments.library)
     files = export_identity(identity, output, arguments.layout, word=arguments.word)
+    DerivedFiles(arguments.library).note(files, "export", [identity.name])
     hint = usage(identity, files[0], arguments.layout, word=arguments.word)
     screen.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
     for path in files:

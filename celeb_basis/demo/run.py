@@ -20,8 +20,8 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, obtain_pack
 from celeb_basis.faces.portraits import choose_face
 from celeb_basis.faces.types import FaceNetwork, Floats
-from celeb_basis.files import atomic_path
 from celeb_basis.hosts.base import GenerationRequest, Host
+from celeb_basis.identities.derived import DerivedFiles
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
@@ -29,6 +29,7 @@ from celeb_basis.judging.figures import PictureToJudge, Verdict, join_verdicts, 
 from celeb_basis.learning.events import Event
 from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
+from celeb_basis.provenance import marked, save_drawn
 from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
 from celeb_basis.settings import LearnSettings
 
@@ -143,7 +144,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         drawn = list(_draw_all(worker.host, identities, vectors, faces, options.seed))
         pictures = {one.item.name: options.output / "pictures" / one.item.name for one in drawn}
         for one in drawn:
-            _write_picture(pictures[one.item.name], one.item)
+            _write_picture(pictures[one.item.name], one)
     yield Stage("Judging")
     with clock("Judging"):
         alone = {name: [one.item for one in drawn if one.people == (name,)] for name in names}
@@ -170,6 +171,14 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             commands=_commands(options.output),
         ),
     )
+    derived = DerivedFiles(options.output / "people")
+    for identity in identities:
+        derived.note(
+            [file for file in written if file.stem == identity.name and file not in own], "export", [identity.name]
+        )
+    for one in drawn:
+        derived.note([pictures[one.item.name]], "picture", one.people)
+    derived.note([page], "report", names)
     return DemoResult(page, tuple(own), (page, *files), outcome, verdict, seconds)
 
 
@@ -227,15 +236,24 @@ def _reported(one: _Drawn, judged: Sequence[JudgedPicture]) -> ReportPicture:
     identity = {picture.name: picture.identity for picture in judged}.get(one.item.name)
     settings = {"steps": _DRAWING_STEPS, "guidance": _GUIDANCE, "sampler": "DDIM"}
     return ReportPicture(
-        one.item.picture, one.item.prompt, one.item.seed, settings, note=one.seen.note, identity=identity
+        one.item.picture,
+        one.item.prompt,
+        one.item.seed,
+        settings,
+        note=one.seen.note,
+        identity=identity,
+        words=_words(one),
     )
 
 
-def _write_picture(path: Path, item: PictureToJudge) -> None:
+def _write_picture(path: Path, one: _Drawn) -> None:
     from PIL import Image
 
-    with atomic_path(path) as temporary:
-        Image.fromarray(item.picture).save(temporary, "PNG")
+    save_drawn(path, marked(Image.fromarray(one.item.picture), _words(one)))
+
+
+def _words(one: _Drawn) -> tuple[str, ...]:
+    return tuple(f"<{name}>" for name in one.people)
 
 
 def _commands(output: Path) -> list[ReportCommand]:

@@ -22,7 +22,7 @@ from celeb_basis.learning.name_faces import draw_name_faces
 from celeb_basis.learning.people import make_identities, prepare_learner, training_size
 from celeb_basis.learning.precision import make_scaler, resolve_precision
 from celeb_basis.learning.progress import person_progress
-from celeb_basis.learning.state import resume_learner, save_state, state_settings
+from celeb_basis.learning.state import resume_learner, save_state, state_consent, state_settings
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
 from celeb_basis.views.pool import Person
@@ -101,7 +101,8 @@ class Worker:
     ) -> Generator[Event, None, Outcome]:
         """Go on with the run kept in ``path``; its state is kept there again, or in ``state``.
 
-        Parameters: ``changes`` are settings that replace the kept ones; only :data:`CHANGEABLE` may change.
+        Parameters: ``changes`` are settings that replace the kept ones; only :data:`CHANGEABLE` may change. Without another
+        ``consent``, the note that the run was begun with is kept.
 
         Raises: :class:`LearningError` for a state of no use, another model, or a setting that cannot change.
         """
@@ -116,7 +117,7 @@ class Worker:
         bases = [built.basis for built in self.built_bases(settings.components)]
         learner = resume_learner(path, self.host, bases)
         _apply(learner, {name: getattr(wanted, name) for name in changes})
-        return (yield from self._run(learner, consent, state or path, (), interrupt))
+        return (yield from self._run(learner, consent or state_consent(path), state or path, (), interrupt))
 
     def _fitted(self, job: Job) -> tuple[Job, tuple[str, ...]]:
         """The job with no more components than the model's token vectors have numbers, and a sentence if that changes it."""
@@ -156,11 +157,11 @@ class Worker:
         except (NotFiniteError, HostError) as error:
             if state is None:
                 raise
-            save_state(learner, state)
+            save_state(learner, state, consent=consent)
             raise type(error)(f"{error} To go on from there, resume {state}.") from error
         if reason == "interrupted":
             if state is not None:
-                save_state(learner, state)
+                save_state(learner, state, consent=consent)
             return Outcome(names, reason=reason, steps=learner.step, warnings=warnings, state=state)
         return Outcome(
             names,

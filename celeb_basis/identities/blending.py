@@ -73,7 +73,7 @@ def toward_mean(
     check_model(identity, info)
     check_bases(identity, bases, info)
     moved = [coefficients * (1 - amount) for coefficients in tensors_of(identity.coefficients)]
-    recipe = {"operation": "toward mean", "person": identity.name, "amount": amount}
+    recipe = {"operation": "toward mean", "person": identity.name, "amount": amount} | _before(identity)
     return new_identity(
         name or identity.name, moved, bases, info, source="blended", settings=recipe, **_shared([identity])
     )
@@ -107,7 +107,7 @@ def toward_celebrity(
         "celebrity": celebrity,
         "amount": amount,
         "keep_radius": keep_radius,
-    }
+    } | _before(identity)
     return new_identity(
         name or identity.name, mixed, bases, info, source="blended", settings=recipe, **_shared([identity])
     )
@@ -145,8 +145,18 @@ def _check_amount(amount: float) -> None:
         raise IdentityError(f"The amount is {amount}: give a number from 0 (as it is) to 1 (all the way).")
 
 
+def _before(identity: Identity) -> dict[str, Any]:
+    """How a mixture that is moved came about: its recipe must not be lost, for it says who is in it."""
+    return {"of": dict(identity.metadata.settings)} if identity.metadata.source == "blended" else {}
+
+
 def _shared(people: Sequence[Identity]) -> dict[str, Any]:
     """What a mixture inherits: the consent of everybody in it, and the face network if it is one and the same."""
-    consents = dict.fromkeys(f"{p.name}: {p.metadata.consent}" for p in people if p.metadata.consent)
+    if len(people) == 1 and people[0].metadata.source == "blended":
+        consents = dict.fromkeys([people[0].metadata.consent])  # it says already whose it is
+    elif any(person.metadata.consent for person in people):
+        consents = dict.fromkeys(f"{p.name}: {p.metadata.consent or 'nothing was noted'}" for p in people)
+    else:
+        consents = {}
     networks = {p.metadata.face_model for p in people}
     return {"consent": "\n".join(consents)[:20_000], "face_model": networks.pop() if len(networks) == 1 else ""}

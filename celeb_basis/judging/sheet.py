@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import JudgingError
-from celeb_basis.files import atomic_path
+from celeb_basis.provenance import marked, save_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def contact_sheet(
     title: str = "",
     cell: int = 224,
 ) -> Image.Image:
-    """Lay judged pictures out: rows are prompts in their order, columns seeds in rising order.
+    """Lay judged pictures out: rows are prompts in their order, columns seeds in rising order. The sheet knows whom it shows.
 
     Parameters: ``pictures`` are those that ``verdict`` judged, in the same order; ``reference`` ``(H, W, 3)`` is the
     photo; ``cell`` the side of a picture on the sheet in pixels (smaller if the sheet would be enormous).
@@ -50,19 +50,20 @@ def contact_sheet(
     """
     if not pictures or len(pictures) != verdict.count:
         raise JudgingError("The contact sheet needs the very pictures that were judged: judge them again.")
-    return _Sheet(pictures, verdict, reference, _clean(title), cell).draw()
+    words = dict.fromkeys(word for item in pictures for word in _words(item))
+    sheet = _Sheet(pictures, verdict, reference, _clean(title), cell).draw()
+    return marked(sheet, tuple(words), composite=True)
 
 
 def write_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet whole or not at all, as PNG, or as JPEG if ``path`` ends in .jpg.
+    """Write a sheet whole or not at all, as PNG, or as JPEG if ``path`` ends in .jpg; the file says what it shows.
 
     Raises: :class:`JudgingError` for a sheet larger than JPEG can hold; :class:`~celeb_basis.errors.FileError`.
     """
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     if jpeg and max(sheet.size) > _JPEG_SIDE:
         raise JudgingError(f"The contact sheet is {max(sheet.size)} pixels long, too long for JPEG: write a .png file.")
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, **({"format": "JPEG", "quality": 90} if jpeg else {"format": "PNG"}))
+    save_drawn(path, sheet)
 
 
 @dataclass
@@ -173,6 +174,10 @@ class _Sheet:
             _paste(sheet, picture, (x, top), self.cell)
             caption, colour = _caption(judged)
             pen.text((x + self.cell // 2, top + self.cell + 5), caption, font=font, fill=colour, anchor="ma")
+
+
+def _words(item: PictureToJudge) -> tuple[str, ...]:
+    return (item.word,) if isinstance(item.word, str) else item.word
 
 
 def _caption(judged: JudgedPicture) -> tuple[str, tuple[int, int, int]]:

@@ -21,8 +21,11 @@ from celeb_basis.views.pool import PersonViews, ViewPool
 _FORMAT = 1
 
 
-def save_state(learner: Learner, path: Path) -> None:
-    """Write all of ``learner`` (parameters, optimizer, averages, random state, pool) to ``path``, atomically."""
+def save_state(learner: Learner, path: Path, *, consent: str = "") -> None:
+    """Write all of ``learner`` (parameters, optimizer, averages, random state, pool) to ``path``, atomically.
+
+    Parameters: ``consent`` is the note that the identities are to keep.
+    """
     from safetensors.torch import save_file
 
     header = {
@@ -36,6 +39,7 @@ def save_state(learner: Learner, path: Path) -> None:
         "model": {"name": learner.host.info.name, "sha256": learner.host.info.sha256},
         "bases": [basis.sha256 for basis in learner.bases],
         "face_model": learner.pool.face_model,
+        "consent": consent,
         "people": [{"name": p.name, "descriptions": p.descriptions} for p in learner.pool.people],
         "snapshots": len(learner.tracker.snapshots),
     }
@@ -71,6 +75,12 @@ def state_people(path: Path) -> tuple[str, ...]:
     """Names of the people that the state in ``path`` is about."""
     header, _ = _read(path)
     return tuple(person["name"] for person in header["people"])
+
+
+def state_consent(path: Path) -> str:
+    """The note on consent that the run in ``path`` was begun with; empty in states of before it was kept."""
+    header, _ = _read(path)
+    return str(header.get("consent", ""))
 
 
 def state_settings(path: Path) -> LearnSettings:

@@ -9,8 +9,13 @@ import re
 from typing import TYPE_CHECKING
 
 from celeb_basis import plots
+from celeb_basis.provenance import drawn_bytes, marked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
     from celeb_basis.faces.types import Pixels
     from celeb_basis.report.types import ReportPhoto
 
@@ -49,19 +54,41 @@ def figure(body: str, caption: str = "", kind: str = "") -> str:
 
 
 def data_uri(picture: Pixels, largest: int) -> tuple[str, int, int]:
-    """A picture as a ``data:`` URI, shrunk to ``largest`` pixels a side, with its width and height there."""
+    """A photo as a ``data:`` URI, shrunk to ``largest`` pixels a side, with its width and height there."""
     from PIL import Image
 
     image = Image.fromarray(picture)
     image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii"), image.width, image.height
+    return _jpeg_uri(stream.getvalue()), image.width, image.height
 
 
-def image(picture: Pixels, alt: str, largest: int = 768) -> str:
-    """An ``img`` element that holds its picture."""
-    uri, width, height = data_uri(picture, largest)
+def drawn_uri(picture: Image.Image, largest: int) -> tuple[str, int, int]:
+    """:func:`data_uri` of a picture that was drawn, which says so of itself (:mod:`celeb_basis.provenance`)."""
+    from PIL import Image
+
+    small = picture.convert("RGB")
+    small.info = dict(picture.info)
+    small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    return _jpeg_uri(drawn_bytes(small, "JPEG")), small.width, small.height
+
+
+def _jpeg_uri(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+
+
+def image(picture: Pixels, alt: str, largest: int = 768, drawn: Sequence[str] | None = None) -> str:
+    """An ``img`` element that holds its picture.
+
+    Parameters: ``drawn`` are the words of the people whom a picture of ours shows; ``None`` for a photo.
+    """
+    from PIL import Image
+
+    if drawn is None:
+        uri, width, height = data_uri(picture, largest)
+    else:
+        uri, width, height = drawn_uri(marked(Image.fromarray(picture), drawn), largest)
     return f'<img src="{uri}" width="{width}" height="{height}" alt="{text(alt)}">'
 
 

@@ -246,7 +246,7 @@ def _picture(item: ReportPicture) -> str:
     caption = f'<span class="prompt">{name(item.prompt)}</span>{_small(item.note)}<small>{told}</small>' + _small(
         " · ".join(scores)
     )
-    return figure(image(item.picture, f"Generated from the prompt: {item.prompt}"), caption)
+    return figure(image(item.picture, f"Generated from the prompt: {item.prompt}", drawn=item.words), caption)
 
 
 def _verdict(report: Report) -> str:

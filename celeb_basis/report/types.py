@@ -105,6 +105,8 @@ class ReportPicture:
     """What it is for, such as "the same prompt with the mean celebrity in the word's place"."""
     identity: float | None = None
     prompt_score: float | None = None
+    words: Sequence[str] = ()
+    """Of the people whom it shows, brackets and all; written into the picture."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from celeb_basis.errors import CelebBasisError, JudgingError
+from celeb_basis.provenance import marked
 from celeb_basis.webui.drawing import counted_steps
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.program import loaded_host
@@ -98,7 +99,7 @@ class Evaluation:
                         pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
                         number = f"{len(items) + 1:04d}"
                         items.append(PictureToJudge(pixels, prompt, word, request.seed + index, number))
-                        job.pictures = (*job.pictures, image)
+                        job.pictures = (*job.pictures, marked(image, [word]))
                         if job.interrupt.asked:
                             return items
                     if program.stop_reason():

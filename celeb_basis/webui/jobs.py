@@ -72,7 +72,7 @@ class Job:
         self.outcome: Any = None
         """The same as it is, where the page shows more than the API tells."""
         self.pictures: tuple[Any, ...] = ()
-        """PIL pictures drawn so far, previews and contact sheets."""
+        """PIL pictures drawn so far, previews and contact sheets; each knows whom it shows (:mod:`celeb_basis.provenance`)."""
         self.resumable = False
         """Whether :meth:`Service.resume` can go on with it."""
         self._state: State = "queued"

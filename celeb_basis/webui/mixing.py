@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celeb_basis.errors import CelebBasisError, IdentityError, SettingsError
+from celeb_basis.provenance import marked
 from celeb_basis.webui.bases import built_bases, check_stopped
 from celeb_basis.webui.drawing import counted_steps
 from celeb_basis.webui.jobs import Job
@@ -142,7 +143,7 @@ class Mixing:
                     if program.stop_reason() or job.interrupt.asked:
                         break  # this one may be half drawn
                     image.info["title"] = word
-                    job.pictures = (*job.pictures, image)
+                    job.pictures = (*job.pictures, marked(image, [word]))
             reason = program.stop_reason()
         job.result = {"word": word, "prompt": drawing.prompt, "pictures": len(job.pictures)}
         if job.interrupt.asked or reason:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celeb_basis.errors import CelebBasisError, LearningError
+from celeb_basis.provenance import marked
 from celeb_basis.webui.drawing import stopped_with
 from celeb_basis.webui.jobs import Job
 
@@ -75,5 +76,5 @@ def _draw(job: Job, program: Program, learner: Learner) -> None:
                 if job.interrupt.asked or program.stop_reason():
                     return  # this one may be half drawn
                 image.info["title"] = f"{word} after {learner.step} steps"
-                job.pictures = (*job.pictures, image)[-KEPT:]
+                job.pictures = (*job.pictures, marked(image, [word]))[-KEPT:]
     job.say("Learning")

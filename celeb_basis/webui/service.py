@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import CelebBasisError, ExportError, IdentityError, SettingsError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
+from celeb_basis.identities.companions import move_companions, remove_companions
 from celeb_basis.identities.library import Library
 from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
 from celeb_basis.webui.bases import built_bases
-from celeb_basis.webui.companions import move_companions, remove_companions
 from celeb_basis.webui.faces import Faces
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.learning import LearningJobs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import AsyncIterator
 
@@ -11,6 +10,7 @@ from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 
 from celeb_basis.errors import HostError, PhotoError, SettingsError
+from celeb_basis.provenance import drawn_bytes
 from celeb_basis.webui.api.border import BorderRoute, body_limit
 from celeb_basis.webui.api.models import (
     MAX_FILE,
@@ -134,9 +134,7 @@ def work_router(service: Service) -> APIRouter:
         pictures = service.job(job_id).pictures
         if not 0 <= number < len(pictures):
             raise NoSuchJobError(f"The job has {len(pictures)} pictures: there is no number {number}.")
-        buffer = io.BytesIO()
-        pictures[number].save(buffer, "PNG")
-        return Response(buffer.getvalue(), media_type="image/png")
+        return Response(drawn_bytes(pictures[number]), media_type="image/png")
 
     @router.post("/jobs/{job_id}/interrupt", summary="End a job; a run keeps its state")
     def interrupt(job_id: str) -> Answer:

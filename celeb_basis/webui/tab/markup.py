@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from celeb_basis.report.markup import chart, data_uri, duration, text
+from celeb_basis.report.markup import chart, data_uri, drawn_uri, duration, text
 from celeb_basis.report.markup import name as named
 
 if TYPE_CHECKING:
@@ -238,11 +238,9 @@ def picture_uri(data: bytes) -> str:
 
 def pictures(images: Sequence[Any], described: str, largest: int) -> str:
     """PIL pictures in a row, at most ``largest`` pixels a side, with their titles under them if they have any."""
-    import numpy as np
-
     shown = []
     for number, image in enumerate(images, 1):
-        uri, width, height = data_uri(np.asarray(image.convert("RGB")), largest)
+        uri, width, height = drawn_uri(image, largest)
         title = str(image.info.get("title", ""))
         said = title or (described if len(images) == 1 else f"{described} {number}")
         under = f"<figcaption>{text(title)}</figcaption>" if title else ""
@@ -280,7 +278,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _how(known: dict[str, Any]) -> str:
     if known.get("source") == "blended":
-        shares = known.get("settings", {}).get("parts", [])
+        recipe = known.get("settings", {})
+        while isinstance(recipe.get("of"), dict):  # a mixture that was moved afterwards
+            recipe = recipe["of"]
+        shares = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
         return "blended of " + ", ".join(f"{name} ({share:.0%})" for name, share in shares)
     if known.get("source") == "imported":
         return "imported"

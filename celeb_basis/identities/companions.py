@@ -13,12 +13,17 @@ _PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "jxl")
 _ENDINGS = (".json", *(f".preview.{kind}" for kind in _PICTURES), *(f".{kind}" for kind in _PICTURES))
 
 
+def companions_of(path: Path) -> tuple[Path, ...]:
+    """The files that lie beside the identity file ``path``."""
+    return tuple(companion for _, companion in _companions(path))
+
+
 def remove_companions(path: Path) -> None:
     """Delete what lies beside the identity file ``path``: whoever is called so next is somebody else.
 
     Raises: :class:`FileError` if a file cannot be deleted.
     """
-    for _, companion in _companions(path):
+    for companion in companions_of(path):
         with explained_os_errors(companion, "delete"):
             companion.unlink(missing_ok=True)
 

@@ -1,0 +1,167 @@
+"""Deleting a person with everything that was derived from them here: first what there is, then its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.errors import CelebBasisError, IdentityError
+from celeb_basis.files import checked_name, explained_os_errors, safetensors_remarks, sha256_of_file
+from celeb_basis.identities.companions import companions_of
+from celeb_basis.identities.derived import DerivedFile, DerivedFiles
+from celeb_basis.identities.library import Library, name_key
+from celeb_basis.identities.mixtures import mixtures_of
+
+
+@dataclass(frozen=True)
+class Traces:
+    """All that there is of a person."""
+
+    name: str
+    mixtures: tuple[str, ...]
+    """People of the library who were mixed of them."""
+    identities: tuple[Path, ...]
+    """Identity files: theirs, and those of the mixtures that are to go with them."""
+    beside: tuple[Path, ...]
+    """Card pictures and notes that lie beside the identity files."""
+    states: tuple[Path, ...]
+    """Runs that were interrupted and can go on; they hold the views of the photos."""
+    files: tuple[DerivedFile, ...]
+    """What was written about them elsewhere."""
+
+    def __bool__(self) -> bool:
+        return bool(self.identities or self.beside or self.states or self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "name": self.name,
+            "mixtures": list(self.mixtures),
+            "identities": [path.name for path in self.identities],
+            "beside": [path.name for path in self.beside],
+            "unfinished": len(self.states),
+            "files": [{"path": str(file.path), "kind": file.kind, "people": list(file.people)} for file in self.files],
+        }
+
+    def sentence(self) -> str:
+        """What would be deleted, for people."""
+        kinds = [file.kind for file in self.files]
+        counted = [(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
+        counted += [(len(self.states), "unfinished run"), (len(self.beside), "card file")]
+        parts = [f"the identity of {name}" for name in (self.name, *self.mixtures)][: len(self.identities)]
+        parts += [_counted(count, what) for count, what in counted if count]
+        listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts) or "nothing"
+        return f"Deletes {listed}."
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What became of it."""
+
+    people: tuple[str, ...]
+    """Who is gone: the person, and the mixtures."""
+    files: tuple[Path, ...]
+    """Every file that was deleted."""
+    left: tuple[tuple[Path, str], ...]
+    """Files that are still there, each with the reason."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "people": list(self.people),
+            "files": [str(path) for path in self.files],
+            "left": [{"path": str(path), "reason": reason} for path, reason in self.left],
+        }
+
+    def sentence(self) -> str:
+        """The same for people."""
+        who = " and ".join(f"<{name}>" for name in self.people)
+        told = f"{who} {'is' if len(self.people) == 1 else 'are'} deleted, with {_counted(len(self.files), 'file')} in all."
+        for path, reason in self.left:
+            told += f" Still there: {path} ({reason})."
+        return told
+
+
+def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Traces:
+    """What there is of ``name``, in the library or not.
+
+    Parameters: ``unfinished`` are folders of interrupted runs; ``mixtures`` says whether mixtures go with their parts.
+
+    Raises: :class:`IdentityError` for a name of no use.
+    """
+    name = checked_name(name)
+    mixed = mixtures_of(library, [name])
+    people = (name, *(mixed if mixtures else ()))
+    files = [library.path_of(one) for one in people]
+    noted = DerivedFiles(library.folder).all()
+    return Traces(
+        name,
+        mixed,
+        tuple(path for path in files if path.is_file()),
+        tuple(path for file in files for path in companions_of(file)),
+        tuple(path for folder in unfinished for path in _states(folder, people)),
+        tuple(file for file in noted if any(file.is_about(one) for one in people)),
+    )
+
+
+def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Deleted:
+    """Delete all that :func:`traces_of` finds, the identity last. What cannot be deleted is told, and stays noted.
+
+    Raises: :class:`IdentityError` if there is nothing of ``name``, :class:`FileError` if the identity cannot be deleted.
+    """
+    traces = traces_of(library, name, unfinished, mixtures=mixtures)
+    if not traces:
+        known = ", ".join(library.names()[:20]) or "nobody yet"
+        raise IdentityError(f"There is nothing of {traces.name!r} in {library.folder}: it holds {known}.")
+    gone: list[Path] = []
+    left: list[tuple[Path, str]] = []
+    forgotten = []
+    for file in traces.files:
+        if (reason := _removed(file.path, file.sha256, gone)) is None:
+            forgotten.append(file)
+        else:
+            left.append((file.path, reason))
+    for path in (*traces.beside, *(part for state in traces.states for part in (state, state.with_suffix(".json")))):
+        if (reason := _removed(path, "", gone)) is not None:
+            left.append((path, reason))
+    for path in traces.identities:
+        with explained_os_errors(path, "delete"):
+            path.unlink(missing_ok=True)
+        gone.append(path)
+    DerivedFiles(library.folder).forget(forgotten)
+    return Deleted((traces.name, *(traces.mixtures if mixtures else ())), tuple(gone), tuple(left))
+
+
+def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
+    """Delete ``path`` if it is there; answers why it could not be."""
+    if not path.is_file():
+        return None
+    try:
+        if sha256 and sha256_of_file(path) != sha256:
+            return "it was changed after it was written here, so it is left to you"
+        with explained_os_errors(path, "delete"):
+            path.unlink()
+    except CelebBasisError as error:
+        return str(error)
+    gone.append(path)
+    return None
+
+
+def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
+    """Learning states in ``folder`` that hold somebody of ``people``."""
+    wanted = {name_key(name) for name in people}
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        try:
+            described = json.loads(safetensors_remarks(path)["state"])
+            names = {name_key(str(person["name"])) for person in described["people"]}
+        except (KeyError, ValueError, TypeError):
+            continue
+        if names & wanted:
+            yield path
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,107 @@
+"""What every picture of a learned person that we draw says of itself: made by a generative model, and whom it shows.
+
+Two forms in every file: an XMP packet with the *Digital Source Type* of the IPTC photo metadata standard, which platforms
+and agencies read, and a sentence for people. In PNG files the sentence stands under :data:`KEY`, in JPEG files it is the
+comment. :func:`save_drawn` is the one place that writes such a file.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from xml.sax.saxutils import escape
+
+from celeb_basis import __version__
+from celeb_basis.files import write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+KEY = "AI-generated person"
+"""Keyword of the sentence in a PNG file."""
+
+GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's term for a picture that a trained model made."""
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's term for such pictures laid out together with others, as a contact sheet beside the photo."""
+
+Kind = Literal["PNG", "JPEG"]
+
+_WORDS, _COMPOSITE = "celeb_basis_words", "celeb_basis_composite"
+_PNG_XMP = "XML:com.adobe.xmp"
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
+
+
+def marked(image: Image.Image, words: Sequence[str], *, composite: bool = False) -> Image.Image:
+    """``image`` that knows, as long as it is in memory, whom it shows; :func:`drawn_bytes` writes it into the file.
+
+    Parameters: ``words`` are the people's words, brackets and all; ``composite`` says that it holds real photos as well.
+    """
+    image.info[_WORDS], image.info[_COMPOSITE] = tuple(words), composite
+    return image
+
+
+def words_in(image: Image.Image) -> tuple[str, ...]:
+    """The people's words that :func:`marked` noted; none for any other picture."""
+    return tuple(image.info.get(_WORDS, ()))
+
+
+def sentence(words: Sequence[str], *, composite: bool = False) -> str:
+    """What is said to people."""
+    who = " and ".join(words) or "a person"
+    begins = "This sheet shows AI-generated pictures" if composite else "This is an AI-generated picture"
+    return f"{begins} of {who}, drawn by Celeb Basis {__version__}. It is no photo, and nothing in it happened."
+
+
+def drawn_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:
+    """The file's content of a picture that was drawn, with what it has to say of itself.
+
+    Parameters: ``texts`` are more texts of a PNG file, by keyword.
+    """
+    words, composite = words_in(image), bool(image.info.get(_COMPOSITE))
+    told, packet = sentence(words, composite=composite), _xmp(words, composite)
+    buffer = io.BytesIO()
+    if kind == "JPEG":
+        image.save(buffer, "JPEG", quality=90, subsampling=0, comment=told.encode("utf-8"))
+        return _with_jpeg_xmp(buffer.getvalue(), packet)
+    from PIL.PngImagePlugin import PngInfo
+
+    remarks = PngInfo()
+    for keyword, text in (texts or {}).items():
+        remarks.add_itxt(keyword, text)
+    remarks.add_itxt(KEY, told)
+    remarks.add_itxt(_PNG_XMP, packet)
+    image.save(buffer, "PNG", pnginfo=remarks)
+    return buffer.getvalue()
+
+
+def save_drawn(path: Path, image: Image.Image, *, texts: Mapping[str, str] | None = None) -> None:
+    """Write a picture that was drawn to ``path``, whole or not at all: as JPEG if ``path`` ends so, else as PNG.
+
+    Raises: :class:`~celeb_basis.errors.FileError` for a full disk, a read-only folder and the like.
+    """
+    kind: Kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    write_bytes(path, drawn_bytes(image, kind, texts=texts))
+
+
+def _xmp(words: Sequence[str], composite: bool) -> str:
+    described = escape(sentence(words, composite=composite))
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" '
+        'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
+        f"<Iptc4xmpExt:DigitalSourceType>{COMPOSITE if composite else GENERATED}</Iptc4xmpExt:DigitalSourceType>"
+        f"<xmp:CreatorTool>Celeb Basis {__version__}</xmp:CreatorTool>"
+        f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{described}</rdf:li></rdf:Alt></dc:description>'
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+def _with_jpeg_xmp(data: bytes, packet: str) -> bytes:
+    """A JPEG file's content with an XMP segment behind its JFIF header; older Pillows cannot write one."""
+    body = _JPEG_XMP + packet.encode("utf-8")
+    place = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
+    return data[:place] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[place:]
