@@ -1,7 +1,8 @@
 """The parser of all commands, and what becomes of errors.
 
-Exit codes: 0 all went well; 1 some people of several failed; 2 wrong usage or any error that is the user's to mend;
-70 an error in this program (EX_SOFTWARE of sysexits.h; ``-v`` shows where); 130 interrupted by Ctrl-C.
+Exit codes: 0 all went well; 1 some people of several failed, or some files could not be deleted; 2 wrong usage or any error
+that is the user's to mend; 70 an error in this program (EX_SOFTWARE of sysexits.h; ``-v`` shows where); 130 interrupted by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from celeb_basis import __version__
-from celeb_basis.cli import basis, blend, demo, evaluate, generate, info, learn, transfer
+from celeb_basis.cli import basis, blend, delete, demo, evaluate, generate, info, learn, transfer
 from celeb_basis.cli.options import CommandParser, UsageError, add_common
 from celeb_basis.cli.progress import Console
 from celeb_basis.executors.failures import is_explained, sentence_of
@@ -75,6 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"celeb-basis {__version__}")
     add_common(parser, defaults=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for module in (demo, learn, generate, evaluate, basis, transfer, blend, info):
+    for module in (demo, learn, generate, evaluate, basis, transfer, blend, info, delete):
         module.add_parser(commands)
     return parser

@@ -59,6 +59,14 @@ class Console:
         if not self.quiet:
             self._write(text)
 
+    def confirm(self, question: str) -> bool | None:
+        """Whether somebody at the terminal agrees; ``None`` where nobody can be asked."""
+        if self.json or not sys.stdin.isatty():
+            return None
+        self.err.write(f"{question} [y/N] ")
+        self.err.flush()
+        return sys.stdin.readline().strip().casefold() in ("y", "yes")
+
     def error(self, text: str) -> None:
         """The sentence that says why nothing came of it."""
         self._write(f"error: {text}")

@@ -32,7 +32,7 @@ class DerivedFile:
     """For people to read: ``"picture"``, ``"report"``, ``"export"`` and the like."""
     people: tuple[str, ...]
     sha256: str
-    """Of what was written: a file that is another one by now is not ours to delete."""
+    """Of what was written: a file that is another one by now is not ours to delete. Empty for what we ourselves change."""
 
     def is_about(self, name: str) -> bool:
         """Whether ``name`` is one of its people."""
@@ -60,12 +60,15 @@ class DerivedFiles:
         """Files about ``name``."""
         return tuple(file for file in self.all() if file.is_about(name))
 
-    def note(self, files: Iterable[Path], kind: str, people: Sequence[str]) -> None:
+    def note(self, files: Iterable[Path], kind: str, people: Sequence[str], *, changes: bool = False) -> None:
         """Remember that ``files``, which are written, are about ``people``. What cannot be noted is told in the log: the
-        work is done already."""
+        work is done already.
+
+        Parameters: ``changes`` says that we ourselves write them again.
+        """
         try:
             new = [
-                DerivedFile(path, kind, tuple(people), sha256_of_file(path))
+                DerivedFile(path, kind, tuple(people), "" if changes else sha256_of_file(path))
                 for path in (Path(file).expanduser().absolute() for file in files)
             ]
             if new:

@@ -144,11 +144,17 @@ class LearningJobs:
             self._kept[job.id] = kept
             self._queue.remember(job)
 
+    def kept_files(self, job: Job) -> tuple[Path, ...]:
+        """What was kept of a run that can go on."""
+        state = self._state(job)
+        return tuple(path for path in (state, state.with_suffix(".json")) if path.is_file())
+
     def forget(self, job: Job) -> None:
         """Throw away what was kept of a job that has ended."""
         if not job.finished:
             raise LearningError("This job is still under way: interrupt it first, or let it end.")
         job.resumable = False
+        self._kept.pop(job.id, None)
         self._drop_photos(job)
         self._drop_state(job)
 

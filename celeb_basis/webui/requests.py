@@ -23,6 +23,10 @@ class NoSuchJobError(LearningError):
     """No job has this id."""
 
 
+class BusyError(IdentityError):
+    """A job is at work on the person."""
+
+
 class NameTakenError(IdentityError):
     """The name belongs to somebody or something else."""
 

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import CelebBasisError, ExportError, IdentityError, SettingsError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
-from celeb_basis.identities.companions import move_companions, remove_companions
-from celeb_basis.identities.library import Library
+from celeb_basis.identities.companions import move_companions
+from celeb_basis.identities.deleting import Deleted, Traces, delete_person, traces_of
+from celeb_basis.identities.derived import DerivedFiles
+from celeb_basis.identities.library import Library, name_key
+from celeb_basis.identities.mixtures import rename_in_mixtures
 from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
 from celeb_basis.webui.bases import built_bases
@@ -26,6 +29,7 @@ from celeb_basis.webui.options import Options
 from celeb_basis.webui.paths import Paths, data_folder
 from celeb_basis.webui.program import INTERRUPTED, RELOAD, RELOADED, Program, loaded_host
 from celeb_basis.webui.requests import (
+    BusyError,
     EvaluateRequest,
     FoundFaces,
     LearnRequest,
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     from celeb_basis.webui.tokens.registry import Registry
 
 MAX_NOTES = 20_000
+
+_UNFINISHED = "unfinished run"
 
 Reason = Callable[[str, "Identity | None"], str]
 """Why somebody of that name cannot be drawn; empty if they can."""
@@ -153,16 +159,48 @@ class Service:
         self._present(name)
         before = self.library.path_of(name)
         move_companions(before, self.library.rename(name, new_name))
+        record = DerivedFiles(self.library.folder)
+        record.rename(name, new_name)
+        rename_in_mixtures(self.library, name, new_name)
+        for job in self._jobs_of([name]):
+            if job.resumable:  # its run is called as it began, but is about the same person
+                record.note(self.learning.kept_files(job), _UNFINISHED, [*job.people, new_name], changes=True)
+            elif job.finished:
+                wanted = name_key(name)
+                job.people = tuple(new_name if name_key(one) == wanted else one for one in job.people)
         return self.person(new_name)
 
-    def delete(self, name: str) -> None:
-        """Remove somebody, and what the host's cards keep of them.
+    def traces(self, name: str, *, mixtures: bool = True) -> Traces:
+        """What deleting somebody would delete.
 
-        Raises: :class:`IdentityError` if there is none.
+        Raises: :class:`NoSuchPersonError` if there is nothing of them.
         """
-        self._present(name)
-        remove_companions(self.library.path_of(name))
-        self.library.delete(name)
+        found = traces_of(self.library, name, (self.paths.unfinished,), mixtures=mixtures)
+        if not found:
+            raise NoSuchPersonError(f"There is nothing of {found.name!r} here: look at the list of people.")
+        return found
+
+    def delete(self, name: str, *, mixtures: bool = True) -> Deleted:
+        """Remove somebody with everything that was derived from them: cards, mixtures, interrupted runs, jobs with their
+        pictures, and the files that we wrote elsewhere.
+
+        Raises: :class:`NoSuchPersonError` if there is nothing of them, :class:`BusyError` while a job is at work on them.
+        """
+        found = self.traces(name, mixtures=mixtures)
+        jobs = self._jobs_of((found.name, *(found.mixtures if mixtures else ())))
+        runs = {file.path.stem for file in found.files if file.kind == _UNFINISHED}
+        jobs += [job for job in self.jobs() if job.id in runs and job not in jobs]
+        if at_work := [job for job in jobs if not job.finished]:
+            raise BusyError(
+                f"{found.name!r} is in a job that is {at_work[0].state}: interrupt it or let it end, then delete."
+            )
+        for job in jobs:
+            self.forget(job.id)
+        return delete_person(self.library, name, (self.paths.unfinished,), mixtures=mixtures)
+
+    def _jobs_of(self, names: Sequence[str]) -> list[Job]:
+        keys = set(map(name_key, names))
+        return [job for job in self.jobs() if keys & set(map(name_key, job.people))]
 
     def set_notes(self, name: str, notes: str) -> PersonEntry:
         """Put other notes into somebody's file."""
@@ -197,9 +235,10 @@ class Service:
         person = self._present(name).load(name)
         with self.model() as host:
             identity = self.fitted(person, host)
-        return list(
-            export_identity(identity, self.program.embeddings_folder() / f"{identity.name}.safetensors", "webui")
-        )
+        target = self.program.embeddings_folder() / f"{identity.name}.safetensors"
+        files = list(export_identity(identity, target, "webui"))
+        DerivedFiles(self.library.folder).note(files, "embedding", [identity.name])
+        return files
 
     def import_file(
         self, data: bytes, file_name: str, name: str | None = None, *, replace_existing: bool = False

@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from celeb_basis.errors import CelebBasisError, FileError, HostError, MissingPackageError, WrongModelError
 from celeb_basis.executors.failures import sentence_of
-from celeb_basis.webui.requests import NameTakenError, NoSuchJobError, NoSuchPersonError
+from celeb_basis.webui.requests import BusyError, NameTakenError, NoSuchJobError, NoSuchPersonError
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def _told(error: Exception) -> tuple[int, str]:
         return 422, f"{where}: {first['msg']}."
     if isinstance(error, (NoSuchPersonError, NoSuchJobError)):
         return 404, str(error)
-    if isinstance(error, (NameTakenError, WrongModelError, HostError)):
+    if isinstance(error, (BusyError, NameTakenError, WrongModelError, HostError)):
         return 409, str(error)
     if isinstance(error, MissingPackageError):
         return 424, str(error)

@@ -54,10 +54,15 @@ def people_router(service: Service) -> APIRouter:
     def notes(name: str, body: NotesBody) -> Answer:
         return service.set_notes(name, body.notes).as_dict()
 
-    @router.delete("/people/{name}", summary="Remove a person")
-    def delete(name: str) -> Answer:
-        service.delete(name)
-        return {"deleted": name}
+    @router.get("/people/{name}/traces", summary="What deleting a person would delete")
+    def traces(name: str, mixtures: bool = True) -> Answer:
+        found = service.traces(name, mixtures=mixtures)
+        return found.as_dict() | {"text": found.sentence()}
+
+    @router.delete("/people/{name}", summary="Delete a person with everything derived from them")
+    def delete(name: str, mixtures: bool = Query(True, description="people who were blended of them go too")) -> Answer:
+        deleted = service.delete(name, mixtures=mixtures)
+        return {"deleted": name, **deleted.as_dict(), "text": deleted.sentence()}
 
     @router.get("/people/{name}/export", summary="A person as a file")
     def export(name: str, layout: str = Query("identity", description="identity, webui, diffusers, comfyui")) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.errors import IdentityError
 from celeb_basis.webui.requests import NoSuchPersonError, PersonEntry
@@ -52,9 +52,17 @@ class PeopleTab:
         on(parts["save"].click, self.save_notes, [*everything, parts["notes"]], shown, note=note)
         on(parts["export"].click, self.export, [chosen, parts["layout"]], [parts["links"]], note=note)
         on(parts["to_host"].click, self.export_to_host, [chosen], [], note=note)
-        on(parts["delete"].click, lambda name: update(visible=bool(name)), [chosen], [parts["sure"]], quiet=True)
+        on(
+            parts["delete"].click,
+            self.ask,
+            [chosen, parts["mixtures"]],
+            [parts["sure"], parts["told"]],
+            note=note,
+            quiet=True,
+        )
+        on(parts["mixtures"].change, self.ask, [chosen, parts["mixtures"]], [parts["sure"], parts["told"]], quiet=True)
         on(parts["no"].click, lambda: update(visible=False), [], [parts["sure"]], quiet=True)
-        on(parts["yes"].click, self.delete, everything, shown, note=note)
+        on(parts["yes"].click, self.delete, [*everything, parts["mixtures"]], shown, note=note)
         files, name, replace, take = imports
         on(take.click, self.take, [files, name, replace, search], [*shown, files], note=note, cleared=files)
 
@@ -89,10 +97,19 @@ class PeopleTab:
         made["links"] = gradio.HTML("", elem_id="celeb_basis_links")
         with gradio.Row():
             made["to_host"] = gradio.Button("Put into the embeddings folder", size="sm")
-            made["delete"] = gradio.Button("Delete", size="sm", variant="stop", elem_id="celeb_basis_delete")
-        with gradio.Row(visible=False) as sure:
-            made["yes"] = gradio.Button("Delete for good", size="sm", variant="stop", elem_id="celeb_basis_delete_yes")
-            made["no"] = gradio.Button("Keep", size="sm", elem_id="celeb_basis_delete_no")
+            made["delete"] = gradio.Button(
+                "Delete with everything", size="sm", variant="stop", elem_id="celeb_basis_delete"
+            )
+        with gradio.Column(visible=False) as sure:
+            made["told"] = gradio.HTML("", elem_id="celeb_basis_delete_told")
+            made["mixtures"] = own(
+                gradio.Checkbox(True, label="Mixtures of this person too", elem_id="celeb_basis_delete_mixtures")
+            )
+            with gradio.Row():
+                made["yes"] = gradio.Button(
+                    "Delete for good", size="sm", variant="stop", elem_id="celeb_basis_delete_yes"
+                )
+                made["no"] = gradio.Button("Keep", size="sm", elem_id="celeb_basis_delete_no")
         made["sure"] = sure
         return made
 
@@ -145,10 +162,19 @@ class PeopleTab:
         self.service.set_notes(chosen, notes or "")
         return *self.show(chosen, search), markup.note("The notes are saved.", "good") + markup.changed()
 
-    def delete(self, chosen: str, search: str) -> tuple[Any, ...]:
-        """Remove the chosen person, which was asked before."""
-        self.service.delete(chosen)
-        return *self.show("", search), markup.note(f"<{chosen}> is deleted.", "good") + markup.changed()
+    def ask(self, chosen: str, mixtures: bool) -> tuple[Any, ...]:
+        """Say what deleting would delete, with the buttons that do it or do not."""
+        if not chosen:
+            return update(visible=False), ""
+        told = self.service.traces(chosen, mixtures=bool(mixtures)).sentence()
+        kept = "Pictures that you drew with the WebUI itself stay in its output folders: they are yours to delete."
+        return update(visible=True), markup.note(f"{told} {kept}", "error")
+
+    def delete(self, chosen: str, search: str, mixtures: bool) -> tuple[Any, ...]:
+        """Remove the chosen person with everything derived, which was asked before."""
+        deleted = self.service.delete(chosen, mixtures=bool(mixtures))
+        kind: Literal["hint", "good"] = "hint" if deleted.left else "good"
+        return *self.show("", search), markup.note(deleted.sentence(), kind) + markup.changed()
 
     def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
         """Links that hold the files."""

@@ -1,0 +1,25 @@
+"""The service around a toy model, and the command line with a small one, as their own tests have them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def _fixtures_of(room: str) -> Any:
+    path = Path(__file__).resolve().parents[1] / room / "conftest.py"
+    spec = importlib.util.spec_from_file_location(f"consent_{room}_fixtures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_service, _cli = _fixtures_of("webui_api"), _fixtures_of("cli")
+
+program, service = _service.program, _service.service
+cli_model, parts, own_library, celeb = _cli.cli_model, _cli.parts, _cli.own_library, _cli.celeb
