@@ -30,6 +30,10 @@ class FacePackError(CelebBasisError):
     """A face model pack is missing, incomplete or broken."""
 
 
+class LicenceError(FacePackError):
+    """A pack would have to be downloaded, and nobody has agreed to its licence."""
+
+
 class DownloadError(CelebBasisError):
     """A download failed or brought something else than was promised."""
 

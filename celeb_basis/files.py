@@ -11,6 +11,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def checked_name(name: str) -> str:
     if cleaned.startswith(".") or cleaned.endswith(".") or cleaned.split(".")[0].casefold() in _WINDOWS_RESERVED:
         raise IdentityError(f"The name {shown} cannot be a file name on every system: choose another one.")
     return cleaned
+
+
+def now() -> str:
+    """The present moment as ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def cache_folder() -> Path:

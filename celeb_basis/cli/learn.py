@@ -228,7 +228,14 @@ def _on_ray(
         obtain_faces(arguments, screen)  # once, and not in every worker at the same time
     # Workers run in other folders: a relative path would mean something else there.
     faces = str(Path(arguments.faces).absolute()) if len(Path(arguments.faces).parts) > 1 else arguments.faces
-    spec = WorkerSpec(arguments.model.expanduser().absolute(), arguments.device, arguments.dtype, names, faces)
+    spec = WorkerSpec(
+        arguments.model.expanduser().absolute(),
+        arguments.device,
+        arguments.dtype,
+        names,
+        faces,
+        arguments.accept_licence,
+    )
     options = RayOptions(arguments.workers, arguments.ray_address)
     progress = screen.bar(len(jobs), "people", unit="person")
     try:

@@ -33,13 +33,15 @@ class WorkerSpec:
     names: NameList
     pack: str
     """Name of a face model pack, or a folder."""
+    agreed: bool = False
+    """Whether the pack's licence was agreed to."""
 
     def __call__(self) -> Worker:
         from celeb_basis.executors.worker import Worker
         from celeb_basis.faces.insight import InsightFaceNetwork
         from celeb_basis.faces.packs import obtain_pack
 
-        pack = obtain_pack(self.pack)
+        pack = obtain_pack(self.pack, agreed=self.agreed)
         return Worker(load_model(self.model, self.device, self.dtype), self.names, InsightFaceNetwork(pack.folder))
 
 
@@ -69,15 +71,16 @@ def open_names(arguments: argparse.Namespace) -> NameList:
 
 
 def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
-    """The pack of ``--faces``; downloaded, with its licence shown first and a bar, if it is not on this machine yet."""
-    from celeb_basis.faces.packs import SOURCES, find_pack, obtain_pack
+    """The pack of ``--faces``; if it is not on this machine yet, its licence is shown and asked for, then it is downloaded.
+
+    Raises: :class:`LicenceError` if nobody agrees.
+    """
+    from celeb_basis.faces.packs import find_pack, obtain_pack
 
     try:
         return find_pack(arguments.faces)
     except FacePackError:
-        if (source := SOURCES.get(arguments.faces)) is not None:
-            size = source.archive_bytes / 1e6
-            screen.note(f"Face models: {source.name} ({source.about}, {size:.0f} MB) are downloaded. {source.licence}")
+        _agree(arguments, screen)
     bar: Any = None
 
     def progress(done: int, total: int | None) -> None:
@@ -87,10 +90,28 @@ def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
         bar.update(done - bar.n)
 
     try:
-        return obtain_pack(arguments.faces, progress=progress)
+        return obtain_pack(arguments.faces, progress=progress, agreed=True)
     finally:
         if bar is not None:
             bar.close()
+
+
+def _agree(arguments: argparse.Namespace, screen: Console) -> None:
+    """Show the licence of the pack of ``--faces``, and have it agreed to.
+
+    Raises: :class:`LicenceError` if nobody does.
+    """
+    from celeb_basis.faces.packs import AGREEMENT, SOURCES, licence_to_agree_to, not_agreed
+
+    if (source := SOURCES.get(arguments.faces)) is None:
+        return
+    size = source.archive_bytes / 1e6
+    screen.note(f"The face models {source.name} ({source.about}, {size:.0f} MB) have to be downloaded.")
+    screen.note(f"Their licence: {source.licence} See {source.terms}.")
+    if arguments.accept_licence or licence_to_agree_to(arguments.faces) is None:
+        return
+    if not screen.confirm("Do you agree to this licence?"):
+        raise not_agreed(source, f"add --accept-licence, or set {AGREEMENT}={source.name}")
 
 
 def open_faces(arguments: argparse.Namespace, screen: Console) -> InsightFaceNetwork:

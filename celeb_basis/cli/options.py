@@ -100,6 +100,11 @@ def add_faces(parser: argparse._ActionsContainer) -> None:
         help="face model pack: buffalo_l, antelopev2, miniature (small, for trials), or a folder of .onnx files; "
         "downloaded on first use",
     )
+    parser.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="agree to the licence of that pack, if it has to be downloaded; it is shown and asked for otherwise",
+    )
 
 
 def add_library(parser: argparse._ActionsContainer) -> None:

@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from celeb_basis.download import Progress, fetch
-from celeb_basis.errors import DownloadError, FacePackError
-from celeb_basis.files import cache_folder, explained_os_errors, sha256_of_file, write_json
+from celeb_basis.errors import DownloadError, FacePackError, LicenceError
+from celeb_basis.files import cache_folder, explained_os_errors, now, sha256_of_file, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ MANIFEST = "celeb-basis-pack.json"
 
 RELEASES = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 
-_INSIGHTFACE_LICENCE = "insightface's pretrained models are for non-commercial research only."
+AGREEMENT = "CELEB_BASIS_ACCEPT_LICENCE"
+"""Environment variable with the names of packs, commas between them, whose licences are agreed to."""
+
+_INSIGHTFACE_LICENCE = "insightface's pretrained models are available for non-commercial research purposes only."
+_INSIGHTFACE_TERMS = "https://github.com/deepinsight/insightface#license"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class PackSource:
     archive_sha256: str
     archive_bytes: int
     licence: str
-    """One sentence for front ends to show before the download."""
+    """One sentence for front ends to show before the download, which begins only when somebody has agreed."""
+    terms: str
+    """Where the licence stands in its owner's words."""
     about: str
 
     @property
@@ -66,6 +72,7 @@ SOURCES: Mapping[str, PackSource] = {
             archive_sha256="80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
             archive_bytes=288_621_354,
             licence=_INSIGHTFACE_LICENCE,
+            terms=_INSIGHTFACE_TERMS,
             about="ResNet-50 trained on WebFace600K",
         ),
         PackSource(
@@ -74,6 +81,7 @@ SOURCES: Mapping[str, PackSource] = {
             archive_sha256="8e182f14fc6e80b3bfa375b33eb6cff7ee05d8ef7633e738d1c89021dcf0c5c5",
             archive_bytes=360_662_982,
             licence=_INSIGHTFACE_LICENCE,
+            terms=_INSIGHTFACE_TERMS,
             about="ResNet-100 trained on Glint360K, as the paper uses",
         ),
     )
@@ -130,6 +138,30 @@ def pack_folders(root: Path | None = None) -> tuple[Path, ...]:
 def download_folder() -> Path:
     """Where downloaded and assembled packs are put: ``<cache>/faces/models``."""
     return cache_folder() / "faces" / "models"
+
+
+def licence_to_agree_to(name: str, root: Path | None = None) -> PackSource | None:
+    """The pack ``name`` if it is not on this machine and its licence has to be agreed to before it is downloaded.
+
+    ``None`` for a pack that is here, one without such a licence, and one that :data:`AGREEMENT` names.
+    """
+    source = SOURCES.get(name)
+    if source is None or name in [one.strip() for one in os.environ.get(AGREEMENT, "").split(",")]:
+        return None
+    try:
+        find_pack(name, root)
+    except FacePackError:
+        return source
+    return None
+
+
+def not_agreed(source: PackSource, how: str = f"set {AGREEMENT} to its name") -> LicenceError:
+    """The refusal to download a pack; ``how`` says how one agrees, after "To agree, "."""
+    return LicenceError(
+        f"The face models {source.name} are not on this machine, and their licence must be agreed to before they are "
+        f"downloaded ({source.archive_bytes / 1e6:.0f} MB): {source.licence} See {source.terms}. To agree, {how}; or "
+        "choose another face model pack."
+    )
 
 
 def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
@@ -197,13 +229,15 @@ def obtain_pack(
     progress: Progress | None = None,
     sha256: str | None = None,
     url: str | None = None,
+    agreed: bool = False,
 ) -> FacePack:
     """Find a pack, or download it (``miniature``: assemble it) on first use.
 
     Parameters: ``root`` is the folder that gets ``NAME/*.onnx``, our cache by default. ``sha256`` and ``url`` are for
-    a mirror or a zip of one's own: then the name is free, and without ``sha256`` nothing vouches for the zip.
-    Raises: :class:`FacePackError` for an unknown name; :class:`DownloadError` when the download fails, with the files
-    to fetch by hand and where to put them.
+    a mirror or a zip of one's own: then the name is free, and without ``sha256`` nothing vouches for the zip. ``agreed``
+    says that the user was shown the pack's licence and agreed to it; a pack that is here already needs no agreement.
+    Raises: :class:`FacePackError` for an unknown name; :class:`LicenceError` if nobody has agreed to the pack's licence;
+    :class:`DownloadError` when the download fails, with the files to fetch by hand and where to put them.
     """
     if Path(name).name != name or name in ("", ".", ".."):
         return find_pack(Path(name))
@@ -218,6 +252,8 @@ def obtain_pack(
         from celeb_basis.faces.miniature import assemble_miniature
 
         return assemble_miniature(target)
+    if not agreed and (asking := licence_to_agree_to(name, root)) is not None:
+        raise not_agreed(asking)
     url = url or (source.url if source else "")
     expected = sha256 or (source.archive_sha256 if source else None)
     archive = target.parent / f".{name}.zip"
@@ -225,16 +261,20 @@ def obtain_pack(
         fetch(url, archive, sha256=expected, progress=progress)
     except DownloadError as error:
         raise DownloadError(f"{error} By hand: {_by_hand(target, source, url)}.") from error
-    unpack(archive, target, files=source.files if source else None, origin=url)
+    told = {"licence": source.licence, "licence_agreed": now()} if source else {}
+    unpack(archive, target, files=source.files if source else None, origin=url, **told)
     with explained_os_errors(archive, "delete"):
         archive.unlink(missing_ok=True)
     return check_pack(target)
 
 
-def unpack(archive: Path, target: Path, *, files: tuple[str, ...] | None = None, origin: str = "") -> None:
+def unpack(
+    archive: Path, target: Path, *, files: tuple[str, ...] | None = None, origin: str = "", **more: object
+) -> None:
     """Unpack the ``.onnx`` files of a pack's zip, wherever in it they lie, into the new folder ``target``.
 
-    Folders inside the zip are ignored, so no path in it can lead anywhere. With ``files``, only these are taken.
+    Folders inside the zip are ignored, so no path in it can lead anywhere. With ``files``, only these are taken. ``more``
+    stands in the manifest too.
 
     Raises: :class:`FacePackError` for a damaged zip or one that lacks a file.
     """
@@ -254,7 +294,7 @@ def unpack(archive: Path, target: Path, *, files: tuple[str, ...] | None = None,
             for name in files or tuple(members):
                 with zipped.open(members[name]) as packed, open(folder / name, "wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
-            write_manifest(folder, target.name, origin)
+            write_manifest(folder, target.name, origin, **more)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise FacePackError(f"{archive} is not a readable zip: delete it and try again.") from error
 

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from celeb_basis import __version__
 from celeb_basis.errors import IdentityError
-from celeb_basis.files import checked_name
+from celeb_basis.files import checked_name, now
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +37,6 @@ _MAX_POSITIONS = 75
 
 _HASH = re.compile(r"[0-9a-f]{0,128}")
 _ENCODER = re.compile(r"[A-Za-z0-9_]{1,32}")
-
-
-def now() -> str:
-    """The present moment as ISO 8601 in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

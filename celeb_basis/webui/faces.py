@@ -12,6 +12,9 @@ from celeb_basis.webui.requests import FoundFace, FoundFaces
 
 if TYPE_CHECKING:
     from celeb_basis.download import Progress
+    from celeb_basis.faces.packs import PackSource
+
+_HOW_TO_AGREE = 'press "I agree" on the tab Celeb Basis, or send "accept_licence": true over the API'
 
 
 class Faces:
@@ -24,11 +27,27 @@ class Faces:
         self._pack = pack
         self._lock = threading.Lock()
         self._loaded: tuple[str, FaceNetwork] | None = None
+        self._agreed: set[str] = set()
+
+    def agree(self) -> None:
+        """The user was shown the licence of the chosen pack and agrees to it."""
+        self._agreed.add(self._pack())
+
+    def check_licence(self) -> None:
+        """Raise unless the chosen pack is here, or may be downloaded.
+
+        Raises: :class:`LicenceError`.
+        """
+        from celeb_basis.faces.packs import not_agreed
+
+        if (source := self._to_agree_to()) is not None:
+            raise not_agreed(source, _HOW_TO_AGREE)
 
     def network(self, progress: Progress | None = None) -> FaceNetwork:
-        """The network of the chosen pack, which is downloaded if it is not there.
+        """The network of the chosen pack, which is downloaded if it is not there and its licence was agreed to.
 
-        Raises: :class:`MissingPackageError` without insightface, :class:`FacePackError`, :class:`DownloadError`.
+        Raises: :class:`MissingPackageError` without insightface, :class:`FacePackError`, :class:`LicenceError`,
+        :class:`DownloadError`.
         """
         with self._lock:
             pack = self._pack()
@@ -37,7 +56,9 @@ class Faces:
                 from celeb_basis.faces.packs import obtain_pack
 
                 _check_packages()
-                self._loaded = pack, InsightFaceNetwork(obtain_pack(pack, progress=progress).folder)
+                self.check_licence()
+                obtained = obtain_pack(pack, progress=progress, agreed=pack in self._agreed)
+                self._loaded = pack, InsightFaceNetwork(obtained.folder)
             return self._loaded[1]
 
     def status(self) -> dict[str, Any]:
@@ -51,6 +72,8 @@ class Faces:
             "present": True,
             "problem": "",
             "licence": source.licence if source else "",
+            "terms": source.terms if source else "",
+            "to_agree": False,
             "download_bytes": source.archive_bytes if source else 0,
         }
         try:
@@ -60,7 +83,14 @@ class Faces:
             told |= {"present": False, "problem": "" if source else str(error)}
         except Exception as error:  # whatever is broken: the page must appear and say so
             told |= {"present": False, "problem": str(error)}
+        told["to_agree"] = not told["problem"] and self._to_agree_to() is not None
         return told
+
+    def _to_agree_to(self) -> PackSource | None:
+        from celeb_basis.faces.packs import licence_to_agree_to
+
+        pack = self._pack()
+        return None if pack in self._agreed else licence_to_agree_to(pack)
 
     def find(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
         """Every face of a photo, with warnings.

@@ -21,7 +21,7 @@ from celeb_basis.webui.requests import NoSuchJobError
 _log = logging.getLogger(__name__)
 
 State = Literal["queued", "running", "done", "failed", "interrupted"]
-Kind = Literal["learn", "evaluate", "preview", "blend", "basis"]
+Kind = Literal["learn", "evaluate", "preview", "blend", "basis", "faces"]
 
 MAX_EVENTS = 4000
 """Events kept of a job; who asks later gets the newest and can tell the gap by their indices."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import CelebBasisError, HostError, LearningError, NotFiniteError
 from celeb_basis.executors.work import Interrupt, Outcome, PersonPhotos, PortraitsFound
 from celeb_basis.executors.work import Job as WorkerJob
-from celeb_basis.files import checked_name, write_bytes, write_json
-from celeb_basis.identities.identity import Identity, now
+from celeb_basis.files import checked_name, now, write_bytes, write_json
+from celeb_basis.identities.identity import Identity
 from celeb_basis.webui.access import StoppedError
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.paths import Paths

@@ -82,6 +82,8 @@ class LearnRequest:
     notes: str = ""
     replace: bool = False
     """Whether identities of the same names are replaced."""
+    accept_licence: bool = False
+    """Whether the user agrees to the licence of the face models, should they have to be downloaded."""
     preview_every: int | None = None
     """Steps between two preview pictures, 0 for none; what the settings page says if ``None``."""
 
@@ -134,6 +136,8 @@ class EvaluateRequest:
     seed: int = 0
     steps: int = 30
     guidance: float = 7.5
+    accept_licence: bool = False
+    """As in :class:`LearnRequest`."""
 
     def check(self) -> None:
         """Raise the sentence that says what is wrong with the numbers.

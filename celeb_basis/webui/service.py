@@ -228,6 +228,10 @@ class Service:
             files = export_identity(self._present(name).load(name), Path(folder), layout)  # type: ignore[arg-type]
             return [(path.name, path.read_bytes()) for path in files]
 
+    def note_files(self, name: str, files: Sequence[Path], kind: str) -> None:
+        """Remember files about somebody that lie outside of the data folder: deleting the person deletes them."""
+        DerivedFiles(self.library.folder).note(files, kind, [name])
+
     def export_to_host(self, name: str) -> list[Path]:
         """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
         from celeb_basis.exports.write import export_identity
@@ -237,7 +241,7 @@ class Service:
             identity = self.fitted(person, host)
         target = self.program.embeddings_folder() / f"{identity.name}.safetensors"
         files = list(export_identity(identity, target, "webui"))
-        DerivedFiles(self.library.folder).note(files, "embedding", [identity.name])
+        self.note_files(identity.name, files, "embedding")
         return files
 
     def import_file(
@@ -257,8 +261,37 @@ class Service:
 
     # Photos and learning
 
+    def check_licence(self, accepted: bool) -> None:
+        """Take the user's agreement to the licence of the face models, if it is given, and see whether it is needed.
+
+        Raises: :class:`LicenceError` if it is needed and not given.
+        """
+        if accepted:
+            self.faces.agree()
+        self.faces.check_licence()
+
+    def start_faces(self, *, accept_licence: bool) -> Job:
+        """Have the chosen face models downloaded, if they are not here; nothing else does so without this agreement.
+
+        Raises: :class:`LicenceError` without the agreement.
+        """
+        self.check_licence(accept_licence)
+
+        def work(job: Job) -> None:
+            job.say("Loading the face models")
+            self.faces.network(lambda done, total: job.say("Downloading the face models", step=done, total=total or 0))
+            job.result = self.faces.status()
+            job.say("The face models are here", step=1, total=1)
+
+        job = Job("faces", ())
+        self.queue.begin(job, work)
+        return job
+
     def detect(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
-        """Every face of a photo, with what may keep it from giving a good likeness."""
+        """Every face of a photo, with what may keep it from giving a good likeness.
+
+        Raises: :class:`LicenceError` if the face models have to be downloaded and nobody has agreed to their licence.
+        """
         return self.faces.find(photo, name)
 
     def start_learning(self, request: LearnRequest) -> Job:
@@ -267,6 +300,7 @@ class Service:
         Raises: :class:`CelebBasisError` for a request that cannot be right.
         """
         request.check()
+        self.check_licence(request.accept_licence)
         for person in request.people:
             if (problem := self.check_name(person.name, replace=request.replace)) is not None:
                 raise NameTakenError(problem)
@@ -330,6 +364,7 @@ class Service:
         from celeb_basis.webui.evaluating import Evaluation
 
         request.check()
+        self.check_licence(request.accept_licence)
         identity = self.identity(request.name)
         job = Job("evaluate", (identity.name,))
         self.queue.submit(job, Evaluation(self, identity, request).run)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError
+from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError, LicenceError
 from celeb_basis.faces import packs
 from celeb_basis.faces.packs import MANIFEST, SOURCES, find_pack, obtain_pack, unpack
 
@@ -202,7 +202,7 @@ def test_a_pack_is_downloaded_on_first_use_only(
 ) -> None:
     serve_antelope(site, monkeypatch)
     seen: list[tuple[int, int | None]] = []
-    pack = obtain_pack("antelopev2", progress=lambda done, total: seen.append((done, total)))
+    pack = obtain_pack("antelopev2", progress=lambda done, total: seen.append((done, total)), agreed=True)
     assert pack.folder == private_cache / "faces" / "models" / "antelopev2"
     assert sorted(path.name for path in pack.folder.iterdir()) == [MANIFEST, "glintr100.onnx", "scrfd_10g_bnkps.onnx"]
     assert [path.name for path in pack.folder.parent.iterdir()] == ["antelopev2"], "the zip is gone"
@@ -212,17 +212,38 @@ def test_a_pack_is_downloaded_on_first_use_only(
     assert obtain_pack("antelopev2") == pack == find_pack("antelopev2")
 
 
+def test_nothing_is_downloaded_before_the_licence_is_agreed_to(
+    site: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_antelope(site, monkeypatch)
+    with pytest.raises(LicenceError) as caught:
+        obtain_pack("antelopev2")
+    for part in ("antelopev2", "non-commercial research", "https://github.com/deepinsight/insightface", "361 MB"):
+        assert part in str(caught.value)
+    assert not private_cache.joinpath("faces").exists()
+    monkeypatch.setenv("CELEB_BASIS_ACCEPT_LICENCE", "buffalo_l")
+    with pytest.raises(LicenceError):
+        obtain_pack("antelopev2")
+    monkeypatch.setenv("CELEB_BASIS_ACCEPT_LICENCE", "buffalo_l, antelopev2")
+    pack = obtain_pack("antelopev2")
+    recorded = json.loads((pack.folder / MANIFEST).read_text())
+    assert "non-commercial" in recorded["licence"]
+    assert recorded["licence_agreed"]
+    monkeypatch.delenv("CELEB_BASIS_ACCEPT_LICENCE")
+    assert obtain_pack("antelopev2") == pack, "what is here asks no new question"
+
+
 def test_an_exchanged_zip_is_refused(site: Path, private_cache: Path) -> None:
     (site / "buffalo_l.zip").write_bytes(zipped({"det_10g.onnx": DETECTOR, "w600k_r50.onnx": RECOGNISER}))
     with pytest.raises(DownloadError, match="SHA-256 differs"):
-        obtain_pack("buffalo_l")
+        obtain_pack("buffalo_l", agreed=True)
     assert not list(private_cache.rglob("*.onnx"))
 
 
 def test_offline_one_message_says_which_files_go_where(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "RELEASES", "http://127.0.0.1:9")
     with pytest.raises(DownloadError) as caught:
-        obtain_pack("buffalo_l")
+        obtain_pack("buffalo_l", agreed=True)
     text = str(caught.value)
     for part in ("could not be reached", "/buffalo_l.zip", "det_10g.onnx and w600k_r50.onnx"):
         assert part in text

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.types import Message
 
-from celeb_basis.errors import CelebBasisError, FileError, HostError, MissingPackageError, WrongModelError
+from celeb_basis.errors import CelebBasisError, FileError, HostError, LicenceError, MissingPackageError, WrongModelError
 from celeb_basis.executors.failures import sentence_of
 from celeb_basis.webui.requests import BusyError, NameTakenError, NoSuchJobError, NoSuchPersonError
 
@@ -88,6 +88,8 @@ def _told(error: Exception) -> tuple[int, str]:
         return 409, str(error)
     if isinstance(error, MissingPackageError):
         return 424, str(error)
+    if isinstance(error, LicenceError):
+        return 403, str(error)
     if isinstance(error, FileError):
         return 507, str(error)
     if isinstance(error, CelebBasisError):

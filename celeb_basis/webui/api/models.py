@@ -15,6 +15,8 @@ from celeb_basis.webui.requests import LearnRequest, PersonToLearn, PhotoToLearn
 MAX_FILE = 32 << 20
 """Bytes of one uploaded file."""
 
+LICENCE = "you agree to the face models' licence (see GET face-models), should they have to be downloaded first"
+
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
 
 
@@ -31,6 +33,18 @@ class PhotoBody(Body):
     data: str = Field(description="the picture file as base64, plain or as a data URL")
     name: str = Field("photo", description="file name, for messages")
     face: int | None = Field(None, description="which face, 0 is the largest; the largest if left out")
+
+
+class FacesBody(PhotoBody):
+    """A photo whose faces are wanted."""
+
+    accept_licence: bool = Field(False, description=LICENCE)
+
+
+class FaceModelsBody(Body):
+    """The wish to have the face models here."""
+
+    accept_licence: bool = Field(False, description=LICENCE)
 
 
 class PersonBody(Body):
@@ -57,6 +71,7 @@ class LearnBody(Body):
     consent_note: str = ""
     notes: str = ""
     replace: bool = Field(False, description="replace people of the same names")
+    accept_licence: bool = Field(False, description=LICENCE)
     preview_every: int | None = Field(
         None, description="steps between preview pictures; 0: none; as in the settings if left out"
     )
@@ -78,6 +93,7 @@ class LearnBody(Body):
             consent_note=self.consent_note,
             notes=self.notes,
             replace=self.replace,
+            accept_licence=self.accept_licence,
             preview_every=self.preview_every,
         )
 
@@ -154,6 +170,7 @@ class EvaluateBody(Body):
     seed: int = 0
     steps: int = 30
     guidance: float = 7.5
+    accept_licence: bool = Field(False, description=LICENCE)
 
 
 def decoded(data: str, name: str) -> bytes:

@@ -13,13 +13,15 @@ from celeb_basis.errors import HostError, PhotoError, SettingsError
 from celeb_basis.provenance import drawn_bytes
 from celeb_basis.webui.api.border import BorderRoute, body_limit
 from celeb_basis.webui.api.models import (
+    LICENCE,
     MAX_FILE,
     Answer,
     BasisBody,
     EstimateBody,
     EvaluateBody,
+    FaceModelsBody,
+    FacesBody,
     LearnBody,
-    PhotoBody,
     decoded,
 )
 from celeb_basis.webui.jobs import Job
@@ -42,21 +44,34 @@ _HEARTBEAT = 15.0
 
 
 def work_router(service: Service) -> APIRouter:
-    """``/settings``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
+    """``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
     router = APIRouter(route_class=BorderRoute, tags=["Celeb Basis: learning"])
 
     @router.get("/settings", summary="Presets, and every setting's default, range and help")
     def settings() -> Answer:
         return service.settings_table() | {"face_models": service.faces.status()}
 
+    @router.get("/face-models", summary="The face models: whether they are here, and their licence")
+    def face_models() -> Answer:
+        return service.faces.status()
+
+    @router.post("/face-models", summary="Download them, as a job, once their licence is agreed to", status_code=202)
+    def get_face_models(body: FaceModelsBody) -> Answer:
+        return service.start_faces(accept_licence=body.accept_licence).as_dict()
+
     @router.post("/faces", summary="Find the faces of a photo (base64)")
     @body_limit(MAX_FILE * 3 // 2)
-    def faces_json(body: PhotoBody) -> Answer:
+    def faces_json(body: FacesBody) -> Answer:
+        service.check_licence(body.accept_licence)
         return service.detect(decoded(body.data, body.name), body.name).as_dict()
 
     @router.post("/faces/form", summary="Find the faces of a photo (multipart)")
     @body_limit(MAX_FILE + (1 << 20))
-    def faces_form(photo: UploadFile = File(...)) -> Answer:  # noqa: B008
+    def faces_form(
+        photo: UploadFile = File(...),  # noqa: B008
+        accept_licence: bool = Form(False, description=LICENCE),
+    ) -> Answer:
+        service.check_licence(accept_licence)
         found: FoundFaces = service.detect(_content(photo), photo.filename or "the photo")
         return found.as_dict()
 
@@ -85,6 +100,7 @@ def work_router(service: Service) -> APIRouter:
         consent_note: str = Form(""),
         notes: str = Form(""),
         replace: bool = Form(False),
+        accept_licence: bool = Form(False, description=LICENCE),
     ) -> Answer:
         files = tuple(PhotoToLearn(_content(one), one.filename or "photo", face) for one in photos)
         request = LearnRequest(
@@ -95,6 +111,7 @@ def work_router(service: Service) -> APIRouter:
             consent_note=consent_note,
             notes=notes,
             replace=replace,
+            accept_licence=accept_licence,
         )
         return service.start_learning(request).as_dict()
 
@@ -102,9 +119,8 @@ def work_router(service: Service) -> APIRouter:
     @body_limit(LEARN_LIMIT * 3 // 2)
     def evaluate(body: EvaluateBody) -> Answer:
         photos = tuple(PhotoToLearn(decoded(one.data, one.name), one.name, one.face) for one in body.photos)
-        request = EvaluateRequest(
-            body.name, photos, tuple(body.kinds), body.prompts, body.seeds, body.seed, body.steps, body.guidance
-        )
+        numbers = (body.prompts, body.seeds, body.seed, body.steps, body.guidance)
+        request = EvaluateRequest(body.name, photos, tuple(body.kinds), *numbers, accept_licence=body.accept_licence)
         return service.evaluate(request).as_dict()
 
     @router.get("/jobs", summary="All jobs, newest first")

@@ -99,6 +99,8 @@ class EvaluateTab:
             seed=int(seed or 0),
         )
         job = self.service.evaluate(request)
+        # They stay in the form, for the next evaluation; deleting the person finds them.
+        self.service.note_files(person, gr.upload_paths(photos), "photo")
         told = "It has begun, and goes on when this page is closed."
         return *self.watch.follow(job), markup.note(told, "good")
 

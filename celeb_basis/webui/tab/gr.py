@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,17 +125,42 @@ def explained(error: Exception) -> bool:
     return isinstance(error, CelebBasisError) or is_explained(error)
 
 
-def uploads(value: Any) -> list[tuple[str, bytes]]:
+def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:
     """Names and contents of what a ``File`` component holds, for one file or several.
+
+    Parameters: with ``spent`` the copies that gradio keeps in its own folder are deleted: a photo is not to stay there.
 
     Raises: :class:`FileError` for a file that cannot be read or is larger than :data:`MAX_UPLOAD`.
     """
     found = []
-    for one in value if isinstance(value, (list, tuple)) else [value] if value is not None else []:
-        path = Path(one if isinstance(one, (str, os.PathLike)) else one.name)
+    for one, path in zip(_listed(value), upload_paths(value), strict=True):
         name = Path(str(getattr(one, "orig_name", "") or path)).name
         with explained_os_errors(path, "read"):
             if path.stat().st_size > MAX_UPLOAD:
                 raise FileError(f"{name} has more than {MAX_UPLOAD >> 20} MB: give a smaller file.")
             found.append((name, path.read_bytes()))
+        if spent:
+            _remove_copy(path)
     return found
+
+
+def upload_paths(value: Any) -> list[Path]:
+    """Where gradio keeps what a ``File`` component holds."""
+    return [Path(one if isinstance(one, (str, os.PathLike)) else one.name) for one in _listed(value)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []
+
+
+def _remove_copy(path: Path) -> None:
+    """Delete an uploaded file, and the folder that gradio made for it, if they lie where gradio puts them."""
+    home = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
+    if home not in path.resolve().parents:
+        return
+    try:
+        path.unlink(missing_ok=True)
+        if path.resolve().parent != home and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    except OSError as error:
+        _log.warning("The uploaded copy %s could not be deleted: %s", path, error)

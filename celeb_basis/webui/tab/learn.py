@@ -43,27 +43,39 @@ class LearnTab:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.watch = Watch(service, ("learn",), "celeb_basis_learn_poll", _IDLE)
+        self.watch = Watch(service, ("learn", "faces"), "celeb_basis_learn_poll", _IDLE)
 
     def build(self, tab: Any) -> None:
         """Make the components, inside ``tab``."""
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=5):
+                asking = self._licence_part()
                 form, files, add_person, picks = self._person_part()
                 preset, settings, memory, others, buttons, note = self._run_part()
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
-                self.watch.build(plot=True, others=[note], at_end=lambda: ("",))
+                self.watch.build(plot=True, others=[note, *asking[:2]], at_end=lambda: ("", *self.ask_licence()))
         self._connect_person(form, files, add_person, picks, note, others[3])
         self._connect_run(form, preset, settings, others, buttons, note)
         for event in (tab.select, preset.input, *(field.change for field in _telling_memory(settings))):
             on(event, self.tell_memory, [preset, *settings], [memory], quiet=True)
+        on(tab.select, self.ask_licence, [], asking[:2], quiet=True)
+        on(asking[2].click, self.agree, [], [*self.watch.outputs, *asking[:2]], note=note)
         self.watch.show_at(tab.select)
 
     # Layout
 
+    def _licence_part(self) -> list[Any]:
+        """What a visitor has to know about the face models before the first photo, and to agree to."""
+        told, visible = self._faces_note()
+        told_part = gradio.HTML(told, elem_id="celeb_basis_faces_note")
+        with gradio.Row(visible=visible, elem_classes=["celeb-basis-line"]) as row:
+            agree = gradio.Button(
+                "I agree to this licence: download the face models", elem_id="celeb_basis_agree", variant="primary"
+            )
+        return [told_part, row, agree]
+
     def _person_part(self) -> tuple[_Form, Any, Any, list[Any]]:
         draft = gradio.State(Draft)
-        gradio.HTML(self._faces_note(), elem_id="celeb_basis_faces_note")
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             people = own(
                 gradio.Radio(["1: no name yet"], value="1: no name yet", label="People of this run", visible=False)
@@ -128,18 +140,23 @@ class LearnTab:
         note = gr.message("celeb_basis_learn_note")
         return preset, settings, memory, [consent, consent_note, notes, replace], [start, stop, resume], note
 
-    def _faces_note(self) -> str:
-        """What a visitor has to know about the face models before the first photo."""
+    def _faces_note(self) -> tuple[str, bool]:
+        """The notice on the face models, and whether their licence has to be agreed to."""
         status = self.service.faces.status()
         if status["present"]:
-            return ""
+            return "", False
         if status["problem"]:
-            return markup.note(status["problem"], "error")
-        licence = f" Their licence: {status['licence']}." if status["licence"] else ""
+            return markup.note(status["problem"], "error"), False
+        size = f"{status['download_bytes'] / 1e6:.0f} MB"
+        if not status["to_agree"]:
+            return markup.note(
+                f"The face models {status['pack']} are not here yet: the first photo downloads {size}."
+            ), False
         return markup.note(
-            f"The face models {status['pack']} are not here yet: the first photo downloads "
-            f"{status['download_bytes'] / 1e6:.0f} MB.{licence} Another pack can be chosen in Settings, Celeb Basis."
-        )
+            f"The face models {status['pack']} ({size}) are not here yet. Their licence: {status['licence']} "
+            f"({status['terms']}) They are downloaded when you agree to it. Another pack can be chosen in Settings, "
+            "Celeb Basis."
+        ), True
 
     # Events
 
@@ -173,11 +190,25 @@ class LearnTab:
 
     # Handlers
 
+    def ask_licence(self) -> tuple[Any, ...]:
+        """The notice on the face models as it is now, and the button if it is needed."""
+        told, visible = self._faces_note()
+        return told, update(visible=visible)
+
+    def agree(self) -> tuple[Any, ...]:
+        """The visitor agrees: the download begins."""
+        job = self.service.start_faces(accept_licence=True)
+        return (
+            *self.watch.follow(job),
+            *self.ask_licence(),
+            markup.note("The face models are being downloaded.", "good"),
+        )
+
     def add_photos(self, draft: Draft, name: str, uploaded: Any) -> tuple[Any, ...]:
         """Find the faces of the dropped photos; photos of no use are told and the others taken."""
         draft.person.name = (name or "").strip()
         problems = []
-        for file_name, data in gr.uploads(uploaded):
+        for file_name, data in gr.uploads(uploaded, spent=True):
             try:
                 draft.add_photo(file_name, data, self.service.detect(data, file_name))
             except Exception as error:

@@ -191,7 +191,7 @@ class PeopleTab:
 
     def take(self, files: Any, name: str, replace: bool, search: str) -> tuple[Any, ...]:
         """Import files; those of no use are told and the others taken."""
-        given = gr.uploads(files)
+        given = gr.uploads(files, spent=True)
         if not given:
             return *self.show("", search), None, markup.note("Give a file first.", "error")
         own_name = (name or "").strip() if len(given) == 1 else ""
