@@ -55,24 +55,27 @@ def sentence(words: Sequence[str], *, composite: bool = False) -> str:
     return f"{begins} of {who}, drawn by Celeb Basis {__version__}. It is no photo, and nothing in it happened."
 
 
+def png_texts(words: Sequence[str], *, composite: bool = False) -> dict[str, str]:
+    """The texts of a PNG file by keyword, for who writes the file otherwise."""
+    return {KEY: sentence(words, composite=composite), _PNG_XMP: _xmp(words, composite)}
+
+
 def drawn_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:
     """The file's content of a picture that was drawn, with what it has to say of itself.
 
     Parameters: ``texts`` are more texts of a PNG file, by keyword.
     """
     words, composite = words_in(image), bool(image.info.get(_COMPOSITE))
-    told, packet = sentence(words, composite=composite), _xmp(words, composite)
     buffer = io.BytesIO()
     if kind == "JPEG":
+        told = sentence(words, composite=composite)
         image.save(buffer, "JPEG", quality=90, subsampling=0, comment=told.encode("utf-8"))
-        return _with_jpeg_xmp(buffer.getvalue(), packet)
+        return _with_jpeg_xmp(buffer.getvalue(), _xmp(words, composite))
     from PIL.PngImagePlugin import PngInfo
 
     remarks = PngInfo()
-    for keyword, text in (texts or {}).items():
+    for keyword, text in {**(texts or {}), **png_texts(words, composite=composite)}.items():
         remarks.add_itxt(keyword, text)
-    remarks.add_itxt(KEY, told)
-    remarks.add_itxt(_PNG_XMP, packet)
     image.save(buffer, "PNG", pnginfo=remarks)
     return buffer.getvalue()
 

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 LABEL = "Celeb Basis"
 
 _LONGEST = 20_000
+_WRITTEN = re.compile(rf'(?:^|, ){LABEL}: "([^"\n]*)"')
 _PERSON = re.compile(r'(?:^|, )([^:"<>\n]{1,64}): ([0-9a-f]{12})(?=, |$)')
 
 
@@ -133,6 +134,17 @@ class Infotext:
                 )
         return tuple(warnings)
 
+    def saved(self, params: Any) -> None:
+        """The host's callback before it saves a picture: one with people in it says that it is generated, and of whom."""
+        text = str(params.pnginfo.get("parameters") or "")[-_LONGEST:]
+        prompt = text.partition("\nNegative prompt: ")[0].casefold()
+        found = _WRITTEN.search(text.rpartition("\n")[2])
+        words = [f"<{name}>" for name, _ in read(found[1] if found else None) if f"<{name.casefold()}" in prompt]
+        if words:
+            from celeb_basis.provenance import png_texts
+
+            params.pnginfo.update(png_texts(words))
+
     def pasted(self, infotext: str, parameters: Mapping[str, Any]) -> None:
         """The host's callback for pasted parameters."""
         del infotext  # read by the host already
@@ -149,9 +161,13 @@ class Infotext:
 
 
 def register(tokens: Callable[[], Tokens | None] = installed_tokens) -> Infotext:
-    """Have pasted parameters checked from now on. Called once each time the host loads its scripts."""
+    """Have pasted parameters checked, and saved pictures say whom they show, from now on.
+
+    Called once each time the host loads its scripts.
+    """
     infotext = Infotext(tokens)
     add_callback("infotext_pasted", infotext.pasted, __file__)
+    add_callback("before_image_saved", infotext.saved, __file__)
     return infotext
 
 

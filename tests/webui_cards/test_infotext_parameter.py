@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +166,18 @@ def test_no_tokens_no_parameter(said: list[str]) -> None:
     nobody.pasted("", {LABEL: "person1: 3da88c0dcb81"})
     assert not one.extra_generation_params
     assert not said
+
+
+def test_a_saved_picture_says_that_it_is_generated_and_of_whom(infotext: Infotext) -> None:
+    written = "a photo of <Ada> and <carl>\nNegative prompt: <Bob>, blur\nSteps: 1, Celeb Basis: "
+    told = {"parameters": written + '"Ada: 0123456789ab, Bob: 0123456789ab"', "extras": "x"}
+    infotext.saved(SimpleNamespace(pnginfo=told))
+    assert "AI-generated picture of <Ada>," in told["AI-generated person"]
+    assert "trainedAlgorithmicMedia" in told["XML:com.adobe.xmp"]
+    nobody = {"parameters": "a photo of <Ada>\nSteps: 1"}
+    infotext.saved(SimpleNamespace(pnginfo=nobody))
+    assert list(nobody) == ["parameters"]
+    infotext.saved(SimpleNamespace(pnginfo={}))
 
 
 def test_paste_of_what_is_here_says_nothing(infotext: Infotext, said: list[str]) -> None:

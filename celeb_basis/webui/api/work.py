@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, File, Form, Header, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 
+from celeb_basis import __version__
 from celeb_basis.errors import HostError, PhotoError, SettingsError
+from celeb_basis.identities.identity import FORMAT_VERSION
 from celeb_basis.provenance import drawn_bytes
 from celeb_basis.webui.api.border import BorderRoute, body_limit
 from celeb_basis.webui.api.models import (
@@ -44,8 +46,12 @@ _HEARTBEAT = 15.0
 
 
 def work_router(service: Service) -> APIRouter:
-    """``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
+    """``/version``, ``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
     router = APIRouter(route_class=BorderRoute, tags=["Celeb Basis: learning"])
+
+    @router.get("/version", summary="Which version of the extension this is, and of the identity files that it writes")
+    def version() -> Answer:
+        return {"version": __version__, "identity_format": FORMAT_VERSION}
 
     @router.get("/settings", summary="Presets, and every setting's default, range and help")
     def settings() -> Answer:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from celeb_basis import __version__
 from celeb_basis.report.markup import chart, data_uri, drawn_uri, duration, text
 from celeb_basis.report.markup import name as named
 
@@ -43,6 +44,11 @@ def note(sentence: str, kind: Literal["error", "good", "hint"] = "hint") -> str:
         return ""
     role = "alert" if kind == "error" else "status"
     return f'<p class="celeb-basis-note {kind}" role="{role}">{text(sentence)}</p>'
+
+
+def version() -> str:
+    """Which version this is; the page's last line."""
+    return f'<p class="quiet">Celeb Basis {text(__version__)}</p>'
 
 
 def changed(key: str = "") -> str:

@@ -26,6 +26,7 @@ def create_page(service: Service) -> Any:
             for label, build in _parts(service):
                 with gradio.Tab(label, id=label, elem_id=f"celeb_basis_tab_{label.lower()}") as tab:
                     _build_or_tell(label, build, tab)
+        gradio.HTML(markup.version(), elem_id="celeb_basis_version")
     return page
 
 
