@@ -32,14 +32,14 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
+    from celeb_basis.cli.results import unfinished_runs
     from celeb_basis.errors import IdentityError
-    from celeb_basis.files import cache_folder
     from celeb_basis.identities.deleting import delete_person, traces_of
     from celeb_basis.identities.library import Library
 
     library = Library(arguments.library)
     # Interrupted runs of this command line lie in the cache, those of the WebUI beside its library.
-    unfinished = (cache_folder() / "unfinished", library.folder.absolute().parent / "unfinished")
+    unfinished = (unfinished_runs(), library.folder.absolute().parent / "unfinished")
     mixtures = not arguments.keep_mixtures
     traces = traces_of(library, arguments.name, unfinished, mixtures=mixtures)
     if not traces:

@@ -25,7 +25,7 @@ from celeb_basis.cli.options import (
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.files import cache_folder, explained_os_errors
+from celeb_basis.files import explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.cli.results import Results
@@ -311,7 +311,9 @@ def _resume_command(arguments: argparse.Namespace, state: Path) -> str:
 
 
 def _unfinished(name: str) -> Path:
-    return cache_folder() / "unfinished" / f"{name}.safetensors"
+    from celeb_basis.cli.results import unfinished_runs
+
+    return unfinished_runs() / f"{name}.safetensors"
 
 
 @contextlib.contextmanager

@@ -10,11 +10,17 @@ from typing import Any
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.executors.work import Outcome
+from celeb_basis.files import cache_folder
 from celeb_basis.identities.derived import DerivedFiles
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.identities.library import Library
 
 _REASONS = {"all steps done": "all {0} steps done", "settled": "settled after {0} steps"}
+
+
+def unfinished_runs() -> Path:
+    """Where this command line keeps interrupted runs, unless it is told otherwise."""
+    return cache_folder() / "unfinished"
 
 
 @dataclass
@@ -93,8 +99,8 @@ class Results:
     def interrupted(self, outcome: Outcome) -> None:
         """A run that the user ended."""
         state = str(outcome.state) if outcome.state is not None else None
-        if outcome.state is not None:
-            self.derived.note([outcome.state], "unfinished run", outcome.names)
+        if outcome.state is not None and outcome.state.parent != unfinished_runs():  # where they are found anyway
+            self.derived.note([outcome.state], "unfinished run", outcome.names, changes=True)
         for name in outcome.names:
             self._row(name, error="Interrupted.", reason="interrupted", steps=outcome.steps, state=state)
 

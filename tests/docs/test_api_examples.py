@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import re
 import shlex
@@ -25,8 +26,9 @@ SMALL = {"steps": 4, "views": 2, "batch_size": 1, "components": 8}
 
 
 def commands() -> list[str]:
+    """The lines of all examples that do something, in order."""
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("curl ")]
+    return [line for block in blocks for line in block.splitlines() if line.startswith(("curl ", "printf "))]
 
 
 def parsed(command: str) -> argparse.Namespace:
@@ -39,14 +41,23 @@ def parsed(command: str) -> argparse.Namespace:
     parser.add_argument("-F", dest="form", action="append", default=[])
     parser.add_argument("-o", dest="output")
     parser.add_argument("url")
-    return parser.parse_args(shlex.split(command)[1:])
+    asked = parser.parse_args(shlex.split(command)[1:])
+    asked.method = asked.method or ("POST" if asked.data or asked.form else "GET")
+    return asked
 
 
 class Shell:
-    """Sends commands as curl does, and remembers the last job."""
+    """Sends commands as curl does, writes files as printf does, and remembers the last job."""
 
     def __init__(self, client: Any, files: dict[str, bytes]) -> None:
         self.client, self.files, self.job, self.steps = client, files, "", 4
+
+    def write(self, command: str) -> None:
+        """``printf 'TEXT %s TEXT' "$(base64 -w0 FILE)" > FILE``"""
+        found = re.fullmatch(r"""printf '(.*)' "\$\(base64 -w0 (\S+)\)" > (\S+)""", command)
+        assert found is not None, command
+        data = base64.b64encode(self.files[found[2]]).decode()
+        self.files[found[3]] = found[1].replace("%s", data).encode()
 
     def run(self, command: str) -> Any:
         asked = parsed(command.replace("$URL", "/celeb-basis/v1").replace("$JOB", self.job))
@@ -56,12 +67,15 @@ class Shell:
                 files.append((name, (value[1:], self.files[value[1:]])))
             else:
                 fields[name] = value
+        content = self.files[asked.data[1:]] if (asked.data or "").startswith("@") else asked.data
         if "learn/form" in asked.url:
             fields["settings"] = json.dumps(SMALL | {"steps": self.steps})  # the toy model has no room for more
-        method = asked.method or ("POST" if asked.data or asked.form else "GET")
+        if asked.url.endswith("/learn"):
+            body = json.loads(content)
+            content = json.dumps(body | {"settings": SMALL | body["settings"]})
         headers = dict(header.split(": ", 1) for header in asked.headers)
-        data = {"content": asked.data} if asked.data else {"data": fields or None, "files": files or None}
-        answer = self.client.request(method, asked.url, headers=headers, **data)
+        data = {"content": content} if content else {"data": fields or None, "files": files or None}
+        answer = self.client.request(asked.method, asked.url, headers=headers, **data)
         if answer.headers["content-type"].startswith("application/json") and "kind" in (told := answer.json()):
             self.job = told["id"]
         return answer
@@ -74,18 +88,27 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> bool:
     return happened()
 
 
-def test_every_example_works(service: Service) -> None:
+@pytest.fixture
+def app(service: Service) -> Any:
     from celeb_basis.webui.api.mount import mount
 
-    app = fastapi.FastAPI()
-    mount(app, service, "")
+    made = fastapi.FastAPI()
+    mount(made, service, "")
+    return made
+
+
+def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.learning, "_previews", lambda: 1)
     photo = sample_photos()["six"].read_bytes()
     shell = Shell(testclient.TestClient(app), {"ada.jpg": photo})
     found = commands()
-    assert len(found) >= 20
+    assert len(found) >= 30
     for command in found:
-        if "bea.safetensors" in command:
+        if "bea.safetensors" in command and "bea.safetensors" not in shell.files:
             shell.files["bea.safetensors"] = service.export("adele")[0][1]
+        if command.startswith("printf"):
+            shell.write(command)
+            continue
         if "/interrupt" in command:
             # The run of the examples has ended: this one is long enough to be interrupted.
             shell.steps = 100_000
@@ -96,17 +119,43 @@ def test_every_example_works(service: Service) -> None:
             assert service.job(shell.job).wait(60)
         answer = shell.run(command)
         assert answer.status_code < 300, f"{command}: {answer.text}"
-        if any(route in command for route in ("/interrupt", "/learn/form", "/blend/preview")):
+        if (answer.status_code == 202 and "/resume" not in command) or "/interrupt" in command:
             assert service.job(shell.job).wait(60)
-    assert [entry.name for entry in service.people()] == ["adele", "bea"]
+            assert service.job(shell.job).state != "failed", f"{command}: {service.job(shell.job).error}"
+        if "preview.png" in command:
+            assert answer.content.startswith(b"\x89PNG")
+    assert [entry.name for entry in service.people()] == ["adele", "bea", "bob"], "the mixtures went together"
 
 
-def test_every_route_is_in_the_document(service: Service) -> None:
-    from celeb_basis.webui.api.mount import mount
+def routes(app: Any) -> dict[tuple[str, str], re.Pattern[str]]:
+    """What matches a path of each route, by method and path."""
+    told = app.openapi()["paths"]
+    return {
+        (method.upper(), path): re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
+        for path, methods in told.items()
+        for method in methods
+    }
 
-    app = fastapi.FastAPI()
-    mount(app, service, "")
-    paths = [path for path in app.openapi()["paths"] if path.startswith("/celeb-basis/v1/")]
-    groups = {path.removeprefix("/celeb-basis/v1/").split("/")[0] for path in paths}
-    assert groups >= {"people", "learn", "blend", "evaluate", "basis", "jobs"}
-    assert all(f"/{group}" in TEXT for group in groups), groups
+
+def test_every_route_has_an_example(app: Any) -> None:
+    asked = [parsed(command) for command in commands() if command.startswith("curl ")]
+    sent = {(one.method, one.url.partition("?")[0].replace("$URL", "/celeb-basis/v1")) for one in asked}
+    known = routes(app)
+    assert len(known) >= 34
+    reached = {_best(known, method, path) for method, path in sent}
+    assert reached == set(known), "each example has its route, and each route its example"
+
+
+def _best(known: dict[tuple[str, str], re.Pattern[str]], method: str, path: str) -> tuple[str, str] | None:
+    fitting = [route for route, pattern in known.items() if route[0] == method and pattern.fullmatch(path)]
+    return min(fitting, key=lambda route: route[1].count("{"), default=None)
+
+
+def test_every_route_is_in_the_table(app: Any) -> None:
+    listed = set(re.findall(r"`(GET|POST|DELETE) (/[^`]+)`", TEXT))
+    names = {"name": "NAME", "job_id": "ID", "number": "N"}
+    wanted = {
+        (method, re.sub(r"\{(\w+)\}", lambda found: names[found[1]], path.removeprefix("/celeb-basis/v1")))
+        for method, path in routes(app)
+    }
+    assert listed == wanted
