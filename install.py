@@ -20,6 +20,7 @@ NEEDED = (
     ("cv2", "opencv-python", "opencv-python>=4.8,<4.12"),
     ("scipy", "scipy", "scipy>=1.10,<1.17"),
     ("skimage", "scikit-image", "scikit-image==0.21.0"),
+    ("lazy_loader", "lazy-loader", "lazy-loader>=0.2"),
     ("matplotlib", "matplotlib", "matplotlib>=3.7,<3.11"),
     ("requests", "requests", "requests>=2.28"),
     ("tqdm", "tqdm", "tqdm>=4.65"),
