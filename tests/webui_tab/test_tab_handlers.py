@@ -64,6 +64,21 @@ def test_uploads_of_both_gradio_versions(
         gradio_module.uploads(str(path))
 
 
+def test_a_copy_that_gradio_made_is_deleted_and_no_other_file(
+    gradio_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    copy, own = tmp_path / "gradio" / "0123abcd" / "ada.jpg", tmp_path / "ada.jpg"
+    for path in (copy, own):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"abc")
+    assert gradio_module.uploads([str(copy)]) == [("ada.jpg", b"abc")]
+    assert copy.is_file(), "only when it is asked for"
+    assert gradio_module.uploads([str(copy), str(own)], spent=True) == [("ada.jpg", b"abc")] * 2
+    assert not copy.parent.exists()
+    assert own.is_file()
+
+
 def test_what_the_script_put_in_loses_its_number(gradio_module: ModuleType) -> None:
     assert gradio_module.picked("12:a:b") == "a:b"
     assert gradio_module.picked(None) == ""
