@@ -14,6 +14,8 @@ PAPER = "paper"
 TEXTUAL_INVERSION = "textual inversion, same steps"
 TEXTUAL_INVERSION_TIMED = "textual inversion, same time"
 LORA = "LoRA, same time"
+DESCRIBED = "views described"
+TEXTUAL_INVERSION_DESCRIBED = "textual inversion, views described"
 RANDOM, NEAREST, MEAN, GUESS = "random name", "nearest name", "mean", "first guess"
 
 _PAPER = PRESETS["paper"]
@@ -21,9 +23,9 @@ _OURS = replace(PRESETS["balanced"], early_stop=False)
 _DIRECT = replace(_OURS, mode="direct")
 
 
-def _textual_inversion(name: str, **changes: object) -> Trained:
-    settings = replace(_PAPER, mode="direct", learning_rate=5e-3, average_decay=0.0)
-    return Trained(name, settings, space=Space("free"), loop="free", start="person", **changes)  # type: ignore[arg-type]
+def _textual_inversion(name: str, *, describe: bool = False, same_time_as: str = "") -> Trained:
+    settings = replace(_PAPER, mode="direct", learning_rate=5e-3, average_decay=0.0, describe=describe)
+    return Trained(name, settings, space=Space("free"), loop="free", start="person", same_time_as=same_time_as)
 
 
 MAIN: tuple[Contestant, ...] = (
@@ -92,7 +94,8 @@ def _with(**changes: object) -> LearnSettings:
 ABLATIONS: tuple[Contestant, ...] = (
     *(Trained(f"K = {size}", _with(components=size)) for size in (8, 32, 128)),
     *(Trained(f"{names} names", _PAPER, space=Space(names=names)) for names in (50, 150, 300)),
-    Trained("views described", _with(describe=True)),
+    Trained(DESCRIBED, _with(describe=True)),
+    _textual_inversion(TEXTUAL_INVERSION_DESCRIBED, describe=True),
     Trained("large views", _with(smallest=0.6)),
     Trained("random basis", _PAPER, space=Space("random")),
     Trained("no unit sphere", _PAPER, loop="free"),
@@ -136,6 +139,8 @@ class Plan:
         """How many strangers, and which seeds, a contestant has."""
         if self.aside is None or contestant in {one.name for one in MAIN}:
             return self.strangers, self.seeds
+        if contestant in (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED):  # they tell why *paper* stands where it does
+            return self.strangers, self.seeds[: self.aside[1]]
         return min(self.strangers, self.aside[0]), self.seeds[: self.aside[1]]
 
     def milestones_of(self, contestant: str, stranger: int, seed: int) -> tuple[float, ...]:
