@@ -119,9 +119,16 @@ def plateau(rows: Sequence[Row]) -> str:
 
 
 def write_page(
-    path: Path, rows: Sequence[Row], *, world: str, commands: Sequence[str], judge: str, second: str
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    world: str,
+    commands: Sequence[str],
+    judge: str,
+    second: str,
+    left: Sequence[Row] = (),
 ) -> None:
-    """Write the page, and the curves into a folder of its name beside it."""
+    """Write the page, and the curves into a folder of its name beside it; ``left`` are recipes that exist no more."""
     folder = path.with_suffix("")
     pictures = []
     for name in ALL_FIGURES:
@@ -149,7 +156,7 @@ Strangers learned from one picture each in `{world}`, drawn in scenes never show
 {chr(10).join(claims(rows))}
 
 {FINDINGS.read_text(encoding="utf-8").strip()}
-
+{_left(left)}
 ## How soon
 {plateau(rows) or "*paper* is missing."}
 
@@ -164,6 +171,18 @@ Of the strangers that were watched on the way ({watched} of them here): the last
 ```
 """
     write_text(path, text)
+
+
+def _left(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return f"""
+## What was tried and left away
+Each row is one thing beside *balanced* (or *best*, where it says so), over the first strangers of the table above. Their code
+is gone; what they were is told in their result files.
+
+{table(rows)}
+"""
 
 
 def _value(figure: Figure | None) -> float:
