@@ -39,6 +39,13 @@ class Library:
         """
         return tuple(name for name, _ in self._files())
 
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """Names and paths of all identity files, whole or broken, in order, unread.
+
+        Raises: :class:`FileError` if the folder cannot be read.
+        """
+        return tuple(self._files())
+
     def entries(self) -> tuple[Entry, ...]:
         """Every identity file, read; a broken one tells its reason and hides no other."""
         found = []

@@ -53,8 +53,8 @@ def rename_in_mixtures(library: Library, name: str, new_name: str) -> None:
 def _recipes(library: Library) -> dict[str, Mapping[str, Any]]:
     """The recipes of everybody who was mixed. Only headers are read: there may be thousands of people."""
     found: dict[str, Mapping[str, Any]] = {}
-    for name in library.names():
-        text = safetensors_remarks(library.path_of(name)).get("identity", "")
+    for name, path in library.files():
+        text = safetensors_remarks(path).get("identity", "")
         if '"blended"' not in text:
             continue
         try:
