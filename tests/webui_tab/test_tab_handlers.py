@@ -69,7 +69,8 @@ def test_a_copy_that_gradio_made_is_deleted_and_no_other_file(
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     copy, own = tmp_path / "gradio" / "0123abcd" / "ada.jpg", tmp_path / "ada.jpg"
-    for path in (copy, own):
+    first, second = (tmp_path / "gradio" / name / "bob.jpg" for name in ("came", "copied"))
+    for path in (copy, own, first, second):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"abc")
     assert gradio_module.uploads([str(copy)]) == [("ada.jpg", b"abc")]
@@ -77,6 +78,11 @@ def test_a_copy_that_gradio_made_is_deleted_and_no_other_file(
     assert gradio_module.uploads([str(copy), str(own)], spent=True) == [("ada.jpg", b"abc")] * 2
     assert not copy.parent.exists()
     assert own.is_file()
+    third = SimpleNamespace(name=str(second), orig_name=str(first))  # as Gradio 3 gives it
+    assert gradio_module.upload_copies([third]) == [second, first]
+    assert gradio_module.uploads([third], spent=True) == [("bob.jpg", b"abc")]
+    assert not first.exists()
+    assert not second.exists()
 
 
 def test_what_the_script_put_in_loses_its_number(gradio_module: ModuleType) -> None:

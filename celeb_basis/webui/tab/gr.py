@@ -133,20 +133,32 @@ def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:
     Raises: :class:`FileError` for a file that cannot be read or is larger than :data:`MAX_UPLOAD`.
     """
     found = []
-    for one, path in zip(_listed(value), upload_paths(value), strict=True):
+    for one in _listed(value):
+        path = _path_of(one)
         name = Path(str(getattr(one, "orig_name", "") or path)).name
         with explained_os_errors(path, "read"):
             if path.stat().st_size > MAX_UPLOAD:
                 raise FileError(f"{name} has more than {MAX_UPLOAD >> 20} MB: give a smaller file.")
             found.append((name, path.read_bytes()))
         if spent:
-            _remove_copy(path)
+            for copy in upload_copies(one):
+                _remove_copy(copy)
     return found
 
 
-def upload_paths(value: Any) -> list[Path]:
-    """Where gradio keeps what a ``File`` component holds."""
-    return [Path(one if isinstance(one, (str, os.PathLike)) else one.name) for one in _listed(value)]
+def upload_copies(value: Any) -> list[Path]:
+    """Everywhere in its own folder that gradio keeps what a ``File`` component holds: Gradio 3 keeps what came, and a copy."""
+    home = _uploads_folder()
+    paths = [path for one in _listed(value) for path in (_path_of(one), Path(str(getattr(one, "orig_name", "") or "")))]
+    return [path for path in dict.fromkeys(paths) if home in path.resolve().parents and path.is_file()]
+
+
+def _path_of(one: Any) -> Path:
+    return Path(one if isinstance(one, (str, os.PathLike)) else one.name)
+
+
+def _uploads_folder() -> Path:
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
 
 
 def _listed(value: Any) -> list[Any]:
@@ -154,13 +166,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _remove_copy(path: Path) -> None:
-    """Delete an uploaded file, and the folder that gradio made for it, if they lie where gradio puts them."""
-    home = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
-    if home not in path.resolve().parents:
-        return
+    """Delete an uploaded file, and the folder that gradio made for it."""
     try:
         path.unlink(missing_ok=True)
-        if path.resolve().parent != home and not any(path.parent.iterdir()):
+        if path.resolve().parent != _uploads_folder() and not any(path.parent.iterdir()):
             path.parent.rmdir()
     except OSError as error:
         _log.warning("The uploaded copy %s could not be deleted: %s", path, error)
