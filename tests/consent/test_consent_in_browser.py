@@ -54,7 +54,9 @@ def server(browser: Any, uploads: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def page(browser: Any, server: Server) -> Any:
-    return opened(browser, server)
+    opened_page = opened(browser, server)
+    opened_page.set_default_timeout(180_000)  # beside other work, a first photo may take a while
+    return opened_page
 
 
 def drop_photo(page: Any) -> None:
@@ -101,8 +103,8 @@ def test_an_uploaded_photo_does_not_stay_in_the_temporary_folder(page: Any, uplo
 
 
 def test_consent_is_asked_for_noted_and_shown(page: Any, server: Server) -> None:
-    page.get_by_text("Notes", exact=True).first.click()
-    page.get_by_label("About the consent").fill(f"{NAME} wrote to us")
+    page.locator("#celeb_basis_tab_learn .label-wrap", has_text="Notes").click()
+    page.get_by_label("About the consent").locator("visible=true").fill(f"{NAME} wrote to us")
     begin(page, NAME)
     status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
     assert not page.locator("#celeb_basis_consent input").is_checked(), "asked for anew for the next people"
