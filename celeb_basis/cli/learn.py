@@ -178,7 +178,10 @@ def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any
             if report is not None:
                 report.note(event)
 
-        outcome = run_one(worker, job, interrupt, on_event)
+        try:
+            outcome = run_one(worker, job, interrupt, on_event)
+        finally:
+            results.note_state(job.state, job.names)  # also where an error left one
     return _finish(arguments, screen, outcome, results, worker, report)
 
 

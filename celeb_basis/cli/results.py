@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,14 @@ class Results:
     def interrupted(self, outcome: Outcome) -> None:
         """A run that the user ended."""
         state = str(outcome.state) if outcome.state is not None else None
-        if outcome.state is not None and outcome.state.parent != unfinished_runs():  # where they are found anyway
-            self.derived.note([outcome.state], "unfinished run", outcome.names, changes=True)
+        self.note_state(outcome.state, outcome.names)
         for name in outcome.names:
             self._row(name, error="Interrupted.", reason="interrupted", steps=outcome.steps, state=state)
+
+    def note_state(self, state: Path | None, names: Sequence[str]) -> None:
+        """Remember a state that the user wanted somewhere else than where states are found anyway."""
+        if state is not None and state.is_file() and state.parent != unfinished_runs():
+            self.derived.note([state], "unfinished run", names, changes=True)
 
     def told(self) -> None:
         """Tell how a single run ended."""

@@ -16,6 +16,7 @@ from support.remains import remains
 from celeb_basis.cli.main import main
 from celeb_basis.cli.progress import LearnBar
 from celeb_basis.demo.run import STRANGERS
+from celeb_basis.errors import HostError
 from celeb_basis.identities.format import load_identity
 from celeb_basis.learning.events import Event, StepDone
 
@@ -125,6 +126,23 @@ def test_deleting_finds_everything(
     assert set(answer.json["people"]) == {NAME, "softer"}
     assert remains(folders, NAME, *contents) == []
     assert celeb("delete", NAME, "--yes").code == 2
+
+
+def test_a_state_that_was_kept_elsewhere_is_deleted_too(
+    celeb: Callable[..., Any], parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_bar: LearnBar, event: Event) -> None:
+        if isinstance(event, StepDone):
+            raise HostError("The checkpoint was switched.")
+
+    state = tmp_path / "elsewhere" / "run.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnBar, "show", failing)
+        state.parent.mkdir()
+        state.write_bytes(b"as an error leaves it")
+        assert learned(parts, "--state", state) == 2
+    assert celeb("delete", NAME, "--yes").code == 0
+    assert not state.exists()
 
 
 def test_a_file_that_was_changed_is_left_and_named(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
