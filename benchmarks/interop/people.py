@@ -1,0 +1,119 @@
+"""The models and the people that every tool is given, and what this project makes of their prompts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.interop.cases import PEOPLE, STAND_INS, Case
+from benchmarks.interop.tools import IDENTITY, Tool
+from celeb_basis.exports.write import export_identity
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import Library
+
+if TYPE_CHECKING:
+    from celeb_basis.hosts.diffusers import DiffusersHost
+
+
+@dataclass(frozen=True)
+class World:
+    """A model with two people on it."""
+
+    title: str
+    """What it is, for people."""
+    family: str
+    folder: Path
+    """The model, as a folder of diffusers."""
+    checkpoint: Path | None
+    """The model as a WebUI wants it."""
+    host: DiffusersHost
+    people: tuple[Identity, ...]
+
+    def exported(self, tool: Tool, folder: Path) -> dict[str, list[str]]:
+        """Everybody's files for ``tool``, written into ``folder``, by name."""
+        folder.mkdir()
+        if tool.layout == IDENTITY:
+            return {one.name: [str(Library(folder).add(one))] for one in self.people}
+        return {one.name: [str(f) for f in export_identity(one, folder, tool.layout)] for one in self.people}  # type: ignore[arg-type]
+
+    def vectors(self) -> dict[str, torch.Tensor]:
+        """``person/text encoder``: the token vectors."""
+        return {
+            f"{one.name}/{encoder}": rows
+            for one in self.people
+            for encoder, rows in zip(one.encoders, one.token_vectors(), strict=True)
+        }
+
+    def encode(self, case: Case, *, plain: bool) -> dict[str, torch.Tensor]:
+        """This project's own conditioning of a prompt: ``states``, and ``pooled`` where there is one."""
+        text = case.text
+        for name, words in STAND_INS.items() if plain else ():
+            text = text.replace(f"<{name}>", " ".join(words))
+        with torch.no_grad():
+            found = self.host.encode_prompts([text], {f"<{one.name}>": one.token_vectors() for one in self.people})
+        return {"states": found.states} | ({} if found.pooled is None else {"pooled": found.pooled})
+
+
+def miniature(folder: Path, *, steps: int, identities: Sequence[Path] = ()) -> World:
+    """The trained miniature, with the demo's two strangers learned on it, or with identities that are given."""
+    from celeb_basis.hosts.diffusers import load_host
+    from celeb_basis.identities.format import load_identity
+    from celeb_basis.miniature.for_webui import put_miniature
+    from celeb_basis.miniature.shipped import shipped_model
+
+    host = load_host(shipped_model(), device="cpu")
+    folder.mkdir()
+    checkpoint = next(path for path in put_miniature(folder) if path.suffix == ".safetensors")
+    found = [load_identity(path) for path in identities] or _learned(host, steps)
+    people = tuple(replace(one, name=name) for one, name in zip(_pair(found), PEOPLE, strict=True))
+    return World("the miniature (SD1)", "sd1", shipped_model(), checkpoint, host, people)
+
+
+def small_sdxl(folder: Path) -> World:
+    """An SDXL of the true widths and of two layers, with random weights, and two people made by chance in its bases."""
+    from celeb_basis.basis.build import build_bases
+    from celeb_basis.hosts.diffusers import load_host
+    from celeb_basis.identities.expand import new_identity
+    from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
+    from celeb_basis.names.lists import shipped_names
+
+    save_pipeline(make_pipeline("sdxl"), folder)
+    host = load_host(folder, device="cpu")
+    bases = [built.basis for built in build_bases(host.text_encoders, shipped_names())]
+    generator = torch.Generator().manual_seed(0)
+    people = []
+    for name in PEOPLE:
+        drawn = [torch.randn(basis.positions, basis.size, generator=generator) for basis in bases]
+        coefficients = [torch.nn.functional.normalize(rows, dim=-1) for rows in drawn]
+        people.append(new_identity(name, coefficients, bases, host.info))
+    return World("a small SDXL with random weights", "sdxl", folder, None, host, tuple(people))
+
+
+def _learned(host: DiffusersHost, steps: int) -> list[Identity]:
+    from celeb_basis.demo.run import STRANGERS
+    from celeb_basis.executors.work import Interrupt, Job, PersonPhotos
+    from celeb_basis.executors.worker import Worker
+    from celeb_basis.faces.insight import InsightFaceNetwork
+    from celeb_basis.faces.packs import MINIATURE, obtain_pack
+    from celeb_basis.identities.format import identity_from_bytes
+    from celeb_basis.miniature.shipped import shipped_model_names
+    from celeb_basis.settings import LearnSettings
+
+    worker = Worker(host, shipped_model_names(), InsightFaceNetwork(obtain_pack(MINIATURE).folder))
+    people = tuple(PersonPhotos(name, (photo,)) for name, photo in zip(PEOPLE, STRANGERS, strict=True))
+    settings = LearnSettings(steps=steps, views=16)
+    running = worker.learn(Job(people, settings, consent="a comparison"), Interrupt())
+    while True:
+        try:
+            next(running)
+        except StopIteration as done:
+            return [identity_from_bytes(content) for content in done.value.identities]
+
+
+def _pair(found: Sequence[Identity]) -> Sequence[Any]:
+    """Two people; of one alone, the same twice."""
+    return (found * 2)[:2] if isinstance(found, list) else tuple(found)[:2]
