@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.interop.cases import CASES
 from benchmarks.interop.comparing import Verdict, compared
 from benchmarks.interop.people import World, miniature, small_sdxl
 from benchmarks.interop.running import ToolFailedError, ask
 from benchmarks.interop.tools import TOOLS, Tool
+from celeb_basis.cli.loading import hush_libraries
 from celeb_basis.errors import CelebBasisError
 
 _STEPS = 100
@@ -26,13 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interop", description=__doc__)
     parser.add_argument("--identity", type=Path, action="append", default=[], help="learned on the miniature; twice for two")
     parser.add_argument("--steps", type=int, default=_STEPS, help=f"of learning, where no identity is given; {_STEPS}")
-    parser.add_argument("--only", metavar="WORD", help="the tools alone that have WORD in their names")
+    parser.add_argument(
+        "--only", metavar="WORD", action="append", help="the tools alone that have WORD in their names; may be repeated"
+    )
     parser.add_argument("--sd1-only", action="store_true", help="leave the small SDXL out")
     options = parser.parse_args(arguments)
-    tools = [tool for tool in TOOLS if not options.only or options.only.lower() in tool.name.lower()]
+    wanted = [word.lower() for word in options.only or [""]]
+    tools = [tool for tool in TOOLS if any(word in tool.name.lower() for word in wanted)]
     if not tools:
-        parser.error(f"there is no tool {options.only!r}: choose from {', '.join(tool.name for tool in TOOLS)}")
+        parser.error(f"there is no tool {options.only[0]!r}: choose from {', '.join(tool.name for tool in TOOLS)}")
     same = True
+    hush_libraries()
     try:
         with tempfile.TemporaryDirectory() as folder:
             for world in _worlds(options, Path(folder), tools):
@@ -71,6 +77,9 @@ def _tried(tool: Tool, world: World, folder: Path) -> bool:
         return False
     for line in lines(tool.name, verdict):
         say(f"  {line}")
+    for case in CASES:
+        if reason := tool.syntax.why_not(case):
+            say(f"    {'not tried':<9} {case.name}: {reason}")
     return verdict.same
 
 
@@ -78,7 +87,7 @@ def lines(name: str, verdict: Verdict) -> Iterator[str]:
     """A verdict, for people."""
     vectors = "identical, bit for bit" if all(verdict.vectors.values()) else "DIFFERENT"
     yield f"{name} {verdict.version}, torch {verdict.torch}"
-    yield f"  token vectors of {', '.join(verdict.vectors)}: {vectors}"
+    yield f"  {'equal' if all(verdict.vectors.values()) else 'DIFFERENT':<9} token vectors of {', '.join(verdict.vectors)}: {vectors}"
     for one in verdict.prompts:
         shown = one.prompt if len(one.prompt) <= 60 else f"{one.prompt[:28]} ... {one.prompt[-28:]}"
         beside = "" if one.ours is None else f"  beside ours {one.ours:.1e}, without the word {_told(one.anyway)}"

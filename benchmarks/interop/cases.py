@@ -63,12 +63,14 @@ class Syntax:
     emphasis: Emphasis
     glued: tuple[str, ...] | None = None
     """The only characters that may stand right behind a person; ``None`` if all may. Before others a space is put."""
-    long: bool = True
-    """Whether prompts of more than 75 tokens are read to their end."""
+    cut: str = ""
+    """What becomes of a prompt of more than 75 tokens that the tool does not read to its end; empty where it does."""
 
-    def handles(self, case: Case) -> bool:
-        """Whether there is such a prompt in the tool."""
-        return not (case.emphasis and self.emphasis == "none") and not (case.long and not self.long)
+    def why_not(self, case: Case) -> str:
+        """Why there is no such prompt in the tool; empty where there is."""
+        if case.emphasis and self.emphasis == "none":
+            return "its prompts have no emphasis"
+        return self.cut if case.long else ""
 
     def prompt(self, case: Case) -> str:
         """``case`` as the tool's user would write it."""
@@ -89,4 +91,4 @@ class Syntax:
 
 def handled(syntax: Syntax, cases: Sequence[Case] = CASES) -> list[Case]:
     """The cases that there are in a tool."""
-    return [case for case in cases if syntax.handles(case)]
+    return [case for case in cases if not syntax.why_not(case)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,21 +68,29 @@ def miniature(folder: Path, *, steps: int, identities: Sequence[Path] = ()) -> W
 
     host = load_host(shipped_model(), device="cpu")
     folder.mkdir()
-    checkpoint = next(path for path in put_miniature(folder) if path.suffix == ".safetensors")
+    written = put_miniature(folder)
+    checkpoint = next(path for path in written if path.suffix == ".safetensors")
+    shutil.copytree(shipped_model(), folder / "diffusers")
+    _for_all_readers(folder / "diffusers")
+    # Older transformers want the vocabulary as two files.
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (vocabulary,) = (path / name for path in written if path.is_dir())
+        shutil.copy(vocabulary, folder / "diffusers" / "tokenizer" / name)
     found = [load_identity(path) for path in identities] or _learned(host, steps)
     people = tuple(replace(one, name=name) for one, name in zip(_pair(found), PEOPLE, strict=True))
-    return World("the miniature (SD1)", "sd1", shipped_model(), checkpoint, host, people)
+    return World("the miniature (SD1)", "sd1", folder / "diffusers", checkpoint, host, people)
 
 
 def small_sdxl(folder: Path) -> World:
-    """An SDXL of the true widths and of two layers, with random weights, and two people made by chance in its bases."""
+    """An SDXL of the true widths and of three layers, with random weights, and two people made by chance in its bases."""
     from celeb_basis.basis.build import build_bases
     from celeb_basis.hosts.diffusers import load_host
     from celeb_basis.identities.expand import new_identity
     from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
     from celeb_basis.names.lists import shipped_names
 
-    save_pipeline(make_pipeline("sdxl"), folder)
+    save_pipeline(make_pipeline("sdxl", text_layers=3), folder)
+    _for_all_readers(folder)
     host = load_host(folder, device="cpu")
     bases = [built.basis for built in build_bases(host.text_encoders, shipped_names())]
     generator = torch.Generator().manual_seed(0)
@@ -112,6 +121,16 @@ def _learned(host: DiffusersHost, steps: int) -> list[Identity]:
             next(running)
         except StopIteration as done:
             return [identity_from_bytes(content) for content in done.value.identities]
+
+
+def _for_all_readers(folder: Path) -> None:
+    """Name the text encoders' weights as they always were: the newest transformers leave ``text_model.`` out, and read both."""
+    from safetensors.torch import load_file, save_file
+
+    for file in folder.glob("text_encoder*/model.safetensors"):
+        weights = load_file(str(file))
+        if not any(key.startswith("text_model.") for key in weights):
+            save_file({f"text_model.{key}": value for key, value in weights.items()}, str(file), {"format": "pt"})
 
 
 def _pair(found: Sequence[Identity]) -> Sequence[Any]:

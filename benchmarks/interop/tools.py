@@ -49,7 +49,7 @@ class Tool:
 _BRACKETED = "<{}>"
 
 TOOLS = (
-    Tool("diffusers", ("diffusers",), "diffusers", Syntax(_BRACKETED, "none", long=False)),
+    Tool("diffusers", ("diffusers",), "diffusers", Syntax(_BRACKETED, "none", cut="it cuts prompts at 77 tokens")),
     Tool(
         "ComfyUI",
         ("comfyui",),
@@ -57,7 +57,21 @@ TOOLS = (
         Syntax("embedding:{}", "brackets", glued=(",", ":", ")")),
         variable="CELEB_BASIS_COMFYUI",
     ),
-    Tool("InvokeAI", ("invokeai",), "invokeai", Syntax(_BRACKETED, "compel"), variable="CELEB_BASIS_INVOKEAI"),
+    Tool(
+        "InvokeAI",
+        ("invokeai",),
+        "invokeai",
+        Syntax(_BRACKETED, "compel", cut="it reads 75 tokens of a prompt with an embedding of several vectors, and drops the rest"),
+        variable="CELEB_BASIS_INVOKEAI",
+    ),
+    Tool(
+        "Forge without the extension",
+        ("forge",),
+        "webui",
+        Syntax("{}", "brackets"),
+        families=("sd1",),
+        variable="CELEB_BASIS_FORGE",
+    ),
     Tool(
         "WebUI without the extension",
         ("webui",),

@@ -80,7 +80,9 @@ def _clip(sd: Any, task: Task, embeddings: str) -> Any:
     sizes = {f"{which}_model_config": {key: config[key] for key in _SIZES} for which, config in configs.items()}
     weights = {which: _weights(folder / "model.safetensors") for which, folder in folders.items()}
     if task.family == "sd1":
-        return sd.load_text_encoder_state_dicts([weights["clip_l"]], embeddings, model_options=sizes)
+        # Its loader writes the number of positions into "model_config", and takes that for the encoder's config.
+        options = {"model_config": sizes["clip_l_model_config"]}
+        return sd.load_text_encoder_state_dicts([weights["clip_l"]], embeddings, model_options=options)
 
     # Its loader tells the two apart by the number of layers, which a small model has too few of.
     class Target:
