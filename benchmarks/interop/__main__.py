@@ -26,7 +26,9 @@ _STEPS = 100
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, try every tool, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interop", description=__doc__)
-    parser.add_argument("--identity", type=Path, action="append", default=[], help="learned on the miniature; twice for two")
+    parser.add_argument(
+        "--identity", type=Path, action="append", default=[], help="learned on the miniature; twice for two"
+    )
     parser.add_argument("--steps", type=int, default=_STEPS, help=f"of learning, where no identity is given; {_STEPS}")
     parser.add_argument(
         "--only", metavar="WORD", action="append", help="the tools alone that have WORD in their names; may be repeated"
@@ -85,19 +87,24 @@ def _tried(tool: Tool, world: World, folder: Path) -> bool:
 
 def lines(name: str, verdict: Verdict) -> Iterator[str]:
     """A verdict, for people."""
-    vectors = "identical, bit for bit" if all(verdict.vectors.values()) else "DIFFERENT"
+    identical = all(verdict.vectors.values())
+    vectors = ", ".join(verdict.vectors)
     yield f"{name} {verdict.version}, torch {verdict.torch}"
-    yield f"  {'equal' if all(verdict.vectors.values()) else 'DIFFERENT':<9} token vectors of {', '.join(verdict.vectors)}: {vectors}"
+    yield f"  {_said(identical)} token vectors of {vectors}: {'identical, bit for bit' if identical else 'not the same'}"
     for one in verdict.prompts:
         shown = one.prompt if len(one.prompt) <= 60 else f"{one.prompt[:28]} ... {one.prompt[-28:]}"
         beside = "" if one.ours is None else f"  beside ours {one.ours:.1e}, without the word {_told(one.anyway)}"
-        yield f"  {'equal' if one.same else 'DIFFERENT':<9} {shown:<62} as its two vectors {one.own:.1e}{beside}"
+        yield f"  {_said(one.same)} {shown:<62} as its two vectors {one.own:.1e}{beside}"
 
 
 def say(text: str) -> None:
     """A line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def _said(same: bool) -> str:
+    return f"{'equal' if same else 'DIFFERENT':<9}"
 
 
 def _told(number: float | None) -> str:

@@ -61,7 +61,11 @@ TOOLS = (
         "InvokeAI",
         ("invokeai",),
         "invokeai",
-        Syntax(_BRACKETED, "compel", cut="it reads 75 tokens of a prompt with an embedding of several vectors, and drops the rest"),
+        Syntax(
+            _BRACKETED,
+            "compel",
+            cut="with a person in it, it reads 75 tokens and drops the rest",
+        ),
         variable="CELEB_BASIS_INVOKEAI",
     ),
     Tool(

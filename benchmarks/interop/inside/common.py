@@ -78,7 +78,9 @@ def main(make: Callable[[Task], Tool]) -> None:
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         tool = make(task)
         answer = asked(tool, task)
-    save_file({key: value.float().contiguous() for key, value in answer.items()}, str(task.folder / "answer.safetensors"))
+    save_file(
+        {key: value.float().contiguous() for key, value in answer.items()}, str(task.folder / "answer.safetensors")
+    )
     told = {"tool": tool.name, "version": tool.version, "torch": torch.__version__, "notes": getattr(tool, "notes", [])}
     (task.folder / "answer.json").write_text(json.dumps(told), "utf-8")
 

@@ -30,9 +30,9 @@ class Diffusers:
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
         return {
-            which: encoder.get_input_embeddings().weight[
-                tokenizer.convert_tokens_to_ids([f"<{name}>", f"<{name}>_1"])
-            ].detach()
+            which: encoder.get_input_embeddings()
+            .weight[tokenizer.convert_tokens_to_ids([f"<{name}>", f"<{name}>_1"])]
+            .detach()
             for which, (encoder, tokenizer) in self.parts.items()
         }
 

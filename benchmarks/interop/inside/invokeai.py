@@ -48,7 +48,9 @@ class InvokeAI:
         from invokeai.app.invocations.model import CLIPField  # type: ignore[import-not-found]
 
         clip = {
-            which: CLIPField.model_construct(text_encoder=which, tokenizer=f"{which} tokenizer", loras=[], skipped_layers=0)
+            which: CLIPField.model_construct(
+                text_encoder=which, tokenizer=f"{which} tokenizer", loras=[], skipped_layers=0
+            )
             for which in self.parts
         }
         kept: list[Any] = []
@@ -58,7 +60,14 @@ class InvokeAI:
             return {"states": kept[0].conditionings[0].embeds}
         size = {"original_width": 64, "original_height": 64, "target_width": 64, "target_height": 64}
         node = compel.SDXLCompelPromptInvocation.model_construct(
-            prompt=prompt, style="", clip=clip["clip_l"], clip2=clip["clip_g"], crop_top=0, crop_left=0, mask=None, **size
+            prompt=prompt,
+            style="",
+            clip=clip["clip_l"],
+            clip2=clip["clip_g"],
+            crop_top=0,
+            crop_left=0,
+            mask=None,
+            **size,
         )
         node.invoke(context)
         encoded = kept[0].conditionings[0]
