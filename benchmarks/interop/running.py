@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.interop.cases import STAND_INS, Case, handled
+from benchmarks.interop.cases import CASES, STAND_INS, Case, handled
 from benchmarks.interop.people import World
 from benchmarks.interop.tools import Tool
 from benchmarks.workbench import ROOT
@@ -35,14 +36,14 @@ class Answer:
     """``vectors/person/encoder``, and ``word``, ``plain`` and ``placed`` ``/number/part``."""
 
 
-def ask(tool: Tool, world: World, folder: Path) -> Answer:
-    """Run ``tool`` on ``world`` in the empty folder ``folder``.
+def ask(tool: Tool, world: World, folder: Path, tried: Sequence[Case] = CASES) -> Answer:
+    """Run ``tool`` on ``world`` in the empty folder ``folder``, with those prompts of ``tried`` that it has.
 
     Raises: :class:`ToolFailedError`.
     """
     from safetensors.torch import load_file, save_file
 
-    cases = handled(tool.syntax)
+    cases = handled(tool.syntax, tried)
     prompts = [tool.syntax.prompt(case) for case in cases]
     told: dict[str, Any] = {
         "family": world.family,
