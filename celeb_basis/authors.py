@@ -21,7 +21,7 @@ from celeb_basis.authors_basis import MAX_HEADS
 from celeb_basis.errors import ExportError
 from celeb_basis.exports.read import imported_identity
 from celeb_basis.exports.torch_files import read_torch_file
-from celeb_basis.identities.expand import new_identity
+from celeb_basis.identities.expand import OTHERS_BASIS, new_identity
 from celeb_basis.identities.identity import Floats, Identity
 
 if TYPE_CHECKING:
@@ -136,10 +136,10 @@ def _from_coefficients(name: str, coefficients: Floats, basis: Basis, info: Mode
         [basis],
         info,
         source="imported",
-        settings={"operation": "import", "file": path.name, "basis": "authors"},
+        settings={"operation": "import", "file": path.name, "basis": OTHERS_BASIS},
         notes=(
-            f"Imported from {path.name}, in the authors' own basis. It draws on {info.name} alone: "
-            "on another checkpoint, import the file again there." + (_SIGNS if basis.names else "")
+            f"Imported from {path.name}, in the authors' own basis, on {info.name}. On other checkpoints its token vectors are "
+            "used as they are." + (_SIGNS if basis.names else "")
         ),
     )
 

@@ -401,10 +401,10 @@ class Service:
 
         Raises: :class:`WrongModelError` for another family or another list of names.
         """
-        from celeb_basis.identities.expand import check_model, expand_identity
+        from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
 
         check_model(identity, host.info)
-        if identity.metadata.base_sha256 == host.info.sha256:
+        if identity.metadata.base_sha256 == host.info.sha256 or stands_for_itself(identity.metadata):
             return identity
         components = int(identity.coefficients[0].shape[1])
         return expand_identity(identity, self._bases(host, components, job), host.info)

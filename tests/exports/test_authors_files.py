@@ -14,7 +14,8 @@ from support.people import model_info, random_basis
 from celeb_basis.authors import import_authors_file, read_authors_file
 from celeb_basis.authors_basis import read_authors_basis
 from celeb_basis.basis.basis import Basis
-from celeb_basis.errors import ExportError, FileError
+from celeb_basis.errors import ExportError, FileError, WrongModelError
+from celeb_basis.identities.blending import blend
 
 E, K, D = 2, 16, 48
 INFO = model_info()
@@ -109,7 +110,7 @@ def test_with_their_basis_the_vectors_are_theirs(half: bool, tmp_path: Path, bas
         np.testing.assert_allclose(person.vectors[0], z[:, 0].numpy(), atol=1e-6)
         assert person.coefficients[0].tobytes() == x[:, 0].contiguous().numpy().tobytes()
         assert person.metadata.source == "imported"
-        assert "import the file again" in person.metadata.notes
+        assert "used as they are" in person.metadata.notes
         assert "signs" not in person.metadata.notes
 
 
@@ -123,6 +124,14 @@ def test_coefficients_in_another_basis_are_another_person(tmp_path: Path, basis:
     assert person.name == "id_coefficient_003"
     assert not np.allclose(person.vectors[0], other.vectors[0], atol=0.1)
     assert "signs" in other.metadata.notes  # made from names
+
+
+def test_they_are_not_blended_with_others(tmp_path: Path, basis: Basis) -> None:
+    torch.save(trained(3), tmp_path / "c.pt")
+    torch.save(their_basis(basis), tmp_path / "celeb_basis.pt")
+    (person,) = import_authors_file(tmp_path / "c.pt", read_authors_basis(tmp_path / "celeb_basis.pt"), INFO)
+    with pytest.raises(WrongModelError, match="not be mixed"):
+        blend([(person, 1.0)], [basis], INFO, name="mixed")
 
 
 def test_extracted_vectors(tmp_path: Path, basis: Basis) -> None:
