@@ -40,8 +40,8 @@ WITHOUT_A_BASIS = (
 )
 _SIGNS = (
     " The basis was made from a list, with the signs that this machine's decomposition gives it. Those of another machine, or "
-    "of another number of threads, differ in about half of the components: if the file was not made on this one, the face is "
-    "another. With the celeb_basis.pt of its extraction it is right everywhere."
+    "of another number of threads, may differ in about half of the components: if the file was not made on this one, the face "
+    "may be another. With the celeb_basis.pt of its extraction it is right everywhere."
 )
 
 

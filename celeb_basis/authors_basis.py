@@ -9,7 +9,7 @@ copies. What their code does, and what is done again here for the same numbers:
   the decomposition gives. Repeated tokens stay, although their setting ``rm_repeats`` says otherwise.
 
 Their programs make the basis anew at every start, so their files rest on these signs, which rounding decides: with another
-version of torch, or another number of threads, about half of the components come out the other way round. Mean and space
+version of torch, or another number of threads, about half of the components can come out the other way round. Mean and space
 are the same everywhere; the meaning of coefficients is sure with the ``celeb_basis.pt`` of the same machine alone.
 """
 
