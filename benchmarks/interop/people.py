@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -133,6 +133,6 @@ def _for_all_readers(folder: Path) -> None:
             save_file({f"text_model.{key}": value for key, value in weights.items()}, str(file), {"format": "pt"})
 
 
-def _pair(found: Sequence[Identity]) -> Sequence[Any]:
+def _pair(found: list[Identity]) -> list[Identity]:
     """Two people; of one alone, the same twice."""
-    return (found * 2)[:2] if isinstance(found, list) else tuple(found)[:2]
+    return (found * 2)[:2]
