@@ -89,7 +89,7 @@ def lines(name: str, verdict: Verdict) -> Iterator[str]:
     """A verdict, for people."""
     identical = all(verdict.vectors.values())
     vectors = ", ".join(verdict.vectors)
-    yield f"{name} {verdict.version}, torch {verdict.torch}"
+    yield f"{name} {verdict.version}, torch {verdict.torch_version}"
     yield f"  {_said(identical)} token vectors of {vectors}: {'identical, bit for bit' if identical else 'not the same'}"
     for one in verdict.prompts:
         shown = one.prompt if len(one.prompt) <= 60 else f"{one.prompt[:28]} ... {one.prompt[-28:]}"

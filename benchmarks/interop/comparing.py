@@ -33,7 +33,7 @@ class Verdict:
     """One tool on one model."""
 
     version: str
-    torch: str
+    torch_version: str
     vectors: dict[str, bool]
     """``person/text encoder``: whether bit for bit."""
     prompts: tuple[PromptVerdict, ...]
@@ -66,7 +66,7 @@ def compared(answer: Answer, world: World) -> Verdict:
         PromptVerdict(prompt, own, ours, anyway, own == 0 and (ours is None or ours <= allowed))
         for prompt, own, ours, anyway in measured
     ]
-    return Verdict(answer.version, answer.torch, vectors, tuple(verdicts))
+    return Verdict(answer.version, answer.torch_version, vectors, tuple(verdicts))
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

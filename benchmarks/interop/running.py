@@ -28,7 +28,7 @@ class Answer:
     """What a tool made of a world's people."""
 
     version: str
-    torch: str
+    torch_version: str
     cases: tuple[Case, ...]
     prompts: tuple[str, ...]
     """As the tool writes them."""
