@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ASSETS = ROOT / ".assets"
 OLDEST_PYTHON = (3, 10)
-TASKS = ("setup", "demo", "test", "lint", "bench", "gate", "evidence", "test-webui", "bench-webui")
+TASKS = ("setup", "demo", "test", "lint", "bench", "gate", "evidence", "interop", "test-webui", "bench-webui")
 WEBUI_TESTS = ("webui", "webui_tokens", "webui_api", "webui_tab", "webui_cards", "install", "consent", "packaging")
 
 
@@ -53,6 +53,7 @@ def main() -> int:
         "bench": [python, "-m", "benchmarks"],
         "gate": [python, "-m", "training.gate"],
         "evidence": [python, "-m", "benchmarks.evidence"],
+        "interop": [python, "-m", "benchmarks.interop"],
         "test-webui": [python, "-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
         "bench-webui": [python, "-m", "benchmarks.webui"],
     }

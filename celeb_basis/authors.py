@@ -2,28 +2,26 @@
 
 Their training writes ``embeddings_gs-STEP.pt``, a dictionary whose ``id_coefficients`` is a list with a place for each of
 up to ten people, ``(E, heads, K)`` each (``id_embeddings``, ``(E, D)``, in another mode). Their extraction writes one
-tensor a file: ``id_coefficient_NNN.pt``, ``id_embedding_NNN.pt``, and the basis ``celeb_basis.pt``, ``(E, 1 + K, D)``
-with the mean in row 0. All exist in half precision too.
+tensor a file: ``id_coefficient_NNN.pt`` and ``id_embedding_NNN.pt``. All exist in half precision too.
 
-Their coefficients are numbers in *their* basis, whose components have arbitrary signs and come from their names list.
-Together with ``celeb_basis.pt`` they become token vectors exactly and are then put into our basis; without it they can
-only be taken as they stand, which is right for a basis with the very same components alone.
+Their coefficients are numbers in *their* basis (:mod:`celeb_basis.authors_basis`) and mean nothing in another one. An
+imported person keeps them, and has the very token vectors that the authors' code makes of them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from celeb_basis.authors_basis import MAX_HEADS
 from celeb_basis.errors import ExportError
 from celeb_basis.exports.read import imported_identity
 from celeb_basis.exports.torch_files import read_torch_file
-from celeb_basis.identities.expand import new_identity
+from celeb_basis.identities.expand import OTHERS_BASIS, new_identity
 from celeb_basis.identities.identity import Floats, Identity
 
 if TYPE_CHECKING:
@@ -33,8 +31,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_PEOPLE = 1000
-_MAX_HEADS = 8
-"""Fewer than any basis has components: this tells coefficients, ``(E, heads, K)``, from a basis, ``(E, 1 + K, D)``."""
+COMPONENTS = 512
+"""``K`` as the authors have it."""
+
+WITHOUT_A_BASIS = (
+    "{file} holds coefficients in the authors' own basis: give the celeb_basis.pt that was extracted with it, or your copy "
+    "of their list, wiki_names_v2.txt."
+)
+_SIGNS = (
+    " The basis was made from a list, with the signs that this machine's decomposition gives it. Those of another machine, or "
+    "of another number of threads, may differ in about half of the components: if the file was not made on this one, the face "
+    "may be another. With the celeb_basis.pt of its extraction it is right everywhere."
+)
 
 
 @dataclass(frozen=True)
@@ -48,28 +56,10 @@ class AuthorsFile:
     skipped: int = 0
     """Places that were never trained: they still hold the noise that they all started from."""
 
-
-@dataclass(frozen=True)
-class AuthorsBasis:
-    """The authors' ``celeb_basis.pt``."""
-
-    mean: Floats
-    """``(E, D)``."""
-    components: Floats
-    """``(E, K, D)``."""
-
-    def expand(self, coefficients: Floats) -> Floats:
-        """``(E, K)`` coefficients to ``(E, D)`` token vectors.
-
-        Raises: :class:`ExportError` if they are of another size.
-        """
-        if coefficients.shape != self.components.shape[:2]:
-            raise ExportError(
-                f"The coefficients are {_shape(coefficients)}, but the authors' basis is for "
-                f"{_shape(self.components[:, :, 0])}: give the celeb_basis.pt that was extracted with them."
-            )
-        exact = self.mean + np.einsum("ek,ekd->ed", coefficients.astype(np.float64), self.components)
-        return np.asarray(exact, dtype=np.float32)
+    @property
+    def components(self) -> int:
+        """``K`` of the coefficients; the authors' own number where there are none."""
+        return int(self.coefficients[0].shape[1]) if self.coefficients else COMPONENTS
 
 
 def read_authors_file(path: Path) -> AuthorsFile:
@@ -90,7 +80,7 @@ def read_authors_file(path: Path) -> AuthorsFile:
                 "save it again with test_mode 'coefficient', or extract the coefficients with their script."
             )
     elif isinstance(content, np.ndarray) and content.ndim == 3:
-        if content.shape[1] > _MAX_HEADS:
+        if content.shape[1] > MAX_HEADS:
             raise ExportError(f"{path.name} is the authors' basis and no person: give it beside a coefficient file.")
         return _people([content], True, path)
     elif isinstance(content, np.ndarray) and content.ndim == 2:
@@ -98,82 +88,58 @@ def read_authors_file(path: Path) -> AuthorsFile:
     raise ExportError(f"{path.name} is none of the authors' coefficient files: choose their embeddings_gs-STEP.pt.")
 
 
-def read_authors_basis(path: Path) -> AuthorsBasis:
-    """Read the authors' ``celeb_basis.pt``.
-
-    Raises: :class:`ExportError` for another file or a damaged one.
-    """
-    path = Path(path)
-    content = read_torch_file(path)
-    if not isinstance(content, np.ndarray) or content.ndim != 3 or content.shape[1] <= _MAX_HEADS:
-        raise ExportError(f"{path.name} is not the authors' basis: choose the celeb_basis.pt of their extraction.")
-    array = _floats(content, path)
-    return AuthorsBasis(mean=array[:, 0], components=array[:, 1:])
-
-
-def import_authors_file(
-    path: Path,
-    bases: Sequence[Basis],
-    info: ModelInfo,
-    *,
-    name: str | None = None,
-    authors_basis: AuthorsBasis | None = None,
-) -> tuple[Identity, ...]:
+def import_authors_file(path: Path, basis: Basis, info: ModelInfo, *, name: str | None = None) -> tuple[Identity, ...]:
     """The people of one of the authors' files as identities: ``NAME``, or ``NAME-1``, ``NAME-2`` and so on.
 
-    Give ``authors_basis`` with coefficients wherever there is one. Without it they are taken as coefficients of
-    ``bases`` as they stand, and the identities' notes say so.
+    Parameters: ``basis`` is the authors' on the model ``info``.
 
-    Raises: :class:`ExportError` for a file of no use, or one that does not fit the bases.
+    Raises: :class:`ExportError` for a file of no use, or what does not fit the model.
     """
     path = Path(path)
-    if len(bases) != 1:
-        raise ExportError(
-            f"The authors' files are for one text encoder, but {info.name} has {len(bases)}: choose a model of sd1."
-        )
     people = read_authors_file(path)
+    if info.family != "sd1":
+        raise ExportError(
+            f"The authors' files are for Stable Diffusion 1, but {info.name} is of {info.family}: choose a model of sd1."
+        )
     count = len(people.coefficients) + len(people.vectors)
     stem = name or path.stem
     names = [stem] if count == 1 else [f"{stem}-{number}" for number in range(1, count + 1)]
     if people.skipped:
         logger.info("%s: %d places were never trained and are left out.", path.name, people.skipped)
-    vectors = people.vectors or (tuple(map(authors_basis.expand, people.coefficients)) if authors_basis else ())
-    if vectors:
-        return tuple(_from_vectors(n, v, bases, info, path) for n, v in zip(names, vectors, strict=True))
-    return tuple(_as_they_stand(n, c, bases, info, path) for n, c in zip(names, people.coefficients, strict=True))
+    if people.vectors:
+        return tuple(_from_vectors(n, v, basis, info, path) for n, v in zip(names, people.vectors, strict=True))
+    return tuple(_from_coefficients(n, c, basis, info, path) for n, c in zip(names, people.coefficients, strict=True))
 
 
-def _from_vectors(name: str, vectors: Floats, bases: Sequence[Basis], info: ModelInfo, path: Path) -> Identity:
+def _from_vectors(name: str, vectors: Floats, basis: Basis, info: ModelInfo, path: Path) -> Identity:
     import torch
 
-    basis = bases[0]
     if vectors.shape != (basis.positions, basis.width):
         raise ExportError(
             f"{path.name} is for token vectors of {_shape(vectors)}, but {info.name} needs "
             f"{basis.positions} x {basis.width}: choose a model of its family."
         )
-    return imported_identity(name, [torch.from_numpy(vectors.copy())], bases, info, origin=path.name)
+    return imported_identity(name, [torch.from_numpy(vectors.copy())], [basis], info, origin=path.name)
 
 
-def _as_they_stand(name: str, coefficients: Floats, bases: Sequence[Basis], info: ModelInfo, path: Path) -> Identity:
+def _from_coefficients(name: str, coefficients: Floats, basis: Basis, info: ModelInfo, path: Path) -> Identity:
     import torch
 
-    basis = bases[0]
     if coefficients.shape != (basis.positions, basis.size):
         raise ExportError(
-            f"{path.name} holds {_shape(coefficients)} coefficients, but the basis of {info.name} has "
-            f"{basis.positions} x {basis.size}: make the basis with {coefficients.shape[1]} components."
+            f"{path.name} holds {_shape(coefficients)} coefficients, but the authors' basis is for "
+            f"{basis.positions} x {basis.size}: give the list or the celeb_basis.pt that belongs to the file."
         )
     return new_identity(
         name,
         [torch.from_numpy(coefficients.copy())],
-        bases,
+        [basis],
         info,
         source="imported",
-        settings={"operation": "import", "file": path.name},
+        settings={"operation": "import", "file": path.name, "basis": OTHERS_BASIS},
         notes=(
-            f"Imported from {path.name} without the authors' celeb_basis.pt: the coefficients were taken as they stand, "
-            "which gives another face unless this basis has the authors' very components, signs and all."
+            f"Imported from {path.name}, in the authors' own basis, on {info.name}. On other checkpoints its token vectors are "
+            "used as they are." + (_SIGNS if basis.names else "")
         ),
     )
 

@@ -194,10 +194,10 @@ def fitted_identity(identity: Identity, host: Host, arguments: argparse.Namespac
 
     Raises: :class:`WrongModelError` for another family or another names list.
     """
-    from celeb_basis.identities.expand import check_model, expand_identity
+    from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
 
     check_model(identity, host.info)
-    if identity.metadata.base_sha256 == host.info.sha256:
+    if identity.metadata.base_sha256 == host.info.sha256 or stands_for_itself(identity.metadata):
         return identity
     components = int(identity.coefficients[0].shape[1])
     bases = bases_for(host, open_names(arguments), components)

@@ -27,13 +27,16 @@ examples:
 
 _ABOUT_IMPORT = """\
 Take a file into the library: an identity file of this project, a textual inversion of any tool (.safetensors, .pt, .bin),
-or a coefficient file of the Celeb Basis authors (embeddings_gs-STEP.pt). The last two need the model they are for, whose
-celeb basis they are projected onto. Nothing in a file is ever run.
+or a coefficient file of the Celeb Basis authors (embeddings_gs-STEP.pt, id_coefficient_NNN.pt). The last two need the
+model they are for: a textual inversion is projected onto its celeb basis; the authors' coefficients are numbers in the
+authors' own basis, which your copy of their list of names gives (or the celeb_basis.pt that was extracted with them).
+Nothing in a file is ever run.
 
 examples:
   celeb-basis import from-a-friend.safetensors --as ada
   celeb-basis import embedding.pt --as ada --model /models/sd15
-  celeb-basis import embeddings_gs-799.pt --as ada --model /models/sd14 --authors-basis celeb_basis.pt"""
+  celeb-basis import embeddings_gs-799.pt --as ada --model /models/sd14.safetensors --names wiki_names_v2.txt
+  celeb-basis import id_coefficient_000.pt --as ada --model /models/sd14.safetensors --authors-basis celeb_basis.pt"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -119,13 +122,12 @@ def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[I
 
 
 def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
-    from celeb_basis.authors import import_authors_file, read_authors_basis, read_authors_file
+    from celeb_basis.authors import read_authors_file
     from celeb_basis.cli.loading import bases_for, open_model, open_names
     from celeb_basis.exports.read import identity_from_embedding, import_embedding
 
-    authors_basis = None if arguments.authors_basis is None else read_authors_basis(arguments.authors_basis)
     embedding = None
-    if authors_basis is None:
+    if arguments.authors_basis is None:
         try:
             embedding = import_embedding(path)
         except ExportError as error:
@@ -135,9 +137,27 @@ def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) ->
                 read_authors_file(path)
             except ExportError as other:
                 raise ExportError(f"{error} As a file of the authors: {other}") from other
+    if embedding is None:
+        return _read_authors(path, arguments, screen)
     names = open_names(arguments)
     host = open_model(arguments, screen)
     bases = bases_for(host, names, arguments.components)
-    if embedding is not None:
-        return (identity_from_embedding(embedding, bases, host.info, name=arguments.name),)
-    return import_authors_file(path, bases, host.info, name=arguments.name, authors_basis=authors_basis)
+    return (identity_from_embedding(embedding, bases, host.info, name=arguments.name),)
+
+
+def _read_authors(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
+    from celeb_basis.authors import WITHOUT_A_BASIS, import_authors_file, read_authors_file
+    from celeb_basis.authors_basis import read_authors_basis, rebuild_authors_basis
+    from celeb_basis.cli.loading import open_model
+    from celeb_basis.names.lists import read_names
+
+    if arguments.authors_basis is not None:
+        basis = read_authors_basis(arguments.authors_basis)
+        host = open_model(arguments, screen)
+    elif arguments.names is not None:
+        names, components = read_names(arguments.names), read_authors_file(path).components
+        host = open_model(arguments, screen)
+        basis = rebuild_authors_basis(host.text_encoders[0], names, components)
+    else:
+        raise ExportError(WITHOUT_A_BASIS.format(file=path.name) + " The options are --names and --authors-basis.")
+    return import_authors_file(path, basis, host.info, name=arguments.name)

@@ -2,10 +2,11 @@
 
 All of them hold the same thing, ``E`` token vectors a text encoder. What differs:
 
-- one text encoder (SD1, SD2): the WebUI and ComfyUI take a single tensor under any key, by custom ``emb_params``; the
-  ``.pt`` of the WebUI is a dictionary with ``string_to_param``; diffusers takes ``{word: tensor}``;
-- two text encoders (SDXL): the WebUI and ComfyUI take ``clip_l`` and ``clip_g`` and nothing else in one file; diffusers
-  loads one file for each text encoder.
+- one text encoder (SD1, SD2): the WebUI and ComfyUI take a single tensor under any key, by custom ``emb_params``, and
+  InvokeAI under that key alone; the ``.pt`` of the WebUI is a dictionary with ``string_to_param``; diffusers takes
+  ``{word: tensor}``;
+- two text encoders (SDXL): all but diffusers take ``clip_l`` and ``clip_g`` and nothing else in one file; diffusers loads
+  one file for each text encoder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 
 from celeb_basis.errors import ExportError
 
-Layout = Literal["webui", "diffusers", "comfyui"]
+Layout = Literal["webui", "diffusers", "comfyui", "invokeai"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class LayoutRules:
     """Whether a single tensor stands under the prompt's word, or under a fixed key."""
     file_for_each_encoder: bool
     """Whether a model with two text encoders takes two files."""
-    spaces: bool
-    """Whether a file name with spaces or commas can be written in a prompt."""
+    unwritable: str
+    """The characters of a file's stem that no prompt can name it with, as a regular expression; empty for none."""
+    unwritable_why: str
+    """What its prompts do with them, for people."""
     usage: str
     """One line that says where the file goes and what to write in a prompt, with ``{word}`` and ``{stem}``."""
 
@@ -43,7 +46,8 @@ LAYOUTS: Mapping[str, LayoutRules] = {
         suffixes=(".safetensors", ".pt"),
         keyed_by_word=False,
         file_for_each_encoder=False,
-        spaces=True,
+        unwritable="",
+        unwritable_why="",
         usage="put it into the folder embeddings and write {stem} in a prompt",
     ),
     "diffusers": LayoutRules(
@@ -51,7 +55,8 @@ LAYOUTS: Mapping[str, LayoutRules] = {
         suffixes=(".safetensors", ".bin", ".pt"),
         keyed_by_word=True,
         file_for_each_encoder=True,
-        spaces=True,
+        unwritable="",
+        unwritable_why="",
         usage="pipeline.load_textual_inversion(file), and write {word} in a prompt",
     ),
     "comfyui": LayoutRules(
@@ -59,8 +64,18 @@ LAYOUTS: Mapping[str, LayoutRules] = {
         suffixes=(".safetensors", ".pt"),
         keyed_by_word=False,
         file_for_each_encoder=False,
-        spaces=False,
+        unwritable=r"[\s,()]",
+        unwritable_why="end a word at spaces, commas and parentheses",
         usage="put it into models/embeddings and write embedding:{stem} in a prompt",
+    ),
+    "invokeai": LayoutRules(
+        tool="InvokeAI",
+        suffixes=(".safetensors", ".pt"),
+        keyed_by_word=False,
+        file_for_each_encoder=False,
+        unwritable=r"[^a-zA-Z0-9., _-]",
+        unwritable_why="know words of plain letters, digits, spaces, dots, commas, hyphens and underscores alone",
+        usage="import it in the Model Manager, and write <{stem}> in a prompt",
     ),
 }
 

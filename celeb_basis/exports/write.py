@@ -22,7 +22,7 @@ def export_identity(
     """Write the token vectors of ``identity`` for another tool; answers the files written, one for most.
 
     Parameters: ``path`` is a file whose suffix is one that the layout has, or an existing folder, which gets
-    ``NAME.safetensors``. In the WebUI and ComfyUI the file's stem is the word for prompts; ``word`` is the one for
+    ``NAME.safetensors``. In the WebUI, ComfyUI and InvokeAI the file's stem is the word for prompts; ``word`` is the one for
     diffusers (``<NAME>`` by default). For SDXL diffusers gets two files, ``STEM.clip_l`` and ``STEM.clip_g``.
 
     Raises: :class:`ExportError` for an unknown layout, a suffix that the tool does not read, or a name that cannot be
@@ -57,18 +57,21 @@ def usage(identity: Identity, path: Path, layout: Layout, *, word: str | None = 
 
 def _checked_path(identity: Identity, path: Path, rules: LayoutRules) -> Path:
     if path.is_dir():
-        stem = identity.name if rules.spaces else re.sub(r"[\s,]+", "_", identity.name)
-        return path / (stem + rules.suffixes[0])
+        return path / (_written(identity.name, rules) + rules.suffixes[0])
     if path.suffix.lower() not in rules.suffixes:
         raise ExportError(
             f"{rules.tool} cannot read {path.name!r} as an embedding: name the file with {' or '.join(rules.suffixes)}."
         )
-    if not rules.spaces and re.search(r"[\s,]", path.stem):
-        better = re.sub(r"[\s,]+", "_", path.stem) + path.suffix
+    if (better := _written(path.stem, rules)) != path.stem:
         raise ExportError(
-            f"Prompts of {rules.tool} end a word at spaces and commas: name the file {better!r}, for example."
+            f"Prompts of {rules.tool} {rules.unwritable_why}: name the file {better + path.suffix!r}, for example."
         )
     return path
+
+
+def _written(stem: str, rules: LayoutRules) -> str:
+    """``stem`` as the tool's prompts can write it."""
+    return re.sub(f"(?:{rules.unwritable})+", "_", stem) if rules.unwritable else stem
 
 
 def _webui_dictionary(identity: Identity, rows: torch.Tensor) -> dict[str, Any]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from celeb_basis.hosts.base import ModelInfo
 
 
+OTHERS_BASIS = "authors"
+"""What ``settings["basis"]`` of an identity says whose coefficients are numbers in a basis that is not ours to make."""
+
+
 def new_identity(
     name: str,
     coefficients: Sequence[torch.Tensor],
@@ -73,6 +77,12 @@ def expand_identity(identity: Identity, bases: Sequence[Basis], info: ModelInfo)
     return replace(expanded, metadata=replace(expanded.metadata, learned_on=elsewhere))
 
 
+def stands_for_itself(metadata: IdentityMetadata) -> bool:
+    """Whether the coefficients are numbers in somebody else's basis, such as the paper's authors': no other basis can expand
+    them, and the token vectors are used as they are on every checkpoint of the family, as a textual inversion's are."""
+    return metadata.settings.get("basis") == OTHERS_BASIS
+
+
 def check_model(identity: Identity, info: ModelInfo) -> None:
     """Raise :class:`WrongModelError` unless the checkpoint ``info`` is of the identity's family.
 
@@ -93,6 +103,11 @@ def check_family(name: str, metadata: IdentityMetadata, info: ModelInfo) -> None
 
 def check_bases(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> None:
     """Raise :class:`WrongModelError` unless the coefficients of ``identity`` mean in ``bases`` what they meant."""
+    if stands_for_itself(identity.metadata):
+        raise WrongModelError(
+            f"The numbers of {identity.name!r} are in the paper's authors' own basis: it can be drawn and exported, "
+            "but not be mixed with people of another basis."
+        )
     names = tuple(basis.encoder for basis in bases)
     if names != identity.encoders:
         raise WrongModelError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
 from celeb_basis.webui.bases import built_bases
 from celeb_basis.webui.faces import Faces
+from celeb_basis.webui.importing import Importing
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.learning import LearningJobs
 from celeb_basis.webui.mixing import BlendRequest, Mixing, PreviewRequest
@@ -245,13 +246,21 @@ class Service:
         return files
 
     def import_file(
-        self, data: bytes, file_name: str, name: str | None = None, *, replace_existing: bool = False
+        self,
+        data: bytes,
+        file_name: str,
+        name: str | None = None,
+        *,
+        replace_existing: bool = False,
+        authors_basis: bytes | None = None,
     ) -> list[PersonEntry]:
         """Take an identity file, any tool's textual inversion, or the authors' coefficients into the library.
 
+        ``authors_basis`` is the ``celeb_basis.pt`` that was extracted with coefficients.
+
         Raises: :class:`IdentityError` or :class:`ExportError` for a file of no use, or a name that is taken.
         """
-        found = self._read(data, file_name, name)
+        found = self._importing().read(data, file_name, name, authors_basis=authors_basis)
         for identity in found:
             if (problem := self.check_name(identity.name, replace=replace_existing)) is not None:
                 raise NameTakenError(problem)
@@ -466,10 +475,10 @@ class Service:
 
         Raises: :class:`WrongModelError` for another family or another list of names.
         """
-        from celeb_basis.identities.expand import check_model, expand_identity
+        from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
 
         check_model(identity, host.info)
-        if identity.metadata.base_sha256 == host.info.sha256:
+        if identity.metadata.base_sha256 == host.info.sha256 or stands_for_itself(identity.metadata):
             return identity
         components = int(identity.coefficients[0].shape[1])
         return expand_identity(identity, self._bases(host, components, job), host.info)
@@ -499,33 +508,11 @@ class Service:
 
         return told
 
-    def _read(self, data: bytes, file_name: str, name: str | None) -> Sequence[Identity]:
-        from celeb_basis.authors import import_authors_file
-        from celeb_basis.exports.read import identity_from_embedding, import_embedding
-        from celeb_basis.identities.format import identity_from_bytes
+    def _importing(self) -> Importing:
+        def own_names() -> NameList | None:
+            return self.names() if self.options().names_file else None
 
-        suffix = Path(file_name).suffix.lower()
-        if suffix not in (".safetensors", ".pt", ".bin"):
-            raise ExportError(f"{file_name[:60]!a} is no .safetensors, .pt or .bin file: choose one of these.")
-        if suffix == ".safetensors":
-            try:
-                identity = identity_from_bytes(data)
-                return [replace(identity, name=name or identity.name)]
-            except IdentityError:
-                if b"celeb-basis-identity" in data[:100_000]:
-                    raise
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / (checked_name(Path(file_name).stem) + suffix)
-            path.write_bytes(data)
-            try:
-                embedding = import_embedding(path)
-            except ExportError:
-                if suffix == ".safetensors":
-                    raise
-                with self.model() as host:
-                    return import_authors_file(path, self._bases(host, 512), host.info, name=name)
-            with self.model() as host:
-                return [identity_from_embedding(embedding, self._bases(host, 512), host.info, name=name)]
+        return Importing(self.model, lambda host: self._bases(host, 512), own_names)
 
     def settings_table(self) -> dict[str, Any]:
         """Presets and every setting's default, range and help, for a form."""

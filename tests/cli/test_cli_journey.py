@@ -198,11 +198,23 @@ def test_import_takes_identity_files_and_the_authors(
     assert celeb("import", library / "ada.safetensors", "--as", "eve", "--library", tmp_path).code == 0
     eve, ada = load_identity(tmp_path / "eve.safetensors"), load_identity(library / "ada.safetensors")
     assert (eve.name, eve.content_hash) == ("eve", ada.content_hash)
-    torch.save({"id_coefficients": [torch.from_numpy(ada.coefficients[0].copy())[:, None]]}, tmp_path / "theirs.pt")
-    words = ["--model", parts.model, "--names", parts.names, "--components", 8, "--library", tmp_path]
-    answer = celeb("import", tmp_path / "theirs.pt", "--as", "their", *words)
+    coefficients = torch.from_numpy(ada.coefficients[0].copy())[:, None]
+    torch.save({"id_coefficients": [coefficients]}, tmp_path / "theirs.pt")
+    model = ["--model", parts.model, "--library", tmp_path]
+    alone = celeb("import", tmp_path / "theirs.pt", "--as", "their", *model)
+    assert alone.code == 2
+    assert "--authors-basis" in alone.err
+    answer = celeb("import", tmp_path / "theirs.pt", "--as", "their", "--names", parts.names, *model)
     assert answer.code == 0, answer.err
-    np.testing.assert_array_equal(load_identity(tmp_path / "their.safetensors").coefficients[0], ada.coefficients[0])
+    assert "signs that this machine's" in answer.err
+    basis = torch.randn(2, 1 + coefficients.shape[-1], ada.vectors[0].shape[1])
+    torch.save(basis, tmp_path / "celeb_basis.pt")
+    words = ["--authors-basis", tmp_path / "celeb_basis.pt", *model]
+    assert celeb("import", tmp_path / "theirs.pt", "--as", "exact", *words).code == 0
+    exact = load_identity(tmp_path / "exact.safetensors")
+    expected = basis[:, 0] + torch.einsum("ehk,ekd->ed", coefficients, basis[:, 1:])
+    np.testing.assert_allclose(exact.vectors[0], expected.numpy(), atol=1e-5)
+    assert exact.coefficients[0].tobytes() == ada.coefficients[0].tobytes()
 
 
 def test_blend_is_arithmetic_on_coefficients(

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.people import family_bases, model_info, random_basis
+from support.people import model_info, random_basis
 
-from celeb_basis.authors import AuthorsBasis, import_authors_file, read_authors_basis, read_authors_file
+from celeb_basis.authors import import_authors_file, read_authors_file
+from celeb_basis.authors_basis import read_authors_basis
 from celeb_basis.basis.basis import Basis
-from celeb_basis.errors import ExportError, FileError
+from celeb_basis.errors import ExportError, FileError, WrongModelError
+from celeb_basis.identities.blending import blend
 
 E, K, D = 2, 16, 48
 INFO = model_info()
@@ -76,40 +78,70 @@ def test_nobody_trained(tmp_path: Path) -> None:
         read_authors_file(tmp_path / "x.pt")
 
 
-def test_with_their_basis_the_vectors_are_exact(tmp_path: Path, basis: Basis) -> None:
+def test_a_file_as_it_is_saved_in_the_middle_of_training_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their places are sums with a graph behind them, and lie on the GPU."""
+    weight = torch.nn.Parameter(trained(0))
+    places = [0.99 * trained(0) + 0.01 * weight] + [torch.randn(E, 1, K)] * 9
+    monkeypatch.setattr("torch.serialization.location_tag", lambda _: "cuda:0")
+    torch.save({"id_coefficients": places}, tmp_path / "embeddings_gs-199.pt")
+    monkeypatch.undo()
+    assert b"cuda:0" in (tmp_path / "embeddings_gs-199.pt").read_bytes()
+    (rows,) = read_authors_file(tmp_path / "embeddings_gs-199.pt").coefficients
+    assert rows.tobytes() == places[0].detach()[:, 0].contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_with_their_basis_the_vectors_are_theirs(half: bool, tmp_path: Path, basis: Basis) -> None:
     theirs = their_basis(basis)
     content = checkpoint(people=2)
+    if half:
+        content["id_coefficients"] = [x.half() for x in content["id_coefficients"]]
     torch.save(content, tmp_path / "embeddings_gs-799.pt")
     torch.save(theirs, tmp_path / "celeb_basis.pt")
     read = read_authors_basis(tmp_path / "celeb_basis.pt")
-    people = import_authors_file(tmp_path / "embeddings_gs-799.pt", [basis], INFO, name="ada", authors_basis=read)
+    people = import_authors_file(tmp_path / "embeddings_gs-799.pt", read, INFO, name="ada")
     assert [person.name for person in people] == ["ada-1", "ada-2"]
     for index, person in enumerate(people):
         # Their own expression: einsum('e h k, e k c -> e h c', x, pca_base) + c_mean.
-        z = torch.einsum("ehk,ekc->ehc", content["id_coefficients"][index], theirs[:, 1:]) + theirs[:, :1]
-        np.testing.assert_allclose(person.vectors[0], z[:, 0].numpy(), atol=1e-5)
+        x = content["id_coefficients"][index].float()
+        z = torch.einsum("ehk,ekc->ehc", x, theirs[:, 1:]) + theirs[:, :1]
+        np.testing.assert_allclose(person.vectors[0], z[:, 0].numpy(), atol=1e-6)
+        assert person.coefficients[0].tobytes() == x[:, 0].contiguous().numpy().tobytes()
         assert person.metadata.source == "imported"
-        assert person.metadata.settings["explained"] == pytest.approx([1], abs=1e-5)
-    plain = import_authors_file(tmp_path / "embeddings_gs-799.pt", [basis], INFO)
-    assert not np.allclose(plain[0].vectors[0], people[0].vectors[0], atol=0.1)
+        assert "used as they are" in person.metadata.notes
+        assert "signs" not in person.metadata.notes
 
 
-def test_without_their_basis_they_are_taken_as_they_stand(tmp_path: Path, basis: Basis) -> None:
+def test_coefficients_in_another_basis_are_another_person(tmp_path: Path, basis: Basis) -> None:
     torch.save(trained(3), tmp_path / "id_coefficient_003.pt")
-    (person,) = import_authors_file(tmp_path / "id_coefficient_003.pt", [basis], INFO)
+    torch.save(their_basis(basis), tmp_path / "celeb_basis.pt")
+    (person,) = import_authors_file(
+        tmp_path / "id_coefficient_003.pt", read_authors_basis(tmp_path / "celeb_basis.pt"), INFO
+    )
+    (other,) = import_authors_file(tmp_path / "id_coefficient_003.pt", basis, INFO)
     assert person.name == "id_coefficient_003"
-    assert person.coefficients[0].tobytes() == trained(3)[:, 0].contiguous().numpy().tobytes()
-    assert "signs" in person.metadata.notes
+    assert not np.allclose(person.vectors[0], other.vectors[0], atol=0.1)
+    assert "signs" in other.metadata.notes  # made from names
+
+
+def test_they_are_not_blended_with_others(tmp_path: Path, basis: Basis) -> None:
+    torch.save(trained(3), tmp_path / "c.pt")
+    torch.save(their_basis(basis), tmp_path / "celeb_basis.pt")
+    (person,) = import_authors_file(tmp_path / "c.pt", read_authors_basis(tmp_path / "celeb_basis.pt"), INFO)
+    with pytest.raises(WrongModelError, match="not be mixed"):
+        blend([(person, 1.0)], [basis], INFO, name="mixed")
 
 
 def test_extracted_vectors(tmp_path: Path, basis: Basis) -> None:
     vectors = basis.expand(trained(3)[:, 0])
     torch.save(vectors, tmp_path / "id_embedding_003.pt")
-    (person,) = import_authors_file(tmp_path / "id_embedding_003.pt", [basis], INFO, name="ada")
+    (person,) = import_authors_file(tmp_path / "id_embedding_003.pt", basis, INFO, name="ada")
     np.testing.assert_allclose(person.vectors[0], vectors.numpy(), atol=1e-5)
     places = [torch.nn.Parameter(vectors), *[torch.nn.Parameter(torch.ones(E, D))] * 9]
     torch.save({"id_embeddings": places}, tmp_path / "embeddings.pt")
-    (person,) = import_authors_file(tmp_path / "embeddings.pt", [basis], INFO, name="ada")
+    (person,) = import_authors_file(tmp_path / "embeddings.pt", basis, INFO, name="ada")
     np.testing.assert_allclose(person.vectors[0], vectors.numpy(), atol=1e-5)
 
 
@@ -140,15 +172,12 @@ def test_files_of_no_use(content: Any, says: str, tmp_path: Path) -> None:
 def test_sizes_that_do_not_fit(tmp_path: Path, basis: Basis) -> None:
     torch.save(trained(1), tmp_path / "c.pt")
     torch.save(torch.zeros(E, D + 1), tmp_path / "v.pt")
-    with pytest.raises(ExportError, match=r"2 x 16 coefficients.*make the basis with 16 components"):
-        import_authors_file(tmp_path / "c.pt", family_bases(), INFO)
+    with pytest.raises(ExportError, match="2 x 16 coefficients, but the authors' basis is for 2 x 9"):
+        import_authors_file(tmp_path / "c.pt", random_basis(width=D, components=9), INFO)
     with pytest.raises(ExportError, match="token vectors of 2 x 49"):
-        import_authors_file(tmp_path / "v.pt", [basis], INFO)
+        import_authors_file(tmp_path / "v.pt", basis, INFO)
     with pytest.raises(ExportError, match="choose a model of sd1"):
-        import_authors_file(tmp_path / "c.pt", family_bases("sdxl"), model_info("sdxl"))
-    wrong = AuthorsBasis(np.zeros((2, D), np.float32), np.zeros((2, 9, D), np.float32))
-    with pytest.raises(ExportError, match="extracted with them"):
-        import_authors_file(tmp_path / "c.pt", [basis], INFO, authors_basis=wrong)
+        import_authors_file(tmp_path / "c.pt", basis, model_info("sdxl"))
 
 
 def test_other_files_as_the_basis(tmp_path: Path) -> None:

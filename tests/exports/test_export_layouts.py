@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.people import WIDTHS, family_bases, model_info, person
 from support.webui_rules import check_pt, load_embedding, load_in_comfyui
 
@@ -78,6 +78,28 @@ def test_comfyui_names_have_no_spaces(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"name the file 'ada_l\.safetensors'"):
         export_identity(identity, tmp_path / "ada l.safetensors", "comfyui")
     assert export_identity(identity, tmp_path, "webui")[0].name == "Ada, Lovelace.safetensors"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_invokeai(family: str, suffix: str, tmp_path: Path) -> None:
+    """It looks for these keys when a file is added, and takes the width for the base model; any other key it refuses."""
+    identity = person("ada", family)
+    (path,) = export_identity(identity, tmp_path / f"ada{suffix}", "invokeai")
+    tensors = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+    expected = vectors_of(identity)
+    assert set(tensors) == (set(expected) if family == "sdxl" else {"emb_params"})
+    for key, theirs in tensors.items():
+        assert torch.equal(theirs, expected[key] if family == "sdxl" else next(iter(expected.values())))
+
+
+def test_invokeai_s_words_are_of_plain_characters(tmp_path: Path) -> None:
+    identity = person("Zoë+2")
+    (path,) = export_identity(identity, tmp_path, "invokeai")
+    assert path.name == "Zo_2.safetensors"
+    assert usage(identity, path, "invokeai").endswith("write <Zo_2> in a prompt")
+    with pytest.raises(ExportError, match=r"name the file 'a_b\.safetensors'"):
+        export_identity(identity, tmp_path / "a+b.safetensors", "invokeai")
 
 
 def test_a_name_with_a_dot_keeps_it(tmp_path: Path) -> None:

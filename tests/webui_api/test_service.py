@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from support.toys import ToyHost
 
-from celeb_basis.errors import CelebBasisError, HostError, IdentityError, LearningError, SettingsError
+from celeb_basis.errors import CelebBasisError, ExportError, HostError, IdentityError, LearningError, SettingsError
 from celeb_basis.faces.samples import sample_photos
+from celeb_basis.webui.importing import Importing, authors_basis_among
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.mixing import BlendRequest
 from celeb_basis.webui.requests import (
@@ -297,7 +298,7 @@ def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service
     assert noted.metadata.notes == "new"
     ((name, content),) = service.export("Countess")
     assert name == "Countess.safetensors"
-    for layout in ("webui", "diffusers", "comfyui"):
+    for layout in ("webui", "diffusers", "comfyui", "invokeai"):
         assert service.export("Countess", layout)[0][1]
     (written,) = service.export_to_host("Countess")
     assert written == tmp_path / "embeddings" / "Countess.safetensors"
@@ -314,6 +315,44 @@ def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service
     for name in ("../../etc/passwd", "..", "a\x00b"):
         with pytest.raises(IdentityError):
             service.export(name)
+
+
+def saved(content: Any, path: Path) -> bytes:
+    import torch
+
+    torch.save(content, path)
+    return path.read_bytes()
+
+
+def test_the_authors_coefficients_need_their_basis(service: Service, program: Any, tmp_path: Path) -> None:
+    import torch
+
+    width, size = program.model.text_encoders[0].width, 12
+    generator = torch.Generator().manual_seed(1)
+    place = torch.nn.functional.normalize(torch.randn(2, 1, size, generator=generator), dim=-1)
+    theirs = torch.randn(2, 1 + size, width, generator=generator)
+    file = saved({"id_coefficients": [place] + [torch.ones(2, 1, size)] * 9}, tmp_path / "embeddings_gs-799.pt")
+    basis = saved(theirs, tmp_path / "celeb_basis.pt")
+    with_the_shipped_list = Importing(service.model, lambda _: [], lambda: None)
+    with pytest.raises(ExportError, match=r"celeb_basis\.pt .* or choose your copy of their list"):
+        with_the_shipped_list.read(file, "embeddings_gs-799.pt", "Eve")
+    (own_list,) = service.import_file(file, "embeddings_gs-799.pt", "Listed")
+    assert own_list.identity is not None
+    assert "signs that this machine's" in own_list.identity.metadata.notes
+    (eve,) = service.import_file(file, "embeddings_gs-799.pt", "Eve", authors_basis=basis)
+    assert eve.identity is not None
+    expected = torch.einsum("ehk,ekc->ehc", place, theirs[:, 1:])[:, 0] + theirs[:, 0]
+    assert torch.allclose(torch.from_numpy(eve.identity.vectors[0].copy()), expected, atol=1e-5)
+
+
+def test_the_authors_basis_is_found_among_files(tmp_path: Path) -> None:
+    import torch
+
+    basis = saved(torch.zeros(2, 513, 8), tmp_path / "any-name.pt")
+    coefficients = saved({"id_coefficients": [torch.ones(2, 1, 512)]}, tmp_path / "a.pt")
+    files = [("any-name.pt", basis), ("a.pt", coefficients), ("b.safetensors", b"x"), ("c.pt", b"not torch's")]
+    assert authors_basis_among(files) == (basis, [files[1], files[2], files[3]])
+    assert authors_basis_among(files[1:]) == (None, files[1:])
 
 
 def test_blends_are_arithmetic(service: Service) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from support.bases import name_list
 from celeb_basis.basis.build import BasisOptions, build_bases
 from celeb_basis.errors import NamesError
 from celeb_basis.hosts.base import ModelInfo
-from celeb_basis.identities.expand import expand_identity, new_identity
+from celeb_basis.identities.expand import OTHERS_BASIS, expand_identity, new_identity
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import NameList
@@ -135,6 +135,19 @@ def told(registry: Registry, on: Checkpoint | None, *names: str) -> list[str]:
     """What a page says of people."""
     reason, library = registry.reasons(on), Library(registry.folder)
     return [reason(name, library.load(name).metadata) for name in names]
+
+
+def test_numbers_in_somebody_elses_basis_are_not_expanded(tmp_path: Path, home: Checkpoint) -> None:
+    """The paper's authors' people: on other checkpoints of the family their vectors stand for themselves."""
+    registry = Registry(tmp_path)
+    known = learned("ann", home)
+    theirs = replace(known.metadata, settings={"basis": OTHERS_BASIS}, names_sha256="ab" * 32)
+    Library(tmp_path).add(replace(known, metadata=theirs))
+    other = checkpoint(sha256="bb", seed=1)
+    assert np.array_equal(word(registry, "ann", other).vectors[0].numpy(), known.vectors[0])
+    assert registry.reasons(other)("ann", theirs) == ""
+    assert "token vectors of 24 numbers" in reason(registry, "ann", checkpoint(width=20, sha256="cc"))
+    assert "sd2" in reason(registry, "ann", checkpoint(family="sd2", sha256="dd"))
 
 
 def test_a_page_says_before_the_first_use_what_a_prompt_would(tmp_path: Path, home: Checkpoint) -> None:

@@ -117,6 +117,9 @@ class FileBody(Body):
     file_name: str = Field(description="with its suffix: .safetensors, .pt or .bin")
     name: str | None = Field(None, description="the person's name; the file's own if left out")
     replace: bool = False
+    authors_basis: str | None = Field(
+        None, description="the celeb_basis.pt of the paper's authors' coefficients, as base64"
+    )
 
 
 class PartBody(Body):

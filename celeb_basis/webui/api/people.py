@@ -65,7 +65,9 @@ def people_router(service: Service) -> APIRouter:
         return {"deleted": name, **deleted.as_dict(), "text": deleted.sentence()}
 
     @router.get("/people/{name}/export", summary="A person as a file")
-    def export(name: str, layout: str = Query("identity", description="identity, webui, diffusers, comfyui")) -> Answer:
+    def export(
+        name: str, layout: str = Query("identity", description="identity, webui, diffusers, comfyui, invokeai")
+    ) -> Answer:
         files = service.export(name, layout)
         return {"layout": layout, "files": [{"name": file, "data": encoded(content)} for file, content in files]}
 
@@ -74,19 +76,22 @@ def people_router(service: Service) -> APIRouter:
         return {"files": [path.name for path in service.export_to_host(name)]}
 
     @router.post("/people/import", summary="Take a file into the library (base64)")
-    @body_limit(MAX_FILE * 3 // 2)
+    @body_limit(MAX_FILE * 3)
     def import_json(body: FileBody) -> Answer:
         data = decoded(body.data, body.file_name)
-        return _imported(service, data, body.file_name, body.name, body.replace)
+        basis = None if body.authors_basis is None else decoded(body.authors_basis, "celeb_basis.pt")
+        return _imported(service, data, body.file_name, body.name, body.replace, basis)
 
     @router.post("/people/import/form", summary="Take a file into the library (multipart)")
-    @body_limit(MAX_FILE + (1 << 20))
+    @body_limit(2 * MAX_FILE + (1 << 20))
     def import_form(
         file: UploadFile = File(...),  # noqa: B008 - fastapi's way
         name: str | None = Form(None),
         replace: bool = Form(False),
+        authors_basis: UploadFile | None = File(None),  # noqa: B008
     ) -> Answer:
-        return _imported(service, file.file.read(), file.filename or "", name, replace)
+        basis = None if authors_basis is None else authors_basis.file.read()
+        return _imported(service, file.file.read(), file.filename or "", name, replace, basis)
 
     @router.post("/blend", summary="Mix people into a new one")
     def blend(body: BlendBody) -> Answer:
@@ -116,10 +121,12 @@ def _blend(body: BlendBody | MixtureBody, name: str = "", replace: bool = False)
     )
 
 
-def _imported(service: Service, data: bytes, file_name: str, name: str | None, replace: bool) -> Answer:
-    if len(data) > MAX_FILE:
+def _imported(
+    service: Service, data: bytes, file_name: str, name: str | None, replace: bool, authors_basis: bytes | None
+) -> Answer:
+    if max(len(data), len(authors_basis or b"")) > MAX_FILE:
         raise IdentityError(f"The file is larger than {MAX_FILE >> 20} MB, so it is no identity: choose another one.")
-    people = service.import_file(data, file_name, name, replace_existing=replace)
+    people = service.import_file(data, file_name, name, replace_existing=replace, authors_basis=authors_basis)
     return {"people": [person.as_dict() for person in people]}
 
 

@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.errors import IdentityError
+from celeb_basis.webui.importing import authors_basis_among
 from celeb_basis.webui.requests import NoSuchPersonError, PersonEntry
 from celeb_basis.webui.tab import gr, markup
 from celeb_basis.webui.tab.gr import gradio, on, own, update
@@ -194,11 +195,18 @@ class PeopleTab:
         given = gr.uploads(files, spent=True)
         if not given:
             return *self.show("", search), None, markup.note("Give a file first.", "error")
+        # The authors' basis is nobody: it tells what the coefficients beside it mean.
+        basis, given = authors_basis_among(given)
+        if not given:
+            text = "This is the authors' basis and no person: give it together with their coefficient files."
+            return *self.show("", search), None, markup.note(text, "error")
         own_name = (name or "").strip() if len(given) == 1 else ""
         told, last = "", ""
         for file_name, data in given:
             try:
-                taken = self.service.import_file(data, file_name, own_name or None, replace_existing=bool(replace))
+                taken = self.service.import_file(
+                    data, file_name, own_name or None, replace_existing=bool(replace), authors_basis=basis
+                )
             except Exception as error:
                 if not gr.explained(error):
                     raise

@@ -20,6 +20,7 @@ from celeb_basis.identities.expand import (
     expand_identity,
     hash_of_names,
     names_hash,
+    stands_for_itself,
 )
 from celeb_basis.identities.identity import Identity, IdentityMetadata
 from celeb_basis.names.filters import FilterOptions
@@ -63,6 +64,7 @@ class Fitting:
         """
         check_model(identity, checkpoint.info)
         if _fits_as_it_is(identity.metadata, checkpoint):
+            _check_widths(identity, checkpoint)
             return identity
         components = int(identity.coefficients[0].shape[1])
         refused: CelebBasisError | None = None
@@ -132,7 +134,21 @@ class Fitting:
 
 
 def _fits_as_it_is(metadata: IdentityMetadata, checkpoint: Checkpoint) -> bool:
-    return bool(metadata.base_sha256) and metadata.base_sha256 == checkpoint.info.sha256
+    same = bool(metadata.base_sha256) and metadata.base_sha256 == checkpoint.info.sha256
+    return same or stands_for_itself(metadata)
+
+
+def _check_widths(identity: Identity, checkpoint: Checkpoint) -> None:
+    """Raise :class:`WrongModelError` for who stands for themselves with vectors of another width."""
+    if not stands_for_itself(identity.metadata):
+        return
+    widths = {encoder.name: encoder.width for encoder in checkpoint.encoders()}
+    for name, vectors in zip(identity.encoders, identity.vectors, strict=True):
+        if widths.get(name) != vectors.shape[1]:
+            raise WrongModelError(
+                f"{identity.name!r} has token vectors of {vectors.shape[1]} numbers for {name}, which {checkpoint.info.name} "
+                "does not take: import the person's file again on this checkpoint."
+            )
 
 
 def _part_for(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> Identity:

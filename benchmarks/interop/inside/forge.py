@@ -1,0 +1,83 @@
+"""Forge: its own text engine with its own embeddings loader, around a text encoder of its own class."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.interop.inside.common import Task, main, plain_ids
+
+_FLAGS = ("--always-cpu", "--skip-torch-cuda-test", "--skip-install", "--disable-console-progressbars")
+
+
+class Forge:
+    """What Forge's engine for SD1 makes of a prompt."""
+
+    name = "Forge"
+
+    def __init__(self, task: Task) -> None:
+        folder = os.environ["CELEB_BASIS_FORGE"]
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        sys.argv = ["webui.py", *_FLAGS, "--data-dir", str(task.folder)]
+        from modules_forge.initialization import initialize_forge  # type: ignore[import-not-found]
+
+        initialize_forge()
+        from modules import shared_init  # type: ignore[import-not-found]
+
+        shared_init.initialize()
+        from backend.nn.clip import IntegratedCLIP  # type: ignore[import-not-found]
+        from backend.text_processing.classic_engine import (  # type: ignore[import-not-found]
+            ClassicTextProcessingEngine,
+        )
+        from modules_forge import forge_version  # type: ignore[import-not-found]
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+        self.version = forge_version.version
+        embeddings = task.folder / "embeddings"
+        embeddings.mkdir(exist_ok=True)
+        for files in task.files.values():
+            for file in files:
+                (embeddings / file.name).write_bytes(file.read_bytes())
+        config = CLIPTextConfig(**json.loads((task.model / "text_encoder" / "config.json").read_text("utf-8")))
+        model = IntegratedCLIP(CLIPTextModel, config, add_text_projection=False)
+        weights = load_file(str(task.model / "text_encoder" / "model.safetensors"))
+        missing, unexpected = model.transformer.load_state_dict(
+            {key: value.float() for key, value in weights.items()}, strict=False
+        )
+        if unexpected or [key for key in missing if "position_ids" not in key]:
+            raise SystemExit(f"The text encoder was not filled: {missing} are missing, {unexpected} are unknown")
+        self.engine = ClassicTextProcessingEngine(
+            model.float().eval(),
+            CLIPTokenizer.from_pretrained(str(task.model / "tokenizer"), local_files_only=True),
+            embedding_dir=str(embeddings),
+            embedding_key="clip_l",
+            embedding_expected_shape=config.hidden_size,
+        )
+
+    def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        return {"clip_l": self.engine.embeddings.word_embeddings[name].vec}
+
+    def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        return {"states": self.engine([prompt])}
+
+    def table(self, encoder: str) -> torch.Tensor:
+        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+        weight: torch.Tensor = self._embeddings().token_embedding.wrapped.weight
+        return weight
+
+    def ids(self, encoder: str, word: str) -> list[int]:
+        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+        return plain_ids(self.engine.tokenizer, word)
+
+    def _embeddings(self) -> Any:
+        return self.engine.text_encoder.transformer.text_model.embeddings
+
+
+if __name__ == "__main__":
+    main(Forge)

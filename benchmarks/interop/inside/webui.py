@@ -1,0 +1,88 @@
+"""AUTOMATIC1111's WebUI: its own embeddings loader on the exported files, or, with ``--extension``, this extension in it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from benchmarks.interop.inside.common import Task, main, plain_ids
+
+
+class WebUI:
+    """The loaded checkpoint of a WebUI without the extension: the files lie in its embeddings folder."""
+
+    name = "WebUI"
+
+    def __init__(self, task: Task) -> None:
+        from support.webui_inside import start_with
+
+        embeddings = task.folder / "embeddings"
+        embeddings.mkdir(exist_ok=True)
+        for files in task.files.values():
+            for file in files:
+                (embeddings / file.name).write_bytes(file.read_bytes())
+        self.model = start_with(task.model, task.folder)
+        from modules import launch_utils, sd_hijack  # type: ignore[import-not-found]
+
+        self.version = f"{launch_utils.git_tag()} ({launch_utils.commit_hash()[:8]})"
+        self.database = sd_hijack.model_hijack.embedding_db
+        self.database.load_textual_inversion_embeddings(force_reload=True)
+
+    def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        vec = self.database.word_embeddings[name].vec
+        return dict(vec) if isinstance(vec, dict) else {"clip_l": vec}
+
+    def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        from modules import devices, prompt_parser  # type: ignore[import-not-found]
+
+        with devices.autocast():
+            states = self.model.get_learned_conditioning(prompt_parser.SdConditioning([prompt]))
+        return {"states": states}
+
+    def table(self, encoder: str) -> torch.Tensor:
+        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+        weight: torch.Tensor = self._text().text_model.embeddings.token_embedding.wrapped.weight
+        return weight
+
+    def ids(self, encoder: str, word: str) -> list[int]:
+        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+        return plain_ids(self.model.cond_stage_model.wrapped.tokenizer, word)
+
+    def _text(self) -> Any:
+        return self.model.cond_stage_model.wrapped.transformer
+
+
+class WithExtension(WebUI):
+    """The same with this extension's words, its embeddings folder empty: the people lie in the extension's own folder."""
+
+    name = "WebUI with the extension"
+
+    def __init__(self, task: Task) -> None:
+        from celeb_basis.webui.tokens import host as tokens_host
+        from celeb_basis.webui.tokens.registry import Registry
+
+        super().__init__(Task(task.folder, task.model, task.family, {}, (), {}, {}))
+        people = task.folder / "people"
+        people.mkdir()
+        for files in task.files.values():
+            for file in files:
+                (people / file.name).write_bytes(file.read_bytes())
+        # The words are those of the checkpoint that they were learned on: its hash is told, as the host would find it.
+        from celeb_basis.identities.format import load_identity
+
+        (some, *_) = (load_identity(file) for files in task.files.values() for file in files)
+        self.model.sd_checkpoint_info.sha256 = some.metadata.base_sha256
+        self.words = tokens_host.install(Registry(people))
+
+    def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        (found,) = self.words.mentioned(f"<{name}>")
+        return dict(zip(found.encoders, found.vectors, strict=True))
+
+
+if __name__ == "__main__":
+    extension = "--extension" in sys.argv
+    if extension:
+        sys.argv.remove("--extension")
+    main(WithExtension if extension else WebUI)

@@ -1,0 +1,52 @@
+"""The page's import with the authors' basis among the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+
+class Library:
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, str | None, bytes | None]] = []
+
+    def import_file(self, _data: bytes, file_name: str, name: str | None, **more: Any) -> list[Any]:
+        self.given.append((file_name, name, more["authors_basis"]))
+        return []
+
+
+@pytest.fixture(name="tab")
+def fixture_tab(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    assert gradio_module
+    from celeb_basis.webui.tab.people import PeopleTab
+
+    tab = PeopleTab(Library())  # type: ignore[arg-type]
+    monkeypatch.setattr(tab, "show", lambda *_: ())
+    return tab
+
+
+def saved(content: Any, path: Path) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+def test_the_basis_goes_with_the_coefficients(tab: Any, tmp_path: Path) -> None:
+    basis = saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")
+    coefficients = saved(torch.ones(2, 1, 512), tmp_path / "id_coefficient_000.pt")
+    tab.take([basis, coefficients], "ada", False, "")
+    content = (tmp_path / "celeb_basis.pt").read_bytes()
+    assert tab.service.given == [("id_coefficient_000.pt", "ada", content)]
+    tab.take([coefficients], "", False, "")
+    assert tab.service.given[1:] == [("id_coefficient_000.pt", None, None)]
+
+
+def test_the_basis_alone_is_nobody(tab: Any, tmp_path: Path) -> None:
+    *_, told = tab.take([saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")], "", False, "")
+    assert "give it together with their coefficient files" in told
+    assert not tab.service.given
