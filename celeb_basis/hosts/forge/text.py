@@ -64,9 +64,10 @@ def encode(model: Any, prompts: Sequence[str], width: int, height: int) -> dict[
     """Forge's conditioning: ``crossattn`` ``(N, 77 n, width)`` and, for SDXL, ``vector`` for pictures of that size."""
     model.set_clip_skip(int(host_module("shared").opts.CLIP_stop_at_last_layers))
     batch = host_module("prompt_parser").SdConditioning(list(prompts), width=width, height=height)
-    conditioning = _without_inference_mode(model.get_learned_conditioning)(batch)
-    # What Forge would write into the next picture's parameters is not that picture's.
-    backend_module("text_processing.classic_engine").last_extra_generation_params.clear()
+    engines = backend_module("text_processing.classic_engine")
+    # Forge prints a line for every embedding in every prompt, and would write them into the next picture's parameters.
+    with replaced(engines, print=lambda *_: None, last_extra_generation_params={}):
+        conditioning = _without_inference_mode(model.get_learned_conditioning)(batch)
     return conditioning if isinstance(conditioning, dict) else {"crossattn": conditioning}
 
 
