@@ -25,6 +25,10 @@ def start(data: Path) -> Any:
 
         initialize.imports()
         initialize.initialize()
+        from modules import shared
+
+        # The usual one makes SDXL fetch a file.
+        shared.opts.data["show_progress_type"] = "Approx cheap"
         from modules_forge.main_entry import refresh_model_loading_parameters  # type: ignore[import-not-found]
 
         refresh_model_loading_parameters()

@@ -12,14 +12,20 @@ from celeb_basis.hosts.webui.shim import host_module
 from celeb_basis.webui.adapters.forge.loaded import LoadedInForge
 from celeb_basis.webui.tokens.fitting import Checkpoint
 from celeb_basis.webui.tokens.host import HostTokens, Place
-from celeb_basis.webui.tokens.registry import Unavailable, Word
+from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 from celeb_basis.webui.tokens.view import EngineView
+
+_NOT_YET = "no checkpoint is loaded yet: Forge loads it with the first picture."
 
 
 class ForgeTokens(HostTokens):
     """The people of one registry as words of Forge's prompts."""
 
     supported = "a Forge of August 2024 or later"
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry)
+        registry.without_checkpoint = _NOT_YET
 
     def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
         with _ordinary_tensors():
