@@ -6,6 +6,7 @@ file's own vectors, so it can be compared whichever checkpoint is loaded.
 
 from __future__ import annotations
 
+import html
 import importlib
 import logging
 import re
@@ -171,4 +172,5 @@ def _prompts_of_pictures(processing: Any) -> list[tuple[str, ...]]:
 
 def _warn_on_the_page(sentence: str) -> None:
     gradio: Any = importlib.import_module("gradio")
-    gradio.Warning(sentence)
+    # From version 4 on, gradio shows it as HTML, in which <name> would be a tag.
+    gradio.Warning(sentence if gradio.__version__.startswith("3.") else html.escape(sentence))
