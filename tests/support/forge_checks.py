@@ -245,6 +245,40 @@ def check_a_lora_of_the_last_prompt_is_not_learned_with(_data: Path) -> None:
         assert torch.equal(host.predict(*noisy(), host.encode_prompts(["<v>", "a"], words)), plain)
 
 
+def check_weights_of_8_bits_let_gradients_through(_data: Path) -> None:
+    from modules import sd_models, shared
+    from modules_forge import main_entry
+
+    host = ForgeHost()
+    words = some_words(host)
+    with host.learning("fp32"):
+        plain = gradient(host, words)
+    try:
+        shared.opts.set("forge_unet_storage_dtype", "float8-e4m3fn")
+        main_entry.refresh_model_loading_parameters()
+        sd_models.forge_model_reload()
+        assert unet_of(loaded_model()).storage_dtype == torch.float8_e4m3fn
+        host = ForgeHost()
+        assert host.dtype == torch.float32, "what is computed in"
+        with host.learning("fp32"):
+            coarse = gradient(host, words)
+    finally:
+        shared.opts.set("forge_unet_storage_dtype", "Automatic")
+        main_entry.refresh_model_loading_parameters()
+        sd_models.forge_model_reload()
+    assert not torch.equal(coarse, plain)
+    assert torch.nn.functional.cosine_similarity(coarse, plain, dim=0) > 0.8
+
+
+def check_quantized_weights_are_refused(_data: Path) -> None:
+    unet = unet_of(loaded_model())
+    before, unet.storage_dtype = unet.storage_dtype, "nf4"
+    try:
+        refused(f"{loaded_model().sd_checkpoint_info.name_for_extra} is held in nf4", ForgeHost)
+    finally:
+        unet.storage_dtype = before
+
+
 def check_latents_are_forges(_data: Path) -> None:
     host, model = ForgeHost(), loaded_model()
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
