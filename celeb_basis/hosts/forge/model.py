@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def load_chosen() -> None:
     """
     models = host_module("sd_models")
     try:
+        if not models.model_data.forge_loading_parameters:  # without a page, Forge has looked for none yet
+            importlib.import_module("modules_forge.main_entry").refresh_model_loading_parameters()
         models.forge_model_reload()
     except Exception as error:  # whatever its loader meets in a file
         chosen = models.model_data.forge_loading_parameters.get("checkpoint_info")
