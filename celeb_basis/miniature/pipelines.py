@@ -53,8 +53,20 @@ def make_pipeline(
         )
     configs = component_configs(kind)
     if not full_size:
-        configs.update(_small(kind, configs, resolution, width, second_width, text_layers))
+        configs = small_configs(kind, resolution, width, second_width, text_layers)
     return build_pipeline(kind, configs, seed=seed)
+
+
+def small_configs(
+    kind: Family,
+    resolution: int = 64,
+    width: int | None = None,
+    second_width: int | None = None,
+    text_layers: int = 2,
+) -> dict[str, Config]:
+    """The configs of the components that :func:`make_pipeline` builds, to be changed before they are built."""
+    configs = component_configs(kind)
+    return configs | _small(kind, configs, resolution, width, second_width, text_layers)
 
 
 def build_pipeline(kind: Family, configs: dict[str, Config], *, seed: int) -> Any:

@@ -6,6 +6,7 @@ file's own vectors, so it can be compared whichever checkpoint is loaded.
 
 from __future__ import annotations
 
+import html
 import importlib
 import logging
 import re
@@ -29,7 +30,7 @@ _PERSON = re.compile(r'(?:^|, )([^:"<>\n]{1,64}): ([0-9a-f]{12})(?=, |$)')
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.webui.tokens.host.HostTokens`."""
+    """What is needed of :class:`celeb_basis.webui.adapters.base.Tokens`."""
 
     registry: Registry
 
@@ -38,9 +39,9 @@ class Tokens(Protocol):
 
 def installed_tokens() -> Tokens | None:
     """The tokens of this host, or ``None`` while there are none."""
-    from celeb_basis.webui.tokens.host import installed
+    from celeb_basis.webui.adapters.running import adapter
 
-    return installed()
+    return adapter().installed_tokens()
 
 
 def written(people: Iterable[tuple[str, str]]) -> str | None:
@@ -187,4 +188,5 @@ def _prompts_of_pictures(processing: Any) -> list[tuple[str, ...]]:
 
 def _warn_on_the_page(sentence: str) -> None:
     gradio: Any = importlib.import_module("gradio")
-    gradio.Warning(sentence)
+    # From version 4 on, gradio shows it as HTML, in which <name> would be a tag.
+    gradio.Warning(sentence if gradio.__version__.startswith("3.") else html.escape(sentence))

@@ -106,9 +106,7 @@ def serving(
     link = data / "extensions" / "celeb-basis"
     if extension and not link.exists():
         link.symlink_to(ROOT, target_is_directory=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(webui.python), "launch.py", *_FLAGS, "--port", str(port), "--server-name", "127.0.0.1"]
     command += ["--ckpt", str(webui.checkpoint(checkpoint)), "--ckpt-dir", str(webui.checkpoint(checkpoint).parent)]
     command += [
@@ -130,12 +128,28 @@ def serving(
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    with running(command, webui.folder, environment, data, port, auth) as server:
+        yield server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], folder: Path, environment: dict[str, str], data: Path, port: int, auth: str = ""
+) -> Iterator[Server]:
+    """What ``command`` starts in ``folder``, as soon as it answers; ended when it is left."""
     log = data / "server.log"
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=webui.folder,
+            cwd=folder,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,

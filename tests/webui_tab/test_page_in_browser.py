@@ -1,7 +1,7 @@
-"""The journey over the page: a real WebUI with a small checkpoint, driven in headless Chromium.
+"""The journey over the page: a real WebUI with a small checkpoint, and a real Forge, driven in headless Chromium.
 
-Needs ``CELEB_BASIS_WEBUI``, the package ``playwright`` and Chromium (see ``support/webui_browser.py``); skipped where one
-is missing. The tests follow one another, as a visitor's steps do.
+Needs ``CELEB_BASIS_WEBUI`` or ``CELEB_BASIS_FORGE``, the package ``playwright`` and Chromium (see
+``support/webui_browser.py``); skipped where one is missing. The tests follow one another, as a visitor's steps do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forge import need_forge
+from support.forge_server import serving_forge
 from support.webui import need_webui
 from support.webui_browser import begin, choose, draw, fill, learn, note, opened, part, status, steps_done, tab
 from support.webui_server import Server, serving
@@ -19,10 +21,24 @@ from celeb_basis.faces.samples import sample_photos
 from celeb_basis.identities.library import Library
 
 
+@pytest.fixture(scope="module", params=["webui", "forge"])
+def program(request: pytest.FixtureRequest) -> str:
+    """Gradio 3 and gradio 4."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def server(browser: Any, tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Server]:
+def server(
+    browser: Any, program: str, tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path
+) -> Iterator[Server]:
     assert browser
-    with serving(need_webui("sd1"), tmp_path_factory.mktemp("data"), miniature_folder, page=True) as running:
+    data = tmp_path_factory.mktemp("data")
+    started = (
+        serving(need_webui("sd1"), data, miniature_folder, page=True)
+        if program == "webui"
+        else serving_forge(need_forge(), data, miniature_folder, page=True)
+    )
+    with started as running:
         yield running
 
 
@@ -31,7 +47,9 @@ def page(browser: Any, server: Server) -> Any:
     return opened(browser, server)
 
 
-def test_the_train_tab_leads_to_the_page(page: Any) -> None:
+def test_the_train_tab_leads_to_the_page(page: Any, program: str) -> None:
+    if program == "forge":
+        pytest.skip("Forge has no Train tab")
     tab(page, "Train")
     page.locator("#train_tabs > .tab-nav > button", has_text="Celeb Basis").click()
     page.get_by_role("button", name="Open Celeb Basis").click()

@@ -8,36 +8,18 @@ differentiable in the vectors. Neither the host's syntax nor another extension e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import HostError
-from celeb_basis.hosts.webui.chunks import marks_follow_tokens
 from celeb_basis.hosts.webui.model import text_embedders, token_embedding
 from celeb_basis.hosts.webui.shim import host_module, replaced
-from celeb_basis.hosts.words import split_at_words
+from celeb_basis.hosts.webui.splicing import Slot, Splice
 
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.hosts.base import TokenVectors, Words
-
-# Ids of words count down from here, far from any id of a tokenizer.
-_FIRST_ID = -1_000_000
-# The first character of Unicode's last private plane.
-_FIRST_CHARACTER = 0x100000
-
-
-@dataclass(frozen=True, eq=False)
-class _Spliced:
-    """What the host reads of an embedding while it encodes a prompt."""
-
-    name: str
-    vec: torch.Tensor | dict[str, torch.Tensor]
-    vectors: int
-    shorthash: str | None = None
+    from celeb_basis.hosts.base import Words
 
 
 class WebUITextEncoder:
@@ -73,28 +55,15 @@ def words_in_place(model: Any, words: Words, encoder_names: Sequence[str]) -> It
         yield str
         return
     embedders = text_embedders(model)
-    characters = {word: chr(_FIRST_CHARACTER + number) for number, word in enumerate(words)}
-    ids = {character: _FIRST_ID - number for number, character in enumerate(characters.values())}
-    spliced = {
-        ids[characters[word]]: _spliced(word, vectors, embedders, encoder_names) for word, vectors in words.items()
-    }
+    splice = Splice(words, [_slot(name, embedder) for name, embedder in zip(encoder_names, embedders, strict=True)])
     database = host_module("sd_hijack").model_hijack.embedding_db
-    find = database.find_embedding_at_position
-
-    def find_spliced(tokens: Sequence[int], offset: int) -> Any:
-        embedding = spliced.get(tokens[offset])
-        return find(tokens, offset) if embedding is None else (embedding, 1)
-
-    def with_characters(prompt: str) -> str:
-        return "".join(characters.get(piece, piece) for piece in split_at_words(prompt, list(words)))
-
+    find = splice.finding(database.find_embedding_at_position)
     with ExitStack() as stack:
-        stack.enter_context(replaced(database, find_embedding_at_position=find_spliced))
+        stack.enter_context(replaced(database, find_embedding_at_position=find))
         for embedder in embedders:
-            stack.enter_context(replaced(embedder, tokenize=_splitting(embedder.tokenize, ids)))
-            following = _marks_following(embedder.tokenize_line, set(spliced.values()))
-            stack.enter_context(replaced(embedder, tokenize_line=following))
-        yield with_characters
+            stack.enter_context(replaced(embedder, tokenize=splice.splitting(embedder.tokenize)))
+            stack.enter_context(replaced(embedder, tokenize_line=splice.marks_following(embedder.tokenize_line)))
+        yield splice.written
 
 
 def encode(model: Any, prompts: Sequence[str], width: int, height: int) -> dict[str, torch.Tensor]:
@@ -127,53 +96,9 @@ def size_vector(model: Any, count: int, width: int, height: int) -> torch.Tensor
     return torch.cat(parts, dim=1)
 
 
-def _splitting(tokenize: Callable[[list[str]], Any], ids: Mapping[str, int]) -> Callable[[list[str]], list[list[int]]]:
-    def split_and_tokenize(texts: list[str]) -> list[list[int]]:
-        result = []
-        for text in texts:
-            tokens: list[int] = []
-            for piece in split_at_words(text, list(ids)):
-                tokens += [ids[piece]] if piece in ids else tokenize([piece])[0]
-            result.append(tokens)
-        return result
-
-    return split_and_tokenize
-
-
-def _marks_following(tokenize_line: Callable[[str], Any], ours: set[_Spliced]) -> Callable[[str], Any]:
-    def tokenize_line_and_move_marks(line: str) -> Any:
-        chunks, count = tokenize_line(line)
-        marks_follow_tokens(chunks, ours.__contains__)
-        return chunks, count
-
-    return tokenize_line_and_move_marks
-
-
-def _spliced(word: str, vectors: TokenVectors, embedders: list[Any], names: Sequence[str]) -> _Spliced:
-    if not word:
-        raise HostError("A word is empty: give it a name such as <person1>.")
-    if len(vectors) != len(embedders):
-        raise HostError(
-            f"The word {word} has vectors for {len(vectors)} text encoders, the checkpoint {len(embedders)}: learn it on "
-            "a checkpoint of this family."
-        )
-    ready = {}
-    for embedder, name, of_encoder in zip(embedders, names, vectors, strict=True):
-        layer = token_embedding(embedder)
-        width = layer.wrapped.weight.shape[1]
-        if (
-            of_encoder.ndim != 2
-            or of_encoder.shape[1] != width
-            or len(of_encoder) != len(vectors[0])
-            or not len(of_encoder)
-        ):
-            raise HostError(
-                f"The vectors of the word {word} have the shape {tuple(of_encoder.shape)}, but the text encoder {name} "
-                f"takes {max(1, len(vectors[0]))} rows of {width} numbers: use vectors made for this checkpoint."
-            )
-        ready[layer.textual_inversion_key] = of_encoder.to(host_module("devices").device)
-    single = next(iter(ready.values()))
-    return _Spliced(word, ready if len(embedders) > 1 else single, len(single))
+def _slot(name: str, embedder: Any) -> Slot:
+    layer = token_embedding(embedder)
+    return Slot(name, layer.textual_inversion_key, int(layer.wrapped.weight.shape[1]), host_module("devices").device)
 
 
 @contextmanager

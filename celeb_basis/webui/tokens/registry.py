@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _KEPT = 512
 """Words in memory; SDXL's are 16 kB each."""
 
-_NO_CHECKPOINT = "no checkpoint is loaded: choose one."
+NO_CHECKPOINT = "no checkpoint is loaded: choose one."
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,8 @@ class Registry:
         lists: Callable[[], Sequence[NameList]] = lambda: (shipped_names(),),
         cache: Path | None = None,
     ) -> None:
+        self.without_checkpoint = NO_CHECKPOINT
+        """The reason why nobody can be drawn while no checkpoint is loaded."""
         self._listing = Listing(folder)
         self._fitting = Fitting(lists, cache)
         self._lock = threading.RLock()
@@ -147,7 +149,7 @@ class Registry:
             if cut := _cut_by_the_host(name):
                 return cut
             if check is None:
-                return _NO_CHECKPOINT
+                return self.without_checkpoint
             try:
                 check(name, metadata)
             except CelebBasisError as error:
@@ -170,7 +172,7 @@ class Registry:
 
     def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> Word | Unavailable:
         if checkpoint is None:
-            return Unavailable(name, _NO_CHECKPOINT)
+            return Unavailable(name, self.without_checkpoint)
         try:
             identity = self._fitting.fit(replace(load_identity(path), name=name), checkpoint)
         except CelebBasisError as error:

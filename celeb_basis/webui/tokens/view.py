@@ -35,8 +35,8 @@ class _Delegate:
         return value
 
 
-class EncoderView(_Delegate):
-    """A host's text encoder in whose texts ``find`` knows people.
+class _View(_Delegate):
+    """What a host's ``tokenize_line`` is shown in the place of a text encoder; people are known in its texts.
 
     Parameters: ``find`` answers the host's embedding for what stands between angle brackets, or ``None``.
     """
@@ -44,7 +44,6 @@ class EncoderView(_Delegate):
     def __init__(self, encoder: Any, find: Callable[[str], Any]) -> None:
         super().__init__(encoder)
         self._find = find
-        self.hijack = _HijackView(encoder.hijack)
         self.placed: set[Any] = set()
         """The embeddings that were put in anybody's place."""
 
@@ -63,6 +62,22 @@ class EncoderView(_Delegate):
             return None
         self.placed.add(embedding)
         return PlacedWord(embedding)
+
+
+class EncoderView(_View):
+    """A text encoder of the WebUI's, whose embeddings belong to all of them."""
+
+    def __init__(self, encoder: Any, find: Callable[[str], Any]) -> None:
+        super().__init__(encoder, find)
+        self.hijack = _HijackView(encoder.hijack)
+
+
+class EngineView(_View):
+    """A text engine of Forge's, which has embeddings of its own."""
+
+    def __init__(self, engine: Any, find: Callable[[str], Any]) -> None:
+        super().__init__(engine, find)
+        self.embeddings = _DatabaseView(engine.embeddings)
 
 
 class _HijackView(_Delegate):

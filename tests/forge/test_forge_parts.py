@@ -1,0 +1,141 @@
+"""What of the adapter for Forge needs no Forge: finding out where we are, weights of inference mode, prompts' tokens."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from celeb_basis.hosts.forge.backward import right_backward
+from celeb_basis.hosts.forge.precision import casting
+from celeb_basis.hosts.forge.weights import OrdinaryWeights, ordinary
+from celeb_basis.webui.adapters.running import adapter, adapter_for
+from celeb_basis.webui.tokens.view import EngineView
+
+
+def test_the_program_is_told_by_its_folder(tmp_path: Path) -> None:
+    assert adapter_for(tmp_path).name == "AUTOMATIC1111's WebUI"
+    (tmp_path / "modules_forge").mkdir()
+    assert adapter_for(tmp_path).name == "AUTOMATIC1111's WebUI", "reForge has this too"
+    (tmp_path / "backend" / "diffusion_engine").mkdir(parents=True)
+    assert adapter_for(tmp_path).name == "Forge"
+    assert adapter().name == "AUTOMATIC1111's WebUI", "where there is no program around us"
+
+
+def test_nothing_of_a_program_is_imported_to_find_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "__init__.py").write_text("raise RuntimeError")
+    for folder in ("modules_forge", "backend/diffusion_engine"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "modules", raising=False)
+    assert adapter().name == "Forge"
+
+
+@pytest.fixture
+def loaded() -> torch.nn.Module:
+    """A module as Forge's loader leaves it."""
+    with torch.inference_mode():
+        return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).eval()
+
+
+def test_gradients_pass_weights_of_inference_mode(loaded: torch.nn.Module) -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
+        loaded(x)
+    before = dict((*loaded.named_parameters(), *loaded.named_buffers()))
+    weights = OrdinaryWeights([loaded])
+    weights.switch_on()
+    weights.switch_on()  # nothing is left to exchange
+    now = dict((*loaded.named_parameters(), *loaded.named_buffers()))
+    assert all(now[name].data_ptr() == tensor.data_ptr() for name, tensor in before.items()), "something was copied"
+    (found,) = torch.autograd.grad(loaded(x).sum(), x)
+    weights.put_back()
+    after = dict((*loaded.named_parameters(), *loaded.named_buffers()))
+    assert all(after[name] is tensor for name, tensor in before.items())
+    with torch.inference_mode():
+        scale = loaded[1].weight / (loaded[1].running_var + loaded[1].eps).sqrt()  # type: ignore[index]
+        expected = (scale @ loaded[0].weight).expand(3, 4).clone()  # type: ignore[index]
+    torch.testing.assert_close(found, expected)
+
+
+def test_ordinary_tensors_stay_themselves() -> None:
+    plain = torch.randn(3)
+    assert ordinary(plain) is plain
+    with torch.inference_mode():
+        part = torch.randn(4, 6)[1:, ::2]
+        alias = ordinary(part)
+    assert not alias.is_inference()
+    assert torch.equal(alias, part)
+    assert alias.data_ptr() == part.data_ptr()
+
+
+class Block(torch.nn.Module):
+    """Adds to its input in place, as Forge's own does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = torch.nn.LayerNorm(8), torch.nn.LayerNorm(8)
+        self.inner = torch.nn.Linear(8, 8)
+        self.parameters_manual_cast = False
+
+    def forward(self, x: torch.Tensor, in_place: bool = True) -> torch.Tensor:
+        for norm in (self.norm1, self.norm2):
+            step = self.inner(norm(x)).tanh()
+            x = x.add_(step) if in_place else x + step
+        return x
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_blocks_that_change_their_input_have_the_right_gradient(
+    checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear)
+    monkeypatch.setattr("celeb_basis.hosts.forge.backward.backend_module", lambda _name: kinds)
+    torch.manual_seed(0)
+    block = Block()
+    x = torch.randn(2, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(block(x * 2, in_place=False).square().sum(), x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(block(x * 2).square().sum(), x)
+    with right_backward(block, checkpointing=checkpointing):
+        (found,) = torch.autograd.grad(block(x * 2).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+    assert "forward" not in vars(block)
+
+
+def test_layers_cast_what_is_held_otherwise() -> None:
+    block = Block()
+    with casting(block, torch.float32):
+        assert block.parameters_manual_cast is False
+    block.own = torch.nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    with casting(block, torch.float32):
+        assert block.parameters_manual_cast is True
+    assert block.parameters_manual_cast is False
+
+
+def test_a_person_is_one_token_of_an_engine() -> None:
+    person = object()
+
+    class Engine:
+        embeddings = types.SimpleNamespace(find_embedding_at_position=lambda *_: (None, None), word_embeddings={})
+        chunk_length = 75
+
+        def tokenize(self, texts: list[str]) -> list[list[int]]:
+            return [[len(word) for word in text.split()] for text in texts]
+
+        def tokenize_line(self, line: str) -> list[Any]:
+            (tokens,) = self.tokenize([line])
+            return [
+                self.embeddings.find_embedding_at_position(tokens, place)[0] or token
+                for place, token in enumerate(tokens)
+            ]
+
+    view: Any = EngineView(Engine(), lambda name: person if name == "ada" else None)
+    assert Engine.tokenize_line(view, "one <ada>, <eve> two") == [3, person, 1, 5, 3]
+    assert view.placed == {person}
+    assert view.chunk_length == 75

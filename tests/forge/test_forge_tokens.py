@@ -1,0 +1,83 @@
+"""``<ada>`` in a real Forge's prompts, and the same person through diffusers. Run with ``CELEB_BASIS_FORGE`` set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from support.forge import need_forge, with_miniature
+from support.forge_tokens import CHECKS, PLAIN, REQUEST
+
+from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.hosts.base import GenerationRequest, Host
+from celeb_basis.hosts.diffusers import load_host
+from celeb_basis.identities.expand import new_identity
+from celeb_basis.identities.format import load_identity, save_identity
+from celeb_basis.miniature.shipped import shipped_model_names
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forge's data folder."""
+    need_forge()
+    return with_miniature(tmp_path_factory.mktemp("forge"))
+
+
+@pytest.fixture(scope="module")
+def diffusers_host(data: Path) -> Host:
+    """The very checkpoint that Forge has."""
+    file = data / "models" / "Stable-diffusion" / "miniature.safetensors"
+    return load_host(file, dtype="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def people(data: Path, diffusers_host: Host) -> Path:
+    """The folder with two people of the miniature's basis, as the command line would have learned them."""
+    built = build_bases(diffusers_host.text_encoders, shipped_model_names(), BasisOptions(components=192))
+    bases = [one.basis for one in built]
+    for seed, file in enumerate(("people/ada.safetensors", "eve.safetensors")):
+        drawn = torch.randn(2, 192, generator=torch.Generator().manual_seed(seed))
+        coefficients = torch.nn.functional.normalize(drawn, dim=-1)
+        save_identity(new_identity("ada", [coefficients], bases, diffusers_host.info), data / file)
+    return data
+
+
+@pytest.fixture(scope="module")
+def report(people: Path) -> dict[str, str]:
+    """What failed in each check, and in the folder what Forge has made of the people."""
+    answer: dict[str, str] = need_forge().answer_of("support.forge_tokens", data=people, timeout=1800)
+    return answer
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_forge(check: str, report: dict[str, str]) -> None:
+    assert not report[check], report[check]
+
+
+def test_conditioning_is_that_of_diffusers_within_rounding(
+    data: Path, report: dict[str, str], diffusers_host: Host
+) -> None:
+    assert report
+    words = {"<ada>": load_identity(data / "people" / "ada.safetensors").token_vectors()}
+    found = load_file(data / "encoded.safetensors")
+    for number, prompt in enumerate(PLAIN):
+        expected = diffusers_host.encode_prompts([prompt], words).states
+        torch.testing.assert_close(
+            found[str(number)], expected, rtol=0, atol=2e-5, msg=lambda text, p=prompt: f"{p}: {text}"
+        )
+
+
+def test_the_picture_is_that_of_diffusers(data: Path, report: dict[str, str], diffusers_host: Host) -> None:
+    """The same person, seed and sampler; the hosts round otherwise, and other people make another picture altogether."""
+    assert report
+    words = {"<ada>": load_identity(data / "people" / "ada.safetensors").token_vectors()}
+    (expected,) = diffusers_host.generate(GenerationRequest(words=words, **REQUEST))  # type: ignore[arg-type]
+    (other,) = diffusers_host.generate(GenerationRequest(**REQUEST))  # type: ignore[arg-type]
+    drawn, ours, without = (
+        np.asarray(picture.convert("RGB"), float) for picture in (Image.open(data / "drawn.png"), expected, other)
+    )
+    assert np.abs(drawn - ours).mean() < 0.2 * np.abs(without - ours).mean()

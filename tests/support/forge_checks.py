@@ -1,0 +1,316 @@
+"""Run inside Forge: every check of the adapter on one checkpoint; prints what failed as JSON, an empty text for none.
+
+``python -m support.forge_checks --data DIR CHECK...``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from support.forge_inside import start
+from support.webui_checks_encoding import PROMPTS, RARE
+from support.webui_checks_learning import refused
+
+from celeb_basis.hosts.base import GenerationRequest
+from celeb_basis.hosts.forge import ForgeHost
+from celeb_basis.hosts.forge.model import loaded_model, text_engines, text_part, unet_of
+
+Words = dict[str, list[torch.Tensor]]
+
+
+def some_words(host: ForgeHost, count: int = 2, seed: int = 0) -> Words:
+    """``<v>`` with vectors of about the size that a learned person's have."""
+    generator = torch.Generator().manual_seed(seed)
+    return {"<v>": [0.04 * torch.randn(count, encoder.width, generator=generator) for encoder in host.text_encoders]}
+
+
+@contextmanager
+def registered(words: Words) -> Iterator[None]:
+    """The same vectors in Forge's own database, under a rare word."""
+    from backend.text_processing.textual_inversion import Embedding  # type: ignore[import-not-found]
+
+    engines = text_engines(loaded_model())
+    vec = {engine.embedding_key: one for engine, one in zip(engines, words["<v>"], strict=True)}
+    embedding = Embedding(vec if len(vec) > 1 else words["<v>"][0], RARE)
+    embedding.vectors, embedding.shape = len(words["<v>"][0]), sum(one.shape[1] for one in words["<v>"])
+    for engine in engines:
+        engine.embeddings.register_embedding(embedding)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.embeddings.register_embedding_by_name(None, RARE)
+
+
+def forge_conditioning(prompts: list[str], side: int) -> dict[str, torch.Tensor]:
+    from modules import prompt_parser  # type: ignore[import-not-found]
+
+    with torch.inference_mode():
+        batch = prompt_parser.SdConditioning(prompts, width=side, height=side)
+        found = loaded_model().get_learned_conditioning(batch)
+    found = found if isinstance(found, dict) else {"crossattn": found}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def noisy(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(seed)), torch.tensor([37, 801])
+
+
+def gradient(host: ForgeHost, words: Words) -> torch.Tensor:
+    """That of a number that depends on every part of the model, to the vectors of all encoders, in one row."""
+    vectors = [one.clone().requires_grad_() for one in words["<v>"]]
+    conditioning = host.encode_prompts(["a photo of <v>", "(<v>:1.2) in snow"], {"<v>": vectors})
+    found = torch.autograd.grad(host.predict(*noisy(), conditioning).square().sum(), vectors)
+    return torch.cat([one.flatten() for one in found])
+
+
+def identities() -> list[int]:
+    modules = (unet_of(loaded_model()), text_part(loaded_model()))
+    return [id(tensor) for part in modules for tensor in (*part.parameters(), *part.buffers())]
+
+
+def check_words_are_bit_for_bit_forges_embeddings(_data: Path) -> None:
+    host = ForgeHost()
+    for count in (1, 2, 5):
+        words = some_words(host, count, seed=count)
+        side = host.info.resolution
+        plain = forge_conditioning([PROMPTS[0].format(RARE)], side)
+        with registered(words):
+            expected = [forge_conditioning([prompt.format(*[RARE] * 9)], side) for prompt in PROMPTS]
+        assert not torch.equal(plain["crossattn"], expected[0]["crossattn"]), "Forge did not find its own embedding"
+        for prompt, by_forge in zip(PROMPTS, expected, strict=True):
+            ours = host.encode_prompts([prompt.format(*["<v>"] * 9)], words)
+            assert torch.equal(ours.crossattn, by_forge["crossattn"]), prompt
+            assert ours.vector is None or torch.equal(ours.vector, by_forge["vector"]), prompt
+        assert not any(engine.embeddings.word_embeddings for engine in text_engines(loaded_model()))
+
+
+def check_a_word_goes_with_its_sentence_into_the_next_chunk(_data: Path) -> None:
+    """Forge moves what follows the last comma of a full chunk, which is as if BREAK stood there."""
+    host = ForgeHost()
+    words = some_words(host)
+    beginning = "red hat , " * 23 + "blue , "
+    for ending in ("a <v> person in rain", "<v> <v> in rain and snow", "in <v> rain"):
+        moved = host.encode_prompts([beginning + ending + " and much more snow"], words).crossattn
+        broken = host.encode_prompts([f"{beginning}BREAK {ending} and much more snow"], words).crossattn
+        assert moved.shape[1] == 2 * 77
+        assert torch.equal(moved, broken), ending
+
+
+def check_learning_computes_what_drawing_computes(_data: Path) -> None:
+    host = ForgeHost()
+    words = some_words(host)
+    prompts = ["a photo of <v>", "(<v>:1.2) in snow"]
+    outside = host.encode_prompts(prompts, words)
+    predicted = host.predict(*noisy(), outside)
+    with host.learning("fp32"):
+        inside = host.encode_prompts(prompts, words)
+        assert torch.equal(inside.crossattn, outside.crossattn)
+        assert torch.equal(host.predict(*noisy(), inside), predicted)
+    latents, timesteps = noisy()
+    rates = host.schedule.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+    sigmas = ((1 - rates) / rates).sqrt()
+    given = {}
+    if outside.vector is not None:
+        pooled = outside.vector.shape[1] - 6 * 256
+        sizes = forge_conditioning(["one", "two"], 8 * latents.shape[-1])["vector"][:, pooled:]
+        given["y"] = torch.cat([outside.vector[:, :pooled], sizes], dim=1)
+    with torch.inference_mode():
+        # Forge's own way: noise levels instead of timesteps, and what is predicted turned into the picture that it means.
+        unet = loaded_model().forge_objects.unet.model
+        denoised = unet.apply_model(latents / rates.sqrt(), sigmas.flatten(), c_crossattn=outside.crossattn, **given)
+    if host.schedule.prediction == "epsilon":
+        ours = latents / rates.sqrt() - sigmas * predicted
+    else:
+        ours = rates.sqrt() * latents - (1 - rates).sqrt() * predicted
+    torch.testing.assert_close(denoised.clone(), ours, rtol=1e-3, atol=1e-3)
+
+
+def check_gradients_are_right(_data: Path) -> None:
+    host = ForgeHost()
+    words = some_words(host)
+    with host.learning("fp32"):
+        found = gradient(host, words)
+    direction = found / found.norm()
+    steps = [
+        one.reshape_as(vectors)
+        for one, vectors in zip(
+            direction.split([vectors.numel() for vectors in words["<v>"]]), words["<v>"], strict=True
+        )
+    ]
+
+    def at(distance: float) -> torch.Tensor:
+        moved = {"<v>": [vectors + distance * step for vectors, step in zip(words["<v>"], steps, strict=True)]}
+        conditioning = host.encode_prompts(["a photo of <v>", "(<v>:1.2) in snow"], moved)
+        return host.predict(*noisy(), conditioning).double().square().sum()
+
+    by_differences = float((at(1e-3) - at(-1e-3)) / 2e-3)
+    assert abs(by_differences - float(found.norm())) < 0.02 * abs(by_differences), (by_differences, found.norm())
+
+
+def check_checkpointing_changes_no_gradient(_data: Path) -> None:
+    host = ForgeHost()
+    words = some_words(host)
+    with host.learning("fp32"):
+        plain = gradient(host, words)
+    with host.learning("fp32", checkpointing=True):
+        torch.testing.assert_close(gradient(host, words), plain, rtol=1e-5, atol=1e-6)
+
+
+def check_bf16_is_near(_data: Path) -> None:
+    host = ForgeHost()
+    words = some_words(host)
+    with host.learning("fp32"):
+        plain = gradient(host, words)
+    with host.learning("bf16"):
+        coarse = gradient(host, words)
+    assert not torch.equal(coarse, plain)
+    assert torch.nn.functional.cosine_similarity(coarse, plain, dim=0) > 0.98
+
+
+def check_every_weight_is_forges_own_again(_data: Path) -> None:
+    host = ForgeHost()
+    before = identities()
+    with host.learning("bf16", checkpointing=True):
+        gradient(host, some_words(host))
+        assert not any(weight.is_inference() for weight in unet_of(loaded_model()).parameters())
+    assert identities() == before
+    assert all(weight.is_inference() for weight in unet_of(loaded_model()).parameters())
+    assert not any("forward" in vars(part) for part in unet_of(loaded_model()).modules())
+
+
+def check_a_preview_while_learning(_data: Path) -> None:
+    """It is the picture drawn outside, and learning goes on as if nothing had been drawn."""
+    host = ForgeHost()
+    words = some_words(host)
+    request = GenerationRequest("a photo of <v>", words=words, steps=3, guidance=3.0, seed=5, width=64, height=64)
+    (outside,) = host.generate(request)
+    with host.learning("fp32"):
+        before = gradient(host, words)
+        (inside,) = host.generate(request)
+        assert torch.equal(gradient(host, words), before)
+    assert inside.tobytes() == outside.tobytes()
+    assert inside.size == (64, 64)
+
+
+def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
+    """The user may choose another one while somebody is learned: it is loaded with the user's next picture."""
+    from modules import processing, sd_models, shared  # type: ignore[import-not-found]
+    from modules_forge import main_entry  # type: ignore[import-not-found]
+
+    host, model = ForgeHost(), loaded_model()
+    first = data / "models" / "Stable-diffusion" / f"{host.info.name}.safetensors"
+    for suffix in (".safetensors", ".yaml"):
+        first.with_name(f"other{suffix}").write_bytes(first.with_suffix(suffix).read_bytes())
+    sd_models.list_models()
+    request = GenerationRequest("a photo of <v>", words=some_words(host), steps=2, seed=5, width=64, height=64)
+    try:
+        with host.learning("fp32"):
+            main_entry.checkpoint_change("other.safetensors", save=False)
+            assert len(list(host.generate(request))) == 1
+            assert loaded_model() is model
+        p = processing.StableDiffusionProcessingTxt2Img(
+            prompt="a tree", steps=1, width=64, height=64, do_not_save_samples=True, sampler_name="Euler"
+        )
+        processing.process_images(p)
+        assert loaded_model().sd_checkpoint_info.name_for_extra == "other"
+        refused(f"Forge has switched from {host.info.name} to other", lambda: host.encode_prompts(["a"], {}))
+    finally:
+        main_entry.checkpoint_change(first.name, save=False)
+        sd_models.forge_model_reload()
+        assert shared.sd_model.sd_checkpoint_info.name_for_extra == host.info.name
+
+
+def check_a_lora_of_the_last_prompt_is_not_learned_with(_data: Path) -> None:
+    from backend import memory_management  # type: ignore[import-not-found]
+
+    host, model = ForgeHost(), loaded_model()
+    words = some_words(host)
+    plain = host.predict(*noisy(), host.encode_prompts(["<v>", "a"], words))
+    key = next(name for name, weight in model.forge_objects.unet.model.named_parameters() if weight.ndim == 4)
+    weight = dict(model.forge_objects.unet.model.named_parameters())[key]
+    patched = model.forge_objects.unet.clone()
+    patched.add_patches(filename="a lora", patches={key: ("diff", (torch.ones_like(weight),))})
+    with torch.inference_mode():
+        memory_management.load_models_gpu([patched])
+    assert not torch.equal(dict(model.forge_objects.unet.model.named_parameters())[key], weight), "nothing was merged"
+    with host.learning("fp32"):
+        assert torch.equal(host.predict(*noisy(), host.encode_prompts(["<v>", "a"], words)), plain)
+
+
+def check_weights_of_8_bits_let_gradients_through(_data: Path) -> None:
+    from modules import sd_models, shared
+    from modules_forge import main_entry
+
+    host = ForgeHost()
+    words = some_words(host)
+    with host.learning("fp32"):
+        plain = gradient(host, words)
+    try:
+        shared.opts.set("forge_unet_storage_dtype", "float8-e4m3fn")
+        main_entry.refresh_model_loading_parameters()
+        sd_models.forge_model_reload()
+        assert unet_of(loaded_model()).storage_dtype == torch.float8_e4m3fn
+        host = ForgeHost()
+        assert host.dtype == torch.float32, "what is computed in"
+        with host.learning("fp32"):
+            coarse = gradient(host, words)
+    finally:
+        shared.opts.set("forge_unet_storage_dtype", "Automatic")
+        main_entry.refresh_model_loading_parameters()
+        sd_models.forge_model_reload()
+    assert not torch.equal(coarse, plain)
+    assert torch.nn.functional.cosine_similarity(coarse, plain, dim=0) > 0.8
+
+
+def check_quantized_weights_are_refused(_data: Path) -> None:
+    unet = unet_of(loaded_model())
+    before, unet.storage_dtype = unet.storage_dtype, "nf4"
+    try:
+        refused(f"{loaded_model().sd_checkpoint_info.name_for_extra} is held in nf4", ForgeHost)
+    finally:
+        unet.storage_dtype = before
+
+
+def check_latents_are_forges(_data: Path) -> None:
+    host, model = ForgeHost(), loaded_model()
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    ours = host.encode_pictures(pictures)
+    torch.manual_seed(5)
+    by_forge = model.encode_first_stage(pictures[:1]).clone()
+    torch.manual_seed(5)
+    noise = torch.randn(1, *ours.mean.shape[1:])
+    torch.testing.assert_close(ours.mean[:1] + ours.std[:1] * noise, by_forge, rtol=1e-4, atol=1e-5)
+    assert ours.mean.shape == (2, 4, 8, 8)
+
+
+CHECKS: dict[str, Callable[[Path], None]] = {
+    name[6:]: function for name, function in list(globals().items()) if name.startswith("check_")
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("checks", nargs="+")
+    options = parser.parse_args()
+    start(options.data)
+    report: dict[str, Any] = {}
+    for name in options.checks:
+        try:
+            CHECKS[name](options.data)
+            report[name] = ""
+        except Exception:
+            report[name] = traceback.format_exc()
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
