@@ -41,7 +41,7 @@ _NOBODY = "<div class='nocards'><h1>Nobody yet: learn a person on the tab Celeb 
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.webui.tokens.host.HostTokens`."""
+    """What is needed of :class:`celeb_basis.webui.adapters.base.Tokens`."""
 
     registry: Registry
 

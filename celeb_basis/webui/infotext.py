@@ -28,7 +28,7 @@ _PERSON = re.compile(r'(?:^|, )([^:"<>\n]{1,64}): ([0-9a-f]{12})(?=, |$)')
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.webui.tokens.host.HostTokens`."""
+    """What is needed of :class:`celeb_basis.webui.adapters.base.Tokens`."""
 
     registry: Registry
 
@@ -37,9 +37,9 @@ class Tokens(Protocol):
 
 def installed_tokens() -> Tokens | None:
     """The tokens of this host, or ``None`` while there are none."""
-    from celeb_basis.webui.tokens.host import installed
+    from celeb_basis.webui.adapters.running import adapter
 
-    return installed()
+    return adapter().installed_tokens()
 
 
 def written(people: Iterable[tuple[str, str]]) -> str | None:

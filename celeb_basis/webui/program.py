@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from celeb_basis.hosts.base import Host
     from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.tokens.fitting import Checkpoint
-    from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
 
 _log = logging.getLogger(__name__)
 
@@ -70,10 +69,10 @@ class Program(Protocol):
 
 
 class WebUIProgram:
-    """AUTOMATIC1111's WebUI. Everything of it is imported when it is first needed."""
+    """AUTOMATIC1111's WebUI. Everything of it is imported when it is first needed. A fork's is a subclass."""
 
     def __init__(self) -> None:
-        self._loaded: LoadedCheckpoint | None = None
+        self._loaded: Callable[[], Checkpoint | None] | None = None
         self._reloaded = -RELOAD
 
     def host(self) -> Host:
@@ -84,14 +83,14 @@ class WebUIProgram:
 
     def model_key(self) -> object | None:
         """The identity of the loaded model object; it is not kept."""
-        model = _module("sd_models").model_data.sd_model
+        model = program_module("sd_models").model_data.sd_model
         return None if model is None else (id(model), getattr(model, "sd_model_hash", ""))
 
     @contextlib.contextmanager
     def exclusive(self, job: Job | None) -> Iterator[None]:
         """The host's queue lock, and its state while a job is under way."""
-        progress, shared = _module("progress"), _module("shared")
-        queue_lock = _module("call_queue").queue_lock
+        progress, shared = program_module("progress"), program_module("shared")
+        queue_lock = program_module("call_queue").queue_lock
         if job is None:
             with queue_lock:
                 yield
@@ -111,7 +110,7 @@ class WebUIProgram:
 
     def stop_reason(self) -> str:
         """Interrupt, Skip, and Reload UI, before which the host interrupts all that is under way."""
-        state = _module("shared").state
+        state = program_module("shared").state
         if not (state.interrupted or state.skipped or getattr(state, "stopping_generation", False)):
             return ""
         return INTERRUPTED if time.monotonic() - self._reloaded > RELOAD else RELOADED
@@ -122,15 +121,15 @@ class WebUIProgram:
 
     def stop_drawing(self) -> None:
         """As the host's own button does."""
-        _module("shared").state.interrupted = True
+        program_module("shared").state.interrupted = True
 
     def sampling_step(self) -> int:
         """The host's own count."""
-        return int(_module("shared").state.sampling_step or 0)
+        return int(program_module("shared").state.sampling_step or 0)
 
     def report(self, job: Job) -> None:
         """Progress in steps, as the host's own trainer gives it."""
-        state = _module("shared").state
+        state = program_module("shared").state
         progress = job.progress()
         state.job_count = max(progress.total, 1)
         state.job_no = progress.step
@@ -139,7 +138,7 @@ class WebUIProgram:
 
     def embedding_names(self) -> frozenset[str]:
         """What the host's database holds, fitting the checkpoint or not."""
-        database = getattr(_module("sd_hijack").model_hijack, "embedding_db", None)
+        database = getattr(program_module("sd_hijack").model_hijack, "embedding_db", None)
         if database is None:
             return frozenset()
         known = (*database.word_embeddings, *database.skipped_embeddings)
@@ -147,18 +146,22 @@ class WebUIProgram:
 
     def embeddings_folder(self) -> Path:
         """``--embeddings-dir``."""
-        return Path(_module("shared_cmd_options").cmd_opts.embeddings_dir)
+        return Path(program_module("shared_cmd_options").cmd_opts.embeddings_dir)
 
     def checkpoint(self) -> Checkpoint | None:
         """As the words in prompts see it."""
         if self._loaded is None:
-            from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
-
-            self._loaded = LoadedCheckpoint()
+            self._loaded = self.loaded_checkpoint()
         return self._loaded()
 
+    def loaded_checkpoint(self) -> Callable[[], Checkpoint | None]:
+        """What tells the checkpoint that is loaded."""
+        from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
 
-def _module(name: str) -> Any:
+        return LoadedCheckpoint()
+
+
+def program_module(name: str) -> Any:
     """The host's ``modules.<name>``, which is there only inside a running WebUI."""
     return importlib.import_module(f"modules.{name}")
 

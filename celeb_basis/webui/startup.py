@@ -36,9 +36,9 @@ _OPEN_TAB = (
 def service() -> Service:
     """The one service of this host. It outlives Reload UI, and with it a run that is under way."""
     from celeb_basis.names.lists import read_names, shipped_names
+    from celeb_basis.webui.adapters.running import adapter
     from celeb_basis.webui.bases import bases_cache
     from celeb_basis.webui.options import read_options
-    from celeb_basis.webui.program import WebUIProgram
     from celeb_basis.webui.service import Service
     from celeb_basis.webui.tokens.registry import Registry
 
@@ -54,7 +54,7 @@ def service() -> Service:
         own = [read_names(root / Path(chosen).expanduser())] if chosen else []
         return [*own, shipped_names()]
 
-    made = Service(WebUIProgram(), options, root=root, flag=flag)
+    made = Service(adapter().program(), options, root=root, flag=flag)
     made.registry = Registry(made.paths.people, lists=lists, cache=bases_cache())
     return made
 
@@ -82,21 +82,21 @@ def _settings() -> None:
 
 def _words() -> None:
     """``<name>`` in prompts, from before the first page on; a second time, nothing."""
-    from celeb_basis.webui.tokens.host import install
+    from celeb_basis.webui.adapters.running import adapter
 
     registry = service().registry
     if registry is not None:
-        install(registry)
+        adapter().install_tokens(registry)
 
 
 def _cards() -> None:
     """Everybody as a card among the host's Extra Networks."""
+    from celeb_basis.webui.adapters.running import adapter
     from celeb_basis.webui.bases import bases_cache
     from celeb_basis.webui.cards import add_page
-    from celeb_basis.webui.tokens.host import installed
 
     _words()  # the host calls the last callback first
-    if (tokens := installed()) is not None:
+    if (tokens := adapter().installed_tokens()) is not None:
         add_page(tokens, bases_cache())
 
 

@@ -18,6 +18,7 @@ class LoadedCheckpoint:
     """Tells whether the host's checkpoint is still the same, whichever way it was switched.
 
     The host keeps several models, reuses one model's object for another file's weights, and calls nobody back for it.
+    A fork's is a subclass, which says with :meth:`model`, :meth:`info` and :meth:`encoders` what is another there.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class LoadedCheckpoint:
 
     def __call__(self) -> Checkpoint | None:
         """The checkpoint that is loaded now, the same object as long as it is; ``None`` if there is none."""
-        model = host_module("sd_models").model_data.sd_model
+        model = self.model()
         described = getattr(model, "sd_checkpoint_info", None)
         if described is None:
             return None
@@ -33,25 +34,38 @@ class LoadedCheckpoint:
         if (known := self._known) is not None and known[0]() is model and known[1] is described and known[2] == sha256:
             return known[3]
         reference = weakref.ref(model)
-        family = "sd3" if getattr(model, "is_sd3", False) else str(family_of(model))
-        info = ModelInfo(checkpoint_name(model), family, sha256 or "", resolution_of(model))
-        checkpoint = Checkpoint(info, lambda: _encoders(reference, info))
+        info = self.info(model, sha256 or "")
+        checkpoint = Checkpoint(info, lambda: self.encoders(reference, info))
         self._known = (reference, described, sha256, checkpoint)
         return checkpoint
 
+    def model(self) -> Any | None:
+        """The host's model as it is now, or ``None``; what has no ``sd_checkpoint_info`` counts as none."""
+        return host_module("sd_models").model_data.sd_model
 
-def _encoders(reference: weakref.ref[Any], info: ModelInfo) -> Sequence[TextEncoder]:
-    model = reference()
-    if model is None:
-        raise HostError(f"{info.name} is no longer loaded: try again.")
-    try:
-        embedders = text_embedders(model)
-        keys = [token_embedding(embedder).textual_inversion_key for embedder in embedders]
-    except AttributeError:  # none of CLIP's: AltDiffusion, Stable Diffusion 3
-        raise HostError(f"{info.name} has no text encoder of CLIP's: choose a Stable Diffusion 1, 2 or XL.") from None
-    # The host itself calls the one encoder of any SD1 or SD2 clip_l.
-    names = ["clip_h"] if info.family == "sd2" else keys
-    return [WebUITextEncoder(name, _embedder(reference, i)) for i, name in enumerate(names)]
+    def info(self, model: Any, sha256: str) -> ModelInfo:
+        """What is known of ``model``, whose file has this digest; empty if the host does not know it yet."""
+        family = "sd3" if getattr(model, "is_sd3", False) else str(family_of(model))
+        return ModelInfo(checkpoint_name(model), family, sha256, resolution_of(model))
+
+    def encoders(self, reference: weakref.ref[Any], info: ModelInfo) -> Sequence[TextEncoder]:
+        """The text encoders of the model that ``reference`` is to.
+
+        Raises: :class:`HostError` if it is gone, or has none of CLIP's.
+        """
+        model = reference()
+        if model is None:
+            raise HostError(f"{info.name} is no longer loaded: try again.")
+        try:
+            embedders = text_embedders(model)
+            keys = [token_embedding(embedder).textual_inversion_key for embedder in embedders]
+        except AttributeError:  # none of CLIP's: AltDiffusion, Stable Diffusion 3
+            raise HostError(
+                f"{info.name} has no text encoder of CLIP's: choose a Stable Diffusion 1, 2 or XL."
+            ) from None
+        # The host itself calls the one encoder of any SD1 or SD2 clip_l.
+        names = ["clip_h"] if info.family == "sd2" else keys
+        return [WebUITextEncoder(name, _embedder(reference, i)) for i, name in enumerate(names)]
 
 
 def _embedder(reference: weakref.ref[Any], index: int) -> Callable[[], Any]:
