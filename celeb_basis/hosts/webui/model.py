@@ -72,7 +72,7 @@ def family_of(model: Any) -> Family:
 
 def resolution_of(model: Any) -> int:
     """Side in pixels of the checkpoint's own square pictures: what its ``.yaml`` says for us, else the family's."""
-    if told := _told_resolution(getattr(model, "used_config", None)):
+    if told := told_resolution(getattr(model, "used_config", None)):
         return told
     family = family_of(model)
     if family == "sdxl":
@@ -80,7 +80,7 @@ def resolution_of(model: Any) -> int:
     return 768 if family == "sd2" and model.parameterization == "v" else 512
 
 
-def _told_resolution(config: Any) -> int | None:
+def told_resolution(config: Any) -> int | None:
     """``celeb_basis.resolution`` of the config that the host built the model from, as ``save_for_webui`` writes it."""
     import yaml  # type: ignore[import-untyped]
 

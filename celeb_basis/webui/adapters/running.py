@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from celeb_basis.webui.adapters.base import Adapter
 
 # What only this program has in its folder, and the class of its adapter. Looked at in this order.
-_FORKS: tuple[tuple[tuple[str, ...], str], ...] = ()
+_FORKS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("modules_forge", "ldm_patched"), "celeb_basis.webui.adapters.reforge:ReForge"),
+)
 _OTHERWISE = "celeb_basis.webui.adapters.automatic1111:Automatic1111"
 
 
