@@ -190,7 +190,8 @@ class ReForgeHost:
             seed = (request.seed + number) % 2**32
             with text.words_in_place(self._model, request.words, self._names) as with_words, self._drawing():
                 prompts = with_words(request.prompt), with_words(request.negative_prompt)
-                picture = draw_one(self._model, request, prompts, seed, (width, height))
+                nobody = host_module("scripts").ScriptRunner()
+                picture = draw_one(self._model, request, prompts, seed, (width, height), scripts=nobody)
             if picture is None:
                 return
             yield picture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.ordinary import make_ordinary
 from celeb_basis.hosts.reforge.shim import reforge_module
-
-if TYPE_CHECKING:
-    import torch
 
 
 def hold_on_device(model: Any) -> None:
@@ -30,23 +27,3 @@ def hold_on_device(model: Any) -> None:
                 "smaller checkpoint, to learn."
             )
     make_ordinary(patcher.model for patcher in patchers)
-
-
-def make_ordinary(modules: Iterable[torch.nn.Module]) -> None:
-    """Put ordinary tensors in the place of parameters and buffers that were made in torch's inference mode, in which no
-    gradient may pass them. The values are the same; a tensor that several modules share stays shared."""
-    import torch
-
-    made: dict[int, Any] = {}
-    with torch.inference_mode(False), torch.no_grad():
-        for part in (part for module in modules for part in module.modules()):
-            for held in (part._parameters, part._buffers):
-                for name, tensor in held.items():
-                    if tensor is None or not tensor.is_inference():
-                        continue
-                    if id(tensor) not in made:
-                        copy = tensor.clone()
-                        if isinstance(tensor, torch.nn.Parameter):
-                            copy = torch.nn.Parameter(copy, requires_grad=False)
-                        made[id(tensor)] = copy
-                    held[name] = made[id(tensor)]

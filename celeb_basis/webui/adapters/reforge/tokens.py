@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from celeb_basis.hosts.base import ModelInfo
+from celeb_basis.hosts.ordinary import ordinary_tensors
 from celeb_basis.hosts.reforge.model import family_of, resolution_of
 from celeb_basis.hosts.webui.model import checkpoint_name
 from celeb_basis.webui.tokens.fitting import Checkpoint
@@ -29,25 +29,18 @@ class ReForgeTokens(HostTokens):
 
     supported = "reForge's branch main of 2025 or later"
 
+    # reForge draws in torch's inference mode.
+
     def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
-        with _ordinary_tensors():
+        with ordinary_tensors():
             return super().mentioned(*prompts)
 
     def view_of(self, encoder: Any, find: Callable[[str], Any]) -> Any:
         def find_ordinary(text: str) -> Any:
-            with _ordinary_tensors():
+            with ordinary_tensors():
                 return find(text)
 
         return super().view_of(encoder, find_ordinary)
 
     def loaded_checkpoint(self) -> Callable[[], Checkpoint | None]:
         return LoadedInReForge()
-
-
-@contextmanager
-def _ordinary_tensors() -> Iterator[None]:
-    """reForge draws in torch's inference mode; what is read and kept meanwhile is for other uses as well."""
-    import torch
-
-    with torch.inference_mode(False), torch.no_grad():
-        yield
