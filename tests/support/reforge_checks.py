@@ -157,10 +157,10 @@ def main() -> None:
     data = parser.parse_args().data
     model = start(data)
     import torch
+    from support.webui_people import add_people
 
     from celeb_basis.webui.adapters.reforge.tokens import LoadedInReForge
     from celeb_basis.webui.adapters.running import adapter
-    from support.webui_people import add_people
 
     checkpoint = LoadedInReForge()()
     assert checkpoint is not None

@@ -58,7 +58,7 @@ def _known_or_small(unet_config: dict[str, Any], state_dict: dict[str, Any] | No
 _make_vae = sd.VAE.__init__
 
 
-def _make_any_vae(self: Any, sd: Any = None, device: Any = None, config: Any = None, **options: Any) -> None:  # noqa: A002
+def _make_any_vae(self: Any, sd: Any = None, device: Any = None, config: Any = None, **options: Any) -> None:
     if config is None and sd is not None and "decoder.conv_in.weight" in sd:
         widths = []
         while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in sd:
