@@ -99,7 +99,7 @@ class SDNextTokens:
     def _token(self, found: Word | Unavailable | None) -> _Token | None:
         if not isinstance(found, Word):  # the registry has told why in the log
             return None
-        token = f"<{found.content_hash[:16]}>"
+        token = token_of(found.content_hash)
         try:
             put_token(token, found.vectors)
         except CelebBasisError as error:
@@ -115,6 +115,11 @@ class SDNextTokens:
             emphasis=sdnext_module("shared").opts.prompt_attention != "fixed",
             misread=_misread,
         )
+
+
+def token_of(content_hash: str) -> str:
+    """The token of whoever's vectors have this hash. SD.Next takes all but letters and digits off the front of a section."""
+    return f"celebbasis{content_hash[:16]}"
 
 
 class _Token:
