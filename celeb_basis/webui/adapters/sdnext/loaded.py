@@ -41,14 +41,19 @@ class LoadedInSDNext:
         # A folder's digest is that of its weights, which is what learning notes down as well.
         sha256 = (sha256_of(pipeline) or "") if plain else ""
         info = ModelInfo(checkpoint_name(pipeline), family, sha256, 0)
-        checkpoint = Checkpoint(info, lambda: _encoders(info, mark))
-        self._known = (weakref.ref(mark), checkpoint)
+        reference = weakref.ref(mark)
+        checkpoint = Checkpoint(info, lambda: _encoders(info, reference))
+        self._known = (reference, checkpoint)
         return checkpoint
 
 
-def _encoders(info: ModelInfo, mark: Any) -> Sequence[TextEncoder]:
-    pipeline = loaded_pipeline_or_none()
-    if pipeline is None or getattr(pipeline, "text_encoder", None) is not mark:
+def _encoders(info: ModelInfo, reference: weakref.ref[Any]) -> Sequence[TextEncoder]:
+    pipeline, mark = loaded_pipeline_or_none(), reference()
+    if (
+        pipeline is None
+        or mark is None
+        or all(mark is not one for one in (pipeline, getattr(pipeline, "text_encoder", None)))
+    ):
         raise HostError(f"{info.name} is no longer loaded: try again.")
     if not is_stable_diffusion(pipeline):
         raise HostError(f"{info.name} has no text encoder of CLIP's: choose a Stable Diffusion 1, 2 or XL.")
