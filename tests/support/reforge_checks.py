@@ -105,6 +105,29 @@ def left_as_it_was(model: Any, words: Any) -> dict[str, Any]:
     }
 
 
+def with_a_lora(model: Any, words: Any) -> dict[str, Any]:
+    """Learning after a picture with a LoRA, which reForge merges into the weights in torch's inference mode."""
+    import torch
+    from ldm_patched.modules import model_management  # type: ignore[import-not-found]
+
+    from celeb_basis.hosts.reforge import ReForgeHost
+
+    host, name = ReForgeHost(), "diffusion_model.middle_block.1.proj_out.weight"
+    with host.learning("fp32"):
+        clean = _slope_inside(host, words)
+    before = model.state_dict()[f"model.{name}"].clone()
+    patched = model.forge_objects_original.unet.clone()
+    patched.add_patches({name: ("diff", (torch.ones_like(before),))})
+    with torch.inference_mode():
+        model_management.load_models_gpu([patched])
+    weight = model.model.diffusion_model.middle_block[1].proj_out.weight
+    told = {"merged": _largest(weight.detach(), before), "in_inference_mode": weight.is_inference()}
+    with host.learning("fp32"):
+        told["slopes_differ"] = _largest(_slope_inside(host, words), clean)
+    told["left"] = _largest(model.state_dict()[f"model.{name}"], before)
+    return told
+
+
 def _slope_inside(host: Any, words: Any) -> Any:
     import torch
 
@@ -172,6 +195,7 @@ def main() -> None:
         "adapter": adapter().name,
         "compared": compared(words, _checkpoint(data)),
         "left": left_as_it_was(model, words),
+        "lora": with_a_lora(model, words),
         "names": names(model, identity, people),
     }
     sys.stdout.write(json.dumps(told) + "\n")
