@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")
 """Finished cells are kept with the project: they take days."""
 CACHE = ROOT / ".assets" / "evidence"
-_PARTS = {"main": plans.MAIN, "candidates": plans.CANDIDATES, "ablations": plans.ABLATIONS}
+_PARTS = {"main": plans.MAIN, "ablations": plans.ABLATIONS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,6 +127,7 @@ def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) ->
         commands=[f"make evidence{quick}", f"python -m benchmarks.evidence --write{flag}"],
         judge="dlib's network (1 - distance)",
         second="the recognition network that learning used (cosine)",
+        left=summarise(Results(results.folder.with_name("left")).all(), plans.LEFT),
     )
     sys.stdout.write(f"{options.page}\n")
     return 0

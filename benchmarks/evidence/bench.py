@@ -128,7 +128,6 @@ def _first_views(views: PersonViews, count: int) -> PersonViews:
         latents=LatentDistribution(views.latents.mean[:count], views.latents.std[:count]),
         vectors=views.vectors[:count],
         descriptions=views.descriptions[:count],
-        landmarks=None if views.landmarks is None else views.landmarks[:count],
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.learners import FreeLearner, IdentityLearner, StableIdentityLearner, TwoPhaseLearner
+from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import RANK, LoraLearner, LowRank
 from benchmarks.evidence.spaces import Space
 from benchmarks.evidence.world import Stranger
@@ -21,21 +21,17 @@ from celeb_basis.hosts.base import TokenVectors
 from celeb_basis.learning.first_guess import guessed
 from celeb_basis.learning.head import DirectCoefficients, SpreadCoefficients
 from celeb_basis.learning.learner import Learner
-from celeb_basis.learning.recipe import Recipe
 from celeb_basis.settings import LearnSettings
 
 Known = Literal["random name", "nearest name", "mean", "first guess"]
-Loop = Literal["plain", "free", "two-phase", "stable identity", "identity loss", "lora"]
-Start = Literal["random", "first guess", "nearest name", "person", "cross"]
+Loop = Literal["plain", "free", "lora"]
+Start = Literal["random", "first guess", "person"]
 
 _OF_DRAWN_NAMES = ("nearest name", "first guess")
 
 _LOOPS: Mapping[str, type[Learner]] = {
     "plain": Learner,
     "free": FreeLearner,
-    "two-phase": TwoPhaseLearner,
-    "stable identity": StableIdentityLearner,
-    "identity loss": IdentityLearner,
     "lora": LoraLearner,
 }
 
@@ -97,7 +93,6 @@ class Trained:
 
     name: str
     settings: LearnSettings
-    recipe: Recipe = field(default_factory=Recipe)
     space: Space = field(default_factory=Space)
     loop: Loop = "plain"
     start: Start = "random"
@@ -121,7 +116,6 @@ class Trained:
             settings.pop("steps")
         return {
             "settings": settings,
-            "recipe": self.recipe.as_dict(),
             "space": asdict(self.space),
             "loop": self.loop,
             "start": self.start,
@@ -137,6 +131,8 @@ class Trained:
         learner = self._learner(bench, group, pool, seed, timed=budget is not None)
         with ExitStack() as stack:
             if isinstance(learner, LoraLearner):
+                if bench.world.denoiser is None:
+                    raise LearningError("This world does not show its denoiser's layers: leave the LoRA out.")
                 low_rank = LowRank(bench.world.denoiser, RANK, learner.generator)
                 learner.use(low_rank)
                 stack.enter_context(low_rank.added())
@@ -160,9 +156,7 @@ class Trained:
         if timed:
             changes["steps"] = 100_000
         settings = replace(self.settings, **changes)
-        learner = _LOOPS[self.loop](bench.world.host, bases, pool, settings, recipe=self.recipe)
-        if isinstance(learner, IdentityLearner):
-            learner.face_loss = bench.world.face_loss
+        learner = _LOOPS[self.loop](bench.world.host, bases, pool, settings)
         if self.begins != "random":
             if not isinstance(learner.model, (DirectCoefficients, SpreadCoefficients)):
                 raise LearningError("Only coefficients that are learned themselves can start somewhere: use direct.")
@@ -174,33 +168,10 @@ class Trained:
         """``(E, K)`` coefficients to start from, one a text encoder."""
         if self.begins == "first guess":
             return _guessed(bench, bases, stranger)
-        if self.begins == "nearest name":
-            name = bench.bases(Space(), 1)[0].names[bench.nearest_name(stranger)]
-            return [basis.coefficients_of(name) for basis in bases]
-        if self.begins == "cross":
-            # A free space has lost the names' mean: it is the mean of their vectors.
-            means = [basis.expand(basis.name_coefficients).mean(dim=0) for basis in bases]
-            wanted = [text_output(bench, means, number) for number in range(len(bases))]
-        else:
-            wanted = [_rows_of_person(bench, number, basis) for number, basis in enumerate(bases)]
-        return [basis.project(vectors) for basis, vectors in zip(bases, wanted, strict=True)]
+        return [basis.project(_rows_of_person(bench, number, basis)) for number, basis in enumerate(bases)]
 
 
 Contestant = Untrained | Trained
-
-
-def text_output(bench: Bench, vectors: TokenVectors, encoder: int) -> torch.Tensor:
-    """``(E, D)``: what the text encoder makes of token vectors (Cross Initialization starts from there).
-
-    Raises: :class:`LearningError` for hosts whose encoded prompts do not hold the text encoder's states.
-    """
-    with torch.no_grad():
-        encoded = bench.world.host.encode_prompts(["<mean>"], {"<mean>": vectors})
-    states = getattr(encoded, "states", None)
-    if encoder or states is None or states.shape[-1] != vectors[0].shape[-1]:
-        raise LearningError("This model does not show its text encoder's output: leave Cross Initialization out.")
-    output: torch.Tensor = states[0, 1 : 1 + len(vectors[0])].float().cpu()
-    return output
 
 
 def _rows_of_person(bench: Bench, number: int, basis: Basis) -> torch.Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.evidence.face_loss import FaceLoss
 from benchmarks.evidence.world import Ask, EvidenceWorld, Stranger
 from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.portraits import portrait as crop_portrait
@@ -44,8 +43,7 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
     Raises: :class:`HostError` if there is no model or no scene classifier, :class:`MissingPackageError` for the judges'.
     """
     from celeb_basis.hosts.diffusers.loading import load_host
-    from training.places import face_network, face_pack, scene_classifier_file
-    from training.recognition import RecognitionNetwork
+    from training.places import face_network, scene_classifier_file
 
     folder = folder or MODEL
     classifier = scene_classifier_file()
@@ -57,7 +55,6 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
 
     host = load_host(folder, device="cpu", dtype="fp32")
     faces, people = face_network(), read_people()
-    network = RecognitionNetwork(face_pack() / "recognition.onnx").eval().requires_grad_(False)
     vae, unet = host._pipeline.vae, host._pipeline.unet
     side = int(unet.config.sample_size)
     chosen = _strangers(people, faces, strangers, host.info.resolution)
@@ -76,7 +73,6 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
         judge=DlibJudge(),
         second=RecognitionJudge(faces),
         scenes=_scene_judge(classifier),
-        face_loss=FaceLoss(_decoder(vae), network),
         denoiser=unet,
         steps=_DRAWING_STEPS,
     )

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.curves import curves
-from benchmarks.evidence.plan import GUESS, LORA, MEAN, NEAREST, PAPER, RANDOM, TEXTUAL_INVERSION
+from benchmarks.evidence.plan import (
+    DESCRIBED,
+    GUESS,
+    LORA,
+    MEAN,
+    NEAREST,
+    PAPER,
+    RANDOM,
+    TEXTUAL_INVERSION,
+    TEXTUAL_INVERSION_DESCRIBED,
+)
 from benchmarks.evidence.summary import ALL_FIGURES, Row, apart, evaluations_to
 from celeb_basis.files import write_bytes, write_text
 from celeb_basis.judging.intervals import Figure
@@ -54,20 +64,24 @@ def claims(rows: Sequence[Row]) -> list[str]:
     def figure(name: str, what: str) -> Figure | None:
         return known[name].last.figures[what]
 
-    for other in (RANDOM, MEAN, NEAREST, GUESS):
+    def more(what: str, one: str, other: str) -> None:
         say(
-            f"*paper* has more Identity than *{other}*, intervals apart", PAPER, other,
-            holds=lambda other=other: apart(figure(PAPER, "identity"), figure(other, "identity")),
+            f"*{one}* has more {TITLES[what]} than *{other}*, intervals apart", one, other,
+            holds=lambda: apart(figure(one, what), figure(other, what)),
         )  # fmt: skip
-    for other in (TEXTUAL_INVERSION, LORA):
+
+    def no_less(what: str, one: str, other: str) -> None:
         say(
-            f"*paper* has more Prompt than *{other}*, intervals apart", PAPER, other,
-            holds=lambda other=other: apart(figure(PAPER, "prompt"), figure(other, "prompt")),
+            f"*{one}* has no less {TITLES[what]} than *{other}* (means)", one, other,
+            holds=lambda: _value(figure(one, what)) >= _value(figure(other, what)),
         )  # fmt: skip
-        say(
-            f"*paper* has no less Identity than *{other}* (means)", PAPER, other,
-            holds=lambda other=other: _value(figure(PAPER, "identity")) >= _value(figure(other, "identity")),
-        )  # fmt: skip
+
+    for one in (PAPER, DESCRIBED):
+        for other in (RANDOM, MEAN, NEAREST, GUESS):
+            more("identity", one, other)
+        for other in (TEXTUAL_INVERSION, LORA, *([TEXTUAL_INVERSION_DESCRIBED] if one == DESCRIBED else [])):
+            more("prompt", one, other)
+            no_less("identity", one, other)
     for ours in (PAPER, "best"):
         say(
             f"two people of *{ours}* are recognised together at least three times as often as with textual inversion",
@@ -84,14 +98,8 @@ def claims(rows: Sequence[Row]) -> list[str]:
             and known["quick"].last.evaluations <= known[PAPER].last.evaluations / 5
         ),
     )  # fmt: skip
-    say(
-        "*best* has more Identity than *paper*, intervals apart", PAPER, "best",
-        holds=lambda: apart(figure("best", "identity"), figure(PAPER, "identity")),
-    )  # fmt: skip
-    say(
-        "*best* has no less Prompt than *paper* (means)", PAPER, "best",
-        holds=lambda: _value(figure("best", "prompt")) >= _value(figure(PAPER, "prompt")),
-    )  # fmt: skip
+    more("identity", "best", PAPER)
+    no_less("prompt", "best", PAPER)
     return lines
 
 
@@ -111,9 +119,16 @@ def plateau(rows: Sequence[Row]) -> str:
 
 
 def write_page(
-    path: Path, rows: Sequence[Row], *, world: str, commands: Sequence[str], judge: str, second: str
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    world: str,
+    commands: Sequence[str],
+    judge: str,
+    second: str,
+    left: Sequence[Row] = (),
 ) -> None:
-    """Write the page, and the curves into a folder of its name beside it."""
+    """Write the page, and the curves into a folder of its name beside it; ``left`` are recipes that exist no more."""
     folder = path.with_suffix("")
     pictures = []
     for name in ALL_FIGURES:
@@ -141,7 +156,7 @@ Strangers learned from one picture each in `{world}`, drawn in scenes never show
 {chr(10).join(claims(rows))}
 
 {FINDINGS.read_text(encoding="utf-8").strip()}
-
+{_left(left)}
 ## How soon
 {plateau(rows) or "*paper* is missing."}
 
@@ -156,6 +171,18 @@ Of the strangers that were watched on the way ({watched} of them here): the last
 ```
 """
     write_text(path, text)
+
+
+def _left(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return f"""
+## What was tried and left away
+Each row is one thing beside *balanced* (or *best*, where it says so), over the first strangers of the table above. Their code
+is gone; what they were is told in their result files.
+
+{table(rows)}
+"""
 
 
 def _value(figure: Figure | None) -> float:

@@ -27,8 +27,6 @@ class Space:
     """How many names the basis is made from, evenly spread over the list; 0 is all of them."""
     distinct: bool = False
     """Every token counts once."""
-    positions: int = 2
-    """Token vectors of a person; beyond two, the last name's column serves again."""
 
 
 def make_bases(host: Host, names: NameList, space: Space, components: int) -> tuple[Basis, ...]:
@@ -43,7 +41,7 @@ def make_bases(host: Host, names: NameList, space: Space, components: int) -> tu
         bases = [_random(basis, min(components, basis.size)) for basis in bases]
     if space.kind == "free":
         bases = [_free(basis) for basis in bases]
-    return tuple(_lengthened(basis, space.positions) for basis in bases)
+    return tuple(bases)
 
 
 def _some(names: NameList, count: int) -> NameList:
@@ -82,19 +80,4 @@ def _changed(basis: Basis, what: str, mean: torch.Tensor, components: torch.Tens
         variance=coefficients.var(dim=0, unbiased=False),
         name_coefficients=coefficients,
         sha256=hashlib.sha256(f"{basis.sha256} {what}".encode()).hexdigest(),
-    )
-
-
-def _lengthened(basis: Basis, positions: int) -> Basis:
-    if positions == basis.positions:
-        return basis
-    columns = [min(position, basis.positions - 1) for position in range(positions)]
-    return replace(
-        basis,
-        mean=basis.mean[columns],
-        components=basis.components[columns].contiguous(),
-        variance=basis.variance[columns],
-        total_variance=basis.total_variance[columns],
-        name_coefficients=basis.name_coefficients[:, columns].contiguous(),
-        sha256=hashlib.sha256(f"{basis.sha256} {positions}".encode()).hexdigest(),
     )

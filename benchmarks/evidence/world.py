@@ -29,9 +29,6 @@ class Judge(Protocol):
 SceneJudge: TypeAlias = "Callable[[Sequence[Pixels]], Sequence[frozenset[str]]]"
 """Pictures to the labels that each of them shows, such as ``{"photo", "beach", "glasses", "1 person"}``."""
 
-FaceLoss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]"
-"""Clean latents ``(N, C, h, w)``, landmarks ``(N, 5, 2)`` as shares, wanted vectors ``(N, 512)``: ``(N,)``, differentiable."""
-
 
 @dataclass(frozen=True)
 class Stranger:
@@ -79,6 +76,5 @@ class EvidenceWorld:
     scenes: SceneJudge
     steps: int = 20
     guidance: float = 3.0
-    face_loss: FaceLoss | None = None
     denoiser: Any = None
     """The denoiser's module, for contestants that change it; ``None`` where it cannot be had."""

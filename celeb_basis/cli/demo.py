@@ -8,6 +8,7 @@ from pathlib import Path
 from celeb_basis.cli.options import Commands, UsageError, add_command
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.learning.events import Event
+from celeb_basis.settings import PRESETS
 
 _ABOUT = """\
 Learn two people from one picture each, and draw them apart, together and in scenes, with nothing to download: small real
@@ -26,7 +27,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--photo", type=Path, action="append", metavar="FILE", help="a photo of your own, once for each person"
     )
-    parser.add_argument("--steps", type=int, default=300, metavar="N", help="steps of learning, for each person")
+    parser.add_argument(
+        "--steps", type=int, default=PRESETS["best"].steps, metavar="N", help="steps of learning, for each person"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same result")
 
 

@@ -30,7 +30,7 @@ from celeb_basis.learning.events import Event
 from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import PRESETS
 
 if TYPE_CHECKING:
     from celeb_basis.judging.figures import JudgedPicture
@@ -64,7 +64,7 @@ class DemoOptions:
     output: Path
     photos: Sequence[Path] = STRANGERS
     """One photo a person."""
-    steps: int = 300
+    steps: int = PRESETS["best"].steps
     """Of learning, a person."""
     seed: int = 0
 
@@ -112,7 +112,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
         worker = Worker(load_model(), shipped_model_names(), faces)
     people = tuple(PersonPhotos(name, (path,)) for name, path in zip(names, options.photos, strict=True))
-    settings = LearnSettings(steps=options.steps, seed=options.seed)
+    settings = replace(PRESETS["best"], steps=options.steps, seed=options.seed)
     job = Job(people, settings, consent="a demonstration")
     report = RunReport(job)
     yield Stage("Finding the faces")

@@ -23,6 +23,7 @@ from celeb_basis.learning.people import make_identities, prepare_learner, traini
 from celeb_basis.learning.precision import make_scaler, resolve_precision
 from celeb_basis.learning.progress import person_progress
 from celeb_basis.learning.state import resume_learner, save_state, state_settings
+from celeb_basis.miniature.shipped import NAME_FACES
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
 from celeb_basis.views.pool import Person
@@ -81,7 +82,8 @@ class Worker:
         warnings += tuple(warning for person in people for one in person.portraits for warning in one.warnings)
         guesses: tuple[FirstGuess, ...] = ()
         if job.settings.start == "guess":
-            drawing = draw_name_faces(self.host, bases[0].names, self.faces, cache_folder() / "name-faces")
+            kept = cache_folder() / "name-faces"
+            drawing = draw_name_faces(self.host, bases[0].names, self.faces, kept, known=[NAME_FACES])
             if (drawn := (yield from _until(drawing, interrupt))) is None:
                 return Outcome(job.names, reason="interrupted", warnings=warnings)
             guesses = first_guesses(bases, drawn)

@@ -12,16 +12,14 @@ import torch
 
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError, NotFiniteError
-from celeb_basis.hosts.base import Conditioning, Host, TokenVectors
+from celeb_basis.hosts.base import Host, TokenVectors
 from celeb_basis.learning.average import MovingAverage
 from celeb_basis.learning.events import Event, Finished, PersonProgress, StepDone
-from celeb_basis.learning.face_weights import face_weights
 from celeb_basis.learning.head import CoefficientHead, CoefficientShape, DirectCoefficients, SpreadCoefficients
 from celeb_basis.learning.memory import estimate
 from celeb_basis.learning.objective import diffusion_loss
 from celeb_basis.learning.precision import make_scaler, resolve_precision
 from celeb_basis.learning.progress import REPORT_EVERY, WINDOW, MovementTracker, person_progress
-from celeb_basis.learning.recipe import Recipe
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import ViewPool
 from celeb_basis.views.templates import TEMPLATES, training_prompt
@@ -64,8 +62,7 @@ class Learner:
     The state (parameters, optimizer, averages, random state, pool) is all in public attributes that ``learning.state``
     writes and reads; between two steps it may be kept at any time.
 
-    Parameters: ``bases`` holds one basis for each text encoder of the host, in its order; ``recipe`` what is done
-    otherwise than in the paper.
+    Parameters: ``bases`` holds one basis for each text encoder of the host, in its order.
 
     Raises: :class:`LearningError` if bases and host do not belong together.
     """
@@ -76,15 +73,12 @@ class Learner:
         bases: Sequence[Basis],
         pool: ViewPool,
         settings: LearnSettings,
-        *,
-        recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     ) -> None:
         _check_bases(host, bases, settings)
         self.host = host
         self.bases = tuple(bases)
         self.pool = pool
         self.settings = settings
-        self.recipe = recipe
         self.precision = resolve_precision(settings.precision, host.dtype)
         self.shape = CoefficientShape(
             groups=1 if settings.shared else len(bases), positions=bases[0].positions, components=bases[0].size
@@ -109,11 +103,6 @@ class Learner:
         # Expanding happens at every step: the bases' tensors are brought to the device once.
         self._means = [basis.mean.to(host.device) for basis in bases]
         self._components = [basis.components.to(host.device) for basis in bases]
-        self._radius: torch.Tensor | None = None
-        if recipe.radius == "celebrities":
-            radii = _for_groups([basis.radius for basis in bases], settings.shared)
-            self._radius = radii[..., None].to(host.device)
-        self._face_weights = _face_weights(pool, recipe) if recipe.masked else None
 
     def make_model(self, people: int) -> CoefficientHead | DirectCoefficients | SpreadCoefficients:
         """What is trained: the head, or everybody's coefficients themselves."""
@@ -239,36 +228,24 @@ class Learner:
             prompts=prompts,
             clean=clean,
             noise=torch.randn(means.shape, generator=random),
-            timesteps=torch.randint(*self.recipe.timesteps(self.host.schedule.timesteps), (size,), generator=random),
+            timesteps=torch.randint(self.host.schedule.timesteps, (size,), generator=random),
         )
 
     def coefficients(self, draw: Draw) -> torch.Tensor:
-        """``(B, G, E, K)`` coefficients of a batch, each row as long as the recipe says, with gradients."""
+        """``(B, G, E, K)`` coefficients of a batch, with gradients."""
         pairs = zip(draw.people.tolist(), draw.views.tolist(), strict=True)
         vectors = torch.stack([self.pool.people[person].vectors[view] for person, view in pairs])
         result: torch.Tensor = self.model(vectors.to(self.host.device), draw.people.to(self.host.device))
-        return result if self._radius is None else result * self._radius
+        return result
 
     def loss(self, draw: Draw, coefficients: torch.Tensor) -> torch.Tensor:
-        """The :meth:`objective` of a batch, each sample's prompt with its own token vectors."""
+        """The diffusion loss of a batch, each sample's prompt with its own token vectors."""
         words = {_word(i): self.vectors(one) for i, one in enumerate(coefficients)}
-        return self.objective(draw, self.host.encode_prompts(draw.prompts, words))
-
-    def objective(self, draw: Draw, conditioning: Conditioning) -> torch.Tensor:
-        """What is minimised, given the encoded prompts: the diffusion loss."""
+        conditioning = self.host.encode_prompts(draw.prompts, words)
         device = self.host.device
-        batch = (draw.clean.to(device), draw.noise.to(device), draw.timesteps.to(device))
-        weights = self.weights(draw)
-        if weights is None:
-            return diffusion_loss(self.host, *batch, conditioning)
-        return diffusion_loss(self.host, *batch, conditioning, weights)
-
-    def weights(self, draw: Draw) -> torch.Tensor | None:
-        """``(B, 1, h, w)`` weights of the loss's places, or ``None`` if all weigh the same."""
-        if self._face_weights is None:
-            return None
-        pairs = zip(draw.people.tolist(), draw.views.tolist(), strict=True)
-        return torch.stack([self._face_weights[person][view] for person, view in pairs]).to(self.host.device)
+        return diffusion_loss(
+            self.host, draw.clean.to(device), draw.noise.to(device), draw.timesteps.to(device), conditioning
+        )
 
     def vectors(self, coefficients: torch.Tensor) -> TokenVectors:
         groups = self._per_encoder(coefficients)
@@ -309,16 +286,6 @@ def _for_groups(of_encoders: Sequence[torch.Tensor], shared: bool) -> torch.Tens
     """``(G, ...)``: one value a text encoder, or their mean where one group serves them all."""
     stacked = torch.stack(list(of_encoders))
     return stacked.mean(dim=0, keepdim=True) if shared else stacked
-
-
-def _face_weights(pool: ViewPool, recipe: Recipe) -> list[torch.Tensor]:
-    weights = []
-    for person in pool.people:
-        if person.landmarks is None:
-            raise LearningError(f"Where {person.name}'s face is was not noted: encode the views anew to mask the loss.")
-        height, width = person.latents.mean.shape[-2:]
-        weights.append(face_weights(person.landmarks, height, width, hair=recipe.hair, background=recipe.background))
-    return weights
 
 
 def _word(index: int) -> str:

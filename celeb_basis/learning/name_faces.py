@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,18 +39,19 @@ class NameFaces:
 
 
 def draw_name_faces(
-    host: Host, names: tuple[str, ...], faces: FaceNetwork, folder: Path
+    host: Host, names: tuple[str, ...], faces: FaceNetwork, folder: Path, *, known: Sequence[Path] = ()
 ) -> Generator[DrawingNames, None, NameFaces]:
     """Draw two pictures of every name and look at their largest faces; yields after each name. Of more than
     :data:`MOST` names some are chosen.
 
     What was drawn before is read from ``folder``, and kept there on the way: whoever stops loses a few pictures at most.
-    A folder that cannot be written costs the time again, nothing else.
+    A folder that cannot be written costs the time again, nothing else. ``known`` are folders that are looked into first,
+    and never written: what comes with a model need not be drawn.
     """
-    names = tuple(names[row] for row in np.linspace(0, len(names) - 1, min(len(names), MOST)).round().astype(int))
-    key = _key(host, names, faces)
-    path = folder / f"{key}.safetensors"
-    vectors, drawn = _kept(path, len(names))
+    names = chosen(names)
+    path = folder / file_name(host, names, faces)
+    found = next((file for place in known if (file := place / path.name).is_file()), path)
+    vectors, drawn = _kept(found, len(names))
     missing = (~drawn).nonzero()[:, 0].tolist()
     try:
         for number, row in enumerate(missing, 1):
@@ -65,6 +66,17 @@ def draw_name_faces(
     return NameFaces(names, vectors)
 
 
+def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that are drawn of a list: :data:`MOST` at most, evenly spread."""
+    return tuple(names[row] for row in np.linspace(0, len(names) - 1, min(len(names), MOST)).round().astype(int))
+
+
+def file_name(host: Host, names: tuple[str, ...], faces: FaceNetwork) -> str:
+    """What the file is called that keeps the faces of :func:`chosen` names."""
+    parts = [host.info.sha256, host.info.resolution, faces.name, PROMPT, PICTURES, STEPS, GUIDANCE, *names]
+    return f"faces-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.safetensors"
+
+
 def _look(host: Host, name: str, seed: int, faces: FaceNetwork) -> torch.Tensor:
     request = GenerationRequest(
         PROMPT.replace("{}", name), count=PICTURES, seed=PICTURES * seed, steps=STEPS, guidance=GUIDANCE
@@ -76,11 +88,6 @@ def _look(host: Host, name: str, seed: int, faces: FaceNetwork) -> torch.Tensor:
     if not aligned:
         return torch.full((_WIDTH,), torch.nan)
     return torch.nn.functional.normalize(torch.from_numpy(faces.embed(aligned).mean(0)).float(), dim=0)
-
-
-def _key(host: Host, names: tuple[str, ...], faces: FaceNetwork) -> str:
-    parts = [host.info.sha256, host.info.resolution, faces.name, PROMPT, PICTURES, STEPS, GUIDANCE, *names]
-    return "faces-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _kept(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,34 +32,15 @@ def diffusion_loss(
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     conditioning: Conditioning,
-    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean squared error over all elements, in the dtype of ``noise`` (float32 while learning).
 
-    ``clean`` and ``noise`` are ``(N, C, h, w)`` on the host's device; ``weights`` ``(N, 1, h, w)`` makes it a weighted mean.
+    ``clean`` and ``noise`` are ``(N, C, h, w)`` on the host's device.
     """
     noisy = add_noise(host.schedule, clean, noise, timesteps)
     predicted = host.predict(noisy, timesteps, conditioning)
     target = prediction_target(host.schedule, clean, noise, timesteps)
-    if weights is None:
-        return functional.mse_loss(predicted.to(noise.dtype), target)
-    return weighted_mean((predicted.to(noise.dtype) - target) ** 2, weights)
-
-
-def weighted_mean(errors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean of ``(N, C, h, w)`` errors with ``(N, 1, h, w)`` weights; 0 where nothing weighs anything."""
-    total = weights.sum() * errors.shape[1]
-    return (errors * weights).sum() / total.clamp(min=torch.finfo(errors.dtype).tiny)
-
-
-def predicted_clean(
-    schedule: NoiseSchedule, noisy: torch.Tensor, predicted: torch.Tensor, timesteps: torch.Tensor
-) -> torch.Tensor:
-    """The clean latent that the denoiser's output amounts to, the inverse of :func:`add_noise`."""
-    signal, sigma = _rates(schedule, timesteps, noisy)
-    if schedule.prediction == "epsilon":
-        return (noisy - sigma * predicted) / signal
-    return signal * noisy - sigma * predicted
+    return functional.mse_loss(predicted.to(noise.dtype), target)
 
 
 def _rates(schedule: NoiseSchedule, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

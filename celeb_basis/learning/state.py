@@ -14,7 +14,6 @@ from celeb_basis.errors import LearningError, SettingsError
 from celeb_basis.files import atomic_path
 from celeb_basis.hosts.base import Host, LatentDistribution
 from celeb_basis.learning.learner import Learner
-from celeb_basis.learning.recipe import Recipe
 from celeb_basis.settings import LearnSettings
 from celeb_basis.views.pool import PersonViews, ViewPool
 
@@ -28,7 +27,6 @@ def save_state(learner: Learner, path: Path) -> None:
     header = {
         "format": _FORMAT,
         "settings": learner.settings.as_dict(),
-        "recipe": learner.recipe.as_dict(),
         "step": learner.step,
         "seconds": learner.seconds,
         "loss_sum": learner.loss_sum,
@@ -57,10 +55,8 @@ def resume_learner(path: Path, host: Host, bases: Sequence[Basis]) -> Learner:
     if header["bases"] != [basis.sha256 for basis in bases]:
         raise LearningError(f"{path.name} was begun with another basis: give the same names list, or learn anew.")
     try:
-        # States of before there were recipes hold none, and pools of that time no landmarks.
-        recipe = Recipe(**header.get("recipe", {}))
         settings = LearnSettings().changed(header["settings"])
-        learner = Learner(host, bases, _pool(header, tensors), settings, recipe=recipe)
+        learner = Learner(host, bases, _pool(header, tensors), settings)
         _restore(learner, header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
         raise _unusable(path) from error
@@ -96,8 +92,6 @@ def _tensors(learner: Learner) -> dict[str, torch.Tensor]:
         tensors[f"person.{index}.mean"] = person.latents.mean
         tensors[f"person.{index}.std"] = person.latents.std
         tensors[f"person.{index}.vectors"] = person.vectors
-        if person.landmarks is not None:
-            tensors[f"person.{index}.landmarks"] = person.landmarks
         tensors[f"person.{index}.thumbnail"] = torch.frombuffer(bytearray(person.thumbnail), dtype=torch.uint8)
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -110,7 +104,6 @@ def _pool(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ViewPool:
             latents=LatentDistribution(tensors[f"person.{index}.mean"], tensors[f"person.{index}.std"]),
             vectors=tensors[f"person.{index}.vectors"],
             descriptions=tuple(person["descriptions"]),
-            landmarks=tensors.get(f"person.{index}.landmarks"),
         )
         for index, person in enumerate(header["people"])
     )

@@ -15,6 +15,8 @@ NAME = "miniature"
 
 MODEL = Path(__file__).with_name("model")
 NAMES = MODEL / "names.txt"
+NAME_FACES = MODEL.with_name("name-faces")
+"""How it draws its names, as the face networks of the demo see it: *quick* and *best* need not draw them first."""
 
 
 def shipped_model() -> Path:

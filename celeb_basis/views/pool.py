@@ -41,8 +41,6 @@ class PersonViews:
     """``(V, 512)`` float32 face vectors of the views."""
     descriptions: tuple[str, ...]
     """What the augmentation did to each view."""
-    landmarks: torch.Tensor | None = None
-    """``(V, 5, 2)`` x, y of each view's face as shares of the frame; ``None`` where nobody noted them."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,13 @@ def encode_views(
     encoded = []
     try:
         for person in people:
-            latents, aligned, descriptions, landmarks = [], [], [], []
+            latents, aligned, descriptions = [], [], []
             for index in range(views):
                 portrait = person.portraits[index % len(person.portraits)]
                 view = augment(portrait, draw_augmentation(generator, smallest))
                 latents.append(host.encode_pictures(to_model_range(view.picture)))
                 aligned.append(faces.align(view.picture, view.landmarks))
                 descriptions.append(view.description)
-                landmarks.append(torch.from_numpy(view.landmarks + 0.5) / view.picture.shape[0])
                 done += 1
                 yield Preparing(done, total)
             encoded.append(
@@ -87,7 +84,6 @@ def encode_views(
                     ),
                     vectors=torch.from_numpy(np.ascontiguousarray(faces.embed(aligned), dtype=np.float32)),
                     descriptions=tuple(descriptions),
-                    landmarks=torch.stack(landmarks).float(),
                 )
             )
     finally:

@@ -52,6 +52,19 @@ def test_every_name_is_drawn_once(host: CountingHost, tmp_path: Path) -> None:
     assert torch.equal(again.vectors.nan_to_num(9), faces.vectors.nan_to_num(9))
 
 
+def test_what_comes_with_a_model_is_not_drawn(host: CountingHost, tmp_path: Path) -> None:
+    shipped, cache = tmp_path / "shipped", tmp_path / "cache"
+    drawn, _ = _drain(host, NAMES, shipped)
+    host.drawn.clear()
+    again = follow(draw_name_faces(host, NAMES, PixelFaces(), cache, known=[shipped]), lambda _: None)
+    assert host.drawn == []
+    assert not cache.exists()
+    assert torch.equal(again.vectors.nan_to_num(9), drawn.vectors.nan_to_num(9))
+    # Of other names nothing is known there.
+    follow(draw_name_faces(host, NAMES[:5], PixelFaces(), cache, known=[shipped]), lambda _: None)
+    assert len(host.drawn) == 5
+
+
 def test_a_name_is_the_mean_of_its_pictures(host: CountingHost, tmp_path: Path) -> None:
     faces, _ = _drain(host, NAMES, tmp_path)
     network = PixelFaces()

@@ -16,9 +16,10 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.types import Floats
 from celeb_basis.hosts.base import GenerationRequest, Host
 from celeb_basis.hosts.diffusers import load_host
+from celeb_basis.learning.name_faces import draw_name_faces
 from celeb_basis.miniature import for_webui, shipped
 from celeb_basis.miniature.ldm_layout import save_single_file
-from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
+from celeb_basis.miniature.shipped import NAME_FACES, shipped_model, shipped_model_names
 from celeb_basis.names.lists import shipped_names
 
 
@@ -100,3 +101,23 @@ def test_it_is_put_into_a_webui(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "miniature-names.txt").read_text(encoding="utf-8").split("\n")[0] in shipped_model_names().names
     other = load_host(tmp_path / "miniature.safetensors", device="cpu")
     assert [encoder.width for encoder in other.text_encoders] == [192]
+
+
+def test_its_names_faces_come_with_it(host: Host, miniature_faces: InsightFaceNetwork, tmp_path: Path) -> None:
+    (built,) = build_bases(host.text_encoders, shipped_model_names(), BasisOptions(components=192))
+    drawing = draw_name_faces(host, built.basis.names, miniature_faces, tmp_path, known=[NAME_FACES])
+    with pytest.raises(StopIteration) as done:  # nothing is drawn, so that nothing is told before the end
+        next(drawing)
+    faces = done.value.value
+    assert len(faces.names) == 640
+    seen = torch.isfinite(faces.vectors).all(dim=1)
+    assert float(seen.float().mean()) > 0.98
+    # They are the faces that it draws: a picture of a name is nearer to its own than to the others'.
+    row = 100
+    picture = next(
+        iter(host.generate(GenerationRequest(f"a photo of {faces.names[row]}", seed=99, steps=20, guidance=4)))
+    )
+    pixels = np.asarray(picture)
+    (found, *_) = miniature_faces.detect(pixels)
+    vector = torch.from_numpy(miniature_faces.embed([miniature_faces.align(pixels, found.landmarks)])[0])
+    assert int((faces.vectors[seen] @ vector).argmax()) == int(seen[:row].sum())
