@@ -36,7 +36,8 @@ class Additions:
         """From here on no text encoder is moved, and attention is of a kind that gradients pass."""
         # reForge looks anew at what has room on the device before each prompt, and might send the denoiser away.
         stay: Callable[[], None] = lambda: None  # noqa: E731
-        self._stack.enter_context(replaced(reforge_module("modules_forge.forge_clip"), move_clip_to_gpu=stay))
+        for place in (reforge_module("modules_forge.forge_clip"), reforge_module("modules.sd_models_xl")):
+            self._stack.enter_context(replaced(place, move_clip_to_gpu=stay))
         attention = reforge_module("ldm_patched.ldm.modules.attention")
         if not attention_has_gradients():
             plain = attention.attention_pytorch

@@ -10,6 +10,7 @@ from celeb_basis.errors import HostError
 ReForgeModule = Literal[
     "ldm_patched.ldm.modules.attention",
     "ldm_patched.modules.model_management",
+    "modules.sd_models_xl",
     "modules_forge.forge_clip",
     "modules_forge.forge_util",
 ]
