@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,9 +34,8 @@ class Additions:
     def hold_still(self) -> None:
         """From here on no text encoder is moved, and attention is of a kind that gradients pass."""
         # reForge looks anew at what has room on the device before each prompt, and might send the denoiser away.
-        stay: Callable[[], None] = lambda: None  # noqa: E731
         for place in (reforge_module("modules_forge.forge_clip"), reforge_module("modules.sd_models_xl")):
-            self._stack.enter_context(replaced(place, move_clip_to_gpu=stay))
+            self._stack.enter_context(replaced(place, move_clip_to_gpu=_stay))
         attention = reforge_module("ldm_patched.ldm.modules.attention")
         if not attention_has_gradients():
             plain = attention.attention_pytorch
@@ -53,3 +51,7 @@ class Additions:
         self._model.forge_objects = self._patched
         reforge_module("modules_forge.forge_util").apply_circular_forge(self._model, self._tiling)
         host_module("sd_unet").apply_unet(self._unet)
+
+
+def _stay() -> None:
+    """In the place of what would move a text encoder."""
