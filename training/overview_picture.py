@@ -12,7 +12,7 @@ from celeb_basis.files import atomic_path
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "overview.png"
 
-_NAMES = ("ada", "ben")
+_NAMES = ("max", "ben")
 _SIDE, _GAP, _TEXT = 176, 10, 26
 _WORD = 150
 """Width of the column between photo and pictures."""
@@ -23,16 +23,17 @@ _SCENES = (
     ("a photo of {} on a beach", "{} on a beach"),
     ("a photo of {} wearing a hat", "{} wearing a hat"),
 )
-_TOGETHER = ("a photo of {} and {}", "{} and {}")
+_TOGETHER = (
+    ("a photo of {} and {}", "{} and {}"),
+    ("a photo of {} and {} in a forest", "{} and {} in a forest"),
+)
 
 
 def compose(drawn: Path) -> Image.Image:
     """A row a person: the photo, its word, four scenes; and both together at the right."""
     row = _SIDE + _TEXT + _GAP
-    both = 2 * row - _TEXT - _GAP
     left = _GAP + _SIDE + _WORD
-    width = left + len(_SCENES) * (_SIDE + _GAP) + both + _GAP
-    sheet = Image.new("RGB", (width, 2 * row + _GAP + _TEXT), _PAPER)
+    sheet = Image.new("RGB", (left + (len(_SCENES) + 1) * (_SIDE + _GAP), 2 * row + _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, (name, photo) in enumerate(zip(_NAMES, STRANGERS, strict=True)):
         top = _GAP + number * row
@@ -45,9 +46,11 @@ def compose(drawn: Path) -> Image.Image:
             _place(sheet, _picture(drawn, prompt.format(f"person{number + 1}")), (place, top), _SIDE)
             _write(pen, text.format(f"<{name}>"), place + _SIDE // 2, top + _SIDE + 4, _INK)
     place = left + len(_SCENES) * (_SIDE + _GAP)
-    _place(sheet, _picture(drawn, _TOGETHER[0].format("person1", "person2")), (place, _GAP), both)
-    words = [f"<{name}>" for name in _NAMES]
-    _write(pen, "a photo of " + _TOGETHER[1].format(*words), place + both // 2, _GAP + both + 4, _INK)
+    for number, (prompt, text) in enumerate(_TOGETHER):
+        top = _GAP + number * row
+        _place(sheet, _picture(drawn, prompt.format("person1", "person2")), (place, top), _SIDE)
+        words = [f"<{name}>" for name in _NAMES]
+        _write(pen, text.format(*words), place + _SIDE // 2, top + _SIDE + 4, _INK)
     return sheet
 
 
