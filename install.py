@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib import metadata
 
 NEEDED = (
     # the module that tells whether it is there, the name for the launcher, what to install
@@ -27,6 +28,17 @@ NEEDED = (
 )
 """Versions that were seen to work beside the WebUI 1.10's own."""
 
+NEWER = {
+    "onnx": "onnx>=1.17",
+    "onnxruntime": "onnxruntime>=1.20",
+    "protobuf": "protobuf>=5",
+    "opencv-python": "opencv-python-headless>=4.10",
+    "scipy": "scipy>=1.13",
+    "scikit-image": "scikit-image>=0.25",
+    "matplotlib": "matplotlib>=3.9",
+}
+"""What to install instead where NumPy is of version 2, as in SD.Next: the others' older builds do not work with it."""
+
 PIP_OPTIONS = "--no-deps --no-input --retries 1 --timeout 20"
 """A machine without a network must not wait for long at every start."""
 
@@ -43,7 +55,20 @@ def missing() -> list[str]:
     """Requirements of the packages that are not there under any name: onnxruntime-gpu, say, is onnxruntime too."""
     import launch
 
-    return [wanted for module, name, wanted in NEEDED if not is_there(module) and not launch.is_installed(name)]
+    newer = NEWER if numpy_version() >= 2 else {}
+    return [
+        newer.get(name, wanted)
+        for module, name, wanted in NEEDED
+        if not is_there(module) and not launch.is_installed(name)
+    ]
+
+
+def numpy_version() -> int:
+    """The first number of NumPy's version; 1, which the WebUI pins, where there is none."""
+    try:
+        return int(metadata.version("numpy").split(".")[0])
+    except (metadata.PackageNotFoundError, ValueError):
+        return 1
 
 
 def main() -> int:

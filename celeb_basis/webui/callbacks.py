@@ -18,4 +18,7 @@ def add_callback(category: str, callback: Callable[..., Any], file: str) -> None
         known = callbacks.callback_map[f"callbacks_{category}"]
         callbacks.add_callback(known, callback, category=category, filename=file)
     except (AttributeError, KeyError, TypeError):  # a fork, or an older host
-        getattr(callbacks, {"on_reload": "on_before_reload"}.get(category, f"on_{category}"))(callback)
+        name = {"on_reload": "on_before_reload"}.get(category, f"on_{category}")
+        register = getattr(callbacks, name, None)
+        if register is not None:  # SD.Next has no Train tab
+            register(callback)

@@ -156,8 +156,13 @@ class CardMetadata(Mapping[str, Any]):
 
 
 def add_page(tokens: Tokens, bases: Path | None = None) -> None:
-    """Add the page to those that the host is about to build. Called before each page of the host's."""
-    importlib.import_module("modules.ui_extra_networks").register_page(page_of(Cards(tokens, bases)))
+    """Add the page to those that the host is about to build. Called before each page of the host's.
+
+    A fork whose pages are of another kind, as SD.Next's are, gets none.
+    """
+    host: Any = importlib.import_module("modules.ui_extra_networks")
+    if hasattr(host.ExtraNetworksPage, "create_card_view_html"):
+        host.register_page(page_of(Cards(tokens, bases)))
 
 
 def page_of(cards: Cards) -> Any:

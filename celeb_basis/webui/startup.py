@@ -43,7 +43,7 @@ def service() -> Service:
     from celeb_basis.webui.tokens.registry import Registry
 
     shared = importlib.import_module("modules.shared")
-    root = Path(importlib.import_module("modules.paths_internal").data_path)
+    root = _data_folder()
     flag = getattr(shared.cmd_opts, "celeb_basis_dir", None)
 
     def options() -> Any:
@@ -57,6 +57,14 @@ def service() -> Service:
     made = Service(adapter().program(), options, root=root, flag=flag)
     made.registry = Registry(made.paths.people, lists=lists, cache=bases_cache())
     return made
+
+
+def _data_folder() -> Path:
+    """The host's ``--data-dir``, which SD.Next knows under another name, and as nothing for its own folder."""
+    internal = importlib.import_module("modules.paths_internal")
+    if not hasattr(internal, "data_path"):
+        internal = importlib.import_module("modules.paths")
+    return Path(internal.data_path).absolute()
 
 
 def register(script: str) -> None:

@@ -33,12 +33,15 @@ class Launcher(types.ModuleType):
             raise RuntimeError(self.error)
 
 
-def run(launcher: Launcher, monkeypatch: pytest.MonkeyPatch, *, hidden: tuple[str, ...] = ()) -> int:
+def run(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, *, hidden: tuple[str, ...] = (), numpy: str = "1.26.2"
+) -> int:
     """The installer's exit code; ``hidden`` modules are not to be found, all others are."""
     monkeypatch.setitem(sys.modules, "launch", launcher)
     installer = runpy.run_path(str(ROOT / "install.py"), run_name="installer")
     found = types.SimpleNamespace(find_spec=lambda name: None if name in hidden else object())
     monkeypatch.setitem(installer["main"].__globals__, "importlib", types.SimpleNamespace(util=found))
+    monkeypatch.setattr(installer["metadata"], "version", lambda _: numpy)
     code: int = installer["main"]()
     return code
 
@@ -57,6 +60,14 @@ def test_only_what_is_missing_is_installed_and_nothing_that_it_asks_for(monkeypa
     assert words[:2] == ["install", "--no-deps"]
     assert [word for word in words if "==" in word or ">=" in word] == ['"insightface==2.1"', '"onnx==1.16.2"']
     assert "--upgrade" not in words
+
+
+def test_beside_numpy_2_builds_are_taken_that_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = Launcher({"numpy"})
+    assert run(launcher, monkeypatch, hidden=("insightface", "skimage"), numpy="2.1.2") == 0
+    (command,) = launcher.commands
+    assert '"insightface==2.1"' in command
+    assert '"scikit-image>=0.25"' in command
 
 
 def test_a_package_under_another_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,18 @@ _PROGRESS = ("job_no", "job_count", "sampling_step", "sampling_steps", "textinfo
 
 
 def draw_one(
-    model: Any, request: GenerationRequest, prompts: tuple[str, str], seed: int, size: tuple[int, int]
+    model: Any,
+    request: GenerationRequest,
+    prompts: tuple[str, str],
+    seed: int,
+    size: tuple[int, int],
+    *,
+    scripts: Any = None,
 ) -> Image.Image | None:
     """One picture by DDIM, or ``None`` if the user interrupted the host.
 
-    Parameters: ``prompts`` are the positive and the negative one, with words already in place; ``size`` is in pixels.
+    Parameters: ``prompts`` are the positive and the negative one, with words already in place; ``size`` is in pixels;
+    ``scripts`` is a runner of no scripts, for a host that asks for one.
     """
     processing = host_module("processing")
     p = processing.StableDiffusionProcessingTxt2Img(
@@ -44,6 +51,7 @@ def draw_one(
         restore_faces=False,
         tiling=False,
     )
+    p.scripts = scripts
     # The host remembers conditionings by prompt for all generations, and would draw a word's old vectors.
     p.cached_c, p.cached_uc = [None, None], [None, None]
     with closing(p), _as_it_was(model):

@@ -16,6 +16,7 @@ HostModule = Literal[
     "lowvram",
     "processing",
     "prompt_parser",
+    "scripts",
     "sd_hijack",
     "sd_hijack_clip",
     "sd_hijack_clip_old",

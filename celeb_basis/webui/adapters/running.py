@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # What only this program has in its folder, and the class of its adapter. Looked at in this order.
 _FORKS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("modules_forge", "backend/diffusion_engine"), "celeb_basis.webui.adapters.forge:Forge"),
+    (("modules_forge", "ldm_patched"), "celeb_basis.webui.adapters.reforge:ReForge"),
+    (("installer.py", "modules/processing_diffusers.py"), "celeb_basis.webui.adapters.sdnext:SDNext"),
 )
 _OTHERWISE = "celeb_basis.webui.adapters.automatic1111:Automatic1111"
 
