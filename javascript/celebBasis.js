@@ -217,6 +217,14 @@
         field.value = field.value.slice(0, start) + word + rest;
         field.selectionStart = field.selectionEnd = start + word.length;
         changed(field, "insertReplacementText");
+        closeOther(field, field.value, 8);
+    }
+
+    // Of a prompt that it sees for the first time, the other list completes the first word: told again, it closes.
+    function closeOther(field, text, times) {
+        if (!times || field.value !== text) return;
+        if (otherList()) changed(field, "insertReplacementText");
+        setTimeout(() => closeOther(field, text, times - 1), 250);
     }
 
     // Where a character of a text field is on the page: a copy of the field's text tells.

@@ -46,8 +46,6 @@ def test_a_plain_prompt_means_the_person(world: World) -> None:
 @beside(*NEIGHBOURS)
 def test_the_page_stands_with_both(browser: Any, world: World) -> None:
     page = opened(browser, world.server)
-    for name in world.neighbours:
-        assert page.locator(THEIRS[name]).count(), f"{name} shows nothing"
     part(page, "People")
     page.locator(".celeb-basis-cards .card", has_text="ben").wait_for()
     tab(page, "txt2img")
@@ -58,6 +56,8 @@ def test_the_page_stands_with_both(browser: Any, world: World) -> None:
     assert prompt.input_value() == "a photo of <ada>"
     page.wait_for_timeout(1500)
     assert page.locator(f"{LIST}:visible, {THEIR_LIST}:visible").count() == 0
+    for name in world.neighbours:
+        assert page.locator(THEIRS[name]).count(), f"{name} shows nothing"
     assert told(draw(page, "a photo of <ada>", "128").inner_text().replace("\n", " ")) == {"ada"}
     assert page.errors == []
     page.close()
@@ -67,6 +67,7 @@ def test_the_page_stands_with_both(browser: Any, world: World) -> None:
 def test_both_lists_are_open_and_each_takes_its_own_word(browser: Any, world: World) -> None:
     page = opened(browser, world.server)
     tab(page, "txt2img")
+    page.wait_for_function("allTags.length > 0")
     prompt = typed(page, "1gir")
     page.locator(f"{THEIR_LIST}:visible", has_text="1girl").first.wait_for()
     prompt.press("Tab")
@@ -81,6 +82,22 @@ def test_both_lists_are_open_and_each_takes_its_own_word(browser: Any, world: Wo
         prompt.press(key)
         assert prompt.input_value() == "1girl, <ada>"
     assert page.errors == []
+    page.close()
+
+
+@beside(TAG_COMPLETE)
+def test_their_list_does_not_stay_behind_a_taken_name(browser: Any, world: World) -> None:
+    page = opened(browser, world.server)
+    tab(page, "txt2img")
+    page.wait_for_function("allTags.length > 0")
+    prompt = typed(page, "a photo of <a")
+    page.locator(LIST, has_text="<ada>").wait_for()
+    page.wait_for_timeout(500)
+    page.evaluate("() => { previousTags = []; }")  # as if it saw this prompt for the first time: it was pasted
+    prompt.press("Enter")
+    page.wait_for_timeout(1500)
+    assert prompt.input_value() == "a photo of <ada>"
+    assert page.locator(f"{THEIR_LIST}:visible").count() == 0
     page.close()
 
 
