@@ -6,6 +6,9 @@
 
     const PROMPTS = ["txt2img_prompt", "txt2img_neg_prompt", "img2img_prompt", "img2img_neg_prompt"];
 
+    // The prompts of ADetailer, an extension that paints faces anew.
+    const OTHER_PROMPTS = "[id*=_adetailer_ad_prompt] textarea, [id*=_adetailer_ad_negative_prompt] textarea";
+
     const byId = (id) => gradioApp().getElementById(id);
 
     // With a kind of change, as if it were typed, other completions look at the text anew and close.
@@ -214,6 +217,14 @@
         field.value = field.value.slice(0, start) + word + rest;
         field.selectionStart = field.selectionEnd = start + word.length;
         changed(field, "insertReplacementText");
+        closeOther(field, field.value, 8);
+    }
+
+    // Of a prompt that it sees for the first time, the other list completes the first word: told again, it closes.
+    function closeOther(field, text, times) {
+        if (!times || field.value !== text) return;
+        if (otherList()) changed(field, "insertReplacementText");
+        setTimeout(() => closeOther(field, text, times - 1), 250);
     }
 
     // Where a character of a text field is on the page: a copy of the field's text tells.
@@ -256,8 +267,7 @@
         if (list.box) mark();
     }
 
-    function watchPrompt(id) {
-        const field = fieldOf(id);
+    function watchPrompt(field) {
         if (!field || field.dataset.celebBasis) return;
         field.dataset.celebBasis = "1";
         field.addEventListener("input", (event) => event.isTrusted && ask(field));
@@ -278,7 +288,8 @@
     window.addEventListener("keydown", onKey, true);
 
     onUiLoaded(function() {
-        PROMPTS.forEach(watchPrompt);
+        PROMPTS.map(fieldOf).forEach(watchPrompt);
+        gradioApp().querySelectorAll(OTHER_PROMPTS).forEach(watchPrompt);
         watchName();
         const answers = byId("celeb_basis_names");
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from celeb_basis.webui.callbacks import add_callback
 from celeb_basis.webui.facts import FactsCache
+from celeb_basis.webui.prompts_beside import prompts_beside
 from celeb_basis.webui.tokens.listing import Listing
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 
@@ -100,9 +101,9 @@ class Infotext:
 
         What earlier batches were drawn with stays, should a person be learned anew in between.
         """
-        rows = _prompts_of_pictures(processing)
         parameters: dict[str, Any] = processing.extra_generation_params
         before = parameters.pop(LABEL, None)
+        rows = [row + prompts_beside(row, parameters) for row in _prompts_of_pictures(processing)]
         earlier = before.values if isinstance(before, PerPicture) else (before,) * len(rows)
         values: list[str | None] = list(earlier[: batch_number * int(processing.batch_size)])
         known: dict[tuple[str, ...], str | None] = {}

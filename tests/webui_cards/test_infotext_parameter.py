@@ -149,6 +149,22 @@ def test_earlier_pictures_keep_whom_they_were_drawn_with(infotext: Infotext, lib
     assert before != hash_of(library, "person1")
 
 
+@pytest.mark.parametrize("key", ["ADetailer prompt", "ADetailer negative prompt", "ADetailer prompt 2nd"])
+def test_prompts_of_adetailer_count(infotext: Infotext, library: Library, key: str) -> None:
+    one = job("<person1>", extra_generation_params={key: "<Zoë>, [PROMPT]", "ADetailer prompter": "<Doe, Jane>"})
+    infotext.note(one, 0)
+    assert one.extra_generation_params[LABEL] == ", ".join(
+        f"{name}: {hash_of(library, name)}" for name in ("person1", "Zoë")
+    )
+
+
+def test_people_merged_by_embedding_merge_count_where_they_are_drawn(infotext: Infotext, library: Library) -> None:
+    merges = "<'EM_1'>=<'<person1>'*0.5+'cat'>, {'EM_2'}={'<Zoë>'*2}, <'EM_12'>=<'<Doe, Jane>'>"
+    one = job("a <'EM_1'> hat", "nobody", "{'EM_2'} smiling", extra_generation_params={"EmbeddingMerge": merges})
+    infotext.note(one, 0)
+    assert told(one) == [f"person1: {hash_of(library, 'person1')}", None, f"Zoë: {hash_of(library, 'Zoë')}"]
+
+
 def test_hash_is_that_of_the_file_on_another_checkpoint(library: Library, said: list[str]) -> None:
     bases = family_bases("sd1", seed=5)
     elsewhere = FakeTokens(Registry(library.folder), Checkpoint(model_info("sd1", "another"), list))

@@ -145,7 +145,7 @@ def test_another_completion_is_neither_hidden_nor_robbed_of_its_keys(page: Any) 
     page.evaluate("() => { window.others = [] }")
     prompt.press("Enter")
     assert prompt.input_value() == "<ada>"
-    assert page.evaluate("window.others") == ["insertReplacementText"], "the other list looks at the text anew"
+    assert set(page.evaluate("window.others")) == {"insertReplacementText"}, "the other list looks at the text anew"
     page.evaluate("() => document.querySelector('.autocompleteParent.p').remove()")
     assert not page.errors
 
