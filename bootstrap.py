@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent
 ASSETS = ROOT / ".assets"
 OLDEST_PYTHON = (3, 10)
 TASKS = ("setup", "demo", "test", "lint", "bench", "gate", "evidence", "interop", "test-webui", "bench-webui")
-WEBUI_TESTS = ("webui", "webui_tokens", "webui_api", "webui_tab", "webui_cards", "install", "consent", "packaging")
+WEBUI_TESTS = (
+    *("webui", "webui_tokens", "webui_api", "webui_tab", "webui_cards"),
+    *("install", "consent", "packaging", "neighbours"),
+)
 
 
 def main() -> int:
