@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.toys import ToyHost
 
@@ -315,6 +316,16 @@ def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service
     for name in ("../../etc/passwd", "..", "a\x00b"):
         with pytest.raises(IdentityError):
             service.export(name)
+
+
+def test_an_embedding_of_narrow_vectors_is_taken_in_as_well(service: Service) -> None:
+    ended(service.start_learning(request("Ada")))
+    ((name, content),) = service.export("Ada", "webui")
+    (back,) = service.import_file(content, name, "Again")  # 512 components are more than these vectors have numbers
+    known = service.person("Ada").identity
+    assert back.identity is not None
+    assert known is not None
+    np.testing.assert_allclose(back.identity.vectors[0], known.vectors[0], atol=1e-5)
 
 
 def saved(content: Any, path: Path) -> bytes:
