@@ -54,10 +54,11 @@ def open_model(arguments: argparse.Namespace, screen: Console) -> Host:
 def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> Host:
     """A checkpoint in diffusers."""
     from celeb_basis.hosts.diffusers import load_host
+    from celeb_basis.miniature.shipped import MODEL, NAME
 
     if quiet:
         hush_libraries()
-    return load_host(path, device=device, dtype=dtype)  # type: ignore[arg-type]
+    return load_host(path, device=device, dtype=dtype, name=NAME if path == MODEL else None)  # type: ignore[arg-type]
 
 
 def open_names(arguments: argparse.Namespace) -> NameList:

@@ -27,7 +27,7 @@ from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 from celeb_basis.judging.figures import PictureToJudge, Verdict, join_verdicts, judge
 from celeb_basis.learning.events import Event
-from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
+from celeb_basis.miniature.shipped import NAME, shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.provenance import marked, save_drawn
 from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
@@ -186,7 +186,7 @@ def load_model() -> Host:
     """The miniature, on the CPU: there is not enough to do for anything else."""
     from celeb_basis.hosts.diffusers import load_host
 
-    return load_host(shipped_model(), device="cpu")
+    return load_host(shipped_model(), device="cpu", name=NAME)
 
 
 def _write_identity(identity: Identity, output: Path) -> dict[Path, str]:

@@ -17,7 +17,7 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
 from celeb_basis.hosts.base import Host, TokenVectors
-from celeb_basis.identities.format import identity_from_bytes
+from celeb_basis.identities.format import identity_from_bytes, load_identity
 from celeb_basis.learning.objective import add_noise, prediction_target
 from celeb_basis.miniature.shipped import shipped_model_names
 from celeb_basis.photos import open_photo
@@ -73,6 +73,7 @@ def test_the_demo_shows_both_people(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "&lt;person1&gt; and &lt;person2&gt;" in page
     assert "likeness" in page
+    assert load_identity(tmp_path / "people" / "person1.safetensors").metadata.base_model == "miniature"
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 10
     for layout in ("webui", "diffusers"):
         assert (tmp_path / "exports" / layout / "person2.safetensors").is_file()

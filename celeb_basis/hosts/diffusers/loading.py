@@ -37,6 +37,7 @@ def load_host(
     device: str | torch.device = "auto",
     dtype: Dtype = "auto",
     prediction: Prediction | None = None,
+    name: str | None = None,
 ) -> DiffusersHost:
     """Load Stable Diffusion 1.x, 2.x or XL from a folder of diffusers or one ``.safetensors`` file, offline.
 
@@ -44,6 +45,7 @@ def load_host(
         device: ``auto`` takes a GPU if there is one.
         dtype: ``auto`` is float32 on the CPU and float16 elsewhere.
         prediction: what a single file's denoiser predicts, where that is not found out rightly by itself.
+        name: what people call the checkpoint, if not as its file or folder.
 
     Raises: :class:`HostError` for what is not such a checkpoint, :class:`celeb_basis.errors.FileError` for a path that
     cannot be read, :class:`MissingPackageError` without diffusers.
@@ -62,7 +64,7 @@ def load_host(
         is_file = path.is_file()
         pipeline = load_single_file(path, chosen_dtype, prediction) if is_file else _from_folder(path, chosen_dtype)
         pipeline.to(chosen_device)
-    return DiffusersHost(pipeline, name=path.name, sha256=sha256_of_weights(path))
+    return DiffusersHost(pipeline, name=name or path.name, sha256=sha256_of_weights(path))
 
 
 @contextlib.contextmanager
