@@ -61,6 +61,12 @@ class BareStep:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
+    def drawing(self, batch: BareBatch) -> None:
+        """A pass of the UNet as a sampler makes it: prompts are encoded, and nobody asks for gradients."""
+        with torch.no_grad():
+            states = torch.zeros(len(batch.noisy), 77, self._unet.config.cross_attention_dim)
+            self._unet(batch.noisy, batch.timesteps, encoder_hidden_states=states, return_dict=False)
+
 
 def random_batch(step: BareStep, side: int, width: int) -> BareBatch:
     """A batch of one picture of ``side`` pixels, from random numbers alone."""

@@ -27,6 +27,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
     for side in bench.sides(256, 512):
         # A batch of one is the hardest case: what we add hardly depends on the batch, the rest does.
         yield _compared(bench, side)
+        yield _in_passes(bench, side)
 
 
 def _compared(bench: Workbench, side: int) -> Figure:
@@ -68,6 +69,24 @@ def _compared(bench: Workbench, side: int) -> Figure:
         1.03,
         "ratio",
         f"{compared.detail()}; the same loss {losses['ours']:.6f} {losses['bare']:.6f}",
+    )
+
+
+def _in_passes(bench: Workbench, side: int) -> Figure:
+    """What a step costs in passes of drawing, which tells how long a preset takes in pictures."""
+    from benchmarks.bare import BareStep, random_batch
+
+    for module in (bench.pipeline.text_encoder, bench.pipeline.unet):
+        module.requires_grad_(False).eval()
+    bare = BareStep(bench.pipeline)
+    batch = random_batch(bare, side, bench.basis.width)
+    compared = take_turns(lambda: bare(batch), lambda: bare.drawing(batch), bench.times(_PAIRS.get(side, 30)))
+    return Figure(
+        f"{bench.model}: bare forward and backward / a forward pass of drawing, {side}x{side}, batch 1, fp32",
+        compared.ratio,
+        2.5,
+        "ratio",
+        compared.detail(),
     )
 
 
