@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from celeb_basis.demo.run import STRANGERS
-from celeb_basis.files import atomic_path
+from celeb_basis.provenance import marked, save_drawn
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "overview.png"
 
@@ -68,5 +68,4 @@ def _write(pen: ImageDraw.ImageDraw, text: str, middle: int, top: int, colour: s
 
 
 if __name__ == "__main__":
-    with atomic_path(TARGET) as temporary:
-        compose(Path(sys.argv[1])).save(str(temporary), "PNG", optimize=True)
+    save_drawn(TARGET, marked(compose(Path(sys.argv[1])), [f"<{name}>" for name in _NAMES], composite=True))
