@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-pytest_plugins = ["support.fixtures", "support.models", "support.faces", "support.steerable"]
+pytest_plugins = ["support.fixtures", "support.models", "support.faces", "support.steerable", "support.webui_browser"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

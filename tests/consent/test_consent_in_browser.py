@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.remains import remains
 from support.webui import need_webui
-from support.webui_browser import begin, choose, draw, headless, note, opened, part, status, tab
+from support.webui_browser import begin, choose, draw, note, opened, part, status, tab
 from support.webui_server import Server, serving
 
 from celeb_basis.faces.samples import sample_photos
@@ -27,12 +27,6 @@ PHOTO = sample_photos()["six"]
 def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where gradio keeps what is dropped on its pages."""
     return tmp_path_factory.mktemp("gradio")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with headless() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

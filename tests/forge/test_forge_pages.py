@@ -10,7 +10,7 @@ import pytest
 from support.forge import need_forge
 from support.forge_server import serving_forge
 from support.people import person
-from support.webui_browser import headless, opened, tab
+from support.webui_browser import opened, tab
 from support.webui_server import Server
 
 from celeb_basis.identities.format import identity_to_bytes
@@ -28,9 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def page(server: Server) -> Iterator[Any]:
-    with headless() as browser:
-        yield opened(browser, server)
+def page(browser: Any, server: Server) -> Any:
+    return opened(browser, server)
 
 
 def test_before_the_first_picture_people_wait_for_a_checkpoint(server: Server) -> None:

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.neighbours import World, checkouts, living_beside, make_checkpoints
 from support.webui import need_webui
-from support.webui_browser import headless
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    with headless() as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

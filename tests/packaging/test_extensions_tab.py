@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.served_repository import Repository, git, served
 from support.webui import WebUI, need_webui
-from support.webui_browser import headless, tab
+from support.webui_browser import tab
 from support.webui_server import Server, serving
 
 from celeb_basis import __version__
@@ -64,14 +64,14 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[House]:
+def house(browser: Any, tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[House]:
     webui = need_webui("sd1")
     data = tmp_path_factory.mktemp("data")
     settings = {"celeb_basis_face_pack": str(miniature_folder), "celeb_basis_previews": 0}
     (data / "config.json").write_text(json.dumps(settings), "utf-8")
     backups = webui.folder / "config_states"  # of the host's own, made by an update in its program's folder
     before = set(backups.glob("*"))
-    with headless() as browser, served(tmp_path_factory.mktemp("repository")) as repository:
+    with served(tmp_path_factory.mktemp("repository")) as repository:
         yield House(webui, data, repository, browser)
     for path in set(backups.glob("*pre-update*")) - before:
         if "celeb-basis" in path.read_text("utf-8"):

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _REMEDY = "install chromium or google-chrome, name it in CHROMIUM, or run 'python -m playwright install chromium'"
 
 
-@contextmanager
-def headless() -> Iterator[Any]:
-    """A browser; the test is skipped, saying what to install, where there is none."""
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, one for all rooms: playwright runs once in a process. Tests are skipped without, saying how."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements/test.txt")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
     with api.sync_playwright() as playwright:

@@ -6,10 +6,8 @@ import importlib.util
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from support.webui_browser import headless
 
 
 @pytest.fixture
@@ -25,10 +23,3 @@ def gradio_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]
     for name in set(sys.modules) - known:
         if name.startswith("celeb_basis.webui.tab"):
             del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    with headless() as started:
-        yield started

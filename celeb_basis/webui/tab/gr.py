@@ -140,9 +140,9 @@ def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:
             if path.stat().st_size > MAX_UPLOAD:
                 raise FileError(f"{name} has more than {MAX_UPLOAD >> 20} MB: give a smaller file.")
             found.append((name, path.read_bytes()))
-        if spent:
-            for copy in upload_copies(one):
-                _remove_copy(copy)
+    if spent:  # after all were read: one photo given twice is one file to gradio
+        for copy in upload_copies(value):
+            _remove_copy(copy)
     return found
 
 
