@@ -23,9 +23,9 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _REMEDY = "install chromium or google-chrome, name it in CHROMIUM, or run 'python -m playwright install chromium'"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, one for all rooms: playwright runs once in a process. Tests are skipped without, saying how."""
+    """Headless Chromium. Not longer than a module: playwright runs once in a process, and no other loop beside it."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements/test.txt")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
     with api.sync_playwright() as playwright:
