@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,14 @@ from celeb_basis.hosts.reforge import model as models
 from celeb_basis.hosts.reforge import pictures
 from celeb_basis.hosts.reforge.placing import hold_on_device
 from celeb_basis.hosts.reforge.quiet import Additions
-from celeb_basis.hosts.webui import model as kept
 from celeb_basis.hosts.webui import text
 from celeb_basis.hosts.webui.checkpointing import checkpointed
 from celeb_basis.hosts.webui.drawing import draw_one
+from celeb_basis.hosts.webui.host import WebUIHost
 from celeb_basis.hosts.webui.precision import AS_THE_HOST, Computing, in_precision
 from celeb_basis.hosts.webui.randomness import preserved_random_state
 from celeb_basis.hosts.webui.shim import host_module
 from celeb_basis.hosts.webui_family.host import FamilyHost, Learning
-from celeb_basis.hosts.webui_family.internals import Internals
 from celeb_basis.hosts.webui_family.unet import through_unet
 
 if TYPE_CHECKING:
@@ -57,27 +56,19 @@ def _no_scripts() -> Any:
 class ReForgeHost(FamilyHost[_Learning]):
     """Through reForge, which kept the WebUI's text encoders and has a denoiser, a VAE and a memory management of its own."""
 
-    internals = Internals(
+    internals = replace(
+        WebUIHost.internals,
         program="reForge",
-        loaded_model_or_none=kept.loaded_model_or_none,
-        loaded_model=kept.loaded_model,
         check_model=models.check_model,
-        checkpoint_name=kept.checkpoint_name,
         family_of=models.family_of,
         resolution_of=models.resolution_of,
         noise_schedule=models.noise_schedule,
         unet_of=models.unet_of,
-        text_part=kept.text_part,
         weights_dtype=models.weights_dtype,
         keeps_scores=models.keeps_scores,
         pixels_of_latent=pictures.pixels_of_latent,
         encode_pictures=pictures.encode_pictures,
         send_vae_away=pictures.send_vae_away,
-        embedders=kept.text_embedders,
-        text_encoder=text.WebUITextEncoder,
-        words_in_place=text.words_in_place,
-        encode=text.encode,
-        size_vector=text.size_vector,
         draw_one=partial(draw_one, scripts=_no_scripts),
     )
 
