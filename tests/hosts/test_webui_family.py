@@ -183,6 +183,7 @@ def test_after_a_failed_preview_only_the_same_model_is_held_again(
         program.model = loaded_then
         fail()
 
+    first = program.model
     with host.learning("fp32"):
         for meets, seen in ((fail, ["let go", "draws", "held first"]), (fail_and_switch, ["let go", "draws"])):
             program.seen.clear()
@@ -190,6 +191,7 @@ def test_after_a_failed_preview_only_the_same_model_is_held_again(
             with pytest.raises(ValueError, match="no memory"):
                 list(host.generate(GenerationRequest("a photo", steps=2)))
             assert program.seen == seen
+    assert program.model is loaded_then is not first
 
 
 def test_only_a_picture_that_overflows_is_encoded_in_float32() -> None:
