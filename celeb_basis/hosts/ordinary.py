@@ -10,26 +10,38 @@ if TYPE_CHECKING:
     import torch
 
 
+def made_in_inference_mode(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Parameters and buffers that no gradient may pass: what holds each, under which name, and the tensor.
+
+    They may be exchanged while this goes on.
+    """
+    for part in (part for module in modules for part in module.modules()):
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.is_inference():
+                    yield held, name, tensor
+
+
+def of_the_kind(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values``, as a parameter if ``tensor`` is one."""
+    import torch
+
+    return torch.nn.Parameter(values, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else values
+
+
 def make_ordinary(modules: Iterable[torch.nn.Module]) -> None:
-    """Parameters and buffers that no gradient may pass are exchanged for ordinary copies, one after the other.
+    """What was made in inference mode is exchanged for ordinary copies, one after the other.
 
     The values are the same; a tensor that several modules share stays shared.
     """
     import torch
 
-    made: dict[int, Any] = {}
+    made: dict[int, torch.Tensor] = {}
     with torch.inference_mode(False), torch.no_grad():
-        for part in (part for module in modules for part in module.modules()):
-            for held in (part._parameters, part._buffers):
-                for name, tensor in held.items():
-                    if tensor is None or not tensor.is_inference():
-                        continue
-                    if id(tensor) not in made:
-                        copy = tensor.clone()
-                        if isinstance(tensor, torch.nn.Parameter):
-                            copy = torch.nn.Parameter(copy, requires_grad=False)
-                        made[id(tensor)] = copy
-                    held[name] = made[id(tensor)]
+        for held, name, tensor in made_in_inference_mode(modules):
+            if id(tensor) not in made:
+                made[id(tensor)] = of_the_kind(tensor, tensor.clone())
+            held[name] = made[id(tensor)]
 
 
 @contextmanager

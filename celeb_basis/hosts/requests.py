@@ -24,6 +24,21 @@ def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) ->
         )
 
 
+def check_pictures(pictures: torch.Tensor, latent_pixel: int) -> None:
+    """Raises: :class:`HostError` unless there are ``(N, 3, H, W)`` pictures with sides that the VAE can halve.
+
+    Parameters: ``latent_pixel`` is the side in pixels of what one place of a latent stands for.
+    """
+    sides = pictures.shape[2:]
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % latent_pixel or not side for side in sides):
+        raise HostError(
+            f"Pictures of the shape {tuple(pictures.shape)} cannot be encoded: give (N, 3, S, S) with a side S that is a "
+            f"multiple of {latent_pixel}."
+        )
+    if not len(pictures):
+        raise HostError("There are no pictures to encode: give at least one.")
+
+
 def picture_size(request: GenerationRequest, info: ModelInfo, latent_pixel: int, timesteps: int) -> tuple[int, int]:
     """Width and height in pixels of the pictures asked for.
 

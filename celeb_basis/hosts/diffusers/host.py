@@ -16,7 +16,7 @@ from celeb_basis.hosts.diffusers.freezing import checkpointed
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.freezing import frozen, widened
 from celeb_basis.hosts.memory import memory_facts
-from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, picture_size
+from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, check_pictures, picture_size
 
 if TYPE_CHECKING:
     import torch
@@ -129,15 +129,7 @@ class DiffusersHost:
     def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
         import torch
 
-        if (
-            pictures.ndim != 4
-            or pictures.shape[1] != 3
-            or any(side % self._latent_pixel for side in pictures.shape[2:])
-        ):
-            raise HostError(
-                f"Pictures of the shape {tuple(pictures.shape)} cannot be encoded: give (N, 3, S, S) with a side S "
-                f"that is a multiple of {self._latent_pixel}."
-            )
+        check_pictures(pictures, self._latent_pixel)
         config = self._vae.config
         factor, shift = float(config.scaling_factor), float(getattr(config, "shift_factor", None) or 0.0)
         means, stds = [], []
@@ -146,8 +138,6 @@ class DiffusersHost:
                 moments = vae.encode(picture[None].to(vae.device, vae.dtype)).latent_dist
                 means.append((moments.mean.float() - shift) * factor)
                 stds.append(moments.std.float() * factor)
-        if not means:
-            raise HostError("There are no pictures to encode: give at least one.")
         return LatentDistribution(torch.cat(means).cpu(), torch.cat(stds).cpu())
 
     def release_picture_encoder(self) -> None:

@@ -129,12 +129,11 @@ def noise_schedule(model: Any) -> NoiseSchedule:
     return NoiseSchedule(alphas, "v_prediction" if _prediction(model) == "v_prediction" else "epsilon")
 
 
-def keeps_scores() -> bool:
+def keeps_scores(device: torch.device) -> bool:
     """Whether the attention that Forge chose keeps its scores for the backward pass."""
     attention = backend_module("attention")
     chosen = getattr(attention.attention_function, "__name__", "")
-    on_the_cpu = backend_module("memory_management").cpu_mode()
-    return bool(chosen != "attention_xformers" and not (chosen == "attention_pytorch" and not on_the_cpu))
+    return chosen != "attention_xformers" and not (chosen == "attention_pytorch" and device.type != "cpu")
 
 
 def weights_dtype(model: Any) -> torch.dtype:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import LatentDistribution
 from celeb_basis.hosts.forge.precision import casting
 from celeb_basis.hosts.forge.shim import backend_module
+from celeb_basis.hosts.requests import check_pictures
+from celeb_basis.hosts.webui_family.pictures import means_and_stds
 
 if TYPE_CHECKING:
     import torch
@@ -20,20 +22,12 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     """
     import torch
 
-    pixel = pixels_of_latent(model)
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % pixel or not side for side in pictures.shape[2:]):
-        raise HostError(
-            f"Pictures of the shape {tuple(pictures.shape)} cannot be encoded: give (N, 3, S, S) with a side S that is a "
-            f"multiple of {pixel}."
-        )
-    if not len(pictures):
-        raise HostError("There are no pictures to encode: give at least one.")
+    check_pictures(pictures, pixels_of_latent(model))
     vae = vae_of(model)
     with torch.inference_mode():
         backend_module("memory_management").load_models_gpu([vae.patcher])
     with torch.no_grad():
-        both = [_encode_one(vae, picture[None]) for picture in pictures]
-    means, stds = (torch.cat(parts).cpu() for parts in zip(*both, strict=True))
+        means, stds = means_and_stds(pictures, partial(_encoded, vae, vae.vae_dtype), partial(_encoded_in_float32, vae))
     module = vae.first_stage_model
     return LatentDistribution(module.process_in(means), stds * float(module.scaling_factor))
 
@@ -63,21 +57,14 @@ def send_vae_away(model: Any) -> None:
     memory.soft_empty_cache()
 
 
-def _encode_one(vae: Any, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """In the precision that Forge holds the VAE in, but float32 where that overflows, as SDXL's first VAE does."""
+def _encoded(vae: Any, dtype: torch.dtype, picture: torch.Tensor) -> torch.Tensor:
+    module = vae.first_stage_model
+    output: torch.Tensor = module.encoder(picture.to(vae.device, dtype))
+    return output if module.quant_conv is None else module.quant_conv(output)
+
+
+def _encoded_in_float32(vae: Any, picture: torch.Tensor) -> torch.Tensor:
     import torch
 
-    mean, std = _moments(vae, picture, vae.vae_dtype)
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-        with casting(vae.first_stage_model, torch.float32):
-            mean, std = _moments(vae, picture, torch.float32)
-    return mean, std
-
-
-def _moments(vae: Any, picture: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    module = vae.first_stage_model
-    features = module.encoder(picture.to(vae.device, dtype))
-    if module.quant_conv is not None:
-        features = module.quant_conv(features)
-    mean, log_variance = features.float().chunk(2, dim=1)
-    return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+    with casting(vae.first_stage_model, torch.float32):
+        return _encoded(vae, torch.float32, picture)

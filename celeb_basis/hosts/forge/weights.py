@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.hosts.ordinary import made_in_inference_mode, of_the_kind
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,24 +37,12 @@ class OrdinaryWeights:
         import torch
 
         with torch.inference_mode(False):
-            for module in self._modules:
-                for part in module.modules():
-                    for held in (part._parameters, part._buffers):
-                        for name, tensor in held.items():
-                            if tensor is not None and tensor.is_inference():
-                                self._exchange(held, name, tensor)
+            for held, name, tensor in made_in_inference_mode(self._modules):
+                self._exchanged.append((held, name, tensor))
+                held[name] = of_the_kind(tensor, ordinary(tensor.data))
 
     def put_back(self) -> None:
         """Everything that was exchanged as it was."""
         while self._exchanged:
             held, name, tensor = self._exchanged.pop()
             held[name] = tensor
-
-    def _exchange(self, held: dict[str, Any], name: str, tensor: Any) -> None:
-        import torch
-
-        alias = ordinary(tensor.data)
-        if isinstance(tensor, torch.nn.Parameter):
-            alias = torch.nn.Parameter(alias, requires_grad=False)
-        self._exchanged.append((held, name, tensor))
-        held[name] = alias

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import LatentDistribution
 from celeb_basis.hosts.freezing import frozen, widened
 from celeb_basis.hosts.reforge.model import denoising_part
 from celeb_basis.hosts.reforge.shim import reforge_module
+from celeb_basis.hosts.requests import check_pictures
+from celeb_basis.hosts.webui_family.pictures import means_and_stds
 
 if TYPE_CHECKING:
     import torch
@@ -21,21 +23,13 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     """
     import torch
 
-    pixel = pixels_of_latent(model)
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % pixel or not side for side in pictures.shape[2:]):
-        raise HostError(
-            f"Pictures of the shape {tuple(pictures.shape)} cannot be encoded: give (N, 3, S, S) with a side S that is a "
-            f"multiple of {pixel}."
-        )
-    if not len(pictures):
-        raise HostError("There are no pictures to encode: give at least one.")
+    check_pictures(pictures, pixels_of_latent(model))
     vae = _vae_of(model)
     reforge_module("ldm_patched.modules.model_management").load_models_gpu([vae.patcher])
     module, factor = vae.first_stage_model, float(denoising_part(model).latent_format.scale_factor)
     with torch.no_grad(), frozen([module]), torch.autocast(vae.device.type, enabled=False):
-        both = [_encode_one(module, picture[None]) for picture in pictures]
-    means, stds = (torch.cat(parts).cpu() * factor for parts in zip(*both, strict=True))
-    return LatentDistribution(means, stds)
+        means, stds = means_and_stds(pictures, partial(_encoded, module), partial(_encoded_in_float32, module))
+    return LatentDistribution(means * factor, stds * factor)
 
 
 def pixels_of_latent(model: Any) -> int:
@@ -60,21 +54,15 @@ def _vae_of(model: Any) -> Any:
     return model.forge_objects_original.vae
 
 
-def _encode_one(module: Any, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half precision where reForge holds the VAE so, but float32 where that overflows, as SDXL's first VAE does."""
+def _encoded(module: Any, picture: torch.Tensor) -> torch.Tensor:
+    weight = next(module.encoder.parameters())
+    output: torch.Tensor = module.encoder(picture.to(weight.device, weight.dtype))
+    last = getattr(module, "quant_conv", None)
+    return output if last is None else last(output)
+
+
+def _encoded_in_float32(module: Any, picture: torch.Tensor) -> torch.Tensor:
     import torch
 
-    mean, std = _moments(module, picture)
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-        with widened([module], torch.float32):
-            mean, std = _moments(module, picture)
-    return mean, std
-
-
-def _moments(module: Any, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    weight = next(module.encoder.parameters())
-    features = module.encoder(picture.to(weight.device, weight.dtype))
-    if (last := getattr(module, "quant_conv", None)) is not None:
-        features = last(features)
-    mean, log_variance = features.float().chunk(2, dim=1)
-    return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+    with widened([module], torch.float32):
+        return _encoded(module, picture)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.hosts.webui.model import loaded_model
 from celeb_basis.hosts.webui.randomness import preserved_random_state
 from celeb_basis.hosts.webui.shim import host_module, replaced, replaced_options
 
@@ -18,21 +19,30 @@ _PROGRESS = ("job_no", "job_count", "sampling_step", "sampling_steps", "textinfo
 
 
 def draw_one(
-    model: Any,
     request: GenerationRequest,
     prompts: tuple[str, str],
     seed: int,
     size: tuple[int, int],
     *,
-    scripts: Any = None,
+    scripts: Callable[[], Any] = lambda: None,
 ) -> Image.Image | None:
     """One picture by DDIM, or ``None`` if the user interrupted the host.
 
     Parameters: ``prompts`` are the positive and the negative one, with words already in place; ``size`` is in pixels;
-    ``scripts`` is a runner of no scripts, for a host that asks for one.
+    ``scripts`` makes a runner of no scripts, for a host that asks for one.
     """
-    processing = host_module("processing")
-    p = processing.StableDiffusionProcessingTxt2Img(
+    p = plain_processing(request, prompts, seed, size)
+    p.scripts = scripts()
+    # The host remembers conditionings by prompt for all generations, and would draw a word's old vectors.
+    p.cached_c, p.cached_uc = [None, None], [None, None]
+    # The host loads what its settings name before it draws, which is another checkpoint if the user chose one meanwhile.
+    title = loaded_model().sd_checkpoint_info.title
+    return drawn(p, replaced_options(sd_model_checkpoint=title))
+
+
+def plain_processing(request: GenerationRequest, prompts: tuple[str, str], seed: int, size: tuple[int, int]) -> Any:
+    """The host's processing of what :func:`draw_one` is given."""
+    return host_module("processing").StableDiffusionProcessingTxt2Img(
         prompt=prompts[0],
         negative_prompt=prompts[1],
         seed=seed,
@@ -51,28 +61,22 @@ def draw_one(
         restore_faces=False,
         tiling=False,
     )
-    p.scripts = scripts
-    # The host remembers conditionings by prompt for all generations, and would draw a word's old vectors.
-    p.cached_c, p.cached_uc = [None, None], [None, None]
-    with closing(p), _as_it_was(model):
-        images = processing.process_images(p).images
-    return images[0].convert("RGB") if images else None
 
 
-@contextmanager
-def _as_it_was(model: Any) -> Iterator[None]:
-    """Generation neither switches the checkpoint, nor leaves traces in the host's state.
+def drawn(p: Any, *meanwhile: AbstractContextManager[None]) -> Image.Image | None:
+    """The one picture of a processing, or ``None``; ``meanwhile`` keeps the host from switching the checkpoint.
 
-    The host loads what its settings name before it draws, which is another checkpoint if the user chose one meanwhile.
+    Generation leaves no traces in the host's state.
     """
     shared = host_module("shared")
     progress = {name: getattr(shared.state, name) for name in _PROGRESS}
-    with ExitStack() as stack:
+    with closing(p), ExitStack() as stack:
         stack.enter_context(preserved_random_state())
-        stack.enter_context(
-            replaced_options(sd_model_checkpoint=model.sd_checkpoint_info.title, live_previews_enable=False)
-        )
+        stack.enter_context(replaced_options(live_previews_enable=False))
+        for context in meanwhile:
+            stack.enter_context(context)
         # else the "restore last prompt" button would bring back a preview's
         stack.enter_context(replaced(shared.cmd_opts, no_prompt_history=True))
         stack.enter_context(replaced(shared.state, **progress))
-        yield
+        images = host_module("processing").process_images(p).images
+    return images[0].convert("RGB") if images else None

@@ -24,13 +24,19 @@ _NOT_PLAIN = {
 }
 
 
+def loaded_model_or_none() -> Any | None:
+    """The host's model as it is now; ``None`` if no checkpoint is loaded. Never keep it."""
+    model = host_module("shared").sd_model
+    return model if getattr(model, "sd_checkpoint_info", None) is not None else None
+
+
 def loaded_model() -> Any:
     """The host's model as it is now. Never keep it: a switch of checkpoints leaves the old object without weights.
 
     Raises: :class:`HostError` if no checkpoint is loaded.
     """
-    model = host_module("shared").sd_model
-    if model is None or getattr(model, "sd_checkpoint_info", None) is None:
+    model = loaded_model_or_none()
+    if model is None:
         raise HostError(
             "The WebUI has no checkpoint loaded: choose one at the top of its page, and wait until it is there."
         )

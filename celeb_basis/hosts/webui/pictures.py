@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import LatentDistribution
 from celeb_basis.hosts.freezing import frozen, widened
+from celeb_basis.hosts.requests import check_pictures
 from celeb_basis.hosts.webui.shim import host_module
+from celeb_basis.hosts.webui_family.pictures import means_and_stds
 
 if TYPE_CHECKING:
     import torch
@@ -20,20 +22,12 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     """
     import torch
 
-    pixel = pixels_of_latent(model)
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % pixel or not side for side in pictures.shape[2:]):
-        raise HostError(
-            f"Pictures of the shape {tuple(pictures.shape)} cannot be encoded: give (N, 3, S, S) with a side S that is a "
-            f"multiple of {pixel}."
-        )
-    if not len(pictures):
-        raise HostError("There are no pictures to encode: give at least one.")
+    check_pictures(pictures, pixels_of_latent(model))
     vae = bring_vae(model)
     factor = float(model.scale_factor)
     with torch.no_grad(), frozen([vae]), torch.autocast(host_module("devices").device.type, enabled=False):
-        both = [_encode_one(vae, picture[None]) for picture in pictures]
-    means, stds = (torch.cat(parts).cpu() * factor for parts in zip(*both, strict=True))
-    return LatentDistribution(means, stds)
+        means, stds = means_and_stds(pictures, partial(_encoded, vae), partial(_encoded_in_float32, vae))
+    return LatentDistribution(means * factor, stds * factor)
 
 
 def pixels_of_latent(model: Any) -> int:
@@ -63,19 +57,15 @@ def send_vae_away(model: Any) -> None:
     devices.torch_gc()
 
 
-def _encode_one(vae: Any, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half precision where the host holds the VAE so, but float32 where that overflows, as SDXL's first VAE does."""
-    import torch
-
-    mean, std = _moments(vae, picture)
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-        with widened([vae], torch.float32):
-            mean, std = _moments(vae, picture)
-    return mean, std
-
-
-def _moments(vae: Any, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _encoded(vae: Any, picture: torch.Tensor) -> torch.Tensor:
     """``encode`` of SDXL's VAE would draw a sample; here both kinds are asked for the distribution itself."""
     weight = vae.quant_conv.weight
-    mean, log_variance = vae.quant_conv(vae.encoder(picture.to(weight.device, weight.dtype))).float().chunk(2, dim=1)
-    return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+    output: torch.Tensor = vae.quant_conv(vae.encoder(picture.to(weight.device, weight.dtype)))
+    return output
+
+
+def _encoded_in_float32(vae: Any, picture: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    with widened([vae], torch.float32):
+        return _encoded(vae, picture)

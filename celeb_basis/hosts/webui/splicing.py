@@ -6,12 +6,14 @@ text encoders and those of its forks ask for an embedding at each id, and put it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.webui.chunks import marks_follow_tokens
+from celeb_basis.hosts.webui.shim import replaced
 from celeb_basis.hosts.words import split_at_words
 
 if TYPE_CHECKING:
@@ -99,6 +101,28 @@ class Splice:
             return chunks, count
 
         return tokenize_line_and_move_marks
+
+
+@contextmanager
+def words_spliced(
+    words: Words, slots: Sequence[Slot], embedders: Sequence[Any], databases: Sequence[Any]
+) -> Iterator[Callable[[str], str]]:
+    """Yields what writes a prompt so that, while this lasts, ``embedders`` find every word's vectors in ``databases``.
+
+    Raises: :class:`HostError` for vectors that do not fit ``slots``, the embedders' own.
+    """
+    if not words:
+        yield str
+        return
+    splice = Splice(words, slots)
+    with ExitStack() as stack:
+        for database in databases:
+            find = splice.finding(database.find_embedding_at_position)
+            stack.enter_context(replaced(database, find_embedding_at_position=find))
+        for embedder in embedders:
+            stack.enter_context(replaced(embedder, tokenize=splice.splitting(embedder.tokenize)))
+            stack.enter_context(replaced(embedder, tokenize_line=splice.marks_following(embedder.tokenize_line)))
+        yield splice.written
 
 
 def _spliced(word: str, vectors: TokenVectors, slots: Sequence[Slot]) -> Spliced:

@@ -9,12 +9,14 @@ differentiable in the vectors. Neither the host's syntax nor another extension e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.errors import HostError
 from celeb_basis.hosts.webui.model import text_embedders, token_embedding
 from celeb_basis.hosts.webui.shim import host_module, replaced
-from celeb_basis.hosts.webui.splicing import Slot, Splice
+from celeb_basis.hosts.webui.splicing import Slot, words_spliced
+from celeb_basis.hosts.webui_family.text import FamilyTextEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -22,48 +24,30 @@ if TYPE_CHECKING:
     from celeb_basis.hosts.base import Words
 
 
-class WebUITextEncoder:
-    """One of the loaded checkpoint's text encoders, looked up anew each time."""
-
-    def __init__(self, name: str, embedder: Callable[[], Any]) -> None:
-        self._name = name
-        self._embedder = embedder
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def width(self) -> int:
-        return int(self.token_table().shape[1])
-
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(ids) for ids in self._embedder().tokenize(list(texts))] if texts else []
+class WebUITextEncoder(FamilyTextEncoder):
+    """One of the WebUI's, or of a fork that kept them."""
 
     def token_table(self) -> torch.Tensor:
         table: torch.Tensor = token_embedding(self._embedder()).wrapped.weight.detach()
         return table
 
 
-@contextmanager
-def words_in_place(model: Any, words: Words, encoder_names: Sequence[str]) -> Iterator[Callable[[str], str]]:
+def words_in_place(
+    model: Any, words: Words, encoder_names: Sequence[str]
+) -> AbstractContextManager[Callable[[str], str]]:
     """Yields what turns a prompt into one in which the host, while this lasts, reads every word as its vectors.
 
     Raises: :class:`HostError` for vectors that do not fit the text encoders.
     """
-    if not words:
-        yield str
-        return
     embedders = text_embedders(model)
-    splice = Splice(words, [_slot(name, embedder) for name, embedder in zip(encoder_names, embedders, strict=True)])
-    database = host_module("sd_hijack").model_hijack.embedding_db
-    find = splice.finding(database.find_embedding_at_position)
-    with ExitStack() as stack:
-        stack.enter_context(replaced(database, find_embedding_at_position=find))
-        for embedder in embedders:
-            stack.enter_context(replaced(embedder, tokenize=splice.splitting(embedder.tokenize)))
-            stack.enter_context(replaced(embedder, tokenize_line=splice.marks_following(embedder.tokenize_line)))
-        yield splice.written
+    slots = [_slot(name, embedder) for name, embedder in zip(encoder_names, embedders, strict=True)]
+    return words_spliced(words, slots, embedders, [host_module("sd_hijack").model_hijack.embedding_db])
+
+
+def check_emphasis(whose: str) -> None:
+    """Raise :class:`HostError` if the settings, ``whose`` as in a sentence, ask for prompts as they were read long ago."""
+    if host_module("shared").opts.use_old_emphasis_implementation:
+        raise HostError(f'Switch off "Use old emphasis implementation" in {whose} settings to learn.')
 
 
 def encode(model: Any, prompts: Sequence[str], width: int, height: int) -> dict[str, torch.Tensor]:
