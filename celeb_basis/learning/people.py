@@ -71,7 +71,7 @@ def make_identities(learner: Learner, *, consent: str = "", notes: str = "") -> 
             learned.coefficients,
             learner.bases,
             learner.host.info,
-            face_model=learner.pool.face_model if settings.mode == "head" else "",
+            face_model=learner.pool.face_model if settings.mode == "head" or settings.start == "guess" else "",
             steps=learner.step,
             settings=settings.as_dict(),
             consent=consent,

@@ -47,7 +47,8 @@ def test_the_celebrities_are_drawn_once_and_a_stop_is_heard(job: Job) -> None:
     assert len(host.drawn) == 5
     outcome, events = _run(worker, job)
     assert outcome.reason == "all steps done"
-    assert identity_from_bytes(outcome.identities[0]).name == "ada"
+    ada = identity_from_bytes(outcome.identities[0])
+    assert (ada.name, ada.metadata.face_model) == ("ada", PixelFaces().name)
     assert len(host.drawn) == len(NAMES)
     assert sum(isinstance(event, DrawingNames) for event in events) == len(NAMES) - 5
     outcome, events = _run(worker, job)
