@@ -90,6 +90,11 @@ def most_components(encoders: Sequence[TextEncoder]) -> int:
     return min(encoder.width for encoder in encoders)
 
 
+def fitting_components(encoders: Sequence[TextEncoder], wanted: int) -> int:
+    """``wanted`` components, or :func:`most_components` if that is fewer."""
+    return min(wanted, most_components(encoders))
+
+
 def build_bases(
     encoders: Sequence[TextEncoder],
     names: NameList,

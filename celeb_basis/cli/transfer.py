@@ -123,7 +123,7 @@ def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[I
 
 def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
     from celeb_basis.authors import read_authors_file
-    from celeb_basis.basis.build import most_components
+    from celeb_basis.basis.build import fitting_components
     from celeb_basis.cli.loading import bases_for, open_model, open_names
     from celeb_basis.exports.read import identity_from_embedding, import_embedding
 
@@ -142,7 +142,7 @@ def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) ->
         return _read_authors(path, arguments, screen)
     names = open_names(arguments)
     host = open_model(arguments, screen)
-    bases = bases_for(host, names, min(arguments.components, most_components(host.text_encoders)))
+    bases = bases_for(host, names, fitting_components(host.text_encoders, arguments.components))
     return (identity_from_embedding(embedding, bases, host.info, name=arguments.name),)
 
 

@@ -27,13 +27,6 @@ def bases_cache() -> Path:
     return cache_folder() / "bases"
 
 
-def fitting_components(host: Host, wanted: int) -> int:
-    """``wanted`` components, or as many as the token vectors of the host have numbers."""
-    from celeb_basis.basis.build import most_components
-
-    return min(wanted, most_components(host.text_encoders))
-
-
 def built_bases(host: Host, names: NameList, components: int, job: Job | None = None) -> list[BuiltBasis]:
     """One basis a text encoder, from the cache where they were built before; ``job`` tells how far it is.
 

@@ -20,7 +20,7 @@ from celeb_basis.identities.library import Library, name_key
 from celeb_basis.identities.mixtures import rename_in_mixtures
 from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
-from celeb_basis.webui.bases import built_bases, fitting_components
+from celeb_basis.webui.bases import built_bases
 from celeb_basis.webui.faces import Faces
 from celeb_basis.webui.importing import Importing
 from celeb_basis.webui.jobs import Job, JobQueue
@@ -420,11 +420,12 @@ class Service:
 
         Raises: :class:`SettingsError`, :class:`NamesError`; :class:`StoppedError` if ``job`` was interrupted.
         """
+        from celeb_basis.basis.build import fitting_components
         from celeb_basis.basis.summary import summarise
 
         _check_components(components)
         with self.model(job) as host:
-            fitting = fitting_components(host, components)
+            fitting = fitting_components(host.text_encoders, components)
             return [summarise(one) for one in built_bases(host, self.names(), fitting, job)]
 
     def start_basis(self, components: int = 512) -> Job:
@@ -511,7 +512,12 @@ class Service:
         def own_names() -> NameList | None:
             return self.names() if self.options().names_file else None
 
-        return Importing(self.model, lambda host: self._bases(host, fitting_components(host, 512)), own_names)
+        def bases(host: Host) -> Sequence[Basis]:
+            from celeb_basis.basis.build import fitting_components
+
+            return self._bases(host, fitting_components(host.text_encoders, 512))
+
+        return Importing(self.model, bases, own_names)
 
     def settings_table(self) -> dict[str, Any]:
         """Presets and every setting's default, range and help, for a form."""
