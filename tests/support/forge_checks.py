@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from support.forge_inside import start
+from support.reporting import failures
 from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
@@ -302,14 +301,7 @@ def main() -> None:
     parser.add_argument("checks", nargs="+")
     options = parser.parse_args()
     start(options.data)
-    report: dict[str, Any] = {}
-    for name in options.checks:
-        try:
-            CHECKS[name](options.data)
-            report[name] = ""
-        except Exception:
-            report[name] = traceback.format_exc()
-    print(json.dumps(report))
+    print(json.dumps(failures({name: CHECKS[name] for name in options.checks}, options.data)))
 
 
 if __name__ == "__main__":

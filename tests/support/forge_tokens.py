@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from support.forge_inside import start
+from support.reporting import failures
 
 from celeb_basis.hosts.base import GenerationRequest
 from celeb_basis.hosts.forge import ForgeHost
@@ -186,14 +186,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     start(options.data)
-    report: dict[str, Any] = {}
-    for name, check in CHECKS.items():
-        try:
-            check(options.data)
-            report[name] = ""
-        except Exception:
-            report[name] = traceback.format_exc()
-    print(json.dumps(report))
+    print(json.dumps(failures(CHECKS, options.data)))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from support import webui_checks_encoding, webui_checks_learning, webui_checks_switched
+from support.reporting import failures
 
 Check = Callable[[Any], None]
 
@@ -41,14 +41,7 @@ def main() -> None:
 
     start(options.checkpoint, options.data)
     known = {**PLAIN, **SWITCHED}
-    report = {}
-    for name in options.checks:
-        try:
-            known[name](options.data)
-            report[name] = ""
-        except Exception:
-            report[name] = traceback.format_exc()
-    print(json.dumps(report))
+    print(json.dumps(failures({name: known[name] for name in options.checks}, options.data)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""What checks inside a real program found, as the tests outside read it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def failures(checks: Mapping[str, Callable[[Path], Any]], data: Path) -> dict[str, str]:
+    """Run every check; by name what it raised, or an empty text. One that fails keeps no other from running."""
+    report = {}
+    for name, check in checks.items():
+        try:
+            check(data)
+            report[name] = ""
+        except Exception:
+            report[name] = traceback.format_exc()
+    return report
