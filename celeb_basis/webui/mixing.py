@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from celeb_basis.errors import CelebBasisError, IdentityError, SettingsError
 from celeb_basis.provenance import marked
-from celeb_basis.webui.bases import built_bases, check_stopped
+from celeb_basis.webui.bases import check_stopped
 from celeb_basis.webui.drawing import counted_steps
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.program import loaded_host
@@ -74,7 +74,7 @@ class Mixing:
 
         Raises: :class:`IdentityError` for nobody, or somebody who is not there.
         """
-        people = [(self._service.identity(name), weight) for name, weight in request.parts]
+        people = [(self._service.people.identity(name), weight) for name, weight in request.parts]
         if not people:
             raise IdentityError("There is nobody to blend: give at least one person with a weight.")
         return people
@@ -87,8 +87,7 @@ class Mixing:
         from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
 
         people = self.people(request)
-        names, components = self._service.names(), int(people[0][0].coefficients[0].shape[1])
-        bases = [one.basis for one in built_bases(host, names, components, job)]
+        bases = self._service.own_bases(host, int(people[0][0].coefficients[0].shape[1]), job)
         parts = []
         for number, (person, weight) in enumerate(people):
             if job is not None:
@@ -117,7 +116,7 @@ class Mixing:
         with self._service.model(job) as host:
             mixed = self.mixed(request, host, job)
         self._service.library.add(mixed, replace=request.replace)
-        job.result = {"person": self._service.person(mixed.name).as_dict()}
+        job.result = {"person": self._service.people.entry(mixed.name).as_dict()}
         job.say("Saved", step=1, total=1)
 
     def preview(self, job: Job, request: PreviewRequest) -> None:

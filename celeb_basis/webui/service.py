@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import CelebBasisError, ExportError, IdentityError, SettingsError
+from celeb_basis.errors import SettingsError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
-from celeb_basis.identities.companions import move_companions
-from celeb_basis.identities.deleting import Deleted, Traces, delete_person, traces_of
-from celeb_basis.identities.derived import DerivedFiles
-from celeb_basis.identities.library import Library, name_key
-from celeb_basis.identities.mixtures import rename_in_mixtures
+from celeb_basis.identities.library import Library
 from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
 from celeb_basis.webui.bases import built_bases
+from celeb_basis.webui.exchange import Exchange
 from celeb_basis.webui.faces import Faces
-from celeb_basis.webui.importing import Importing
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.learning import LearningJobs
 from celeb_basis.webui.mixing import BlendRequest, Mixing, PreviewRequest
 from celeb_basis.webui.options import Options
 from celeb_basis.webui.paths import Paths, data_folder
+from celeb_basis.webui.people import People
 from celeb_basis.webui.program import INTERRUPTED, RELOAD, RELOADED, Program, loaded_host
 from celeb_basis.webui.requests import (
-    BusyError,
     EvaluateRequest,
     FoundFaces,
     LearnRequest,
     NameTakenError,
-    NoSuchPersonError,
     PersonEntry,
 )
 
@@ -47,13 +40,6 @@ if TYPE_CHECKING:
     from celeb_basis.learning.memory import MemoryNeed
     from celeb_basis.names.lists import NameList
     from celeb_basis.webui.tokens.registry import Registry
-
-MAX_NOTES = 20_000
-
-_UNFINISHED = "unfinished run"
-
-Reason = Callable[[str, "Identity | None"], str]
-"""Why somebody of that name cannot be drawn; empty if they can."""
 
 
 class Service:
@@ -77,6 +63,8 @@ class Service:
         self.registry = registry
         self.queue = JobQueue()
         self.faces = Faces(lambda: self.options().face_pack)
+        self.people = People(self)
+        self.exchange = Exchange(self)
         self.mixing = Mixing(self)
         self.learning = LearningJobs(
             self.program,
@@ -110,163 +98,6 @@ class Service:
 
         chosen = self.options().names_file
         return read_names(self._root / Path(chosen).expanduser()) if chosen else shipped_names()
-
-    # People
-
-    def people(self) -> list[PersonEntry]:
-        """Everybody in the library, broken files included, in order of their names."""
-        reason = self._reasons()
-        return [self._entry(one.name, one.identity, one.problem or "", reason) for one in self.library.entries()]
-
-    def person(self, name: str) -> PersonEntry:
-        """One of them.
-
-        Raises: :class:`IdentityError` if there is none.
-        """
-        library = self._present(name)
-        try:
-            identity = library.load(name)
-        except IdentityError as error:
-            return self._entry(checked_name(name), None, str(error))
-        return self._entry(identity.name, identity, "")
-
-    def check_name(self, name: str, *, replace: bool = False) -> str | None:
-        """Why ``name`` cannot be a person's, as a sentence; ``None`` if it can."""
-        try:
-            name = checked_name(name)
-            path = self.library.path_of(name)
-        except CelebBasisError as error:
-            return str(error)
-        if path.exists() and not replace:
-            return f"There is already a person called {path.stem!r}: choose another name, or have them replaced."
-        if name.casefold() in self.program.embedding_names() and not path.exists():
-            return f"There is already an embedding called {name!r} in the WebUI: choose another name."
-        checkpoint = self.program.checkpoint()
-        try:
-            if checkpoint is not None and not any(checkpoint.encoders()[0].tokenize([name])[0]):
-                return f"The text encoder reads nothing in {name!r}: use letters or digits."
-        except CelebBasisError:
-            return None  # no checkpoint that could tell
-        return None
-
-    def rename(self, name: str, new_name: str) -> PersonEntry:
-        """Give somebody another name.
-
-        Raises: :class:`IdentityError` if there is none, or the new name is taken or of no use.
-        """
-        same = checked_name(name).casefold() == checked_name(new_name).casefold()
-        if not same and (problem := self.check_name(new_name)) is not None:
-            raise NameTakenError(problem)
-        self._present(name)
-        before = self.library.path_of(name)
-        move_companions(before, self.library.rename(name, new_name))
-        record = DerivedFiles(self.library.folder)
-        record.rename(name, new_name)
-        rename_in_mixtures(self.library, name, new_name)
-        for job in self._jobs_of([name]):
-            if job.resumable:  # its run is called as it began, but is about the same person
-                record.note(self.learning.kept_files(job), _UNFINISHED, [*job.people, new_name], changes=True)
-            elif job.finished:
-                wanted = name_key(name)
-                job.people = tuple(new_name if name_key(one) == wanted else one for one in job.people)
-        return self.person(new_name)
-
-    def traces(self, name: str, *, mixtures: bool = True) -> Traces:
-        """What deleting somebody would delete.
-
-        Raises: :class:`NoSuchPersonError` if there is nothing of them.
-        """
-        found = traces_of(self.library, name, (self.paths.unfinished,), mixtures=mixtures)
-        if not found:
-            raise NoSuchPersonError(f"There is nothing of {found.name!r} here: look at the list of people.")
-        return found
-
-    def delete(self, name: str, *, mixtures: bool = True) -> Deleted:
-        """Remove somebody with everything that was derived from them: cards, mixtures, interrupted runs, jobs with their
-        pictures, and the files that we wrote elsewhere.
-
-        Raises: :class:`NoSuchPersonError` if there is nothing of them, :class:`BusyError` while a job is at work on them.
-        """
-        found = self.traces(name, mixtures=mixtures)
-        jobs = self._jobs_of((found.name, *(found.mixtures if mixtures else ())))
-        runs = {file.path.stem for file in found.files if file.kind == _UNFINISHED}
-        jobs += [job for job in self.jobs() if job.id in runs and job not in jobs]
-        if at_work := [job for job in jobs if not job.finished]:
-            raise BusyError(
-                f"{found.name!r} is in a job that is {at_work[0].state}: interrupt it or let it end, then delete."
-            )
-        for job in jobs:
-            self.forget(job.id)
-        return delete_person(self.library, name, (self.paths.unfinished,), mixtures=mixtures)
-
-    def _jobs_of(self, names: Sequence[str]) -> list[Job]:
-        keys = set(map(name_key, names))
-        return [job for job in self.jobs() if keys & set(map(name_key, job.people))]
-
-    def set_notes(self, name: str, notes: str) -> PersonEntry:
-        """Put other notes into somebody's file."""
-        if len(notes) > MAX_NOTES:
-            raise IdentityError(f"The notes have {len(notes)} characters: use at most {MAX_NOTES}.")
-        self._present(name)
-        identity = self.library.load(name)
-        self.library.add(replace(identity, metadata=replace(identity.metadata, notes=notes)), replace=True)
-        return self.person(name)
-
-    def export(self, name: str, layout: str = "identity") -> list[tuple[str, bytes]]:
-        """Somebody's file names and contents: ``"identity"`` is the file of the library, the others are other tools'.
-
-        Raises: :class:`ExportError` for an unknown layout or what it cannot hold.
-        """
-        from celeb_basis.exports.layouts import LAYOUTS
-        from celeb_basis.exports.write import export_identity
-
-        if layout == "identity":
-            path = self.library.path_of(self.person(name).name)
-            return [(path.name, path.read_bytes())]
-        if layout not in LAYOUTS:
-            raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
-        with tempfile.TemporaryDirectory() as folder:
-            files = export_identity(self._present(name).load(name), Path(folder), layout)  # type: ignore[arg-type]
-            return [(path.name, path.read_bytes()) for path in files]
-
-    def note_files(self, name: str, files: Sequence[Path], kind: str) -> None:
-        """Remember files about somebody that lie outside of the data folder: deleting the person deletes them."""
-        DerivedFiles(self.library.folder).note(files, kind, [name])
-
-    def export_to_host(self, name: str) -> list[Path]:
-        """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
-        from celeb_basis.exports.write import export_identity
-
-        person = self._present(name).load(name)
-        with self.model() as host:
-            identity = self.fitted(person, host)
-        target = self.program.embeddings_folder() / f"{identity.name}.safetensors"
-        files = list(export_identity(identity, target, "webui"))
-        self.note_files(identity.name, files, "embedding")
-        return files
-
-    def import_file(
-        self,
-        data: bytes,
-        file_name: str,
-        name: str | None = None,
-        *,
-        replace_existing: bool = False,
-        authors_basis: bytes | None = None,
-    ) -> list[PersonEntry]:
-        """Take an identity file, any tool's textual inversion, or the authors' coefficients into the library.
-
-        ``authors_basis`` is the ``celeb_basis.pt`` that was extracted with coefficients.
-
-        Raises: :class:`IdentityError` or :class:`ExportError` for a file of no use, or a name that is taken.
-        """
-        found = self._importing().read(data, file_name, name, authors_basis=authors_basis)
-        for identity in found:
-            if (problem := self.check_name(identity.name, replace=replace_existing)) is not None:
-                raise NameTakenError(problem)
-        for identity in found:
-            self.library.add(identity, replace=replace_existing)
-        return [self.person(identity.name) for identity in found]
 
     # Photos and learning
 
@@ -311,7 +142,7 @@ class Service:
         request.check()
         self.check_licence(request.accept_licence)
         for person in request.people:
-            if (problem := self.check_name(person.name, replace=request.replace)) is not None:
+            if (problem := self.people.check_name(person.name, replace=request.replace)) is not None:
                 raise NameTakenError(problem)
         return self.learning.start(request)
 
@@ -374,7 +205,7 @@ class Service:
 
         request.check()
         self.check_licence(request.accept_licence)
-        identity = self.identity(request.name)
+        identity = self.people.identity(request.name)
         job = Job("evaluate", (identity.name,))
         self.queue.submit(job, Evaluation(self, identity, request).run)
         return job
@@ -390,7 +221,7 @@ class Service:
         with self.model() as host:
             mixed = self.mixing.mixed(request, host)
         self.library.add(mixed, replace=request.replace)
-        return self.person(mixed.name)
+        return self.people.entry(mixed.name)
 
     def start_blend(self, request: BlendRequest) -> Job:
         """:meth:`blend` as a job; the person is its result.
@@ -456,19 +287,13 @@ class Service:
         with self.program.looking(lambda: job is not None and job.interrupt.asked):
             yield loaded_host(self.program)
 
-    def _bases(self, host: Host, components: int, job: Job | None = None) -> list[Basis]:
+    def own_bases(self, host: Host, components: int, job: Job | None = None) -> list[Basis]:
+        """Bases of the loaded checkpoint, one a text encoder, of the list that is chosen now."""
         return [one.basis for one in built_bases(host, self.names(), components, job)]
 
     def _check_blend(self, request: BlendRequest) -> None:
-        if (problem := self.check_name(request.name, replace=request.replace)) is not None:
+        if (problem := self.people.check_name(request.name, replace=request.replace)) is not None:
             raise NameTakenError(problem)
-
-    def identity(self, name: str) -> Identity:
-        """Somebody's identity.
-
-        Raises: :class:`IdentityError` for nobody, or a file of no use.
-        """
-        return self._present(name).load(name)
 
     def fitted(self, identity: Identity, host: Host, job: Job | None = None) -> Identity:
         """``identity`` on the loaded checkpoint: as it is, or expanded anew in that checkpoint's basis.
@@ -481,43 +306,7 @@ class Service:
         if identity.metadata.base_sha256 == host.info.sha256 or stands_for_itself(identity.metadata):
             return identity
         components = int(identity.coefficients[0].shape[1])
-        return expand_identity(identity, self._bases(host, components, job), host.info)
-
-    def _present(self, name: str) -> Library:
-        """The library, which holds ``name``."""
-        library = self.library
-        if not library.path_of(name).exists():
-            raise NoSuchPersonError(
-                f"There is no person {checked_name(name)!r} in the library: look at the list of people."
-            )
-        return library
-
-    def _entry(self, name: str, identity: Identity | None, problem: str, reason: Reason | None = None) -> PersonEntry:
-        told = problem or (reason or self._reasons())(name, identity)
-        return PersonEntry(name, f"<{name}>", identity, problem, not told, told)
-
-    def _reasons(self) -> Reason:
-        """What tells why the loaded checkpoint cannot draw somebody, as the cards do; empty if it can."""
-        if self.registry is None:
-            return lambda _name, _identity: "The words in prompts are switched off: look at the log of the start."
-        reason = self.registry.reasons(self.program.checkpoint())
-
-        def told(name: str, identity: Identity | None) -> str:
-            found = reason(name, identity.metadata) if identity is not None else "the file was removed."
-            return found[:1].upper() + found[1:]
-
-        return told
-
-    def _importing(self) -> Importing:
-        def own_names() -> NameList | None:
-            return self.names() if self.options().names_file else None
-
-        def bases(host: Host) -> Sequence[Basis]:
-            from celeb_basis.basis.build import fitting_components
-
-            return self._bases(host, fitting_components(host.text_encoders, 512))
-
-        return Importing(self.model, bases, own_names)
+        return expand_identity(identity, self.own_bases(host, components, job), host.info)
 
     def settings_table(self) -> dict[str, Any]:
         """Presets and every setting's default, range and help, for a form."""

@@ -70,12 +70,12 @@ def everything(service: Service) -> tuple[bytes, ...]:
     """Make of a person all that can be made; the contents that must not be found later."""
     assert ended(learn(service, NAME)).pictures, "previews were drawn"
     ended(learn(service, "bob", face=4))
-    identity = service.identity(NAME)
+    identity = service.people.identity(NAME)
     assert identity.metadata.thumbnail is not None
     card = picture()
     (service.paths.people / f"{NAME}.preview.png").write_bytes(card)
     (service.paths.people / f"{NAME}.json").write_text('{"notes": "the user\'s words"}')
-    service.export_to_host(NAME)
+    service.exchange.to_host(NAME)
     parts = ((NAME, 1.0), ("bob", 1.0))
     service.blend(BlendRequest(parts, "both", toward_mean=0.1))
     service.blend(BlendRequest((("both", 1.0),), "softer", toward_mean=0.5))
@@ -89,41 +89,41 @@ def test_nothing_is_left_of_a_deleted_person(service: Service, tmp_path: Path, p
     contents = everything(service)
     folders = (tmp_path, private_cache)
     assert len(remains(folders, NAME, *contents)) >= 7, "there is something to be found"
-    told = service.traces(NAME)
+    told = service.people.traces(NAME)
     assert told.mixtures == ("both", "softer")
-    deleted = service.delete(NAME)
+    deleted = service.people.delete(NAME)
     assert deleted.left == ()
     assert set(deleted.people) == {NAME, "both", "softer"}
     assert remains(folders, NAME, *contents) == []
-    assert [entry.name for entry in service.people()] == ["bob"]
+    assert [entry.name for entry in service.people.entries()] == ["bob"]
     assert [job.people for job in service.jobs()] == [("bob",)]
     with pytest.raises(NoSuchPersonError):
-        service.delete(NAME)
+        service.people.delete(NAME)
 
 
 def test_under_another_name_too(service: Service, tmp_path: Path, private_cache: Path) -> None:
     contents = everything(service)
-    service.rename(NAME, "carol")
-    assert service.identity("both").metadata.settings["of"]["parts"][0][0] == "carol"
-    service.delete("carol")
+    service.people.rename(NAME, "carol")
+    assert service.people.identity("both").metadata.settings["of"]["parts"][0][0] == "carol"
+    service.people.delete("carol")
     assert remains((tmp_path, private_cache), NAME, *contents) == []
     assert remains((tmp_path, private_cache), "carol") == []
-    assert [entry.name for entry in service.people()] == ["bob"]
+    assert [entry.name for entry in service.people.entries()] == ["bob"]
 
 
 def test_mixtures_can_be_kept(service: Service) -> None:
     ended(learn(service, "ada"))
     ended(learn(service, "bob", face=4))
     service.blend(BlendRequest((("ada", 1.0), ("bob", 1.0)), "both"))
-    assert service.delete("ada", mixtures=False).people == ("ada",)
-    assert [entry.name for entry in service.people()] == ["bob", "both"]
+    assert service.people.delete("ada", mixtures=False).people == ("ada",)
+    assert [entry.name for entry in service.people.entries()] == ["bob", "both"]
 
 
 def test_an_embedding_that_is_another_by_now_stays(service: Service) -> None:
     ended(learn(service, "ada"))
-    (path,) = service.export_to_host("ada")
+    (path,) = service.exchange.to_host("ada")
     path.write_bytes(b"the user's own")
-    deleted = service.delete("ada")
+    deleted = service.people.delete("ada")
     assert path.read_bytes() == b"the user's own"
     ((left, reason),) = deleted.left
     assert left == path
@@ -134,25 +134,25 @@ def test_nobody_is_deleted_under_a_run(service: Service) -> None:
     ended(learn(service, "ada"))
     job = learn(service, "ada", replace=True, steps=100_000)
     with pytest.raises(BusyError, match="interrupt it"):
-        service.delete("ada")
+        service.people.delete("ada")
     service.interrupt(job.id)
     ended(job)
-    service.delete("ada")
+    service.people.delete("ada")
     assert service.jobs() == []
 
 
 def test_consent_goes_where_the_person_goes(service: Service) -> None:
     ended(learn(service, "ada"))
     ended(learn(service, "bob", face=4))
-    assert service.person("ada").as_dict()["consent"] == "ada said yes"
-    assert service.rename("ada", "adele").as_dict()["consent"] == "ada said yes"
-    (exported,) = service.export("adele")
-    bob = service.identity("bob")
+    assert service.people.entry("ada").as_dict()["consent"] == "ada said yes"
+    assert service.people.rename("ada", "adele").as_dict()["consent"] == "ada said yes"
+    (exported,) = service.exchange.export("adele")
+    bob = service.people.identity("bob")
     service.library.add(replace(bob, name="bea", metadata=replace(bob.metadata, consent="")))
     mixed = service.blend(BlendRequest((("adele", 1.0), ("bea", 1.0)), "both", toward_mean=0.2))
     assert mixed.as_dict()["consent"] == "adele: ada said yes\nbea: nothing was noted"
-    service.delete("adele")
-    (back,) = service.import_file(exported[1], exported[0])
+    service.people.delete("adele")
+    (back,) = service.exchange.import_file(exported[1], exported[0])
     assert back.as_dict()["consent"] == "ada said yes"
 
 
@@ -160,4 +160,4 @@ def test_consent_outlives_an_interruption_and_a_restart(service: Service, progra
     run = interrupted(service, "ada", steps=600)
     later = Service(program, service.options, root=tmp_path, registry=service.registry)
     assert ended(later.resume(run.id)).state == "done"
-    assert later.person("ada").as_dict()["consent"] == "ada said yes"
+    assert later.people.entry("ada").as_dict()["consent"] == "ada said yes"

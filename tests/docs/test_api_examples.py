@@ -105,7 +105,7 @@ def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.Mon
     assert len(found) >= 30
     for command in found:
         if "bea.safetensors" in command and "bea.safetensors" not in shell.files:
-            shell.files["bea.safetensors"] = service.export("adele")[0][1]
+            shell.files["bea.safetensors"] = service.exchange.export("adele")[0][1]
         if command.startswith("printf"):
             shell.write(command)
             continue
@@ -124,7 +124,7 @@ def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.Mon
             assert service.job(shell.job).state != "failed", f"{command}: {service.job(shell.job).error}"
         if "preview.png" in command:
             assert answer.content.startswith(b"\x89PNG")
-    assert [entry.name for entry in service.people()] == ["adele", "bea", "bob"], "the mixtures went together"
+    assert [entry.name for entry in service.people.entries()] == ["adele", "bea", "bob"], "the mixtures went together"
 
 
 def routes(app: Any) -> dict[tuple[str, str], re.Pattern[str]]:

@@ -67,7 +67,7 @@ def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) ->
     from celeb_basis.identities.expand import new_identity
 
     with service.model() as host:
-        bases = service._bases(host, 8)
+        bases = service.own_bases(host, 8)
         for index, name in enumerate(("ada", "bob")):
             given = [basis.name_coefficients[index] for basis in bases]
             service.library.add(new_identity(name, given, bases, host.info, face_model="toy", source="learned"))

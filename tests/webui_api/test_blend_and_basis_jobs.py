@@ -38,7 +38,7 @@ def people(service: Service, program: Any) -> Service:
     from celeb_basis.identities.expand import new_identity
 
     with service.model() as host:
-        bases = service._bases(host, 8)
+        bases = service.own_bases(host, 8)
         for index, name in enumerate(("Ada", "Bob")):
             given = [basis.name_coefficients[index] for basis in bases]
             service.library.add(new_identity(name, given, bases, host.info, face_model="toy", source="learned"))
@@ -110,7 +110,7 @@ def test_a_blend_as_a_job_saves_the_same_as_at_once(people: Service) -> None:
     assert job.state == "done", job.error
     assert job.result["person"]["name"] == "Mix"
     at_once = people.blend(replace(HALF, name="Other", toward_mean=0.25)).identity
-    mixed = people.person("Mix").identity
+    mixed = people.people.entry("Mix").identity
     assert mixed is not None
     assert at_once is not None
     assert mixed.content_hash == at_once.content_hash

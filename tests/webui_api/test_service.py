@@ -1,22 +1,19 @@
-"""The service with a toy model: learning jobs from their start to every end, and what is done with people."""
+"""The service with a toy model: learning jobs from their start to every end, blends, evaluation."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from support.service import SETTINGS, ended, request, until
 from support.toys import ToyHost
 
-from celeb_basis.errors import CelebBasisError, ExportError, HostError, IdentityError, LearningError, SettingsError
+from celeb_basis.errors import HostError, IdentityError, LearningError, SettingsError
 from celeb_basis.faces.samples import sample_photos
-from celeb_basis.webui.importing import Importing, authors_basis_among
-from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.mixing import BlendRequest
 from celeb_basis.webui.requests import (
     EvaluateRequest,
@@ -29,29 +26,6 @@ from celeb_basis.webui.requests import (
 )
 from celeb_basis.webui.service import Service
 
-SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
-
-
-def request(
-    *names: str, face: int | None = 0, consent: bool = True, replace: bool = False, **settings: Any
-) -> LearnRequest:
-    photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six people.jpg", face)
-    people = tuple(PersonToLearn(name, (photo,)) for name in names)
-    return LearnRequest(people, settings=SETTINGS | settings, consent=consent, notes="a note", replace=replace)
-
-
-def ended(job: Job) -> Job:
-    assert job.wait(120)
-    return job
-
-
-def until(job: Job, step: int) -> None:
-    end = time.monotonic() + 60
-    while not (job.progress().stage == "Learning" and job.progress().step >= step):
-        assert time.monotonic() < end
-        assert not job.finished, job.error
-        time.sleep(0.005)
-
 
 def test_a_person_is_learned_and_known(service: Service, program: Any) -> None:
     job = ended(service.start_learning(request("Ada")))
@@ -63,7 +37,7 @@ def test_a_person_is_learned_and_known(service: Service, program: Any) -> None:
     assert job.result["people"][0]["word"] == "<Ada>"
     assert program.reported[-1] == (5, 5)
     assert not program.lock.locked()
-    (entry,) = service.people()
+    (entry,) = service.people.entries()
     assert (entry.name, entry.available, entry.problem) == ("Ada", True, "")
     assert entry.identity is not None
     assert entry.identity.metadata.notes == "a note"
@@ -94,7 +68,7 @@ def test_several_people_share_a_run_and_each_photo_has_its_face(service: Service
     )
     job = ended(service.start_learning(two))
     assert job.state == "done", job.error
-    ada, bob = (service.person(name).identity for name in ("Ada", "Bob"))
+    ada, bob = (service.people.entry(name).identity for name in ("Ada", "Bob"))
     assert ada is not None
     assert bob is not None
     assert ada.metadata.thumbnail != bob.metadata.thumbnail
@@ -111,7 +85,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_without(service: Service) -> Non
     assert 3 <= job.progress().step < 200
     assert service.resume(job.id) is job
     assert ended(job).state == "done", job.error
-    first, second = service.person("Whole").identity, service.person("Parted").identity
+    first, second = service.people.entry("Whole").identity, service.people.entry("Parted").identity
     assert first is not None
     assert second is not None
     assert first.content_hash == second.content_hash, "bit for bit"
@@ -218,7 +192,7 @@ def test_no_checkpoint(service: Service, program: Any) -> None:
     program.model = None
     job = ended(service.start_learning(request("Ada")))
     assert (job.state, job.error) == ("failed", "No checkpoint is loaded: choose one.")
-    assert service.people() == []
+    assert service.people.entries() == []
     with pytest.raises(HostError):
         service.basis_summary(8)
 
@@ -275,100 +249,9 @@ def test_requests_that_cannot_be_right(
     assert not service.paths.uploads.exists()
 
 
-def test_names(service: Service, program: Any) -> None:
-    program.embeddings = frozenset({"badhands"})
-    ended(service.start_learning(request("Ada")))
-    assert service.check_name("Bob") is None
-    assert "already a person" in str(service.check_name("ADA"))
-    assert service.check_name("ADA", replace=True) is None
-    assert "embedding called" in str(service.check_name("BadHands"))
-    program.model.text_encoders[0].tokenize = lambda texts: [[] for _ in texts]
-    assert "reads nothing" in str(service.check_name("Bob"))
-    with pytest.raises(NameTakenError):
-        service.start_learning(request("Ada"))
-
-
-def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service, tmp_path: Path) -> None:
-    ended(service.start_learning(request("Ada")))
-    known = service.person("ada").identity
-    assert known is not None
-    assert service.rename("Ada", "ada").name == "ada"
-    assert service.rename("ada", "Countess").name == "Countess"
-    noted = service.set_notes("Countess", "new").identity
-    assert noted is not None
-    assert noted.metadata.notes == "new"
-    ((name, content),) = service.export("Countess")
-    assert name == "Countess.safetensors"
-    for layout in ("webui", "diffusers", "comfyui", "invokeai"):
-        assert service.export("Countess", layout)[0][1]
-    (written,) = service.export_to_host("Countess")
-    assert written == tmp_path / "embeddings" / "Countess.safetensors"
-    with pytest.raises(NameTakenError):
-        service.import_file(content, name)
-    service.delete("Countess")
-    with pytest.raises(NoSuchPersonError):
-        service.delete("Countess")
-    (back,) = service.import_file(content, name, "Ada")
-    assert back.identity is not None
-    assert back.identity.content_hash == known.content_hash
-    with pytest.raises(CelebBasisError, match=r"\.safetensors"):
-        service.import_file(content, "person.exe")
-    for name in ("../../etc/passwd", "..", "a\x00b"):
-        with pytest.raises(IdentityError):
-            service.export(name)
-
-
-def test_an_embedding_of_narrow_vectors_is_taken_in_as_well(service: Service) -> None:
-    ended(service.start_learning(request("Ada")))
-    ((name, content),) = service.export("Ada", "webui")
-    (back,) = service.import_file(content, name, "Again")  # 512 components are more than these vectors have numbers
-    known = service.person("Ada").identity
-    assert back.identity is not None
-    assert known is not None
-    np.testing.assert_allclose(back.identity.vectors[0], known.vectors[0], atol=1e-5)
-
-
-def saved(content: Any, path: Path) -> bytes:
-    import torch
-
-    torch.save(content, path)
-    return path.read_bytes()
-
-
-def test_the_authors_coefficients_need_their_basis(service: Service, program: Any, tmp_path: Path) -> None:
-    import torch
-
-    width, size = program.model.text_encoders[0].width, 12
-    generator = torch.Generator().manual_seed(1)
-    place = torch.nn.functional.normalize(torch.randn(2, 1, size, generator=generator), dim=-1)
-    theirs = torch.randn(2, 1 + size, width, generator=generator)
-    file = saved({"id_coefficients": [place] + [torch.ones(2, 1, size)] * 9}, tmp_path / "embeddings_gs-799.pt")
-    basis = saved(theirs, tmp_path / "celeb_basis.pt")
-    with_the_shipped_list = Importing(service.model, lambda _: [], lambda: None)
-    with pytest.raises(ExportError, match=r"celeb_basis\.pt .* or choose your copy of their list"):
-        with_the_shipped_list.read(file, "embeddings_gs-799.pt", "Eve")
-    (own_list,) = service.import_file(file, "embeddings_gs-799.pt", "Listed")
-    assert own_list.identity is not None
-    assert "signs that this machine's" in own_list.identity.metadata.notes
-    (eve,) = service.import_file(file, "embeddings_gs-799.pt", "Eve", authors_basis=basis)
-    assert eve.identity is not None
-    expected = torch.einsum("ehk,ekc->ehc", place, theirs[:, 1:])[:, 0] + theirs[:, 0]
-    assert torch.allclose(torch.from_numpy(eve.identity.vectors[0].copy()), expected, atol=1e-5)
-
-
-def test_the_authors_basis_is_found_among_files(tmp_path: Path) -> None:
-    import torch
-
-    basis = saved(torch.zeros(2, 513, 8), tmp_path / "any-name.pt")
-    coefficients = saved({"id_coefficients": [torch.ones(2, 1, 512)]}, tmp_path / "a.pt")
-    files = [("any-name.pt", basis), ("a.pt", coefficients), ("b.safetensors", b"x"), ("c.pt", b"not torch's")]
-    assert authors_basis_among(files) == (basis, [files[1], files[2], files[3]])
-    assert authors_basis_among(files[1:]) == (None, files[1:])
-
-
 def test_blends_are_arithmetic(service: Service) -> None:
     ended(service.start_learning(request("Ada", "Bob")))
-    ada, bob = (service.person(name).identity for name in ("Ada", "Bob"))
+    ada, bob = (service.people.entry(name).identity for name in ("Ada", "Bob"))
     mixed = service.blend(BlendRequest((("Ada", 3.0), ("Bob", 1.0)), "Mix")).identity
     assert ada is not None
     assert bob is not None
@@ -391,24 +274,6 @@ def test_a_blend_does_not_wait_for_our_own_run(service: Service) -> None:
     ).start()
     assert done.wait(20)
     assert not job.finished
-
-
-def test_a_person_of_another_family_is_shown_with_the_reason(service: Service, program: Any) -> None:
-    ended(service.start_learning(request("Ada")))
-    program.model = ToyHost(widths=(32, 48))
-    (entry,) = service.people()
-    assert not entry.available
-    assert "sdxl" in entry.reason
-    assert entry.problem == ""
-
-
-def test_a_broken_file_is_shown_with_its_problem(service: Service) -> None:
-    service.paths.people.mkdir(parents=True)
-    (service.paths.people / "Ada.safetensors").write_bytes(b"nonsense")
-    (entry,) = service.people()
-    assert not entry.available
-    assert "cannot be used" in entry.problem
-    json.dumps(entry.as_dict())
 
 
 def test_evaluate_draws_judges_and_lays_out(service: Service) -> None:
@@ -441,15 +306,6 @@ def test_a_missing_package_says_what_to_do(service: Service, monkeypatch: pytest
     assert not status["present"]
     assert "insightface" in status["problem"]
     assert "restart the WebUI" in job.error
-
-
-def test_another_data_folder_is_used_at_once(service: Service, tmp_path: Path) -> None:
-    ended(service.start_learning(request("Ada")))
-    options = replace(service.options(), data_folder=str(tmp_path / "elsewhere"))
-    service.options = lambda: options
-    assert service.people() == []
-    assert service.registry is not None
-    assert service.registry.folder == tmp_path / "elsewhere" / "people"
 
 
 def test_previews_change_nothing(service: Service) -> None:

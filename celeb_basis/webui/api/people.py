@@ -28,52 +28,52 @@ def people_router(service: Service) -> APIRouter:
 
     @router.get("/people", summary="Everybody in the library")
     def list_people() -> Answer:
-        return {"people": [person.as_dict() for person in service.people()]}
+        return {"people": [person.as_dict() for person in service.people.entries()]}
 
     @router.get("/names/check", summary="Whether a name can be a person's")
     def check_name(name: str = Query(...), replace: bool = False) -> Answer:
-        problem = service.check_name(name, replace=replace)
+        problem = service.people.check_name(name, replace=replace)
         return {"name": name, "ok": problem is None, "problem": problem or ""}
 
     @router.get("/people/{name}", summary="One person")
     def get_person(name: str) -> Answer:
-        return service.person(name).as_dict()
+        return service.people.entry(name).as_dict()
 
     @router.get("/people/{name}/thumbnail", summary="One person's picture", response_class=Response)
     def thumbnail(name: str) -> Response:
-        picture = _thumbnail(service.person(name))
+        picture = _thumbnail(service.people.entry(name))
         if picture is None:
             return Response(status_code=204)
         return Response(picture, media_type=_media_type(picture))
 
     @router.post("/people/{name}/rename", summary="Give a person another name")
     def rename(name: str, body: RenameBody) -> Answer:
-        return service.rename(name, body.name).as_dict()
+        return service.people.rename(name, body.name).as_dict()
 
     @router.post("/people/{name}/notes", summary="Put other notes into a person's file")
     def notes(name: str, body: NotesBody) -> Answer:
-        return service.set_notes(name, body.notes).as_dict()
+        return service.people.set_notes(name, body.notes).as_dict()
 
     @router.get("/people/{name}/traces", summary="What deleting a person would delete")
     def traces(name: str, mixtures: bool = True) -> Answer:
-        found = service.traces(name, mixtures=mixtures)
+        found = service.people.traces(name, mixtures=mixtures)
         return found.as_dict() | {"text": found.sentence()}
 
     @router.delete("/people/{name}", summary="Delete a person with everything derived from them")
     def delete(name: str, mixtures: bool = Query(True, description="people who were blended of them go too")) -> Answer:
-        deleted = service.delete(name, mixtures=mixtures)
+        deleted = service.people.delete(name, mixtures=mixtures)
         return {"deleted": name, **deleted.as_dict(), "text": deleted.sentence()}
 
     @router.get("/people/{name}/export", summary="A person as a file")
     def export(
         name: str, layout: str = Query("identity", description="identity, webui, diffusers, comfyui, invokeai")
     ) -> Answer:
-        files = service.export(name, layout)
+        files = service.exchange.export(name, layout)
         return {"layout": layout, "files": [{"name": file, "data": encoded(content)} for file, content in files]}
 
     @router.post("/people/{name}/embedding", summary="Put a person into the WebUI's embeddings folder")
     def export_to_host(name: str) -> Answer:
-        return {"files": [path.name for path in service.export_to_host(name)]}
+        return {"files": [path.name for path in service.exchange.to_host(name)]}
 
     @router.post("/people/import", summary="Take a file into the library (base64)")
     @body_limit(MAX_FILE * 3)
@@ -126,7 +126,7 @@ def _imported(
 ) -> Answer:
     if max(len(data), len(authors_basis or b"")) > MAX_FILE:
         raise IdentityError(f"The file is larger than {MAX_FILE >> 20} MB, so it is no identity: choose another one.")
-    people = service.import_file(data, file_name, name, replace_existing=replace, authors_basis=authors_basis)
+    people = service.exchange.import_file(data, file_name, name, replace_existing=replace, authors_basis=authors_basis)
     return {"people": [person.as_dict() for person in people]}
 
 

@@ -132,7 +132,7 @@ class BlendTab:
         """The live check of the name."""
         if not (name or "").strip():
             return ""
-        problem = self.service.check_name(name.strip(), replace=bool(replace))
+        problem = self.service.people.check_name(name.strip(), replace=bool(replace))
         return markup.note(problem, "error") if problem else markup.note(f"In prompts: <{name.strip()}>", "good")
 
     def preview(

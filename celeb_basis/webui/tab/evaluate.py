@@ -100,7 +100,7 @@ class EvaluateTab:
         )
         job = self.service.evaluate(request)
         # They stay in the form, for the next evaluation; deleting the person finds them.
-        self.service.note_files(person, gr.upload_copies(photos), "photo")
+        self.service.exchange.note_files(person, gr.upload_copies(photos), "photo")
         told = "It has begun, and goes on when this page is closed."
         return *self.watch.follow(job), markup.note(told, "good")
 

@@ -344,7 +344,7 @@ class LearnTab:
     def _name_note(self, name: str, replace: bool) -> str:
         if not name:
             return ""
-        problem = self.service.check_name(name, replace=replace)
+        problem = self.service.people.check_name(name, replace=replace)
         return markup.note(problem, "error") if problem else markup.note(f"In prompts: <{name}>", "good")
 
 

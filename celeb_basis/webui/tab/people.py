@@ -126,7 +126,7 @@ class PeopleTab:
         """Somebody; ``None`` for who was removed in the meantime. A file that somebody put there under a name of no use
         is told with its problem."""
         try:
-            return self.service.person(name)
+            return self.service.people.entry(name)
         except NoSuchPersonError:
             return None
         except IdentityError as error:
@@ -155,39 +155,39 @@ class PeopleTab:
 
     def rename(self, chosen: str, search: str, new_name: str) -> tuple[Any, ...]:
         """Give the chosen person another name."""
-        entry = self.service.rename(chosen, new_name or "")
+        entry = self.service.people.rename(chosen, new_name or "")
         return *self.show(entry.name, search), markup.note(f"Now called {entry.word}.", "good") + markup.changed()
 
     def save_notes(self, chosen: str, search: str, notes: str) -> tuple[Any, ...]:
         """Keep other notes."""
-        self.service.set_notes(chosen, notes or "")
+        self.service.people.set_notes(chosen, notes or "")
         return *self.show(chosen, search), markup.note("The notes are saved.", "good") + markup.changed()
 
     def ask(self, chosen: str, mixtures: bool) -> tuple[Any, ...]:
         """Say what deleting would delete, with the buttons that do it or do not."""
         if not chosen:
             return update(visible=False), ""
-        told = self.service.traces(chosen, mixtures=bool(mixtures)).sentence()
+        told = self.service.people.traces(chosen, mixtures=bool(mixtures)).sentence()
         kept = "Pictures that you drew with the WebUI itself stay in its output folders: they are yours to delete."
         return update(visible=True), markup.note(f"{told} {kept}", "error")
 
     def delete(self, chosen: str, search: str, mixtures: bool) -> tuple[Any, ...]:
         """Remove the chosen person with everything derived, which was asked before."""
-        deleted = self.service.delete(chosen, mixtures=bool(mixtures))
+        deleted = self.service.people.delete(chosen, mixtures=bool(mixtures))
         kind: Literal["hint", "good"] = "hint" if deleted.left else "good"
         return *self.show("", search), markup.note(deleted.sentence(), kind) + markup.changed()
 
     def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
         """Links that hold the files."""
         links = []
-        for name, data in self.service.export(chosen, _layouts()[layout]):
+        for name, data in self.service.exchange.export(chosen, _layouts()[layout]):
             uri = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
             links.append(f'<a download="{markup.text(name)}" href="{uri}">Download {markup.text(name)}</a>')
         return f'<p class="celeb-basis-links">{"<br>".join(links)}</p>', ""
 
     def export_to_host(self, chosen: str) -> str:
         """A copy that works without this extension."""
-        paths = self.service.export_to_host(chosen)
+        paths = self.service.exchange.to_host(chosen)
         return markup.note(f"Written to {', '.join(str(path) for path in paths)}.", "good")
 
     def take(self, files: Any, name: str, replace: bool, search: str) -> tuple[Any, ...]:
@@ -204,7 +204,7 @@ class PeopleTab:
         told, last = "", ""
         for file_name, data in given:
             try:
-                taken = self.service.import_file(
+                taken = self.service.exchange.import_file(
                     data, file_name, own_name or None, replace_existing=bool(replace), authors_basis=basis
                 )
             except Exception as error:

@@ -1,0 +1,33 @@
+"""What tests ask of the service: people to learn from a sample photo, and the end of a job."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celeb_basis.faces.samples import sample_photos
+from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.requests import LearnRequest, PersonToLearn, PhotoToLearn
+
+SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
+
+
+def request(
+    *names: str, face: int | None = 0, consent: bool = True, replace: bool = False, **settings: Any
+) -> LearnRequest:
+    photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six people.jpg", face)
+    people = tuple(PersonToLearn(name, (photo,)) for name in names)
+    return LearnRequest(people, settings=SETTINGS | settings, consent=consent, notes="a note", replace=replace)
+
+
+def ended(job: Job) -> Job:
+    assert job.wait(120)
+    return job
+
+
+def until(job: Job, step: int) -> None:
+    end = time.monotonic() + 60
+    while not (job.progress().stage == "Learning" and job.progress().step >= step):
+        assert time.monotonic() < end
+        assert not job.finished, job.error
+        time.sleep(0.005)

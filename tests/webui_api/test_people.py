@@ -1,0 +1,141 @@
+"""People of the library by page and API: names, files out and in, and why somebody cannot be drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.service import ended, request
+from support.toys import ToyHost
+
+from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
+from celeb_basis.webui.importing import Importing, authors_basis_among
+from celeb_basis.webui.requests import (
+    NameTakenError,
+    NoSuchPersonError,
+)
+from celeb_basis.webui.service import Service
+
+
+def test_names(service: Service, program: Any) -> None:
+    program.embeddings = frozenset({"badhands"})
+    ended(service.start_learning(request("Ada")))
+    assert service.people.check_name("Bob") is None
+    assert "already a person" in str(service.people.check_name("ADA"))
+    assert service.people.check_name("ADA", replace=True) is None
+    assert "embedding called" in str(service.people.check_name("BadHands"))
+    program.model.text_encoders[0].tokenize = lambda texts: [[] for _ in texts]
+    assert "reads nothing" in str(service.people.check_name("Bob"))
+    with pytest.raises(NameTakenError):
+        service.start_learning(request("Ada"))
+
+
+def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service, tmp_path: Path) -> None:
+    ended(service.start_learning(request("Ada")))
+    known = service.people.entry("ada").identity
+    assert known is not None
+    assert service.people.rename("Ada", "ada").name == "ada"
+    assert service.people.rename("ada", "Countess").name == "Countess"
+    noted = service.people.set_notes("Countess", "new").identity
+    assert noted is not None
+    assert noted.metadata.notes == "new"
+    ((name, content),) = service.exchange.export("Countess")
+    assert name == "Countess.safetensors"
+    for layout in ("webui", "diffusers", "comfyui", "invokeai"):
+        assert service.exchange.export("Countess", layout)[0][1]
+    (written,) = service.exchange.to_host("Countess")
+    assert written == tmp_path / "embeddings" / "Countess.safetensors"
+    with pytest.raises(NameTakenError):
+        service.exchange.import_file(content, name)
+    service.people.delete("Countess")
+    with pytest.raises(NoSuchPersonError):
+        service.people.delete("Countess")
+    (back,) = service.exchange.import_file(content, name, "Ada")
+    assert back.identity is not None
+    assert back.identity.content_hash == known.content_hash
+    with pytest.raises(CelebBasisError, match=r"\.safetensors"):
+        service.exchange.import_file(content, "person.exe")
+    for name in ("../../etc/passwd", "..", "a\x00b"):
+        with pytest.raises(IdentityError):
+            service.exchange.export(name)
+
+
+def test_an_embedding_of_narrow_vectors_is_taken_in_as_well(service: Service) -> None:
+    ended(service.start_learning(request("Ada")))
+    ((name, content),) = service.exchange.export("Ada", "webui")
+    (back,) = service.exchange.import_file(
+        content, name, "Again"
+    )  # 512 components are more than these vectors have numbers
+    known = service.people.entry("Ada").identity
+    assert back.identity is not None
+    assert known is not None
+    np.testing.assert_allclose(back.identity.vectors[0], known.vectors[0], atol=1e-5)
+
+
+def saved(content: Any, path: Path) -> bytes:
+    import torch
+
+    torch.save(content, path)
+    return path.read_bytes()
+
+
+def test_the_authors_coefficients_need_their_basis(service: Service, program: Any, tmp_path: Path) -> None:
+    import torch
+
+    width, size = program.model.text_encoders[0].width, 12
+    generator = torch.Generator().manual_seed(1)
+    place = torch.nn.functional.normalize(torch.randn(2, 1, size, generator=generator), dim=-1)
+    theirs = torch.randn(2, 1 + size, width, generator=generator)
+    file = saved({"id_coefficients": [place] + [torch.ones(2, 1, size)] * 9}, tmp_path / "embeddings_gs-799.pt")
+    basis = saved(theirs, tmp_path / "celeb_basis.pt")
+    with_the_shipped_list = Importing(service.model, lambda _: [], lambda: None)
+    with pytest.raises(ExportError, match=r"celeb_basis\.pt .* or choose your copy of their list"):
+        with_the_shipped_list.read(file, "embeddings_gs-799.pt", "Eve")
+    (own_list,) = service.exchange.import_file(file, "embeddings_gs-799.pt", "Listed")
+    assert own_list.identity is not None
+    assert "signs that this machine's" in own_list.identity.metadata.notes
+    (eve,) = service.exchange.import_file(file, "embeddings_gs-799.pt", "Eve", authors_basis=basis)
+    assert eve.identity is not None
+    expected = torch.einsum("ehk,ekc->ehc", place, theirs[:, 1:])[:, 0] + theirs[:, 0]
+    assert torch.allclose(torch.from_numpy(eve.identity.vectors[0].copy()), expected, atol=1e-5)
+
+
+def test_the_authors_basis_is_found_among_files(tmp_path: Path) -> None:
+    import torch
+
+    basis = saved(torch.zeros(2, 513, 8), tmp_path / "any-name.pt")
+    coefficients = saved({"id_coefficients": [torch.ones(2, 1, 512)]}, tmp_path / "a.pt")
+    files = [("any-name.pt", basis), ("a.pt", coefficients), ("b.safetensors", b"x"), ("c.pt", b"not torch's")]
+    assert authors_basis_among(files) == (basis, [files[1], files[2], files[3]])
+    assert authors_basis_among(files[1:]) == (None, files[1:])
+
+
+def test_a_person_of_another_family_is_shown_with_the_reason(service: Service, program: Any) -> None:
+    ended(service.start_learning(request("Ada")))
+    program.model = ToyHost(widths=(32, 48))
+    (entry,) = service.people.entries()
+    assert not entry.available
+    assert "sdxl" in entry.reason
+    assert entry.problem == ""
+
+
+def test_a_broken_file_is_shown_with_its_problem(service: Service) -> None:
+    service.paths.people.mkdir(parents=True)
+    (service.paths.people / "Ada.safetensors").write_bytes(b"nonsense")
+    (entry,) = service.people.entries()
+    assert not entry.available
+    assert "cannot be used" in entry.problem
+    json.dumps(entry.as_dict())
+
+
+def test_another_data_folder_is_used_at_once(service: Service, tmp_path: Path) -> None:
+    ended(service.start_learning(request("Ada")))
+    options = replace(service.options(), data_folder=str(tmp_path / "elsewhere"))
+    service.options = lambda: options
+    assert service.people.entries() == []
+    assert service.registry is not None
+    assert service.registry.folder == tmp_path / "elsewhere" / "people"
