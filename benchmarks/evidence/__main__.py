@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.evidence import plan as plans
 from benchmarks.evidence.page import claims, table, write_page
+from benchmarks.evidence.paired import differences
 from benchmarks.evidence.plan import FULL, QUICK
 from benchmarks.evidence.results import Results
 from benchmarks.evidence.running import limited, matching, run
@@ -120,6 +121,7 @@ def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) ->
         return 1
     quick = " QUICK=1" if options.quick else ""
     flag = " --quick" if options.quick else ""
+    left = list(Results(results.folder.with_name("left")).all())
     write_page(
         options.page,
         rows,
@@ -127,7 +129,9 @@ def _written(plan: plans.Plan, results: Results, options: argparse.Namespace) ->
         commands=[f"make evidence{quick}", f"python -m benchmarks.evidence --write{flag}"],
         judge="dlib's network (1 - distance)",
         second="the recognition network that learning used (cosine)",
-        left=summarise(Results(results.folder.with_name("left")).all(), plans.LEFT),
+        paired=differences(finished, plans.PAIRED),
+        left=summarise(left, plans.LEFT),
+        left_paired=differences([*finished, *left], plans.PAIRED_LEFT),
     )
     sys.stdout.write(f"{options.page}\n")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.curves import curves
+from benchmarks.evidence.paired import FIGURES, Difference, sure
 from benchmarks.evidence.plan import (
     DESCRIBED,
     GUESS,
@@ -103,6 +104,16 @@ def claims(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def paired_table(found: Sequence[Difference]) -> str:
+    """Differences on the same strangers, as Markdown; those whose interval leaves zero out are bold."""
+    head = ["recipe", "less", "strangers", *(TITLES[name] for name in FIGURES)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for one in found:
+        cells = [one.one, one.other, str(one.strangers), *(_difference(one.figures[name]) for name in FIGURES)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def plateau(rows: Sequence[Row]) -> str:
     """How soon each contestant is as like as *paper* at its end, as Markdown, over the strangers that were watched on
     the way; empty without *paper*."""
@@ -126,9 +137,12 @@ def write_page(
     commands: Sequence[str],
     judge: str,
     second: str,
+    paired: Sequence[Difference] = (),
     left: Sequence[Row] = (),
+    left_paired: Sequence[Difference] = (),
 ) -> None:
-    """Write the page, and the curves into a folder of its name beside it; ``left`` are recipes that exist no more."""
+    """Write the page, and the curves into a folder of its name beside it; ``left`` are recipes that exist no more,
+    ``paired`` and ``left_paired`` differences on the same strangers."""
     folder = path.with_suffix("")
     pictures = []
     for name in ALL_FIGURES:
@@ -155,8 +169,14 @@ Strangers learned from one picture each in `{world}`, drawn in scenes never show
 ## What was to be shown
 {chr(10).join(claims(rows))}
 
+## On the same strangers
+The mean of each stranger's difference, with 95 % intervals over strangers; bold where they leave zero out. With so many of
+them some are bold by chance.
+
+{paired_table(paired)}
+
 {FINDINGS.read_text(encoding="utf-8").strip()}
-{_left(left)}
+{_left(left, left_paired)}
 ## How soon
 {plateau(rows) or "*paper* is missing."}
 
@@ -173,7 +193,7 @@ Of the strangers that were watched on the way ({watched} of them here): the last
     write_text(path, text)
 
 
-def _left(rows: Sequence[Row]) -> str:
+def _left(rows: Sequence[Row], paired: Sequence[Difference]) -> str:
     if not rows:
         return ""
     return f"""
@@ -182,6 +202,10 @@ Each row is one thing beside *balanced* (or *best*, where it says so), over the 
 is gone; what they were is told in their result files.
 
 {table(rows)}
+
+The same, on the same strangers and seeds:
+
+{paired_table(paired)}
 """
 
 
@@ -193,3 +217,12 @@ def _shown(figure: Figure | None) -> str:
     if figure is None:
         return "–"
     return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")
+
+
+def _difference(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:+.3f}"
+    shown = f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})"
+    return f"**{shown}**" if sure(figure) else shown

@@ -92,6 +92,30 @@ SIZES = {"alone": 1, "ten at once": 10}
 """People learned together, where it is not two."""
 
 
+PAIRED: tuple[tuple[str, str], ...] = (
+    (GUESS, NEAREST),
+    ("best", GUESS),
+    ("quick", GUESS),
+    ("best", "quick"),
+    ("best", LORA),
+    ("balanced", MEAN),
+    ("balanced", PAPER),
+    ("balanced", TEXTUAL_INVERSION_DESCRIBED),
+    (PAPER, RANDOM),
+    (PAPER, MEAN),
+    (PAPER, TEXTUAL_INVERSION),
+    (PAPER, TEXTUAL_INVERSION_TIMED),
+    (PAPER, LORA),
+    (DESCRIBED, MEAN),
+    (DESCRIBED, TEXTUAL_INVERSION),
+    (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED),
+    *((one.name, PAPER) for one in ABLATIONS if one.name != TEXTUAL_INVERSION_DESCRIBED),
+)
+"""Who is compared with whom on the same strangers."""
+PAIRED_LEFT = tuple((name, "best" if name.startswith("best") else "balanced") for name in LEFT)
+"""The same of what was left away: each beside what it changed."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is run."""
