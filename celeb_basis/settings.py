@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from celeb_basis.errors import SettingsError
 
 Mode = Literal["head", "direct"]
-Start = Literal["random", "guess"]
+Start = Literal["mean", "guess", "random"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 SwitchChoice = Literal["auto", "on", "off"]
 
@@ -28,11 +28,15 @@ class LearnSettings:
     Raises: :class:`SettingsError` at construction for a value out of its range.
     """
 
-    mode: Mode = _setting("head", "head: a layer turns face vectors into coefficients; direct: learn the coefficients")
+    mode: Mode = _setting(
+        "direct",
+        "direct: learn the coefficients; head: learn a layer that turns face vectors into them, as in the paper",
+    )
     start: Start = _setting(
-        "random",
-        "random: somewhere; guess: where the faces that the model draws for the names say (drawn once for each "
-        "checkpoint), which needs the mode direct",
+        "mean",
+        "mean: in the middle of the celebrities; guess: where the faces that the model draws for them say (drawn once for "
+        "each checkpoint); both go on in units of the celebrities' spread and need the mode direct. random: on the unit "
+        "sphere and staying there, as in the paper",
     )
     steps: int = _setting(400, "optimizer steps for each person", low=1, high=100_000)
     batch_size: int = _setting(2, "augmented views in one step", low=1, high=64)
@@ -60,9 +64,10 @@ class LearnSettings:
         hints = get_type_hints(type(self))
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, hints[item.name], getattr(self, item.name)))
-        if self.start == "guess" and self.mode != "direct":
+        if self.start != "random" and self.mode != "direct":
             raise SettingsError(
-                "start = guess is a place for coefficients that are learned themselves: use mode = direct."
+                f"start = {self.start} is a place for coefficients that are learned themselves: use mode = direct, "
+                "or start = random."
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,10 +111,12 @@ def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
 
 
 PRESETS: Mapping[str, LearnSettings] = {
-    "quick": LearnSettings(mode="direct", start="guess", steps=40, learning_rate=0.003, views=32),
+    "quick": LearnSettings(start="guess", steps=40, learning_rate=0.003, views=32),
     "balanced": LearnSettings(),
-    "best": LearnSettings(mode="direct", start="guess", steps=200, learning_rate=0.003, early_stop=False),
-    "paper": LearnSettings(describe=False, early_stop=False, views=800),
+    "best": LearnSettings(start="guess", steps=200, learning_rate=0.003, early_stop=False),
+    "paper": LearnSettings(
+        mode="head", start="random", learning_rate=0.01, describe=False, early_stop=False, views=800
+    ),
 }
 """Named recipes. ``paper`` draws as many views as the paper's 400 steps of two pictures do; the others are ours.
 ``quick`` and ``best`` ask the model to draw up to 640 celebrities first, once for each checkpoint (``docs/evidence.md``)."""

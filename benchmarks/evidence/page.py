@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.evidence.curves import curves
 from benchmarks.evidence.paired import FIGURES, Difference, sure
 from benchmarks.evidence.plan import (
+    BALANCED_BEFORE,
     DESCRIBED,
     GUESS,
     LORA,
@@ -198,8 +199,9 @@ def _left(rows: Sequence[Row], paired: Sequence[Difference]) -> str:
         return ""
     return f"""
 ## What was tried and left away
-Each row is one thing beside *balanced* (or *best*, where it says so), over the first strangers of the table above. Their code
-is gone; what they were is told in their result files.
+*{BALANCED_BEFORE}* was *balanced* until learning began at the mean (with `--mode head --start random` it still is to be had). Each other row is one
+thing beside it (or beside *best*, where it says so), over the first strangers of the table above. Their code is gone; what they
+were is told in their result files.
 
 {table(rows)}
 

@@ -47,7 +47,11 @@ MAIN: tuple[Contestant, ...] = (
 )
 """The comparison: what costs nothing, the paper's recipe, what others do, and our presets."""
 
+BALANCED_BEFORE = "head and unit sphere"
+"""What *balanced* was until learning began at the mean: the paper's head and sphere, with views described."""
+
 LEFT = (
+    BALANCED_BEFORE,
     "radius of celebrities",
     "low noise",
     "middle noise",
@@ -106,13 +110,18 @@ PAIRED: tuple[tuple[str, str], ...] = (
     (PAPER, TEXTUAL_INVERSION),
     (PAPER, TEXTUAL_INVERSION_TIMED),
     (PAPER, LORA),
+    ("balanced", TEXTUAL_INVERSION),
+    ("best", "balanced"),
     (DESCRIBED, MEAN),
     (DESCRIBED, TEXTUAL_INVERSION),
     (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED),
     *((one.name, PAPER) for one in ABLATIONS if one.name != TEXTUAL_INVERSION_DESCRIBED),
 )
 """Who is compared with whom on the same strangers."""
-PAIRED_LEFT = tuple((name, "best" if name.startswith("best") else "balanced") for name in LEFT)
+PAIRED_LEFT = (
+    (BALANCED_BEFORE, "balanced"),
+    *((name, "best" if name.startswith("best") else BALANCED_BEFORE) for name in LEFT[1:]),
+)
 """The same of what was left away: each beside what it changed."""
 
 

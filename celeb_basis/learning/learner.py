@@ -108,7 +108,7 @@ class Learner:
         """What is trained: the head, or everybody's coefficients themselves."""
         if self.settings.mode == "head":
             return CoefficientHead(self.shape, self.generator)
-        if self.settings.start == "guess":
+        if self.settings.start != "random":
             deviations = _for_groups([basis.deviations for basis in self.bases], self.settings.shared)
             return SpreadCoefficients(self.shape, people, deviations)
         return DirectCoefficients(self.shape, people, self.generator)

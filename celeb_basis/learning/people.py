@@ -47,7 +47,7 @@ def prepare_learner(
         host, people, faces, views=settings.views, smallest=settings.smallest, generator=generator
     )
     learner = Learner(host, bases, pool, settings)
-    if isinstance(learner.model, SpreadCoefficients):
+    if settings.start == "guess" and isinstance(learner.model, SpreadCoefficients):
         learner.model.begin_at(torch.stack([_guess(bases, guesses, person, settings.shared) for person in people]))
     return learner
 

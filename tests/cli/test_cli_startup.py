@@ -70,7 +70,7 @@ def test_every_setting_is_an_option_that_reaches_the_settings() -> None:
     from celeb_basis.cli.options import chosen_settings
 
     given = LearnSettings(
-        mode="direct", start="guess", steps=7, batch_size=3, accumulation=2, learning_rate=0.5, weight_decay=0.25, components=9,
+        mode="head", start="random", steps=7, batch_size=3, accumulation=2, learning_rate=0.5, weight_decay=0.25, components=9,
         shared=True, average_decay=0.5, precision="bf16", checkpointing="on", size=128, views=5, smallest=0.3,
         describe=False, early_stop=False, settled=0.5, seed=11,
     )  # fmt: skip

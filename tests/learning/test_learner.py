@@ -47,9 +47,12 @@ def _same(first: Learner, second: Learner) -> None:
     assert first.loss_sum == second.loss_sum
 
 
-@pytest.mark.parametrize("mode", ["head", "direct"])
-def test_same_seed_same_bits_other_seed_other_result(mode: str) -> None:
-    settings = _FAST.changed({"mode": mode})
+_WAYS = [("head", "random"), ("direct", "random"), ("direct", "mean")]
+
+
+@pytest.mark.parametrize(("mode", "start"), _WAYS)
+def test_same_seed_same_bits_other_seed_other_result(mode: str, start: str) -> None:
+    settings = _FAST.changed({"mode": mode, "start": start})
     first, second, other = (_learner(s) for s in (settings, settings, settings.changed({"seed": 1})))
     for learner in (first, second, other):
         _run(learner)
@@ -57,13 +60,13 @@ def test_same_seed_same_bits_other_seed_other_result(mode: str) -> None:
     assert not torch.equal(first.results()[0].coefficients[0], other.results()[0].coefficients[0])
 
 
-@pytest.mark.parametrize("mode", ["head", "direct"])
+@pytest.mark.parametrize(("mode", "start"), _WAYS)
 @pytest.mark.parametrize("stop", [1, 7, 20])
 @pytest.mark.parametrize("widths", [(32,), (32, 24)])
 def test_interrupted_and_resumed_ends_bit_identical(
-    tmp_path: Path, mode: str, stop: int, widths: tuple[int, ...]
+    tmp_path: Path, mode: str, start: str, stop: int, widths: tuple[int, ...]
 ) -> None:
-    settings = _FAST.changed({"mode": mode, "accumulation": 2})
+    settings = _FAST.changed({"mode": mode, "start": start, "accumulation": 2})
     host = ToyHost(widths)
     whole = _learner(settings, host, ("ann", "bob"))
     _run(whole)

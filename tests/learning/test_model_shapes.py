@@ -88,8 +88,8 @@ def test_gradients_through_the_whole_model_equal_finite_differences(host_factory
     for _ in range(4):
         direction = torch.randn(start.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            ahead, behind = (float(learner.loss(draw, start + sign * 1e-4 * direction)) for sign in (1, -1))
-        assert (ahead - behind) / 2e-4 == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
+            ahead, behind = (float(learner.loss(draw, start + sign * 1e-5 * direction)) for sign in (1, -1))
+        assert (ahead - behind) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
 
 
 def _in_float64(host: DiffusersHost):  # type: ignore[no-untyped-def]

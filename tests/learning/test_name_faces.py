@@ -171,4 +171,6 @@ def test_a_run_from_a_guess_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_guess_needs_coefficients_that_are_learned_themselves() -> None:
     with pytest.raises(SettingsError, match="mode = direct"):
-        LearnSettings(start="guess")
+        LearnSettings(mode="head", start="guess")
+    with pytest.raises(SettingsError, match="start = random"):
+        LearnSettings(mode="head")

@@ -13,12 +13,21 @@ from celeb_basis.settings import LearnSettings
 
 
 # The head's 512 inputs all move an output; a coefficient of its own moves one step at a time and wants larger ones.
-@pytest.mark.parametrize(("mode", "learning_rate"), [("head", 0.01), ("direct", 0.03)])
+@pytest.mark.parametrize(
+    ("mode", "start", "learning_rate"),
+    [("head", "random", 0.01), ("direct", "random", 0.03), ("direct", "mean", 0.03)],
+)
 def test_learned_strangers_beat_the_mean_and_random_identities(
-    steerable: World, mode: str, learning_rate: float
+    steerable: World, mode: str, start: str, learning_rate: float
 ) -> None:
     settings = LearnSettings(
-        steps=300, components=COMPONENTS, mode=mode, learning_rate=learning_rate, batch_size=4, early_stop=False
+        steps=300,
+        components=COMPONENTS,
+        mode=mode,
+        start=start,
+        learning_rate=learning_rate,
+        batch_size=4,
+        early_stop=False,
     )
     gains_over_mean, gains_over_random = [], []
     for seed in range(5):

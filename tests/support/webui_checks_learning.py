@@ -50,7 +50,12 @@ def gradients(host: WebUIHost, words: dict[str, list[torch.Tensor]], **options: 
 def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
     host, model = WebUIHost(), loaded_model()
     before = fingerprint(model)
-    for settings in ({}, {"precision": "bf16"}, {"checkpointing": True}, {"mode": "direct", "shared": True}):
+    for settings in (
+        {},
+        {"precision": "bf16"},
+        {"checkpointing": True},
+        {"mode": "head", "start": "random", "shared": True},
+    ):
         learning = learner(host, **settings)
         starting = [part.clone() for part in learning.model.parameters()]
         losses = [event.loss for event in learning.run() if hasattr(event, "loss")]
