@@ -199,9 +199,9 @@ def _left(rows: Sequence[Row], paired: Sequence[Difference]) -> str:
         return ""
     return f"""
 ## What was tried and left away
-*{BALANCED_BEFORE}* was *balanced* until learning began at the mean (`--mode head --start random` is it still). Each other row is one
-thing beside it (or beside *best*, where it says so), over the first strangers of the table above. Their code is gone; what they
-were is told in their result files.
+*{BALANCED_BEFORE}* was *balanced* until learning began at the mean (`--mode head --start random` is it still). Each other
+row is one thing beside it (or beside *best*, where it says so), over the first strangers of the table above. Their code is
+gone; what they were is told in their result files.
 
 {table(rows)}
 

@@ -9,7 +9,7 @@ import torch
 from support.steerable import COMPONENTS, World, train_world
 
 from celeb_basis.learning.learner import Learner
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import PRESETS, LearnSettings
 
 
 # The head's 512 inputs all move an output; a coefficient of its own moves one step at a time and wants larger ones.
@@ -61,8 +61,8 @@ def test_with_two_text_encoders_coefficients_of_their_own_beat_shared_ones() -> 
     losses: dict[bool, list[float]] = {True: [], False: []}
     for shared, of_setting in losses.items():
         for seed in range(6):
-            settings = LearnSettings(
-                steps=300, components=COMPONENTS, batch_size=4, early_stop=False, seed=seed, shared=shared
+            settings = PRESETS["paper"].changed(
+                {"steps": 300, "components": COMPONENTS, "batch_size": 4, "seed": seed, "shared": shared}
             )
             pool = world.stranger(seed)
             learner = Learner(world.host, world.bases, pool, settings)
