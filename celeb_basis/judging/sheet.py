@@ -102,7 +102,9 @@ class _Sheet:
 
         head = self._head_height()
         pitch = self.cell + self.note + _GAP
-        width = max(self._column(len(self.columns)) - _GAP + _MARGIN, _MARGIN * 2 + 420)
+        details = max(self.font.getlength(detail) for _, _, detail in self._figures())
+        figures = self._head_left() + self.text_size * 10 + int(details) + 1 + _MARGIN
+        width = max(self._column(len(self.columns)) - _GAP + _MARGIN, _MARGIN * 2 + 420, figures)
         height = head + len(self.rows) * pitch + _MARGIN
         sheet = Image.new("RGB", (width, height), _PAPER)
         pen = ImageDraw.Draw(sheet)
@@ -124,12 +126,14 @@ class _Sheet:
     def _photo_side(self) -> int:
         return max(140, min(self.side, self.cell))
 
+    def _head_left(self) -> int:
+        """Where title and figures begin: beside the photo, if there is one."""
+        return _MARGIN if self.reference is None else max(_MARGIN + self._photo_side() + _GAP, self._column(0))
+
     def _draw_head(self, sheet: Image.Image, pen: ImageDraw.ImageDraw, width: int) -> None:
-        left = _MARGIN
+        left = self._head_left()
         if self.reference is not None:
-            side = self._photo_side()
-            _paste(sheet, self.reference, (_MARGIN, _MARGIN), side)
-            left = max(_MARGIN + side + _GAP, self._column(0))
+            _paste(sheet, self.reference, (_MARGIN, _MARGIN), self._photo_side())
         large, plain = _font(self.text_size * 5 // 3, bold=True), self.font
         y = _MARGIN
         for line in _wrapped(pen, self.title, large, width - left - _MARGIN, 2) if self.title else []:

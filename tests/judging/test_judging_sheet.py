@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,24 @@ def test_captions_are_drawn() -> None:
     strips = [np.asarray(sheet)[below + 2 : below + 28] for sheet in (with_face, without)]
     assert all(strip.min() < 190 for strip in strips)
     assert not np.array_equal(*strips)
+
+
+@pytest.mark.parametrize("cell", [40, 224])
+def test_intervals_are_whole_in_narrow_sheets_too(monkeypatch: pytest.MonkeyPatch, cell: int) -> None:
+    written: list[tuple[float, str]] = []
+    real = ImageDraw.ImageDraw.text
+
+    def text(pen: ImageDraw.ImageDraw, place: tuple[float, float], words: str, **more: Any) -> None:
+        written.append((place[0] + more["font"].getlength(words), words))
+        real(pen, place, words, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    pictures, verdict = drawn(("p", 1))
+    verdict = replace(verdict, identity=mean_figure([0.4, 0.5, 0.7]), detect=share_figure(117, 120))
+    sheet = contact_sheet(pictures, verdict, reference=np.zeros((90, 90, 3), np.uint8), cell=cell)
+    intervals = [(end, words) for end, words in written if "(95 %)" in words]
+    assert [words.split(", ")[-1] for _, words in intervals] == ["3 pictures", "120 pictures"]
+    assert all(end <= sheet.width for end, _ in intervals)
 
 
 @pytest.mark.parametrize("prompt", ["", "\x00\n\ud800", "x" * 3000, "宮崎 зима ‮ ß", "two words " * 300])
