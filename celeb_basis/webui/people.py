@@ -126,13 +126,22 @@ class People:
         keys = set(map(name_key, names))
         return [job for job in self._service.jobs() if keys & set(map(name_key, job.people))]
 
-    def set_notes(self, name: str, notes: str) -> PersonEntry:
-        """Put other notes into somebody's file."""
-        if len(notes) > MAX_NOTES:
-            raise IdentityError(f"The notes have {len(notes)} characters: use at most {MAX_NOTES}.")
-        self.present(name)
-        identity = self._service.library.load(name)
-        self._service.library.add(replace(identity, metadata=replace(identity.metadata, notes=notes)), replace=True)
+    def set_notes(self, name: str, notes: str | None = None, consent: str | None = None) -> PersonEntry:
+        """Put other notes, or another note on the consent, into somebody's file; what is ``None`` stays as it is.
+
+        Raises: :class:`IdentityError` for nobody, or notes that are too long.
+        """
+        for text in (notes or "", consent or ""):
+            if len(text) > MAX_NOTES:
+                raise IdentityError(f"The notes have {len(text)} characters: use at most {MAX_NOTES}.")
+        identity = self.identity(name)
+        kept = identity.metadata
+        metadata = replace(
+            kept,
+            notes=kept.notes if notes is None else notes,
+            consent=kept.consent if consent is None else consent,
+        )
+        self._service.library.add(replace(identity, metadata=metadata), replace=True)
         return self.entry(name)
 
     def identity(self, name: str) -> Identity:

@@ -109,14 +109,12 @@ def test_the_whole_journey(server: Server, photo: str) -> None:
     server.ours("POST", "/people/ada/rename", {"name": "Ada Lovelace"})
     renamed, _ = drawn(server, "a photo of <Ada Lovelace> smiling")
     assert (renamed == with_her).all(), "the same person under another name"
-    assert (
-        server.ours("POST", "/people/Ada Lovelace/notes".replace(" ", "%20"), {"notes": "by test"})["notes"]
-        == "by test"
-    )
+    told = server.ours("POST", "/people/Ada%20Lovelace/notes", {"notes": "by test", "consent_note": "by letter"})
+    assert (told["notes"], told["consent"]) == ("by test", "by letter")
 
     (file,) = server.ours("GET", "/people/Ada%20Lovelace/export")["files"]
     identity = identity_from_bytes(base64.b64decode(file["data"]))
-    assert identity.metadata.notes == "by test"
+    assert (identity.metadata.notes, identity.metadata.consent) == ("by test", "by letter")
     assert identity.content_hash == ada["hash"]
     (embedding,) = server.ours("GET", "/people/Ada%20Lovelace/export?layout=webui")["files"]
     server.ours("DELETE", "/people/Ada%20Lovelace")

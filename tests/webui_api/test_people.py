@@ -43,6 +43,13 @@ def test_people_are_renamed_noted_exported_imported_and_deleted(service: Service
     noted = service.people.set_notes("Countess", "new").identity
     assert noted is not None
     assert noted.metadata.notes == "new"
+    assert noted.metadata.consent == known.metadata.consent, "what is not given stays"
+    agreed = service.people.set_notes("Countess", consent="by letter").identity
+    assert agreed is not None
+    assert (agreed.metadata.notes, agreed.metadata.consent) == ("new", "by letter")
+    assert agreed.content_hash == known.content_hash
+    with pytest.raises(IdentityError, match="at most"):
+        service.people.set_notes("Countess", consent="x" * 20_001)
     ((name, content),) = service.exchange.export("Countess")
     assert name == "Countess.safetensors"
     for layout in ("webui", "diffusers", "comfyui", "invokeai"):

@@ -105,9 +105,10 @@ class RenameBody(Body):
 
 
 class NotesBody(Body):
-    """Other notes."""
+    """Other notes; what is left out stays as it is."""
 
-    notes: str
+    notes: str | None = Field(None, description="other notes")
+    consent_note: str | None = Field(None, description="another note on the consent: who agreed, when and how")
 
 
 class FileBody(Body):

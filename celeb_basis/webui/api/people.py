@@ -50,9 +50,11 @@ def people_router(service: Service) -> APIRouter:
     def rename(name: str, body: RenameBody) -> Answer:
         return service.people.rename(name, body.name).as_dict()
 
-    @router.post("/people/{name}/notes", summary="Put other notes into a person's file")
+    @router.post(
+        "/people/{name}/notes", summary="Put other notes, or another note on the consent, into a person's file"
+    )
     def notes(name: str, body: NotesBody) -> Answer:
-        return service.people.set_notes(name, body.notes).as_dict()
+        return service.people.set_notes(name, body.notes, body.consent_note).as_dict()
 
     @router.get("/people/{name}/traces", summary="What deleting a person would delete")
     def traces(name: str, mixtures: bool = True) -> Answer:

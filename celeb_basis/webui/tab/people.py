@@ -43,14 +43,15 @@ class PeopleTab:
                     parts = self._actions_part()
                 note = gr.message("celeb_basis_people_note")
         pick = gr.hidden_text(_PICK)
-        shown = [chosen, cards, about, actions, parts["new_name"], parts["notes"], parts["links"], parts["sure"]]
+        notes = [parts["notes"], parts["consent"]]
+        shown = [chosen, cards, about, actions, parts["new_name"], *notes, parts["links"], parts["sure"]]
         everything = [chosen, search]
         on(tab.select, self.show, everything, shown, note=note, quiet=True)
         on(refresh.click, self.show, everything, shown, note=note)
         on(search.input, self.cards, everything, [cards], note=note, quiet=True)
         on(pick.input, self.choose, [pick, search], shown, note=note, quiet=True)
         on(parts["rename"].click, self.rename, [*everything, parts["new_name"]], shown, note=note)
-        on(parts["save"].click, self.save_notes, [*everything, parts["notes"]], shown, note=note)
+        on(parts["save"].click, self.save_notes, [*everything, *notes], shown, note=note)
         on(parts["export"].click, self.export, [chosen, parts["layout"]], [parts["links"]], note=note)
         on(parts["to_host"].click, self.export_to_host, [chosen], [], note=note)
         on(
@@ -88,8 +89,19 @@ class PeopleTab:
             )
             made["rename"] = gradio.Button("Rename", size="sm", scale=1, min_width=80, elem_id="celeb_basis_rename")
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            made["notes"] = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes", scale=3))
-            made["save"] = gradio.Button("Save notes", size="sm", scale=1, min_width=80)
+            with gradio.Column(scale=3):
+                made["notes"] = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes"))
+                made["consent"] = own(
+                    gradio.Textbox(
+                        label="Consent",
+                        placeholder="who agreed, when and how",
+                        max_lines=3,
+                        elem_id="celeb_basis_consent_kept",
+                    )
+                )
+            made["save"] = gradio.Button(
+                "Save notes", size="sm", scale=1, min_width=80, elem_id="celeb_basis_save_notes"
+            )
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             made["layout"] = own(
                 gradio.Dropdown([*_layouts()], value=next(iter(_layouts())), label="Export as", scale=3)
@@ -137,14 +149,15 @@ class PeopleTab:
         """All components for the chosen person, or for nobody."""
         entry = self._entry(chosen) if chosen else None
         chosen = "" if entry is None else chosen
-        notes = entry.identity.metadata.notes if entry is not None and entry.identity is not None else ""
+        kept = entry.identity.metadata if entry is not None and entry.identity is not None else None
         return (
             chosen,
             self.cards(chosen, search),
             markup.person(entry) if entry is not None else _NOBODY,
             update(visible=entry is not None),
             chosen,
-            notes,
+            kept.notes if kept is not None else "",
+            kept.consent if kept is not None else "",
             "",
             update(visible=False),
         )
@@ -158,9 +171,9 @@ class PeopleTab:
         entry = self.service.people.rename(chosen, new_name or "")
         return *self.show(entry.name, search), markup.note(f"Now called {entry.word}.", "good") + markup.changed()
 
-    def save_notes(self, chosen: str, search: str, notes: str) -> tuple[Any, ...]:
-        """Keep other notes."""
-        self.service.people.set_notes(chosen, notes or "")
+    def save_notes(self, chosen: str, search: str, notes: str, consent: str) -> tuple[Any, ...]:
+        """Keep other notes, and another note on the consent."""
+        self.service.people.set_notes(chosen, notes or "", consent or "")
         return *self.show(chosen, search), markup.note("The notes are saved.", "good") + markup.changed()
 
     def ask(self, chosen: str, mixtures: bool) -> tuple[Any, ...]:
