@@ -12,7 +12,7 @@ from support.toys import ToyHost
 
 from celeb_basis.errors import LearningError
 from celeb_basis.learning.first_guess import fit_first_guess
-from celeb_basis.learning.head import DirectCoefficients
+from celeb_basis.learning.head import DirectCoefficients, SpreadCoefficients
 from celeb_basis.learning.learner import Learner
 from celeb_basis.settings import LearnSettings
 
@@ -44,11 +44,16 @@ def test_too_few_faces_are_told() -> None:
         fit_first_guess(torch.full((5, 512), float("nan")), torch.zeros(5, 2, 3))
 
 
-def test_coefficients_begin_where_they_are_told() -> None:
+@pytest.mark.parametrize(("start", "kind"), [("random", DirectCoefficients), ("mean", SpreadCoefficients)])
+def test_coefficients_begin_where_they_are_told(
+    start: str, kind: type[DirectCoefficients | SpreadCoefficients]
+) -> None:
     host = ToyHost()
-    settings = LearnSettings(components=6, mode="direct")
+    settings = LearnSettings(components=6, mode="direct", start=start)
     learner = Learner(host, toy_bases(host, components=6), toy_pool(("ann",)), settings)
-    assert isinstance(learner.model, DirectCoefficients)
-    start = torch.nn.functional.normalize(torch.randn(1, 1, 2, 6), dim=-1)
-    learner.model.begin_at(start)
-    torch.testing.assert_close(learner.coefficients(learner.draw())[0], start[0])
+    assert isinstance(learner.model, kind)
+    if start == "mean":
+        assert not learner.coefficients(learner.draw()).any()
+    told = torch.nn.functional.normalize(torch.randn(1, 1, 2, 6), dim=-1)
+    learner.model.begin_at(told)
+    torch.testing.assert_close(learner.coefficients(learner.draw())[0], told[0])
