@@ -78,13 +78,13 @@ def claims(rows: Sequence[Row]) -> list[str]:
             holds=lambda: _value(figure(one, what)) >= _value(figure(other, what)),
         )  # fmt: skip
 
-    for one in (PAPER, DESCRIBED):
+    for one in (PAPER, DESCRIBED, "balanced"):
         for other in (RANDOM, MEAN, NEAREST, GUESS):
             more("identity", one, other)
-        for other in (TEXTUAL_INVERSION, LORA, *([TEXTUAL_INVERSION_DESCRIBED] if one == DESCRIBED else [])):
+        for other in (TEXTUAL_INVERSION, LORA, *([TEXTUAL_INVERSION_DESCRIBED] if one != PAPER else [])):
             more("prompt", one, other)
             no_less("identity", one, other)
-    for ours in (PAPER, "best"):
+    for ours in (PAPER, "balanced", "best"):
         say(
             f"two people of *{ours}* are recognised together at least three times as often as with textual inversion",
             ours,
