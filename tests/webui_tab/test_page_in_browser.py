@@ -180,6 +180,12 @@ def test_people_are_renamed_and_deleted_after_a_question(browser: Any, server: S
     page.locator("#celeb_basis_rename").click()
     page.locator("#celeb_basis_person h3", has_text="<Ada Byron>").first.wait_for()
     assert people.names() == ("Ada Byron",)
+    fill(page, "celeb_basis_notes", "met at sea")
+    fill(page, "celeb_basis_consent_kept", "by letter, for postcards")
+    page.locator("#celeb_basis_save_notes").click()
+    page.locator("#celeb_basis_person").get_by_text("by letter, for postcards").wait_for()
+    kept = people.load("Ada Byron").metadata
+    assert (kept.notes, kept.consent) == ("met at sea", "by letter, for postcards")
     page.locator("#celeb_basis_export").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download Ada Byron.safetensors").first.click()
