@@ -87,11 +87,61 @@
     let ticks = 0;
 
     function fetchProgress(all) {
-        if (document.hidden) return;
+        if (document.hidden || upload) return;
         gradioApp().querySelectorAll("[data-poll]").forEach(function(element) {
             if (element.offsetParent === null) return;
             if (all || element.dataset.active === "1") byId(element.dataset.poll)?.click();
         });
+    }
+
+    // Uploads. Gradio 3 forgets a file that is being uploaded as soon as any other answer reaches the page: nothing is asked
+    // meanwhile, and a file that was forgotten all the same (others ask, too) is given once more.
+
+    const FILES = "#celeb_basis_photos, #celeb_basis_evaluate_photos, #celeb_basis_import_files, #celeb_basis_names_file";
+    const MOST_TRIES = 3;
+    let upload = null;
+    let tries = 0;
+
+    function watchUploads() {
+        for (const kind of ["change", "drop"]) {
+            document.addEventListener(kind, function(event) {
+                const target = event.composedPath ? event.composedPath()[0] : event.target;
+                const zone = target instanceof Element ? target.closest(FILES) : null;
+                const files = Array.from((kind === "drop" ? event.dataTransfer : target)?.files || []);
+                if (!zone || !files.length) return;
+                upload = {zone, files, tries, began: performance.now(), ended: 0};
+                tries = 0;
+            }, true);
+        }
+        new PerformanceObserver(function(seen) {
+            for (const entry of seen.getEntries()) {
+                if (upload && entry.startTime >= upload.began && /\/upload(\?|$)/.test(entry.name)) upload.ended = performance.now();
+            }
+        }).observe({type: "resource"});
+    }
+
+    function lookAtUpload() {
+        if (!upload) return;
+        const now = performance.now();
+        const pending = upload.zone.querySelector(".generating");
+        if (!pending && (upload.ended || now - upload.began > 5000)) upload = null;
+        else if (pending && upload.ended && now - upload.ended > 2000) giveAgain(upload);
+        else if (now - upload.began > 600000) upload = null;
+    }
+
+    function giveAgain(lost) {
+        upload = null;
+        if (lost.tries >= MOST_TRIES) return;
+        lost.zone.querySelector("button[aria-label=Clear]")?.click();
+        setTimeout(function() {
+            const field = lost.zone.querySelector("input[type=file]");
+            if (!field) return;
+            const data = new DataTransfer();
+            lost.files.forEach((file) => data.items.add(file));
+            tries = lost.tries + 1;
+            field.files = data.files;
+            field.dispatchEvent(new Event("change", {bubbles: true}));
+        }, 300);
     }
 
     // The host draws its cards when the page is loaded and when they are refreshed by hand; new people are to be there at once.
@@ -279,9 +329,13 @@
     function watchName() {
         const field = fieldOf("celeb_basis_name");
         let pause = null;
+        function check() {
+            if (upload) pause = setTimeout(check, 250);
+            else byId("celeb_basis_check_name")?.click();
+        }
         field?.addEventListener("input", function() {
             clearTimeout(pause);
-            pause = setTimeout(() => byId("celeb_basis_check_name")?.click(), 250);
+            pause = setTimeout(check, 250);
         });
     }
 
@@ -291,10 +345,12 @@
         PROMPTS.map(fieldOf).forEach(watchPrompt);
         gradioApp().querySelectorAll(OTHER_PROMPTS).forEach(watchPrompt);
         watchName();
+        watchUploads();
         const answers = byId("celeb_basis_names");
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
         onUiTabChange(() => fetchProgress(true));
         setInterval(function() {
+            lookAtUpload();
             fetchProgress(++ticks % 5 === 0);
             refreshCards();
         }, 1000);

@@ -6,6 +6,7 @@ Needs ``CELEB_BASIS_WEBUI`` or ``CELEB_BASIS_FORGE``, the package ``playwright``
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,24 @@ def test_without_consent_nobody_is_learned(page: Any, server: Server) -> None:
     note(page, "learn").wait_for()
     assert "Consent is missing" in note(page, "learn").inner_text()
     assert server.ours("GET", "/jobs") in ([], {"jobs": []})
+    page.get_by_role("button", name="Remove this photo").click()
+    page.locator(".celeb-basis-photo").wait_for(state="detached")
+
+
+@pytest.mark.parametrize("other", ["", "celeb_basis_check_name"])
+def test_a_photo_on_a_slow_line_is_not_forgotten(page: Any, other: str) -> None:
+    """Gradio 3 forgets an upload when any other answer comes meanwhile: ours wait, and what others' do is mended."""
+
+    def slowly(route: Any) -> None:
+        time.sleep(6)  # longer than between two questions for progress
+        route.continue_()
+
+    page.route("**/upload*", slowly)
+    if other:
+        page.evaluate("(id) => { setTimeout(() => gradioApp().getElementById(id).click(), 2000) }", other)
+    page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(sample_photos()["six"]))
+    page.locator(".celeb-basis-photo").wait_for()
+    page.unroute("**/upload*")
     page.get_by_role("button", name="Remove this photo").click()
     page.locator(".celeb-basis-photo").wait_for(state="detached")
 
