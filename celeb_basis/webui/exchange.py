@@ -39,7 +39,7 @@ class Exchange:
         if layout not in LAYOUTS:
             raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
         with tempfile.TemporaryDirectory() as folder:
-            files = export_identity(self._service.people.present(name).load(name), Path(folder), layout)  # type: ignore[arg-type]
+            files = export_identity(self._service.people.identity(name), Path(folder), layout)  # type: ignore[arg-type]
             return [(path.name, path.read_bytes()) for path in files]
 
     def note_files(self, name: str, files: Sequence[Path], kind: str) -> None:
@@ -50,7 +50,7 @@ class Exchange:
         """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
         from celeb_basis.exports.write import export_identity
 
-        person = self._service.people.present(name).load(name)
+        person = self._service.people.identity(name)
         with self._service.model() as host:
             identity = self._service.fitted(person, host)
         target = self._service.program.embeddings_folder() / f"{identity.name}.safetensors"
