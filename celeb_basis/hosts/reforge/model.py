@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import NoiseSchedule, Prediction
 from celeb_basis.hosts.reforge.shim import reforge_module
-from celeb_basis.hosts.webui.model import Family, checkpoint_name, text_embedders, told_resolution
+from celeb_basis.hosts.webui.model import Family, checkpoint_name, own_resolution, text_embedders
 from celeb_basis.hosts.webui.shim import host_module
 
 if TYPE_CHECKING:
@@ -47,12 +47,8 @@ def family_of(model: Any) -> Family:
 
 def resolution_of(model: Any) -> int:
     """Side in pixels of the checkpoint's own square pictures: what the ``.yaml`` beside it says, else the family's."""
-    if told := told_resolution(Path(str(model.sd_checkpoint_info.filename)).with_suffix(".yaml")):
-        return told
-    family = family_of(model)
-    if family == "sdxl":
-        return 1024
-    return 768 if family == "sd2" and _prediction(model) == "v_prediction" else 512
+    config = Path(str(model.sd_checkpoint_info.filename)).with_suffix(".yaml")
+    return own_resolution(config, family_of(model), v=_prediction(model) == "v_prediction")
 
 
 def denoising_part(model: Any) -> Any:

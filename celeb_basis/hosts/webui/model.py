@@ -78,12 +78,16 @@ def family_of(model: Any) -> Family:
 
 def resolution_of(model: Any) -> int:
     """Side in pixels of the checkpoint's own square pictures: what its ``.yaml`` says for us, else the family's."""
-    if told := told_resolution(getattr(model, "used_config", None)):
+    return own_resolution(getattr(model, "used_config", None), family_of(model), v=model.parameterization == "v")
+
+
+def own_resolution(config: Any, family: Family, *, v: bool) -> int:
+    """What the ``config`` says for us (see :func:`told_resolution`), else the family's; ``v``: it predicts v."""
+    if told := told_resolution(config):
         return told
-    family = family_of(model)
     if family == "sdxl":
         return 1024
-    return 768 if family == "sd2" and model.parameterization == "v" else 512
+    return 768 if family == "sd2" and v else 512
 
 
 def told_resolution(config: Any) -> int | None:
