@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from celeb_basis.hosts.webui.model import resolution_of
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.webui.model import own_resolution, resolution_of
 
 
 def _model(
@@ -56,3 +57,15 @@ def test_a_config_may_say_it(tmp_path: Path, content: str, expected: int) -> Non
 
 def test_a_config_that_is_gone_says_nothing(tmp_path: Path) -> None:
     assert resolution_of(_model(tmp_path / "gone.yaml")) == 512
+
+
+def test_only_sd2_is_asked_what_it_predicts() -> None:
+    """Models of flow matching, for which reForge has no answer, are described all the same."""
+
+    def unknown() -> bool:
+        raise HostError("It predicts neither noise nor velocity.")
+
+    assert own_resolution(None, "sd1", unknown) == 512
+    assert own_resolution(None, "sdxl", unknown) == 1024
+    with pytest.raises(HostError):
+        own_resolution(None, "sd2", unknown)

@@ -48,7 +48,7 @@ def family_of(model: Any) -> Family:
 def resolution_of(model: Any) -> int:
     """Side in pixels of the checkpoint's own square pictures: what the ``.yaml`` beside it says, else the family's."""
     config = Path(str(model.sd_checkpoint_info.filename)).with_suffix(".yaml")
-    return own_resolution(config, family_of(model), v=_prediction(model) == "v_prediction")
+    return own_resolution(config, family_of(model), lambda: _prediction(model) == "v_prediction")
 
 
 def denoising_part(model: Any) -> Any:

@@ -10,6 +10,8 @@ from celeb_basis.hosts.base import NoiseSchedule, Prediction
 from celeb_basis.hosts.webui.shim import host_module
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -78,16 +80,21 @@ def family_of(model: Any) -> Family:
 
 def resolution_of(model: Any) -> int:
     """Side in pixels of the checkpoint's own square pictures: what its ``.yaml`` says for us, else the family's."""
-    return own_resolution(getattr(model, "used_config", None), family_of(model), v=model.parameterization == "v")
+    config = getattr(model, "used_config", None)
+    return own_resolution(config, family_of(model), lambda: bool(model.parameterization == "v"))
 
 
-def own_resolution(config: Any, family: Family, *, v: bool) -> int:
-    """What the ``config`` says for us (see :func:`told_resolution`), else the family's; ``v``: it predicts v."""
+def own_resolution(config: Any, family: Family, predicts_v: Callable[[], bool]) -> int:
+    """What the ``config`` says for us (see :func:`told_resolution`), else the family's.
+
+    Only of SD2 it is asked whether it ``predicts_v``: other models that a host has loaded, such as those of flow
+    matching, may have no answer.
+    """
     if told := told_resolution(config):
         return told
     if family == "sdxl":
         return 1024
-    return 768 if family == "sd2" and v else 512
+    return 768 if family == "sd2" and predicts_v() else 512
 
 
 def told_resolution(config: Any) -> int | None:
