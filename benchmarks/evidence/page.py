@@ -1,4 +1,4 @@
-"""The evidence as a page: a table, what the issue asks to be shown, and curves."""
+"""The evidence as a page: a table, what was to be shown, and curves."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--person", action="append", default=[], metavar="NAME=PHOTO[,PHOTO]", help="one of several to learn together"
     )
-    parser.add_argument("--together", action="store_true", help="learn a folder's people in one run that shares a head")
+    parser.add_argument("--together", action="store_true", help="learn a folder's people in one run (--mode head: one head)")
     parser.add_argument("--face", type=int, metavar="N", help="which face of a photo: 0 is the largest, 1 the next")
     parser.add_argument(
         "--consent", default="", metavar="TEXT", help="a note on the person's consent, kept in the file"

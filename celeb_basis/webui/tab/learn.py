@@ -113,7 +113,7 @@ class LearnTab:
                 [(PRESET_LABELS.get(name, name), name) for name in PRESETS],
                 value="balanced",
                 label="Preset",
-                info="Quick and Best let this checkpoint draw up to 640 celebrities first, once: minutes on a GPU.",
+                info="Quick and Best let this checkpoint draw up to 640 celebrities twice, once: as long as 1,280 pictures.",
                 elem_id="celeb_basis_preset",
             )
         )
