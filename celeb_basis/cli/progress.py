@@ -131,10 +131,10 @@ class LearnBar:
             self._bar.set_postfix_str(f"loss {event.average_loss:.4f}{self._people}", refresh=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away; whatever is shown next begins one of its own."""
         if self._bar is not None:
             self._bar.close()
-            self._bar = None
+        self._bar, self._phase, self._people = None, None, ""
 
     def _move(self, event: Event, total: int, done: int, about: str) -> None:
         if self._phase is not type(event):
