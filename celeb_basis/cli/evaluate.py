@@ -142,7 +142,8 @@ def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[Pi
         if drawn is None:
             if arguments.prompt is None and with_prompt:
                 raise JudgingError(f"{path.name} does not say its prompt: add --prompt, or leave out --clip.")
-            drawn = Drawn(arguments.prompt or path.name, 0, tuple(f"<{name}>" for name in arguments.identity))
+            words = tuple(f"<{_name_of(text)}>" for text in arguments.identity)
+            drawn = Drawn(arguments.prompt or path.name, 0, words)
         items.append(PictureToJudge(open_photo(path), drawn.prompt, drawn.words, drawn.seed, path.name))
     return items
 

@@ -240,8 +240,9 @@ def test_blend_is_arithmetic_on_coefficients(
     assert "Nobody Atall" in unknown.err
 
 
-@pytest.mark.usefixtures("library")
-def test_evaluate_judges_a_folder_and_draws_anew(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
+def test_evaluate_judges_a_folder_and_draws_anew(
+    celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
+) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "photo.png").write_bytes(parts.photo.read_bytes())
@@ -258,6 +259,11 @@ def test_evaluate_judges_a_folder_and_draws_anew(celeb: Callable[..., Any], part
     assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == verdict
     with Image.open(tmp_path / "s.png") as sheet:
         assert min(sheet.size) > 200
+    # Of whom pictures without parameters are is what --identity says, a name or a file.
+    file = ["--identity", library / "ada.safetensors", "--sheet", tmp_path / "of.png"]
+    assert celeb("evaluate", pictures, *common, *file).code == 0
+    with Image.open(tmp_path / "of.png") as sheet:
+        assert "AI-generated pictures of <ada>," in sheet.text["AI-generated person"]
 
     words = ["--identity", "ada", "--model", parts.model, "--kinds", "style", "--prompts", 2, "--seeds", 2]
     answer = celeb("evaluate", *words, *common, "--steps", 1, "--keep", tmp_path / "kept", "--json")
