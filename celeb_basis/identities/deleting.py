@@ -51,7 +51,7 @@ class Traces:
         kinds = [file.kind for file in self.files]
         counted = [(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
         counted += [(len(self.states), "unfinished run"), (len(self.beside), "card file")]
-        parts = [f"the identity of {name}" for name in (self.name, *self.mixtures)][: len(self.identities)]
+        parts = [f"the identity of {path.stem}" for path in self.identities]
         parts += [_counted(count, what) for count, what in counted if count]
         listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts) or "nothing"
         return f"Deletes {listed}."

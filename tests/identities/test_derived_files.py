@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 import pytest
+from support.people import family_bases, model_info, person
 
+from celeb_basis.identities.blending import blend
 from celeb_basis.identities.deleting import delete_person, traces_of
 from celeb_basis.identities.derived import RECORD, DerivedFiles
 from celeb_basis.identities.library import Library
@@ -71,3 +73,13 @@ def test_a_folder_in_place_of_a_file_is_left(tmp_path: Path) -> None:
     deleted = delete_person(Library(tmp_path), "ada")
     assert deleted.files == ()
     assert (tmp_path / "a.png" / "mine.txt").is_file()
+
+
+def test_each_identity_is_named_by_its_own_file(tmp_path: Path) -> None:
+    library, bases = Library(tmp_path), family_bases("sd1")
+    ada, bob = (person(name, "sd1", seed, bases) for seed, name in enumerate(["ada", "bob"]))
+    library.add(ada)
+    library.add(blend([(ada, 1), (bob, 1)], bases, model_info("sd1"), name="both"))
+    assert traces_of(library, "ada").sentence() == "Deletes the identity of ada and the identity of both."
+    library.path_of("ada").unlink()
+    assert traces_of(library, "ada").sentence() == "Deletes the identity of both."
