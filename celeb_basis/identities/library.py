@@ -48,13 +48,14 @@ class Library:
 
     def entries(self) -> tuple[Entry, ...]:
         """Every identity file, read; a broken one tells its reason and hides no other."""
-        found = []
-        for name, path in self._files():
-            try:
-                found.append(Entry(name, path, self._read(name, path), None))
-            except CelebBasisError as error:
-                found.append(Entry(name, path, None, str(error)))
-        return tuple(found)
+        return tuple(self.entry(name, path) for name, path in self._files())
+
+    def entry(self, name: str, path: Path) -> Entry:
+        """One of :meth:`files`, read; a broken one tells its reason."""
+        try:
+            return Entry(name, path, self._read(name, path), None)
+        except CelebBasisError as error:
+            return Entry(name, path, None, str(error))
 
     def path_of(self, name: str) -> Path:
         """The file of ``name``: the one that is there, or where it would be written.

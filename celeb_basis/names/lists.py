@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -51,6 +52,7 @@ def name_list(names: Iterable[str], source: str) -> NameList:
     return NameList(cleaned, hashlib.sha256("\n".join(cleaned).encode("utf-8")).hexdigest(), source)
 
 
+@functools.cache
 def shipped_names() -> NameList:
     """The project's own list.
 

@@ -184,6 +184,8 @@ def _page_class() -> Any:
             self.cards = cards
 
         def list_items(self) -> Iterator[dict[str, Any]]:
+            # The host asked for them once, before another data folder was chosen.
+            host.allowed_dirs.update(self.allowed_directories_for_previews())
             why_not = self.cards.reasons()
             for index, facts in enumerate(self.cards.all()):
                 yield self._item(facts, index, why_not(facts))

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import FaceError, FacePackError
 from celeb_basis.faces.types import FaceNetwork, Pixels
+from celeb_basis.webui.bases import check_stopped
 from celeb_basis.webui.requests import FoundFace, FoundFaces
 
 if TYPE_CHECKING:
     from celeb_basis.download import Progress
     from celeb_basis.faces.packs import PackSource
+    from celeb_basis.webui.jobs import Job
 
 _HOW_TO_AGREE = 'press "I agree" on the tab Celeb Basis, or send "accept_licence": true over the API'
 
@@ -114,6 +116,16 @@ class Faces:
             for face in found
         )
         return FoundFaces(picture, faces, problem)
+
+
+def told_download(job: Job) -> Progress:
+    """What tells ``job`` how far a download is, and ends it when the job is interrupted; what has arrived is kept."""
+
+    def tell(done: int, total: int | None) -> None:
+        check_stopped(job)
+        job.say("Downloading the face models", step=done, total=total or 0)
+
+    return tell
 
 
 def _check_packages() -> None:

@@ -52,7 +52,7 @@ class Importing:
             except IdentityError:
                 if b"celeb-basis-identity" in data[:100_000]:
                     raise
-        with _on_disk(data, file_name) as path:
+        with _on_disk(data, f"{name}{suffix}" if name else file_name) as path:
             if authors_basis is not None and suffix != ".safetensors":
                 return self._of_the_authors(path, name, authors_basis)
             try:

@@ -29,6 +29,8 @@ MAX_CURVE = 1000
 """Points of the loss curve that are kept; every second one is dropped when there are more."""
 MAX_FINISHED = 50
 """Ended jobs that are remembered."""
+MAX_WITH_PICTURES = 8
+"""Newest ended jobs whose pictures are kept: twelve of SDXL's take 40 MB."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,12 @@ class JobQueue:
                 job.set_state("done")
 
     def _forget(self) -> None:
-        """With the lock held: drop the oldest of too many ended jobs."""
-        ended = sorted((job for job in self._jobs.values() if job.finished), key=lambda job: job.created)
+        """With the lock held: drop the oldest of too many ended jobs; who can go on stays."""
+        ended = [job for job in self._jobs.values() if job.finished and not job.resumable]
+        ended.sort(key=lambda job: job.created)
         for job in ended[: max(0, len(ended) - MAX_FINISHED)]:
             del self._jobs[job.id]
+        newest = {job.kind: job for job in ended}.values()  # the page shows these
+        for job in ended[:-MAX_WITH_PICTURES]:
+            if job not in newest:
+                job.pictures = ()

@@ -18,6 +18,7 @@ from celeb_basis.executors.work import Job as WorkerJob
 from celeb_basis.files import checked_name, now, write_bytes, write_json
 from celeb_basis.identities.identity import Identity
 from celeb_basis.webui.access import StoppedError
+from celeb_basis.webui.faces import told_download
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.paths import Paths
 from celeb_basis.webui.previews import previews
@@ -164,9 +165,7 @@ class LearningJobs:
         settings = request.learn_settings()
         try:
             job.say("Loading the face models")
-            faces = self._faces.network(
-                lambda done, total: job.say("Downloading the face models", step=done, total=total or 0)
-            )
+            faces = self._faces.network(told_download(job))
             work = WorkerJob(people, settings, consent=kept.consent, state=self._state(job))
 
             def begin(host: Host) -> Iterator[Event]:
@@ -175,6 +174,8 @@ class LearningJobs:
                 return Worker(host, self._names(), faces, watch=self._watch(job)).learn(work, job.interrupt)
 
             self._follow(job, begin)
+        except StoppedError as error:  # while the face models were downloaded
+            self._interrupted(job, str(error))
         except BaseException:
             self._drop_photos(job)
             raise
@@ -252,9 +253,16 @@ class LearningJobs:
 
     def _interrupted(self, job: Job, stopped_by: str) -> None:
         self._keep(job)
-        if not job.resumable:
-            job.resumable = job.id in self._requests and self._paths().uploads.joinpath(job.id).is_dir()
+        job.resumable = job.resumable or self._can_begin(job)
         job.set_state("interrupted", stopped_by or "It was interrupted.")
+
+    def taken_out(self, job: Job) -> None:
+        """A job that was ended while it waited: with photos or a state on the disk it can go on."""
+        if job.kind == "learn" and job.state == "interrupted" and not job.resumable:
+            job.resumable = self._state(job).is_file() or self._can_begin(job)
+
+    def _can_begin(self, job: Job) -> bool:
+        return job.id in self._requests and self._paths().uploads.joinpath(job.id).is_dir()
 
     def _keep(self, job: Job) -> None:
         """After an end that left a state: write beside it what resuming needs, and let the photos go."""

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from celeb_basis.errors import CelebBasisError, LearningError
+from celeb_basis.errors import LearningError
+from celeb_basis.executors.failures import is_explained, sentence_of
 from celeb_basis.provenance import marked
 from celeb_basis.webui.drawing import stopped_with
 from celeb_basis.webui.jobs import Job
@@ -39,9 +40,11 @@ def previews(job: Job, program: Program, every: int, times: int = 0) -> Callable
             return
         try:
             _draw(job, program, learner)
-        except CelebBasisError as error:
-            going_on = False  # a preview is no reason to lose a run
-            _log.warning("No more previews of %s: %s", ", ".join(job.people), error)
+        except Exception as error:  # of any kind: a preview is no reason to lose a run
+            going_on = False
+            told = sentence_of(error) if is_explained(error) else f"{type(error).__name__}: {error}"
+            _log.warning("No more previews of %s: %s", ", ".join(job.people), told, exc_info=not is_explained(error))
+            job.say("Learning", warnings=(*job.progress().warnings, f"There are no more previews: {told}"))
 
     return draw
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from celeb_basis.errors import IdentityError, LearningError, SettingsError
 from celeb_basis.faces.types import DetectedFace, Pixels
@@ -187,6 +189,26 @@ class FoundFaces:
     """Largest first."""
     problem: str
     """The sentence that says that nothing was found and what to do; else empty."""
+
+    def within(self, side: int) -> FoundFaces:
+        """The same in a picture of at most ``side`` pixels a side: all that a page shows of it."""
+        from PIL import Image
+
+        height, width = self.picture.shape[:2]
+        scale = side / max(height, width)
+        if scale >= 1:
+            return self
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        smaller = np.asarray(Image.fromarray(self.picture).resize(size, Image.Resampling.LANCZOS))
+        x, y = size[0] / width, size[1] / height
+
+        def scaled(face: DetectedFace) -> DetectedFace:
+            left, top, right, bottom = face.box
+            landmarks = (face.landmarks * (x, y)).astype(face.landmarks.dtype)
+            return replace(face, box=(left * x, top * y, right * x, bottom * y), landmarks=landmarks)
+
+        faces = tuple(replace(one, face=scaled(one.face)) for one in self.faces)
+        return replace(self, picture=smaller, faces=faces)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, without the picture."""

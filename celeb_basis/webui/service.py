@@ -16,7 +16,7 @@ from celeb_basis.settings import preset
 from celeb_basis.webui.access import SharedProgram
 from celeb_basis.webui.bases import built_bases
 from celeb_basis.webui.exchange import Exchange
-from celeb_basis.webui.faces import Faces
+from celeb_basis.webui.faces import Faces, told_download
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.learning import LearningJobs
 from celeb_basis.webui.mixing import BlendRequest, Mixing, PreviewRequest
@@ -119,7 +119,7 @@ class Service:
 
         def work(job: Job) -> None:
             job.say("Loading the face models")
-            self.faces.network(lambda done, total: job.say("Downloading the face models", step=done, total=total or 0))
+            self.faces.network(told_download(job))
             job.result = self.faces.status()
             job.say("The face models are here", step=1, total=1)
 
@@ -174,8 +174,9 @@ class Service:
         return self.queue.jobs()
 
     def interrupt(self, job_id: str) -> None:
-        """End a job; a run under way keeps its state."""
+        """End a job; a run under way keeps its state, and one that waited can go on as it was."""
         self.queue.interrupt(job_id)
+        self.learning.taken_out(self.queue.job(job_id))
 
     def reload_began(self) -> None:
         """The host builds its page anew, and has interrupted what was under way: a job that has ended by it says so."""

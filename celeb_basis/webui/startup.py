@@ -49,13 +49,24 @@ def service() -> Service:
     def options() -> Any:
         return read_options(shared.opts, shared.cmd_opts)
 
-    def lists() -> list[Any]:
+    def own_list() -> Path | None:
         chosen = options().names_file
-        own = [read_names(root / Path(chosen).expanduser())] if chosen else []
-        return [*own, shipped_names()]
+        return root / Path(chosen).expanduser() if chosen else None
+
+    def lists() -> list[Any]:
+        own = own_list()
+        return [*([read_names(own)] if own else []), shipped_names()]
+
+    def lists_key() -> object:
+        own = own_list()
+        try:
+            status = None if own is None else own.stat()
+        except OSError:
+            status = None
+        return own, status and (status.st_mtime_ns, status.st_size)
 
     made = Service(adapter().program(), options, root=root, flag=flag)
-    made.registry = Registry(made.paths.people, lists=lists, cache=bases_cache())
+    made.registry = Registry(made.paths.people, lists=lists, lists_key=lists_key, cache=bases_cache())
     return made
 
 
@@ -83,15 +94,25 @@ def register(script: str) -> None:
 
 
 def _settings() -> None:
-    from celeb_basis.webui.options import add_settings
+    from celeb_basis.webui.options import DATA_FOLDER, add_settings
 
     add_settings()
+    shared = importlib.import_module("modules.shared")
+    shared.opts.onchange(DATA_FOLDER, _guarded(_follow_folder), call=False)
+
+
+def _follow_folder() -> None:
+    """Prompts and cards know the people of the folder that is chosen now."""
+    made = service()
+    if made.registry is not None:
+        made.registry.folder = made.paths.people
 
 
 def _words() -> None:
     """``<name>`` in prompts, from before the first page on; a second time, nothing."""
     from celeb_basis.webui.adapters.running import adapter
 
+    _follow_folder()
     registry = service().registry
     if registry is not None:
         adapter().install_tokens(registry)
@@ -119,7 +140,7 @@ def _tab() -> list[Any]:
         with gradio.Blocks(analytics_enabled=False) as blocks:
             gradio.HTML(
                 f"<p>The page of {TITLE} cannot be built: {html.escape(f'{type(error).__name__}: {error}')}. Update the "
-                "extension and restart the WebUI; the API under /celeb-basis/v1/ may work nevertheless.</p>"
+                "extension and restart the WebUI; with --api, the API under /celeb-basis/v1/ may work nevertheless.</p>"
             )
         return [(blocks, TITLE, TAB_ID)]
 
@@ -135,10 +156,12 @@ def _train_tab(_params: Any) -> None:
 
 
 def _api(_demo: Any, app: Any) -> None:
-    """The routes, in the application that this start made."""
+    """The routes, in the application that this start made: where the host serves its own API, and only there."""
     from celeb_basis.webui.api.mount import mount
 
     cmd_opts = importlib.import_module("modules.shared").cmd_opts
+    if not (getattr(cmd_opts, "api", False) or getattr(cmd_opts, "nowebui", False)):
+        return
     mount(app, service(), getattr(cmd_opts, "api_auth", None))
 
 

@@ -20,7 +20,7 @@ def main() -> None:
     start(arguments.checkpoint, arguments.data)
     import fastapi
     import gradio
-    from modules import script_callbacks, script_loading  # type: ignore[import-not-found]
+    from modules import script_callbacks, script_loading, shared  # type: ignore[import-not-found]
 
     spent: dict[str, dict[str, float]] = {}
 
@@ -47,6 +47,9 @@ def main() -> None:
             with gradio.Tab("ours"):
                 timed("tab's place", lambda: [page.render() for page, _, _ in tabs])
         app = fastapi.FastAPI()
+        [call(None, app) for call in callbacks("app_started")]
+        without = ours_of(app)
+        shared.cmd_opts.api = True
         timed("API", lambda: [call(None, app) for call in callbacks("app_started")])
     heavy = {"insightface", "onnx", "onnxruntime", "diffusers", "ray", "open_clip", "matplotlib.pyplot", "sklearn"}
     print(
@@ -57,10 +60,16 @@ def main() -> None:
                 "clock": sum(step["clock"] for step in spent.values()),
                 "heavy": sorted(heavy & (set(sys.modules) - before)),
                 "tabs": [title for _, title, _ in tabs],
-                "routes": sum("/celeb-basis/v1/" in str(getattr(route, "path", "")) for route in app.routes),
+                "routes": ours_of(app),
+                "routes_without_api": without,
             }
         )
     )
+
+
+def ours_of(app: Any) -> int:
+    """Routes of ours in ``app``."""
+    return sum("/celeb-basis/v1/" in str(getattr(route, "path", "")) for route in app.routes)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 from celeb_basis.errors import LearningError
 from celeb_basis.learning.events import PersonProgress, Preparing, StepDone
-from celeb_basis.webui.jobs import MAX_CURVE, MAX_EVENTS, MAX_FINISHED, Job, JobQueue
+from celeb_basis.webui.jobs import MAX_CURVE, MAX_EVENTS, MAX_FINISHED, MAX_WITH_PICTURES, Job, JobQueue
 from celeb_basis.webui.requests import NoSuchJobError
 
 
@@ -133,3 +133,32 @@ def test_old_jobs_are_forgotten() -> None:
     with pytest.raises(NoSuchJobError):
         queue.job(jobs[0].id)
     assert queue.job(jobs[-1].id) is jobs[-1]
+
+
+def test_who_can_go_on_is_not_forgotten() -> None:
+    queue = JobQueue()
+    kept = Job("learn", ("ada",))
+    kept.resumable = True
+    kept.set_state("interrupted")
+    queue.remember(kept)
+    for number in range(MAX_FINISHED + 5):
+        queue.submit(job := Job("basis", (str(number),)), lambda _job: None)
+        assert job.wait(10)
+    assert queue.job(kept.id) is kept
+
+
+def test_old_pictures_are_let_go_but_for_the_newest_of_each_kind() -> None:
+    queue = JobQueue()
+    jobs = [Job("learn", ("ada",)), *(Job("evaluate", ("ada",)) for _ in range(MAX_WITH_PICTURES + 3))]
+
+    def draw(job: Job) -> None:
+        job.pictures = (object(),)
+
+    for number, job in enumerate(jobs):
+        job.created = float(number)
+        queue.submit(job, draw)
+        assert job.wait(10)
+    queue.submit(last := Job("basis", ()), lambda _job: None)
+    assert last.wait(10)
+    holding = [len(job.pictures) for job in jobs]
+    assert holding == [1, 0, 0, 0, *[1] * MAX_WITH_PICTURES], "the page still shows the last run"

@@ -146,3 +146,27 @@ def test_another_data_folder_is_used_at_once(service: Service, tmp_path: Path) -
     assert service.people.entries() == []
     assert service.registry is not None
     assert service.registry.folder == tmp_path / "elsewhere" / "people"
+
+
+def test_a_file_whose_name_is_of_no_use_may_be_given_another(service: Service) -> None:
+    ended(service.start_learning(request("Ada")))
+    ((_, data),) = service.exchange.export("Ada", "webui")
+    with pytest.raises(CelebBasisError, match=r"ada \(1\)"):
+        service.exchange.import_file(data, "ada (1).safetensors")
+    (taken,) = service.exchange.import_file(data, "ada (1).safetensors", "eve")
+    assert taken.name == "eve"
+
+
+def test_some_of_them_in_the_order_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ada", "bob", "eve"):
+        ended(service.start_learning(request(name)))
+    service.library.path_of("bob").write_bytes(b"nothing")
+    asked = []
+    real = service.people._reasons
+    monkeypatch.setattr(service.people, "_reasons", lambda: asked.append(1) or real())
+    entries = service.people.entries_of(["eve", "nobody", "bob"])
+    assert asked == [1], "once for all of them"
+    assert [entry.name for entry in entries] == ["eve", "bob"]
+    alone = [service.people.entry(name) for name in ("eve", "bob")]
+    assert [replace(entry, identity=None) for entry in entries] == [replace(entry, identity=None) for entry in alone]
+    assert entries[1].problem

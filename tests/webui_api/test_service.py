@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,10 +131,27 @@ def test_two_jobs_are_queued(service: Service) -> None:
     assert (second.state, third.state) == ("queued", "queued")
     service.interrupt(third.id)
     assert third.state == "interrupted", "at once"
-    assert not third.resumable or third.finished
     service.interrupt(first.id)
     assert ended(second).state == "done"
     assert first.state == "interrupted"
+    assert third.resumable, "its photos are here"
+    assert ended(service.resume(third.id)).state == "done"
+
+
+def test_a_resumed_run_that_is_interrupted_while_it_waits_can_still_go_on(service: Service) -> None:
+    job = service.start_learning(request("Ada", steps=500))
+    until(job, 2)
+    service.interrupt(job.id)
+    ended(job)
+    before = service.start_learning(request("Bob", steps=500))
+    until(before, 2)
+    service.resume(job.id)
+    service.interrupt(job.id)
+    assert (job.state, job.resumable) == ("interrupted", True)
+    service.interrupt(before.id)
+    ended(before)
+    service.resume(job.id)
+    until(job, 3)
 
 
 def test_the_programs_own_button_stops_and_keeps(service: Service, program: Any) -> None:
@@ -308,6 +327,30 @@ def test_a_missing_package_says_what_to_do(service: Service, monkeypatch: pytest
     assert "restart the WebUI" in job.error
 
 
+def test_a_download_of_face_models_can_be_interrupted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, arriving = service.faces.network, threading.Event()
+
+    def slow(progress: Callable[[int, int | None], None]) -> Any:
+        for done in range(10_000):
+            progress(done, None)
+            arriving.set()
+            time.sleep(0.01)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(service.faces, "network", slow)
+    job = service.start_faces(accept_licence=True)
+    assert arriving.wait(60)
+    service.interrupt(job.id)
+    assert ended(job).state == "interrupted"
+    arriving.clear()
+    run = service.start_learning(request("Ada"))
+    assert arriving.wait(60)
+    service.interrupt(run.id)
+    assert ended(run).state == "interrupted"
+    monkeypatch.setattr(service.faces, "network", lambda _progress=None: loaded())
+    assert ended(service.resume(run.id)).state == "done", "its photos are still here"
+
+
 def test_previews_change_nothing(service: Service) -> None:
     plain = ended(service.start_learning(replace(request("Plain", steps=20), preview_every=0)))
     watched = ended(service.start_learning(replace(request("Watched", steps=20), preview_every=8)))
@@ -317,6 +360,24 @@ def test_previews_change_nothing(service: Service) -> None:
     ]
     assert plain.pictures == ()
     assert plain.result["people"][0]["hash"] == watched.result["people"][0]["hash"]
+
+
+def test_a_preview_that_fails_costs_no_run(service: Service, program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NansException(Exception):  # noqa: N818 - the WebUI's name
+        """As the WebUI's own: it derives from nothing of ours."""
+
+    tries: list[int] = []
+
+    def generate(_request: object) -> Any:
+        tries.append(1)
+        raise NansException("A tensor with all NaNs was produced in Unet.")
+
+    monkeypatch.setattr(program.model, "generate", generate)
+    job = ended(service.start_learning(replace(request("Ada", steps=8), preview_every=2)))
+    assert job.state == "done", job.error
+    assert len(tries) == 1, "no more after the first"
+    (told,) = [text for text in job.progress().warnings if "previews" in text]
+    assert "NansException: A tensor with all NaNs" in told
 
 
 def test_everybody_is_drawn_each_quarter_unless_asked_otherwise(service: Service) -> None:

@@ -65,14 +65,14 @@ def test_a_value_out_of_its_range_is_the_settings_own_sentence() -> None:
 def test_people_and_photos_come_and_go() -> None:
     draft = Draft()
     draft.person.name = "ada"
-    draft.add_photo("a.jpg", b"a", found(3))
-    draft.add_photo("b.jpg", b"b", found(1))
+    draft.person.add_photo("a.jpg", b"a", found(3))
+    draft.person.add_photo("b.jpg", b"b", found(1))
     assert draft.photo_labels() == ["1: a.jpg", "2: b.jpg"]
     assert draft.person.shown == 1
     draft.add_person()
     assert draft.labels() == ["1: ada", "2: no name yet"]
     draft.person.name = "bob"
-    draft.add_photo("c.jpg", b"c", found(1))
+    draft.person.add_photo("c.jpg", b"c", found(1))
     draft.current = position(draft.labels(), "1: ada")
     draft.remove_photo()
     assert [photo.name for photo in draft.person.photos] == ["a.jpg"]
@@ -89,7 +89,7 @@ def test_people_and_photos_come_and_go() -> None:
 @pytest.mark.parametrize(("number", "chosen"), [("3", 2), ("1", 0), ("0", 1), ("4", 1), ("x", 1), ("", 1), ("-1", 1)])
 def test_a_face_is_chosen_by_the_number_that_is_drawn(number: str, chosen: int) -> None:
     draft = Draft()
-    draft.add_photo("a.jpg", b"a", found(3))
+    draft.person.add_photo("a.jpg", b"a", found(3))
     draft.choose_face("2")
     draft.choose_face(number)
     assert draft.person.photos[0].face == chosen
@@ -98,7 +98,7 @@ def test_a_face_is_chosen_by_the_number_that_is_drawn(number: str, chosen: int) 
 def test_the_request_holds_people_photos_and_choices() -> None:
     draft = Draft()
     draft.person.name = " ada "
-    draft.add_photo("a.jpg", b"a", found(3))
+    draft.person.add_photo("a.jpg", b"a", found(3))
     draft.choose_face("3")
     draft.add_person()  # left empty
     asked = draft.request("quick", {"steps": 5}, consent=True, consent_note=" by mail ", notes="n ", replace=True)
@@ -115,6 +115,37 @@ def test_an_empty_draft_is_refused_in_words() -> None:
     draft.person.name = "ada"
     with pytest.raises(LearningError, match="ada has no photo"):
         draft.request("quick", {}, consent=True).check()
-    draft.add_photo("a.jpg", b"a", found(1))
+    draft.person.add_photo("a.jpg", b"a", found(1))
     with pytest.raises(LearningError, match="Consent is missing"):
         draft.request("quick", {}, consent=False).check()
+
+
+def test_photos_are_those_of_the_person_they_were_dropped_for() -> None:
+    draft = Draft()
+    ada = draft.person
+    draft.add_person()
+    ada.add_photo("a.jpg", b"a", found(1))
+    assert draft.person.photos == []
+    assert [photo.name for photo in ada.photos] == ["a.jpg"]
+
+
+def test_nothing_begins_while_faces_are_looked_for() -> None:
+    draft = Draft()
+    draft.person.name = "ada"
+    draft.person.add_photo("a.jpg", b"a", found(1))
+    draft.looked_at.append("b.jpg")
+    with pytest.raises(LearningError, match=r"looked for in b\.jpg"):
+        draft.request("quick", {}, consent=True)
+
+
+def test_a_large_photo_is_kept_as_large_as_it_is_shown() -> None:
+    face = DetectedFace((1000.0, 600.0, 1400.0, 1200.0), np.full((5, 2), 1200, np.float32), 0.9)
+    large = FoundFaces(np.full((1800, 3600, 3), 9, np.uint8), (FoundFace(face, ("blurred",)),), "")
+    draft = Draft()
+    draft.person.add_photo("a.jpg", b"a", large)
+    (photo,) = draft.person.photos
+    assert photo.found.picture.shape == (450, 900, 3)
+    assert photo.found.faces[0].face.box == pytest.approx((250, 150, 350, 300))
+    assert photo.found.faces[0].face.landmarks == pytest.approx(np.full((5, 2), 300))
+    assert photo.found.faces[0].warnings == ("blurred",)
+    assert photo.data == b"a", "what is learned from stays as it is"

@@ -7,9 +7,11 @@ import logging
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from celeb_basis.errors import FileError, IdentityError
+from celeb_basis.webui.requests import FoundFaces
 
 
 def raising(error: Exception) -> object:
@@ -101,3 +103,43 @@ def test_completion_offers_beginnings_first(gradio_module: ModuleType) -> None:
     assert "<b id" not in completion.offered(service, "8:")
     many = SimpleNamespace(library=SimpleNamespace(names=lambda: tuple(f"p{i}" for i in range(500))))
     assert completion.offered(many, "1:p").count("<i>") == completion.MOST
+
+
+def test_photos_go_to_whom_they_were_dropped_for(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = importlib.import_module("celeb_basis.webui.tab.learn")
+    drafts = importlib.import_module("celeb_basis.webui.tab.draft")
+    draft = drafts.Draft()
+    waiting: list[list[str]] = []
+
+    def detect(_data: bytes, name: str) -> FoundFaces:
+        waiting.append(list(draft.looked_at))
+        if name == "b.jpg":
+            draft.add_person()  # another handler, meanwhile
+        if name == "c.jpg":
+            raise FileError("c.jpg is no picture.")
+        return FoundFaces(np.zeros((4, 4, 3), np.uint8), (), "No face.")
+
+    files = [("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c"), ("d.jpg", b"d")]
+    monkeypatch.setattr(gradio_module, "uploads", lambda _given, **_: files)
+    people = SimpleNamespace(check_name=lambda _name, **_: None)
+    tab = learn.LearnTab(SimpleNamespace(detect=detect, people=people))
+    *_, told = tab.add_photos(draft, "ada", None)
+    assert "c.jpg is no picture." in told
+    assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
+    assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4
+    assert draft.looked_at == []
+
+
+@pytest.mark.usefixtures("gradio_module")
+def test_sliders_of_a_mixture_belong_to_their_people() -> None:
+    blend = importlib.import_module("celeb_basis.webui.tab.blend")
+    tab = blend.BlendTab(SimpleNamespace())
+    rest = (0.5,) * (blend.MOST - 3)
+    names, *sliders, shares = tab.sliders(["ada", "eve"], ["ada", "bob", "eve"], 0.9, 0.1, 0.3, *rest)
+    assert names == ["ada", "eve"]
+    assert [(one["label"], one["value"]) for one in sliders[:2]] == [("ada", 0.9), ("eve", 0.3)]
+    assert [one["value"] for one in sliders[2:]] == [0.5] * (blend.MOST - 2)
+    assert "75%" in shares
+    assert "25%" in shares
+    _, first, second, *_ = tab.sliders(["zoe", "ada"], names, 0.9, 0.3, *rest, 0.5)
+    assert (first["value"], second["value"]) == (0.5, 0.9)

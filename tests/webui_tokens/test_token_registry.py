@@ -131,6 +131,17 @@ def test_another_list_of_names_is_refused_or_found_among_the_users(tmp_path: Pat
     assert word(Registry(tmp_path, lists=lambda: (NAMES, OTHERS)), "ann", other).vectors[0].shape == (2, 32)
 
 
+def test_the_right_list_given_later_mends_it_at_once(tmp_path: Path, home: Checkpoint) -> None:
+    Library(tmp_path).add(learned("ann", home, names=OTHERS))
+    other = checkpoint(width=32, sha256="bb")
+    chosen = [NAMES]
+    registry = Registry(tmp_path, lists=lambda: tuple(chosen), lists_key=lambda: len(chosen))
+    assert "names" in reason(registry, "ann", other)
+    chosen.append(OTHERS)
+    assert word(registry, "ann", other).vectors[0].shape == (2, 32)
+    assert registry.unavailable == {}
+
+
 def told(registry: Registry, on: Checkpoint | None, *names: str) -> list[str]:
     """What a page says of people."""
     reason, library = registry.reasons(on), Library(registry.folder)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MOST = 8
 """People that the page can mix; the API takes more."""
+_WEIGHT = 0.5
+"""Everybody's, until it is moved."""
 _IDLE = "Choose people, move their sliders, and press Preview to see the mixture; nobody is saved by that."
 
 
@@ -50,7 +52,8 @@ class BlendTab:
         outputs = self.watch.outputs
         on(tab.select, self.choices, [people], [people], note=note, quiet=True)
         self.watch.show_at(tab.select)
-        on(people.change, self.sliders, [people, *sliders], [*sliders, shares], quiet=True)
+        before = gradio.State([])
+        on(people.change, self.sliders, [people, before, *sliders], [before, *sliders, shares], quiet=True)
         for slider in sliders:
             on(slider.input, self.shares, [people, *sliders], [shares], quiet=True)
         for component in (name.input, replace.change):
@@ -66,7 +69,11 @@ class BlendTab:
                 gradio.Dropdown([], multiselect=True, label=f"People, up to {MOST}", elem_id="celeb_basis_blend_people")
             )
         sliders = [
-            own(gradio.Slider(-1, 1, value=0.5, step=0.01, visible=False, label="", elem_id=f"celeb_basis_weight_{i}"))
+            own(
+                gradio.Slider(
+                    -1, 1, value=_WEIGHT, step=0.01, visible=False, label="", elem_id=f"celeb_basis_weight_{i}"
+                )
+            )
             for i in range(MOST)
         ]
         shares = gradio.HTML("", elem_id="celeb_basis_shares")
@@ -108,11 +115,14 @@ class BlendTab:
         """The same when a mixture was saved; who is chosen stays."""
         return (update(choices=list(self.service.library.names())),)
 
-    def sliders(self, people: list[str] | None, *weights: float) -> tuple[Any, ...]:
-        """A slider for each chosen person; those that were moved stay so."""
+    def sliders(self, people: list[str] | None, before: list[str], *weights: float) -> tuple[Any, ...]:
+        """A slider for each chosen person, who keeps what theirs was moved to; ``before`` are those of the last time."""
         names = (people or [])[:MOST]
-        shown = [update(visible=True, label=name) for name in names]
-        return *shown, *[update(visible=False, value=0.5)] * (MOST - len(names)), self.shares(people, *weights)
+        moved = dict(zip(before, weights, strict=False))
+        now = [float(moved.get(name, _WEIGHT)) for name in names]
+        shown = [update(visible=True, label=name, value=weight) for name, weight in zip(names, now, strict=True)]
+        hidden = [update(visible=False, value=_WEIGHT)] * (MOST - len(names))
+        return names, *shown, *hidden, self.shares(people, *now)
 
     def shares(self, people: list[str] | None, *weights: float) -> str:
         """What part everybody has in the mixture."""

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeb_basis.errors import LearningError
 from celeb_basis.webui.requests import FoundFaces, LearnRequest, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.tab.markup import PHOTO_SIDE
 
 
 @dataclass
@@ -16,6 +18,7 @@ class DraftPhoto:
     name: str
     data: bytes
     found: FoundFaces
+    """In a picture as small as the page shows it: a host keeps every visitor's draft for as long as it runs."""
     face: int = 0
     """Counted from 0 by falling size."""
 
@@ -34,6 +37,11 @@ class DraftPerson:
         """The photo that is looked at."""
         return self.photos[self.shown] if 0 <= self.shown < len(self.photos) else None
 
+    def add_photo(self, name: str, data: bytes, found: FoundFaces) -> None:
+        """One more photo; it is shown."""
+        self.photos.append(DraftPhoto(name, data, found.within(PHOTO_SIDE)))
+        self.shown = len(self.photos) - 1
+
 
 @dataclass
 class Draft:
@@ -41,6 +49,8 @@ class Draft:
 
     people: list[DraftPerson] = field(default_factory=lambda: [DraftPerson()])
     current: int = 0
+    looked_at: list[str] = field(default_factory=list)
+    """Names of the photos in which faces are being looked for now: handlers run beside each other."""
 
     @property
     def person(self) -> DraftPerson:
@@ -72,11 +82,6 @@ class Draft:
         self.people[:] = [DraftPerson()]
         self.current = 0
 
-    def add_photo(self, name: str, data: bytes, found: FoundFaces) -> None:
-        """One more photo of the person that is being edited; it is shown."""
-        self.person.photos.append(DraftPhoto(name, data, found))
-        self.person.shown = len(self.person.photos) - 1
-
     def remove_photo(self) -> None:
         """Take the shown photo out."""
         person = self.person
@@ -100,7 +105,14 @@ class Draft:
         notes: str = "",
         replace: bool = False,
     ) -> LearnRequest:
-        """What the service is asked for. People without name and photos are left out if there are others."""
+        """What the service is asked for. People without name and photos are left out if there are others.
+
+        Raises: :class:`LearningError` while faces are looked for: those photos would be missing.
+        """
+        if self.looked_at:
+            raise LearningError(
+                f"Faces are still being looked for in {self.looked_at[0]}: wait a moment, and press Learn."
+            )
         people = [person for person in self.people if person.name.strip() or person.photos] or self.people
         return LearnRequest(
             people=tuple(

@@ -206,15 +206,23 @@ class LearnTab:
 
     def add_photos(self, draft: Draft, name: str, uploaded: Any) -> tuple[Any, ...]:
         """Find the faces of the dropped photos; photos of no use are told and the others taken."""
-        draft.person.name = (name or "").strip()
+        person = draft.person  # whoever is edited when the last face is found: the photos are this one's
+        person.name = (name or "").strip()
+        files = gr.uploads(uploaded, spent=True)
+        waiting = [file_name for file_name, _ in files]
+        draft.looked_at += waiting
         problems = []
-        for file_name, data in gr.uploads(uploaded, spent=True):
-            try:
-                draft.add_photo(file_name, data, self.service.detect(data, file_name))
-            except Exception as error:
-                if not gr.explained(error):
-                    raise
-                problems.append(str(error))
+        try:
+            for file_name, data in files:
+                try:
+                    person.add_photo(file_name, data, self.service.detect(data, file_name))
+                except Exception as error:
+                    if not gr.explained(error):
+                        raise
+                    problems.append(str(error))
+        finally:
+            for file_name in waiting:
+                draft.looked_at.remove(file_name)
         return *self.show(draft), None, "".join(markup.note(problem, "error") for problem in problems)
 
     def set_name(self, draft: Draft, name: str, replace: bool) -> tuple[Any, ...]:
@@ -306,7 +314,10 @@ class LearnTab:
         if job is None or job.finished:
             return *self.watch.answers(job), markup.note("Nothing is being learned.")
         self.service.interrupt(job.id)
-        return *self.watch.answers(job), markup.note("It stops after the step under way, and can be resumed.")
+        told = "It stops after the step under way, and can be resumed."
+        if job.kind == "faces":
+            told = "The download stops; it goes on from there when you agree again."
+        return *self.watch.answers(job), markup.note(told)
 
     def resume(self) -> tuple[Any, ...]:
         """Go on with the newest run that can go on."""

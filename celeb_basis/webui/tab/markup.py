@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["chart", "duration", "named", "text"]
 
+PHOTO_SIDE = 900
+"""Longest side of a dropped photo on the page, in pixels."""
 MOST_PICTURES = 12
 """Pictures shown of a job under way."""
 
@@ -67,7 +69,7 @@ def photo(found: FoundFaces, chosen: int, pick: str, name: str) -> str:
     Parameters: ``pick`` is the id of the hidden text that takes the number.
     """
     height, width = found.picture.shape[:2]
-    uri, _, _ = data_uri(found.picture, 900)
+    uri, _, _ = data_uri(found.picture, PHOTO_SIDE)
     unit = max(width, height) / 300
     marks = []
     for index, one in enumerate(found.faces):

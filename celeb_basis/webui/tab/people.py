@@ -130,7 +130,7 @@ class PeopleTab:
         """Everybody whose name holds ``search``; only those that are shown are read."""
         wanted = (search or "").casefold().strip("<> ")
         names = [name for name in self.service.library.names() if wanted in name.casefold()]
-        people = [entry for name in names[:MOST_CARDS] if (entry := self._entry(name)) is not None]
+        people = self.service.people.entries_of(names[:MOST_CARDS])
         total = len(names) or len(self.service.library.names())
         return markup.cards(people, chosen, _PICK, total)
 

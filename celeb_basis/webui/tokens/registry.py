@@ -59,7 +59,13 @@ class Unavailable:
 class _Kept:
     stamp: tuple[int, int, int]
     checkpoint: Checkpoint | None
+    lists: object
     answer: Word | Unavailable
+
+    def holds(self, stamp: tuple[int, int, int], checkpoint: Checkpoint | None, lists: object) -> bool:
+        """Whether nothing has changed that the answer depends on. Other lists do not change who fits already."""
+        same = self.stamp == stamp and self.checkpoint is checkpoint
+        return same and (isinstance(self.answer, Word) or self.lists == lists)
 
 
 class Registry:
@@ -68,7 +74,8 @@ class Registry:
     Ten thousand identities cost one listing of their folder; a file is read when its name stands in a prompt, and again
     when it has changed.
 
-    Parameters: ``lists`` and ``cache`` are those of :class:`Fitting`; the shipped list alone by default.
+    Parameters: ``lists`` and ``cache`` are those of :class:`Fitting`; the shipped list alone by default. ``lists_key``
+    answers something else as soon as ``lists`` does, without reading them: who was refused is asked for again then.
     """
 
     def __init__(
@@ -76,12 +83,14 @@ class Registry:
         folder: Path,
         *,
         lists: Callable[[], Sequence[NameList]] = lambda: (shipped_names(),),
+        lists_key: Callable[[], object] = lambda: None,
         cache: Path | None = None,
     ) -> None:
         self.without_checkpoint = NO_CHECKPOINT
         """The reason why nobody can be drawn while no checkpoint is loaded."""
         self._listing = Listing(folder)
         self._fitting = Fitting(lists, cache)
+        self._lists_key = lists_key
         self._lock = threading.RLock()
         self._words: OrderedDict[str, _Kept] = OrderedDict()
         self._unavailable: dict[str, str] = {}
@@ -127,10 +136,11 @@ class Registry:
         except OSError:  # deleted a moment ago
             return None
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        lists = self._lists_key()
         with self._lock:
             kept = self._words.get(name)
-            if kept is None or kept.stamp != stamp or kept.checkpoint is not checkpoint:
-                kept = _Kept(stamp, checkpoint, self._said(self._read(name, Path(path), checkpoint)))
+            if kept is None or not kept.holds(stamp, checkpoint, lists):
+                kept = _Kept(stamp, checkpoint, lists, self._said(self._read(name, Path(path), checkpoint)))
                 self._words[name] = kept
                 if len(self._words) > _KEPT:
                     self._words.popitem(last=False)
