@@ -10,7 +10,7 @@ import torch
 
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import FileError
-from celeb_basis.files import atomic_path
+from celeb_basis.files import write_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def load_cached(folder: Path, key: str) -> Basis | None:
 
 def store_cached(folder: Path, basis: Basis) -> None:
     """Keep ``basis`` in ``folder``; a folder that cannot be written costs time at the next start, nothing else."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     header = {
         "encoder": basis.encoder,
@@ -47,8 +47,8 @@ def store_cached(folder: Path, basis: Basis) -> None:
     }
     tensors = {name: getattr(basis, name) for name in _TENSORS}
     try:
-        with atomic_path(folder / f"{basis.sha256}.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"basis": json.dumps(header, ensure_ascii=False)})
+        data = save(tensors, {"basis": json.dumps(header, ensure_ascii=False)})
+        write_bytes(folder / f"{basis.sha256}.safetensors", data)
     except FileError as error:
         _log.warning("The basis is not cached. %s", error)
 

@@ -14,7 +14,7 @@ import torch
 
 from celeb_basis.errors import FileError, LearningError
 from celeb_basis.faces.types import FaceNetwork
-from celeb_basis.files import atomic_path
+from celeb_basis.files import write_bytes
 from celeb_basis.hosts.base import GenerationRequest, Host
 from celeb_basis.learning.events import DrawingNames
 
@@ -107,10 +107,9 @@ def _kept(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _keep(path: Path, vectors: torch.Tensor, drawn: torch.Tensor) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
-        with atomic_path(path) as temporary:
-            save_file({"vectors": vectors, "drawn": drawn}, str(temporary))
+        write_bytes(path, save({"vectors": vectors, "drawn": drawn}))
     except FileError as error:
         _log.warning("The faces of the names are not kept. %s", error)

@@ -11,7 +11,7 @@ import torch
 
 from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import LearningError, SettingsError
-from celeb_basis.files import atomic_path
+from celeb_basis.files import write_bytes
 from celeb_basis.hosts.base import Host, LatentDistribution
 from celeb_basis.learning.learner import Learner
 from celeb_basis.settings import LearnSettings
@@ -24,8 +24,10 @@ def save_state(learner: Learner, path: Path, *, consent: str = "") -> None:
     """Write all of ``learner`` (parameters, optimizer, averages, random state, pool) to ``path``, atomically.
 
     Parameters: ``consent`` is the note that the identities are to keep.
+
+    Raises: :class:`FileError` for a full disk, a read-only folder and the like.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     header = {
         "format": _FORMAT,
@@ -41,8 +43,8 @@ def save_state(learner: Learner, path: Path, *, consent: str = "") -> None:
         "people": [{"name": p.name, "descriptions": p.descriptions} for p in learner.pool.people],
         "snapshots": len(learner.tracker.snapshots),
     }
-    with atomic_path(path) as temporary:
-        save_file(_tensors(learner), temporary, metadata={"state": json.dumps(header, ensure_ascii=False)})
+    # Not safetensors' own writing of files: its error of a full disk is no OSError.
+    write_bytes(path, save(_tensors(learner), {"state": json.dumps(header, ensure_ascii=False)}))
 
 
 def resume_learner(path: Path, host: Host, bases: Sequence[Basis]) -> Learner:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.files import atomic_path, write_text
+from celeb_basis.files import write_bytes, write_text
 from celeb_basis.hosts.diffusers.checks import family_of
 from celeb_basis.hosts.diffusers.configs import Config, Family
 from celeb_basis.hosts.diffusers.ldm_text import OPEN_CLIP_PARTS, TEXT_PARTS
@@ -54,11 +54,10 @@ def save_weights(pipeline: Any, path: Path) -> None:
 
     Raises: :class:`celeb_basis.errors.FileError` if it cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {key: value.contiguous() for key, value in ldm_weights(pipeline).items()}
-    with atomic_path(path) as temporary:
-        save_file(weights, str(temporary), metadata={"format": "pt"})
+    write_bytes(path, save(weights, {"format": "pt"}))
 
 
 def ldm_weights(pipeline: Any) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 from support.bases import name_list
+from support.full_disk import full_disk
 from support.toys import ToyHost, ToyTextEncoder, tokenize
 
 from celeb_basis.basis.build import BasisOptions, build_bases, build_basis
@@ -148,6 +149,10 @@ def test_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, cap
     built = build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path / "file")
     assert built.basis.size == 8
     assert "not cached" in caplog.text
+    caplog.clear()
+    with full_disk():
+        assert build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path / "full").basis.size == 8
+    assert "The basis is not cached" in caplog.text
 
 
 def test_fewer_usable_names_than_components_are_refused_with_both_numbers() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.full_disk import full_disk
 
 from celeb_basis.errors import FileError, HostError
 from celeb_basis.hosts.diffusers import DiffusersHost, load_host
@@ -45,6 +46,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Diffusers
         save_single_file(pipeline, place / "single.safetensors")
         found[kind] = (DiffusersHost(pipeline), place)
     return found
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    pipeline = make_pipeline("sd1", **SIZES, resolution=32)  # type: ignore[arg-type]
+    with full_disk(5000), pytest.raises(FileError, match=r"Could not write .*single\.safetensors"):
+        save_single_file(pipeline, tmp_path / "single.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["single.yaml"]
 
 
 def assert_same(one: DiffusersHost, other: DiffusersHost) -> None:

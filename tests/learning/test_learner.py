@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.bases import toy_bases, toy_pool
+from support.full_disk import full_disk
 from support.toys import ToyHost
 
 from celeb_basis.errors import FileError, LearningError, NotFiniteError
@@ -248,19 +249,10 @@ def test_resuming_with_something_else_is_refused(tmp_path: Path) -> None:
         resume_learner(path, host, toy_bases(host))
 
 
-def test_a_state_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    import safetensors.torch
-
+def test_a_state_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     learner = _learner()
     _run(learner, stop_at=3)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(FileError, match="disk is full"):
+    with full_disk(), pytest.raises(FileError, match=r"Could not write .*state\.safetensors"):
         save_state(learner, tmp_path / "state.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.bases import toy_bases
 from support.drawn_names import CountingHost, PixelFaces
+from support.full_disk import full_disk
 from support.toys import ToyHost
 
 from celeb_basis.basis.basis import Basis
@@ -102,6 +103,16 @@ def test_a_host_that_is_interrupted_is_told_of(host: CountingHost, tmp_path: Pat
     host.broken_after = 10_000
     _drain(host, NAMES, tmp_path)
     assert len(host.drawn) == len(NAMES) + 1
+
+
+def test_a_full_disk_costs_the_time_again_and_nothing_else(
+    host: CountingHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with full_disk():
+        faces, _ = _drain(host, NAMES, tmp_path)
+    assert torch.isfinite(faces.vectors).any()
+    assert "are not kept" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_names_and_damaged_files_are_drawn_anew(host: CountingHost, tmp_path: Path) -> None:
