@@ -23,7 +23,8 @@ from celeb_basis.faces.types import Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.hosts.base import LatentDistribution
 from celeb_basis.learning.first_guess import FirstGuess, first_guesses
-from celeb_basis.learning.name_faces import NameFaces
+from celeb_basis.learning.name_faces import NameFaces, draw_name_faces
+from celeb_basis.miniature.shipped import NAME_FACES
 from celeb_basis.views.pool import Person, PersonViews, ViewPool, encode_views
 
 _KEPT = 24
@@ -116,8 +117,19 @@ class Bench:
             raise LearningError("The model draws no name with a face: train it for longer.")
         return int(cosines.argmax())
 
-    def guess(self, bases: Sequence[Basis]) -> tuple[FirstGuess, ...]:
-        """The regression from faces to coefficients, one a text encoder."""
+    @cached_property
+    def presets_faces(self) -> NameFaces:
+        """The names as the presets draw them: another number of pictures, steps and guidance; those that ship, if they do."""
+        names = self.bases(Space(), 1)[0].names
+        drawing = draw_name_faces(
+            self.world.host, names, self.world.faces, self._folder / "name-faces", known=[NAME_FACES]
+        )
+        return follow(drawing, lambda _: None)
+
+    def guess(self, bases: Sequence[Basis], *, as_presets: bool = False) -> tuple[FirstGuess, ...]:
+        """The regression from faces to coefficients, one a text encoder; ``as_presets``: from :attr:`presets_faces`."""
+        if as_presets:
+            return first_guesses(bases, self.presets_faces)
         names = self.bases(Space(), 1)[0].names
         return first_guesses(bases, NameFaces(names, torch.from_numpy(self.name_vectors)))
 

@@ -23,7 +23,7 @@ from celeb_basis.learning.head import DirectCoefficients, SpreadCoefficients
 from celeb_basis.learning.learner import Learner
 from celeb_basis.settings import LearnSettings
 
-Known = Literal["random name", "nearest name", "mean", "first guess"]
+Known = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
 Loop = Literal["plain", "free", "lora"]
 Start = Literal["random", "first guess", "person"]
 
@@ -78,8 +78,9 @@ class Untrained:
     def _vectors(self, bench: Bench, bases: Sequence[Basis], stranger: Stranger, seed: int) -> TokenVectors:
         if self.way == "mean":
             return [basis.mean for basis in bases]
-        if self.way == "first guess":
-            return [b.expand(c) for b, c in zip(bases, _guessed(bench, bases, stranger), strict=True)]
+        if self.way in ("first guess", "presets' guess"):
+            coefficients = _guessed(bench, bases, stranger, as_presets=self.way == "presets' guess")
+            return [basis.expand(one) for basis, one in zip(bases, coefficients, strict=True)]
         if self.way == "nearest name":
             row = bench.nearest_name(stranger)
         else:
@@ -181,9 +182,11 @@ def _rows_of_person(bench: Bench, number: int, basis: Basis) -> torch.Tensor:
     return row.expand(basis.positions, -1)
 
 
-def _guessed(bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
+def _guessed(
+    bench: Bench, bases: Sequence[Basis], stranger: Stranger, *, as_presets: bool = False
+) -> list[torch.Tensor]:
     vector = torch.from_numpy(np.asarray(stranger.portrait.vector, np.float32))
-    return list(guessed(bases, bench.guess(bases), vector))
+    return list(guessed(bases, bench.guess(bases, as_presets=as_presets), vector))
 
 
 def _advance(learner: Learner, share: float, budget: float | None) -> None:

@@ -16,6 +16,7 @@ LORA = "LoRA, same time"
 DESCRIBED = "views described"
 TEXTUAL_INVERSION_DESCRIBED = "textual inversion, views described"
 RANDOM, NEAREST, MEAN, GUESS = "random name", "nearest name", "mean", "first guess"
+PRESETS_GUESS = "first guess, names drawn as by the presets"
 
 _PAPER = PRESETS["paper"]
 _OURS = replace(PRESETS["balanced"], early_stop=False)
@@ -31,6 +32,7 @@ MAIN: tuple[Contestant, ...] = (
     Untrained(NEAREST, "nearest name"),
     Untrained(MEAN, "mean"),
     Untrained(GUESS, "first guess"),
+    Untrained(PRESETS_GUESS, "presets' guess"),
     Trained(PAPER, _PAPER),
     _textual_inversion(TEXTUAL_INVERSION),
     _textual_inversion(TEXTUAL_INVERSION_TIMED, same_time_as=PAPER),
@@ -98,6 +100,7 @@ SIZES = {"alone": 1, "ten at once": 10}
 
 PAIRED: tuple[tuple[str, str], ...] = (
     (GUESS, NEAREST),
+    (PRESETS_GUESS, GUESS),
     ("best", GUESS),
     ("quick", GUESS),
     ("best", "quick"),
