@@ -32,7 +32,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
-    from celeb_basis.cli.results import unfinished_runs
+    from celeb_basis.cli.unfinished import unfinished_runs
     from celeb_basis.errors import IdentityError
     from celeb_basis.identities.deleting import delete_person, traces_of
     from celeb_basis.identities.library import Library

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ from celeb_basis.cli.options import (
     add_replace,
     add_settings,
     chosen_settings,
-    default_library,
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
+from celeb_basis.cli.unfinished import resume_command, unfinished_runs
 from celeb_basis.files import explained_os_errors
 
 if TYPE_CHECKING:
@@ -60,7 +59,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--person", action="append", default=[], metavar="NAME=PHOTO[,PHOTO]", help="one of several to learn together"
     )
-    parser.add_argument("--together", action="store_true", help="learn a folder's people in one run (--mode head: one head)")
+    parser.add_argument(
+        "--together", action="store_true", help="learn a folder's people in one run (--mode head: one head)"
+    )
     parser.add_argument("--face", type=int, metavar="N", help="which face of a photo: 0 is the largest, 1 the next")
     parser.add_argument(
         "--consent", default="", metavar="TEXT", help="a note on the person's consent, kept in the file"
@@ -286,7 +287,7 @@ def _finish(
     if outcome.reason == "interrupted":
         kept = "Nothing had been learned yet."
         if outcome.state is not None:
-            kept = f"The state is kept; to go on: {_resume_command(arguments, outcome.state)}"
+            kept = f"The state is kept; to go on: {resume_command(arguments, outcome.state)}"
         screen.note(f"Interrupted after {outcome.steps} steps. {kept}")
         results.interrupted(outcome)
         results.told()
@@ -304,18 +305,7 @@ def _finish(
     return 0
 
 
-def _resume_command(arguments: argparse.Namespace, state: Path) -> str:
-    words = ["celeb-basis", "learn", "--resume", str(state), "--model", str(arguments.model)]
-    if arguments.names is not None:
-        words += ["--names", str(arguments.names)]
-    if arguments.library != default_library():
-        words += ["--library", str(arguments.library)]
-    return shlex.join(words)
-
-
 def _unfinished(name: str) -> Path:
-    from celeb_basis.cli.results import unfinished_runs
-
     return unfinished_runs() / f"{name}.safetensors"
 
 

@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.cli.progress import Console
+from celeb_basis.cli.unfinished import unfinished_runs
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.executors.work import Outcome
-from celeb_basis.files import cache_folder
 from celeb_basis.identities.derived import DerivedFiles
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.identities.library import Library
 
 _REASONS = {"all steps done": "all {0} steps done", "settled": "settled after {0} steps"}
-
-
-def unfinished_runs() -> Path:
-    """Where this command line keeps interrupted runs, unless it is told otherwise."""
-    return cache_folder() / "unfinished"
 
 
 @dataclass

@@ -138,7 +138,8 @@ def _restore(learner: Learner, header: dict[str, Any], tensors: dict[str, torch.
             learner.optimizer.state[parameter] = {
                 key: value if value.ndim == 0 else value.to(parameter.device) for key, value in state.items()
             }
-    learner.scaler.load_state_dict(header["scaler"])
+    if header["scaler"]:  # empty from where no loss was scaled: a scaler here begins anew
+        learner.scaler.load_state_dict(header["scaler"])
     learner.generator.set_state(tensors["random"])
     learner.average.sums = tensors["average.sums"]
     learner.average.updates = tensors["average.updates"]

@@ -249,6 +249,23 @@ def test_resuming_with_something_else_is_refused(tmp_path: Path) -> None:
         resume_learner(path, host, toy_bases(host))
 
 
+@pytest.mark.parametrize("before", [torch.float32, torch.float16])
+@pytest.mark.parametrize("after", [torch.float32, torch.float16])
+def test_a_run_goes_on_whether_or_not_losses_are_scaled_here_and_there(
+    tmp_path: Path, before: torch.dtype, after: torch.dtype
+) -> None:
+    host = ToyHost()
+    host.dtype = before
+    learner = _learner(host=host)
+    _run(learner, stop_at=3)
+    save_state(learner, tmp_path / "state.safetensors")
+    host.dtype = after
+    resumed = resume_learner(tmp_path / "state.safetensors", host, toy_bases(host))
+    if before == after:
+        assert resumed.scaler.state_dict() == learner.scaler.state_dict()
+    assert _run(resumed)[-1].reason == "all steps done"
+
+
 def test_a_state_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     learner = _learner()
     _run(learner, stop_at=3)

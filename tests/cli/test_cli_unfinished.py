@@ -1,0 +1,33 @@
+"""Interrupted runs: the command that goes on says all that the run was begun with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from celeb_basis.cli.main import build_parser
+from celeb_basis.cli.unfinished import command_line, resume_command
+
+MODEL = ["--model", "my models/sd15"]
+
+
+def test_the_command_says_what_the_run_was_begun_with() -> None:
+    parser = build_parser()
+    begun = ["--device", "cuda:1", "--dtype", "fp32", "--names", "few.txt", "--library", "there", "--replace"]
+    command = resume_command(parser.parse_args(["learn", "ada.jpg", *MODEL, *begun]), Path("a state.safetensors"))
+    program, *words = shlex.split(command)
+    assert program == "celeb-basis"
+    assert words == ["learn", "--resume", "a state.safetensors", *MODEL, *begun]
+    parser.parse_args(words)
+    plain = resume_command(parser.parse_args(["learn", "ada.jpg", *MODEL]), Path("a.safetensors"))
+    assert shlex.split(plain)[1:] == ["learn", "--resume", "a.safetensors", *MODEL]
+
+
+def test_windows_has_its_own_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["celeb-basis", "--resume", r"C:\Users\Ada B\run.safetensors", "--model", r"D:\sd15"]
+    with monkeypatch.context() as patch:  # no longer than that: pathlib asks it too
+        patch.setattr("os.name", "nt")
+        typed = command_line(words)
+    assert typed == r'celeb-basis --resume "C:\Users\Ada B\run.safetensors" --model D:\sd15'
