@@ -23,12 +23,12 @@ from celeb_basis.cli.options import (
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.cli.unfinished import resume_command, unfinished_runs
+from celeb_basis.cli.unfinished import unfinished_run
 from celeb_basis.files import explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.cli.results import Results
-    from celeb_basis.executors.work import Interrupt, Job, Outcome
+    from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos
     from celeb_basis.learning.events import Event
 
 _ABOUT = """\
@@ -149,7 +149,7 @@ def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Re
     else:
         groups = [(person,) for person in people]
     shared = {"settings": settings, "face": arguments.face, "consent": arguments.consent}
-    return [Job(group, state=arguments.state or _unfinished(group[0].name), **shared) for group in groups]
+    return [Job(group, state=arguments.state or _kept(group, arguments), **shared) for group in groups]
 
 
 def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any, results: Results) -> int:
@@ -183,7 +183,7 @@ def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any
             outcome = run_one(worker, job, interrupt, on_event)
         finally:
             results.note_state(job.state, job.names)  # also where an error left one
-    return _finish(arguments, screen, outcome, results, worker, report)
+    return _finish(arguments, outcome, results, worker, report)
 
 
 def _many(arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, results: Results) -> int:
@@ -278,17 +278,11 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
                 report.note(event)
 
         outcome = follow(running, on_event)
-    return _finish(arguments, screen, outcome, results, worker, report)
+    return _finish(arguments, outcome, results, worker, report)
 
 
-def _finish(
-    arguments: argparse.Namespace, screen: Console, outcome: Outcome, results: Results, worker: Any, report: Any
-) -> int:
+def _finish(arguments: argparse.Namespace, outcome: Outcome, results: Results, worker: Any, report: Any) -> int:
     if outcome.reason == "interrupted":
-        kept = "Nothing had been learned yet."
-        if outcome.state is not None:
-            kept = f"The state is kept; to go on: {resume_command(arguments, outcome.state)}"
-        screen.note(f"Interrupted after {outcome.steps} steps. {kept}")
         results.interrupted(outcome)
         results.told()
         return 130
@@ -298,15 +292,13 @@ def _finish(
 
         write_report(arguments.report, report.build(worker, outcome, files))
         results.derived.note([arguments.report], "report", outcome.names)
-    for state in {_unfinished(outcome.names[0]), arguments.resume} - {None}:
-        if state.parent == _unfinished("x").parent:  # never a file that the user put somewhere
-            state.unlink(missing_ok=True)
+    results.forget_run(outcome.names)
     results.told()
     return 0
 
 
-def _unfinished(name: str) -> Path:
-    return unfinished_runs() / f"{name}.safetensors"
+def _kept(people: Sequence[PersonPhotos], arguments: argparse.Namespace) -> Path:
+    return unfinished_run([person.name for person in people], arguments)
 
 
 @contextlib.contextmanager

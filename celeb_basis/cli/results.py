@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.cli.progress import Console
-from celeb_basis.cli.unfinished import unfinished_runs
-from celeb_basis.errors import CelebBasisError
+from celeb_basis.cli.unfinished import resume_command, unfinished_run, unfinished_runs
+from celeb_basis.errors import CelebBasisError, FileError
 from celeb_basis.executors.work import Outcome
+from celeb_basis.files import explained_os_errors
 from celeb_basis.identities.derived import DerivedFiles
 from celeb_basis.identities.format import identity_from_bytes
 from celeb_basis.identities.library import Library
@@ -61,6 +62,7 @@ class Results:
                 self.interrupted(outcome)
                 return
             self.write(outcome)
+            self.forget_run(outcome.names)
         except CelebBasisError as error:
             for name in outcome.names:
                 self._row(name, error=str(error), warnings=list(outcome.warnings))
@@ -93,9 +95,13 @@ class Results:
         return files
 
     def interrupted(self, outcome: Outcome) -> None:
-        """A run that the user ended."""
+        """A run that the user ended; tells how to go on with it."""
         state = str(outcome.state) if outcome.state is not None else None
         self.note_state(outcome.state, outcome.names)
+        kept = "Nothing had been learned yet."
+        if outcome.state is not None:
+            kept = f"The state is kept; to go on: {resume_command(self.arguments, outcome.state)}"
+        self.screen.note(f"{', '.join(outcome.names)}: interrupted after {outcome.steps} steps. {kept}")
         for name in outcome.names:
             self._row(name, error="Interrupted.", reason="interrupted", steps=outcome.steps, state=state)
 
@@ -103,6 +109,18 @@ class Results:
         """Remember a state that the user wanted somewhere else than where states are found anyway."""
         if state is not None and state.is_file() and state.parent != unfinished_runs():
             self.derived.note([state], "unfinished run", names, changes=True)
+
+    def forget_run(self, names: Sequence[str]) -> None:
+        """Delete what was kept of a run that has now ended well; never a file that the user put somewhere."""
+        folder = unfinished_runs().resolve()
+        for state in {unfinished_run(names, self.arguments), self.arguments.resume} - {None}:
+            if state.resolve().parent != folder:
+                continue
+            try:
+                with explained_os_errors(state, "delete"):
+                    state.unlink(missing_ok=True)
+            except FileError as error:
+                self.screen.note(str(error))
 
     def told(self) -> None:
         """Tell how a single run ended."""

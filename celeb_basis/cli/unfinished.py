@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import shlex
 import subprocess
@@ -16,6 +18,16 @@ from celeb_basis.files import cache_folder
 def unfinished_runs() -> Path:
     """Where this command line keeps interrupted runs, unless it is told otherwise."""
     return cache_folder() / "unfinished"
+
+
+def unfinished_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
+    """Where a run of ``names`` is kept. No run of other people, on another model or for another library has that file."""
+    from celeb_basis.identities.library import name_key
+
+    places = [str(place.expanduser().resolve()) for place in (arguments.model, arguments.library)]
+    digest = hashlib.sha256(json.dumps([*map(name_key, names), *places]).encode()).hexdigest()
+    # The name is for people who look into the folder; in some scripts 64 characters would fill a whole file name.
+    return unfinished_runs() / f"{names[0][:32]}-{digest[:10]}.safetensors"
 
 
 def resume_command(arguments: argparse.Namespace, state: Path) -> str:

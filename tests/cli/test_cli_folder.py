@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -93,8 +94,9 @@ def test_ctrl_c_ends_the_whole_folder(
         if isinstance(event, StepDone) and bar.about.endswith("bob") and event.step == 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(LearnBar, "show", ctrl_c)
-    answer = celeb("learn", people, *parts.learning, "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnBar, "show", ctrl_c)
+        answer = celeb("learn", people, *parts.learning, "--json")
     assert answer.code == 130
     assert answer.json["interrupted"]
     rows = {row["name"]: row for row in answer.json["people"]}
@@ -103,3 +105,15 @@ def test_ctrl_c_ends_the_whole_folder(
     assert Path(rows["bob"]["state"]).is_file()
     assert rows["text"]["error"] == "Not started."
     assert [path.name for path in own_library.iterdir()] == ["ann.safetensors"]
+
+    (command,) = (line.split("to go on: ")[1] for line in answer.err.splitlines() if "to go on: " in line)
+    assert shlex.split(command)[3] == rows["bob"]["state"]
+    before = Path(rows["bob"]["state"]).read_bytes()
+    resumed = celeb(*shlex.split(command)[1:])
+    assert resumed.code == 0, resumed.err
+    assert not Path(rows["bob"]["state"]).exists()
+    # The same run from its beginning does away with what was kept of it as well.
+    Path(rows["bob"]["state"]).write_bytes(before)
+    again = celeb("learn", people, *parts.learning, "--replace")
+    assert again.code == 1
+    assert not Path(rows["bob"]["state"]).exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from celeb_basis.cli.main import build_parser
-from celeb_basis.cli.unfinished import command_line, resume_command
+from celeb_basis.cli.unfinished import command_line, resume_command, unfinished_run
 
 MODEL = ["--model", "my models/sd15"]
 
@@ -23,6 +23,20 @@ def test_the_command_says_what_the_run_was_begun_with() -> None:
     parser.parse_args(words)
     plain = resume_command(parser.parse_args(["learn", "ada.jpg", *MODEL]), Path("a.safetensors"))
     assert shlex.split(plain)[1:] == ["learn", "--resume", "a.safetensors", *MODEL]
+
+
+def test_no_run_takes_the_place_of_another() -> None:
+    def kept(*names: str, model: str = "sd15", library: str = "here") -> Path:
+        return unfinished_run(names, parser.parse_args(["learn", "--model", model, "--library", library]))
+
+    parser = build_parser()
+    others = [kept("ada", "bob"), kept("ada", model="sd21"), kept("ada", library="there"), kept("bob")]
+    assert len({kept("ada"), *others}) == 5
+    assert kept("ada").name.startswith("ada-")
+    assert kept("ada") == kept("ada", model=str(Path("sd15").absolute())) == kept("ada", library="./here")
+    long = kept("\N{GRINNING FACE}" * 64)
+    assert len(long.name.encode()) < 255
+    assert long != kept("\N{GRINNING FACE}" * 63)
 
 
 def test_windows_has_its_own_quotes(monkeypatch: pytest.MonkeyPatch) -> None:

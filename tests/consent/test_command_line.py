@@ -71,7 +71,7 @@ def interrupted(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resumed_run_keeps_the_note(
     celeb: Callable[..., Any], parts: Any, private_cache: Path, own_library: Path
 ) -> None:
-    state = private_cache / "unfinished" / f"{NAME}.safetensors"
+    (state,) = (private_cache / "unfinished").iterdir()
     words = ["learn", "--resume", state, "--model", parts.model, "--names", parts.names]
     assert celeb(*words).code == 0
     assert load_identity(own_library / f"{NAME}.safetensors").metadata.consent == f"{NAME} wrote to us"
