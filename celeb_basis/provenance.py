@@ -8,6 +8,7 @@ comment. :func:`save_drawn` is the one place that writes such a file.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,8 +28,13 @@ GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMe
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's term for such pictures laid out together with others, as a contact sheet beside the photo."""
 
+PEOPLE = "Celeb Basis"
+"""The generation parameter that names a picture's people, each with the hash of their identity's vectors."""
+
 Kind = Literal["PNG", "JPEG"]
 
+_LONGEST = 20_000
+_PERSON = re.compile(r'(?:^|, )([^:"<>\n]{1,64}): ([0-9a-f]{12})(?=, |$)')
 _WORDS, _COMPOSITE = "celeb_basis_words", "celeb_basis_composite"
 _PNG_XMP = "XML:com.adobe.xmp"
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
@@ -58,6 +64,16 @@ def sentence(words: Sequence[str], *, composite: bool = False) -> str:
 def png_texts(words: Sequence[str], *, composite: bool = False) -> dict[str, str]:
     """The texts of a PNG file by keyword, for who writes the file otherwise."""
     return {KEY: sentence(words, composite=composite), _PNG_XMP: _xmp(words, composite)}
+
+
+def people_read(value: object) -> tuple[tuple[str, str], ...]:
+    """Names and hashes in the WebUI's value of :data:`PEOPLE`, ``person1: 3da88c0dcb81, person2: ...``.
+
+    As far as it is one: pictures come from anywhere.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        return ()
+    return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
 
 
 def drawn_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from celeb_basis.provenance import PEOPLE, people_read
+
 KEY = "parameters"
-_IDENTITIES = "Celeb Basis"
 _NEGATIVE = "Negative prompt: "
 
 
@@ -43,7 +44,7 @@ def parameters_text(
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": model_sha256[:10],
         "Model": model,
-        _IDENTITIES: json.dumps(dict(identities), ensure_ascii=False),
+        PEOPLE: json.dumps(dict(identities), ensure_ascii=False),
     }
     lines = [" ".join(prompt.splitlines())]
     if negative:
@@ -72,10 +73,19 @@ def read_parameters(path: Path) -> Drawn | None:
     values = _fields(last)
     prompt = prompt[: next((i for i, line in enumerate(prompt) if line.startswith(_NEGATIVE)), len(prompt))]
     try:
-        names = tuple(json.loads(values.get(_IDENTITIES, "{}")))
-        return Drawn("\n".join(prompt), int(values["Seed"]), tuple(f"<{name}>" for name in names))
-    except (KeyError, ValueError, TypeError):
+        seed = int(values["Seed"])
+    except (KeyError, ValueError):
         return None
+    return Drawn("\n".join(prompt), seed, tuple(f"<{name}>" for name in _names(values.get(PEOPLE, ""))))
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """The people of a picture: as :func:`parameters_text` writes them, or as the WebUI's extension does."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    return tuple(found) if isinstance(found, dict) else tuple(name for name, _ in people_read(value))
 
 
 def _quoted(value: str) -> str:

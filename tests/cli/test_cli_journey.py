@@ -158,6 +158,27 @@ def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
     assert read_parameters(tmp_path / "b.png") is None
 
 
+@pytest.mark.parametrize(
+    ("people", "words"),
+    [
+        ('"ada: 3da88c0dcb81, Zoë, B.: 0123456789ab"', ("<ada>", "<Zoë, B.>")),
+        ('"who knows: what"', ()),
+        ("12", ()),
+        ("[" * 100_000, ()),
+    ],
+)
+def test_what_the_webui_says_is_read_too(tmp_path: Path, people: str, words: tuple[str, ...]) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    from celeb_basis.cli.png_text import Drawn, read_parameters
+
+    remarks = PngInfo()
+    lines = "a photo of <ada>\nby the sea\nNegative prompt: blur\n"
+    remarks.add_text("parameters", f"{lines}Steps: 20, Seed: 77, Size: 64x64, Celeb Basis: {people}, Version: v1.10.1")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=remarks)
+    assert read_parameters(tmp_path / "a.png") == Drawn("a photo of <ada>\nby the sea", 77, words)
+
+
 def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
     celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:
