@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.hosts.base import DenoiserBlock, MemoryFacts
+from celeb_basis.hosts.devices import numbered
 
 if TYPE_CHECKING:
     import torch
@@ -61,10 +62,13 @@ def free_memory(device: torch.device) -> int | None:
     import torch
 
     if device.type == "cuda":
+        device = numbered(device)  # else torch 2.1 would not tell
         free, _ = torch.cuda.mem_get_info(device)
         # What torch holds in reserve is free for torch.
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":
+        if not hasattr(torch.mps, "recommended_max_memory"):  # torch 2.1 lacks it
+            return None
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type != "cpu":
         return None
