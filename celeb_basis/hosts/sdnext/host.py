@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.devices import numbered
 from celeb_basis.hosts.diffusers.checks import family_of
 from celeb_basis.hosts.diffusers.host import DiffusersHost
 from celeb_basis.hosts.sdnext.model import (
@@ -17,6 +18,7 @@ from celeb_basis.hosts.sdnext.model import (
     sha256_of,
 )
 from celeb_basis.hosts.sdnext.placing import held_on_device
+from celeb_basis.hosts.sdnext.shim import sdnext_module
 from celeb_basis.hosts.webui.randomness import preserved_random_state
 
 if TYPE_CHECKING:
@@ -40,6 +42,11 @@ class SDNextHost(DiffusersHost):
         check_loaded(loaded)
         super().__init__(_plain(loaded), name=checkpoint_name(loaded), sha256=sha256_of(loaded))
         self._loaded = loaded
+
+    @property
+    def device(self) -> torch.device:
+        """SD.Next's own: between pictures its offloading may keep the denoiser elsewhere."""
+        return numbered(sdnext_module("devices").device)
 
     @contextmanager
     def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:

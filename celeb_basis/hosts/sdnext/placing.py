@@ -32,4 +32,5 @@ def held_on_device(pipeline: Any) -> Iterator[None]:
         for part, home in zip(parts, homes, strict=True):
             part.to(home)
         if offloading:
-            models.set_diffuser_offload(pipeline)
+            # Balanced offloading believes that its hooks are still there unless it is forced.
+            models.set_diffuser_offload(pipeline, force=True)
