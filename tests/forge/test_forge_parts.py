@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from celeb_basis.hosts.forge.backward import right_backward
+from celeb_basis.hosts.forge.host import ForgeHost
 from celeb_basis.hosts.forge.precision import casting
 from celeb_basis.hosts.forge.weights import OrdinaryWeights, ordinary
 from celeb_basis.webui.adapters.running import adapter, adapter_for
@@ -116,6 +118,90 @@ def test_layers_cast_what_is_held_otherwise() -> None:
     with casting(block, torch.float32):
         assert block.parameters_manual_cast is True
     assert block.parameters_manual_cast is False
+
+
+def put_on_the_cpu(block: Block) -> None:
+    """As Forge loads a layer that the device has no room for."""
+    block.prev_parameters_manual_cast = block.parameters_manual_cast
+    block.parameters_manual_cast = True
+
+
+def fetched_back(block: Block) -> None:
+    block.parameters_manual_cast = block.prev_parameters_manual_cast
+    del block.prev_parameters_manual_cast
+
+
+@pytest.fixture
+def half_held() -> Block:
+    """Weights in another precision than float32."""
+    block = Block()
+    block.own = torch.nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    return block
+
+
+@pytest.fixture
+def crowded() -> list[bool]:
+    """Whether Forge finds no room, as it loads."""
+    return []
+
+
+@pytest.fixture
+def host(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch) -> ForgeHost:
+    """Over a model of one block, in a Forge that loads it."""
+
+    class Model:
+        forge_objects_original = types.SimpleNamespace(
+            unet=types.SimpleNamespace(model=types.SimpleNamespace(diffusion_model=half_held)),
+            clip=types.SimpleNamespace(cond_stage_model=torch.nn.Linear(1, 1), patcher=None),
+        )
+        sd_checkpoint_info = types.SimpleNamespace(filename="a-model")
+
+    def load(_patchers: Any) -> None:
+        if crowded and not hasattr(half_held, "prev_parameters_manual_cast"):
+            put_on_the_cpu(half_held)
+
+    model = Model()
+    modules = {
+        "memory_management": types.SimpleNamespace(get_torch_device=lambda: torch.device("cpu"), load_models_gpu=load),
+        "nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
+        "text_processing.classic_engine": types.SimpleNamespace(ClassicTextProcessingEngine=int),
+    }
+    for place in ("host", "backward", "model"):
+        monkeypatch.setattr(f"celeb_basis.hosts.forge.{place}.backend_module", modules.__getitem__)
+    monkeypatch.setattr(ForgeHost, "internals", replace(ForgeHost.internals, loaded_model=lambda: model))
+    found = object.__new__(ForgeHost)
+    found._learning, found._file = None, "a-model"
+    return found
+
+
+def test_layers_on_the_cpu_for_want_of_room_go_on_casting_after_learning(
+    host: ForgeHost, half_held: Block, crowded: list[bool]
+) -> None:
+    crowded.append(True)
+    with host.learning("fp32"):
+        assert half_held.parameters_manual_cast is True
+    assert half_held.parameters_manual_cast is True, "its weights are on the CPU still"
+    fetched_back(half_held)
+    assert half_held.parameters_manual_cast is False
+
+
+def test_layers_cast_while_learning_but_for_previews(host: ForgeHost, half_held: Block) -> None:
+    with host.learning("fp32"):
+        assert host._learning is not None
+        assert half_held.parameters_manual_cast is True
+        host._learning.let_go()
+        assert half_held.parameters_manual_cast is False
+        host._learning.hold_again(host._model)
+        assert half_held.parameters_manual_cast is True
+    assert half_held.parameters_manual_cast is False
+
+
+def test_layers_that_forge_moved_meanwhile_are_as_they_were_once_it_fetches_them_back(half_held: Block) -> None:
+    with casting(half_held, torch.float32):
+        put_on_the_cpu(half_held)
+    assert half_held.parameters_manual_cast is True, "its weights are on the CPU"
+    fetched_back(half_held)
+    assert half_held.parameters_manual_cast is False
 
 
 def test_a_person_is_one_token_of_an_engine() -> None:

@@ -12,7 +12,7 @@ from celeb_basis.hosts.forge import model as models
 from celeb_basis.hosts.forge import pictures, text
 from celeb_basis.hosts.forge.backward import right_backward
 from celeb_basis.hosts.forge.drawing import draw_one
-from celeb_basis.hosts.forge.precision import in_precision
+from celeb_basis.hosts.forge.precision import Casting, dtype_of
 from celeb_basis.hosts.forge.shim import backend_module, nothing_moves
 from celeb_basis.hosts.forge.weights import OrdinaryWeights, ordinary
 from celeb_basis.hosts.freezing import frozen
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 class _Learning(Learning):
     dtype: torch.dtype
     """What the denoiser computes in."""
+    casting: Casting
     weights: OrdinaryWeights
 
     def let_go(self) -> None:
         self.weights.put_back()
+        self.casting.put_back()
 
     def hold_again(self, model: Any) -> None:
         _hold_on_device(model)
+        self.casting.switch_on()
         self.weights.switch_on()
 
 
@@ -81,15 +84,19 @@ class ForgeHost(FamilyHost[_Learning]):
         unet, encoders = models.unet_of(model), models.text_part(model)
         with ExitStack() as stack:
             stack.enter_context(preserved_random_state())
-            dtype = stack.enter_context(in_precision(unet, precision, self.device))
+            dtype = dtype_of(precision, self.device)
+            # First, since Forge has layers cast whose weights it puts on the CPU for want of room.
             _hold_on_device(model)
+            casting = Casting(unet, dtype)
+            stack.callback(casting.put_back)
+            casting.switch_on()
             weights = OrdinaryWeights([unet, encoders])
             stack.callback(weights.put_back)
             weights.switch_on()
             stack.enter_context(frozen([unet, encoders]))
             stack.enter_context(right_backward(unet, checkpointing=checkpointing))
             stack.callback(setattr, self, "_learning", self._learning)
-            self._learning = _Learning(weakref.ref(model), dtype, weights)
+            self._learning = _Learning(weakref.ref(model), dtype, casting, weights)
             yield
 
     def _encoding(self) -> AbstractContextManager[Any]:
