@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -267,6 +268,30 @@ def test_drawing_equals_diffusers_own_and_does_not_depend_on_the_count(host: Dif
     generator = torch.Generator().manual_seed(7)
     options = {"negative_prompt": "a dog", "num_inference_steps": 4, "guidance_scale": 5.0, "generator": generator}
     assert theirs("a photo of a cat", **options).images[0].tobytes() == drawn[0].tobytes()
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize("half", ["vae", "all, learning in float32", "all but the vae"])
+def test_a_vae_in_another_precision_than_the_denoiser_draws_the_same(kind: str, half: str) -> None:
+    """As SD.Next holds it when told so, and as half-precision weights are while they are widened for learning."""
+    pipeline = make_host(kind, **SMALL)._pipeline
+    request = GenerationRequest("a cat", seed=1, steps=2)
+
+    def drawn() -> Any:
+        return np.asarray(next(host.generate(request)), dtype=np.float32)
+
+    host = DiffusersHost(pipeline)
+    expected = drawn()
+    held = torch.bfloat16 if half.startswith("all") else torch.float32
+    (pipeline.vae if half == "vae" else pipeline).to(torch.bfloat16)
+    if half == "all but the vae":
+        pipeline.vae.to(torch.float32)
+    of_vae = pipeline.vae.dtype
+    host = DiffusersHost(pipeline)
+    with host.learning("fp32") if "learning" in half else nullcontext():
+        found = drawn()
+    assert abs(found - expected).mean() < 0.05 * expected.std()
+    assert (pipeline.vae.dtype, pipeline.unet.dtype) == (of_vae, held)
 
 
 def test_drawing_puts_words_into_both_prompts_and_leaves_no_graph(sd1_host: DiffusersHost) -> None:

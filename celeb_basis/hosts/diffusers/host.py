@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import LatentDistribution, MemoryFacts, ModelInfo, NoiseSchedule
+from celeb_basis.hosts.devices import check_autocast, torch_attention_keeps_scores
 from celeb_basis.hosts.diffusers.checks import check_pipeline, family_of, noise_schedule, sampler
 from celeb_basis.hosts.diffusers.fingerprint import sha256_of_modules
 from celeb_basis.hosts.diffusers.freezing import checkpointed
@@ -96,13 +97,13 @@ class DiffusersHost:
         return dtype
 
     def memory(self) -> MemoryFacts:
-        """diffusers computes attention in torch's own way, which keeps the scores on the CPU only."""
+        """diffusers computes attention in torch's own way."""
         return memory_facts(
             self._unet,
             [self._unet, *self._text_models],
             self.device,
             latent_pixel=self._latent_pixel,
-            keeps_scores=self.device.type == "cpu",
+            keeps_scores=torch_attention_keeps_scores(self.device),
         )
 
     @contextmanager
@@ -117,6 +118,8 @@ class DiffusersHost:
             stack.enter_context(checkpointed(self._unet, checkpointing))
             if any(module.dtype != wanted for module in denoising):
                 # Also from one half precision to the other: autocast starts from float32.
+                if wanted != torch.float32:
+                    check_autocast(self.device, wanted)
                 stack.enter_context(widened(denoising, torch.float32))
                 self._autocast = None if wanted == torch.float32 else wanted
             else:
@@ -133,7 +136,7 @@ class DiffusersHost:
         config = self._vae.config
         factor, shift = float(config.scaling_factor), float(getattr(config, "shift_factor", None) or 0.0)
         means, stds = [], []
-        with torch.no_grad(), self._picture_encoder() as vae:
+        with torch.no_grad(), self._held_vae() as vae:
             for picture in pictures:
                 moments = vae.encode(picture[None].to(vae.device, vae.dtype)).latent_dist
                 means.append((moments.mean.float() - shift) * factor)
@@ -183,13 +186,12 @@ class DiffusersHost:
         import torch
 
         width, height = picture_size(request, self.info, self._latent_pixel, self.schedule.timesteps)
-        self._vae.to(self.device)
         pipeline = self._sampling_pipeline()
         with torch.no_grad():
             encoded = self._generation_prompts(request)
         for number in range(request.count):
-            with torch.no_grad(), frozen([self._unet, self._vae]):
-                pictures = pipeline(
+            with torch.no_grad(), frozen([self._unet]), self._held_vae() as vae:
+                latents = pipeline(
                     **encoded,
                     width=width,
                     height=height,
@@ -197,10 +199,12 @@ class DiffusersHost:
                     guidance_scale=request.guidance,
                     eta=0.0,
                     generator=torch.Generator().manual_seed((request.seed + number) % 2**63),
-                    output_type="pil",
+                    output_type="latent",
                 ).images
-            picture: Image.Image = pictures[0].convert("RGB")
-            yield picture
+                # The pipeline itself would not decode where the VAE is held in another precision than the denoiser.
+                decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+            picture: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+            yield picture.convert("RGB")
 
     @property
     def _latent_pixel(self) -> int:
@@ -215,7 +219,7 @@ class DiffusersHost:
         return torch.autocast(self.device.type, dtype=self._autocast)
 
     @contextmanager
-    def _picture_encoder(self) -> Iterator[Any]:
+    def _held_vae(self) -> Iterator[Any]:
         """The VAE on the device and evaluating, in float32 where half precision would overflow (SDXL's)."""
         import torch
 
