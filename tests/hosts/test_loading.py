@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from support.full_disk import full_disk
 
@@ -17,7 +18,7 @@ from celeb_basis.hosts.diffusers import DiffusersHost, load_host
 from celeb_basis.hosts.diffusers.fingerprint import sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import probe_prediction
 from celeb_basis.miniature.ldm_layout import ldm_weights, save_single_file
-from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
+from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline, small_configs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -281,13 +282,65 @@ def test_marks_and_the_callers_word_decide_the_prediction(saved: Any, tmp_path: 
     assert other.schedule.prediction == "epsilon"
 
 
+class Denoiser(torch.nn.Module):
+    """Computes in float32 only, as the CPU does in torch 2.1."""
+
+    device = torch.device("cpu")
+    config = type("Config", (), {"cross_attention_dim": 16})
+
+    def __init__(self, sign: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.sign = torch.nn.Parameter(torch.tensor(sign, dtype=dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sign.dtype
+
+    def forward(self, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+        assert sample.dtype == self.dtype == torch.float32
+        return (self.sign * sample,)
+
+
+@pytest.mark.parametrize("held", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, "epsilon"), (-3.0, "v_prediction")])
-def test_probing_tells_noise_from_velocity(sign: float, expected: str) -> None:
-    class Denoiser(torch.nn.Module):
-        dtype, device = torch.float32, torch.device("cpu")
-        config = type("Config", (), {"cross_attention_dim": 16})
+def test_probing_tells_noise_from_velocity(sign: float, expected: str, held: torch.dtype) -> None:
+    denoiser = Denoiser(sign, held)
+    assert probe_prediction(denoiser) == expected
+    assert denoiser.dtype == held
 
-        def forward(self, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
-            return (sign * sample,)
 
-    assert probe_prediction(Denoiser()) == expected
+@pytest.mark.parametrize(
+    ("parameterization", "told", "prediction", "side"),
+    [
+        ("v", {}, None, 768),
+        (None, {}, None, 512),
+        ("v", {}, "epsilon", 512),
+        (None, {}, "v_prediction", 768),
+        ("v", {"resolution": 64}, None, 64),
+        ("v", "nonsense", None, 768),
+    ],
+)
+def test_the_side_of_sd2s_pictures_is_not_the_configs(
+    parameterization: str | None, told: Any, prediction: Any, side: int, saved: Any, tmp_path: Path
+) -> None:
+    """Stability's own config of the model for 768 pixels says 64 of the latents, as that for 512 does."""
+    place = saved["sd2"][1]
+    shutil.copy(place / "single.safetensors", tmp_path / "x.safetensors")
+    config = yaml.safe_load((place / "single.yaml").read_text(encoding="utf-8"))
+    config["model"]["params"] |= {"image_size": 64, "parameterization": parameterization}
+    config["celeb_basis"] = told
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    host = load_host(tmp_path / "x.safetensors", device="cpu", prediction=prediction)
+    assert host.info.resolution == side
+
+
+@pytest.mark.parametrize(("probed", "side"), [("epsilon", 512), ("v_prediction", 768)])
+def test_the_side_of_sd2s_pictures_without_a_config_follows_what_is_predicted(
+    probed: str, side: int, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(saved["sd2"][1] / "single.safetensors", tmp_path / "x.safetensors")
+    loader = "celeb_basis.hosts.diffusers.single_file"
+    monkeypatch.setattr(f"{loader}.component_configs", lambda family: small_configs(family, width=64))
+    monkeypatch.setattr(f"{loader}.probe_prediction", lambda _unet: probed)
+    host = load_host(tmp_path / "x.safetensors", device="cpu")
+    assert (host.info.resolution, host.schedule.prediction) == (side, probed)

@@ -12,6 +12,7 @@ from typing import Any
 from celeb_basis.errors import HostError
 from celeb_basis.files import explained_os_errors
 from celeb_basis.hosts.diffusers.configs import Config, Family
+from celeb_basis.hosts.resolution import told_resolution
 
 
 def read_yaml(path: Path) -> Config:
@@ -33,7 +34,7 @@ def read_yaml(path: Path) -> Config:
 
 
 def apply_yaml(path: Path, content: Config, family: Family, configs: dict[str, Config]) -> dict[str, Config]:
-    """``configs`` with everything that the ``.yaml`` says put in.
+    """``configs`` with everything that the ``.yaml`` says put in; SD2's ``image_size`` says nothing of its pictures.
 
     Raises: :class:`HostError` if it lacks what every such file has.
     """
@@ -58,14 +59,12 @@ def apply_yaml(path: Path, content: Config, family: Family, configs: dict[str, C
         if theirs in params:
             scheduler[ours] = type(scheduler[ours])(params[theirs])
     scheduler["prediction_type"] = _prediction(params)
-    resolution = content.get("celeb_basis", {}).get("resolution")
-    if not resolution and isinstance(params.get("image_size"), int):
+    resolution = told_resolution(content)
+    if not resolution and family != "sd2" and isinstance(params.get("image_size"), int):
         resolution = params["image_size"] * 8
     if resolution:
-        vae["sample_size"], unet["sample_size"] = (
-            int(resolution),
-            int(resolution) // 2 ** (len(vae["block_out_channels"]) - 1),
-        )
+        vae["sample_size"] = resolution
+        unet["sample_size"] = resolution // 2 ** (len(vae["block_out_channels"]) - 1)
     return {**configs, "unet": unet, "vae": vae, "scheduler": scheduler}
 
 

@@ -13,6 +13,8 @@ from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
 from celeb_basis.hosts.diffusers.configs import PIPELINE_CLASSES, Config, Family, component_configs
 from celeb_basis.hosts.diffusers.ldm_config import apply_yaml, read_yaml
 from celeb_basis.hosts.diffusers.ldm_text import TEXT_PARTS, load_text_encoder, text_weights
+from celeb_basis.hosts.freezing import widened
+from celeb_basis.hosts.resolution import family_resolution, told_resolution
 
 if TYPE_CHECKING:
     import torch
@@ -47,21 +49,25 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: Prediction | No
         config, of_part = text_weights(weights, part, unused_layers=int(family == "sd2"))
         configs[part.component] = config
         texts[part.component] = of_part
-    recipe = path.with_suffix(".yaml")
-    has_recipe = recipe.is_file()
-    if has_recipe:
-        configs = apply_yaml(recipe, read_yaml(recipe), family, configs)
-    _check_sizes(path, weights, configs, has_recipe)
+    place = path.with_suffix(".yaml")
+    recipe = read_yaml(place) if place.is_file() else None
+    if recipe is not None:
+        configs = apply_yaml(place, recipe, family, configs)
+    _check_sizes(path, weights, configs, recipe is not None)
     parts = _networks(path, weights, configs, dtype)
     for component, of_part in texts.items():
         kind = _text_class(component)
         parts[component] = load_text_encoder(kind, configs[component], of_part, dtype)
     scheduler = configs["scheduler"]
     found: Prediction | None = prediction or _marked_prediction(marks)
-    if found is None and not has_recipe and family == "sd2":
+    if found is None and recipe is None and family == "sd2":
         found = probe_prediction(parts["unet"])
     if found is not None:
         scheduler["prediction_type"] = found
+    if family == "sd2" and told_resolution(recipe) is None:
+        side = family_resolution(family, lambda: bool(scheduler["prediction_type"] == "v_prediction"))
+        parts["vae"].register_to_config(sample_size=side)
+        parts["unet"].register_to_config(sample_size=side // 2 ** (len(configs["vae"]["block_out_channels"]) - 1))
     if "ztsnr" in marks:
         scheduler["rescale_betas_zero_snr"] = True
     parts["scheduler"] = diffusers.DDIMScheduler.from_config(scheduler)
@@ -106,7 +112,8 @@ def probe_prediction(unet: Any) -> Prediction:
     """
     import torch
 
-    with torch.no_grad():
+    # The CPU computes half precision with newer versions of torch only.
+    with torch.no_grad(), widened([unet], torch.float32):
         noise = torch.full((1, 4, 8, 8), 0.5, dtype=unet.dtype, device=unet.device)
         context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=unet.dtype, device=unet.device)
         step = torch.tensor([999], device=unet.device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import NoiseSchedule
+from celeb_basis.hosts.devices import torch_attention_keeps_scores
 from celeb_basis.hosts.forge.shim import backend_module
 from celeb_basis.hosts.forge.weights import ordinary
 from celeb_basis.hosts.webui.model import Family, checkpoint_name, own_resolution
@@ -129,7 +130,7 @@ def keeps_scores(device: torch.device) -> bool:
     """Whether the attention that Forge chose keeps its scores for the backward pass."""
     attention = backend_module("attention")
     chosen = getattr(attention.attention_function, "__name__", "")
-    return chosen != "attention_xformers" and not (chosen == "attention_pytorch" and device.type != "cpu")
+    return chosen != "attention_xformers" and (chosen != "attention_pytorch" or torch_attention_keeps_scores(device))
 
 
 def weights_dtype(model: Any) -> torch.dtype:

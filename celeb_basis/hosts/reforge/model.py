@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import NoiseSchedule, Prediction
+from celeb_basis.hosts.devices import torch_attention_keeps_scores
 from celeb_basis.hosts.reforge.shim import reforge_module
 from celeb_basis.hosts.webui.model import Family, checkpoint_name, own_resolution, text_embedders
 from celeb_basis.hosts.webui.shim import host_module
@@ -81,7 +82,9 @@ def noise_schedule(model: Any) -> NoiseSchedule:
 def keeps_scores(device: torch.device) -> bool:
     """Whether the attention that reForge chose keeps its scores for the backward pass."""
     attention = reforge_module("ldm_patched.ldm.modules.attention").optimized_attention.__name__
-    return attention != "attention_xformers" and (attention != "attention_pytorch" or device.type == "cpu")
+    return attention != "attention_xformers" and (
+        attention != "attention_pytorch" or torch_attention_keeps_scores(device)
+    )
 
 
 def attention_has_gradients() -> bool:

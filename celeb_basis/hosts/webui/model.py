@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import NoiseSchedule, Prediction
+from celeb_basis.hosts.devices import torch_attention_keeps_scores
+from celeb_basis.hosts.resolution import family_resolution, told_resolution
 from celeb_basis.hosts.webui.shim import host_module
 
 if TYPE_CHECKING:
@@ -85,26 +87,16 @@ def resolution_of(model: Any) -> int:
 
 
 def own_resolution(config: Any, family: Family, predicts_v: Callable[[], bool]) -> int:
-    """What the ``config`` says for us (see :func:`told_resolution`), else the family's.
-
-    Only of SD2 it is asked whether it ``predicts_v``: other models that a host has loaded, such as those of flow
-    matching, may have no answer.
-    """
-    if told := told_resolution(config):
-        return told
-    if family == "sdxl":
-        return 1024
-    return 768 if family == "sd2" and predicts_v() else 512
+    """What the file ``config`` says for us, which the host built the model from, else the family's."""
+    return told_resolution(_content(config)) or family_resolution(family, predicts_v)
 
 
-def told_resolution(config: Any) -> int | None:
-    """``celeb_basis.resolution`` of the config that the host built the model from, as ``save_for_webui`` writes it."""
+def _content(config: Any) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     try:
-        content = yaml.safe_load(Path(str(config)).read_text(encoding="utf-8"))
-        return int(content["celeb_basis"]["resolution"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return yaml.safe_load(Path(str(config)).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return None
 
 
@@ -156,9 +148,10 @@ def noise_schedule(model: Any) -> NoiseSchedule:
 def keeps_scores(device: torch.device) -> bool:
     """Whether the attention that the user chose keeps its scores for the backward pass.
 
-    Sub-quadratic attention computes its chunks again; xformers and torch's own keep a row's sum, on the GPU.
+    xformers and, on graphics cards, torch's own keep a row's sum. Sub-quadratic attention would compute its chunks again
+    while the denoiser trains; here it evaluates, and every chunk's scores are kept.
     """
     chosen = getattr(host_module("sd_hijack").current_optimizer, "name", None) or ""
-    if chosen == "sub-quadratic" or chosen == "xformers":
+    if chosen == "xformers":
         return False
-    return not (chosen.startswith("sdp") and device.type != "cpu")
+    return not chosen.startswith("sdp") or torch_attention_keeps_scores(device)
