@@ -71,7 +71,7 @@ def _about(arguments: argparse.Namespace, screen: Console) -> dict[str, Any]:
     from celeb_basis.cli.loading import find_identity
 
     path = Path(arguments.what).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return _model(path, arguments)
     try:
         identity = find_identity(arguments.what, arguments.library)

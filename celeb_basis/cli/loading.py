@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
-from celeb_basis.files import cache_folder, checked_name
+from celeb_basis.files import cache_folder, checked_name, explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.basis.basis import Basis
@@ -146,8 +147,11 @@ def check_name_is_free(library: Library, name: str, *, replace: bool) -> None:
 def check_folder(folder: Path) -> None:
     """Raises: :class:`FileError` unless files can be put into ``folder``, which may have to be made. Touches nothing."""
     folder = Path(folder).expanduser().absolute()
-    standing = next(place for place in (folder, *folder.parents) if place.exists())
-    if not standing.is_dir():
+    modes = ((place, _mode(place, folder)) for place in (folder, *folder.parents))
+    standing, mode = next(((place, mode) for place, mode in modes if mode is not None), (None, 0))
+    if standing is None:  # a drive's letter that is no drive
+        raise FileError(f"{folder.anchor} does not exist: choose another place.")
+    if not stat.S_ISDIR(mode):
         raise FileError(f"{standing} is a file, not a folder: choose another place.")
     if not os.access(standing, os.W_OK | os.X_OK):
         raise FileError(f"{standing} cannot be written: choose another folder or change its permissions.")
@@ -157,9 +161,22 @@ def check_output_file(path: Path | None) -> None:
     """Raises: :class:`FileError` unless a file can be written at ``path``. Touches nothing."""
     if path is None:
         return
-    if path.is_dir():
+    mode = _mode(path, path)
+    if mode is not None and stat.S_ISDIR(mode):
         raise FileError(f"{path} is a folder: give the name of a file.")
     check_folder(path.parent)
+
+
+def _mode(place: Path, wanted: Path) -> int | None:
+    """What ``place`` is, ``None`` if it is not there. ``Path.exists`` would raise, or not, by Python's version.
+
+    Raises: :class:`FileError`, about ``wanted``, for a name that is too long, or a folder that cannot be looked into.
+    """
+    with explained_os_errors(wanted, "use"):
+        try:
+            return place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def find_identity(text: str, folder: Path) -> Identity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def wanted_people(arguments: argparse.Namespace) -> Wanted:
         raise UsageError(
             "There is nobody to learn: give a photo and --name, a folder of people, or --person NAME=PHOTO."
         )
-    if any(path.is_dir() for path in photos):
+    if any(os.path.isdir(path) for path in photos):
         if len(photos) > 1 or arguments.name:
             raise UsageError("A folder of people stands alone, without --name: its files and folders name the people.")
         return _folder(photos[0], arguments.together)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,12 +64,15 @@ def add_parser(commands: Commands) -> None:
 
 def run_export(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
-    from celeb_basis.cli.loading import check_folder, find_identity
+    from celeb_basis.cli.loading import check_folder, check_output_file, find_identity
     from celeb_basis.exports.write import export_identity, usage
     from celeb_basis.identities.derived import DerivedFiles
 
     output: Path = arguments.output
-    check_folder(output if output.is_dir() else output.parent)
+    if os.path.isdir(output):
+        check_folder(output)
+    else:
+        check_output_file(output)
     identity = find_identity(arguments.identity, arguments.library)
     files = export_identity(identity, output, arguments.layout, word=arguments.word)
     DerivedFiles(arguments.library).note(files, "export", [identity.name])

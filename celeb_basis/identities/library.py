@@ -115,15 +115,21 @@ class Library:
             path.unlink()
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise FileError(f"{self.folder} is a file, not a folder: give the folder of the identities.")
         with explained_os_errors(self.folder, "list"):
-            paths = sorted(self.folder.iterdir())
+            try:
+                everything = sorted(self.folder.iterdir())
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not self.folder.is_file():
+                    return
+                told = f"{self.folder} is a file, not a folder: give the folder of the identities."
+                raise FileError(told) from error
+            paths = [
+                path
+                for path in everything
+                if path.suffix.lower() == SUFFIX and not path.name.startswith(".") and not path.is_dir()
+            ]
         for path in paths:
-            if path.suffix.lower() == SUFFIX and not path.name.startswith(".") and not path.is_dir():
-                yield _name_of(path), path
+            yield _name_of(path), path
 
     def _read(self, name: str, path: Path) -> Identity:
         # The file's name is the person's: a user may have renamed it in a file manager.

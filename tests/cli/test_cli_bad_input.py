@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from celeb_basis.cli.loading import check_folder, check_output_file
+from celeb_basis.errors import FileError
 from celeb_basis.files import cache_folder
 from celeb_basis.identities.format import save_identity
 from celeb_basis.identities.identity import Identity, IdentityMetadata
@@ -148,6 +150,28 @@ TABLE: Mapping[str, Row] = {
         lambda w: w.generate("--identity", "taken", "--output", w.file("pictures", b"")),
         "is a file, not a folder",
     ),
+    "library of an overlong name": (
+        lambda w: w.learn(w.parts.photo, "--library", w.folder / ("a" * 300)),
+        "the name is too long",
+    ),
+    "library below an overlong name": (
+        lambda w: ["info", "--library", w.folder / ("a" * 300) / "people"],
+        "the name is too long",
+    ),
+    "report of an overlong name": (
+        lambda w: w.learn(w.parts.photo, "--report", w.folder / ("a" * 300 + ".html")),
+        "the name is too long",
+    ),
+    "pictures into an overlong name": (
+        lambda w: w.generate("--identity", "taken", "--output", w.folder / ("a" * 300)),
+        "the name is too long",
+    ),
+    "export into an overlong name": (
+        lambda w: ["export", "taken", "--output", w.output / ("a" * 300 + ".pt")],
+        "the name is too long",
+    ),
+    "photo of an overlong name": (lambda w: w.learn(w.folder / ("a" * 300)), "the name is too long"),
+    "information on an overlong name": (lambda w: ["info", w.folder / ("a" * 300)], "the name is too long"),
     "disk full while drawing": (
         lambda w: (w.failing("os.fsync", errno.ENOSPC), w.generate(prompt="a tree"))[1],
         "the disk is full",
@@ -264,6 +288,24 @@ def test_bad_input(
     assert answer.json == {"error": said.removeprefix("error: ")}
     assert _snapshot(tmp_path) == before
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [(errno.EACCES, "permission is denied"), (errno.ENOENT, "does not exist: choose another place")],
+    ids=["a folder that cannot be looked into", "a drive that is not there"],
+)
+def test_places_that_cannot_be_reached(
+    number: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        for check in (check_folder, check_output_file):
+            with pytest.raises(FileError, match=sentence):
+                check(tmp_path / "somewhere" / "below")
 
 
 def test_nan_keeps_the_last_good_state_and_says_how_to_go_on(
