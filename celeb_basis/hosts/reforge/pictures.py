@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.hosts.base import LatentDistribution
+from celeb_basis.hosts.devices import without_autocast
 from celeb_basis.hosts.freezing import frozen, widened
 from celeb_basis.hosts.reforge.model import denoising_part
 from celeb_basis.hosts.reforge.shim import reforge_module
@@ -27,7 +28,7 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     vae = _vae_of(model)
     reforge_module("ldm_patched.modules.model_management").load_models_gpu([vae.patcher])
     module, factor = vae.first_stage_model, float(denoising_part(model).latent_format.scale_factor)
-    with torch.no_grad(), frozen([module]), torch.autocast(vae.device.type, enabled=False):
+    with torch.no_grad(), frozen([module]), without_autocast(vae.device):
         means, stds = means_and_stds(pictures, partial(_encoded, module), partial(_encoded_in_float32, module))
     return LatentDistribution(means * factor, stds * factor)
 

@@ -38,8 +38,11 @@ class _Learning(Learning):
 
     def let_go(self) -> None:
         self.layout.put_back()
+        if (model := self.model()) is not None:
+            pictures.bring_vae_for_drawing(model)
 
     def hold_again(self, model: Any) -> None:
+        pictures.send_vae_away(model)
         hold_on_device(model)
         self.additions.switch_off()
         self.layout.switch_on()
@@ -115,7 +118,7 @@ class WebUIHost(FamilyHost[_Learning]):
             layout = ChannelsLast([models.unet_of(model)] if self.device.type == "cpu" else [])
             stack.callback(layout.put_back)
             layout.switch_on()
-            stack.enter_context(checkpointed(model, checkpointing))
+            stack.enter_context(checkpointed(model, checkpointing, computing.denoiser))
             stack.callback(setattr, self, "_learning", self._learning)
             self._learning = _Learning(weakref.ref(model), additions, computing, layout)
             yield

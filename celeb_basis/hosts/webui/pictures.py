@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.hosts.base import LatentDistribution
+from celeb_basis.hosts.devices import without_autocast
 from celeb_basis.hosts.freezing import frozen, widened
 from celeb_basis.hosts.requests import check_pictures
 from celeb_basis.hosts.webui.shim import host_module
@@ -25,7 +26,7 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     check_pictures(pictures, pixels_of_latent(model))
     vae = bring_vae(model)
     factor = float(model.scale_factor)
-    with torch.no_grad(), frozen([vae]), torch.autocast(host_module("devices").device.type, enabled=False):
+    with torch.no_grad(), frozen([vae]), without_autocast(host_module("devices").device):
         means, stds = means_and_stds(pictures, partial(_encoded, vae), partial(_encoded_in_float32, vae))
     return LatentDistribution(means * factor, stds * factor)
 
@@ -44,6 +45,12 @@ def bring_vae(model: Any) -> Any:
         lowvram.module_in_gpu = vae
     vae.to(devices.device)
     return vae
+
+
+def bring_vae_for_drawing(model: Any) -> None:
+    """The VAE to the device, unless ``--medvram`` does that itself: otherwise the host takes for granted that it is there."""
+    if not getattr(model, "lowvram", False):
+        model.first_stage_model.to(host_module("devices").device)
 
 
 def send_vae_away(model: Any) -> None:

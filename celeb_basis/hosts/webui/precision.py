@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.devices import check_autocast
 from celeb_basis.hosts.freezing import widened
 from celeb_basis.hosts.webui.model import text_part, unet_of, weights_dtype
 from celeb_basis.hosts.webui.shim import host_module, replaced
@@ -53,7 +54,7 @@ def in_precision(model: Any, precision: Precision) -> Iterator[Computing]:
     In the precision of the weights themselves, the host's own autocast serves. Weights that are narrower than what is
     asked for are widened in their place, one after the other; there is never a second copy of the model.
 
-    Raises: :class:`HostError` for fp16 on the CPU.
+    Raises: :class:`HostError` for fp16 on the CPU, or what torch cannot compute in on another device.
     """
     import torch
 
@@ -73,10 +74,11 @@ def in_precision(model: Any, precision: Precision) -> Iterator[Computing]:
         if wanted == torch.float32:
             yield Computing(nullcontext, nullcontext)
             return
-        kind = devices.device.type
+        device = devices.device
+        check_autocast(device, wanted)
 
         def autocast() -> AbstractContextManager[Any]:
-            return torch.autocast(kind, dtype=wanted)
+            return torch.autocast(device.type, dtype=wanted)
 
         # In float32 the text encoders' own gradients stay exact, and OpenCLIP's masks would not meet a half-precision
         # query; they are a small part of the work.
