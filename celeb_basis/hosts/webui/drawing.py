@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.hosts.webui.model import loaded_model
@@ -37,7 +37,20 @@ def draw_one(
     p.cached_c, p.cached_uc = [None, None], [None, None]
     # The host loads what its settings name before it draws, which is another checkpoint if the user chose one meanwhile.
     title = loaded_model().sd_checkpoint_info.title
-    return drawn(p, replaced_options(sd_model_checkpoint=title))
+    return drawn(p, replaced_options(sd_model_checkpoint=title), weights_stay())
+
+
+@contextmanager
+def weights_stay() -> Iterator[None]:
+    """The host does not load the checkpoint anew to hold it in 8 bits, or no longer.
+
+    It would before it draws, where the setting and what it remembers of the weights differ: while learning, weights of
+    8 bits are widened, and it has been told so.
+    """
+    models, devices = host_module("sd_models"), host_module("devices")
+    known = {"check_fp8": lambda _model: devices.fp8} if hasattr(models, "check_fp8") else {}
+    with replaced(models, **known):
+        yield
 
 
 def plain_processing(request: GenerationRequest, prompts: tuple[str, str], seed: int, size: tuple[int, int]) -> Any:
