@@ -11,10 +11,12 @@ _log = logging.getLogger(__name__)
 
 # Switched off by hand below: activating them with nothing would bring in the user's default ones.
 _BUILT_IN = ("hypernet", "lora", "lyco")
+# Where the host's built-in HyperTile, which computes attention tile by tile, keeps what it was last told of a module.
+_HYPERTILE = "__webui_hypertile_params"
 
 
 class Additions:
-    """LoRAs of the last prompt, hypernetworks, UNet overrides, token merging and tiling, as they are now.
+    """LoRAs of the last prompt, hypernetworks, UNet overrides, token merging, HyperTile and tiling, as they are now.
 
     :meth:`switch_off` may be called again at any time, as after a preview, which switches things on; :meth:`put_back`
     once at the end. Networks of other extensions are told to switch off; they are activated anew by the next prompt.
@@ -28,6 +30,8 @@ class Additions:
         self._merging = getattr(model, "applied_token_merged_ratio", 0)
         self._tiling = hijack.circular_enabled
         self._hypernetworks = shared.loaded_hypernetworks
+        tiled = [part for part in model.modules() if hasattr(part, _HYPERTILE)]
+        self._hypertile = [(kept, kept.enabled) for kept in (getattr(part, _HYPERTILE) for part in tiled)]
         self._loras = None if lora is None else list(lora.loaded_networks)
 
     def switch_off(self) -> None:
@@ -37,12 +41,16 @@ class Additions:
         host_module("sd_models").apply_token_merging(self._model, 0)
         host_module("sd_hijack").model_hijack.apply_circular(False)
         host_module("shared").loaded_hypernetworks = []
+        for kept, _ in self._hypertile:
+            kept.enabled = False
         self._apply_loras([])
 
     def put_back(self) -> None:
         """Everything as it was when this was made."""
         if self._loras is not None:
             self._apply_loras(self._loras)
+        for kept, enabled in self._hypertile:
+            kept.enabled = enabled
         host_module("shared").loaded_hypernetworks = self._hypernetworks
         host_module("sd_hijack").model_hijack.apply_circular(self._tiling)
         host_module("sd_models").apply_token_merging(self._model, self._merging)

@@ -1,0 +1,195 @@
+"""What the WebUI's adapter does on a graphics card or with 8-bit weights, with stand-ins for the WebUI's modules."""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from support.forks import stand_in
+
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.base import GenerationRequest
+from celeb_basis.hosts.memory_format import ChannelsLast
+from celeb_basis.hosts.webui.checkpointing import checkpointed
+from celeb_basis.hosts.webui.drawing import draw_one
+from celeb_basis.hosts.webui.host import _Learning
+from celeb_basis.hosts.webui.model import keeps_scores
+from celeb_basis.hosts.webui.precision import AS_THE_HOST, in_precision
+from celeb_basis.hosts.webui.quiet import Additions
+
+CARD = torch.device("cuda")
+
+
+class Part(torch.nn.Linear):
+    """Remembers where it is sent instead of going there."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.place = "cpu"
+
+    def to(self, device: Any) -> Any:
+        self.place = str(device)
+        return self
+
+
+class Model(torch.nn.Module):
+    is_sdxl = is_sd2 = lowvram = False
+    sd_checkpoint_info = types.SimpleNamespace(title="a model")
+
+    def __init__(self, unet: torch.nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = torch.nn.Module() if unet is not None else Part()
+        self.model.diffusion_model = unet
+        self.cond_stage_model, self.first_stage_model = Part(), Part()
+
+
+class Nothing:
+    """In the place of what is switched off: no test looks at it."""
+
+    def switch_off(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("medvram", [False, True])
+def test_a_preview_finds_the_vae_on_the_device(medvram: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = {"device": CARD, "cpu": torch.device("cpu"), "torch_gc": lambda: None}
+    modules = stand_in(monkeypatch, devices=devices, lowvram={"module_in_gpu": None})
+    model: Any = Model()
+    model.lowvram = medvram
+    nothing: Any = Nothing()
+    learning = _Learning(weakref.ref(model), nothing, AS_THE_HOST, ChannelsLast([]))
+    for _ in range(2):
+        learning.let_go()
+        assert model.first_stage_model.place == ("cpu" if medvram else "cuda"), "with --medvram the WebUI brings it"
+        if medvram:
+            model.first_stage_model.place, modules["lowvram"].module_in_gpu = "cuda", model.first_stage_model
+        learning.hold_again(model)
+        assert model.first_stage_model.place == "cpu"
+        assert model.model.place == model.cond_stage_model.place == "cuda"
+        assert modules["lowvram"].module_in_gpu is None
+
+
+def test_8_bit_weights_that_were_widened_do_not_make_the_webui_load_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(torch.nn.Linear(2, 2).to(torch.float8_e4m3fn))
+    loaded_anew: list[bool] = []
+
+    def process_images(_p: Any) -> Any:
+        loaded_anew.append(modules["sd_models"].check_fp8(model) != modules["devices"].fp8)
+        return types.SimpleNamespace(images=[])
+
+    def check_fp8(_model: Any) -> bool:
+        return True
+
+    progress = dict.fromkeys(("job_no", "job_count", "sampling_step", "sampling_steps", "textinfo", "current_latent"))
+    modules = stand_in(
+        monkeypatch,
+        devices={"device": torch.device("cpu"), "fp8": True},
+        sd_models={"check_fp8": check_fp8},
+        shared={
+            "sd_model": model,
+            "opts": types.SimpleNamespace(data={}),
+            "cmd_opts": types.SimpleNamespace(),
+            "state": types.SimpleNamespace(**progress),
+        },
+        processing={
+            "process_images": process_images,
+            "StableDiffusionProcessingTxt2Img": lambda **_: types.SimpleNamespace(close=lambda: None),
+        },
+    )
+    with in_precision(model, "fp32"):
+        assert model.model.diffusion_model.weight.dtype == torch.float32
+        assert draw_one(GenerationRequest("a hat", steps=1), ("a hat", ""), 0, (64, 64)) is None
+    assert loaded_anew == [False]
+    assert modules["sd_models"].check_fp8 is check_fp8
+
+
+def test_a_precision_that_the_device_has_no_autocast_for_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(kind: str, **_options: Any) -> None:
+        raise RuntimeError(f"User specified an unsupported autocast device_type '{kind}'")
+
+    stand_in(monkeypatch, devices={"device": torch.device("mps")})
+    monkeypatch.setattr(torch, "autocast", refuse)
+    with pytest.raises(HostError, match="set precision to fp32"), in_precision(Model(torch.nn.Linear(2, 2)), "fp16"):
+        pass
+
+
+class ResBlock(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4, dtype=torch.bfloat16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(self.inner(x).tanh()).tanh()
+
+
+@contextmanager
+def manual_cast() -> Iterator[None]:
+    """As the WebUI does it on some cards and on Apple's: torch's own layers cast what they are given."""
+    original = torch.nn.Linear.forward
+    torch.nn.Linear.forward = lambda self, x: original(self, x.to(self.weight.dtype))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Linear.forward = original  # type: ignore[method-assign]
+
+
+def test_checkpointed_blocks_compute_again_as_they_did() -> None:
+    torch.manual_seed(0)
+    block = ResBlock()
+    x = torch.randn(3, 4, requires_grad=True)
+    with manual_cast():
+        output = block(x).square().sum()
+    (expected,) = torch.autograd.grad(output, x)
+    with checkpointed(Model(block), True, manual_cast):
+        with manual_cast():
+            output = block(x).square().sum()
+        (found,) = torch.autograd.grad(output, x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_hypertile_of_the_last_picture_rests_while_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(
+        monkeypatch,
+        shared={"loaded_hypernetworks": []},
+        sd_hijack={"model_hijack": types.SimpleNamespace(circular_enabled=False, apply_circular=lambda _: None)},
+        sd_unet={"current_unet_option": None, "apply_unet": lambda _: None},
+        sd_models={"apply_token_merging": lambda *_: None},
+        extra_networks={"extra_network_registry": {}},
+    )
+    model: Any = Model(torch.nn.Linear(2, 2))
+    tiled = {
+        part: types.SimpleNamespace(enabled=True) for part in (model.model.diffusion_model, model.first_stage_model)
+    }
+    tiled[model.cond_stage_model] = types.SimpleNamespace(enabled=False)
+    for part, kept in tiled.items():
+        setattr(part, "__webui_hypertile_params", kept)
+    additions = Additions(model)
+    additions.switch_off()
+    assert [kept.enabled for kept in tiled.values()] == [False] * 3
+    additions.put_back()
+    assert [kept.enabled for kept in tiled.values()] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "on_a_card", "elsewhere"),
+    [
+        ("xformers", False, False),
+        ("sdp", False, True),
+        ("sdp-no-mem", False, True),
+        ("sub-quadratic", True, True),
+        ("Doggettx", True, True),
+        (None, True, True),
+    ],
+)
+def test_which_attention_keeps_its_scores(
+    chosen: str | None, on_a_card: bool, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, sd_hijack={"current_optimizer": types.SimpleNamespace(name=chosen)})
+    assert keeps_scores(CARD) is on_a_card
+    for other in ("cpu", "mps"):
+        assert keeps_scores(torch.device(other)) is elsewhere
