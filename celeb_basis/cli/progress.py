@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import json
 import logging
 import sys
@@ -22,6 +24,12 @@ class Console:
     quiet: bool
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def __post_init__(self) -> None:
+        # Redirected on Windows, a stream has the letters of one script, and raises for all others: once everything is done.
+        for stream in (self.out, self.err):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -51,7 +59,9 @@ class Console:
     def result(self, value: Any) -> None:
         """The whole result, for programs."""
         if self.json:
-            self.out.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+            # Programs expect UTF-8; whatever else the stream may be, it has ASCII's letters.
+            foreign = codecs.lookup(self.out.encoding or "utf-8").name != "utf-8"
+            self.out.write(json.dumps(value, ensure_ascii=foreign, indent=2) + "\n")
             self.out.flush()
 
     def note(self, text: str) -> None:

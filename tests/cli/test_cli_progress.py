@@ -1,8 +1,12 @@
-"""What stands on the two streams: bars of one person after the other."""
+"""What stands on the two streams: bars of one person after the other, and names that a stream has no letters for."""
 
 from __future__ import annotations
 
 import io
+import json
+import logging
+
+import pytest
 
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.learning.events import Preparing, StepDone
@@ -24,3 +28,34 @@ def test_a_bar_begins_anew_for_the_next_person() -> None:
     assert "bob: encoding views" in err.getvalue()
     assert "bob: learning" in err.getvalue()
     assert "cleo: encoding views" in err.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_name_that_the_streams_have_no_letters_for_is_told_all_the_same(encoding: str) -> None:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for _ in range(2))
+    screen = Console(json=False, verbose=False, quiet=False, out=out, err=err)
+    name = "Zoë \u738b \N{GRINNING FACE}"
+    with screen.active():
+        screen.say(f"word: <{name}>")
+        screen.note(f"{name} is learned")
+        logging.getLogger("celeb_basis").warning("%s is small", name)
+        print(name)
+    escaped = name.encode(encoding, "backslashreplace").decode(encoding)
+    assert _written(out) == f"word: <{escaped}>\n"
+    assert _written(err).splitlines() == [f"{escaped} is learned", f"{escaped} is small", escaped]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_json_is_json_in_every_encoding(encoding: str) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
+    told = {"name": "Zoë \u738b \x81 \N{GRINNING FACE}"}
+    Console(json=True, verbose=False, quiet=False, out=out).result(told)
+    assert json.loads(_written(out)) == told
+    assert ("\u738b" in _written(out)) == (encoding == "utf-8")
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode(stream.encoding)
