@@ -98,7 +98,8 @@ def _kept(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     if path.is_file():
         try:
             stored = load_file(str(path))
-            vectors, drawn = stored["vectors"].float(), stored["drawn"].bool()
+            # Copies: what is mapped from the file holds it, and Windows would then refuse to write over it.
+            vectors, drawn = stored["vectors"].float().clone(), stored["drawn"].bool().clone()
             if vectors.shape == (count, _WIDTH) and drawn.shape == (count,):
                 return vectors, drawn
         except (SafetensorError, OSError, KeyError) as error:

@@ -161,7 +161,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
                     f"{path.name} is a learning state of format {header['format']}, this version reads {_FORMAT}: "
                     "finish it with the version that began it, or learn anew."
                 )
-            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies: what is mapped from the file holds it, and Windows would then refuse to write the next state over it.
+            return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise LearningError(f"There is no learning state at {path}: check the path, or learn anew.") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

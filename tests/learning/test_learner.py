@@ -48,6 +48,8 @@ def _same(first: Learner, second: Learner) -> None:
     assert first.loss_sum == second.loss_sum
 
 
+held_open = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+
 _WAYS = [("head", "random"), ("direct", "random"), ("direct", "mean")]
 
 
@@ -247,6 +249,19 @@ def test_resuming_with_something_else_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LearningError, match="damaged"):
         resume_learner(path, host, toy_bases(host))
+
+
+@held_open
+def test_a_resumed_run_holds_its_file_no_longer(tmp_path: Path) -> None:
+    """Windows refuses to write over a file that is mapped into memory."""
+    path, host = tmp_path / "state.safetensors", ToyHost()
+    learner = _learner(host=host)
+    _run(learner, stop_at=3)
+    save_state(learner, path)
+    resumed = resume_learner(path, host, toy_bases(host))
+    assert path.name not in Path("/proc/self/maps").read_text()
+    _run(resumed, stop_at=5)
+    save_state(resumed, path)
 
 
 @pytest.mark.parametrize("before", [torch.float32, torch.float16])

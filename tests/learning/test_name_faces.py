@@ -66,6 +66,16 @@ def test_what_comes_with_a_model_is_not_drawn(host: CountingHost, tmp_path: Path
     assert len(host.drawn) == 5
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_the_file_is_not_held_open(host: CountingHost, tmp_path: Path) -> None:
+    """Windows refuses to write over a file that is mapped into memory."""
+    _drain(host, NAMES, tmp_path)
+    (path,) = tmp_path.iterdir()
+    again, _ = _drain(host, NAMES, tmp_path)
+    assert path.name not in Path("/proc/self/maps").read_text()
+    assert len(again.vectors) == len(NAMES)
+
+
 def test_a_name_is_the_mean_of_its_pictures(host: CountingHost, tmp_path: Path) -> None:
     faces, _ = _drain(host, NAMES, tmp_path)
     network = PixelFaces()
