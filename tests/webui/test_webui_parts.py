@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -131,22 +131,33 @@ class ResBlock(torch.nn.Module):
 def manual_cast() -> Iterator[None]:
     """As the WebUI does it on some cards and on Apple's: torch's own layers cast what they are given."""
     original = torch.nn.Linear.forward
-    torch.nn.Linear.forward = lambda self, x: original(self, x.to(self.weight.dtype))  # type: ignore[method-assign]
+    if original.__name__ == "cast":  # once is enough
+        yield
+        return
+
+    def cast(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return original(self, x.to(self.weight.dtype))
+
+    torch.nn.Linear.forward = cast  # type: ignore[method-assign]
     try:
         yield
     finally:
         torch.nn.Linear.forward = original  # type: ignore[method-assign]
 
 
-def test_checkpointed_blocks_compute_again_as_they_did() -> None:
+@pytest.mark.parametrize("upcast_sampling", [False, True])
+def test_checkpointed_blocks_compute_again_as_they_did(upcast_sampling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``--upcast-sampling`` only what the WebUI does around the denoiser itself casts."""
+    devices = {"unet_needs_upcast": upcast_sampling, "autocast": manual_cast, "without_autocast": nullcontext}
+    stand_in(monkeypatch, devices=devices)
     torch.manual_seed(0)
     block = ResBlock()
     x = torch.randn(3, 4, requires_grad=True)
     with manual_cast():
         output = block(x).square().sum()
     (expected,) = torch.autograd.grad(output, x)
-    with checkpointed(Model(block), True, manual_cast):
-        with manual_cast():
+    with checkpointed(Model(block), True, AS_THE_HOST.blocks):
+        with AS_THE_HOST.denoiser(), manual_cast():
             output = block(x).square().sum()
         (found,) = torch.autograd.grad(output, x)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

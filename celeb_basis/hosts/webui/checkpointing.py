@@ -18,7 +18,7 @@ _OWN = ("use_checkpoint", "checkpoint")
 def checkpointed(model: Any, wanted: bool, computing: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """Blocks compute again in the backward pass what they forgot, if ``wanted``; never by the original code's own way.
 
-    Parameters: ``computing`` makes the context that forward passes run in; the backward pass is run outside of it.
+    Parameters: ``computing`` makes the context that blocks run in; the backward pass is run outside of it.
     """
     with ExitStack() as stack:
         for part in unet_of(model).modules():

@@ -118,7 +118,7 @@ class WebUIHost(FamilyHost[_Learning]):
             layout = ChannelsLast([models.unet_of(model)] if self.device.type == "cpu" else [])
             stack.callback(layout.put_back)
             layout.switch_on()
-            stack.enter_context(checkpointed(model, checkpointing, computing.denoiser))
+            stack.enter_context(checkpointed(model, checkpointing, computing.blocks))
             stack.callback(setattr, self, "_learning", self._learning)
             self._learning = _Learning(weakref.ref(model), additions, computing, layout)
             yield

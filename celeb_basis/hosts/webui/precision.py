@@ -28,6 +28,12 @@ class Computing:
     text: _Context
     denoiser: _Context
 
+    @contextmanager
+    def blocks(self) -> Iterator[None]:
+        """What the denoiser's blocks run in: the host casts once more as it hands them their input."""
+        with self.denoiser(), _autocast():
+            yield
+
 
 def _autocast() -> AbstractContextManager[Any]:
     context: AbstractContextManager[Any] = host_module("devices").autocast()
