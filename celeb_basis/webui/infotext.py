@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from celeb_basis.provenance import PEOPLE, people_read, png_texts
 from celeb_basis.webui.callbacks import add_callback
 from celeb_basis.webui.facts import FactsCache
 from celeb_basis.webui.prompts_beside import prompts_beside
@@ -23,11 +24,9 @@ from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 
 _log = logging.getLogger(__name__)
 
-LABEL = "Celeb Basis"
-
-_LONGEST = 20_000
-_WRITTEN = re.compile(rf'(?:^|, ){LABEL}: "([^"\n]*)"')
-_PERSON = re.compile(r'(?:^|, )([^:"<>\n]{1,64}): ([0-9a-f]{12})(?=, |$)')
+_LOOKED_AT = 20_000
+"""Characters at the end of a picture's parameters."""
+_WRITTEN = re.compile(rf'(?:^|, ){PEOPLE}: "([^"\n]*)"')
 
 
 class Tokens(Protocol):
@@ -48,13 +47,6 @@ def installed_tokens() -> Tokens | None:
 def written(people: Iterable[tuple[str, str]]) -> str | None:
     """Names and hashes as one parameter's value; ``None`` for nobody. Names hold neither colons nor quotes."""
     return ", ".join(f"{name}: {content_hash}" for name, content_hash in people) or None
-
-
-def read(value: object) -> tuple[tuple[str, str], ...]:
-    """Names and hashes of a parameter's value, as far as it is one: pictures come from anywhere."""
-    if not isinstance(value, str) or len(value) > _LONGEST:
-        return ()
-    return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
 
 
 @dataclass(frozen=True)
@@ -102,7 +94,7 @@ class Infotext:
         What earlier batches were drawn with stays, should a person be learned anew in between.
         """
         parameters: dict[str, Any] = processing.extra_generation_params
-        before = parameters.pop(LABEL, None)
+        before = parameters.pop(PEOPLE, None)
         rows = [row + prompts_beside(row, parameters) for row in _prompts_of_pictures(processing)]
         earlier = before.values if isinstance(before, PerPicture) else (before,) * len(rows)
         values: list[str | None] = list(earlier[: batch_number * int(processing.batch_size)])
@@ -112,11 +104,11 @@ class Infotext:
                 known[row] = self.value(row) if any("<" in prompt for prompt in row) else None
             values.append(known[row])
         if any(value is not None for value in values):
-            parameters[LABEL] = values[0] if len(set(values)) == 1 else PerPicture(tuple(values))
+            parameters[PEOPLE] = values[0] if len(set(values)) == 1 else PerPicture(tuple(values))
 
     def check(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """What the user should know before drawing pasted ``parameters`` again: who is missing, who is another."""
-        people = read(parameters.get(LABEL))
+        people = people_read(parameters.get(PEOPLE))
         tokens = self._tokens()
         if not people or tokens is None:
             return ()
@@ -138,13 +130,11 @@ class Infotext:
 
     def saved(self, params: Any) -> None:
         """The host's callback before it saves a picture: one with people in it says that it is generated, and of whom."""
-        text = str(params.pnginfo.get("parameters") or "")[-_LONGEST:]
+        text = str(params.pnginfo.get("parameters") or "")[-_LOOKED_AT:]
         prompt = text.partition("\nNegative prompt: ")[0].casefold()
         found = _WRITTEN.search(text.rpartition("\n")[2])
-        words = [f"<{name}>" for name, _ in read(found[1] if found else None) if f"<{name.casefold()}" in prompt]
+        words = [f"<{name}>" for name, _ in people_read(found[1] if found else None) if f"<{name.casefold()}" in prompt]
         if words:
-            from celeb_basis.provenance import png_texts
-
             params.pnginfo.update(png_texts(words))
 
     def pasted(self, infotext: str, parameters: Mapping[str, Any]) -> None:

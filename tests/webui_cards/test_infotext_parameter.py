@@ -17,7 +17,8 @@ from support.people import family_bases, model_info, person
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
 from celeb_basis.identities.library import Library
-from celeb_basis.webui.infotext import LABEL, Infotext, read, written
+from celeb_basis.provenance import PEOPLE, people_read
+from celeb_basis.webui.infotext import Infotext, written
 from celeb_basis.webui.tokens.fitting import Checkpoint
 from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 
@@ -84,7 +85,7 @@ def job(*prompts: str, negative: str = "", **options: Any) -> Job:
 
 def told(one: Job) -> list[str | None]:
     """What the host is answered for each picture: counted within its batch, and within the job."""
-    value = one.extra_generation_params[LABEL]
+    value = one.extra_generation_params[PEOPLE]
     within_job = [value(p=one, index=index, all_prompts=one.all_prompts) for index in range(len(one.all_prompts))]
     within_batch = []
     for index in range(len(one.all_prompts)):
@@ -115,7 +116,7 @@ def test_same_people_in_every_picture_are_one_text(infotext: Infotext, library: 
     one = job("<person1> a", "<person1> b")
     infotext.note(one, 0)
     infotext.note(one, 1)
-    assert one.extra_generation_params == {LABEL: f"person1: {hash_of(library, 'person1')}"}
+    assert one.extra_generation_params == {PEOPLE: f"person1: {hash_of(library, 'person1')}"}
 
 
 def test_each_picture_has_its_own_people(infotext: Infotext, library: Library) -> None:
@@ -130,7 +131,7 @@ def test_negative_and_hires_prompts_count(infotext: Infotext, library: Library, 
     one = job("a portrait", enable_hr=True, all_hr_prompts=["x"], all_hr_negative_prompts=["x"])
     setattr(one, where, ["<Zoë>"])
     infotext.note(one, 0)
-    assert one.extra_generation_params == {LABEL: f"Zoë: {hash_of(library, 'Zoë')}"}
+    assert one.extra_generation_params == {PEOPLE: f"Zoë: {hash_of(library, 'Zoë')}"}
 
 
 def test_hires_prompts_do_not_count_without_hires(infotext: Infotext) -> None:
@@ -153,7 +154,7 @@ def test_earlier_pictures_keep_whom_they_were_drawn_with(infotext: Infotext, lib
 def test_prompts_of_adetailer_count(infotext: Infotext, library: Library, key: str) -> None:
     one = job("<person1>", extra_generation_params={key: "<Zoë>, [PROMPT]", "ADetailer prompter": "<Doe, Jane>"})
     infotext.note(one, 0)
-    assert one.extra_generation_params[LABEL] == ", ".join(
+    assert one.extra_generation_params[PEOPLE] == ", ".join(
         f"{name}: {hash_of(library, name)}" for name in ("person1", "Zoë")
     )
 
@@ -179,7 +180,7 @@ def test_no_tokens_no_parameter(said: list[str]) -> None:
     nobody = Infotext(lambda: None, said.append)
     one = job("<person1>")
     nobody.note(one, 0)
-    nobody.pasted("", {LABEL: "person1: 3da88c0dcb81"})
+    nobody.pasted("", {PEOPLE: "person1: 3da88c0dcb81"})
     assert not one.extra_generation_params
     assert not said
 
@@ -198,19 +199,19 @@ def test_a_saved_picture_says_that_it_is_generated_and_of_whom(infotext: Infotex
 
 def test_paste_of_what_is_here_says_nothing(infotext: Infotext, said: list[str]) -> None:
     value = infotext.value(["<person1> <Doe, Jane> <Zoë>"])
-    infotext.pasted("", {LABEL: value, "Prompt": "<person1>"})
+    infotext.pasted("", {PEOPLE: value, "Prompt": "<person1>"})
     assert said == []
 
 
 def test_paste_warns_of_another_hash(infotext: Infotext, library: Library, said: list[str]) -> None:
-    infotext.pasted("", {LABEL: "person1: 3da88c0dcb81"})
+    infotext.pasted("", {PEOPLE: "person1: 3da88c0dcb81"})
     assert len(said) == 1
     assert "3da88c0dcb81" in said[0]
     assert hash_of(library, "person1") in said[0]
 
 
 def test_paste_warns_of_somebody_missing(infotext: Infotext, said: list[str]) -> None:
-    infotext.pasted("", {LABEL: "ada: 3da88c0dcb81, Zoe: 3da88c0dcb82"})
+    infotext.pasted("", {PEOPLE: "ada: 3da88c0dcb81, Zoe: 3da88c0dcb82"})
     assert ["<ada>" in said[0], "<Zoe>" in said[1], len(said)] == [True, True, 2]
     assert all("not in your library" in sentence for sentence in said)
 
@@ -220,13 +221,13 @@ def test_paste_tells_under_which_name_a_missing_person_is_here(
 ) -> None:
     value = infotext.value(["<person1>"])
     library.rename("person1", "grandma")
-    infotext.pasted("", {LABEL: value})
+    infotext.pasted("", {PEOPLE: value})
     assert "<grandma>" in said[0]
 
 
 def test_paste_warns_of_a_broken_file(infotext: Infotext, library: Library, said: list[str]) -> None:
     (library.folder / "person1.safetensors").write_bytes(b"no identity")
-    infotext.pasted("", {LABEL: "person1: 3da88c0dcb81"})
+    infotext.pasted("", {PEOPLE: "person1: 3da88c0dcb81"})
     assert "unusable" in said[0]
 
 
@@ -236,7 +237,7 @@ def test_paste_warns_of_a_broken_file(infotext: Infotext, library: Library, said
      '<img src=x onerror="alert(1)">: 3da88c0dcb81', "../../x", {"a": 1}],
 )  # fmt: skip
 def test_hostile_parameters_are_ignored_or_harmless(hostile: Any, infotext: Infotext, said: list[str]) -> None:
-    infotext.pasted("", {LABEL: hostile})
+    infotext.pasted("", {PEOPLE: hostile})
     assert not any("<img" in sentence for sentence in said)
 
 
@@ -257,15 +258,15 @@ def test_what_is_written_is_read_again_through_the_hosts_parser(people: list[tup
         assert value is None
         return
     assert value is not None
-    assert read(value) == tuple(people)
-    line = f"Steps: 20, Size: 64x64, {LABEL}: {json.dumps(value, ensure_ascii=False)}, Version: v1.10.1"
+    assert people_read(value) == tuple(people)
+    line = f"Steps: 20, Size: 64x64, {PEOPLE}: {json.dumps(value, ensure_ascii=False)}, Version: v1.10.1"
     parsed = dict(HOST_PARAMETER.findall(line))
-    assert json.loads(parsed[LABEL]) == value
+    assert json.loads(parsed[PEOPLE]) == value
     assert parsed["Version"] == "v1.10.1"
 
 
 @given(st.text())
 def test_reading_never_fails(text: str) -> None:
-    for name, content_hash in read(text):
+    for name, content_hash in people_read(text):
         assert not set(name) & set('<>":\n')
         assert len(content_hash) == 12
