@@ -56,11 +56,11 @@ class Results:
     def take(self, outcome: Outcome) -> None:
         """Write one of many outcomes; an error of its own stays its own."""
         try:
-            if outcome.error:
-                raise CelebBasisError(outcome.error)
             if outcome.reason == "interrupted":
                 self.interrupted(outcome)
                 return
+            if outcome.error:
+                raise CelebBasisError(outcome.error)
             self.write(outcome)
             self.forget_run(outcome.names)
         except CelebBasisError as error:
@@ -101,9 +101,11 @@ class Results:
         kept = "Nothing had been learned yet."
         if outcome.state is not None:
             kept = f"The state is kept; to go on: {resume_command(self.arguments, outcome.state)}"
-        self.screen.note(f"{', '.join(outcome.names)}: interrupted after {outcome.steps} steps. {kept}")
+        told = outcome.error or f"interrupted after {outcome.steps} steps. {kept}"
+        self.screen.note(f"{', '.join(outcome.names)}: {told}")
+        error = outcome.error or "Interrupted."
         for name in outcome.names:
-            self._row(name, error="Interrupted.", reason="interrupted", steps=outcome.steps, state=state)
+            self._row(name, error=error, reason="interrupted", steps=outcome.steps, state=state)
 
     def note_state(self, state: Path | None, names: Sequence[str]) -> None:
         """Remember a state that the user wanted somewhere else than where states are found anyway."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import celeb_basis
 from celeb_basis.errors import CelebBasisError, LearningError, MissingPackageError
+from celeb_basis.executors.failures import is_explained, sentence_of
 from celeb_basis.executors.local import failure, run_one
 from celeb_basis.executors.work import Interrupt, Job, LearnsPeople, Outcome, PersonPhotos
 from celeb_basis.files import explained_os_errors
@@ -26,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _POLL = 0.5
 """Seconds between two looks at a wish to stop."""
+_INTERRUPTED = "Interrupted on its Ray worker, and nothing of it is kept: learn this person again."
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,21 @@ class _Actor:
         """Load the model; answers what is wrong, or nothing."""
         try:
             self._worker = self._make_worker()
-        except CelebBasisError as error:
-            return str(error)
+        except Exception as error:
+            if not is_explained(error):
+                _log.error("The worker could not start", exc_info=error)
+            return sentence_of(error)
         return ""
 
-    def learn(self, job: Job, contents: Sequence[Sequence[bytes]]) -> Outcome:
+    def learn(self, job: Job, contents: Sequence[Sequence[bytes]], home: str) -> Outcome:
+        """Learn ``job`` for the machine called ``home``."""
         assert self._worker is not None
         try:
             with tempfile.TemporaryDirectory(prefix="celeb-basis-") as folder:
                 here = replace(job, people=tuple(_unpacked(Path(folder), job, contents)))
                 return run_one(self._worker, here, Interrupt(), lambda _job, _event: None)
         except Exception as error:
-            return failure(job, error)
+            return _placed(failure(job, error), job.state, home)
 
 
 class _Crew:
@@ -112,21 +118,39 @@ class _Crew:
                         continue
                 else:
                     actor, job = self.busy.pop(reference)
-                    try:
-                        outcome = self.ray.get(reference)
-                    except self.ray.exceptions.RayError as error:
-                        yield _lost(job, error)
-                        if waiting:
+                    outcome, alive = self._outcome(reference, job)
+                    yield outcome
+                    if not alive:
+                        if waiting and not interrupt.asked:
                             self._hire()
                         continue
-                    yield outcome
-                yield from self._hand_out(waiting, actor)
+                if not interrupt.asked:
+                    yield from self._hand_out(waiting, actor)
+        yield from self._broken_off()
 
     def dismiss(self) -> None:
         """End all worker processes."""
         for actor in self.actors:
             with contextlib.suppress(Exception):  # it may be dead already
                 self.ray.kill(actor)
+
+    def _broken_off(self) -> Iterator[Outcome]:
+        """The outcomes of those who were being learned when somebody wished to stop."""
+        references = list(self.busy)
+        done = self.ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
+        for reference, (_, job) in self.busy.items():
+            if reference in done:
+                yield self._outcome(reference, job)[0]
+            else:
+                yield Outcome(job.names, reason="interrupted", error=_INTERRUPTED)
+
+    def _outcome(self, reference: Any, job: Job) -> tuple[Outcome, bool]:
+        """How ``job`` ended, and whether its worker is still alive."""
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            return _lost(job, error), False
+        return outcome, True
 
     def _hire(self) -> None:
         actor = self.kind.remote(self.make_worker)
@@ -148,7 +172,7 @@ class _Crew:
             except CelebBasisError as error:
                 yield failure(job, error)
                 continue
-            self.busy[actor.learn.remote(job, contents)] = (actor, job)
+            self.busy[actor.learn.remote(job, contents, platform.node())] = (actor, job)
             return
 
 
@@ -167,6 +191,13 @@ def _unpacked(folder: Path, job: Job, contents: Sequence[Sequence[bytes]]) -> It
             (place / path.name).write_bytes(content)
             paths.append(place / path.name)
         yield replace(person, photos=tuple(paths))
+
+
+def _placed(outcome: Outcome, state: Path | None, home: str) -> Outcome:
+    """``outcome`` that says which machine a state is on, where its error names one that is not on ``home``."""
+    if state is None or str(state) not in outcome.error or platform.node() == home:
+        return outcome
+    return replace(outcome, error=f"{outcome.error} That file is on the machine {platform.node()}.")
 
 
 def _lost(job: Job, error: Exception) -> Outcome:

@@ -59,7 +59,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     """Sentences about the photos."""
     error: str = ""
-    """The sentence that says why it failed; empty if it did not."""
+    """The sentence that says why it failed, or what an interruption left; empty if there is nothing to say."""
     state: Path | None = None
     """The state that was kept, if one was."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from celeb_basis.cli.progress import LearnBar
+from celeb_basis.executors.work import Interrupt, Job, Outcome
 from celeb_basis.identities.format import load_identity
 from celeb_basis.learning.events import Event, StepDone
 
@@ -117,3 +118,20 @@ def test_ctrl_c_ends_the_whole_folder(
     again = celeb("learn", people, *parts.learning, "--replace")
     assert again.code == 1
     assert not Path(rows["bob"]["state"]).exists()
+
+
+def test_ctrl_c_on_ray_tells_who_was_being_learned(
+    celeb: Callable[..., Any], parts: Any, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_worker: object, jobs: Sequence[Job], interrupt: Interrupt, _options: object) -> Iterator[Outcome]:
+        interrupt.ask()
+        yield Outcome(jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again.")
+
+    monkeypatch.setattr("celeb_basis.executors.ray_executor.run_on_ray", stopped)
+    answer = celeb("learn", people, *parts.learning, "--executor", "ray", "--json")
+    assert answer.code == 130
+    rows = {row["name"]: row for row in answer.json["people"]}
+    assert (rows["ann"]["reason"], rows["ann"]["state"]) == ("interrupted", None)
+    assert rows["ann"]["error"] == "Interrupted, and nothing is kept: learn her again."
+    assert rows["bob"]["error"] == "Not started."
+    assert "to go on" not in answer.err

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from celeb_basis.errors import HostError, LearningError, MissingPackageError, PhotoError
-from celeb_basis.executors.ray_executor import RayOptions, run_on_ray
+from celeb_basis.errors import HostError, LearningError, MissingPackageError, NotFiniteError, PhotoError
+from celeb_basis.executors.ray_executor import RayOptions, _Actor, run_on_ray
 from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos
 from celeb_basis.learning.events import Event
 from celeb_basis.settings import LearnSettings
@@ -57,8 +59,8 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
             import os
             import time
 
-            time.sleep(0.3)
             (name,) = job.names
+            time.sleep(60 if name == "long" else 0.3)
             if name == "fails":
                 raise PhotoError("The photo is no good: take another one.")
             if name == "breaks":
@@ -115,18 +117,42 @@ def test_a_model_that_no_worker_can_load_is_one_error(local_ray: Any) -> None:
     with pytest.raises(LearningError, match="copy it to every machine"):
         list(run_on_ray(broken, [_job("one")], Interrupt(), RayOptions(1)))
 
+    def surprising() -> Any:
+        raise ValueError("a wheel came off")
+
+    with pytest.raises(LearningError, match=r"celeb-basis itself \(ValueError: a wheel came off\): run it again"):
+        list(run_on_ray(surprising, [_job("one")], Interrupt(), RayOptions(1)))
+
 
 @needs_ray
 def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
     interrupt = Interrupt()
     outcomes = []
-    for outcome in run_on_ray(
-        _make_worker(tmp_path / "mark"), [_job(str(number)) for number in range(20)], interrupt, RayOptions(2)
-    ):
+    jobs = [_job(name) for name in ("long", "one", "two", "three")]
+    for outcome in run_on_ray(_make_worker(tmp_path / "mark"), jobs, interrupt, RayOptions(2)):
         outcomes.append(outcome)
         interrupt.ask()
-    assert 1 <= len(outcomes) <= 3
+    # Who was learned meanwhile is told of, and nobody else is begun.
+    assert [(one.names[0], one.reason) for one in outcomes] == [("one", "all steps done"), ("long", "interrupted")]
+    assert "nothing of it is kept: learn this person again" in outcomes[1].error
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_state_on_another_machine_is_told_with_its_place(tmp_path: Path, elsewhere: bool) -> None:
+    class Failing:
+        def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+            yield Event()
+            if not interrupt.asked:
+                raise NotFiniteError(f"The loss became NaN. To go on from there, resume {job.state}.")
+            return Outcome(job.names)
+
+    job = replace(_job("ann"), state=tmp_path / "ann.safetensors")
+    actor = _Actor(Failing)
+    assert actor.open() == ""
+    error = actor.learn(job, [[]], "another" if elsewhere else platform.node()).error
+    assert error.startswith(f"The loss became NaN. To go on from there, resume {job.state}.")
+    assert (f"That file is on the machine {platform.node()}." in error) == elsewhere
 
 
 def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
