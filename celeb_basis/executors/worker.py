@@ -200,5 +200,5 @@ def _apply(learner: Learner, changes: Mapping[str, Any]) -> None:
         group["lr"] = learner.settings.learning_rate
         group["weight_decay"] = learner.settings.weight_decay
     if "precision" in changes:
-        learner.precision = resolve_precision(learner.settings.precision, learner.host.dtype)
+        learner.precision = resolve_precision(learner.settings.precision, learner.host.dtype, learner.host.device)
         learner.scaler = make_scaler(learner.host.device, learner.precision)

@@ -79,7 +79,7 @@ class Learner:
         self.bases = tuple(bases)
         self.pool = pool
         self.settings = settings
-        self.precision = resolve_precision(settings.precision, host.dtype)
+        self.precision = resolve_precision(settings.precision, host.dtype, host.device)
         self.shape = CoefficientShape(
             groups=1 if settings.shared else len(bases), positions=bases[0].positions, components=bases[0].size
         )

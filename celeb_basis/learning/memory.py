@@ -75,7 +75,7 @@ def estimate(host: Host, settings: LearnSettings) -> MemoryNeed:
     ``settings.checkpointing`` of ``"auto"`` chooses gradient checkpointing when the memory that is free asks for it.
     """
     facts = host.memory()
-    precision = resolve_precision(settings.precision, host.dtype)
+    precision = resolve_precision(settings.precision, host.dtype, host.device)
     side = (settings.size or host.info.resolution) // facts.latent_pixel
     size = _item_size(host.dtype, precision)
     scores = max((_scores(block, side, facts.keeps_scores) for block in facts.blocks), default=0.0)
