@@ -51,3 +51,8 @@ def test_the_conditioning_is_that_of_diffusers(seen: dict[str, Any]) -> None:
 
 def test_sdnext_is_put_back_as_it_was(seen: dict[str, Any]) -> None:
     assert seen["names"]["uninstalled"]
+
+
+def test_balanced_offloading_is_there_again_after_learning(seen: dict[str, Any]) -> None:
+    told = seen["offloaded"]
+    assert told["before"] == told["after"] == [True] * 4

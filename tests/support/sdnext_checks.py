@@ -63,6 +63,29 @@ def compared(words: Any) -> dict[str, Any]:
     return told
 
 
+def offloaded(pipeline: Any, words: Any) -> dict[str, Any]:
+    """Learning while SD.Next moves modules to the device and away by hooks, as it does where memory is short."""
+    from modules import sd_models, shared
+
+    from celeb_basis.hosts.sdnext import SDNextHost
+
+    def hooked() -> list[bool]:
+        parts = (pipeline.unet, pipeline.text_encoder, pipeline.vae)
+        return [pipeline.has_accelerate, *(hasattr(part, "_hf_hook") for part in parts)]
+
+    mode, memory = shared.opts.diffusers_offload_mode, shared.gpu_memory
+    shared.opts.data["diffusers_offload_mode"] = "balanced"
+    shared.gpu_memory = memory or 1.0
+    try:
+        sd_models.set_diffuser_offload(pipeline, force=True)
+        before = hooked()
+        _slope(SDNextHost(), words)
+        return {"before": before, "after": hooked()}
+    finally:
+        sd_models.disable_offload(pipeline)
+        shared.opts.data["diffusers_offload_mode"], shared.gpu_memory = mode, memory
+
+
 def _slope(host: Any, words: Any) -> Any:
     import torch
 
@@ -153,6 +176,7 @@ def main() -> None:
     told = {
         "adapter": adapter().name,
         "compared": compared({"<ada>": identity.token_vectors()}),
+        "offloaded": offloaded(pipeline, {"<ada>": identity.token_vectors()}),
         "names": names(pipeline, identity, people),
     }
     sys.stdout.write(json.dumps(told) + "\n")

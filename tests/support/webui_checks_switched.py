@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.hosts.base import GenerationRequest
 from celeb_basis.hosts.webui import WebUIHost
-from celeb_basis.hosts.webui.model import loaded_model
+from celeb_basis.hosts.webui.model import loaded_model, weights_dtype
 
 
 def plain_loss(host: WebUIHost) -> float:
@@ -54,7 +56,7 @@ def check_a_lora_of_the_last_prompt_is_off_while_learning(data: Path) -> None:
     assert loss_as_the_host_is(host) == bare
 
 
-def check_hypernetworks_tiling_and_token_merging_are_off_while_learning(_data: Path) -> None:
+def check_hypernetworks_tiling_token_merging_and_hypertile_are_off_while_learning(_data: Path) -> None:
     from modules import sd_hijack, sd_models, shared
     from modules.hypernetworks.hypernetwork import Hypernetwork
 
@@ -69,6 +71,7 @@ def check_hypernetworks_tiling_and_token_merging_are_off_while_learning(_data: P
         (lambda: before_list.append(network), before_list.clear),
         (lambda: sd_hijack.model_hijack.apply_circular(True), lambda: sd_hijack.model_hijack.apply_circular(False)),
         (lambda: sd_models.apply_token_merging(model, 0.5), lambda: sd_models.apply_token_merging(model, 0)),
+        (lambda: hypertile(model, True), lambda: hypertile(model, False)),
     ):
         switch_on()
         try:
@@ -81,6 +84,40 @@ def check_hypernetworks_tiling_and_token_merging_are_off_while_learning(_data: P
         finally:
             switch_off()
     assert loss_as_the_host_is(host) == bare
+
+
+def hypertile(model: Any, enable: bool) -> None:
+    """What the host's built-in extension does as a picture of 256 pixels begins; it leaves its marks in the model."""
+    from modules import paths  # type: ignore[import-not-found]
+
+    folder = str(Path(paths.script_path) / "extensions-builtin" / "hypertile")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    importlib.import_module("hypertile").hypertile_hook_model(model.model, 256, 256, enable=enable)
+
+
+def check_8_bit_weights_are_learned_through_with_previews(_data: Path) -> None:
+    """The host must not find while it draws that its weights are no longer of 8 bits, and load them anew."""
+    from modules import sd_models, shared
+
+    def hold_in_8_bits(how: str) -> None:
+        shared.opts.data["fp8_storage"] = how
+        sd_models.reload_model_weights()
+
+    hold_in_8_bits("Enable")
+    try:
+        host, model = WebUIHost(), loaded_model()
+        assert weights_dtype(model).itemsize == 1
+        before = fingerprint(model)
+        with host.learning("fp32"):
+            first = gradients(host, some_words(host))
+            assert len(list(host.generate(GenerationRequest("a hat", steps=1, width=64, height=64)))) == 1
+            assert loaded_model() is model
+            assert weights_dtype(model) == torch.float32
+            assert all(map(torch.equal, first, gradients(host, some_words(host))))
+        assert_as_before(before, model)
+    finally:
+        hold_in_8_bits("Disable")
 
 
 def check_a_switch_in_the_middle_is_told(_data: Path) -> None:
