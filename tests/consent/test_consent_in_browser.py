@@ -5,6 +5,7 @@ Needs ``CELEB_BASIS_WEBUI``, playwright and Chromium.
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def server(browser: Any, uploads: Path, tmp_path_factory: pytest.TempPathFactory
             patch.setenv(name, "http://127.0.0.1:9")
         for name in ("no_proxy", "NO_PROXY"):
             patch.setenv(name, "127.0.0.1,localhost")
+        patch.setattr(urllib.request, "_opener", None)  # made at the first request, with its proxies, and kept
         patch.delenv("CELEB_BASIS_FACES", raising=False)
         with serving(need_webui("sd1"), data, Path("buffalo_l"), page=True) as running:
             yield running
