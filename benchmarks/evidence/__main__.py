@@ -66,9 +66,9 @@ def _run(plan: plans.Plan, results: Results, options: argparse.Namespace, told: 
 
     world = miniature_world(options.model, strangers=max(plan.strangers, FULL.strangers))
     if options.share is None and options.workers > 1:
-        if any(one.asks_names for one in plan.contestants):
-            # Drawn once and kept, before the workers look for it.
-            _ = Bench(world, CACHE, name_pictures=plan.name_pictures).name_vectors
+        bench = Bench(world, CACHE, name_pictures=plan.name_pictures)
+        for one in plan.contestants:
+            one.prepare(bench)
         failed = _by_workers(options.workers, told)
     else:
         failed = False

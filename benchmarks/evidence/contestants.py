@@ -58,10 +58,12 @@ class Untrained:
     name: str
     way: Known
 
-    @property
-    def asks_names(self) -> bool:
-        """Whether it needs to know how the model draws the names."""
-        return self.way in _OF_DRAWN_NAMES
+    def prepare(self, bench: Bench) -> None:
+        """Have the names drawn, if it needs to know how the model draws them: they are kept, for all workers."""
+        if self.way == "presets' guess":
+            _ = bench.presets_faces
+        elif self.way in _OF_DRAWN_NAMES:
+            _ = bench.name_vectors
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -100,10 +102,10 @@ class Trained:
     same_time_as: str = ""
     """Learn for as many seconds as the contestant of that name did, instead of a number of steps."""
 
-    @property
-    def asks_names(self) -> bool:
-        """Whether it needs to know how the model draws the names."""
-        return self.begins in _OF_DRAWN_NAMES
+    def prepare(self, bench: Bench) -> None:
+        """Have the names drawn, if it needs to know how the model draws them: they are kept, for all workers."""
+        if self.begins in _OF_DRAWN_NAMES:
+            _ = bench.name_vectors
 
     @property
     def begins(self) -> Start:

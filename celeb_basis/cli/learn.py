@@ -28,7 +28,7 @@ from celeb_basis.files import explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.cli.results import Results
-    from celeb_basis.executors.work import Interrupt, Job, Outcome, PersonPhotos
+    from celeb_basis.executors.work import Interrupt, Job, Outcome
     from celeb_basis.learning.events import Event
 
 _ABOUT = """\
@@ -149,7 +149,10 @@ def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Re
     else:
         groups = [(person,) for person in people]
     shared = {"settings": settings, "face": arguments.face, "consent": arguments.consent}
-    return [Job(group, state=arguments.state or _kept(group, arguments), **shared) for group in groups]
+    return [
+        Job(group, state=arguments.state or unfinished_run([one.name for one in group], arguments), **shared)
+        for group in groups
+    ]
 
 
 def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any, results: Results) -> int:
@@ -295,10 +298,6 @@ def _finish(arguments: argparse.Namespace, outcome: Outcome, results: Results, w
     results.forget_run(outcome.names)
     results.told()
     return 0
-
-
-def _kept(people: Sequence[PersonPhotos], arguments: argparse.Namespace) -> Path:
-    return unfinished_run([person.name for person in people], arguments)
 
 
 @contextlib.contextmanager

@@ -84,10 +84,14 @@ class Service:
     @property
     def library(self) -> Library:
         """The people."""
+        return Library(self.follow_folder())
+
+    def follow_folder(self) -> Path:
+        """The folder of people that is chosen now, which prompts and cards know from now on, too."""
         folder = self.paths.people
         if self.registry is not None and self.registry.folder != folder:
             self.registry.folder = folder
-        return Library(folder)
+        return folder
 
     def names(self) -> NameList:
         """The list of celebrities that is chosen now.

@@ -103,9 +103,7 @@ def _settings() -> None:
 
 def _follow_folder() -> None:
     """Prompts and cards know the people of the folder that is chosen now."""
-    made = service()
-    if made.registry is not None:
-        made.registry.folder = made.paths.people
+    service().follow_folder()
 
 
 def _words() -> None:

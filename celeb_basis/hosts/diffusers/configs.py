@@ -30,6 +30,11 @@ def component_configs(family: Family) -> dict[str, Config]:
     return configs
 
 
+def sample_sizes(vae: Config, side: int) -> tuple[int, int]:
+    """``sample_size`` of the VAE of this configuration and of its UNet, for square pictures of ``side`` pixels."""
+    return side, side // 2 ** (len(vae["block_out_channels"]) - 1)
+
+
 def text_config(activation: str, width: int, layers: int, *, projection: int | None = None) -> Config:
     """A CLIP text transformer: heads of 64 numbers and a hidden layer four times as wide, as in all of CLIP's.
 

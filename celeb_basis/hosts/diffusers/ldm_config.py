@@ -11,7 +11,7 @@ from typing import Any
 
 from celeb_basis.errors import HostError
 from celeb_basis.files import explained_os_errors
-from celeb_basis.hosts.diffusers.configs import Config, Family
+from celeb_basis.hosts.diffusers.configs import Config, Family, sample_sizes
 from celeb_basis.hosts.resolution import told_resolution
 
 
@@ -63,8 +63,7 @@ def apply_yaml(path: Path, content: Config, family: Family, configs: dict[str, C
     if not resolution and family != "sd2" and isinstance(params.get("image_size"), int):
         resolution = params["image_size"] * 8
     if resolution:
-        vae["sample_size"] = resolution
-        unet["sample_size"] = resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        vae["sample_size"], unet["sample_size"] = sample_sizes(vae, resolution)
     return {**configs, "unet": unet, "vae": vae, "scheduler": scheduler}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.base import Prediction
 from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
-from celeb_basis.hosts.diffusers.configs import PIPELINE_CLASSES, Config, Family, component_configs
+from celeb_basis.hosts.diffusers.configs import PIPELINE_CLASSES, Config, Family, component_configs, sample_sizes
 from celeb_basis.hosts.diffusers.ldm_config import apply_yaml, read_yaml
 from celeb_basis.hosts.diffusers.ldm_text import TEXT_PARTS, load_text_encoder, text_weights
 from celeb_basis.hosts.freezing import widened
@@ -66,8 +66,8 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: Prediction | No
         scheduler["prediction_type"] = found
     if family == "sd2" and told_resolution(recipe) is None:
         side = family_resolution(family, lambda: bool(scheduler["prediction_type"] == "v_prediction"))
-        parts["vae"].register_to_config(sample_size=side)
-        parts["unet"].register_to_config(sample_size=side // 2 ** (len(configs["vae"]["block_out_channels"]) - 1))
+        for component, size in zip(("vae", "unet"), sample_sizes(configs["vae"], side), strict=True):
+            parts[component].register_to_config(sample_size=size)
     if "ztsnr" in marks:
         scheduler["rescale_betas_zero_snr"] = True
     parts["scheduler"] = diffusers.DDIMScheduler.from_config(scheduler)

@@ -50,7 +50,7 @@ def bring_vae(model: Any) -> Any:
 def bring_vae_for_drawing(model: Any) -> None:
     """The VAE to the device, unless ``--medvram`` does that itself: otherwise the host takes for granted that it is there."""
     if not getattr(model, "lowvram", False):
-        model.first_stage_model.to(host_module("devices").device)
+        bring_vae(model)
 
 
 def send_vae_away(model: Any) -> None:

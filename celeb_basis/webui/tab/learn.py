@@ -311,13 +311,10 @@ class LearnTab:
     def interrupt(self) -> tuple[Any, ...]:
         """End the run that is shown."""
         job = self.watch.current()
-        if job is None or job.finished:
-            return *self.watch.answers(job), markup.note("Nothing is being learned.")
-        self.service.interrupt(job.id)
         told = "It stops after the step under way, and can be resumed."
-        if job.kind == "faces":
+        if job is not None and job.kind == "faces":
             told = "The download stops; it goes on from there when you agree again."
-        return *self.watch.answers(job), markup.note(told)
+        return self.watch.interrupt("Nothing is being learned.", told)
 
     def resume(self) -> tuple[Any, ...]:
         """Go on with the newest run that can go on."""

@@ -129,9 +129,10 @@ class PeopleTab:
     def cards(self, chosen: str, search: str) -> str:
         """Everybody whose name holds ``search``; only those that are shown are read."""
         wanted = (search or "").casefold().strip("<> ")
-        names = [name for name in self.service.library.names() if wanted in name.casefold()]
+        everybody = self.service.library.names()
+        names = [name for name in everybody if wanted in name.casefold()]
         people = self.service.people.entries_of(names[:MOST_CARDS])
-        total = len(names) or len(self.service.library.names())
+        total = len(names) or len(everybody)
         return markup.cards(people, chosen, _PICK, total)
 
     def _entry(self, name: str) -> PersonEntry | None:

@@ -60,12 +60,8 @@ class _Kept:
     stamp: tuple[int, int, int]
     checkpoint: Checkpoint | None
     lists: object
+    """What ``lists_key`` answered; only who was refused is asked for again with other lists."""
     answer: Word | Unavailable
-
-    def holds(self, stamp: tuple[int, int, int], checkpoint: Checkpoint | None, lists: object) -> bool:
-        """Whether nothing has changed that the answer depends on. Other lists do not change who fits already."""
-        same = self.stamp == stamp and self.checkpoint is checkpoint
-        return same and (isinstance(self.answer, Word) or self.lists == lists)
 
 
 class Registry:
@@ -136,10 +132,10 @@ class Registry:
         except OSError:  # deleted a moment ago
             return None
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        lists = self._lists_key()
         with self._lock:
             kept = self._words.get(name)
-            if kept is None or not kept.holds(stamp, checkpoint, lists):
+            if kept is None or kept.stamp != stamp or kept.checkpoint is not checkpoint or self._lists_changed(kept):
+                lists = self._lists_key()
                 kept = _Kept(stamp, checkpoint, lists, self._said(self._read(name, Path(path), checkpoint)))
                 self._words[name] = kept
                 if len(self._words) > _KEPT:
@@ -179,6 +175,9 @@ class Registry:
                 if isinstance(piece, (Word, Unavailable)):
                     found.setdefault(piece.name, piece)
         return tuple(found.values())
+
+    def _lists_changed(self, kept: _Kept) -> bool:
+        return isinstance(kept.answer, Unavailable) and kept.lists != self._lists_key()
 
     def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> Word | Unavailable:
         if checkpoint is None:
