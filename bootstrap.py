@@ -46,7 +46,7 @@ def main() -> int:
             [python, "-m", "mypy"], cwd=ROOT
         )
     step("Assembling the small face networks")
-    networks = [python, "-m", "celeb_basis.faces.miniature", str(ASSETS / "faces" / "models" / "miniature")]
+    networks = [python, "-m", "miniature.face_pack.build", str(ASSETS / "faces" / "models" / "miniature")]
     if code := subprocess.call(networks, cwd=ROOT):
         return code
     commands = {
@@ -54,7 +54,7 @@ def main() -> int:
         "demo": [python, "-m", "celeb_basis", "demo"],
         "test": [python, "-m", "pytest"],
         "bench": [python, "-m", "benchmarks"],
-        "gate": [python, "-m", "training.gate"],
+        "gate": [python, "-m", "miniature.training.gate"],
         "evidence": [python, "-m", "benchmarks.evidence"],
         "interop": [python, "-m", "benchmarks.interop"],
         "test-webui": [python, "-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],

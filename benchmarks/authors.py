@@ -10,7 +10,7 @@ from benchmarks.timing import take_turns
 from benchmarks.workbench import Workbench
 
 if TYPE_CHECKING:
-    from celeb_basis.learning.learner import Learner
+    from celeb_basis.training.trainer import Learner
 
 WORDS = "authors"
 SLOW = True
@@ -20,8 +20,8 @@ _PAIRS = 4
 
 def measure(bench: Workbench) -> Iterator[Figure]:
     """The weights are frozen in both, as the authors' are. Their face network, a ResNet-100, would take longer yet."""
-    from celeb_basis.learning.learner import Learner
     from celeb_basis.settings import LearnSettings
+    from celeb_basis.training.trainer import Learner
 
     (side,) = bench.sides(512)
     settings = LearnSettings(batch_size=1, precision="fp32", early_stop=False)
@@ -48,9 +48,9 @@ def authors_step(bench: Workbench, learner: Learner, side: int) -> Callable[[], 
     """A call that augments, encodes and embeds a new view, and learns from it with activation checkpointing."""
     import torch
 
-    from celeb_basis.learning.objective import diffusion_loss
-    from celeb_basis.views.augment import augment, draw_augmentation
-    from celeb_basis.views.pool import to_model_range
+    from celeb_basis.method import diffusion_loss
+    from celeb_basis.training.augment import augment, draw_augmentation
+    from celeb_basis.training.dataset import to_model_range
 
     host, faces, portrait = bench.host, bench.faces, bench.portrait(side)
     random = torch.Generator().manual_seed(side)

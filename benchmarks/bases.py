@@ -19,7 +19,7 @@ from benchmarks.workbench import Workbench
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.hosts.base import TextEncoder
+    from celeb_basis.diffusion_model import TextEncoder
     from celeb_basis.names.lists import NameList
 
 WORDS = "basis"
@@ -36,7 +36,7 @@ class _TableAlone:
     def __init__(self) -> None:
         import torch
 
-        from celeb_basis.hosts.clip_vocabulary import VOCABULARY_SIZE
+        from celeb_basis.hosts.diffusers.configs import VOCABULARY_SIZE
 
         self._table = torch.nn.Embedding(VOCABULARY_SIZE, 768)
         torch.nn.init.normal_(self._table.weight, std=_TOKEN_STD, generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ class _TableAlone:
 
 def table_encoder() -> TextEncoder:
     """The diffusers host's own text encoder with CLIP's real tokenizer and a random table."""
-    from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
+    from celeb_basis.hosts.diffusers.configs import clip_tokenizer
     from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 
     return DiffusersTextEncoder("clip_l", _TableAlone(), clip_tokenizer())
@@ -55,7 +55,7 @@ def table_encoder() -> TextEncoder:
 
 def measure(bench: Workbench) -> Iterator[Figure]:  # noqa: ARG001
     """Tokenizing, filtering and decomposing together, as a user waits for them; reading the list is not in it."""
-    from celeb_basis.basis.build import build_basis
+    from celeb_basis.basis import build_basis
     from celeb_basis.names.lists import shipped_names
 
     encoder, names = table_encoder(), shipped_names()

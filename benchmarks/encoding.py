@@ -19,7 +19,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
     """Augmenting, encoding, aligning and embedding a view, beside the bare VAE on one picture."""
     import torch
 
-    from celeb_basis.views.pool import Person, encode_views
+    from celeb_basis.training.dataset import Person, encode_views
 
     (side,) = bench.sides(256)
     vae, faces = bench.pipeline.vae, bench.faces

@@ -12,7 +12,7 @@ from benchmarks.workbench import Workbench
 
 if TYPE_CHECKING:
     from benchmarks.bare import BareBatch, BareStep
-    from celeb_basis.learning.learner import Learner
+    from celeb_basis.training.trainer import Learner
 
 WORDS = "step"
 SLOW = True
@@ -32,9 +32,9 @@ def measure(bench: Workbench) -> Iterator[Figure]:
 
 def _compared(bench: Workbench, side: int) -> Figure:
     from benchmarks.bare import BareStep
-    from celeb_basis.learning.events import StepDone
-    from celeb_basis.learning.learner import Learner
+    from celeb_basis.events import StepDone
     from celeb_basis.settings import LearnSettings
+    from celeb_basis.training.trainer import Learner
 
     settings = LearnSettings(batch_size=1, precision="fp32", early_stop=False)
     learner = Learner(bench.host, [bench.basis], bench.pool(side, views=2), settings)
@@ -95,7 +95,7 @@ def next_batch(learner: Learner, bare: BareStep) -> BareBatch:
     import torch
 
     from benchmarks.bare import BareBatch
-    from celeb_basis.learning.objective import add_noise, prediction_target
+    from celeb_basis.method import add_noise, prediction_target
 
     state = learner.generator.get_state()
     draw = learner.draw()

@@ -15,10 +15,9 @@ from typing import Any
 from support.webui_inside import parsed_arguments, start_with
 from support.webui_people import add_people
 
-from celeb_basis.identities.format import identity_to_bytes
-from celeb_basis.identities.identity import Identity
-from celeb_basis.webui.tokens import host as tokens_host
-from celeb_basis.webui.tokens.registry import Registry
+from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.identities.identity import Identity, identity_to_bytes
+from celeb_basis.prompts.registry import Registry
 
 _PROMPT = (
     "a photo of {}, smiling, standing beside {} in a park on a sunny day, tall green trees and a lake in the background, "

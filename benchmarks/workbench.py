@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from benchmarks.figures import Figure
 
 if TYPE_CHECKING:
-    from celeb_basis.basis.basis import Basis
     from celeb_basis.faces.types import FaceNetwork, Portrait
     from celeb_basis.hosts.diffusers import DiffusersHost
-    from celeb_basis.views.pool import ViewPool
+    from celeb_basis.method import Basis
+    from celeb_basis.training.dataset import ViewPool
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = 2
@@ -59,7 +59,7 @@ class Workbench:
     @cached_property
     def pipeline(self) -> Any:
         """The loaded checkpoint: UNet, text encoder, VAE."""
-        from celeb_basis.miniature.pipelines import make_pipeline
+        from miniature.small_models.pipelines import make_pipeline
 
         return make_pipeline("sd1", full_size=not self.tiny)
 
@@ -73,7 +73,7 @@ class Workbench:
     @cached_property
     def basis(self) -> Basis:
         """The shipped list's, for the model's text encoder."""
-        from celeb_basis.basis.build import build_basis
+        from celeb_basis.basis import build_basis
         from celeb_basis.names.lists import shipped_names
 
         return build_basis(self.host.text_encoders[0], shipped_names()).basis
@@ -102,7 +102,7 @@ class Workbench:
         """One person's views, encoded by the project's own code."""
         import torch
 
-        from celeb_basis.views.pool import Person, encode_views
+        from celeb_basis.training.dataset import Person, encode_views
 
         generator = torch.Generator().manual_seed(side)
         people = [Person("person", [self.portrait(side)])]

@@ -13,7 +13,7 @@ if sys.path[:1] != [_ROOT]:
     sys.path[:] = [_ROOT, *(entry for entry in sys.path if entry != _ROOT)]
 
 try:
-    from celeb_basis.webui.startup import register
+    from celeb_basis.webui.extension import register
 
     register(__file__)
 except Exception:

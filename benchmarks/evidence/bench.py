@@ -16,16 +16,15 @@ import torch
 from benchmarks.evidence.drawing import draw
 from benchmarks.evidence.spaces import Space, make_bases
 from benchmarks.evidence.world import EvidenceWorld, Stranger
-from celeb_basis.basis.basis import Basis
+from celeb_basis.diffusion_model import LatentDistribution
 from celeb_basis.errors import LearningError
-from celeb_basis.executors.work import follow
 from celeb_basis.faces.types import Floats
 from celeb_basis.files import atomic_path
-from celeb_basis.hosts.base import LatentDistribution
-from celeb_basis.learning.first_guess import FirstGuess, first_guesses
-from celeb_basis.learning.name_faces import NameFaces, draw_name_faces
-from celeb_basis.miniature.shipped import NAME_FACES
-from celeb_basis.views.pool import Person, PersonViews, ViewPool, encode_views
+from celeb_basis.method import Basis
+from celeb_basis.miniature import NAME_FACES
+from celeb_basis.training.dataset import Person, PersonViews, ViewPool, encode_views
+from celeb_basis.training.first_guess import FirstGuess, NameFaces, draw_name_faces, first_guesses
+from celeb_basis.training.run import follow
 
 _KEPT = 24
 """Encoded people that are kept in memory."""

@@ -15,13 +15,12 @@ from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import RANK, LoraLearner, LowRank
 from benchmarks.evidence.spaces import Space
 from benchmarks.evidence.world import Stranger
-from celeb_basis.basis.basis import Basis
+from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import LearningError
-from celeb_basis.hosts.base import TokenVectors
-from celeb_basis.learning.first_guess import guessed
-from celeb_basis.learning.head import DirectCoefficients, SpreadCoefficients
-from celeb_basis.learning.learner import Learner
+from celeb_basis.method import Basis, DirectCoefficients, SpreadCoefficients
 from celeb_basis.settings import LearnSettings
+from celeb_basis.training.first_guess import guessed
+from celeb_basis.training.trainer import Learner
 
 Known = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
 Loop = Literal["plain", "free", "lora"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.evidence.summary import Row
-from celeb_basis.plots import GRID, INK, PAPER, QUIET, SERIES
+from celeb_basis.report.charts import GRID, INK, PAPER, QUIET, SERIES
 
 _DASHES = ("-", "--", ":", "-.")
 

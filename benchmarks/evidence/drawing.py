@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.world import EvidenceWorld
+from celeb_basis.diffusion_model import Words
 from celeb_basis.faces.types import Pixels
-from celeb_basis.hosts.base import Words
 
 BATCH = 16
 

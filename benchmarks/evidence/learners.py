@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from celeb_basis.learning.head import CoefficientHead, DirectCoefficients
-from celeb_basis.learning.learner import Learner
+from celeb_basis.method import CoefficientHead, DirectCoefficients
+from celeb_basis.training.trainer import Learner
 
 
 class _FreeRows(DirectCoefficients):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from celeb_basis.learning.learner import Draw, Learner
+from celeb_basis.training.trainer import Draw, Learner
 
 RANK = 4
 RARE = ("sks", "zwx", "olis", "phol", "vdb", "gwt", "ohwx", "kdj", "xqz", "bnha")

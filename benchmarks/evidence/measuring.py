@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.evidence.drawing import draw
 from benchmarks.evidence.world import EvidenceWorld, Judge, Stranger
+from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
-from celeb_basis.hosts.base import TokenVectors
 
 FIGURES = ("identity", "recognised", "second", "prompt", "detect", "diversity")
 """Of one person; ``both`` is that of two people's pictures."""

@@ -15,8 +15,8 @@ from benchmarks.evidence.world import Ask, EvidenceWorld, Stranger
 from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.portraits import portrait as crop_portrait
 from celeb_basis.faces.types import FaceNetwork, Pixels
-from celeb_basis.miniature.shipped import MODEL
-from training.dlib_judge import DlibJudge, RecognitionJudge
+from celeb_basis.miniature import MODEL
+from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
 
 ASKS = (
     Ask("a photo of {}", "photo"),
@@ -38,20 +38,20 @@ _SOURCE = "a stranger's picture"
 
 
 def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
-    """The world of the diffusers folder that ``python -m training.export`` wrote (by default the one that ships).
+    """The world of the diffusers folder that ``python -m miniature.training.export`` wrote (by default the one that ships).
 
     Raises: :class:`HostError` if there is no model or no scene classifier, :class:`MissingPackageError` for the judges'.
     """
-    from celeb_basis.hosts.diffusers.loading import load_host
-    from training.places import face_network, scene_classifier_file
+    from celeb_basis.hosts.diffusers.checkpoint import load_host
+    from miniature.training.places import face_network, scene_classifier_file
 
     folder = folder or MODEL
     classifier = scene_classifier_file()
-    for path, command in ((folder, "training.export"), (classifier, "training.scene_classifier")):
+    for path, command in ((folder, "miniature.training.export"), (classifier, "miniature.training.scene_classifier")):
         if not path.exists():
-            raise HostError(f"There is no {path}: make it with `python -m {command}`, or see training/README.md.")
+            raise HostError(f"There is no {path}: make it with `python -m {command}`, or see miniature/training/README.md.")
     from celeb_basis.names.lists import name_list
-    from training.people import read_people
+    from miniature.training.people import read_people
 
     host = load_host(folder, device="cpu", dtype="fp32")
     faces, people = face_network(), read_people()
@@ -80,8 +80,8 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
 
 def _strangers(people: Any, faces: FaceNetwork, count: int, side: int) -> tuple[Stranger, ...]:
     """The first ``count`` people without a name: one picture to learn from, and others in other surroundings."""
-    from training.faces import FaceGenerator, candidate_numbers
-    from training.people import moved, portrait
+    from miniature.training.faces import FaceGenerator, candidate_numbers
+    from miniature.training.people import moved, portrait
 
     generator = FaceGenerator()
     found: list[Stranger] = []
@@ -128,8 +128,8 @@ def _pixels(pictures: torch.Tensor) -> list[Pixels]:
 
 
 def _scene_judge(path: Path) -> Callable[[Sequence[Pixels]], list[frozenset[str]]]:
-    from training.scene_classifier import PARTS, as_input, load_classifier
-    from training.scenes import ACCESSORIES, BACKDROPS, MEDIA
+    from miniature.training.scene_classifier import PARTS, as_input, load_classifier
+    from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA
 
     model = load_classifier(path)
 

@@ -20,8 +20,8 @@ from benchmarks.evidence.plan import (
     TEXTUAL_INVERSION_DESCRIBED,
 )
 from benchmarks.evidence.summary import ALL_FIGURES, Row, apart, evaluations_to
+from celeb_basis.evaluation.metrics import Figure
 from celeb_basis.files import write_bytes, write_text
-from celeb_basis.judging.intervals import Figure
 
 FINDINGS = Path(__file__).with_name("findings.md")
 """What the figures mean, by hand; a part of the page."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.judging.intervals import Figure, mean_figure
+from celeb_basis.evaluation.metrics import Figure, mean_figure
 
 FIGURES = ("identity", "recognised", "prompt", "detect")
 

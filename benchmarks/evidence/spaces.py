@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from celeb_basis.basis.basis import Basis
-from celeb_basis.basis.build import BasisOptions, build_bases
-from celeb_basis.hosts.base import Host
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import Host
+from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
 
 SpaceKind = Literal["celebrities", "random", "free"]

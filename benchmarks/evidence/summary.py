@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.measuring import FIGURES
-from celeb_basis.judging.intervals import Figure, mean_figure
+from celeb_basis.evaluation.metrics import Figure, mean_figure
 
 ALL_FIGURES = (*FIGURES, "both")
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from celeb_basis.diffusion_model import Host
 from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
-from celeb_basis.hosts.base import Host
 from celeb_basis.names.lists import NameList
 
 

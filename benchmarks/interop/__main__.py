@@ -17,7 +17,7 @@ from benchmarks.interop.comparing import Verdict, compared
 from benchmarks.interop.people import World, miniature, small_sdxl
 from benchmarks.interop.running import ToolFailedError, ask
 from benchmarks.interop.tools import TOOLS, Tool
-from celeb_basis.cli.loading import hush_libraries
+from celeb_basis.cli.common import hush_libraries
 from celeb_basis.errors import CelebBasisError
 
 _STEPS = 100

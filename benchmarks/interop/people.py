@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.interop.cases import PEOPLE, STAND_INS, Case
 from benchmarks.interop.tools import IDENTITY, Tool
-from celeb_basis.exports.write import export_identity
+from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 
@@ -62,9 +62,9 @@ class World:
 def miniature(folder: Path, *, steps: int, identities: Sequence[Path] = ()) -> World:
     """The trained miniature, with the demo's two strangers learned on it, or with identities that are given."""
     from celeb_basis.hosts.diffusers import load_host
-    from celeb_basis.identities.format import load_identity
-    from celeb_basis.miniature.for_webui import put_miniature
-    from celeb_basis.miniature.shipped import shipped_model
+    from celeb_basis.identities.identity import load_identity
+    from celeb_basis.miniature import shipped_model
+    from miniature.small_models.for_webui import put_miniature
 
     host = load_host(shipped_model(), device="cpu")
     folder.mkdir()
@@ -83,11 +83,11 @@ def miniature(folder: Path, *, steps: int, identities: Sequence[Path] = ()) -> W
 
 def small_sdxl(folder: Path) -> World:
     """An SDXL of the true widths and of three layers, with random weights, and two people made by chance in its bases."""
-    from celeb_basis.basis.build import build_bases
+    from celeb_basis.basis import build_bases
     from celeb_basis.hosts.diffusers import load_host
     from celeb_basis.identities.expand import new_identity
-    from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
     from celeb_basis.names.lists import shipped_names
+    from miniature.small_models.pipelines import make_pipeline, save_pipeline
 
     save_pipeline(make_pipeline("sdxl", text_layers=3), folder)
     _for_all_readers(folder)
@@ -103,14 +103,13 @@ def small_sdxl(folder: Path) -> World:
 
 
 def _learned(host: DiffusersHost, steps: int) -> list[Identity]:
-    from celeb_basis.demo.run import STRANGERS
-    from celeb_basis.executors.work import Interrupt, Job, PersonPhotos
-    from celeb_basis.executors.worker import Worker
+    from celeb_basis.cli.demo import STRANGERS
     from celeb_basis.faces.insight import InsightFaceNetwork
     from celeb_basis.faces.packs import MINIATURE, obtain_pack
-    from celeb_basis.identities.format import identity_from_bytes
-    from celeb_basis.miniature.shipped import shipped_model_names
+    from celeb_basis.identities.identity import identity_from_bytes
+    from celeb_basis.miniature import shipped_model_names
     from celeb_basis.settings import LearnSettings
+    from celeb_basis.training.run import Interrupt, Job, PersonPhotos, Worker
 
     worker = Worker(host, shipped_model_names(), InsightFaceNetwork(obtain_pack(MINIATURE).folder))
     people = tuple(PersonPhotos(name, (photo,)) for name, photo in zip(PEOPLE, STRANGERS, strict=True))

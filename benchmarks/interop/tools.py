@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.interop.cases import Syntax
-from celeb_basis.exports.layouts import Layout
+from celeb_basis.exports.textual_inversion import Layout
 
 IDENTITY = "identity"
 """This project's own file, in the place of a layout of another tool's."""

@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _random_weights(folder: Path) -> Path:
     """SD1.5's full-size architecture in the layout of the WebUI, which knows it by its keys."""
-    from celeb_basis.miniature.ldm_layout import save_single_file
-    from celeb_basis.miniature.pipelines import make_pipeline
+    from miniature.small_models.ldm_layout import save_single_file
+    from miniature.small_models.pipelines import make_pipeline
 
     file = folder / "random-sd15.safetensors"
     save_single_file(make_pipeline("sd1", full_size=True), file)

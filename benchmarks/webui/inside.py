@@ -21,7 +21,7 @@ from benchmarks.memory import peak_bytes
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.learning.learner import Learner
+    from celeb_basis.training.trainer import Learner
 
 _ROUNDS = 2
 
@@ -79,13 +79,13 @@ def make_learner(options: argparse.Namespace) -> Learner:
     """Ready to step, with two views encoded by the host's VAE. No face network: learning needs none once views stand."""
     import torch
 
-    from celeb_basis.basis.build import build_bases
-    from celeb_basis.hosts.base import LatentDistribution
-    from celeb_basis.hosts.webui import WebUIHost
-    from celeb_basis.learning.learner import Learner
+    from celeb_basis.basis import build_bases
+    from celeb_basis.diffusion_model import LatentDistribution
+    from celeb_basis.hosts.a1111 import WebUIHost
     from celeb_basis.names.lists import shipped_names
     from celeb_basis.settings import LearnSettings
-    from celeb_basis.views.pool import PersonViews, ViewPool
+    from celeb_basis.training.dataset import PersonViews, ViewPool
+    from celeb_basis.training.trainer import Learner
 
     host = WebUIHost()
     bases = [built.basis for built in build_bases(host.text_encoders, shipped_names())]
@@ -155,7 +155,7 @@ class BareStep:
         """With what ``learner`` will draw next. The learner is left as it was."""
         import torch
 
-        from celeb_basis.learning.objective import add_noise, prediction_target
+        from celeb_basis.method import add_noise, prediction_target
 
         state = learner.generator.get_state()
         draw = learner.draw()

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.options import Commands, UsageError, add_command, add_faces, add_model, add_names
+from celeb_basis.cli.common import Commands, UsageError, add_command, add_faces, add_model, add_names
 from celeb_basis.cli.progress import Console
 
 if TYPE_CHECKING:
-    from celeb_basis.basis.build import BuiltBasis
-    from celeb_basis.basis.summary import BasisSummary
-    from celeb_basis.hosts.base import Host
+    from celeb_basis.basis import BasisSummary, BuiltBasis
+    from celeb_basis.diffusion_model import Host
     from celeb_basis.names.lists import NameList
 
 _ABOUT = """\
@@ -50,9 +49,8 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     if arguments.plot is not None and arguments.plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError("--plot must end in .svg or .png.")
 
-    from celeb_basis.basis.build import BasisOptions, build_bases
-    from celeb_basis.basis.summary import summarise
-    from celeb_basis.cli.loading import bases_cache, check_output_file, open_model, open_names
+    from celeb_basis.basis import BasisOptions, build_bases, summarise
+    from celeb_basis.cli.common import bases_cache, check_output_file, open_model, open_names
     from celeb_basis.names.filters import FilterOptions
 
     check_output_file(arguments.plot)
@@ -74,7 +72,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
 def _faces(arguments: argparse.Namespace, screen: Console) -> Any:
     if not arguments.draws_face:
         return None
-    from celeb_basis.cli.loading import open_faces
+    from celeb_basis.cli.common import open_faces
 
     return open_faces(arguments, screen)
 
@@ -85,7 +83,7 @@ def _face_check(arguments: argparse.Namespace, screen: Console, host: Host, face
         return None
     from functools import cache
 
-    from celeb_basis.names.drawn import DrawnFaceCheck
+    from celeb_basis.names.filters import DrawnFaceCheck
 
     bar = screen.bar(len(names.names), "drawing names", unit="name")
     return cache(DrawnFaceCheck(host, faces, steps=arguments.draw_steps, progress=lambda _name, _why: bar.update()))
@@ -98,7 +96,7 @@ def _write_files(arguments: argparse.Namespace, built: tuple[BuiltBasis, ...], s
         kept = [name for name in built[0].filtered.names if all(name in one.filtered.names for one in built[1:])]
         write_text(arguments.save_names, "\n".join(kept) + "\n")
     if arguments.plot is not None:
-        from celeb_basis.plots import explained_variance
+        from celeb_basis.report.charts import explained_variance
 
         columns = [column for summary in summaries for column in summary.explained]
         write_bytes(arguments.plot, explained_variance(columns, fmt=arguments.plot.suffix.lower()[1:]))

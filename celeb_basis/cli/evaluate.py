@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.cli.common import Commands, UsageError, add_command, add_faces, add_model, add_names
 from celeb_basis.cli.generate import add_identities, add_sampling, check_sampling
-from celeb_basis.cli.options import Commands, UsageError, add_command, add_faces, add_model, add_names
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import JudgingError
 
 if TYPE_CHECKING:
+    from celeb_basis.evaluation import PictureToJudge
     from celeb_basis.faces.types import Pixels
-    from celeb_basis.judging import PictureToJudge
 
 _ABOUT = """\
 Judge generated pictures by the paper's three figures: Identity (cosine of face vectors with the reference photos), Prompt
@@ -69,10 +69,10 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
 
     import numpy as np
 
-    from celeb_basis.cli.loading import check_output_file, open_faces
+    from celeb_basis.cli.common import check_output_file, open_faces
+    from celeb_basis.evaluation import contact_sheet, judge, load_clip, write_sheet, write_verdict
     from celeb_basis.faces.portraits import choose_face
-    from celeb_basis.identities.derived import DerivedFiles
-    from celeb_basis.judging import contact_sheet, judge, load_clip, write_sheet, write_verdict
+    from celeb_basis.identities.deletion import DerivedFiles
     from celeb_basis.photos import open_photo
 
     check_output_file(arguments.output)
@@ -125,10 +125,10 @@ def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[Pi
 
     Raises: :class:`JudgingError` for a folder without pictures, or without the prompts that a CLIP needs.
     """
-    from celeb_basis.cli.people import PICTURES
-    from celeb_basis.cli.png_text import Drawn, read_parameters
+    from celeb_basis.cli.generate import Drawn, read_parameters
+    from celeb_basis.cli.learn import PICTURES
+    from celeb_basis.evaluation import PictureToJudge
     from celeb_basis.files import explained_os_errors
-    from celeb_basis.judging import PictureToJudge
     from celeb_basis.photos import open_photo
 
     folder: Path = arguments.pictures
@@ -152,10 +152,10 @@ def _drawn(arguments: argparse.Namespace, screen: Console) -> list[PictureToJudg
     """Pictures of the identity, drawn from the evaluation prompts."""
     import numpy as np
 
+    from celeb_basis.cli.common import check_folder, find_identity, fitted_identity, open_model
     from celeb_basis.cli.generate import next_number, save_picture, words_of
-    from celeb_basis.cli.loading import check_folder, find_identity, fitted_identity, open_model
-    from celeb_basis.hosts.base import GenerationRequest
-    from celeb_basis.judging import PictureToJudge
+    from celeb_basis.diffusion_model import GenerationRequest
+    from celeb_basis.evaluation import PictureToJudge
 
     identity = find_identity(arguments.identity[0], arguments.library)
     word = f"<{identity.name}>"
@@ -191,7 +191,7 @@ def _drawn(arguments: argparse.Namespace, screen: Console) -> list[PictureToJudg
 
 
 def _prompts(arguments: argparse.Namespace, word: str) -> Sequence[str]:
-    from celeb_basis.judging import EVALUATION_PROMPTS, evaluation_prompts
+    from celeb_basis.evaluation import EVALUATION_PROMPTS, evaluation_prompts
 
     kinds = None if arguments.kinds is None else [kind.strip() for kind in arguments.kinds.split(",")]
     if unknown := [kind for kind in kinds or () if kind not in EVALUATION_PROMPTS]:

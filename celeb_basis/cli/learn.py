@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.options import (
+from celeb_basis.cli.common import (
     Commands,
     UsageError,
     add_command,
@@ -23,13 +25,16 @@ from celeb_basis.cli.options import (
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.cli.unfinished import unfinished_run
-from celeb_basis.files import explained_os_errors
+from celeb_basis.cli.run_results import unfinished_run
+from celeb_basis.errors import CelebBasisError, IdentityError, PhotoError
+from celeb_basis.files import checked_name, explained_os_errors
+from celeb_basis.training.run import PersonPhotos
 
 if TYPE_CHECKING:
-    from celeb_basis.cli.results import Results
-    from celeb_basis.executors.work import Interrupt, Job, Outcome
-    from celeb_basis.learning.events import Event
+    from celeb_basis.cli.run_results import Results
+    from celeb_basis.events import Event
+    from celeb_basis.training.run import Interrupt, Job, Outcome
+
 
 _ABOUT = """\
 Learn a person from one photo or more, as 1,024 coefficients in the space that celebrities' names span in the
@@ -90,9 +95,8 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     settings = chosen_settings(arguments)
     _check_usage(arguments)
 
-    from celeb_basis.cli.loading import check_output_file, open_library, open_names
-    from celeb_basis.cli.people import wanted_people
-    from celeb_basis.cli.results import Results
+    from celeb_basis.cli.common import check_output_file, open_library, open_names
+    from celeb_basis.cli.run_results import Results
 
     if arguments.resume is not None:
         return _resume(arguments, screen)
@@ -126,9 +130,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Results) -> list[Job]:
     """The runs. Of a folder, people who cannot be learned go to ``results`` at once; else they are errors."""
-    from celeb_basis.cli.loading import check_name_is_free
+    from celeb_basis.cli.common import check_name_is_free
     from celeb_basis.errors import CelebBasisError
-    from celeb_basis.executors.work import Job
+    from celeb_basis.training.run import Job
 
     for name, reason in wanted.refused:
         results.refused(name, reason)
@@ -157,13 +161,11 @@ def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Re
 
 def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any, results: Results) -> int:
     """One run, whose errors are the command's."""
-    from celeb_basis.cli.loading import open_faces, open_model
-    from celeb_basis.executors.local import run_one
-    from celeb_basis.executors.run_report import RunReport
-    from celeb_basis.executors.work import Interrupt
-    from celeb_basis.executors.worker import Worker
+    from celeb_basis.cli.common import open_faces, open_model
     from celeb_basis.faces.portraits import choose_face
     from celeb_basis.photos import open_photo
+    from celeb_basis.report.collect import RunReport
+    from celeb_basis.training.run import Interrupt, Worker, run_one
 
     photos = {path: open_photo(path) for person in job.people for path in person.photos}
     faces = open_faces(arguments, screen)
@@ -191,7 +193,7 @@ def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any
 
 def _many(arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, results: Results) -> int:
     """A folder of people, each alone: all are tried, and the end says how each went."""
-    from celeb_basis.executors.work import Interrupt
+    from celeb_basis.training.run import Interrupt
 
     interrupt = Interrupt()
     if jobs:
@@ -209,9 +211,8 @@ def _many(arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], n
 def _here(
     arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, interrupt: Interrupt, bar: LearnBar
 ) -> Iterator[Outcome]:
-    from celeb_basis.cli.loading import open_faces, open_model
-    from celeb_basis.executors.local import run_local
-    from celeb_basis.executors.worker import Worker
+    from celeb_basis.cli.common import open_faces, open_model
+    from celeb_basis.training.run import Worker, run_local
 
     faces = open_faces(arguments, screen)
     worker = Worker(open_model(arguments, screen), names, faces)
@@ -227,8 +228,8 @@ def _here(
 def _on_ray(
     arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, interrupt: Interrupt, bar: LearnBar
 ) -> Iterator[Outcome]:
-    from celeb_basis.cli.loading import WorkerSpec, obtain_faces
-    from celeb_basis.executors.ray_executor import RayOptions, run_on_ray
+    from celeb_basis.cli.common import WorkerSpec, obtain_faces
+    from celeb_basis.training.ray_executor import RayOptions, run_on_ray
 
     del bar  # workers report when a person is done
     if arguments.ray_address is None:
@@ -255,12 +256,11 @@ def _on_ray(
 
 def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     """Go on with a run that was kept."""
-    from celeb_basis.cli.loading import check_name_is_free, check_output_file, open_library, open_model, open_names
-    from celeb_basis.cli.results import Results
-    from celeb_basis.executors.run_report import RunReport
-    from celeb_basis.executors.work import Interrupt, follow
-    from celeb_basis.executors.worker import Worker
-    from celeb_basis.learning.state import state_people
+    from celeb_basis.cli.common import check_name_is_free, check_output_file, open_library, open_model, open_names
+    from celeb_basis.cli.run_results import Results
+    from celeb_basis.report.collect import RunReport
+    from celeb_basis.training.run import Interrupt, Worker, follow
+    from celeb_basis.training.state import state_people
 
     results = Results(open_library(arguments.library), arguments, screen)
     people = state_people(arguments.resume)
@@ -321,3 +321,100 @@ def _watched(screen: Console, about: str, interrupt: Interrupt) -> Iterator[Lear
         bar.close()
         if before is not None:
             signal.signal(signal.SIGINT, before)
+
+
+# FOLDED: Who is to be learned: photos of one person, several people by name, or a folder of people.
+
+PICTURES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif"),
+        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi"),
+    )
+)
+"""Endings of the files in a folder that are taken for photos."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The people of one call."""
+
+    people: tuple[PersonPhotos, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    """Of a folder: names that cannot be learned, and why."""
+    from_folder: bool = False
+    together: bool = False
+
+
+def wanted_people(arguments: argparse.Namespace) -> Wanted:
+    """Everybody whom the command line asks for; photos are not opened yet.
+
+    Raises: :class:`UsageError` for options that do not go together, :class:`PhotoError` for a folder without people,
+    :class:`IdentityError` for a name of no use.
+    """
+    photos: list[Path] = arguments.photos
+    if arguments.person:
+        if photos or arguments.name:
+            raise UsageError("Give either --person for everybody, or the photos of one person and --name.")
+        people = tuple(_named(text) for text in arguments.person)
+        names = [person.name.casefold() for person in people]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise IdentityError(f"Two people are both called {twice!r}: give each a name of their own.")
+        return Wanted(people, together=True)
+    if not photos:
+        raise UsageError(
+            "There is nobody to learn: give a photo and --name, a folder of people, or --person NAME=PHOTO."
+        )
+    if any(os.path.isdir(path) for path in photos):
+        if len(photos) > 1 or arguments.name:
+            raise UsageError("A folder of people stands alone, without --name: its files and folders name the people.")
+        return _folder(photos[0], arguments.together)
+    if not arguments.name:
+        raise UsageError("The person needs a name: add --name, such as --name ada.")
+    return Wanted((PersonPhotos(checked_name(arguments.name), tuple(photos)),))
+
+
+def _named(text: str) -> PersonPhotos:
+    name, equals, photos = text.partition("=")
+    paths = tuple(Path(part) for part in photos.split(",") if part)
+    if not equals or not paths:
+        raise UsageError(f"--person {text!r} is not understood: write --person NAME=PHOTO or NAME=PHOTO,PHOTO.")
+    return PersonPhotos(checked_name(name), paths)
+
+
+def _folder(folder: Path, together: bool) -> Wanted:
+    found: dict[str, PersonPhotos] = {}
+    refused: list[tuple[str, str]] = []
+    for name, photos in _entries(folder):
+        try:
+            name = checked_name(name)
+            if not photos:
+                raise PhotoError(f"There is no picture in {folder / name}: put the person's photos into it.")
+            if name.casefold() in found:
+                raise PhotoError(f"Two people in {folder} are called {name!r}: rename one file or folder.")
+        except CelebBasisError as error:
+            refused.append((name, str(error)))
+        else:
+            found[name.casefold()] = PersonPhotos(name, photos)
+    if not found and not refused:
+        raise PhotoError(f"There is no picture in {folder}: put a photo or a folder of photos for each person into it.")
+    return Wanted(tuple(found.values()), tuple(refused), from_folder=True, together=together)
+
+
+def _entries(folder: Path) -> list[tuple[str, tuple[Path, ...]]]:
+    """Name and photos of every person in ``folder``: each folder in it, and each picture."""
+    with explained_os_errors(folder, "list"):
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return [
+            (path.name, _pictures(path)) if path.is_dir() else (path.stem, (path,))
+            for path in entries
+            if path.is_dir() or _is_picture(path)
+        ]
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.is_file() and _is_picture(path)))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")

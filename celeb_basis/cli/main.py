@@ -15,10 +15,10 @@ import traceback
 from collections.abc import Sequence
 
 from celeb_basis import __version__
-from celeb_basis.cli import basis, blend, delete, demo, evaluate, generate, info, learn, transfer
-from celeb_basis.cli.options import CommandParser, UsageError, add_common
+from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, transfer
+from celeb_basis.cli.common import CommandParser, UsageError, add_common
 from celeb_basis.cli.progress import Console
-from celeb_basis.executors.failures import is_explained, sentence_of
+from celeb_basis.errors import is_explained, sentence_of
 
 OK, SOME_FAILED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -76,6 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"celeb-basis {__version__}")
     add_common(parser, defaults=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for module in (demo, learn, generate, evaluate, basis, transfer, blend, info, delete):
+    for module in (demo, learn, generate, evaluate, basis, transfer, people):
         module.add_parser(commands)
     return parser

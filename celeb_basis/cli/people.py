@@ -1,107 +1,343 @@
-"""Who is to be learned: photos of one person, several people by name, or a folder of people."""
+"""``info``: what a file is, and what it says about itself."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.options import UsageError
-from celeb_basis.errors import CelebBasisError, IdentityError, PhotoError
-from celeb_basis.executors.work import PersonPhotos
-from celeb_basis.files import checked_name, explained_os_errors
+from celeb_basis.cli.common import Commands, UsageError, add_command, add_library, add_model, add_names, add_replace
+from celeb_basis.cli.progress import Console
+from celeb_basis.errors import CelebBasisError, IdentityError, LearningError
 
-PICTURES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif"),
-        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi"),
-    )
-)
-"""Endings of the files in a folder that are taken for photos."""
+if TYPE_CHECKING:
+    from celeb_basis.diffusion_model import Host
+    from celeb_basis.identities.identity import Identity
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The people of one call."""
+_ABOUT = """\
+Tell what is known of an identity, a learning state that was kept, or a model. Without a name, list the library. With
+--model, an identity's nearest celebrities and its distance to the mean face are told too.
 
-    people: tuple[PersonPhotos, ...]
-    refused: tuple[tuple[str, str], ...] = ()
-    """Of a folder: names that cannot be learned, and why."""
-    from_folder: bool = False
-    together: bool = False
+examples:
+  celeb-basis info
+  celeb-basis info ada
+  celeb-basis info ada.safetensors --model /models/sd15
+  celeb-basis info /models/sd15"""
 
 
-def wanted_people(arguments: argparse.Namespace) -> Wanted:
-    """Everybody whom the command line asks for; photos are not opened yet.
+def add_info_parser(commands: Commands) -> None:
+    """Add ``info`` to the commands."""
+    parser = add_command(commands, "info", "tell what a file or the library holds", _ABOUT)
+    parser.set_defaults(run=run_info)
+    parser.add_argument("what", nargs="?", metavar="NAME|FILE|FOLDER", help="an identity, a learning state or a model")
+    add_library(parser)
+    add_model(parser, required=False, why="; tells the nearest celebrities")
+    add_names(parser)
 
-    Raises: :class:`UsageError` for options that do not go together, :class:`PhotoError` for a folder without people,
-    :class:`IdentityError` for a name of no use.
-    """
-    photos: list[Path] = arguments.photos
-    if arguments.person:
-        if photos or arguments.name:
-            raise UsageError("Give either --person for everybody, or the photos of one person and --name.")
-        people = tuple(_named(text) for text in arguments.person)
-        names = [person.name.casefold() for person in people]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise IdentityError(f"Two people are both called {twice!r}: give each a name of their own.")
-        return Wanted(people, together=True)
-    if not photos:
-        raise UsageError(
-            "There is nobody to learn: give a photo and --name, a folder of people, or --person NAME=PHOTO."
+
+def run_info(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    facts = _list(arguments) if arguments.what is None else _about(arguments, screen)
+    screen.result(facts)
+    _tell(facts, screen)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> dict[str, Any]:
+    from celeb_basis.identities.library import Library
+
+    people = [
+        {"name": entry.name, "file": str(entry.path), "problem": entry.problem, **_short(entry.identity)}
+        for entry in Library(arguments.library).entries()
+    ]
+    return {"kind": "library", "folder": str(arguments.library), "people": people}
+
+
+def _short(identity: Identity | None) -> dict[str, Any]:
+    if identity is None:
+        return {}
+    metadata = identity.metadata
+    return {
+        "model": metadata.base_model,
+        "family": metadata.family,
+        "steps": metadata.steps,
+        "created": metadata.created,
+    }
+
+
+def _about(arguments: argparse.Namespace, screen: Console) -> dict[str, Any]:
+    from celeb_basis.cli.common import find_identity
+
+    path = Path(arguments.what).expanduser()
+    if os.path.isdir(path):
+        return _model(path, arguments)
+    try:
+        identity = find_identity(arguments.what, arguments.library)
+    except IdentityError as error:
+        if not path.is_file():
+            raise
+        return _state_or_model(path, arguments, error)
+    return _identity(identity, arguments, screen)
+
+
+def _state_or_model(path: Path, arguments: argparse.Namespace, not_an_identity: CelebBasisError) -> dict[str, Any]:
+    from celeb_basis.training.state import state_people, state_settings
+
+    try:
+        return {
+            "kind": "learning state",
+            "file": str(path),
+            "people": list(state_people(path)),
+            "settings": state_settings(path).as_dict(),
+        }
+    except LearningError:
+        pass
+    try:
+        return _model(path, arguments)
+    except CelebBasisError:
+        raise not_an_identity from None
+
+
+def _identity(identity: Identity, arguments: argparse.Namespace, screen: Console) -> dict[str, Any]:
+    described = asdict(identity.metadata)
+    thumbnail = described.pop("thumbnail")
+    shapes = zip(identity.encoders, identity.coefficients, identity.vectors, strict=True)
+    facts: dict[str, Any] = {
+        "kind": "identity",
+        "name": identity.name,
+        "word": f"<{identity.name}>",
+        "content_hash": identity.content_hash,
+        "encoders": {
+            encoder: {"positions": c.shape[0], "components": c.shape[1], "width": v.shape[1]}
+            for encoder, c, v in shapes
+        },
+        "thumbnail_bytes": len(thumbnail or b""),
+        **described,
+    }
+    if arguments.model is not None:
+        facts |= _in_basis(identity, arguments, screen)
+    return facts
+
+
+def _in_basis(identity: Identity, arguments: argparse.Namespace, screen: Console) -> dict[str, Any]:
+    from celeb_basis.cli.common import bases_for, fitted_identity, open_model, open_names
+    from celeb_basis.identities.expand import check_bases, tensors_of
+    from celeb_basis.training.trainer import distance_to_mean, nearest_names
+
+    names = open_names(arguments)
+    host = open_model(arguments, screen)
+    identity = fitted_identity(identity, host, arguments, screen)
+    bases = bases_for(host, names, int(identity.coefficients[0].shape[1]))
+    check_bases(identity, bases, host.info)
+    coefficients = tensors_of(identity.coefficients)
+    return {
+        "distance": distance_to_mean(bases, coefficients),
+        "nearest": [list(pair) for pair in nearest_names(bases, coefficients, 10)],
+    }
+
+
+def _model(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    from celeb_basis.cli.common import load_model
+
+    host: Host = load_model(path, arguments.device, arguments.dtype)
+    encoders = {
+        encoder.name: {"width": encoder.width, "tokens": int(encoder.token_table().shape[0])}
+        for encoder in host.text_encoders
+    }
+    return {
+        "kind": "model",
+        "path": os.fspath(path),
+        **asdict(host.info),
+        "prediction": host.schedule.prediction,
+        "timesteps": host.schedule.timesteps,
+        "encoders": encoders,
+    }
+
+
+def _tell(facts: dict[str, Any], screen: Console) -> None:
+    if facts["kind"] == "library":
+        screen.say(f"library: {facts['folder']}")
+        for entry in facts["people"]:
+            told = (
+                entry["problem"] or f"{entry['family']}, {entry['model']}, {entry['steps']} steps, {entry['created']}"
+            )
+            screen.say(f"  {entry['name']}: {told}")
+        if not facts["people"]:
+            screen.say("  nobody yet: learn somebody first")
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            screen.say(f"{key}:")
+            for name, inner in value.items():
+                screen.say(f"  {name}: {_plain(inner)}")
+        elif value not in ("", [], (), None):
+            screen.say(f"{key}: {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(
+            f"{one[0]} {one[1]:.2f}" if isinstance(one, list) and len(one) == 2 else str(one) for one in value
         )
-    if any(os.path.isdir(path) for path in photos):
-        if len(photos) > 1 or arguments.name:
-            raise UsageError("A folder of people stands alone, without --name: its files and folders name the people.")
-        return _folder(photos[0], arguments.together)
-    if not arguments.name:
-        raise UsageError("The person needs a name: add --name, such as --name ada.")
-    return Wanted((PersonPhotos(checked_name(arguments.name), tuple(photos)),))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _named(text: str) -> PersonPhotos:
-    name, equals, photos = text.partition("=")
-    paths = tuple(Path(part) for part in photos.split(",") if part)
-    if not equals or not paths:
-        raise UsageError(f"--person {text!r} is not understood: write --person NAME=PHOTO or NAME=PHOTO,PHOTO.")
-    return PersonPhotos(checked_name(name), paths)
+# FOLDED: ``blend``: people mixed, or moved toward the mean or a celebrity.
+
+_ABOUT_BLEND = """\
+Mix identities by plain arithmetic on their coefficients, and move the mixture toward the mean face or toward a celebrity of
+the basis. Weights are divided by their sum. One identity alone may be moved, too. The parts stay as they are.
+
+examples:
+  celeb-basis blend ada=0.7 bob=0.3 --as child --model /models/sd15
+  celeb-basis blend ada --toward-mean 0.2 --as ada-softer --model /models/sd15
+  celeb-basis blend ada --toward-celebrity "Marie Curie=0.3" --as ada-curie --model /models/sd15"""
 
 
-def _folder(folder: Path, together: bool) -> Wanted:
-    found: dict[str, PersonPhotos] = {}
-    refused: list[tuple[str, str]] = []
-    for name, photos in _entries(folder):
-        try:
-            name = checked_name(name)
-            if not photos:
-                raise PhotoError(f"There is no picture in {folder / name}: put the person's photos into it.")
-            if name.casefold() in found:
-                raise PhotoError(f"Two people in {folder} are called {name!r}: rename one file or folder.")
-        except CelebBasisError as error:
-            refused.append((name, str(error)))
-        else:
-            found[name.casefold()] = PersonPhotos(name, photos)
-    if not found and not refused:
-        raise PhotoError(f"There is no picture in {folder}: put a photo or a folder of photos for each person into it.")
-    return Wanted(tuple(found.values()), tuple(refused), from_folder=True, together=together)
+def add_blend_parser(commands: Commands) -> None:
+    """Add ``blend`` to the commands."""
+    parser = add_command(commands, "blend", "mix identities", _ABOUT_BLEND)
+    parser.set_defaults(run=run_blend)
+    parser.add_argument(
+        "parts", nargs="+", metavar="NAME[=WEIGHT]", help="of the library, or files; weight 1 if left out"
+    )
+    parser.add_argument("--as", dest="name", required=True, metavar="NEW", help="name of the new identity")
+    parser.add_argument("--toward-mean", type=float, metavar="X", help="0 leaves it as it is, 1 is the mean face")
+    parser.add_argument("--toward-celebrity", metavar="NAME=X", help="0 leaves it as it is, 1 is the celebrity")
+    parser.add_argument("--keep-radius", action="store_true", help="keep the parts' distance to the mean")
+    add_library(parser)
+    add_replace(parser)
+    add_model(parser)
+    add_names(parser)
 
 
-def _entries(folder: Path) -> list[tuple[str, tuple[Path, ...]]]:
-    """Name and photos of every person in ``folder``: each folder in it, and each picture."""
-    with explained_os_errors(folder, "list"):
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        return [
-            (path.name, _pictures(path)) if path.is_dir() else (path.stem, (path,))
-            for path in entries
-            if path.is_dir() or _is_picture(path)
-        ]
+def run_blend(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    from celeb_basis.cli.common import (
+        bases_for,
+        check_name_is_free,
+        find_identity,
+        fitted_identity,
+        open_library,
+        open_model,
+        open_names,
+    )
+    from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
+    from celeb_basis.training.trainer import distance_to_mean, nearest_names
+
+    weighted = [_weighted(text) for text in arguments.parts]
+    celebrity = None if arguments.toward_celebrity is None else _weighted(arguments.toward_celebrity)
+    library = open_library(arguments.library)
+    check_name_is_free(library, arguments.name, replace=arguments.replace)
+    people = [(find_identity(text, arguments.library), weight) for text, weight in weighted]
+    names = open_names(arguments)
+    host = open_model(arguments, screen)
+    bases = bases_for(host, names, int(people[0][0].coefficients[0].shape[1]))
+    people = [(fitted_identity(identity, host, arguments, screen), weight) for identity, weight in people]
+    mixed = blend(people, bases, host.info, name=arguments.name, keep_radius=arguments.keep_radius)
+    if arguments.toward_mean is not None:
+        mixed = toward_mean(mixed, arguments.toward_mean, bases, host.info)
+    if celebrity is not None:
+        mixed = toward_celebrity(mixed, *celebrity, bases, host.info, keep_radius=arguments.keep_radius)
+    path = library.add(mixed, replace=arguments.replace)
+
+    import torch
+
+    coefficients = [torch.from_numpy(array.copy()) for array in mixed.coefficients]
+    distance = distance_to_mean(bases, coefficients)
+    nearest = nearest_names(bases, coefficients, 5)
+    screen.result(
+        {"name": mixed.name, "file": str(path), "distance": distance, "nearest": [list(pair) for pair in nearest]}
+    )
+    screen.say(f"{mixed.name}: {path}")
+    screen.say(f"  distance to the mean: {distance:.2f} of the celebrities' own")
+    screen.say(f"  nearest: {', '.join(f'{name} {cosine:.2f}' for name, cosine in nearest)}")
+    return 0
 
 
-def _pictures(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in folder.iterdir() if path.is_file() and _is_picture(path)))
+def _weighted(text: str) -> tuple[str, float]:
+    """``NAME=WEIGHT``; a name alone weighs 1."""
+    name, equals, number = text.rpartition("=")
+    if not equals:
+        return text, 1.0
+    try:
+        return name, float(number)
+    except ValueError:
+        raise UsageError(f"{text!r} is not understood: write NAME=NUMBER, such as {name}=0.5.") from None
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
+# FOLDED: ``delete``: a person with everything that was derived from them.
+
+_ABOUT_DELETE = """\
+Delete a person with everything that was derived from them: the identity, card pictures beside it, interrupted runs, and the
+pictures, reports, exports and evaluations that this program wrote about them anywhere. Mixtures of the person go too. What
+will be deleted is listed and asked for first. A file that was changed since stays, and is named. What other programs made
+of an export, copies, and your photos are yours to delete.
+
+examples:
+  celeb-basis delete ada --dry-run
+  celeb-basis delete ada
+  celeb-basis delete ada --yes --keep-mixtures"""
+
+
+def add_delete_parser(commands: Commands) -> None:
+    """Add ``delete`` to the commands."""
+    parser = add_command(commands, "delete", "delete a person with everything derived", _ABOUT_DELETE)
+    parser.set_defaults(run=run_delete)
+    parser.add_argument("name", metavar="NAME", help="of the library")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
+    parser.add_argument("--keep-mixtures", action="store_true", help="keep people who were blended of this one")
+    add_library(parser)
+
+
+def run_delete(arguments: argparse.Namespace, screen: Console) -> int:
+    """Do it; answers the exit code."""
+    from celeb_basis.cli.run_results import unfinished_runs
+    from celeb_basis.errors import IdentityError
+    from celeb_basis.identities.deletion import delete_person, traces_of
+    from celeb_basis.identities.library import Library
+
+    library = Library(arguments.library)
+    # Interrupted runs of this command line lie in the cache, those of the WebUI beside its library.
+    unfinished = (unfinished_runs(), library.folder.absolute().parent / "unfinished")
+    mixtures = not arguments.keep_mixtures
+    traces = traces_of(library, arguments.name, unfinished, mixtures=mixtures)
+    if not traces:
+        known = ", ".join(library.names()[:20]) or "nobody yet"
+        raise IdentityError(f"There is nothing of {traces.name!r} in {library.folder}: it holds {known}.")
+    if arguments.dry_run:
+        screen.result(traces.as_dict())
+    if arguments.dry_run or not arguments.yes:
+        tell = screen.say if arguments.dry_run else screen.note
+        tell(traces.sentence())
+        for path in (*traces.identities, *traces.beside, *traces.states, *(file.path for file in traces.files)):
+            tell(f"  {path}")
+    if arguments.dry_run:
+        return 0
+    if not arguments.yes and not _asked(screen, traces.name):
+        screen.note("Nothing was deleted.")
+        return 0
+    deleted = delete_person(library, arguments.name, unfinished, mixtures=mixtures)
+    screen.result(deleted.as_dict())
+    screen.say(deleted.sentence())
+    return 1 if deleted.left else 0
+
+
+def _asked(screen: Console, name: str) -> bool:
+    agreed = screen.confirm(f"Delete {name} and all of this for good?")
+    if agreed is None:
+        raise UsageError("Deleting is for good, and nobody is here to be asked: add --yes, or --dry-run to look first.")
+    return agreed
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``blend``, ``info`` and ``delete`` to the commands."""
+    add_blend_parser(commands)
+    add_info_parser(commands)
+    add_delete_parser(commands)

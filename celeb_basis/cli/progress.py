@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from celeb_basis.learning.events import DrawingNames, Event, Preparing, StepDone
+from celeb_basis.events import DrawingNames, Event, Preparing, StepDone
 
 
 @dataclass

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.cli.options import Commands, UsageError, add_command, add_library, add_model, add_names, add_replace
+from celeb_basis.cli.common import Commands, UsageError, add_command, add_library, add_model, add_names, add_replace
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import ExportError, IdentityError
-from celeb_basis.exports.layouts import LAYOUTS
+from celeb_basis.exports.textual_inversion import LAYOUTS
 
 if TYPE_CHECKING:
     from celeb_basis.identities.identity import Identity
@@ -64,9 +64,9 @@ def add_parser(commands: Commands) -> None:
 
 def run_export(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
-    from celeb_basis.cli.loading import check_folder, check_output_file, find_identity
-    from celeb_basis.exports.write import export_identity, usage
-    from celeb_basis.identities.derived import DerivedFiles
+    from celeb_basis.cli.common import check_folder, check_output_file, find_identity
+    from celeb_basis.exports.textual_inversion import export_identity, usage
+    from celeb_basis.identities.deletion import DerivedFiles
 
     output: Path = arguments.output
     if os.path.isdir(output):
@@ -86,7 +86,7 @@ def run_export(arguments: argparse.Namespace, screen: Console) -> int:
 
 def run_import(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
-    from celeb_basis.cli.loading import check_name_is_free, open_library
+    from celeb_basis.cli.common import check_name_is_free, open_library
     from celeb_basis.files import explained_os_errors
 
     path: Path = arguments.file
@@ -109,7 +109,7 @@ def run_import(arguments: argparse.Namespace, screen: Console) -> int:
 
 def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
     """The people of ``path``, whatever kind of file it is."""
-    from celeb_basis.identities.format import load_identity
+    from celeb_basis.identities.identity import load_identity
 
     not_ours: Exception | None = None
     if path.suffix.lower() == ".safetensors":
@@ -126,10 +126,10 @@ def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[I
 
 
 def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
-    from celeb_basis.authors import read_authors_file
-    from celeb_basis.basis.build import fitting_components
-    from celeb_basis.cli.loading import bases_for, open_model, open_names
-    from celeb_basis.exports.read import identity_from_embedding, import_embedding
+    from celeb_basis.basis import fitting_components
+    from celeb_basis.cli.common import bases_for, open_model, open_names
+    from celeb_basis.exports.celebbasis_repo import read_authors_file
+    from celeb_basis.exports.textual_inversion import identity_from_embedding, import_embedding
 
     embedding = None
     if arguments.authors_basis is None:
@@ -151,9 +151,14 @@ def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) ->
 
 
 def _read_authors(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
-    from celeb_basis.authors import WITHOUT_A_BASIS, import_authors_file, read_authors_file
-    from celeb_basis.authors_basis import read_authors_basis, rebuild_authors_basis
-    from celeb_basis.cli.loading import open_model
+    from celeb_basis.cli.common import open_model
+    from celeb_basis.exports.celebbasis_repo import (
+        WITHOUT_A_BASIS,
+        import_authors_file,
+        read_authors_basis,
+        read_authors_file,
+        rebuild_authors_basis,
+    )
     from celeb_basis.names.lists import read_names
 
     if arguments.authors_basis is not None:

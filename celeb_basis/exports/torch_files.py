@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from celeb_basis.errors import ExportError
-from celeb_basis.exports.pickles import Global, ParameterDictRecord, TensorRecord, read_pickle
+from celeb_basis.exports.safe_pickle import Global, ParameterDictRecord, TensorRecord, read_pickle
 from celeb_basis.files import atomic_path, explained_os_errors
 
 MAX_FILE_SIZE = 64 << 20

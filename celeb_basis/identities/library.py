@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+import time
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,8 +13,7 @@ from pathlib import Path
 
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError
 from celeb_basis.files import checked_name, explained_os_errors
-from celeb_basis.identities.format import SUFFIX, load_identity, save_identity
-from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, save_identity
 
 
 @dataclass(frozen=True)
@@ -160,3 +163,108 @@ def _name_of(path: Path) -> str:
 def name_key(name: str) -> str:
     """What two spellings of one name have in common: neither case nor how accents are composed makes another name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+# FOLDED: Files that the host's cards put beside an identity: a preview and the user's own words. They go where it
+# FOLDED: goes.
+
+_log = logging.getLogger(__name__)
+
+_PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "jxl")
+_ENDINGS = (".json", *(f".preview.{kind}" for kind in _PICTURES), *(f".{kind}" for kind in _PICTURES))
+
+
+def companions_of(path: Path) -> tuple[Path, ...]:
+    """The files that lie beside the identity file ``path``."""
+    return tuple(companion for _, companion in _companions(path))
+
+
+def remove_companions(path: Path) -> None:
+    """Delete what lies beside the identity file ``path``: whoever is called so next is somebody else.
+
+    Raises: :class:`FileError` if a file cannot be deleted.
+    """
+    for companion in companions_of(path):
+        with explained_os_errors(companion, "delete"):
+            companion.unlink(missing_ok=True)
+
+
+def move_companions(path: Path, target: Path) -> None:
+    """Rename what lies beside the identity file ``path``, which is called ``target`` now.
+
+    What cannot be renamed stays, with a warning in the log: the person is renamed already.
+    """
+    for ending, companion in _companions(path):
+        try:
+            companion.replace(target.with_name(_stem(target) + ending))
+        except OSError as error:
+            _log.warning("%s could not be renamed with %s: %s", companion, target.name, error)
+
+
+def _companions(path: Path) -> list[tuple[str, Path]]:
+    found = [(ending, path.with_name(_stem(path) + ending)) for ending in _ENDINGS]
+    return [(ending, companion) for ending, companion in found if companion.is_file()]
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(path.suffix)]
+
+
+# FOLDED: The names in a library's folder, without opening a file, and without looking twice at a folder that did
+# FOLDED: not change.
+
+_COARSEST_CLOCK = 2.0
+"""Seconds: FAT's time stamps. A folder changed that recently may change again under the same stamp."""
+
+
+class Listing:
+    """Names and files of one folder of identities, as :class:`celeb_basis.identities.library.Library` would give them.
+
+    Each question costs one ``stat`` of the folder; it is listed anew only when its time stamp moved. Safe in threads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._lock = threading.Lock()
+        self._stamp: int | None = None
+        self._files: dict[str, tuple[str, str]] = {}
+
+    def find(self, text: str) -> tuple[str, str] | None:
+        """Name and path of the identity that ``text`` (as typed: any case, spaces around it) names, or ``None``."""
+        return self._current().get(name_key(text.strip()))
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in no order."""
+        return tuple(name for name, _ in self._current().values())
+
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """All names with their files, in alphabetical order, from one look at the folder."""
+        found = sorted(self._current().values(), key=lambda one: (one[0].casefold(), one[0]))
+        return tuple((name, Path(path)) for name, path in found)
+
+    def _current(self) -> dict[str, tuple[str, str]]:
+        try:
+            stamp = os.stat(self.folder).st_mtime_ns
+        except OSError:  # no folder yet: nobody was learned
+            return {}
+        if stamp != self._stamp:
+            with self._lock:
+                # Asked before the clock: a change in between makes the stamp too new, and never too old.
+                settled = time.time() - stamp / 1e9 > _COARSEST_CLOCK
+                try:
+                    self._files = _listed(self.folder)
+                except OSError as error:
+                    _log.warning("The folder of the identities %s cannot be listed: %s", self.folder, error)
+                self._stamp = stamp if settled else None
+        return self._files
+
+
+def _listed(folder: Path) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            file = entry.name
+            if file[-len(SUFFIX) :].lower() == SUFFIX and not file.startswith(".") and not entry.is_dir():
+                name = unicodedata.normalize("NFC", file[: -len(SUFFIX)])
+                found.setdefault(name_key(name), (name, entry.path))
+    return found

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from celeb_basis.evaluation.metrics import Verdict
     from celeb_basis.faces.types import Floats, Pixels
-    from celeb_basis.judging.figures import Verdict
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in the photo's pixels."""

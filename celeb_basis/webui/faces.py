@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import FaceError, FacePackError
 from celeb_basis.faces.types import FaceNetwork, Pixels
-from celeb_basis.webui.bases import check_stopped
-from celeb_basis.webui.requests import FoundFace, FoundFaces
+from celeb_basis.webui.schemas import FoundFace, FoundFaces
+from celeb_basis.webui.tasks.basis import check_stopped
 
 if TYPE_CHECKING:
     from celeb_basis.download import Progress
@@ -99,8 +99,7 @@ class Faces:
 
         Raises: :class:`PhotoError` for what is no picture; what :meth:`network` raises.
         """
-        from celeb_basis.faces.portraits import choose_face
-        from celeb_basis.faces.quality import quality_warnings
+        from celeb_basis.faces.portraits import choose_face, quality_warnings
         from celeb_basis.photos import open_photo
 
         picture = open_photo(photo, name=name) if isinstance(photo, bytes) else photo

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from celeb_basis.identities.library import Listing
+from celeb_basis.prompts.registry import Registry, Unavailable, Word
+from celeb_basis.prompts.syntax import prompts_beside
 from celeb_basis.provenance import PEOPLE, people_read, png_texts
-from celeb_basis.webui.callbacks import add_callback
-from celeb_basis.webui.facts import FactsCache
-from celeb_basis.webui.prompts_beside import prompts_beside
-from celeb_basis.webui.tokens.listing import Listing
-from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
+from celeb_basis.webui.cards import FactsCache
+from celeb_basis.webui.extension import add_callback
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _WRITTEN = re.compile(rf'(?:^|, ){PEOPLE}: "([^"\n]*)"')
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.webui.adapters.base.Tokens`."""
+    """What is needed of :class:`celeb_basis.hosts.a1111.app.Tokens`."""
 
     registry: Registry
 
@@ -39,7 +39,7 @@ class Tokens(Protocol):
 
 def installed_tokens() -> Tokens | None:
     """The tokens of this host, or ``None`` while there are none."""
-    from celeb_basis.webui.adapters.running import adapter
+    from celeb_basis.hosts.detect import adapter
 
     return adapter().installed_tokens()
 

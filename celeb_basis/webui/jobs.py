@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from celeb_basis.errors import CelebBasisError
-from celeb_basis.executors.failures import is_explained, sentence_of
-from celeb_basis.executors.work import Interrupt
-from celeb_basis.learning.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
-from celeb_basis.webui.access import StoppedError
-from celeb_basis.webui.requests import NoSuchJobError
+from celeb_basis.errors import CelebBasisError, is_explained, sentence_of
+from celeb_basis.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
+from celeb_basis.training.run import Interrupt
+from celeb_basis.webui.host_queue import StoppedError
+from celeb_basis.webui.schemas import NoSuchJobError
 
 _log = logging.getLogger(__name__)
 

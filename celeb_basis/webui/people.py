@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.errors import CelebBasisError, IdentityError
+from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
 from celeb_basis.files import checked_name
-from celeb_basis.identities.companions import move_companions
-from celeb_basis.identities.deleting import Deleted, Traces, delete_person, traces_of
-from celeb_basis.identities.derived import DerivedFiles
-from celeb_basis.identities.library import Library, name_key
-from celeb_basis.identities.mixtures import rename_in_mixtures
+from celeb_basis.identities.blending import rename_in_mixtures
+from celeb_basis.identities.deletion import Deleted, DerivedFiles, Traces, delete_person, traces_of
+from celeb_basis.identities.library import Library, move_companions, name_key
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.requests import BusyError, NameTakenError, NoSuchPersonError, PersonEntry
+from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchPersonError, PersonEntry
 
 if TYPE_CHECKING:
+    from celeb_basis.diffusion_model import Host
     from celeb_basis.identities.identity import Identity
+    from celeb_basis.method import Basis
+    from celeb_basis.names.lists import NameList
     from celeb_basis.webui.service import Service
+
 
 MAX_NOTES = 20_000
 
@@ -186,3 +191,181 @@ class People:
             return found[:1].upper() + found[1:]
 
         return told
+
+
+# FOLDED: Files that a user hands in, as people for the library: our own, textual inversions of any tool, the
+# FOLDED: authors' coefficients.
+
+_SUFFIXES = (".safetensors", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Importing:
+    """Reads files for the checkpoint that is loaded."""
+
+    model: Callable[[], AbstractContextManager[Host]]
+    """The loaded checkpoint, once it is free."""
+    bases: Callable[[Host], Sequence[Basis]]
+    """Its own bases, one a text encoder."""
+    own_names: Callable[[], NameList | None]
+    """The user's own list of names; ``None`` for the shipped one."""
+
+    def read(
+        self, data: bytes, file_name: str, name: str | None = None, *, authors_basis: bytes | None = None
+    ) -> Sequence[Identity]:
+        """The people of a file; ``authors_basis`` is the ``celeb_basis.pt`` of the authors' coefficients.
+
+        Raises: :class:`IdentityError` or :class:`ExportError` for a file of no use.
+        """
+        from celeb_basis.exports.textual_inversion import identity_from_embedding, import_embedding
+        from celeb_basis.identities.identity import identity_from_bytes
+
+        suffix = Path(file_name).suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise ExportError(f"{file_name[:60]!a} is no .safetensors, .pt or .bin file: choose one of these.")
+        if suffix == ".safetensors":
+            try:
+                identity = identity_from_bytes(data)
+                return [replace(identity, name=name or identity.name)]
+            except IdentityError:
+                if b"celeb-basis-identity" in data[:100_000]:
+                    raise
+        with _on_disk(data, f"{name}{suffix}" if name else file_name) as path:
+            if authors_basis is not None and suffix != ".safetensors":
+                return self._of_the_authors(path, name, authors_basis)
+            try:
+                embedding = import_embedding(path)
+            except ExportError:
+                if suffix == ".safetensors":
+                    raise
+                return self._of_the_authors(path, name, None)
+            with self.model() as host:
+                return [identity_from_embedding(embedding, self.bases(host), host.info, name=name)]
+
+    def _of_the_authors(self, path: Path, name: str | None, basis_file: bytes | None) -> Sequence[Identity]:
+        from celeb_basis.exports.celebbasis_repo import (
+            import_authors_file,
+            read_authors_basis,
+            read_authors_file,
+            rebuild_authors_basis,
+        )
+
+        people = read_authors_file(path)
+        if basis_file is not None:
+            with _on_disk(basis_file, "celeb_basis.pt") as file:
+                basis = read_authors_basis(file)
+            with self.model() as host:
+                return import_authors_file(path, basis, host.info, name=name)
+        names = self.own_names()
+        if names is None:
+            raise ExportError(
+                f"{path.name} holds coefficients in the authors' own basis: import the celeb_basis.pt that was extracted "
+                "with it together with it, or choose your copy of their list, wiki_names_v2.txt, under Settings, Celeb Basis."
+            )
+        with self.model() as host:
+            basis = rebuild_authors_basis(host.text_encoders[0], names, people.components)
+            return import_authors_file(path, basis, host.info, name=name)
+
+
+def authors_basis_among(files: Sequence[tuple[str, bytes]]) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+    """The authors' ``celeb_basis.pt`` among ``files``, by what it holds, and the other files."""
+    from celeb_basis.exports.celebbasis_repo import read_authors_basis
+
+    found: bytes | None = None
+    others = []
+    for file_name, data in files:
+        if Path(file_name).suffix.lower() == ".pt":
+            with _on_disk(data, "celeb_basis.pt") as path:
+                try:
+                    read_authors_basis(path)
+                except ExportError:
+                    others.append((file_name, data))
+                else:
+                    found = data
+        else:
+            others.append((file_name, data))
+    return found, others
+
+
+@contextmanager
+def _on_disk(data: bytes, file_name: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (checked_name(Path(file_name).stem) + Path(file_name).suffix.lower())
+        path.write_bytes(data)
+        yield path
+
+
+# FOLDED: People as files: exported for other tools, put into the host's embeddings folder, and imported from files
+# FOLDED: of any of them.
+
+class Exchange:
+    """What goes out of the library as files and comes in as such, for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def export(self, name: str, layout: str = "identity") -> list[tuple[str, bytes]]:
+        """Somebody's file names and contents: ``"identity"`` is the file of the library, the others are other tools'.
+
+        Raises: :class:`ExportError` for an unknown layout or what it cannot hold.
+        """
+        from celeb_basis.exports.textual_inversion import LAYOUTS, export_identity
+
+        if layout == "identity":
+            path = self._service.library.path_of(self._service.people.entry(name).name)
+            return [(path.name, path.read_bytes())]
+        if layout not in LAYOUTS:
+            raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
+        with tempfile.TemporaryDirectory() as folder:
+            files = export_identity(self._service.people.identity(name), Path(folder), layout)  # type: ignore[arg-type]
+            return [(path.name, path.read_bytes()) for path in files]
+
+    def note_files(self, name: str, files: Sequence[Path], kind: str) -> None:
+        """Remember files about somebody that lie outside of the data folder: deleting the person deletes them."""
+        DerivedFiles(self._service.library.folder).note(files, kind, [name])
+
+    def to_host(self, name: str) -> list[Path]:
+        """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
+        from celeb_basis.exports.textual_inversion import export_identity
+
+        person = self._service.people.identity(name)
+        with self._service.model() as host:
+            identity = self._service.fitted(person, host)
+        target = self._service.program.embeddings_folder() / f"{identity.name}.safetensors"
+        files = list(export_identity(identity, target, "webui"))
+        self.note_files(identity.name, files, "embedding")
+        return files
+
+    def import_file(
+        self,
+        data: bytes,
+        file_name: str,
+        name: str | None = None,
+        *,
+        replace_existing: bool = False,
+        authors_basis: bytes | None = None,
+    ) -> list[PersonEntry]:
+        """Take an identity file, any tool's textual inversion, or the authors' coefficients into the library.
+
+        ``authors_basis`` is the ``celeb_basis.pt`` that was extracted with coefficients.
+
+        Raises: :class:`IdentityError` or :class:`ExportError` for a file of no use, or a name that is taken.
+        """
+        found = self._importing().read(data, file_name, name, authors_basis=authors_basis)
+        for identity in found:
+            if (problem := self._service.people.check_name(identity.name, replace=replace_existing)) is not None:
+                raise NameTakenError(problem)
+        for identity in found:
+            self._service.library.add(identity, replace=replace_existing)
+        return [self._service.people.entry(identity.name) for identity in found]
+
+    def _importing(self) -> Importing:
+        def own_names() -> NameList | None:
+            return self._service.names() if self._service.options().names_file else None
+
+        def bases(host: Host) -> Sequence[Basis]:
+            from celeb_basis.basis import fitting_components
+
+            return self._service.own_bases(host, fitting_components(host.text_encoders, 512))
+
+        return Importing(self._service.model, bases, own_names)

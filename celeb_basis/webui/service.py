@@ -11,35 +11,33 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import SettingsError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
+from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, Program, loaded_host
 from celeb_basis.identities.library import Library
 from celeb_basis.settings import preset
-from celeb_basis.webui.access import SharedProgram
-from celeb_basis.webui.bases import built_bases
-from celeb_basis.webui.exchange import Exchange
 from celeb_basis.webui.faces import Faces, told_download
+from celeb_basis.webui.host_queue import SharedProgram
 from celeb_basis.webui.jobs import Job, JobQueue
-from celeb_basis.webui.learning import LearningJobs
-from celeb_basis.webui.mixing import BlendRequest, Mixing, PreviewRequest
-from celeb_basis.webui.options import Options
-from celeb_basis.webui.paths import Paths, data_folder
-from celeb_basis.webui.people import People
-from celeb_basis.webui.program import INTERRUPTED, RELOAD, RELOADED, Program, loaded_host
-from celeb_basis.webui.requests import (
+from celeb_basis.webui.options import Options, Paths, data_folder
+from celeb_basis.webui.people import Exchange, People
+from celeb_basis.webui.schemas import (
     EvaluateRequest,
     FoundFaces,
     LearnRequest,
     NameTakenError,
     PersonEntry,
 )
+from celeb_basis.webui.tasks.basis import built_bases
+from celeb_basis.webui.tasks.blend import BlendRequest, Mixing, PreviewRequest
+from celeb_basis.webui.tasks.learn import LearningJobs
 
 if TYPE_CHECKING:
-    from celeb_basis.basis.basis import Basis
-    from celeb_basis.basis.summary import BasisSummary
-    from celeb_basis.hosts.base import Host
+    from celeb_basis.basis import BasisSummary
+    from celeb_basis.diffusion_model import Host
     from celeb_basis.identities.identity import Identity
-    from celeb_basis.learning.memory import MemoryNeed
+    from celeb_basis.method import Basis
     from celeb_basis.names.lists import NameList
-    from celeb_basis.webui.tokens.registry import Registry
+    from celeb_basis.prompts.registry import Registry
+    from celeb_basis.training.memory import MemoryNeed
 
 
 class Service:
@@ -158,7 +156,7 @@ class Service:
         Raises: :class:`SettingsError` for an unknown preset or setting; :class:`HostError` for a checkpoint that nobody
         can be learned on.
         """
-        from celeb_basis.learning.memory import estimate
+        from celeb_basis.training.memory import estimate
 
         chosen = preset(preset_name).changed(settings)
         # Asking the host for its checkpoint would load one.
@@ -206,7 +204,7 @@ class Service:
 
         Raises: :class:`CelebBasisError` for a request that cannot be right.
         """
-        from celeb_basis.webui.evaluating import Evaluation
+        from celeb_basis.webui.tasks.evaluate import Evaluation
 
         request.check()
         self.check_licence(request.accept_licence)
@@ -256,8 +254,7 @@ class Service:
 
         Raises: :class:`SettingsError`, :class:`NamesError`; :class:`StoppedError` if ``job`` was interrupted.
         """
-        from celeb_basis.basis.build import fitting_components
-        from celeb_basis.basis.summary import summarise
+        from celeb_basis.basis import fitting_components, summarise
 
         _check_components(components)
         with self.model(job) as host:

@@ -12,8 +12,7 @@ from support.bases import name_list
 from support.full_disk import full_disk
 from support.toys import ToyHost, ToyTextEncoder, tokenize
 
-from celeb_basis.basis.build import BasisOptions, build_bases, build_basis
-from celeb_basis.basis.summary import summarise
+from celeb_basis.basis import BasisOptions, build_bases, build_basis, summarise
 from celeb_basis.errors import BasisError, NamesError
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import name_list as names_of

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from celeb_basis.basis.pca import principal_components
 from celeb_basis.errors import BasisError
+from celeb_basis.method import principal_components
 
 
 def _columns(names: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.sample_photos import sample_photos
 
 from celeb_basis.cli.main import main
-from celeb_basis.faces.samples import sample_photos
 
 COMPONENTS = 8
 NAMES = 60
@@ -51,7 +51,7 @@ class Parts:
 @pytest.fixture(scope="session")
 def cli_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SD1-shaped model folder of diffusers with random weights."""
-    from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
+    from miniature.small_models.pipelines import make_pipeline, save_pipeline
 
     folder = tmp_path_factory.mktemp("model") / "small-sd1"
     save_pipeline(make_pipeline("sd1", width=64), folder)

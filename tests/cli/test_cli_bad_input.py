@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis.cli.loading import check_folder, check_output_file
+from celeb_basis.cli.common import check_folder, check_output_file
 from celeb_basis.errors import FileError
 from celeb_basis.files import cache_folder
-from celeb_basis.identities.format import save_identity
-from celeb_basis.identities.identity import Identity, IdentityMetadata
+from celeb_basis.identities.identity import Identity, IdentityMetadata, save_identity
 
 
 @dataclass

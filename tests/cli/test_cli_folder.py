@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from celeb_basis.cli.progress import LearnBar
-from celeb_basis.executors.work import Interrupt, Job, Outcome
-from celeb_basis.identities.format import load_identity
-from celeb_basis.learning.events import Event, StepDone
+from celeb_basis.events import Event, StepDone
+from celeb_basis.identities.identity import load_identity
+from celeb_basis.training.run import Interrupt, Job, Outcome
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_ctrl_c_on_ray_tells_who_was_being_learned(
         interrupt.ask()
         yield Outcome(jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again.")
 
-    monkeypatch.setattr("celeb_basis.executors.ray_executor.run_on_ray", stopped)
+    monkeypatch.setattr("celeb_basis.training.ray_executor.run_on_ray", stopped)
     answer = celeb("learn", people, *parts.learning, "--executor", "ray", "--json")
     assert answer.code == 130
     rows = {row["name"]: row for row in answer.json["people"]}

@@ -15,8 +15,8 @@ from PIL import Image
 
 from celeb_basis.cli.main import main
 from celeb_basis.cli.progress import LearnBar
-from celeb_basis.identities.format import load_identity
-from celeb_basis.learning.events import Event, StepDone
+from celeb_basis.events import Event, StepDone
+from celeb_basis.identities.identity import load_identity
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_generate_writes_pictures_that_say_how_they_were_drawn(
 def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from celeb_basis.cli.png_text import Drawn, parameters_text, read_parameters
+    from celeb_basis.cli.generate import Drawn, parameters_text, read_parameters
 
     text = parameters_text(
         prompt='a "photo", Seed: 3 of <Zoë, B.>',
@@ -170,7 +170,7 @@ def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
 def test_what_the_webui_says_is_read_too(tmp_path: Path, people: str, words: tuple[str, ...]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from celeb_basis.cli.png_text import Drawn, read_parameters
+    from celeb_basis.cli.generate import Drawn, read_parameters
 
     remarks = PngInfo()
     lines = "a photo of <ada>\nby the sea\nNegative prompt: blur\n"
@@ -182,7 +182,7 @@ def test_what_the_webui_says_is_read_too(tmp_path: Path, people: str, words: tup
 def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
     celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:
-    from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
+    from miniature.small_models.pipelines import make_pipeline, save_pipeline
 
     save_pipeline(make_pipeline("sd1", width=64, seed=1), tmp_path / "other-sd1")
     words = ["--identity", "ada", "--names", parts.names, "--steps", 1, "--output", tmp_path / "out"]

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.learning.events import Preparing, StepDone
+from celeb_basis.events import Preparing, StepDone
 
 
 def test_a_bar_begins_anew_for_the_next_person() -> None:

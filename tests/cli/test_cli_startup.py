@@ -67,7 +67,7 @@ def test_every_example_in_a_help_text_is_understood_by_its_parser() -> None:
 
 
 def test_every_setting_is_an_option_that_reaches_the_settings() -> None:
-    from celeb_basis.cli.options import chosen_settings
+    from celeb_basis.cli.common import chosen_settings
 
     given = LearnSettings(
         mode="head", start="random", steps=7, batch_size=3, accumulation=2, learning_rate=0.5, weight_decay=0.25, components=9,
@@ -99,7 +99,7 @@ def test_an_error_of_our_own_says_so_and_shows_its_traceback_only_when_asked(
     def broken(*_: object) -> int:
         raise RuntimeError("a wheel came off")
 
-    monkeypatch.setattr("celeb_basis.cli.info._list", broken)
+    monkeypatch.setattr("celeb_basis.cli.people._list", broken)
     assert main(["info"]) == 70
     said = capsys.readouterr().err
     assert said.startswith("error: ")
@@ -116,7 +116,7 @@ def test_what_libraries_print_never_mixes_with_a_result(
         print("find model: det.onnx")
         return {"kind": "library", "folder": "f", "people": []}
 
-    monkeypatch.setattr("celeb_basis.cli.info._list", chatty)
+    monkeypatch.setattr("celeb_basis.cli.people._list", chatty)
     answer = celeb("info", "--json")
     assert answer.json["kind"] == "library"
     assert "find model" in answer.err
@@ -125,7 +125,7 @@ def test_what_libraries_print_never_mixes_with_a_result(
 def test_the_default_library_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     from pathlib import Path
 
-    from celeb_basis.cli.options import default_library
+    from celeb_basis.cli.common import default_library
 
     assert default_library().name == "library"
     monkeypatch.delenv("CELEB_BASIS_LIBRARY")

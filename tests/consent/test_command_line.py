@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from support.remains import remains
 
+from celeb_basis.cli.demo import STRANGERS
 from celeb_basis.cli.main import main
 from celeb_basis.cli.progress import LearnBar
-from celeb_basis.demo.run import STRANGERS
 from celeb_basis.errors import HostError
-from celeb_basis.identities.format import load_identity
-from celeb_basis.learning.events import Event, StepDone
+from celeb_basis.events import Event, StepDone
+from celeb_basis.identities.identity import load_identity
 
 NAME = "Zyxwvada"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from support.remains import remains
+from support.sample_photos import sample_photos
 from support.webui import need_webui
 from support.webui_browser import begin, choose, draw, note, opened, part, status, tab
 from support.webui_server import Server, serving
 
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.identities.library import Library
 from celeb_basis.provenance import GENERATED, KEY
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.remains import remains
+from support.sample_photos import sample_photos
 
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.mixing import BlendRequest, PreviewRequest
-from celeb_basis.webui.requests import (
+from celeb_basis.webui.schemas import (
     BusyError,
     EvaluateRequest,
     LearnRequest,
@@ -24,6 +23,7 @@ from celeb_basis.webui.requests import (
     PhotoToLearn,
 )
 from celeb_basis.webui.service import Service
+from celeb_basis.webui.tasks.blend import BlendRequest, PreviewRequest
 
 NAME = "Zyxwvada"
 SETTINGS = {"steps": 4, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}

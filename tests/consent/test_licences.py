@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.sample_photos import sample_photos
 
 from celeb_basis.faces import packs
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.webui.options import Options
 from celeb_basis.webui.service import Service
 
@@ -110,7 +110,7 @@ def fresh(service: Service, asked: list[str]) -> Service:
 
 @pytest.fixture
 def client(fresh: Service) -> Any:
-    from celeb_basis.webui.api.mount import mount
+    from celeb_basis.webui.api.routes import mount
 
     app = fastapi.FastAPI()
     mount(app, fresh)

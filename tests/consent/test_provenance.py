@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis.judging.figures import JudgedPicture, PictureToJudge, Verdict
-from celeb_basis.judging.intervals import share_figure
-from celeb_basis.judging.sheet import contact_sheet, write_sheet
+from celeb_basis.evaluation.contact_sheet import contact_sheet, write_sheet
+from celeb_basis.evaluation.metrics import JudgedPicture, PictureToJudge, Verdict, share_figure
 from celeb_basis.provenance import marked, save_drawn
 from celeb_basis.report import Report, ReportModel, ReportPicture, render_report
-from celeb_basis.report.markup import data_uri
-from celeb_basis.webui.tab.markup import pictures
+from celeb_basis.report.charts import data_uri
+from celeb_basis.webui.ui.markup import pictures
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"

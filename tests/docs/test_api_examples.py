@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.webui.service import Service
 
 fastapi = pytest.importorskip("fastapi")
@@ -90,7 +90,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> bool:
 
 @pytest.fixture
 def app(service: Service) -> Any:
-    from celeb_basis.webui.api.mount import mount
+    from celeb_basis.webui.api.routes import mount
 
     made = fastapi.FastAPI()
     mount(made, service, "")

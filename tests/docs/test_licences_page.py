@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from celeb_basis.faces import miniature
 from celeb_basis.faces.packs import SOURCES
+from miniature.face_pack import build
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "licences.md").read_text("utf-8")
@@ -67,8 +67,8 @@ def test_face_models_are_listed_with_their_terms() -> None:
         assert f"{source.archive_bytes / 1e6:.0f} MB" in PAGE
     assert "non-commercial research purposes only" in PAGE
     assert all("non-commercial research purposes only" in source.licence for source in SOURCES.values())
-    assert f"`{miniature.NPM_PACKAGE}` {miniature.NPM_VERSION}" in PAGE
-    assert "`{}` {}".format(*miniature.PYPI_REQUIREMENT.split("==")) in PAGE
+    assert f"`{build.NPM_PACKAGE}` {build.NPM_VERSION}" in PAGE
+    assert "`{}` {}".format(*build.PYPI_REQUIREMENT.split("==")) in PAGE
 
 
 def test_the_project_itself_is_mit() -> None:

@@ -12,10 +12,10 @@ from support.people import WIDTHS, model_info, random_basis, unit_coefficients
 
 from celeb_basis.cli.main import main
 from celeb_basis.identities.expand import new_identity
-from celeb_basis.identities.format import load_identity
+from celeb_basis.identities.identity import load_identity
 from celeb_basis.identities.library import Library
-from celeb_basis.miniature.pipelines import make_pipeline, save_pipeline
 from celeb_basis.names.lists import shipped_names
+from miniature.small_models.pipelines import make_pipeline, save_pipeline
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "tools"
 NARROW = {"width": 64, "second_width": 128}

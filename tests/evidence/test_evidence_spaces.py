@@ -14,7 +14,7 @@ from support.toys import ToyHost
 from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import LowRank
 from benchmarks.evidence.spaces import Space, make_bases
-from celeb_basis.hosts.base import Prediction
+from celeb_basis.diffusion_model import Prediction
 from celeb_basis.settings import LearnSettings
 
 

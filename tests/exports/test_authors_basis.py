@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from celeb_basis.authors_basis import rebuild_authors_basis
 from celeb_basis.errors import BasisError
-from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
+from celeb_basis.exports.celebbasis_repo import rebuild_authors_basis
+from celeb_basis.hosts.diffusers.configs import clip_tokenizer
 from celeb_basis.names.lists import NameList, name_list, shipped_names
 
 WIDTH, K = 48, 24

@@ -11,11 +11,10 @@ import pytest
 import torch
 from support.people import model_info, random_basis
 
-from celeb_basis.authors import import_authors_file, read_authors_file
-from celeb_basis.authors_basis import read_authors_basis
-from celeb_basis.basis.basis import Basis
 from celeb_basis.errors import ExportError, FileError, WrongModelError
+from celeb_basis.exports.celebbasis_repo import import_authors_file, read_authors_basis, read_authors_file
 from celeb_basis.identities.blending import blend
+from celeb_basis.method import Basis
 
 E, K, D = 2, 16, 48
 INFO = model_info()

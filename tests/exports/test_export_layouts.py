@@ -13,10 +13,15 @@ from support.people import WIDTHS, family_bases, model_info, person
 from support.webui_rules import check_pt, load_embedding, load_in_comfyui
 
 from celeb_basis.errors import ExportError, FileError
-from celeb_basis.exports.layouts import LAYOUTS
-from celeb_basis.exports.read import Embedding, identity_from_embedding, import_embedding
+from celeb_basis.exports.textual_inversion import (
+    LAYOUTS,
+    Embedding,
+    export_identity,
+    identity_from_embedding,
+    import_embedding,
+    usage,
+)
 from celeb_basis.exports.torch_files import read_torch_file
-from celeb_basis.exports.write import export_identity, usage
 from celeb_basis.identities.identity import Identity
 
 FAMILIES = sorted(WIDTHS)

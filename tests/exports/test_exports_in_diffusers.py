@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from support.models import make_host
 from support.people import WIDTHS, model_info, random_basis, unit_coefficients
 
-from celeb_basis.exports.write import export_identity
+from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity
-from celeb_basis.miniature.pipelines import make_pipeline
+from miniature.small_models.pipelines import make_pipeline
 
 if TYPE_CHECKING:
     from celeb_basis.hosts.diffusers import DiffusersHost

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.faces import ONE_PERSON, OTHER_PERSON, pixels_of
+from support.sample_photos import sample_photos
 
 from celeb_basis.errors import FacePackError, MissingPackageError
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.faces.types import Pixels
 
 SAME_PERSON, OTHER_PEOPLE = 0.55, 0.4
@@ -146,8 +146,8 @@ def test_a_folder_that_is_not_there_is_told_and_not_downloaded(tmp_path: Path) -
 def test_importing_the_rooms_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "import celeb_basis.crops, celeb_basis.photos, celeb_basis.download, celeb_basis.faces.samples\n"
-        "import celeb_basis.faces.insight, celeb_basis.faces.miniature, celeb_basis.faces.portraits\n"
+        "import celeb_basis.faces.portraits, celeb_basis.photos, celeb_basis.download, support.sample_photos\n"
+        "import celeb_basis.faces.insight, miniature.face_pack.build, celeb_basis.faces.portraits\n"
         "heavy = {'torch', 'insightface', 'onnx', 'onnxruntime', 'cv2', 'skimage', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

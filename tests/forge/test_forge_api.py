@@ -15,8 +15,8 @@ from support.forge import need_forge
 from support.forge_server import serving_forge
 from support.webui_server import Server
 
-from celeb_basis.demo.run import STRANGERS
-from celeb_basis.identities.format import load_identity
+from celeb_basis.cli.demo import STRANGERS
+from celeb_basis.identities.identity import load_identity
 
 SETTINGS = {"steps": 8, "views": 2, "batch_size": 1}
 

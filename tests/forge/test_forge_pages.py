@@ -13,7 +13,7 @@ from support.people import person
 from support.webui_browser import opened, tab
 from support.webui_server import Server
 
-from celeb_basis.identities.format import identity_to_bytes
+from celeb_basis.identities.identity import identity_to_bytes
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from celeb_basis.hosts.forge.backward import right_backward
-from celeb_basis.hosts.forge.host import ForgeHost
-from celeb_basis.hosts.forge.precision import casting
-from celeb_basis.hosts.forge.weights import OrdinaryWeights, ordinary
-from celeb_basis.webui.adapters.running import adapter, adapter_for
-from celeb_basis.webui.tokens.view import EngineView
+from celeb_basis.hosts.a1111.prompts import EngineView
+from celeb_basis.hosts.detect import adapter, adapter_for
+from celeb_basis.hosts.forge.gradients import OrdinaryWeights, ordinary, right_backward
+from celeb_basis.hosts.forge.host import ForgeHost, casting
 
 
 def test_the_program_is_told_by_its_folder(tmp_path: Path) -> None:
@@ -97,7 +95,7 @@ def test_blocks_that_change_their_input_have_the_right_gradient(
     checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear)
-    monkeypatch.setattr("celeb_basis.hosts.forge.backward.backend_module", lambda _name: kinds)
+    monkeypatch.setattr("celeb_basis.hosts.forge.gradients.backend_module", lambda _name: kinds)
     torch.manual_seed(0)
     block = Block()
     x = torch.randn(2, 8, requires_grad=True)

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from support.forge import need_forge, with_miniature
 from support.forge_tokens import CHECKS, PLAIN, REQUEST
 
-from celeb_basis.basis.build import BasisOptions, build_bases
-from celeb_basis.hosts.base import GenerationRequest, Host
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import GenerationRequest, Host
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.expand import new_identity
-from celeb_basis.identities.format import load_identity, save_identity
-from celeb_basis.miniature.shipped import shipped_model_names
+from celeb_basis.identities.identity import load_identity, save_identity
+from celeb_basis.miniature import shipped_model_names
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_published_number_of_parameters(family: Any, component: str) -> None:
 
 @pytest.mark.slow
 def test_a_full_size_model_can_be_made() -> None:
-    from celeb_basis.miniature.pipelines import make_pipeline
+    from miniature.small_models.pipelines import make_pipeline
 
     began = time.monotonic()
     pipeline = make_pipeline("sd1", full_size=True)

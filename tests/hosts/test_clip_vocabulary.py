@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from celeb_basis.errors import MissingPackageError
-from celeb_basis.hosts.clip_vocabulary import clip_tokenizer, clip_vocabulary
+from celeb_basis.hosts.diffusers.configs import clip_tokenizer, clip_vocabulary
 
 
 def test_ids_of_clip_are_the_published_ones() -> None:

@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.devices import check_autocast, numbered, torch_attention_keeps_scores, without_autocast
-from celeb_basis.hosts.memory import free_memory
+from celeb_basis.hosts.torch_utils import (
+    check_autocast,
+    free_memory,
+    numbered,
+    torch_attention_keeps_scores,
+    without_autocast,
+)
 
 CARD = 3
 

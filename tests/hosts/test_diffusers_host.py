@@ -9,13 +9,13 @@ import pytest
 import torch
 from support.models import make_host
 
+from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import GenerationRequest
 from celeb_basis.hosts.diffusers import DiffusersHost
-from celeb_basis.hosts.diffusers.checks import noise_schedule, sampler
+from celeb_basis.hosts.diffusers.host import noise_schedule, sampler
 
 if TYPE_CHECKING:
-    from celeb_basis.hosts.base import Host
+    from celeb_basis.diffusion_model import Host
 
 KINDS = ["sd1", "sd2", "sdxl"]
 SMALL: dict[str, Any] = {"width": 64, "second_width": 64}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from celeb_basis.hosts.memory_format import ChannelsLast
+from celeb_basis.hosts.torch_utils import ChannelsLast
 
 
 def _model() -> torch.nn.Module:

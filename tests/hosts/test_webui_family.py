@@ -13,12 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from celeb_basis.diffusion_model import GenerationRequest, LatentDistribution, NoiseSchedule
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import GenerationRequest, LatentDistribution, NoiseSchedule
-from celeb_basis.hosts.webui_family.host import Encoded, FamilyHost, Learning
-from celeb_basis.hosts.webui_family.internals import Internals
-from celeb_basis.hosts.webui_family.pictures import means_and_stds
-from celeb_basis.hosts.webui_family.text import FamilyTextEncoder
+from celeb_basis.hosts.a1111.family import Encoded, FamilyHost, FamilyTextEncoder, Internals, Learning, means_and_stds
 
 POOLED = 3
 

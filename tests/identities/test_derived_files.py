@@ -9,8 +9,7 @@ import pytest
 from support.people import family_bases, model_info, person
 
 from celeb_basis.identities.blending import blend
-from celeb_basis.identities.deleting import delete_person, traces_of
-from celeb_basis.identities.derived import RECORD, DerivedFiles
+from celeb_basis.identities.deletion import RECORD, DerivedFiles, delete_person, traces_of
 from celeb_basis.identities.library import Library
 
 

@@ -12,7 +12,7 @@ from support.toys import ToyHost
 
 from celeb_basis.errors import BasisError, WrongModelError
 from celeb_basis.identities.expand import check_model, expand_identity, new_identity
-from celeb_basis.identities.format import identity_from_bytes, identity_to_bytes
+from celeb_basis.identities.identity import identity_from_bytes, identity_to_bytes
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -18,15 +18,16 @@ from safetensors.numpy import load, save
 from support.people import PNG, person
 
 from celeb_basis.errors import FileError, IdentityError
-from celeb_basis.identities.format import (
+from celeb_basis.identities.identity import (
+    FORMAT_VERSION,
     MAX_FILE_SIZE,
     READERS,
+    Identity,
     identity_from_bytes,
     identity_to_bytes,
     load_identity,
     save_identity,
 )
-from celeb_basis.identities.identity import FORMAT_VERSION, Identity
 
 
 def full_person(family: str = "sdxl") -> Identity:

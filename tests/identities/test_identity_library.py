@@ -10,7 +10,7 @@ import pytest
 from support.people import person
 
 from celeb_basis.errors import FileError, IdentityError
-from celeb_basis.identities.format import load_identity
+from celeb_basis.identities.identity import load_identity
 from celeb_basis.identities.library import Library
 
 needs_permissions = pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind this user")

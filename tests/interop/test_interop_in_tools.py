@@ -62,7 +62,7 @@ def test_a_tool_that_cannot_be_run_is_told(chance: World, tmp_path: Path, monkey
 def test_the_command_names_the_variables_of_what_it_does_not_find(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, chance: World
 ) -> None:
-    from celeb_basis.identities.format import save_identity
+    from celeb_basis.identities.identity import save_identity
 
     for tool in TOOLS:
         monkeypatch.delenv(tool.variable or "NONE", raising=False)

@@ -14,7 +14,7 @@ from benchmarks.interop.comparing import compared, largest_difference
 from benchmarks.interop.people import World
 from benchmarks.interop.running import Answer
 from benchmarks.interop.tools import TOOLS, known
-from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
+from celeb_basis.hosts.diffusers.configs import clip_tokenizer
 
 CASE = {case.name: case for case in CASES}
 

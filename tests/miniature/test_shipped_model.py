@@ -10,17 +10,18 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 
-from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis import miniature
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import GenerationRequest, Host
 from celeb_basis.errors import HostError
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.types import Floats
-from celeb_basis.hosts.base import GenerationRequest, Host
 from celeb_basis.hosts.diffusers import load_host
-from celeb_basis.learning.name_faces import draw_name_faces
-from celeb_basis.miniature import for_webui, shipped
-from celeb_basis.miniature.ldm_layout import save_single_file
-from celeb_basis.miniature.shipped import NAME_FACES, shipped_model, shipped_model_names
+from celeb_basis.miniature import NAME_FACES, shipped_model, shipped_model_names
 from celeb_basis.names.lists import shipped_names
+from celeb_basis.training.first_guess import draw_name_faces
+from miniature.small_models import for_webui
+from miniature.small_models.ldm_layout import save_single_file
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_its_names_are_of_the_shipped_list_and_span_its_space(host: Host) -> Non
 
 
 def test_a_copy_without_the_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shipped, "MODEL", tmp_path)
+    monkeypatch.setattr(miniature, "MODEL", tmp_path)
     with pytest.raises(HostError, match="install celeb-basis again"):
         shipped_model()
 

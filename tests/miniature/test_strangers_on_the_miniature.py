@@ -8,20 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from celeb_basis.cli.demo import STRANGERS, load_model, look
 from celeb_basis.cli.main import main
-from celeb_basis.demo.looking import look
-from celeb_basis.demo.run import STRANGERS, load_model
-from celeb_basis.executors.work import Interrupt, Job, PersonPhotos, follow
-from celeb_basis.executors.worker import Worker
+from celeb_basis.diffusion_model import Host, TokenVectors
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
-from celeb_basis.hosts.base import Host, TokenVectors
-from celeb_basis.identities.format import identity_from_bytes, load_identity
-from celeb_basis.learning.objective import add_noise, prediction_target
-from celeb_basis.miniature.shipped import shipped_model_names
+from celeb_basis.identities.identity import identity_from_bytes, load_identity
+from celeb_basis.method import add_noise, prediction_target
+from celeb_basis.miniature import shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import LearnSettings
+from celeb_basis.training.run import Interrupt, Job, PersonPhotos, Worker, follow
 
 DRAWS = 96
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from celeb_basis.diffusion_model import GenerationRequest, Host
 from celeb_basis.errors import HostError, SettingsError
 from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels
-from celeb_basis.hosts.base import GenerationRequest, Host
-from celeb_basis.names.drawn import DrawnFaceCheck
-from celeb_basis.names.filters import filter_names
+from celeb_basis.names.filters import DrawnFaceCheck, filter_names
 from celeb_basis.names.lists import name_list
 
 BLANK = 0

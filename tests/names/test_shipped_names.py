@@ -9,7 +9,7 @@ from importlib import resources
 
 import pytest
 
-from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
+from celeb_basis.hosts.diffusers.configs import clip_tokenizer
 from celeb_basis.names.filters import FilteredNames, FilterOptions, filter_names
 from celeb_basis.names.lists import shipped_names
 

@@ -16,10 +16,9 @@ from support.toys import ToyHost
 
 from celeb_basis.errors import IdentityError, LearningError
 from celeb_basis.files import safetensors_remarks
-from celeb_basis.identities.format import READERS, load_identity, save_identity
-from celeb_basis.identities.identity import FORMAT_VERSION
+from celeb_basis.identities.identity import FORMAT_VERSION, READERS, load_identity, save_identity
 from celeb_basis.identities.library import Library
-from celeb_basis.learning.state import resume_learner, state_consent, state_people
+from celeb_basis.training.state import resume_learner, state_consent, state_people
 
 FILES = Path(__file__).parent / "files"
 

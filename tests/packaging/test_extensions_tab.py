@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 from support.served_repository import Repository, git, served
 from support.webui import WebUI, need_webui
 from support.webui_browser import tab
 from support.webui_server import Server, serving
 
 from celeb_basis import __version__
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.files import sha256_of_file
 
 SMALL = {"steps": 6, "views": 2, "batch_size": 1, "components": 8, "size": 64, "early_stop": False}

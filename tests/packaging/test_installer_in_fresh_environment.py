@@ -70,7 +70,7 @@ def test_only_what_is_missing_is_installed_and_no_pin_changes(tmp_path: Path, mi
     script = (
         "import sys; from pathlib import Path; import numpy as np\n"
         "from celeb_basis.faces.insight import InsightFaceNetwork\n"
-        "from celeb_basis.faces.samples import sample_photos\n"
+        "from support.sample_photos import sample_photos\n"
         "from celeb_basis.photos import open_photo\n"
         f"network = InsightFaceNetwork(Path({str(miniature_folder)!r}))\n"
         "photo = open_photo(sample_photos()['six']); found = network.detect(photo)\n"

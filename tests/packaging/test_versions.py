@@ -55,6 +55,6 @@ def test_the_command_line_says_it() -> None:
 
 
 def test_the_page_says_it() -> None:
-    from celeb_basis.webui.tab.markup import version
+    from celeb_basis.webui.ui.markup import version
 
     assert f"Celeb Basis {__version__}" in version()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, features
 from support.faces import pixels_of
+from support.sample_photos import sample_photos
 
 from celeb_basis.errors import FileError, PhotoError
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.photos import open_photo
 
 HEIGHT, WIDTH = 48, 64

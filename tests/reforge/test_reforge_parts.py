@@ -12,10 +12,10 @@ import torch
 from support.forks import stand_in
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.ordinary import make_ordinary
+from celeb_basis.hosts.detect import adapter_for
 from celeb_basis.hosts.reforge import model as reforge
-from celeb_basis.hosts.reforge.placing import hold_on_device
-from celeb_basis.webui.adapters.running import adapter_for
+from celeb_basis.hosts.reforge.host import hold_on_device
+from celeb_basis.hosts.torch_utils import make_ordinary
 
 
 class ModelSamplingDiscrete:

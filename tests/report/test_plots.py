@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis import plots
+from celeb_basis.report import charts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,26 +21,26 @@ HOSTILE = "_$x_{$ <b>&\"'\x00 \ud800\u202e 宮崎"
 STEPS = list(range(1, 101))
 LOSSES = [0.2 + 0.05 * np.sin(step) for step in STEPS]
 
-PLOTS: dict[str, Callable[[plots.Format], bytes]] = {
-    "variance": lambda fmt: plots.explained_variance([[0.5, 0.3, 0.1], [0.4, 0.2, 0.0]], fmt=fmt),
-    "variance of nothing": lambda fmt: plots.explained_variance([], fmt=fmt),
-    "loss": lambda fmt: plots.loss_curve(STEPS, LOSSES, LOSSES, fmt=fmt),
-    "loss, wide": lambda fmt: plots.loss_curve(STEPS, [10.0**-s for s in STEPS], [2.0**-s for s in STEPS], fmt=fmt),
-    "loss, one step": lambda fmt: plots.loss_curve([1], [0.1], [0.1], fmt=fmt),
-    "loss, none": lambda fmt: plots.loss_curve([], [], [], fmt=fmt),
-    "loss, broken": lambda fmt: plots.loss_curve([1, 2, 3], [1.0, float("nan"), float("inf")], [1.0] * 3, fmt=fmt),
-    "loss, zero": lambda fmt: plots.loss_curve([1, 2], [0.0, 0.0], [0.0, 0.0], fmt=fmt),
-    "movement": lambda fmt: plots.movement_curve({"a": ([50, 75], [0.3, 0.01]), HOSTILE: ([50], [0.0])}, 0.02, fmt=fmt),
-    "movement, none": lambda fmt: plots.movement_curve({}, None, fmt=fmt),
-    "movement, many": lambda fmt: plots.movement_curve({str(i): ([1, 2], [0.1, 0.2]) for i in range(30)}, 0.0, fmt=fmt),
-    "gauge": lambda fmt: plots.distance_gauge({"a": 3.0, HOSTILE: 0.2}, [0.9, 1.0, 1.1, 1.3], fmt=fmt),
-    "gauge alone": lambda fmt: plots.distance_gauge({"a": 0.0}, fmt=fmt),
-    "gauge of nobody": lambda fmt: plots.distance_gauge({}, [], fmt=fmt),
+PLOTS: dict[str, Callable[[charts.Format], bytes]] = {
+    "variance": lambda fmt: charts.explained_variance([[0.5, 0.3, 0.1], [0.4, 0.2, 0.0]], fmt=fmt),
+    "variance of nothing": lambda fmt: charts.explained_variance([], fmt=fmt),
+    "loss": lambda fmt: charts.loss_curve(STEPS, LOSSES, LOSSES, fmt=fmt),
+    "loss, wide": lambda fmt: charts.loss_curve(STEPS, [10.0**-s for s in STEPS], [2.0**-s for s in STEPS], fmt=fmt),
+    "loss, one step": lambda fmt: charts.loss_curve([1], [0.1], [0.1], fmt=fmt),
+    "loss, none": lambda fmt: charts.loss_curve([], [], [], fmt=fmt),
+    "loss, broken": lambda fmt: charts.loss_curve([1, 2, 3], [1.0, float("nan"), float("inf")], [1.0] * 3, fmt=fmt),
+    "loss, zero": lambda fmt: charts.loss_curve([1, 2], [0.0, 0.0], [0.0, 0.0], fmt=fmt),
+    "movement": lambda fmt: charts.movement_curve({"a": ([50, 75], [0.3, 0.01]), HOSTILE: ([50], [0.0])}, 0.02, fmt=fmt),
+    "movement, none": lambda fmt: charts.movement_curve({}, None, fmt=fmt),
+    "movement, many": lambda fmt: charts.movement_curve({str(i): ([1, 2], [0.1, 0.2]) for i in range(30)}, 0.0, fmt=fmt),
+    "gauge": lambda fmt: charts.distance_gauge({"a": 3.0, HOSTILE: 0.2}, [0.9, 1.0, 1.1, 1.3], fmt=fmt),
+    "gauge alone": lambda fmt: charts.distance_gauge({"a": 0.0}, fmt=fmt),
+    "gauge of nobody": lambda fmt: charts.distance_gauge({}, [], fmt=fmt),
 }
 
 
 @pytest.mark.parametrize("draw", PLOTS.values(), ids=PLOTS.keys())
-def test_every_plot_is_a_sound_and_repeatable_file(draw: Callable[[plots.Format], bytes]) -> None:
+def test_every_plot_is_a_sound_and_repeatable_file(draw: Callable[[charts.Format], bytes]) -> None:
     svg = draw("svg")
     assert svg == draw("svg")
     root = ET.fromstring(svg)
@@ -48,7 +48,7 @@ def test_every_plot_is_a_sound_and_repeatable_file(draw: Callable[[plots.Format]
     assert b"dc:date" not in svg
     colours = {word[:7].lower() for word in svg.decode().split("#")[1:] for word in ["#" + word] if word[1:7].isalnum()}
     used = {colour for colour in colours if all(char in "0123456789abcdef" for char in colour[1:]) and len(colour) == 7}
-    assert used <= {plots.INK, plots.QUIET, plots.GRID, plots.PAPER, *plots.SERIES}
+    assert used <= {charts.INK, charts.QUIET, charts.GRID, charts.PAPER, *charts.SERIES}
 
 
 def test_png_is_wide_enough() -> None:
@@ -67,7 +67,7 @@ def test_text_stays_text() -> None:
 
 def test_marker_stands_where_the_axis_says() -> None:
     """The gauge's dot for 3.0 lies on the line through the axis' own labels."""
-    root = ET.fromstring(plots.distance_gauge({"someone": 3.0}))
+    root = ET.fromstring(charts.distance_gauge({"someone": 3.0}))
     space = "{http://www.w3.org/2000/svg}"
     ticks = {}
     dots = []
@@ -76,7 +76,7 @@ def test_marker_stands_where_the_axis_says() -> None:
             use = next(group.iter(f"{space}use"))
             ticks[float("".join(group.itertext()).strip())] = float(use.get("x") or "nan")
     for use in root.iter(f"{space}use"):
-        if plots.SERIES[0] in (use.get("style") or ""):
+        if charts.SERIES[0] in (use.get("style") or ""):
             dots.append(float(use.get("x") or "nan"))
     slope, start = np.polyfit(list(ticks), list(ticks.values()), 1)
     assert len(ticks) >= 4

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from celeb_basis.errors import FileError
-from celeb_basis.judging import JudgedPicture, Verdict
-from celeb_basis.judging.intervals import mean_figure, share_figure
+from celeb_basis.evaluation import JudgedPicture, Verdict
+from celeb_basis.evaluation.metrics import mean_figure, share_figure
 from celeb_basis.report import (
     Report,
     ReportBasis,
@@ -31,7 +31,7 @@ from celeb_basis.report import (
     render_report,
     write_report,
 )
-from celeb_basis.report.markup import duration, size
+from celeb_basis.report.charts import duration, size
 
 if TYPE_CHECKING:
     from pathlib import Path

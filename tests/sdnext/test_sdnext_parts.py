@@ -15,11 +15,10 @@ from support.webui_people import add_people
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.sdnext import SDNextHost
-from celeb_basis.hosts.sdnext.embedding import put_token
+from celeb_basis.hosts.sdnext.app import LoadedInSDNext, SDNextTokens, token_of
+from celeb_basis.hosts.sdnext.host import put_token
 from celeb_basis.identities.identity import Identity
-from celeb_basis.webui.adapters.sdnext.loaded import LoadedInSDNext
-from celeb_basis.webui.adapters.sdnext.tokens import SDNextTokens, token_of
-from celeb_basis.webui.tokens.registry import Registry
+from celeb_basis.prompts.registry import Registry
 
 
 def read_networks(prompt: str) -> tuple[str, dict[str, Any]]:
@@ -131,7 +130,7 @@ def ada(modules: Any, tmp_path: Path) -> Identity:  # noqa: ARG001
 
 @pytest.fixture
 def tokens(ada: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ARG001
-    monkeypatch.setattr("celeb_basis.webui.adapters.sdnext.tokens.put_token", lambda *_: None)
+    monkeypatch.setattr("celeb_basis.hosts.sdnext.app.put_token", lambda *_: None)
     installed = SDNextTokens(Registry(tmp_path))
     installed.install()
     yield installed

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from celeb_basis.basis.basis import Basis
-from celeb_basis.basis.build import BasisOptions, build_basis
-from celeb_basis.hosts.base import Host, LatentDistribution
+from celeb_basis.basis import BasisOptions, build_basis
+from celeb_basis.diffusion_model import Host, LatentDistribution
+from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList
 from celeb_basis.names.lists import name_list as names_of
-from celeb_basis.views.pool import PersonViews, ViewPool
+from celeb_basis.training.dataset import PersonViews, ViewPool
 
 
 def name_list(count: int) -> NameList:

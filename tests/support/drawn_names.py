@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from support.toys import ToyHost
 
+from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
-from celeb_basis.hosts.base import GenerationRequest
 
 
 class CountingHost(ToyHost):

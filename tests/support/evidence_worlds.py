@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks.evidence.world import Ask, EvidenceWorld, Stranger
+from celeb_basis.diffusion_model import Host
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels, Portrait
-from celeb_basis.hosts.base import Host
 from celeb_basis.names.lists import NameList
 
 _PROJECTION = np.random.default_rng(5).normal(size=(8 * 8 * 3, 512)).astype(np.float32)

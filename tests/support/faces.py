@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.sample_photos import sample_photos
 
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.miniature import assemble_miniature
-from celeb_basis.faces.registries import extract, pypi_archive
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.faces.types import Pixels
+from miniature.face_pack.build import assemble_miniature
+from miniature.face_pack.registries import extract, pypi_archive
 
 ASSETS = Path(__file__).resolve().parents[2] / ".assets"
 """Shared by all runs, ignored by git."""

@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from celeb_basis.hosts.clip_vocabulary import END, MAX_TOKENS, START, clip_vocabulary
-from celeb_basis.hosts.diffusers.configs import Family
-from celeb_basis.miniature.for_webui import put_miniature
-from celeb_basis.miniature.ldm_layout import save_single_file
-from celeb_basis.miniature.pipelines import build_pipeline, make_pipeline, small_configs
-from celeb_basis.miniature.shipped import MODEL
+from celeb_basis.hosts.diffusers.configs import END, MAX_TOKENS, START, Family, clip_vocabulary
+from celeb_basis.miniature import MODEL
+from miniature.small_models.for_webui import put_miniature
+from miniature.small_models.ldm_layout import save_single_file
+from miniature.small_models.pipelines import build_pipeline, make_pipeline, small_configs
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWS_SMALL = ROOT / "tests" / "support" / "forge_small"

@@ -17,7 +17,7 @@ from support.reporting import failures
 from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
-from celeb_basis.hosts.base import GenerationRequest
+from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.hosts.forge import ForgeHost
 from celeb_basis.hosts.forge.model import loaded_model, text_engines, text_part, unet_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from support.forge import ROOT, Forge, with_miniature
 from support.webui_server import Server, free_port, running
 
-from celeb_basis.miniature.shipped import NAMES
+from celeb_basis.miniature import NAMES
 
 _FLAGS = [
     *("--skip-prepare-environment", "--skip-python-version-check", "--skip-torch-cuda-test", "--skip-install"),

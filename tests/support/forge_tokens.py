@@ -17,15 +17,14 @@ from safetensors.torch import save_file
 from support.forge_inside import start
 from support.reporting import failures
 
-from celeb_basis.hosts.base import GenerationRequest
+from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.detect import adapter
 from celeb_basis.hosts.forge import ForgeHost
+from celeb_basis.hosts.forge.app import Forge, ForgeTokens
 from celeb_basis.hosts.forge.model import loaded_model, text_engines, token_embedding
-from celeb_basis.identities.format import load_identity
-from celeb_basis.webui.adapters.forge import Forge
-from celeb_basis.webui.adapters.forge.tokens import ForgeTokens
-from celeb_basis.webui.adapters.running import adapter
-from celeb_basis.webui.tokens import host as tokens_host
-from celeb_basis.webui.tokens.registry import Registry, Word
+from celeb_basis.identities.identity import load_identity
+from celeb_basis.prompts.registry import Registry, Word
 
 RARE = "sks"
 PLAIN = ("<ada>", "a photo of <ada> in a hat", "<ada>, smiling", "two people: <ada>!", "a photo of a tree")

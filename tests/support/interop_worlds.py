@@ -8,11 +8,11 @@ import torch
 
 from benchmarks.interop.cases import PEOPLE
 from benchmarks.interop.people import World, miniature
-from celeb_basis.basis.build import BasisOptions, build_basis
+from celeb_basis.basis import BasisOptions, build_basis
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.expand import new_identity
-from celeb_basis.identities.format import save_identity
-from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
+from celeb_basis.identities.identity import save_identity
+from celeb_basis.miniature import shipped_model, shipped_model_names
 
 
 def world_by_chance(folder: Path) -> World:

@@ -14,9 +14,9 @@ HostFactory: TypeAlias = "Callable[..., DiffusersHost]"
 
 
 def make_host(kind: str = "sd1", **options: Any) -> DiffusersHost:
-    """A fresh small host of the family ``kind``; ``options`` go to :func:`celeb_basis.miniature.pipelines.make_pipeline`."""
+    """A fresh small host of the family ``kind``; ``options`` go to :func:`miniature.small_models.pipelines.make_pipeline`."""
     from celeb_basis.hosts.diffusers import DiffusersHost
-    from celeb_basis.miniature.pipelines import make_pipeline
+    from miniature.small_models.pipelines import make_pipeline
 
     return DiffusersHost(make_pipeline(kind, **options), name=f"small-{kind}")  # type: ignore[arg-type]
 

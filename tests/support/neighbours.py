@@ -146,9 +146,9 @@ def make_checkpoints(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from celeb_basis.hosts.diffusers.configs import component_configs
-    from celeb_basis.miniature.for_webui import put_miniature, save_for_webui
-    from celeb_basis.miniature.shipped import shipped_model
-    from celeb_basis.miniature.weights import fill
+    from celeb_basis.miniature import shipped_model
+    from miniature.small_models.for_webui import put_miniature, save_for_webui
+    from miniature.small_models.weights import fill
 
     put_miniature(folder)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(shipped_model(), local_files_only=True)
@@ -166,11 +166,11 @@ def make_checkpoints(folder: Path) -> None:
 
 def make_people(folder: Path) -> None:
     """Write identities of two celebrities."""
-    from celeb_basis.basis.build import BasisOptions, build_bases
+    from celeb_basis.basis import BasisOptions, build_bases
     from celeb_basis.hosts.diffusers import load_host
     from celeb_basis.identities.expand import new_identity
     from celeb_basis.identities.library import Library
-    from celeb_basis.miniature.shipped import shipped_model, shipped_model_names
+    from celeb_basis.miniature import shipped_model, shipped_model_names
 
     host = load_host(shipped_model())
     built = build_bases(host.text_encoders, shipped_model_names(), BasisOptions(components=192))

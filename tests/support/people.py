@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from celeb_basis.basis.basis import Basis
-from celeb_basis.hosts.base import ModelInfo
+from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity
+from celeb_basis.method import Basis
 
 WIDTHS = {"sd1": {"clip_l": 768}, "sd2": {"clip_h": 1024}, "sdxl": {"clip_l": 768, "clip_g": 1280}}
 PNG = (

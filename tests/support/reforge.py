@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.webui import ROOT, WebUI
 
-from celeb_basis.miniature.for_webui import put_miniature
+from miniature.small_models.for_webui import put_miniature
 
 SMALL = ROOT / "tests" / "support" / "reforge_small"
 """The extension with which reForge reads checkpoints that are smaller than those on its list."""

@@ -81,7 +81,7 @@ def left_as_it_was(model: Any, words: Any) -> dict[str, Any]:
     """The model before and after learning with a picture drawn in between."""
     import torch
 
-    from celeb_basis.hosts.base import GenerationRequest
+    from celeb_basis.diffusion_model import GenerationRequest
     from celeb_basis.hosts.reforge import ReForgeHost
 
     def state() -> tuple[Any, ...]:
@@ -142,9 +142,9 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
     """What prompts with ``<ada>`` become, beside prompts with the vectors put in by hand."""
     import torch
 
+    from celeb_basis.hosts.a1111.prompts import tokens_of
     from celeb_basis.hosts.reforge import ReForgeHost
-    from celeb_basis.webui.adapters.reforge.tokens import ReForgeTokens
-    from celeb_basis.webui.tokens.host import tokens_of
+    from celeb_basis.hosts.reforge.app import ReForgeTokens
 
     host, words = ReForgeHost(), {"<ada>": identity.token_vectors()}
     cases = {
@@ -182,8 +182,8 @@ def main() -> None:
     import torch
     from support.webui_people import add_people
 
-    from celeb_basis.webui.adapters.reforge.tokens import LoadedInReForge
-    from celeb_basis.webui.adapters.running import adapter
+    from celeb_basis.hosts.detect import adapter
+    from celeb_basis.hosts.reforge.app import LoadedInReForge
 
     checkpoint = LoadedInReForge()()
     assert checkpoint is not None

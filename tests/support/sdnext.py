@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.webui import ROOT, WebUI
 
-from celeb_basis.miniature.shipped import shipped_model
+from celeb_basis.miniature import shipped_model
 
 
 def need_sdnext() -> WebUI:

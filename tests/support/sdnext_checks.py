@@ -45,7 +45,7 @@ def compared(words: Any) -> dict[str, Any]:
 
     from celeb_basis.hosts.diffusers import load_host
     from celeb_basis.hosts.sdnext import SDNextHost
-    from celeb_basis.miniature.shipped import shipped_model
+    from celeb_basis.miniature import shipped_model
 
     ours, other = SDNextHost(), load_host(Path(str(shipped_model())))
     told: dict[str, Any] = {
@@ -102,10 +102,10 @@ def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
     import torch
     from modules import processing_args, shared  # type: ignore[import-not-found]
 
-    from celeb_basis.exports.write import export_identity
+    from celeb_basis.exports.textual_inversion import export_identity
     from celeb_basis.hosts.sdnext import SDNextHost
-    from celeb_basis.webui.adapters.sdnext.tokens import SDNextTokens, token_of
-    from celeb_basis.webui.tokens.registry import Registry
+    from celeb_basis.hosts.sdnext.app import SDNextTokens, token_of
+    from celeb_basis.prompts.registry import Registry
 
     rows_before = pipeline.text_encoder.get_input_embeddings().weight.shape[0]
     embeddings = Path(shared.opts.embeddings_dir)
@@ -166,8 +166,8 @@ def main() -> None:
     pipeline = start(data)
     from support.webui_people import add_people
 
-    from celeb_basis.webui.adapters.running import adapter
-    from celeb_basis.webui.adapters.sdnext.loaded import LoadedInSDNext
+    from celeb_basis.hosts.detect import adapter
+    from celeb_basis.hosts.sdnext.app import LoadedInSDNext
 
     checkpoint = LoadedInSDNext()()
     assert checkpoint is not None

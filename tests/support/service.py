@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from celeb_basis.faces.samples import sample_photos
+from support.sample_photos import sample_photos
+
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.requests import LearnRequest, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.schemas import LearnRequest, PersonToLearn, PhotoToLearn
 
 SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
 

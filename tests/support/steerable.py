@@ -16,13 +16,12 @@ import torch
 from support.toys import ToyHost, tokenize
 from torch import nn
 
-from celeb_basis.basis.basis import Basis
-from celeb_basis.basis.build import BasisOptions, build_bases
-from celeb_basis.hosts.base import Host, Prediction
-from celeb_basis.learning.objective import add_noise, diffusion_loss, prediction_target
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import Host, Prediction
+from celeb_basis.method import Basis, add_noise, diffusion_loss, prediction_target
 from celeb_basis.names.lists import NameList, name_list
-from celeb_basis.views.pool import PersonViews, ViewPool, to_model_range
-from celeb_basis.views.templates import TEMPLATES, training_prompt
+from celeb_basis.training.augment import TEMPLATES, training_prompt
+from celeb_basis.training.dataset import PersonViews, ViewPool, to_model_range
 
 FEATURES = 4
 """Hidden features of each of the two names."""

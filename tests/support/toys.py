@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from celeb_basis.hosts.base import (
+from celeb_basis.diffusion_model import (
     GenerationRequest,
     LatentDistribution,
     MemoryFacts,

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 from support.webui_server import Server
-
-from celeb_basis.faces.samples import sample_photos
 
 SETTINGS = {"steps": "12", "components": "16", "views": "3", "size": "64"}
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

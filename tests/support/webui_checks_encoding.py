@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from support.webui_state import assert_as_before, fingerprint
 
-from celeb_basis.hosts.base import GenerationRequest
-from celeb_basis.hosts.webui import WebUIHost
-from celeb_basis.hosts.webui.model import loaded_model
+from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111.model import loaded_model
 
 RARE = "xqzwv"
 """A word that no embedding has; the host tokenizes it the same with spaces around it, wherever it stands."""
@@ -148,7 +148,7 @@ def check_the_text_encoders_are_the_hosts(_data: Path) -> None:
 
 def check_the_loss_is_the_hosts(_data: Path) -> None:
     """SD1 and SD2: the host's own ``p_losses``. SDXL has none: sgm's denoiser, which works with sigmas."""
-    from celeb_basis.learning.objective import diffusion_loss
+    from celeb_basis.method import diffusion_loss
 
     host, model = WebUIHost(), loaded_model()
     generator = torch.Generator().manual_seed(3)

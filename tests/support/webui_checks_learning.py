@@ -13,16 +13,16 @@ from support.counting import counting_kept
 from support.webui_checks_encoding import some_words
 from support.webui_state import assert_as_before, fingerprint
 
-from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import GenerationRequest
-from celeb_basis.hosts.webui import WebUIHost
-from celeb_basis.hosts.webui.model import loaded_model, text_part, unet_of
-from celeb_basis.learning.learner import Learner
-from celeb_basis.learning.memory import kept_bytes
-from celeb_basis.learning.objective import diffusion_loss
+from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111.model import loaded_model, text_part, unet_of
+from celeb_basis.method import diffusion_loss
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.settings import LearnSettings
+from celeb_basis.training.memory import kept_bytes
+from celeb_basis.training.trainer import Learner
 
 SIDE = 32
 """Of latents. Below this the lowest level of an SD1 is one pixel, whose group norm has no gradient worth the name."""

@@ -13,9 +13,9 @@ from support.webui_checks_encoding import some_words
 from support.webui_checks_learning import gradients, loss_of, refused
 from support.webui_state import assert_as_before, fingerprint
 
-from celeb_basis.hosts.base import GenerationRequest
-from celeb_basis.hosts.webui import WebUIHost
-from celeb_basis.hosts.webui.model import loaded_model, weights_dtype
+from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111.model import loaded_model, weights_dtype
 
 
 def plain_loss(host: WebUIHost) -> float:

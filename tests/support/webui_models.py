@@ -18,10 +18,10 @@ from support.webui_prompts import rare_words
 from support.webui_stays import switch_to
 from support.webui_syntax import HIRES, NAMES, SYNTAX, Case, drawn
 
+from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111.prompts import HostTokens
 from celeb_basis.identities.identity import Identity
-from celeb_basis.webui.tokens import host as tokens_host
-from celeb_basis.webui.tokens.host import HostTokens
-from celeb_basis.webui.tokens.registry import Word
+from celeb_basis.prompts.registry import Word
 
 REFINER = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5}
 CASES = {

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import shipped_names
-from celeb_basis.webui.tokens.fitting import Checkpoint
+from celeb_basis.prompts.registry import Checkpoint
 
 COMPONENTS = 32
 

@@ -22,9 +22,9 @@ from support.prompt_grammar import Grammar, Prompt
 from support.webui_inside import parsed_arguments, start
 from support.webui_people import add_people
 
+from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111.prompts import LoadedCheckpoint
 from celeb_basis.identities.identity import Identity
-from celeb_basis.webui.tokens import host as tokens_host
-from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
 
 NAMES = ("person1", "person10", "Ada Lovelace", "zoë")
 STEPS = 6

@@ -19,7 +19,7 @@ def main() -> None:
     start_with(options.file, options.data)
     from safetensors.torch import load_file, save_file
 
-    from celeb_basis.hosts.webui import WebUIHost
+    from celeb_basis.hosts.a1111 import WebUIHost
 
     given = load_file(str(options.inputs))
     host = WebUIHost()

@@ -15,15 +15,14 @@ import torch
 from support.webui_inside import parsed_arguments, start
 from support.webui_people import COMPONENTS, add_people
 
-from celeb_basis.basis.build import BasisOptions, build_bases
-from celeb_basis.hosts.base import ModelInfo, TextEncoder
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import ModelInfo, TextEncoder
+from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111.prompts import HostTokens
 from celeb_basis.identities.expand import expand_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import shipped_names
-from celeb_basis.webui.tokens import host as tokens_host
-from celeb_basis.webui.tokens.fitting import Checkpoint
-from celeb_basis.webui.tokens.host import HostTokens
-from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
+from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
 
 PLACES = (
     ("sd_hijack_clip", "TextConditionalModel", "tokenize_line"),

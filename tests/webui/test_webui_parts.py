@@ -12,15 +12,12 @@ import pytest
 import torch
 from support.forks import stand_in
 
+from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import GenerationRequest
-from celeb_basis.hosts.memory_format import ChannelsLast
-from celeb_basis.hosts.webui.checkpointing import checkpointed
-from celeb_basis.hosts.webui.drawing import draw_one
-from celeb_basis.hosts.webui.host import _Learning
-from celeb_basis.hosts.webui.model import keeps_scores
-from celeb_basis.hosts.webui.precision import AS_THE_HOST, in_precision
-from celeb_basis.hosts.webui.quiet import Additions
+from celeb_basis.hosts.a1111.host import Additions, _Learning, checkpointed
+from celeb_basis.hosts.a1111.images import draw_one
+from celeb_basis.hosts.a1111.model import AS_THE_HOST, in_precision, keeps_scores
+from celeb_basis.hosts.torch_utils import ChannelsLast
 
 CARD = torch.device("cuda")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.webui.model import own_resolution, resolution_of
+from celeb_basis.hosts.a1111.model import own_resolution, resolution_of
 
 
 def _model(

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.webui import WebUIHost
-from celeb_basis.hosts.webui.shim import host_module, lora_module, replaced
+from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111.modules import host_module, lora_module, replaced
 
 
 @pytest.mark.skipif(importlib.util.find_spec("modules") is not None, reason="a package called modules is installed")
@@ -24,7 +24,7 @@ def test_outside_a_webui_it_says_so_in_a_sentence() -> None:
 
 
 def test_importing_it_loads_neither_torch_nor_a_host() -> None:
-    code = "import sys, celeb_basis.hosts.webui; print([n for n in ('torch', 'modules', 'gradio') if n in sys.modules])"
+    code = "import sys, celeb_basis.hosts.a1111; print([n for n in ('torch', 'modules', 'gradio') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

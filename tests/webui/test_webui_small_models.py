@@ -11,8 +11,8 @@ from support.webui import need_webui
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers import DiffusersHost
-from celeb_basis.miniature.for_webui import save_for_webui, webui_yaml
-from celeb_basis.miniature.pipelines import make_pipeline
+from miniature.small_models.for_webui import save_for_webui, webui_yaml
+from miniature.small_models.pipelines import make_pipeline
 
 
 def _pipeline(prediction: str) -> Any:

@@ -15,10 +15,9 @@ from support.toys import ToyHost
 from celeb_basis.errors import HostError
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.names.lists import read_names, shipped_names
+from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.webui.options import Options
 from celeb_basis.webui.service import Service
-from celeb_basis.webui.tokens.fitting import Checkpoint
-from celeb_basis.webui.tokens.registry import Registry
 
 
 @dataclass

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 from support.webui import need_webui
 from support.webui_server import Server, serving
-
-from celeb_basis.faces.samples import sample_photos
 
 SETTINGS = {"steps": 3, "views": 2, "batch_size": 1, "components": 16, "size": 64, "early_stop": False}
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.sample_photos import sample_photos
 from support.webui import need_webui
 from support.webui_server import Server, serving
 
-from celeb_basis.faces.samples import sample_photos
-from celeb_basis.identities.format import identity_from_bytes
+from celeb_basis.identities.identity import identity_from_bytes
 
 AUTH = "ada:lovelace"
 SETTINGS = {"steps": 6, "views": 3, "batch_size": 1, "components": 16, "size": 64, "early_stop": False}

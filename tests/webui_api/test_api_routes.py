@@ -6,8 +6,8 @@ import base64
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.webui.service import Service
 
 fastapi = pytest.importorskip("fastapi")
@@ -19,7 +19,7 @@ PREFIX = "/celeb-basis/v1"
 
 @pytest.fixture
 def app(service: Service) -> Any:
-    from celeb_basis.webui.api.mount import mount
+    from celeb_basis.webui.api.routes import mount
 
     made = fastapi.FastAPI()
     mount(made, service, "ada:secret,bob:other:with:colons")

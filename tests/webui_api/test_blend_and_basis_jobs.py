@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from celeb_basis.errors import IdentityError, SettingsError
+from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOADED
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.mixing import BlendRequest, PreviewRequest
-from celeb_basis.webui.program import INTERRUPTED, RELOADED
-from celeb_basis.webui.requests import LearnRequest, NameTakenError, NoSuchPersonError, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.schemas import LearnRequest, NameTakenError, NoSuchPersonError, PersonToLearn, PhotoToLearn
 from celeb_basis.webui.service import Service
+from celeb_basis.webui.tasks.blend import BlendRequest, PreviewRequest
 
 HALF = BlendRequest((("Ada", 1.0), ("Bob", 1.0)), "")
 
@@ -54,7 +54,7 @@ def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: A
     assert job.result == {"word": "<mixture>", "prompt": "a photo of <mixture> at sea", "pictures": 2}
     assert people.library.names() == ("Ada", "Bob")
     assert program.held == [job.id], "in the program's own queue"
-    from celeb_basis.hosts.base import GenerationRequest
+    from celeb_basis.diffusion_model import GenerationRequest
 
     with people.model() as host:
         mixed = people.mixing.mixed(HALF, host)
@@ -174,7 +174,7 @@ def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
 
 
 def test_learning_that_waits_for_the_program_can_be_stopped_and_resumed(people: Service, program: Any) -> None:
-    from celeb_basis.faces.samples import sample_photos
+    from support.sample_photos import sample_photos
 
     photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six.jpg", 0)
     settings = {"steps": 3, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from celeb_basis.errors import LearningError
-from celeb_basis.learning.events import PersonProgress, Preparing, StepDone
+from celeb_basis.events import PersonProgress, Preparing, StepDone
 from celeb_basis.webui.jobs import MAX_CURVE, MAX_EVENTS, MAX_FINISHED, MAX_WITH_PICTURES, Job, JobQueue
-from celeb_basis.webui.requests import NoSuchJobError
+from celeb_basis.webui.schemas import NoSuchJobError
 
 
 def step(number: int, total: int, people: dict[str, PersonProgress] | None = None) -> StepDone:

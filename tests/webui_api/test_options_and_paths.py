@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from celeb_basis.webui.options import DEFAULT_PACK, Options, read_options
-from celeb_basis.webui.paths import Paths, data_folder
+from celeb_basis.webui.options import DEFAULT_PACK, Options, Paths, data_folder, read_options
 
 
 def test_defaults_of_a_host_that_knows_neither_settings_nor_flags() -> None:

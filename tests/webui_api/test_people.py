@@ -13,8 +13,8 @@ from support.service import ended, request
 from support.toys import ToyHost
 
 from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
-from celeb_basis.webui.importing import Importing, authors_basis_among
-from celeb_basis.webui.requests import (
+from celeb_basis.webui.people import Importing, authors_basis_among
+from celeb_basis.webui.schemas import (
     NameTakenError,
     NoSuchPersonError,
 )

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 from support.webui import need_webui
 from support.webui_server import Server, serving
-
-from celeb_basis.faces.samples import sample_photos
 
 _RELOADS = """
 from modules import script_callbacks, shared

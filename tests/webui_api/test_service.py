@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_photos import sample_photos
 from support.service import SETTINGS, ended, request, until
 from support.toys import ToyHost
 
 from celeb_basis.errors import HostError, IdentityError, LearningError, SettingsError
-from celeb_basis.faces.samples import sample_photos
-from celeb_basis.webui.mixing import BlendRequest
-from celeb_basis.webui.requests import (
+from celeb_basis.webui.schemas import (
     EvaluateRequest,
     LearnRequest,
     NameTakenError,
@@ -27,6 +26,7 @@ from celeb_basis.webui.requests import (
     PhotoToLearn,
 )
 from celeb_basis.webui.service import Service
+from celeb_basis.webui.tasks.blend import BlendRequest
 
 
 def test_a_person_is_learned_and_known(service: Service, program: Any) -> None:

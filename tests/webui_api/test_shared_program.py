@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.webui.access import SharedProgram, StoppedError
+from celeb_basis.webui.host_queue import SharedProgram, StoppedError
 from celeb_basis.webui.jobs import Job
 
 

@@ -13,10 +13,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from celeb_basis.webui import startup
+from celeb_basis.prompts.registry import Registry
+from celeb_basis.webui import extension
 from celeb_basis.webui.options import DATA_FOLDER, Options
 from celeb_basis.webui.service import Service
-from celeb_basis.webui.tokens.registry import Registry
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, service: Service) -> Any:
     made.cmd_opts = SimpleNamespace()
     monkeypatch.setitem(sys.modules, "modules", types.ModuleType("modules"))
     monkeypatch.setitem(sys.modules, "modules.shared", made)
-    monkeypatch.setattr(startup, "service", lambda: service)
+    monkeypatch.setattr(extension, "service", lambda: service)
     return made
 
 
@@ -37,7 +37,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, service: Service) -> Any:
 def test_the_api_is_there_where_the_host_serves_its_own(shared: Any, flags: dict[str, bool], served: bool) -> None:
     shared.cmd_opts = SimpleNamespace(**flags)
     app = FastAPI()
-    startup._api(None, app)
+    extension._api(None, app)
     assert (TestClient(app).get("/celeb-basis/v1/version").status_code == 200) is served
 
 
@@ -53,7 +53,7 @@ def test_another_data_folder_is_known_to_prompts_at_once(
         add_option=lambda *_: None, onchange=lambda key, function, **_: asked.update({key: function})
     )
     monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(Slider=None))
-    startup._settings()
+    extension._settings()
     chosen[0] = Options(data_folder=str(tmp_path / "other"))
     asked[DATA_FOLDER]()
     assert service.registry.folder == tmp_path / "other" / "people"

@@ -10,8 +10,7 @@ import pytest
 from support.people import PNG, person
 
 from celeb_basis.errors import FileError
-from celeb_basis.identities.companions import move_companions, remove_companions
-from celeb_basis.identities.library import Library
+from celeb_basis.identities.library import Library, move_companions, remove_companions
 
 OTHERS = ("person10.preview.png", "person1.txt", "person1.preview.safetensors", "person1.old.json", "person.json")
 

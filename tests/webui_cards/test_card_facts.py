@@ -15,13 +15,11 @@ import pytest
 from PIL import Image
 from support.people import PNG, family_bases, model_info, person, unit_coefficients
 
-from celeb_basis.basis.cache import store_cached
+from celeb_basis.basis import store_cached
 from celeb_basis.identities.library import Library
-from celeb_basis.webui import facts as facts_module
-from celeb_basis.webui.cards import CardMetadata, Cards
-from celeb_basis.webui.facts import Facts
-from celeb_basis.webui.tokens.fitting import Checkpoint
-from celeb_basis.webui.tokens.registry import Registry
+from celeb_basis.prompts.registry import Checkpoint, Registry
+from celeb_basis.webui import cards as facts_module
+from celeb_basis.webui.cards import CardMetadata, Cards, Facts
 
 
 @dataclass

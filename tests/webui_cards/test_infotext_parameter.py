@@ -17,10 +17,9 @@ from support.people import family_bases, model_info, person
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
 from celeb_basis.identities.library import Library
+from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
 from celeb_basis.provenance import PEOPLE, people_read
 from celeb_basis.webui.infotext import Infotext, written
-from celeb_basis.webui.tokens.fitting import Checkpoint
-from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
 
 # As the host's own parser has it: one "Key: value" of the last line, quoted where it holds commas or colons.
 HOST_PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')

@@ -24,7 +24,7 @@ class Exchange:
 @pytest.fixture(name="tab")
 def fixture_tab(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     assert gradio_module
-    from celeb_basis.webui.tab.people import PeopleTab
+    from celeb_basis.webui.ui.people import PeopleTab
 
     tab = PeopleTab(SimpleNamespace(exchange=Exchange()))  # type: ignore[arg-type]
     monkeypatch.setattr(tab, "show", lambda *_: ())

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from support.people import person
+from support.sample_photos import sample_photos
 from support.webui import need_webui
 from support.webui_browser import begin, choose, fill, note, opened, part, status, tab
 from support.webui_server import Server, serving
 
-from celeb_basis.faces.samples import sample_photos
-from celeb_basis.identities.format import identity_to_bytes
+from celeb_basis.identities.identity import identity_to_bytes
 from celeb_basis.names.lists import shipped_names
 
 RUNS = "window.pwned=(window.pwned||0)+1"

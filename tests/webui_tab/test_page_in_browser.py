@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from support.forge import need_forge
 from support.forge_server import serving_forge
+from support.sample_photos import sample_photos
 from support.webui import need_webui
 from support.webui_browser import begin, choose, draw, fill, learn, note, opened, part, status, steps_done, tab
 from support.webui_server import Server, serving
 
-from celeb_basis.faces.samples import sample_photos
 from celeb_basis.identities.library import Library
 
 

@@ -12,7 +12,7 @@ from support.webui import need_webui
 from support.webui_browser import draw, learn, opened, part, status, tab
 from support.webui_server import Server, serving
 
-from celeb_basis.identities.format import load_identity
+from celeb_basis.identities.identity import load_identity
 
 
 @pytest.fixture(scope="module", params=["sdxl", "sd2v"])

@@ -11,9 +11,8 @@ import pytest
 from celeb_basis.errors import LearningError, SettingsError
 from celeb_basis.faces.types import DetectedFace
 from celeb_basis.settings import PRESETS, LearnSettings
-from celeb_basis.webui.requests import FoundFace, FoundFaces
-from celeb_basis.webui.tab.draft import Draft, position
-from celeb_basis.webui.tab.fields import changes, form_fields, preset_values
+from celeb_basis.webui.schemas import FoundFace, FoundFaces
+from celeb_basis.webui.ui.learn_form import Draft, changes, form_fields, position, preset_values
 
 
 def found(count: int) -> FoundFaces:

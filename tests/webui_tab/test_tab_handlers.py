@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from celeb_basis.errors import FileError, IdentityError
-from celeb_basis.webui.requests import FoundFaces
+from celeb_basis.webui.schemas import FoundFaces
 
 
 def raising(error: Exception) -> object:
@@ -95,7 +95,7 @@ def test_what_the_script_put_in_loses_its_number(gradio_module: ModuleType) -> N
 
 def test_completion_offers_beginnings_first(gradio_module: ModuleType) -> None:
     assert gradio_module
-    completion = importlib.import_module("celeb_basis.webui.tab.completion")
+    completion = importlib.import_module("celeb_basis.webui.ui.app")
     names = ("Adam", "ada", "Grada", "bob", '<b id="x">')
     service = SimpleNamespace(library=SimpleNamespace(names=lambda: names))
     html = completion.offered(service, "7:AD")
@@ -106,8 +106,8 @@ def test_completion_offers_beginnings_first(gradio_module: ModuleType) -> None:
 
 
 def test_photos_go_to_whom_they_were_dropped_for(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = importlib.import_module("celeb_basis.webui.tab.learn")
-    drafts = importlib.import_module("celeb_basis.webui.tab.draft")
+    learn = importlib.import_module("celeb_basis.webui.ui.learn")
+    drafts = importlib.import_module("celeb_basis.webui.ui.learn_form")
     draft = drafts.Draft()
     waiting: list[list[str]] = []
 
@@ -132,7 +132,7 @@ def test_photos_go_to_whom_they_were_dropped_for(gradio_module: ModuleType, monk
 
 @pytest.mark.usefixtures("gradio_module")
 def test_sliders_of_a_mixture_belong_to_their_people() -> None:
-    blend = importlib.import_module("celeb_basis.webui.tab.blend")
+    blend = importlib.import_module("celeb_basis.webui.ui.blend")
     tab = blend.BlendTab(SimpleNamespace())
     rest = (0.5,) * (blend.MOST - 3)
     names, *sliders, shares = tab.sliders(["ada", "eve"], ["ada", "bob", "eve"], 0.9, 0.1, 0.3, *rest)

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from support.people import PNG, person
 
+from celeb_basis.events import PersonProgress, StepDone
 from celeb_basis.faces.types import DetectedFace
-from celeb_basis.learning.events import PersonProgress, StepDone
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.requests import FoundFace, FoundFaces, PersonEntry
-from celeb_basis.webui.tab import markup
+from celeb_basis.webui.schemas import FoundFace, FoundFaces, PersonEntry
+from celeb_basis.webui.ui import markup
 
 EVIL = '"><script>alert(1)</script>&'
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.webui.tokens import host as tokens_host
-from celeb_basis.webui.tokens.loaded import LoadedCheckpoint
-from celeb_basis.webui.tokens.registry import Registry
+from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111.prompts import LoadedCheckpoint
+from celeb_basis.prompts.registry import Registry
 
 
 class Base:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from support.people import person
 
-from celeb_basis.identities.library import Library
-from celeb_basis.webui.tokens import listing as listing_module
-from celeb_basis.webui.tokens.listing import Listing
+from celeb_basis.identities import library as listing_module
+from celeb_basis.identities.library import Library, Listing
 
 
 def settle(folder: Path, seconds: float = 60) -> None:

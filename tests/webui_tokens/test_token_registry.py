@@ -13,17 +13,16 @@ import pytest
 import torch
 from support.bases import name_list
 
-from celeb_basis.basis.build import BasisOptions, build_bases
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import NamesError
-from celeb_basis.hosts.base import ModelInfo
 from celeb_basis.identities.expand import OTHERS_BASIS, expand_identity, new_identity
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import NameList
-from celeb_basis.webui.tokens import fitting as fitting_module
-from celeb_basis.webui.tokens import registry as registry_module
-from celeb_basis.webui.tokens.fitting import Checkpoint
-from celeb_basis.webui.tokens.registry import Registry, Unavailable, Word
+from celeb_basis.prompts import registry as fitting_module
+from celeb_basis.prompts import registry as registry_module
+from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
 
 NAMES = name_list(40)
 OTHERS = name_list(41)

@@ -8,9 +8,8 @@ from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
-from celeb_basis.hosts.webui.chunks import marks_follow_tokens
-from celeb_basis.webui.tokens.patching import Patches, owner_of
-from celeb_basis.webui.tokens.view import EncoderView, PlacedWord
+from celeb_basis.hosts.a1111.prompts import EncoderView, Patches, PlacedWord, owner_of
+from celeb_basis.hosts.a1111.text import marks_follow_tokens
 
 Mark = namedtuple("Mark", ["offset", "embedding"])
 START, END = 49406, 49407

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celeb_basis.webui.tokens.words import cut, host_word_in, sealed, with_emphasis
+from celeb_basis.prompts.syntax import cut, host_word_in, sealed, with_emphasis
 
 KNOWN = {"person1": 1, "person10": 10, "ada lovelace": 2, "zoë": 3, "lora": 4}
 

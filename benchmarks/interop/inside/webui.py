@@ -60,8 +60,8 @@ class WithExtension(WebUI):
     name = "WebUI with the extension"
 
     def __init__(self, task: Task) -> None:
-        from celeb_basis.webui.tokens import host as tokens_host
-        from celeb_basis.webui.tokens.registry import Registry
+        from celeb_basis.hosts.a1111 import prompts as tokens_host
+        from celeb_basis.prompts.registry import Registry
 
         super().__init__(Task(task.folder, task.model, task.family, {}, (), {}, {}))
         people = task.folder / "people"
@@ -70,7 +70,7 @@ class WithExtension(WebUI):
             for file in files:
                 (people / file.name).write_bytes(file.read_bytes())
         # The words are those of the checkpoint that they were learned on: its hash is told, as the host would find it.
-        from celeb_basis.identities.format import load_identity
+        from celeb_basis.identities.identity import load_identity
 
         (some, *_) = (load_identity(file) for files in task.files.values() for file in files)
         self.model.sd_checkpoint_info.sha256 = some.metadata.base_sha256

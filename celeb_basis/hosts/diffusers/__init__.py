@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from celeb_basis.hosts.diffusers.checkpoint import load_host
 from celeb_basis.hosts.diffusers.host import DiffusersHost
-from celeb_basis.hosts.diffusers.loading import load_host
 
 __all__ = ["DiffusersHost", "load_host"]

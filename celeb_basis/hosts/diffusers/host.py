@@ -1,29 +1,183 @@
-"""A loaded diffusers pipeline as a :class:`celeb_basis.hosts.base.Host`."""
+"""A loaded diffusers pipeline as a :class:`celeb_basis.diffusion_model.Host`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import LatentDistribution, MemoryFacts, ModelInfo, NoiseSchedule
-from celeb_basis.hosts.devices import check_autocast, torch_attention_keeps_scores
-from celeb_basis.hosts.diffusers.checks import check_pipeline, family_of, noise_schedule, sampler
-from celeb_basis.hosts.diffusers.fingerprint import sha256_of_modules
-from celeb_basis.hosts.diffusers.freezing import checkpointed
+from celeb_basis.diffusion_model import (
+    ENCODER_NAMES,
+    LatentDistribution,
+    MemoryFacts,
+    ModelInfo,
+    NoiseSchedule,
+    check_batch,
+    check_pictures,
+    picture_size,
+)
+from celeb_basis.errors import FileError, HostError
+from celeb_basis.files import cache_folder, explained_os_errors, sha256_of_file, write_json
+from celeb_basis.hosts.diffusers.configs import Family
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
-from celeb_basis.hosts.freezing import frozen, widened
-from celeb_basis.hosts.memory import memory_facts
-from celeb_basis.hosts.requests import ENCODER_NAMES, check_batch, check_pictures, picture_size
+from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_facts, torch_attention_keeps_scores, widened
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from celeb_basis.hosts.base import Conditioning, GenerationRequest, Precision, Words
+    from celeb_basis.diffusion_model import Conditioning, GenerationRequest, Host, Precision, Words
+
+
+# FOLDED: What a pipeline is, whether it can be used, and its noise schedule.
+
+_ADVICE = "use a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Raise :class:`HostError` unless ``pipeline`` denoises plain latents by its prompt alone."""
+    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
+    if unet is None or vae is None or getattr(pipeline, "tokenizer", None) is None:
+        raise HostError(f"{type(pipeline).__name__} has no UNet, VAE or text encoder of its own: {_ADVICE}.")
+    if getattr(pipeline, "text_encoder", None) is None:
+        raise HostError(f"The first text encoder is missing, as in SDXL's refiner: {_ADVICE}.")
+    channels, latent = unet.config.in_channels, vae.config.latent_channels
+    if channels != latent:
+        kind = {9: "an inpainting", 5: "a depth-to-image", 8: "an InstructPix2Pix"}.get(channels, "a special")
+        raise HostError(f"This is {kind} model: its UNet takes {channels} channels instead of {latent}; {_ADVICE}.")
+    config = unet.config
+    if config.get("class_embed_type") or config.get("num_class_embeds") or config.get("time_cond_proj_dim"):
+        raise HostError(f"The UNet wants more than a prompt (an upscaler, unCLIP or LCM model): {_ADVICE}.")
+    if config.get("addition_embed_type") not in (None, "text_time") or config.get("encoder_hid_dim_type"):
+        raise HostError(f"The UNet wants conditions that are not text: {_ADVICE}.")
+    if pipeline.config.get("requires_aesthetics_score"):
+        raise HostError(f"This is SDXL's refiner: {_ADVICE}.")
+    if getattr(vae.config, "latents_mean", None) is not None or getattr(vae.config, "latents_std", None) is not None:
+        raise HostError(f"The VAE normalises its latents channel by channel, as Playground's does: {_ADVICE}.")
+
+
+def family_of(pipeline: Any) -> Family:
+    """``sdxl`` has two text encoders; ``sd2`` one of width 1024, or a smaller one of OpenCLIP's kind; else ``sd1``."""
+    if getattr(pipeline, "text_encoder_2", None) is not None:
+        return "sdxl"
+    width = pipeline.text_encoder.config.hidden_size
+    if width == 768:
+        return "sd1"
+    # OpenAI's CLIP computes with quick_gelu, OpenCLIP's with gelu. What is predicted says nothing: SD1 predicts velocity too.
+    return "sd2" if width == 1024 or pipeline.text_encoder.config.hidden_act == "gelu" else "sd1"
+
+
+def noise_schedule(scheduler: Any) -> NoiseSchedule:
+    """The forward process of a scheduler's config, zero terminal signal-to-noise ratio included."""
+    import diffusers
+    import torch
+
+    config = scheduler.config
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise HostError(f"The checkpoint predicts {prediction!r}, neither noise nor velocity: {_ADVICE}.")
+    if "beta_start" not in config and config.get("trained_betas") is None:
+        raise HostError(
+            f"{type(scheduler).__name__} is no schedule of a diffusion model with discrete steps: {_ADVICE}."
+        )
+    # DDPM's is the one scheduler that knows every option of the forward process.
+    process = diffusers.DDPMScheduler.from_config(_plain(config))
+    return NoiseSchedule(process.alphas_cumprod.to("cpu", torch.float32).clone(), prediction)
+
+
+def sampler(scheduler: Any) -> Any:
+    """DDIM over the same forward process."""
+    import diffusers
+
+    options: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        options["timestep_spacing"] = "trailing"  # else the step without any signal would be left out
+    return diffusers.DDIMScheduler.from_config(_plain(scheduler.config), **options)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A config without the marks of the class that it was saved from, which diffusers would warn of."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+# FOLDED: Gradient checkpointing in a diffusers model for a while, and everything as it was afterwards.
+
+@contextmanager
+def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing switched on or off in every block of a diffusers model that knows it."""
+    keys = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    blocks = [part for part in model.modules() if hasattr(part, keys[0]) or hasattr(part, keys[1])]
+    before = [{key: vars(part)[key] for key in keys if key in vars(part)} for part in blocks]
+    try:
+        if wanted:
+            model.enable_gradient_checkpointing()
+        elif model.is_gradient_checkpointing:
+            model.disable_gradient_checkpointing()
+        yield
+    finally:
+        for part, kept in zip(blocks, before, strict=True):
+            for key in keys:
+                vars(part).pop(key, None)
+            vars(part).update(kept)
+
+
+# FOLDED: SHA-256 of a checkpoint's weights, remembered on disk so that gigabytes are read once.
+
+def sha256_of_weights(path: Path) -> str:
+    """Hex digest of a ``.safetensors`` file, or of all of them in a folder in the order of their relative paths.
+
+    A folder's digest covers the names of its files too. Digests are kept in the cache folder by path, size and time of
+    change.
+
+    Raises: :class:`HostError` for a folder without weights, :class:`celeb_basis.errors.FileError` for unreadable files.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _remembered(path)
+    with explained_os_errors(path, "read"):
+        files = sorted(path.rglob("*.safetensors"), key=lambda file: file.relative_to(path).as_posix())
+    if not files:
+        raise HostError(f"{path} holds no .safetensors weights: convert its weights to safetensors.")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_remembered(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def sha256_of_modules(modules: Iterable[torch.nn.Module]) -> str:
+    """Hex digest of the parameters' names, kinds and bytes of modules that came from no file."""
+    import torch
+
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _remembered(file: Path) -> str:
+    file = file.resolve()
+    with explained_os_errors(file, "read"):
+        state = file.stat()
+    key = hashlib.sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "weights" / f"{key[:32]}.json"
+    try:
+        kept = json.loads(note.read_text(encoding="utf-8"))["sha256"]
+        if isinstance(kept, str) and len(kept) == 64:
+            return kept
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = sha256_of_file(file)
+    with contextlib.suppress(FileError):  # a cache that cannot be written costs time, no more
+        write_json(note, {"file": str(file), "sha256": found})
+    return found
 
 
 @dataclass(frozen=True)
@@ -264,6 +418,5 @@ class DiffusersHost:
 
 
 if TYPE_CHECKING:
-    from celeb_basis.hosts.base import Host
 
     _FITS: type[Host] = DiffusersHost  # the type checker's proof that the interface is met

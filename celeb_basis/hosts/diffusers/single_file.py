@@ -4,20 +4,250 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.diffusion_model import Prediction, family_resolution, told_resolution
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.base import Prediction
-from celeb_basis.hosts.clip_vocabulary import clip_tokenizer
-from celeb_basis.hosts.diffusers.configs import PIPELINE_CLASSES, Config, Family, component_configs, sample_sizes
-from celeb_basis.hosts.diffusers.ldm_config import apply_yaml, read_yaml
-from celeb_basis.hosts.diffusers.ldm_text import TEXT_PARTS, load_text_encoder, text_weights
-from celeb_basis.hosts.freezing import widened
-from celeb_basis.hosts.resolution import family_resolution, told_resolution
+from celeb_basis.files import explained_os_errors
+from celeb_basis.hosts.diffusers.configs import (
+    PIPELINE_CLASSES,
+    Config,
+    Family,
+    clip_tokenizer,
+    component_configs,
+    sample_sizes,
+    text_config,
+)
+from celeb_basis.hosts.torch_utils import widened
 
 if TYPE_CHECKING:
     import torch
+
+
+# FOLDED: The ``.yaml`` that lies beside a checkpoint of unusual make, read as diffusers configs.
+# FOLDED:
+# FOLDED: Such files are the training configs of the original code (``ldm`` for SD1 and SD2, ``sgm`` for SDXL); the
+# FOLDED: WebUI takes
+# FOLDED: them from the same place.
+
+def read_yaml(path: Path) -> Config:
+    """The content of a ``.yaml`` beside a checkpoint.
+
+    Raises: :class:`HostError` if it is not such a config.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    with explained_os_errors(path, "read"):
+        data = path.read_bytes()
+    try:
+        content = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError) as error:
+        raise HostError(f"{path} is not readable as YAML: repair it or take it away.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise HostError(f"{path} is not the config of a checkpoint: repair it or take it away.")
+    return content
+
+
+def apply_yaml(path: Path, content: Config, family: Family, configs: dict[str, Config]) -> dict[str, Config]:
+    """``configs`` with everything that the ``.yaml`` says put in; SD2's ``image_size`` says nothing of its pictures.
+
+    Raises: :class:`HostError` if it lacks what every such file has.
+    """
+    try:
+        params = content["model"]["params"]
+        network = params["network_config" if "network_config" in params else "unet_config"]["params"]
+        first_stage = params["first_stage_config"]["params"]["ddconfig"]
+        unet = {**configs["unet"], **_unet(network, family, configs)}
+        vae = {**configs["vae"], **_vae(first_stage)}
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise HostError(
+            f"{path} does not describe a Stable Diffusion ({error!r}): repair it or take it away."
+        ) from error
+    if "scale_factor" in params:
+        vae["scaling_factor"] = float(params["scale_factor"])
+    scheduler = dict(configs["scheduler"])
+    for theirs, ours in (
+        ("linear_start", "beta_start"),
+        ("linear_end", "beta_end"),
+        ("timesteps", "num_train_timesteps"),
+    ):
+        if theirs in params:
+            scheduler[ours] = type(scheduler[ours])(params[theirs])
+    scheduler["prediction_type"] = _prediction(params)
+    resolution = told_resolution(content)
+    if not resolution and family != "sd2" and isinstance(params.get("image_size"), int):
+        resolution = params["image_size"] * 8
+    if resolution:
+        vae["sample_size"], unet["sample_size"] = sample_sizes(vae, resolution)
+    return {**configs, "unet": unet, "vae": vae, "scheduler": scheduler}
+
+
+def _prediction(params: Config) -> str:
+    scaling = str(params.get("denoiser_config", ""))  # sgm names a class there
+    return "v_prediction" if params.get("parameterization") == "v" or "VScaling" in scaling else "epsilon"
+
+
+def _unet(network: Config, family: Family, configs: dict[str, Config]) -> Config:
+    channels = [int(network["model_channels"]) * multiple for multiple in network["channel_mult"]]
+    levels = len(channels)
+    attends = [2**level in network["attention_resolutions"] for level in range(levels)]
+    depth = network.get("transformer_depth") or 1
+    context = network["context_dim"]
+    heads: Any = network.get("num_heads")
+    if heads in (None, -1):
+        heads = [width // int(network["num_head_channels"]) for width in channels]
+    unet: Config = {
+        "in_channels": network["in_channels"],
+        "out_channels": network["out_channels"],
+        "block_out_channels": channels,
+        "layers_per_block": network["num_res_blocks"],
+        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        "transformer_layers_per_block": depth if isinstance(depth, int) else [max(1, layers) for layers in depth],
+        "cross_attention_dim": context if isinstance(context, int) else context[0],
+        "attention_head_dim": heads,
+        "use_linear_projection": bool(network.get("use_linear_in_transformer", False)),
+    }
+    if family == "sdxl":
+        added = int(network["adm_in_channels"])
+        unet["projection_class_embeddings_input_dim"] = added
+        # Six numbers about size and crop are embedded beside the pooled text.
+        unet["addition_time_embed_dim"] = (added - configs["text_encoder_2"]["projection_dim"]) // 6
+    return unet
+
+
+def _vae(first_stage: Config) -> Config:
+    channels = [int(first_stage["ch"]) * multiple for multiple in first_stage["ch_mult"]]
+    return {
+        "in_channels": first_stage["in_channels"],
+        "out_channels": first_stage["out_ch"],
+        "latent_channels": first_stage["z_channels"],
+        "block_out_channels": channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "layers_per_block": first_stage["num_res_blocks"],
+    }
+
+
+# FOLDED: Text encoders as they lie in checkpoints of one file: CLIP's in transformers' own keys, OpenCLIP's in
+# FOLDED: OpenCLIP's.
+
+Weights = Mapping[str, "torch.Tensor"]
+
+_PROJECTION = "text_projection.weight"
+
+OPEN_CLIP_PARTS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+"""OpenCLIP's names of a layer's parts and transformers' names of them; queries, keys and values are stacked there."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Where a checkpoint holds a text encoder."""
+
+    component: str
+    """The component's name in diffusers."""
+    prefix: str
+    open_clip: bool
+
+
+TEXT_PARTS: dict[Family, list[TextPart]] = {
+    "sd1": [TextPart("text_encoder", "cond_stage_model.transformer.text_model.", False)],
+    "sd2": [TextPart("text_encoder", "cond_stage_model.model.", True)],
+    "sdxl": [
+        TextPart("text_encoder", "conditioner.embedders.0.transformer.text_model.", False),
+        TextPart("text_encoder_2", "conditioner.embedders.1.model.", True),
+    ],
+}
+
+
+def text_weights(weights: Weights, part: TextPart, *, unused_layers: int) -> tuple[Config, dict[str, torch.Tensor]]:
+    """The config of a text encoder and its weights under transformers' keys, with ``text_model.`` before them.
+
+    Parameters:
+        unused_layers: layers at the end to leave out; SD2 stops before its last one.
+
+    Raises: :class:`HostError` if something is missing.
+    """
+    own = {key[len(part.prefix) :]: value for key, value in weights.items() if key.startswith(part.prefix)}
+    try:
+        return _from_open_clip(own, unused_layers) if part.open_clip else _from_clip(own)
+    except (KeyError, IndexError, ValueError) as error:
+        raise HostError(
+            f"The checkpoint's text encoder is incomplete ({part.prefix}* lacks {error}): download it again."
+        ) from error
+
+
+def load_text_encoder(kind: Any, config: Config, weights: Weights, dtype: torch.dtype) -> torch.nn.Module:
+    """A ``CLIPTextModel`` or ``CLIPTextModelWithProjection`` with exactly these weights.
+
+    Raises: :class:`HostError` if they are not all there or of other sizes.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model: Any = kind(kind.config_class(**config))
+    if not hasattr(model, "text_model"):  # transformers from 5.6 on has no wrapper around CLIPTextModel
+        weights = {key.removeprefix("text_model."): value for key, value in weights.items()}
+    # A file may hold more than is used: SD2's has a projection, which only SDXL asks for.
+    weights = {
+        key: value.to(dtype) for key, value in weights.items() if key != _PROJECTION or key in model.state_dict()
+    }
+    try:
+        model.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise HostError(
+            "The checkpoint's text encoder is incomplete or of an unknown kind: download it again."
+        ) from error
+    for name, buffer in list(model.named_buffers()):
+        owner, _, key = name.rpartition(".")
+        model.get_submodule(owner).register_buffer(key, torch.arange(buffer.shape[-1])[None], persistent=False)
+    module: torch.nn.Module = model.eval()
+    return module
+
+
+def _from_clip(own: dict[str, torch.Tensor]) -> tuple[Config, dict[str, torch.Tensor]]:
+    table = own["embeddings.token_embedding.weight"]
+    layers = 1 + max(int(key.split(".")[2]) for key in own if key.startswith("encoder.layers."))
+    config = text_config("quick_gelu", table.shape[1], layers)
+    config |= {"vocab_size": table.shape[0], "intermediate_size": own["encoder.layers.0.mlp.fc1.weight"].shape[0]}
+    found = {f"text_model.{key}": value for key, value in own.items() if not key.endswith("position_ids")}
+    return config, found
+
+
+def _from_open_clip(own: dict[str, torch.Tensor], unused: int) -> tuple[Config, dict[str, torch.Tensor]]:
+    table, projection = own["token_embedding.weight"], own.get("text_projection")
+    layers = 1 + max(int(key.split(".")[2]) for key in own if key.startswith("transformer.resblocks.")) - unused
+    width = table.shape[1]
+    config = text_config("gelu", width, layers, projection=None if projection is None else projection.shape[1])
+    config |= {"vocab_size": table.shape[0]}
+    config |= {"intermediate_size": own["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]}
+    found = {
+        "text_model.embeddings.token_embedding.weight": table,
+        "text_model.embeddings.position_embedding.weight": own["positional_embedding"],
+        "text_model.final_layer_norm.weight": own["ln_final.weight"],
+        "text_model.final_layer_norm.bias": own["ln_final.bias"],
+    }
+    if projection is not None:
+        found[_PROJECTION] = projection.T.contiguous()
+    for layer in range(layers):
+        there, here = f"transformer.resblocks.{layer}", f"text_model.encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            stacked = own[f"{there}.attn.in_proj_{kind}"]
+            for name, piece in zip(("q_proj", "k_proj", "v_proj"), stacked.chunk(3), strict=True):
+                found[f"{here}.self_attn.{name}.{kind}"] = piece.contiguous()
+            for old, new in OPEN_CLIP_PARTS.items():
+                found[f"{here}.{new}.{kind}"] = own[f"{there}.{old}.{kind}"]
+    return config, found
+
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."

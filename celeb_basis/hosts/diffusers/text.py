@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.diffusion_model import split_at_words
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.words import split_at_words
 
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.hosts.base import Words
+    from celeb_basis.diffusion_model import Words
 
 _log = logging.getLogger(__name__)
 

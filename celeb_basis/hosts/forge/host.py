@@ -1,4 +1,4 @@
-"""The checkpoint that Forge has loaded, as a :class:`celeb_basis.hosts.base.Host`."""
+"""The checkpoint that Forge has loaded, as a :class:`celeb_basis.diffusion_model.Host`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.hosts.a1111.family import FamilyHost, Internals, Learning, through_unet
+from celeb_basis.hosts.a1111.model import checkpoint_name
 from celeb_basis.hosts.forge import model as models
-from celeb_basis.hosts.forge import pictures, text
-from celeb_basis.hosts.forge.backward import right_backward
-from celeb_basis.hosts.forge.drawing import draw_one
-from celeb_basis.hosts.forge.precision import Casting, dtype_of
-from celeb_basis.hosts.forge.shim import backend_module, nothing_moves
-from celeb_basis.hosts.forge.weights import OrdinaryWeights, ordinary
-from celeb_basis.hosts.freezing import frozen
-from celeb_basis.hosts.webui.model import checkpoint_name
-from celeb_basis.hosts.webui.randomness import preserved_random_state
-from celeb_basis.hosts.webui_family.host import FamilyHost, Learning
-from celeb_basis.hosts.webui_family.internals import Internals
-from celeb_basis.hosts.webui_family.unet import through_unet
+from celeb_basis.hosts.forge.gradients import OrdinaryWeights, ordinary, right_backward
+from celeb_basis.hosts.forge.model import Casting, draw_one, dtype_of
+from celeb_basis.hosts.forge.modules import backend_module, nothing_moves
+from celeb_basis.hosts.torch_utils import frozen, preserved_random_state
 
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.hosts.base import Precision
-    from celeb_basis.hosts.webui_family.host import Encoded
+    from celeb_basis.diffusion_model import Host, Precision
+    from celeb_basis.hosts.a1111.family import Encoded
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,14 @@ class ForgeHost(FamilyHost[_Learning]):
         text_part=models.text_part,
         weights_dtype=models.weights_dtype,
         keeps_scores=models.keeps_scores,
-        pixels_of_latent=pictures.pixels_of_latent,
-        encode_pictures=pictures.encode_pictures,
-        send_vae_away=pictures.send_vae_away,
+        pixels_of_latent=models.pixels_of_latent,
+        encode_pictures=models.encode_pictures,
+        send_vae_away=models.send_vae_away,
         embedders=models.text_engines,
-        text_encoder=text.ForgeTextEncoder,
-        words_in_place=text.words_in_place,
-        encode=text.encode,
-        size_vector=text.size_vector,
+        text_encoder=models.ForgeTextEncoder,
+        words_in_place=models.words_in_place,
+        encode=models.encode,
+        size_vector=models.size_vector,
         draw_one=draw_one,
     )
 
@@ -148,6 +142,5 @@ def _hold_on_device(model: Any) -> None:
 
 
 if TYPE_CHECKING:
-    from celeb_basis.hosts.base import Host
 
     _FITS: type[Host] = ForgeHost  # the type checker's proof that the interface is met

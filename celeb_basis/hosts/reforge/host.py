@@ -1,4 +1,4 @@
-"""The checkpoint that reForge has loaded, as a :class:`celeb_basis.hosts.base.Host`."""
+"""The checkpoint that reForge has loaded, as a :class:`celeb_basis.diffusion_model.Host`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,96 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.hosts.freezing import frozen
-from celeb_basis.hosts.memory_format import ChannelsLast
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.a1111 import text
+from celeb_basis.hosts.a1111.family import FamilyHost, Learning, through_unet
+from celeb_basis.hosts.a1111.host import WebUIHost, checkpointed
+from celeb_basis.hosts.a1111.images import draw_one
+from celeb_basis.hosts.a1111.model import AS_THE_HOST, Computing, in_precision
+from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.reforge import model as models
-from celeb_basis.hosts.reforge import pictures
-from celeb_basis.hosts.reforge.placing import hold_on_device
-from celeb_basis.hosts.reforge.quiet import Additions
-from celeb_basis.hosts.webui import text
-from celeb_basis.hosts.webui.checkpointing import checkpointed
-from celeb_basis.hosts.webui.drawing import draw_one
-from celeb_basis.hosts.webui.host import WebUIHost
-from celeb_basis.hosts.webui.precision import AS_THE_HOST, Computing, in_precision
-from celeb_basis.hosts.webui.randomness import preserved_random_state
-from celeb_basis.hosts.webui.shim import host_module
-from celeb_basis.hosts.webui_family.host import FamilyHost, Learning
-from celeb_basis.hosts.webui_family.unet import through_unet
+from celeb_basis.hosts.reforge.model import attention_has_gradients
+from celeb_basis.hosts.reforge.modules import reforge_module
+from celeb_basis.hosts.torch_utils import ChannelsLast, frozen, make_ordinary, preserved_random_state
 
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.hosts.base import Precision
-    from celeb_basis.hosts.webui_family.host import Encoded
+    from celeb_basis.diffusion_model import Host, Precision
+    from celeb_basis.hosts.a1111.family import Encoded
+
+
+# FOLDED: Where reForge's modules lie: text encoders and denoiser together on the device while gradients flow, free
+# FOLDED: of LoRAs.
+
+def hold_on_device(model: Any) -> None:
+    """Bring text encoders and denoiser to the device as the checkpoint has them.
+
+    The patchers that reForge keeps as the original ones know of no LoRA: loading them takes what was merged into the
+    weights out again. What was loaded while reForge drew, in torch's inference mode, is made ready for gradients.
+
+    Raises: :class:`HostError` if the denoiser has no room on the device as a whole.
+    """
+    originals = model.forge_objects_original
+    patchers = [originals.unet, originals.clip.patcher]
+    reforge_module("ldm_patched.modules.model_management").load_models_gpu(patchers)
+    for patcher in patchers:
+        if getattr(patcher.model, "model_lowvram", False):
+            raise HostError(
+                "reForge has room for a part of the checkpoint only: close what else uses the graphics card, or choose a "
+                "smaller checkpoint, to learn."
+            )
+    make_ordinary(patcher.model for patcher in patchers)
+
+
+# FOLDED: Switching off what reForge's prompts and settings add to the denoiser and text encoders, and putting it
+# FOLDED: all back.
+
+class Additions:
+    """LoRAs and other patches of the last prompt, UNet overrides and tiling, as they are now.
+
+    :meth:`switch_off` may be called again at any time, as after a preview, which switches things on; :meth:`put_back`
+    once at the end.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        option = host_module("sd_unet").current_unet_option
+        self._unet = "None" if option is None else option.label
+        self._tiling = model.tiling_enabled
+        self._patched = model.forge_objects
+        self._stack = ExitStack()
+
+    def switch_off(self) -> None:
+        """Nothing but the checkpoint's own weights computes from here on."""
+        host_module("sd_unet").apply_unet("None")
+        reforge_module("modules_forge.forge_util").apply_circular_forge(self._model, False)
+        self._model.forge_objects = self._model.forge_objects_original.shallow_copy()
+
+    def hold_still(self) -> None:
+        """From here on no text encoder is moved, and attention is of a kind that gradients pass."""
+        # reForge looks anew at what has room on the device before each prompt, and might send the denoiser away.
+        for place in (reforge_module("modules_forge.forge_clip"), reforge_module("modules.sd_models_xl")):
+            self._stack.enter_context(replaced(place, move_clip_to_gpu=_stay))
+        attention = reforge_module("ldm_patched.ldm.modules.attention")
+        if not attention_has_gradients():
+            plain = attention.attention_pytorch
+            self._stack.enter_context(replaced(attention, optimized_attention=plain, optimized_attention_masked=plain))
+
+    def let_go(self) -> None:
+        """What :meth:`hold_still` held goes its own ways again, as for a preview."""
+        self._stack.close()
+
+    def put_back(self) -> None:
+        """Everything as it was when this was made."""
+        self.let_go()
+        self._model.forge_objects = self._patched
+        reforge_module("modules_forge.forge_util").apply_circular_forge(self._model, self._tiling)
+        host_module("sd_unet").apply_unet(self._unet)
+
+
+def _stay() -> None:
+    """In the place of what would move a text encoder."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +135,9 @@ class ReForgeHost(FamilyHost[_Learning]):
         unet_of=models.unet_of,
         weights_dtype=models.weights_dtype,
         keeps_scores=models.keeps_scores,
-        pixels_of_latent=pictures.pixels_of_latent,
-        encode_pictures=pictures.encode_pictures,
-        send_vae_away=pictures.send_vae_away,
+        pixels_of_latent=models.pixels_of_latent,
+        encode_pictures=models.encode_pictures,
+        send_vae_away=models.send_vae_away,
         draw_one=partial(draw_one, scripts=_no_scripts),
     )
 
@@ -121,6 +190,5 @@ class ReForgeHost(FamilyHost[_Learning]):
 
 
 if TYPE_CHECKING:
-    from celeb_basis.hosts.base import Host
 
     _FITS: type[Host] = ReForgeHost  # the type checker's proof that the interface is met

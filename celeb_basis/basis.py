@@ -1,0 +1,310 @@
+"""Building the basis of a text encoder from a list of names, through the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from celeb_basis.diffusion_model import TextEncoder
+from celeb_basis.errors import FileError, NamesError
+from celeb_basis.files import write_bytes
+from celeb_basis.method import Basis, principal_components
+from celeb_basis.names.filters import Dropped, FaceCheck, FilteredNames, FilterOptions, filter_names
+from celeb_basis.names.lists import NameList
+
+# FOLDED: Bases on the disk, one safetensors file each, named by the hash of what they were made from.
+
+_log = logging.getLogger(__name__)
+
+_TENSORS = ("mean", "components", "variance", "total_variance", "name_coefficients")
+
+
+def load_cached(folder: Path, key: str) -> Basis | None:
+    """The basis with the hash ``key``, or ``None`` if it is not there or not readable (it is then made anew)."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / f"{key}.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["basis"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        basis = Basis(**header | {"names": tuple(header["names"])}, **tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        _log.warning("The cached basis %s is not readable and is made anew: %s", path, error)
+        return None
+    return basis if basis.sha256 == key and _consistent(basis) else None
+
+
+def store_cached(folder: Path, basis: Basis) -> None:
+    """Keep ``basis`` in ``folder``; a folder that cannot be written costs time at the next start, nothing else."""
+    from safetensors.torch import save
+
+    header = {
+        "encoder": basis.encoder,
+        "names": basis.names,
+        "names_sha256": basis.names_sha256,
+        "sha256": basis.sha256,
+    }
+    tensors = {name: getattr(basis, name) for name in _TENSORS}
+    try:
+        data = save(tensors, {"basis": json.dumps(header, ensure_ascii=False)})
+        write_bytes(folder / f"{basis.sha256}.safetensors", data)
+    except FileError as error:
+        _log.warning("The basis is not cached. %s", error)
+
+
+def _consistent(basis: Basis) -> bool:
+    e, k, d = basis.components.shape
+    shapes = {
+        "mean": (e, d),
+        "variance": (e, k),
+        "total_variance": (e,),
+        "name_coefficients": (len(basis.names), e, k),
+    }
+    tensors: dict[str, torch.Tensor] = {name: getattr(basis, name) for name in _TENSORS}
+    return all(tuple(tensors[name].shape) == shape for name, shape in shapes.items()) and all(
+        tensor.dtype == torch.float32 for tensor in tensors.values()
+    )
+
+
+# FOLDED: Filtered names on the disk: tokenizing and filtering thousands of names takes longer than all the rest of
+# FOLDED: a cached basis.
+
+_PROBES = 64
+_IDS, _HEADER = "token_ids", "names"
+
+
+def filtered_names(
+    encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int, cache: Path | None
+) -> FilteredNames:
+    """:func:`filter_names` without a face check, through the folder ``cache``.
+
+    The key holds the list, the options, the size of the vocabulary and the tokens of names spread over the list: a
+    tokenizer that agrees on all of these and still cuts another name differently is not one of CLIP's.
+    """
+    if cache is None:
+        return filter_names(names, encoder.tokenize, options, tokens=tokens)
+    path = cache / f"names-{_key(encoder, names, options, tokens)}.safetensors"
+    if (known := _load(path)) is not None:
+        return known
+    filtered = filter_names(names, encoder.tokenize, options, tokens=tokens)
+    _store(path, filtered)
+    return filtered
+
+
+def _key(encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int) -> str:
+    probes = names.names[:: max(1, len(names.names) // _PROBES)]
+    known = [names.sha256, asdict(options), tokens, int(encoder.token_table().shape[0]), encoder.tokenize(probes)]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def _load(path: Path) -> FilteredNames | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads(file.metadata()[_HEADER])
+            ids = file.get_tensor(_IDS)
+        kept, dropped = tuple(header["kept"]), tuple(Dropped(*item) for item in header["dropped"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        _log.warning("The remembered names in %s are not readable and are filtered anew: %s", path, error)
+        return None
+    fits = ids.dtype == np.int64 and ids.ndim == 2 and len(ids) == len(kept)
+    return FilteredNames(kept, ids, dropped) if fits else None
+
+
+def _store(path: Path, filtered: FilteredNames) -> None:
+    from safetensors.numpy import save
+
+    dropped = [(item.name, item.reason, item.kind) for item in filtered.dropped]
+    header = json.dumps({"kept": filtered.names, "dropped": dropped})
+    try:
+        write_bytes(path, save({_IDS: filtered.token_ids}, metadata={_HEADER: header}))
+    except FileError as error:
+        _log.warning("The filtered names are not remembered. %s", error)
+
+
+TOKENS = 2
+"""``E``: token vectors of one identity, a first and a last name (paper section 3.2)."""
+
+_VERSION = b"celeb-basis 1"
+
+
+@dataclass(frozen=True)
+class BasisOptions:
+    """How names become a basis."""
+
+    components: int = 512
+    """``K``."""
+    filters: FilterOptions = FilterOptions()
+    distinct_tokens: bool = False
+    """Let every token of a column count once. The paper's code means to, but never does, so that a first name which
+    fifty celebrities share weighs fifty times; ``False`` keeps that."""
+
+
+@dataclass(frozen=True)
+class BuiltBasis:
+    """A basis with the report of its names."""
+
+    basis: Basis
+    filtered: FilteredNames
+    from_cache: bool
+
+
+def build_basis(
+    encoder: TextEncoder,
+    names: NameList,
+    options: BasisOptions | None = None,
+    *,
+    draws_face: FaceCheck | None = None,
+    cache: Path | None = None,
+) -> BuiltBasis:
+    """The basis of ``encoder`` for ``names``: made, or read from the folder ``cache`` if it was made before.
+
+    Parameters: ``draws_face`` says of a name why the model cannot draw it (``None`` if it can); see ``names.drawn``.
+
+    Raises: :class:`NamesError` for a list with fewer usable names than components, :class:`BasisError` for names that
+    span too few dimensions.
+    """
+    options = options or BasisOptions()
+    if draws_face is None:
+        filtered = filtered_names(encoder, names, options.filters, TOKENS, cache)
+    else:
+        filtered = filter_names(names, encoder.tokenize, options.filters, tokens=TOKENS, draws_face=draws_face)
+    usable = len(filtered.names)
+    if usable <= options.components:
+        raise NamesError(
+            f"Only {usable} of the {len(names.names)} names in {names.source} are usable, but {options.components} "
+            f"components need at least {options.components + 1}: give a longer list or fewer components."
+        )
+    ids = torch.from_numpy(filtered.token_ids)
+    # The table is gathered as the host holds it and widened afterwards: the whole table is never copied.
+    table = encoder.token_table()
+    used, where = torch.unique(ids, return_inverse=True)
+    rows = table[used.to(table.device)].to("cpu", torch.float32)
+    key = _content_hash(rows, where, filtered.names, encoder.name, options)
+    if cache is not None and (cached := load_cached(cache, key)) is not None:
+        return BuiltBasis(cached, filtered, from_cache=True)
+    basis = _make(encoder.name, names, filtered.names, rows, where, options, key)
+    if cache is not None:
+        store_cached(cache, basis)
+    return BuiltBasis(basis, filtered, from_cache=False)
+
+
+def most_components(encoders: Sequence[TextEncoder]) -> int:
+    """The most components that bases of these text encoders can have: as many as the narrowest's vectors have numbers."""
+    return min(encoder.width for encoder in encoders)
+
+
+def fitting_components(encoders: Sequence[TextEncoder], wanted: int) -> int:
+    """``wanted`` components, or :func:`most_components` if that is fewer."""
+    return min(wanted, most_components(encoders))
+
+
+def build_bases(
+    encoders: Sequence[TextEncoder],
+    names: NameList,
+    options: BasisOptions | None = None,
+    *,
+    draws_face: FaceCheck | None = None,
+    cache: Path | None = None,
+) -> tuple[BuiltBasis, ...]:
+    """:func:`build_basis` for each text encoder of a host, in order."""
+    return tuple(build_basis(e, names, options, draws_face=draws_face, cache=cache) for e in encoders)
+
+
+def _make(
+    encoder: str,
+    names: NameList,
+    used_names: tuple[str, ...],
+    rows: torch.Tensor,
+    where: torch.Tensor,
+    options: BasisOptions,
+    key: str,
+) -> Basis:
+    parts = []
+    name_coefficients = []
+    for column in where.unbind(dim=1):
+        tokens, repeats = torch.unique(column, return_counts=True)
+        part = principal_components(rows[tokens], options.components, None if options.distinct_tokens else repeats)
+        # Names share tokens: each distinct token is projected once.
+        name_coefficients.append(((rows.double() - part.mean) @ part.components.T).float()[column])
+        parts.append(part)
+    return Basis(
+        encoder=encoder,
+        mean=torch.stack([part.mean for part in parts]).float(),
+        components=torch.stack([part.components for part in parts]).float().contiguous(),
+        variance=torch.stack([part.variance for part in parts]).float(),
+        total_variance=torch.tensor([part.total_variance for part in parts], dtype=torch.float32),
+        names=used_names,
+        name_coefficients=torch.stack(name_coefficients, dim=1).contiguous(),
+        names_sha256=names.sha256,
+        sha256=key,
+    )
+
+
+def _content_hash(
+    rows: torch.Tensor, where: torch.Tensor, names: Sequence[str], encoder: str, options: BasisOptions
+) -> str:
+    """Hash of exactly what the result depends on, so that a fine-tuned text encoder never meets a stale basis."""
+    digest = hashlib.sha256(_VERSION)
+    digest.update(f"{encoder}|{options.components}|{options.distinct_tokens}|{tuple(rows.shape)}|".encode())
+    digest.update("\n".join(names).encode())
+    digest.update(where.contiguous().numpy().tobytes())
+    digest.update(rows.contiguous().numpy())  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+# FOLDED: What a basis looks like from outside: for a table, a page or JSON.
+
+@dataclass(frozen=True)
+class BasisSummary:
+    """An inspectable summary of one text encoder's basis."""
+
+    encoder: str
+    width: int
+    components: int
+    names_used: int
+    names_dropped: int
+    spread: tuple[float, ...]
+    """The names' root-mean-square distance to the mean, for each token position."""
+    explained: tuple[tuple[float, ...], ...]
+    """For each token position, the share of the names' variance that each component explains, largest first."""
+    report: dict[str, Any]
+    """Which names were dropped and why."""
+    sha256: str
+    from_cache: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return dict(self.__dict__)
+
+
+def summarise(built: BuiltBasis) -> BasisSummary:
+    """The summary of a basis and of the names it was made from."""
+    basis = built.basis
+    explained = basis.variance / basis.total_variance[:, None]
+    return BasisSummary(
+        encoder=basis.encoder,
+        width=basis.width,
+        components=basis.size,
+        names_used=len(basis.names),
+        names_dropped=len(built.filtered.dropped),
+        spread=tuple(basis.spread.tolist()),
+        explained=tuple(tuple(row) for row in explained.tolist()),
+        report=built.filtered.report(),
+        sha256=basis.sha256,
+        from_cache=built.from_cache,
+    )

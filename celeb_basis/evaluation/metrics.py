@@ -1,0 +1,273 @@
+"""The paper's three figures for a set of generated pictures: Identity, Prompt and Detect (its section on metrics)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from celeb_basis.errors import JudgingError
+from celeb_basis.evaluation.prompts import as_person
+from celeb_basis.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from celeb_basis.evaluation.clip import ClipScorer
+    from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+
+
+# FOLDED: A figure with its 95 % interval: how far it would move if as many other pictures were drawn.
+
+_RESAMPLES = 2000
+_Z95 = 1.959963984540054
+"""The standard normal's 97.5 % point."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean or a share, and its 95 % interval."""
+
+    value: float
+    low: float | None
+    """``None`` where fewer than two pictures leave nothing to tell it from."""
+    high: float | None
+    count: int
+    """Pictures it was computed over."""
+
+
+def mean_figure(values: Sequence[float]) -> Figure | None:
+    """The mean with a bootstrapped percentile interval (Efron 1979), the same at every call; ``None`` of no values."""
+    count = len(values)
+    if count == 0:
+        return None
+    sample = np.asarray(values, dtype=np.float64)
+    if count == 1:
+        return Figure(float(sample[0]), None, None, 1)
+    generator = np.random.default_rng(0)
+    # One count of how often each value is drawn is a row of the multinomial: a resample without an index array.
+    weights = generator.multinomial(count, np.full(count, 1.0 / count), size=_RESAMPLES)
+    low, high = np.quantile(weights @ sample / count, (0.025, 0.975))
+    return Figure(float(sample.mean()), float(low), float(high), count)
+
+
+def share_figure(hits: int, count: int) -> Figure:
+    """The share ``hits / count`` with Wilson's interval (1927), which stays inside 0 to 1 and is never empty."""
+    share = hits / count
+    shrunk = 1 + _Z95**2 / count
+    middle = (share + _Z95**2 / (2 * count)) / shrunk
+    half = _Z95 * math.sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2)) / shrunk
+    return Figure(share, max(0.0, middle - half), min(1.0, middle + half), count)
+
+
+FaceToJudge = Literal["largest", "best"]
+"""Which face of a picture is compared. ``largest``: the figure of the paper, whose pictures are of one person.
+``best``: the one most like the reference, for pictures with other people in them (kinder, so never mix the two)."""
+
+_CLIP_BATCH = 16
+
+
+@dataclass(frozen=True)
+class PictureToJudge:
+    """A generated picture and what it was drawn from."""
+
+    picture: Pixels
+    """``(H, W, 3)`` RGB."""
+    prompt: str
+    """As it was drawn, with the word in it."""
+    word: str | tuple[str, ...]
+    """The learned word or words in the prompt; "person" takes their place in the Prompt figure."""
+    seed: int
+    name: str = ""
+    """File name or the like, for people to read."""
+
+
+@dataclass(frozen=True)
+class JudgedPicture:
+    """The figures of one picture."""
+
+    name: str
+    prompt: str
+    seed: int
+    faces: int
+    """Faces found in it."""
+    identity: float | None
+    """Cosine with the reference, averaged over the reference photos; ``None`` where no face was found."""
+    prompt_score: float | None
+    """CLIP cosine with the prompt; ``None`` without a CLIP."""
+
+    @property
+    def detected(self) -> bool:
+        """Whether a face was found."""
+        return self.faces > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**asdict(self), "detected": self.detected}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The three figures of a set of pictures, with 95 % intervals, and the figures of every picture."""
+
+    identity: Figure | None
+    """Mean over the pictures with a face; ``None`` if no picture has one."""
+    prompt: Figure | None
+    """Mean over all pictures; ``None`` without a CLIP."""
+    detect: Figure
+    """Share of the pictures with a face."""
+    face: FaceToJudge
+    face_network: str
+    clip: str | None
+    pictures: tuple[JudgedPicture, ...]
+
+    @property
+    def count(self) -> int:
+        """Pictures judged."""
+        return len(self.pictures)
+
+    @property
+    def detected_count(self) -> int:
+        """Pictures with a face."""
+        return sum(picture.detected for picture in self.pictures)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why a figure is missing, one sentence each."""
+        notes = []
+        if self.identity is None:
+            notes.append("Identity cannot be told: no face was found in any picture.")
+        if self.prompt is None:
+            notes.append("Prompt was not measured: no CLIP was given.")
+        return tuple(notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "identity": asdict(self.identity) if self.identity else None,
+            "prompt": asdict(self.prompt) if self.prompt else None,
+            "detect": asdict(self.detect),
+            "count": self.count,
+            "detected_count": self.detected_count,
+            "face": self.face,
+            "face_network": self.face_network,
+            "clip": self.clip,
+            "notes": list(self.notes),
+            "pictures": [picture.as_dict() for picture in self.pictures],
+        }
+
+    def table(self) -> str:
+        """The figures as lines of plain text."""
+        rows = [
+            ("figure", "value", "95 % interval", "over"),
+            ("Identity", *_cells(self.identity), f"{self.detected_count} with a face ({self.face} face)"),
+            ("Prompt", *_cells(self.prompt), f"{self.count} pictures" if self.prompt else "no CLIP given"),
+            ("Detect", *_cells(self.detect), f"{self.count} pictures"),
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def judge(
+    pictures: Sequence[PictureToJudge],
+    reference_vectors: Floats,
+    faces: FaceNetwork,
+    clip: ClipScorer | None = None,
+    *,
+    face: FaceToJudge = "largest",
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Judge generated pictures against the face vectors of the person's photos.
+
+    Parameters: ``reference_vectors`` ``(M, 512)`` or ``(512,)``, one a photo; ``progress`` is called with the pictures
+    done and their total.
+
+    Raises: :class:`JudgingError` for no pictures, for reference vectors that are no such thing, and for a CLIP whose
+    answers are not numbers.
+    """
+    if not pictures:
+        raise JudgingError("There is no picture to judge: generate some first.")
+    references = _unit_rows(reference_vectors)
+    judged: list[JudgedPicture] = []
+    for start in range(0, len(pictures), _CLIP_BATCH):
+        batch = pictures[start : start + _CLIP_BATCH]
+        scores = _prompt_scores(batch, clip)
+        for item, score in zip(batch, scores, strict=True):
+            found, likeness = _identity(item.picture, references, faces, face)
+            judged.append(JudgedPicture(item.name, item.prompt, item.seed, found, likeness, score))
+            if progress is not None:
+                progress(len(judged), len(pictures))
+    return _verdict(judged, face, faces.name, None if clip is None else clip.name)
+
+
+def join_verdicts(verdicts: Sequence[Verdict]) -> Verdict:
+    """The figures over all pictures of several people, each judged against their own photos by the same networks.
+
+    Raises: :class:`JudgingError` if there is none, or if they were judged differently.
+    """
+    ways = {(one.face, one.face_network, one.clip) for one in verdicts}
+    if len(ways) != 1:
+        raise JudgingError("Only pictures judged in one and the same way have common figures: judge them alike.")
+    return _verdict([picture for one in verdicts for picture in one.pictures], *ways.pop())
+
+
+def _verdict(judged: Sequence[JudgedPicture], face: FaceToJudge, face_network: str, clip: str | None) -> Verdict:
+    return Verdict(
+        identity=mean_figure([one.identity for one in judged if one.identity is not None]),
+        prompt=mean_figure([one.prompt_score for one in judged if one.prompt_score is not None]),
+        detect=share_figure(sum(one.detected for one in judged), len(judged)),
+        face=face,
+        face_network=face_network,
+        clip=clip,
+        pictures=tuple(judged),
+    )
+
+
+def write_verdict(path: Path, verdict: Verdict) -> None:
+    """Write a verdict as JSON, whole or not at all."""
+    write_json(path, verdict.as_dict())
+
+
+def _identity(
+    picture: Pixels, references: npt.NDArray[np.float64], network: FaceNetwork, choice: FaceToJudge
+) -> tuple[int, float | None]:
+    found = sorted(network.detect(picture), key=lambda one: one.area, reverse=True)
+    if not found:
+        return 0, None
+    compared = found if choice == "best" else found[:1]
+    vectors = network.embed([network.align(picture, one.landmarks) for one in compared])
+    cosines = _unit_rows(vectors) @ references.T
+    return len(found), float(cosines.mean(axis=1).max())
+
+
+def _prompt_scores(batch: Sequence[PictureToJudge], clip: ClipScorer | None) -> list[float | None]:
+    if clip is None:
+        return [None] * len(batch)
+    from PIL import Image
+
+    scores = np.asarray(
+        clip.score([Image.fromarray(one.picture) for one in batch], [as_person(one.prompt, one.word) for one in batch])
+    )
+    if scores.shape != (len(batch),) or not np.isfinite(scores).all():
+        raise JudgingError(f"The CLIP {clip.name} gives no usable scores: choose another one.")
+    return [float(score) for score in scores]
+
+
+def _unit_rows(vectors: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    rows = np.atleast_2d(np.asarray(vectors, dtype=np.float64))
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    if rows.ndim != 2 or rows.size == 0 or not np.isfinite(lengths).all() or not (lengths > 0).all():
+        raise JudgingError("A face vector is empty, zero or not finite: take another photo or another face pack.")
+    return rows / lengths  # type: ignore[no-any-return]
+
+
+def _cells(figure: Figure | None) -> tuple[str, str]:
+    if figure is None:
+        return "-", "-"
+    return f"{figure.value:.3f}", "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"

@@ -1,0 +1,270 @@
+"""Deleting a person with everything that was derived from them here: first what there is, then its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.errors import CelebBasisError, IdentityError
+from celeb_basis.files import checked_name, explained_os_errors, safetensors_remarks, sha256_of_file, write_json
+from celeb_basis.identities.blending import mixtures_of
+from celeb_basis.identities.library import Library, companions_of, name_key
+
+# FOLDED: Which files we wrote about people outside of the library: pictures, reports, exports. Deleting a person
+# FOLDED: finds them here.
+
+_log = logging.getLogger(__name__)
+
+RECORD = ".derived.json"
+"""In the library's folder. No person can be called so."""
+
+_FORMAT = 1
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class DerivedFile:
+    """A file that was written about people."""
+
+    path: Path
+    kind: str
+    """For people to read: ``"picture"``, ``"report"``, ``"export"`` and the like."""
+    people: tuple[str, ...]
+    sha256: str
+    """Of what was written: a file that is another one by now is not ours to delete. Empty for what we ourselves change."""
+
+    def is_about(self, name: str) -> bool:
+        """Whether ``name`` is one of its people."""
+        return name_key(name) in map(name_key, self.people)
+
+
+class DerivedFiles:
+    """The record of one library. Safe in threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = Path(folder) / RECORD
+
+    def all(self) -> tuple[DerivedFile, ...]:
+        """Everything that was noted and not forgotten. A damaged record is told in the log, and counts as empty."""
+        try:
+            kept = json.loads(self._path.read_text("utf-8"))
+            return tuple(_read(entry) for entry in kept["files"])
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            _log.warning("%s cannot be read, so files noted in it are not known: %s", self._path, error)
+            return ()
+
+    def of(self, name: str) -> tuple[DerivedFile, ...]:
+        """Files about ``name``."""
+        return tuple(file for file in self.all() if file.is_about(name))
+
+    def note(self, files: Iterable[Path], kind: str, people: Sequence[str], *, changes: bool = False) -> None:
+        """Remember that ``files``, which are written, are about ``people``. What cannot be noted is told in the log: the
+        work is done already.
+
+        Parameters: ``changes`` says that we ourselves write them again.
+        """
+        try:
+            new = [
+                DerivedFile(path, kind, tuple(people), "" if changes else sha256_of_file(path))
+                for path in (Path(file).expanduser().absolute() for file in files)
+            ]
+            if new:
+                with _lock:
+                    paths = {file.path for file in new}
+                    self._write([*(file for file in self.all() if file.path not in paths), *new])
+        except CelebBasisError as error:
+            _log.warning("Deleting %s will not find these files: %s", ", ".join(people), error)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Who was called ``name`` is called ``new_name`` now."""
+        with _lock:
+            known = self.all()
+            if any(file.is_about(name) for file in known):
+                self._write([_renamed(file, name, new_name) for file in known])
+
+    def forget(self, files: Iterable[DerivedFile]) -> None:
+        """Know ``files`` no longer; the record goes with the last of them."""
+        with _lock:
+            gone = {file.path for file in files}
+            known = self.all()
+            kept = [file for file in known if file.path not in gone]
+            if len(kept) < len(known):
+                self._write(kept)
+
+    def _write(self, files: Sequence[DerivedFile]) -> None:
+        if not files:
+            self._path.unlink(missing_ok=True)
+            return
+        entries = [
+            {"path": str(file.path), "kind": file.kind, "people": list(file.people), "sha256": file.sha256}
+            for file in files
+        ]
+        write_json(self._path, {"format": _FORMAT, "files": entries})
+
+
+def _read(entry: Any) -> DerivedFile:
+    people = tuple(str(name) for name in entry["people"])
+    return DerivedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
+
+
+def _renamed(file: DerivedFile, name: str, new_name: str) -> DerivedFile:
+    wanted = name_key(name)
+    return replace(file, people=tuple(new_name if name_key(one) == wanted else one for one in file.people))
+
+
+@dataclass(frozen=True)
+class Traces:
+    """All that there is of a person."""
+
+    name: str
+    mixtures: tuple[str, ...]
+    """People of the library who were mixed of them."""
+    identities: tuple[Path, ...]
+    """Identity files: theirs, and those of the mixtures that are to go with them."""
+    beside: tuple[Path, ...]
+    """Card pictures and notes that lie beside the identity files."""
+    states: tuple[Path, ...]
+    """Runs that were interrupted and can go on; they hold the views of the photos."""
+    files: tuple[DerivedFile, ...]
+    """What was written about them elsewhere."""
+
+    def __bool__(self) -> bool:
+        return bool(self.identities or self.beside or self.states or self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "name": self.name,
+            "mixtures": list(self.mixtures),
+            "identities": [path.name for path in self.identities],
+            "beside": [path.name for path in self.beside],
+            "unfinished": len(self.states),
+            "files": [{"path": str(file.path), "kind": file.kind, "people": list(file.people)} for file in self.files],
+        }
+
+    def sentence(self) -> str:
+        """What would be deleted, for people."""
+        kinds = [file.kind for file in self.files]
+        counted = [(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
+        counted += [(len(self.states), "unfinished run"), (len(self.beside), "card file")]
+        parts = [f"the identity of {path.stem}" for path in self.identities]
+        parts += [_counted(count, what) for count, what in counted if count]
+        listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts) or "nothing"
+        return f"Deletes {listed}."
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What became of it."""
+
+    people: tuple[str, ...]
+    """Who is gone: the person, and the mixtures."""
+    files: tuple[Path, ...]
+    """Every file that was deleted."""
+    left: tuple[tuple[Path, str], ...]
+    """Files that are still there, each with the reason."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "people": list(self.people),
+            "files": [str(path) for path in self.files],
+            "left": [{"path": str(path), "reason": reason} for path, reason in self.left],
+        }
+
+    def sentence(self) -> str:
+        """The same for people."""
+        who = " and ".join(f"<{name}>" for name in self.people)
+        told = f"{who} {'is' if len(self.people) == 1 else 'are'} deleted, with {_counted(len(self.files), 'file')} in all."
+        for path, reason in self.left:
+            told += f" Still there: {path} ({reason})."
+        return told
+
+
+def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Traces:
+    """What there is of ``name``, in the library or not.
+
+    Parameters: ``unfinished`` are folders of interrupted runs; ``mixtures`` says whether mixtures go with their parts.
+
+    Raises: :class:`IdentityError` for a name of no use.
+    """
+    name = checked_name(name)
+    mixed = mixtures_of(library, [name])
+    people = (name, *(mixed if mixtures else ()))
+    files = [library.path_of(one) for one in people]
+    noted = DerivedFiles(library.folder).all()
+    return Traces(
+        name,
+        mixed,
+        tuple(path for path in files if path.is_file()),
+        tuple(path for file in files for path in companions_of(file)),
+        tuple(path for folder in unfinished for path in _states(folder, people)),
+        tuple(file for file in noted if any(file.is_about(one) for one in people)),
+    )
+
+
+def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Deleted:
+    """Delete all that :func:`traces_of` finds, the identity last. What cannot be deleted is told, and stays noted.
+
+    Raises: :class:`IdentityError` if there is nothing of ``name``, :class:`FileError` if the identity cannot be deleted.
+    """
+    traces = traces_of(library, name, unfinished, mixtures=mixtures)
+    if not traces:
+        known = ", ".join(library.names()[:20]) or "nobody yet"
+        raise IdentityError(f"There is nothing of {traces.name!r} in {library.folder}: it holds {known}.")
+    gone: list[Path] = []
+    left: list[tuple[Path, str]] = []
+    forgotten = []
+    for file in traces.files:
+        if (reason := _removed(file.path, file.sha256, gone)) is None:
+            forgotten.append(file)
+        else:
+            left.append((file.path, reason))
+    for path in (*traces.beside, *(part for state in traces.states for part in (state, state.with_suffix(".json")))):
+        if (reason := _removed(path, "", gone)) is not None:
+            left.append((path, reason))
+    for path in traces.identities:
+        with explained_os_errors(path, "delete"):
+            path.unlink(missing_ok=True)
+        gone.append(path)
+    DerivedFiles(library.folder).forget(forgotten)
+    return Deleted((traces.name, *(traces.mixtures if mixtures else ())), tuple(gone), tuple(left))
+
+
+def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
+    """Delete ``path`` if it is there; answers why it could not be."""
+    if not path.is_file():
+        return None
+    try:
+        if sha256 and sha256_of_file(path) != sha256:
+            return "it was changed after it was written here, so it is left to you"
+        with explained_os_errors(path, "delete"):
+            path.unlink()
+    except CelebBasisError as error:
+        return str(error)
+    gone.append(path)
+    return None
+
+
+def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
+    """Learning states in ``folder`` that hold somebody of ``people``."""
+    wanted = {name_key(name) for name in people}
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        try:
+            described = json.loads(safetensors_remarks(path)["state"])
+            names = {name_key(str(person["name"])) for person in described["people"]}
+        except (KeyError, ValueError, TypeError):
+            continue
+        if names & wanted:
+            yield path
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,364 @@
+"""Everybody whom a prompt may name: found in the library's folder, read when used, fitted to the loaded checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celeb_basis.basis import TOKENS, BasisOptions, build_bases, filtered_names
+from celeb_basis.diffusion_model import ModelInfo, TextEncoder
+from celeb_basis.errors import CelebBasisError, WrongModelError
+from celeb_basis.identities.expand import (
+    check_bases,
+    check_family,
+    check_model,
+    check_names,
+    expand_identity,
+    hash_of_names,
+    names_hash,
+    stands_for_itself,
+)
+from celeb_basis.identities.identity import Identity, IdentityMetadata, load_identity
+from celeb_basis.identities.library import Listing
+from celeb_basis.method import Basis
+from celeb_basis.names.filters import FilterOptions
+from celeb_basis.names.lists import NameList, shipped_names
+from celeb_basis.prompts.syntax import cut, host_word_in
+
+if TYPE_CHECKING:
+    import torch
+
+
+# FOLDED: An identity for the checkpoint that is loaded: as it was stored, expanded anew, or refused with the
+# FOLDED: reason.
+
+_BOTH = ("clip_l", "clip_g")
+"""SDXL's text encoders."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded checkpoint, as far as its tokens' vectors go. A checkpoint loaded anew is a new one."""
+
+    info: ModelInfo
+    encoders: Callable[[], Sequence[TextEncoder]]
+    """Asked for when they are needed: the host moves and drops its weights as it likes."""
+
+
+class Fitting:
+    """Fits identities to checkpoints, keeping the last checkpoint's bases. Safe in threads.
+
+    Parameters: ``lists`` gives the lists of names that bases may be made from, the shipped one and the user's own;
+    ``cache`` is the folder of bases built before.
+    """
+
+    def __init__(self, lists: Callable[[], Sequence[NameList]], cache: Path | None) -> None:
+        self._lists = lists
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._checkpoint: Checkpoint | None = None
+        self._bases: dict[tuple[str, int], tuple[Basis, ...]] = {}
+        self._names_lock = threading.Lock()
+        self._names: tuple[Checkpoint | None, dict[str, str]] = (None, {})
+
+    def fit(self, identity: Identity, checkpoint: Checkpoint) -> Identity:
+        """``identity`` with the vectors it has on ``checkpoint``.
+
+        SDXL's refiner has one of the two text encoders: it gets that one's part of the person.
+
+        Raises: :class:`CelebBasisError` with the reason why there are none.
+        """
+        check_model(identity, checkpoint.info)
+        if _fits_as_it_is(identity.metadata, checkpoint):
+            _check_widths(identity, checkpoint)
+            return identity
+        components = int(identity.coefficients[0].shape[1])
+        refused: CelebBasisError | None = None
+        for names in self._lists():
+            try:
+                bases = self._bases_of(checkpoint, names, components)
+                fitting = _part_for(identity, bases, checkpoint.info)
+                check_bases(fitting, bases, checkpoint.info)
+            except CelebBasisError as error:
+                refused = refused or error
+            else:
+                return expand_identity(fitting, bases, checkpoint.info)
+        assert refused is not None, "there is always the shipped list"
+        raise refused
+
+    def check(self, checkpoint: Checkpoint) -> Callable[[str, IdentityMetadata], None]:
+        """What raises :meth:`fit`'s error for who is called so and says so of itself, as far as that can be told without
+        the vectors: of families and of lists of names. Ten thousand are checked in the time of one; ask anew for each page.
+        """
+        known: list[frozenset[str] | CelebBasisError] = []
+
+        def check(name: str, metadata: IdentityMetadata) -> None:
+            check_family(name, metadata, checkpoint.info)
+            if _fits_as_it_is(metadata, checkpoint) or not metadata.names_sha256:
+                return
+            if not known:
+                try:
+                    known.append(frozenset(self._names_of(checkpoint, names) for names in self._lists()))
+                except CelebBasisError as error:
+                    known.append(error)
+            if isinstance(known[0], CelebBasisError):
+                raise known[0]
+            check_names(name, metadata, known[0], checkpoint.info)
+
+        return check
+
+    def _names_of(self, checkpoint: Checkpoint, names: NameList) -> str:
+        """The hash of the names that bases of ``checkpoint`` would be made from, without making any."""
+        with self._names_lock:
+            if self._names[0] is not checkpoint:
+                self._names = (checkpoint, {})
+            known = self._names[1]
+            if names.sha256 not in known:
+                used = {
+                    encoder.name: filtered_names(encoder, names, FilterOptions(), TOKENS, self._cache).names
+                    for encoder in checkpoint.encoders()
+                }
+                if not used:
+                    raise WrongModelError(f"{checkpoint.info.name} has no text encoders: choose another checkpoint.")
+                wanted = _BOTH if checkpoint.info.family == "sdxl" else used
+                # SDXL's two text encoders cut words alike.
+                known[names.sha256] = hash_of_names(
+                    (encoder, names.sha256, used.get(encoder, next(iter(used.values())))) for encoder in wanted
+                )
+            return known[names.sha256]
+
+    def _bases_of(self, checkpoint: Checkpoint, names: NameList, components: int) -> tuple[Basis, ...]:
+        with self._lock:
+            if self._checkpoint is not checkpoint:
+                self._checkpoint, self._bases = checkpoint, {}
+            key = (names.sha256, components)
+            if key not in self._bases:
+                options = BasisOptions(components=components)
+                built = build_bases(checkpoint.encoders(), names, options, cache=self._cache)
+                self._bases[key] = tuple(one.basis for one in built)
+            return self._bases[key]
+
+
+def _fits_as_it_is(metadata: IdentityMetadata, checkpoint: Checkpoint) -> bool:
+    same = bool(metadata.base_sha256) and metadata.base_sha256 == checkpoint.info.sha256
+    return same or stands_for_itself(metadata)
+
+
+def _check_widths(identity: Identity, checkpoint: Checkpoint) -> None:
+    """Raise :class:`WrongModelError` for who stands for themselves with vectors of another width."""
+    if not stands_for_itself(identity.metadata):
+        return
+    widths = {encoder.name: encoder.width for encoder in checkpoint.encoders()}
+    for name, vectors in zip(identity.encoders, identity.vectors, strict=True):
+        if widths.get(name) != vectors.shape[1]:
+            raise WrongModelError(
+                f"{identity.name!r} has token vectors of {vectors.shape[1]} numbers for {name}, which {checkpoint.info.name} "
+                "does not take: import the person's file again on this checkpoint."
+            )
+
+
+def _part_for(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> Identity:
+    """``identity`` in the text encoders of ``bases``, if they are some of SDXL's but not all."""
+    encoders = tuple(basis.encoder for basis in bases)
+    if identity.encoders != _BOTH or encoders == _BOTH or not set(encoders) < set(_BOTH):
+        return identity
+    same_names = [replace(bases[0], encoder=encoder) for encoder in _BOTH]
+    check_names(identity.name, identity.metadata, [names_hash(same_names)], info)
+    places = [_BOTH.index(encoder) for encoder in encoders]
+    return replace(
+        identity,
+        encoders=encoders,
+        coefficients=tuple(identity.coefficients[place] for place in places),
+        vectors=tuple(identity.vectors[place] for place in places),
+        metadata=replace(identity.metadata, basis_sha256=(), names_sha256=names_hash(bases)),
+    )
+
+
+_log = logging.getLogger(__name__)
+
+_KEPT = 512
+"""Words in memory; SDXL's are 16 kB each."""
+
+NO_CHECKPOINT = "no checkpoint is loaded: choose one."
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """A person whom the loaded checkpoint can draw."""
+
+    name: str
+    path: Path
+    encoders: tuple[str, ...]
+    vectors: tuple[torch.Tensor, ...]
+    """``(E, D_i)`` float32 on the CPU for each of ``encoders``."""
+    content_hash: str
+
+    @property
+    def positions(self) -> int:
+        """``E``."""
+        return int(self.vectors[0].shape[0])
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A person in the library whom the loaded checkpoint cannot draw, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Kept:
+    stamp: tuple[int, int, int]
+    checkpoint: Checkpoint | None
+    lists: object
+    """What ``lists_key`` answered; only who was refused is asked for again with other lists."""
+    answer: Word | Unavailable
+
+
+class Registry:
+    """The words of one library. There is one registry in a host; it is safe in threads.
+
+    Ten thousand identities cost one listing of their folder; a file is read when its name stands in a prompt, and again
+    when it has changed.
+
+    Parameters: ``lists`` and ``cache`` are those of :class:`Fitting`; the shipped list alone by default. ``lists_key``
+    answers something else as soon as ``lists`` does, without reading them: who was refused is asked for again then.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lists: Callable[[], Sequence[NameList]] = lambda: (shipped_names(),),
+        lists_key: Callable[[], object] = lambda: None,
+        cache: Path | None = None,
+    ) -> None:
+        self.without_checkpoint = NO_CHECKPOINT
+        """The reason why nobody can be drawn while no checkpoint is loaded."""
+        self._listing = Listing(folder)
+        self._fitting = Fitting(lists, cache)
+        self._lists_key = lists_key
+        self._lock = threading.RLock()
+        self._words: OrderedDict[str, _Kept] = OrderedDict()
+        self._unavailable: dict[str, str] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The library's folder. Another one may be put in its place at any time."""
+        return self._listing.folder
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        with self._lock:
+            if Path(folder) != self._listing.folder:
+                self._listing = Listing(folder)
+                self._words.clear()
+                self._unavailable.clear()
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Names met so far that the checkpoint they were met with cannot draw, and the reason of each, for a page."""
+        with self._lock:
+            return dict(self._unavailable)
+
+    def names(self) -> tuple[str, ...]:
+        """Everybody in the library, in alphabetical order; no file is read."""
+        return tuple(sorted(self._listing.names(), key=lambda name: (name.casefold(), name)))
+
+    def known(self, text: str) -> str | None:
+        """The name that ``text``, as typed between angle brackets, means; ``None`` if nobody is called so."""
+        found = self._listing.find(text)
+        return found and found[0]
+
+    def find(self, text: str, checkpoint: Checkpoint | None) -> Word | Unavailable | None:
+        """Who ``text``, as typed between angle brackets, is on ``checkpoint``; ``None`` if nobody is called so."""
+        found = self._listing.find(text)
+        if found is None:
+            return None
+        name, path = found
+        if reason := _cut_by_the_host(text):
+            return self._said(Unavailable(name, reason))
+        try:
+            status = os.stat(path)
+        except OSError:  # deleted a moment ago
+            return None
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        with self._lock:
+            kept = self._words.get(name)
+            if kept is None or kept.stamp != stamp or kept.checkpoint is not checkpoint or self._lists_changed(kept):
+                lists = self._lists_key()
+                kept = _Kept(stamp, checkpoint, lists, self._said(self._read(name, Path(path), checkpoint)))
+                self._words[name] = kept
+                if len(self._words) > _KEPT:
+                    self._words.popitem(last=False)
+            self._words.move_to_end(name)
+            return kept.answer
+
+    def reasons(self, checkpoint: Checkpoint | None) -> Callable[[str, IdentityMetadata], str]:
+        """What tells why ``checkpoint`` cannot draw who is called so and says so of itself; empty if it can.
+
+        For a page of thousands, of whom no file is read and no vector made: what only their vectors show is told when a
+        name is first used, and from then on here.
+        """
+        check = self._fitting.check(checkpoint) if checkpoint is not None else None
+
+        def reason(name: str, metadata: IdentityMetadata) -> str:
+            if cut := _cut_by_the_host(name):
+                return cut
+            if check is None:
+                return self.without_checkpoint
+            try:
+                check(name, metadata)
+            except CelebBasisError as error:
+                return str(error)
+            if not metadata.family or name in self._unavailable:
+                answer = self.find(name, checkpoint)
+                return answer.reason if isinstance(answer, Unavailable) else ""
+            return ""
+
+        return reason
+
+    def mentioned(self, prompts: Iterable[str], checkpoint: Checkpoint | None) -> tuple[Word | Unavailable, ...]:
+        """Everybody named in ``prompts``, each once, in order; with an emphasis in the brackets too."""
+        found: dict[str, Word | Unavailable] = {}
+        for prompt in prompts:
+            for piece in cut(prompt, lambda text: self.find(text.partition(":")[0], checkpoint)):
+                if isinstance(piece, (Word, Unavailable)):
+                    found.setdefault(piece.name, piece)
+        return tuple(found.values())
+
+    def _lists_changed(self, kept: _Kept) -> bool:
+        return isinstance(kept.answer, Unavailable) and kept.lists != self._lists_key()
+
+    def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> Word | Unavailable:
+        if checkpoint is None:
+            return Unavailable(name, self.without_checkpoint)
+        try:
+            identity = self._fitting.fit(replace(load_identity(path), name=name), checkpoint)
+        except CelebBasisError as error:
+            return Unavailable(name, str(error))
+        return Word(name, path, identity.encoders, identity.token_vectors(), identity.content_hash)
+
+    def _said(self, answer: Word | Unavailable) -> Word | Unavailable:
+        """``answer``, with its reason kept for the page and, the first time, told to the log."""
+        with self._lock:
+            if isinstance(answer, Word):
+                self._unavailable.pop(answer.name, None)
+            elif self._unavailable.get(answer.name) != answer.reason:
+                self._unavailable[answer.name] = answer.reason
+                _log.warning("<%s> is not available: %s", answer.name, answer.reason)
+        return answer
+
+
+def _cut_by_the_host(text: str) -> str:
+    """Why prompts cannot hold ``text``, as it was typed, in brackets; empty if they can."""
+    if (cutting := host_word_in(text)) is None:
+        return ""
+    return f"the host cuts prompts at the word {cutting}: write <{text.strip().lower()}>, or rename the person."

@@ -1,0 +1,134 @@
+"""The page about one run of learning, gathered while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celeb_basis import __version__
+from celeb_basis.events import DrawingNames, Event, Preparing, StepDone
+from celeb_basis.identities.identity import identity_from_bytes
+from celeb_basis.report import (
+    Report,
+    ReportBasis,
+    ReportFile,
+    ReportLoss,
+    ReportModel,
+    ReportPerson,
+    ReportPhoto,
+    ReportStage,
+)
+from celeb_basis.training.run import Job, Outcome, PortraitsFound
+
+if TYPE_CHECKING:
+    from celeb_basis.faces.types import DetectedFace, Pixels
+    from celeb_basis.training.dataset import Person
+    from celeb_basis.training.run import Worker
+
+
+class RunReport:
+    """Collects what happens, and makes a report of it at the end.
+
+    Parameters: ``job`` is what is learned; ``None`` for a run that was resumed, whose photos are not at hand.
+    """
+
+    def __init__(self, job: Job | None) -> None:
+        self.job = job
+        self._photos: dict[Path, tuple[Pixels, DetectedFace, list[DetectedFace]]] = {}
+        self._people: tuple[Person, ...] = ()
+        self._steps: list[StepDone] = []
+        self._began = self._last = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    def photo(self, path: Path, picture: Pixels, face: DetectedFace, found: list[DetectedFace]) -> None:
+        """A photo, the face that is learned, and all faces in it."""
+        self._photos[path] = (picture, face, found)
+
+    def note(self, event: Event) -> None:
+        """Something that happened."""
+        now = time.perf_counter()
+        names = {
+            PortraitsFound: "Loading, basis, faces",
+            DrawingNames: "Drawing the celebrities",
+            Preparing: "Encoding views",
+            StepDone: "Learning",
+        }
+        if (stage := names.get(type(event))) is not None:
+            self._stages[stage] = self._stages.get(stage, 0.0) + now - self._last
+        self._last = now
+        if isinstance(event, PortraitsFound):
+            self._people = event.people
+        elif isinstance(event, StepDone):
+            self._steps.append(event)
+
+    def build(self, worker: Worker, outcome: Outcome, files: Sequence[Path] = ()) -> Report:
+        """The report, which lists the identity ``files`` that were written."""
+        identity = identity_from_bytes(outcome.identities[0])
+        settings = dict(identity.metadata.settings)
+        built = worker.built_bases(int(settings["components"]))[0]
+        info = worker.host.info
+        people = [self._person(name, outcome) for name in outcome.names]
+        return Report(
+            title=f"Learning {', '.join(outcome.names)}",
+            summary=f"{' and '.join(outcome.names)} learned on {info.name} in {outcome.steps} steps.",
+            model=ReportModel(info.name, info.family),
+            people=people,
+            loss=ReportLoss(
+                [one.step for one in self._steps],
+                [one.loss for one in self._steps],
+                [one.average_loss for one in self._steps],
+            )
+            if self._steps
+            else None,
+            settled=float(settings["settled"]),
+            basis=ReportBasis(
+                variance=(built.basis.variance / built.basis.total_variance[:, None]).tolist(),
+                names_used=len(built.basis.names),
+                names_dropped=len(built.filtered.dropped),
+                components=built.basis.size,
+                celebrities=(built.basis.name_coefficients.norm(dim=-1) / built.basis.spread).mean(dim=-1).tolist(),
+            ),
+            files=[ReportFile.of(path, "the identity") for path in files],
+            stages=[ReportStage(name, seconds) for name, seconds in self._stages.items()],
+            seconds=time.perf_counter() - self._began,
+            settings=settings,
+            date=identity.metadata.created,
+            version=__version__,
+        )
+
+    def _person(self, name: str, outcome: Outcome) -> ReportPerson:
+        progress = outcome.progress[name]
+        reports = [(one.step, one.people[name]) for one in self._steps if one.people and name in one.people]
+        ended = "Settled" if outcome.reason == "settled" else "Done"
+        return ReportPerson(
+            name=name,
+            word=f"<{name}>",
+            photos=self._photos_of(name),
+            distance=progress.distance,
+            nearest=progress.nearest,
+            movement_steps=[step for step, _ in reports],
+            movement=[one.movement for _, one in reports],
+            outcome=f"{ended} after {outcome.steps} steps.",
+        )
+
+    def _photos_of(self, name: str) -> list[ReportPhoto]:
+        """The photos of ``name`` beside their crops; none for a run that was resumed."""
+        paths = next((one.photos for one in self.job.people if one.name == name), ()) if self.job else ()
+        portraits = next((one.portraits for one in self._people if one.name == name), ())
+        photos = []
+        for path, portrait in zip(paths, portraits, strict=False):
+            picture, face, found = self._photos[path]
+            photos.append(
+                ReportPhoto(
+                    name=path.name,
+                    picture=picture,
+                    box=face.box,
+                    landmarks=face.landmarks,
+                    others=[one.box for one in found if one is not face],
+                    crop=portrait.picture,
+                    warnings=portrait.warnings,
+                )
+            )
+        return photos

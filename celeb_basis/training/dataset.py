@@ -1,0 +1,123 @@
+"""The pool: every person's augmented views, encoded once, so that a training step runs neither VAE nor face network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from celeb_basis.diffusion_model import Host, LatentDistribution
+from celeb_basis.errors import LearningError
+from celeb_basis.events import Preparing
+from celeb_basis.faces.types import FaceNetwork, Pixels, Portrait
+from celeb_basis.training.augment import augment, draw_augmentation
+
+_THUMBNAIL = 192
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody to learn."""
+
+    name: str
+    portraits: Sequence[Portrait]
+    """One or more, all of the same size; views are made of each in turn."""
+
+
+@dataclass(frozen=True)
+class PersonViews:
+    """One person's encoded views, ``V`` of them."""
+
+    name: str
+    thumbnail: bytes
+    """PNG of the first portrait."""
+    latents: LatentDistribution
+    """``(V, C, h, w)``."""
+    vectors: torch.Tensor
+    """``(V, 512)`` float32 face vectors of the views."""
+    descriptions: tuple[str, ...]
+    """What the augmentation did to each view."""
+
+
+@dataclass(frozen=True)
+class ViewPool:
+    """All that a training step draws from."""
+
+    people: tuple[PersonViews, ...]
+    face_model: str
+    """Name of the face network that made the vectors."""
+
+
+def encode_views(
+    host: Host, people: Sequence[Person], faces: FaceNetwork, *, views: int, smallest: float, generator: torch.Generator
+) -> Generator[Preparing, None, ViewPool]:
+    """Make and encode ``views`` views of each person; yields progress and returns the pool.
+
+    Raises: :class:`LearningError` for no people, a person without a portrait, portraits of different sizes, or two
+    people of one name.
+    """
+    _check(people, host.info.size_multiple)
+    total = views * len(people)
+    done = 0
+    encoded = []
+    try:
+        for person in people:
+            latents, aligned, descriptions = [], [], []
+            for index in range(views):
+                portrait = person.portraits[index % len(person.portraits)]
+                view = augment(portrait, draw_augmentation(generator, smallest))
+                latents.append(host.encode_pictures(to_model_range(view.picture)))
+                aligned.append(faces.align(view.picture, view.landmarks))
+                descriptions.append(view.description)
+                done += 1
+                yield Preparing(done, total)
+            encoded.append(
+                PersonViews(
+                    name=person.name,
+                    thumbnail=_thumbnail(person.portraits[0].picture),
+                    latents=LatentDistribution(
+                        torch.cat([one.mean for one in latents]), torch.cat([one.std for one in latents])
+                    ),
+                    vectors=torch.from_numpy(np.ascontiguousarray(faces.embed(aligned), dtype=np.float32)),
+                    descriptions=tuple(descriptions),
+                )
+            )
+    finally:
+        host.release_picture_encoder()
+    return ViewPool(tuple(encoded), faces.name)
+
+
+def to_model_range(picture: Pixels) -> torch.Tensor:
+    """``(H, W, 3)`` uint8 to ``(1, 3, H, W)`` float32 in [-1, 1]."""
+    tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    return tensor.float() / 127.5 - 1.0
+
+
+def _check(people: Sequence[Person], size_multiple: int) -> None:
+    if not people:
+        raise LearningError("There is nobody to learn: give at least one photo.")
+    names = [person.name.casefold() for person in people]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise LearningError(f"Two people are both called {twice[0]!r}: give each a name of their own.")
+    for person in people:
+        if not person.portraits:
+            raise LearningError(f"{person.name} has no usable photo: give at least one with a clear face.")
+    sides = sorted({portrait.picture.shape[:2] for person in people for portrait in person.portraits})
+    if len(sides) > 1 or sides[0][0] != sides[0][1]:
+        raise LearningError(f"The portraits have different sizes ({sides}): crop all of them to one square size.")
+    if sides[0][0] % size_multiple:
+        raise LearningError(
+            f"Pictures of {sides[0][0]} pixels do not fit this model: choose a size that is a multiple of {size_multiple}."
+        )
+
+
+def _thumbnail(picture: Pixels) -> bytes:
+    image = Image.fromarray(picture)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

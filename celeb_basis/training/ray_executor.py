@@ -1,0 +1,252 @@
+"""Jobs spread over a Ray cluster: every worker process loads the model once and takes jobs until there are none.
+
+Photos travel to the workers and identities travel back, as bytes: workers need the model's files at the same path, and
+nothing else of the head node's disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import celeb_basis
+from celeb_basis.errors import CelebBasisError, LearningError, MissingPackageError, is_explained, sentence_of
+from celeb_basis.files import explained_os_errors
+from celeb_basis.training.run import Interrupt, Job, LearnsPeople, Outcome, PersonPhotos, failure, run_one
+
+_log = logging.getLogger(__name__)
+
+_POLL = 0.5
+"""Seconds between two looks at a wish to stop."""
+_INTERRUPTED = "Interrupted on its Ray worker, and nothing of it is kept: learn this person again."
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where and how wide."""
+
+    workers: int = 2
+    address: str | None = None
+    """A running cluster's, such as ``auto`` or ``ray://head:10001``; a Ray of our own on this machine if ``None``."""
+
+
+def run_on_ray(
+    make_worker: Callable[[], LearnsPeople], jobs: Sequence[Job], interrupt: Interrupt, options: RayOptions
+) -> Iterator[Outcome]:
+    """Learn ``jobs`` on Ray and yield how each ended, as they end; one that fails, or dies, stops no other.
+
+    Parameters: ``make_worker`` is pickled and called once in every worker process.
+
+    Raises: :class:`MissingPackageError` without Ray; :class:`LearningError` if the cluster cannot be reached or no worker
+    can load the model.
+    """
+    ray = _import_ray()
+    with _connected(ray, options):
+        crew = _Crew(ray, make_worker, min(options.workers, len(jobs)))
+        try:
+            yield from crew.run(jobs, interrupt)
+        finally:
+            crew.dismiss()
+
+
+class _Actor:
+    """Lives in a worker process. Its constructor does nothing that can fail: Ray would hide the reason."""
+
+    def __init__(self, make_worker: Callable[[], LearnsPeople]) -> None:
+        self._make_worker = make_worker
+        self._worker: LearnsPeople | None = None
+
+    def open(self) -> str:
+        """Load the model; answers what is wrong, or nothing."""
+        try:
+            self._worker = self._make_worker()
+        except Exception as error:
+            if not is_explained(error):
+                _log.error("The worker could not start", exc_info=error)
+            return sentence_of(error)
+        return ""
+
+    def learn(self, job: Job, contents: Sequence[Sequence[bytes]], home: str) -> Outcome:
+        """Learn ``job`` for the machine called ``home``."""
+        assert self._worker is not None
+        try:
+            with tempfile.TemporaryDirectory(prefix="celeb-basis-") as folder:
+                here = replace(job, people=tuple(_unpacked(Path(folder), job, contents)))
+                return run_one(self._worker, here, Interrupt(), lambda _job, _event: None)
+        except Exception as error:
+            return _placed(failure(job, error), job.state, home)
+
+
+class _Crew:
+    """The worker processes, each busy with one job at a time."""
+
+    def __init__(self, ray: Any, make_worker: Callable[[], LearnsPeople], size: int) -> None:
+        self.ray, self.make_worker, self.size = ray, make_worker, size
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        self.kind = ray.remote(num_cpus=1, num_gpus=gpus)(_Actor)
+        self.actors: list[Any] = []
+        self.opening: dict[Any, Any] = {}
+        """Workers that are loading the model, by the reference to their answer."""
+        self.busy: dict[Any, tuple[Any, Job]] = {}
+
+    def run(self, jobs: Sequence[Job], interrupt: Interrupt) -> Iterator[Outcome]:
+        """Hand out ``jobs``; yields outcomes as they come."""
+        waiting = deque(jobs)
+        for _ in range(self.size):
+            self._hire()
+        problem = ""
+        while (waiting or self.busy) and not interrupt.asked:
+            if not self.opening and not self.busy:
+                raise LearningError(f"No Ray worker could start. {problem}")
+            done, _ = self.ray.wait([*self.opening, *self.busy], timeout=_POLL)
+            for reference in done:
+                if reference in self.opening:
+                    actor = self.opening.pop(reference)
+                    if said := self._answer(reference):
+                        problem = said
+                        _log.warning("A Ray worker could not start: %s", problem)
+                        continue
+                else:
+                    actor, job = self.busy.pop(reference)
+                    outcome, alive = self._outcome(reference, job)
+                    yield outcome
+                    if not alive:
+                        if waiting and not interrupt.asked:
+                            self._hire()
+                        continue
+                if not interrupt.asked:
+                    yield from self._hand_out(waiting, actor)
+        yield from self._broken_off()
+
+    def dismiss(self) -> None:
+        """End all worker processes."""
+        for actor in self.actors:
+            with contextlib.suppress(Exception):  # it may be dead already
+                self.ray.kill(actor)
+
+    def _broken_off(self) -> Iterator[Outcome]:
+        """The outcomes of those who were being learned when somebody wished to stop."""
+        references = list(self.busy)
+        done = self.ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
+        for reference, (_, job) in self.busy.items():
+            if reference in done:
+                yield self._outcome(reference, job)[0]
+            else:
+                yield Outcome(job.names, reason="interrupted", error=_INTERRUPTED)
+
+    def _outcome(self, reference: Any, job: Job) -> tuple[Outcome, bool]:
+        """How ``job`` ended, and whether its worker is still alive."""
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            return _lost(job, error), False
+        return outcome, True
+
+    def _hire(self) -> None:
+        actor = self.kind.remote(self.make_worker)
+        self.actors.append(actor)
+        self.opening[actor.open.remote()] = actor
+
+    def _answer(self, reference: Any) -> str:
+        try:
+            return str(self.ray.get(reference))
+        except self.ray.exceptions.RayError as error:
+            return _first_line(error)
+
+    def _hand_out(self, waiting: deque[Job], actor: Any) -> Iterator[Outcome]:
+        """Give ``actor`` the next job whose photos can be read; yields the outcomes of those that cannot."""
+        while waiting:
+            job = waiting.popleft()
+            try:
+                contents = [[_content(path) for path in person.photos] for person in job.people]
+            except CelebBasisError as error:
+                yield failure(job, error)
+                continue
+            self.busy[actor.learn.remote(job, contents, platform.node())] = (actor, job)
+            return
+
+
+def _content(path: Path) -> bytes:
+    with explained_os_errors(path, "read"):
+        return path.read_bytes()
+
+
+def _unpacked(folder: Path, job: Job, contents: Sequence[Sequence[bytes]]) -> Iterator[PersonPhotos]:
+    """The job's people with their photos in ``folder``, under the names that they had."""
+    for number, (person, pictures) in enumerate(zip(job.people, contents, strict=True)):
+        paths = []
+        for index, (path, content) in enumerate(zip(person.photos, pictures, strict=True)):
+            place = folder / f"{number}-{index}"  # two folders may hold photos of one name
+            place.mkdir()
+            (place / path.name).write_bytes(content)
+            paths.append(place / path.name)
+        yield replace(person, photos=tuple(paths))
+
+
+def _placed(outcome: Outcome, state: Path | None, home: str) -> Outcome:
+    """``outcome`` that says which machine a state is on, where its error names one that is not on ``home``."""
+    if state is None or str(state) not in outcome.error or platform.node() == home:
+        return outcome
+    return replace(outcome, error=f"{outcome.error} That file is on the machine {platform.node()}.")
+
+
+def _lost(job: Job, error: Exception) -> Outcome:
+    _log.info("%s failed", ", ".join(job.names), exc_info=error)
+    reason = f"The Ray worker process died ({_first_line(error)}): it may have run out of memory, so use fewer workers."
+    return Outcome(job.names, error=reason)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackageError("Ray is not installed: run pip install 'celeb-basis[ray]'.") from error
+    return ray
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
+    """Join the cluster, or start a Ray on this machine's loopback, and leave it again if it was us who joined."""
+    if ray.is_initialized():
+        yield
+        return
+    # Workers import this package from where this process has it.
+    package_root = str(Path(celeb_basis.__file__).resolve().parents[1])
+    local: dict[str, Any] = {
+        "num_cpus": options.workers,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+        "runtime_env": {
+            "env_vars": {
+                "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")])),
+            }
+        },
+    }
+    try:
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(local if options.address is None else {"address": options.address}),
+        )
+    except Exception as error:  # ConnectionError, RuntimeError, and gRPC's own
+        where = "on this machine" if options.address is None else f"at {options.address}"
+        raise LearningError(
+            f"Ray {where} cannot be used ({_first_line(error)}): check the address and that it runs."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

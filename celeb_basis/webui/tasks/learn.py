@@ -1,0 +1,405 @@
+"""Learning as a job: photos kept only as long as they are needed, interrupted runs kept over a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import CelebBasisError, HostError, LearningError, NotFiniteError, is_explained, sentence_of
+from celeb_basis.files import checked_name, now, write_bytes, write_json
+from celeb_basis.hosts.a1111.app import Program, loaded_host
+from celeb_basis.identities.identity import Identity
+from celeb_basis.provenance import marked
+from celeb_basis.training.run import Interrupt, Outcome, PersonPhotos, PortraitsFound
+from celeb_basis.training.run import Job as WorkerJob
+from celeb_basis.webui.faces import told_download
+from celeb_basis.webui.host_queue import StoppedError
+from celeb_basis.webui.jobs import Job, JobQueue
+from celeb_basis.webui.options import Paths
+from celeb_basis.webui.schemas import LearnRequest
+from celeb_basis.webui.tasks.evaluate import stopped_with
+
+if TYPE_CHECKING:
+    from celeb_basis.diffusion_model import Host
+    from celeb_basis.events import Event
+    from celeb_basis.hosts.a1111.app import Program
+    from celeb_basis.identities.library import Library
+    from celeb_basis.names.lists import NameList
+    from celeb_basis.training.trainer import Learner
+    from celeb_basis.webui.faces import Faces
+
+
+# FOLDED: Pictures of the people while they are being learned, drawn between two steps through the same checkpoint.
+
+_log = logging.getLogger(__name__)
+
+KEPT = 24
+"""Newest pictures of a job that are kept."""
+
+_STEPS = 20
+_PROMPT = "a photo of {}"
+
+
+def previews(job: Job, program: Program, every: int, times: int = 0) -> Callable[[Learner], None] | None:
+    """What draws everybody of ``job`` with one seed, so that the pictures can be compared.
+
+    Parameters: ``every`` is a number of steps; where it is 0, ``times`` of a whole run are spread over it evenly.
+    """
+    if every < 1 and times < 1:
+        return None
+    going_on = True
+
+    def draw(learner: Learner) -> None:
+        nonlocal going_on
+        if not going_on or not is_due(learner.step, learner.total, every, times):
+            return
+        try:
+            _draw(job, program, learner)
+        except Exception as error:  # of any kind: a preview is no reason to lose a run
+            going_on = False
+            told = sentence_of(error) if is_explained(error) else f"{type(error).__name__}: {error}"
+            _log.warning("No more previews of %s: %s", ", ".join(job.people), told, exc_info=not is_explained(error))
+            job.say("Learning", warnings=(*job.progress().warnings, f"There are no more previews: {told}"))
+
+    return draw
+
+
+def is_due(step: int, total: int, every: int, times: int) -> bool:
+    """Whether there is a preview after ``step`` of ``total`` steps; see :func:`previews`."""
+    if every:
+        return step % every == 0 or step == total
+    return step * times // total > (step - 1) * times // total
+
+
+def _draw(job: Job, program: Program, learner: Learner) -> None:
+    from celeb_basis.diffusion_model import GenerationRequest
+
+    side = learner.settings.size or learner.host.info.resolution
+    try:
+        people = learner.results()
+    except LearningError:  # somebody has not been in a step yet
+        return
+    for person in people:
+        if job.interrupt.asked:
+            return
+        job.say(f"Drawing a preview of {person.name}")
+        word = f"<{person.name}>"
+        pairs = zip(learner.bases, person.coefficients, strict=True)
+        vectors = [basis.expand(coefficients) for basis, coefficients in pairs]
+        request = GenerationRequest(
+            _PROMPT.format(word), words={word: vectors}, seed=0, steps=_STEPS, width=side, height=side
+        )
+        with stopped_with(job, program):
+            for image in learner.host.generate(request):
+                if job.interrupt.asked or program.stop_reason():
+                    return  # this one may be half drawn
+                image.info["title"] = f"{word} after {learner.step} steps"
+                job.pictures = (*job.pictures, marked(image, [word]))[-KEPT:]
+    job.say("Learning")
+
+
+_JOB_ID = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What going on needs beside the learner's state."""
+
+    people: tuple[str, ...]
+    consent: str
+    notes: str
+    replace: bool
+    created: float
+    preview_every: int = 0
+    previews: int = 0
+    """Where no number of steps was asked for: times in the run."""
+
+
+class LearningJobs:
+    """Begins, runs, keeps and resumes learning jobs.
+
+    Parameters: ``library``, ``paths`` and ``names`` answer what is chosen at that moment.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        queue: JobQueue,
+        faces: Faces,
+        *,
+        library: Callable[[], Library],
+        paths: Callable[[], Paths],
+        names: Callable[[], NameList],
+        previews: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._program, self._queue, self._faces = program, queue, faces
+        self._library, self._paths, self._names, self._previews = library, paths, names, previews
+        self._requests: dict[str, tuple[LearnRequest, tuple[PersonPhotos, ...]]] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._found: set[Path] = set()
+
+    def start(self, request: LearnRequest) -> Job:
+        """Queue a run. Photos are read when its turn comes.
+
+        Raises: :class:`CelebBasisError` for a request that cannot be right.
+        """
+        request.check()
+        job = Job("learn", tuple(checked_name(person.name) for person in request.people))
+        folder = self._paths().uploads / job.id
+        people = []
+        for number, person in enumerate(request.people):
+            files = []
+            for index, photo in enumerate(person.photos):
+                path = folder / str(number) / str(index) / _file_name(photo.name)
+                write_bytes(path, photo.file_content())
+                files.append(path)
+            people.append(PersonPhotos(job.people[number], tuple(files), tuple(photo.face for photo in person.photos)))
+        # The bytes are on the disk now: they are not held in memory for as long as the job waits.
+        slim = replace(request, people=())
+        self._requests[job.id] = slim, tuple(people)
+        consent = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
+        every = 0 if request.preview_every is None else max(0, request.preview_every)
+        times = self._previews() if request.preview_every is None else 0
+        self._kept[job.id] = _Kept(job.people, consent, request.notes, request.replace, job.created, every, times)
+        self._queue.submit(job, self._learn)
+        return job
+
+    def resume(self, job_id: str) -> Job:
+        """Queue an interrupted run again; it goes on where it stood, or begins anew if it had not begun to learn.
+
+        Raises: :class:`LearningError` if there is nothing to go on with.
+        """
+        self.find_unfinished()
+        job = self._queue.job(job_id)
+        if not job.finished:
+            raise LearningError("This job is still under way: interrupt it first, or let it end.")
+        if not job.resumable:
+            raise LearningError("This job cannot go on: nothing of it was kept, so start a new one.")
+        work = self._go_on if self._state(job).is_file() else self._learn
+        job.interrupt = Interrupt()
+        job.resumable = False
+        job.set_state("queued")
+        self._queue.submit(job, work)
+        return job
+
+    def find_unfinished(self) -> None:
+        """Remember the runs that an earlier start of the program kept, and throw away its photos."""
+        paths = self._paths()
+        if paths.data in self._found:
+            return
+        self._found.add(paths.data)
+        known = {job.id for job in self._queue.jobs()}
+        with contextlib.suppress(OSError):
+            for folder in paths.uploads.iterdir():
+                if folder.name not in known:
+                    shutil.rmtree(folder, ignore_errors=True)
+        for path in sorted(paths.unfinished.glob("*.json")):
+            if path.stem in known or not _JOB_ID.fullmatch(path.stem) or not path.with_suffix(".safetensors").is_file():
+                continue
+            try:
+                described = json.loads(path.read_text("utf-8"))
+                kept = _Kept(**described | {"people": tuple(map(checked_name, described["people"]))})
+            except (OSError, ValueError, TypeError, KeyError, CelebBasisError) as error:
+                _log.warning("%s is of no use: %s", path, error)
+                continue
+            job = Job("learn", kept.people, path.stem)
+            job.created, job.resumable = kept.created, True
+            job.set_state("interrupted", "It was interrupted before the last start.")
+            self._kept[job.id] = kept
+            self._queue.remember(job)
+
+    def kept_files(self, job: Job) -> tuple[Path, ...]:
+        """What was kept of a run that can go on."""
+        state = self._state(job)
+        return tuple(path for path in (state, state.with_suffix(".json")) if path.is_file())
+
+    def forget(self, job: Job) -> None:
+        """Throw away what was kept of a job that has ended."""
+        if not job.finished:
+            raise LearningError("This job is still under way: interrupt it first, or let it end.")
+        job.resumable = False
+        self._kept.pop(job.id, None)
+        self._drop_photos(job)
+        self._drop_state(job)
+
+    def _learn(self, job: Job) -> None:
+        request, people = self._requests[job.id]
+        kept = self._kept[job.id]
+        settings = request.learn_settings()
+        try:
+            job.say("Loading the face models")
+            faces = self._faces.network(told_download(job))
+            work = WorkerJob(people, settings, consent=kept.consent, state=self._state(job))
+
+            def begin(host: Host) -> Iterator[Event]:
+                from celeb_basis.training.run import Worker
+
+                return Worker(host, self._names(), faces, watch=self._watch(job)).learn(work, job.interrupt)
+
+            self._follow(job, begin)
+        except StoppedError as error:  # while the face models were downloaded
+            self._interrupted(job, str(error))
+        except BaseException:
+            self._drop_photos(job)
+            raise
+
+    def _go_on(self, job: Job) -> None:
+        kept = self._kept[job.id]
+
+        def begin(host: Host) -> Iterator[Event]:
+            from celeb_basis.training.run import Worker
+
+            worker = Worker(host, self._names(), None, watch=self._watch(job))
+            return worker.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
+
+        self._follow(job, begin)
+
+    def _watch(self, job: Job) -> Callable[[Learner], None] | None:
+        kept = self._kept[job.id]
+        return previews(job, self._program, kept.preview_every, kept.previews)
+
+    def _follow(self, job: Job, begin: Callable[[Host], Any]) -> None:
+        """Run to the end with the host's queue held, and take over what came of it."""
+        job.say("Waiting for the WebUI to finish what it does", step=0, total=0)
+        stopped_by = ""
+        try:
+            with self._program.exclusive(job), contextlib.ExitStack() as leaving:
+                job.say("Preparing")
+                host = loaded_host(self._program)
+                if isinstance(host, contextlib.AbstractContextManager):
+                    leaving.enter_context(host)
+                model = self._program.model_key()
+                running = begin(host)
+                try:
+                    while True:
+                        event = next(running)
+                        self._take(job, event)
+                        if not stopped_by and not job.interrupt.asked:
+                            stopped_by = self._reason_to_stop(model)
+                        if stopped_by:
+                            job.interrupt.ask()
+                except StopIteration as done:
+                    outcome: Outcome = done.value
+                finally:
+                    running.close()
+        except StoppedError as error:
+            self._interrupted(job, str(error))
+            return
+        except Exception as error:
+            self._keep(job)  # the last good state, if there is one: a wrong checkpoint at Resume must not cost it
+            if isinstance(error, (NotFiniteError, HostError)) and job.resumable:
+                text = str(error).replace(f"resume {self._state(job)}", "press Resume")
+                raise type(error)(text) from error
+            raise
+        if outcome.reason == "interrupted":
+            self._interrupted(job, stopped_by)
+        else:
+            self._add(job, outcome)
+
+    def _take(self, job: Job, event: Event) -> None:
+        job.take(event)
+        if isinstance(event, PortraitsFound):
+            found = [(person, one) for person in event.people for one in person.portraits]
+            job.say(
+                "Preparing the views",
+                warnings=tuple(f"{one.source}: {text}" for _, one in found for text in one.warnings),
+            )
+        self._program.report(job)
+
+    def _reason_to_stop(self, model: object) -> str:
+        if self._program.model_key() != model:
+            return (
+                "The checkpoint was switched in the middle of learning, so learning stopped and its state was kept: load "
+                "the checkpoint that it began with and press Resume."
+            )
+        return self._program.stop_reason()
+
+    def _interrupted(self, job: Job, stopped_by: str) -> None:
+        self._keep(job)
+        job.resumable = job.resumable or self._can_begin(job)
+        job.set_state("interrupted", stopped_by or "It was interrupted.")
+
+    def taken_out(self, job: Job) -> None:
+        """A job that was ended while it waited: with photos or a state on the disk it can go on."""
+        if job.kind == "learn" and job.state == "interrupted" and not job.resumable:
+            job.resumable = self._state(job).is_file() or self._can_begin(job)
+
+    def _can_begin(self, job: Job) -> bool:
+        return job.id in self._requests and self._paths().uploads.joinpath(job.id).is_dir()
+
+    def _keep(self, job: Job) -> None:
+        """After an end that left a state: write beside it what resuming needs, and let the photos go."""
+        if not self._state(job).is_file():
+            return
+        kept = self._kept[job.id]
+        write_json(self._state(job).with_suffix(".json"), kept.__dict__ | {"people": list(kept.people)})
+        self._drop_photos(job)
+        job.resumable = True
+
+    def _add(self, job: Job, outcome: Outcome) -> None:
+        from celeb_basis.identities.identity import identity_from_bytes
+
+        kept, library = self._kept[job.id], self._library()
+        rows = []
+        for content in outcome.identities:
+            identity = identity_from_bytes(content)
+            identity = replace(identity, metadata=replace(identity.metadata, notes=kept.notes))
+            identity = _with_free_name(identity, library, replaces=kept.replace)
+            path = library.add(identity, replace=kept.replace)
+            progress = outcome.progress[identity_from_bytes(content).name]
+            rows.append(
+                {
+                    "name": identity.name,
+                    "word": f"<{identity.name}>",
+                    "hash": identity.content_hash,
+                    "file": path.name,
+                    "distance": progress.distance,
+                    "movement": progress.movement,
+                    "nearest": [list(pair) for pair in progress.nearest],
+                }
+            )
+        job.result = {
+            "people": rows,
+            "reason": outcome.reason,
+            "steps": outcome.steps,
+            "seconds": outcome.seconds,
+            "warnings": list(outcome.warnings),
+        }
+        told = job.progress().warnings
+        more = tuple(text for text in outcome.warnings if not any(text in before for before in told))
+        job.say(f"Done: {outcome.reason}", seconds_left=0.0, warnings=(*told, *more))
+        self._drop_photos(job)
+        self._drop_state(job)
+
+    def _state(self, job: Job) -> Path:
+        return self._paths().unfinished / f"{job.id}.safetensors"
+
+    def _drop_photos(self, job: Job) -> None:
+        self._requests.pop(job.id, None)
+        shutil.rmtree(self._paths().uploads / job.id, ignore_errors=True)
+
+    def _drop_state(self, job: Job) -> None:
+        for path in (self._state(job), self._state(job).with_suffix(".json")):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _with_free_name(identity: Identity, library: Library, *, replaces: bool) -> Identity:
+    """A name that was taken while the person was learned must not cost the run: a number is put behind it."""
+    name, number = identity.name, 2
+    while not replaces and library.path_of(name).exists():
+        name, number = f"{identity.name}-{number}", number + 1
+    return identity if name == identity.name else replace(identity, name=name)
+
+
+def _file_name(name: str) -> str:
+    """The user's own file name as far as every file system takes it; it stands in messages."""
+    plain = re.sub(r"[^\w. -]", "_", Path(name.replace("\\", "/")).name).strip(". ")[-80:]
+    return plain if plain and not plain.startswith(".") else "photo"

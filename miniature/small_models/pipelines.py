@@ -1,0 +1,156 @@
+"""Pipelines of diffusers with random weights: the real vocabulary and layout of SD1, SD2 and SDXL, in small.
+
+Nothing in them is constant or zero: pictures, prompts and timesteps all change what comes out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import HostError, MissingPackageError
+from celeb_basis.hosts.diffusers.configs import (
+    PIPELINE_CLASSES,
+    Config,
+    Family,
+    clip_tokenizer,
+    component_configs,
+    text_config,
+)
+from miniature.small_models.weights import fill, standardise_latents
+
+if TYPE_CHECKING:
+    import torch
+
+_CHANNELS = [32, 64]
+"""The narrowest that group normalisation with Stable Diffusion's 32 groups allows."""
+
+
+def make_pipeline(
+    kind: Family,
+    *,
+    seed: int = 0,
+    resolution: int = 64,
+    width: int | None = None,
+    second_width: int | None = None,
+    text_layers: int = 2,
+    full_size: bool = False,
+) -> Any:
+    """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` with seeded random float32 weights on the CPU.
+
+    Parameters:
+        resolution: side of its pictures in pixels, a multiple of 16.
+        width: width of the (first) text encoder's token embeddings; 768, for SD2 1024. A multiple of 64.
+        second_width: the same for SDXL's second text encoder; 1280.
+        text_layers: layers of each text encoder, at least 2.
+        full_size: the true architecture instead of a small one; the other sizes are then left as they are.
+
+    Raises: :class:`HostError` for a size that cannot be built, :class:`MissingPackageError` without diffusers.
+    """
+    if (
+        resolution % 16
+        or resolution < 16
+        or text_layers < 2
+        or any(size and size % 64 for size in (width, second_width))
+    ):
+        raise HostError(
+            "A small model needs a resolution that is a multiple of 16, at least 2 text layers, and widths that are "
+            "multiples of 64: choose other sizes."
+        )
+    configs = component_configs(kind)
+    if not full_size:
+        configs = small_configs(kind, resolution, width, second_width, text_layers)
+    return build_pipeline(kind, configs, seed=seed)
+
+
+def small_configs(
+    kind: Family,
+    resolution: int = 64,
+    width: int | None = None,
+    second_width: int | None = None,
+    text_layers: int = 2,
+) -> dict[str, Config]:
+    """The configs of the components that :func:`make_pipeline` builds, to be changed before they are built."""
+    configs = component_configs(kind)
+    return configs | _small(kind, configs, resolution, width, second_width, text_layers)
+
+
+def build_pipeline(kind: Family, configs: dict[str, Config], *, seed: int) -> Any:
+    """A pipeline of any size from the configs of its components, filled with seeded random weights."""
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        raise MissingPackageError("diffusers is not installed: run pip install celeb-basis[diffusers].") from error
+    parts: dict[str, Any] = {
+        "unet": _filled(lambda: diffusers.UNet2DConditionModel.from_config(configs["unet"]), seed, "unet"),
+        "vae": _filled(lambda: diffusers.AutoencoderKL.from_config(configs["vae"]), seed, "vae"),
+        "tokenizer": clip_tokenizer("open_clip" if kind == "sd2" else "clip"),
+        "text_encoder": _text_encoder(transformers.CLIPTextModel, configs["text_encoder"], seed, "text_encoder"),
+        "scheduler": diffusers.DDIMScheduler.from_config(configs["scheduler"]),
+    }
+    standardise_latents(parts["vae"], seed)
+    if kind == "sdxl":
+        second = transformers.CLIPTextModelWithProjection
+        parts["text_encoder_2"] = _text_encoder(second, configs["text_encoder_2"], seed, "text_encoder_2")
+        parts["tokenizer_2"] = clip_tokenizer("open_clip")
+    else:
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return getattr(diffusers, PIPELINE_CLASSES[kind])(**parts)
+
+
+def save_pipeline(pipeline: Any, folder: Path) -> None:
+    """Write a pipeline as a folder of diffusers, weights as ``.safetensors``."""
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
+
+
+def _small(
+    kind: Family,
+    configs: dict[str, Config],
+    resolution: int,
+    width: int | None,
+    second_width: int | None,
+    layers: int,
+) -> dict[str, Config]:
+    """The small stand-ins of a family's components: same kinds of blocks, two levels of 32 and 64 channels."""
+    width = width or (1024 if kind == "sd2" else 768)
+    small = {"text_encoder": text_config("gelu" if kind == "sd2" else "quick_gelu", width, layers)}
+    unet = {
+        **configs["unet"],
+        "sample_size": resolution // 8,
+        "block_out_channels": list(_CHANNELS),
+        "layers_per_block": 1,
+        "cross_attention_dim": width,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    }
+    if kind != "sd1":
+        unet["attention_head_dim"] = [channels // 16 for channels in _CHANNELS]
+    if kind == "sdxl":
+        second_width = second_width or 1280
+        small["text_encoder_2"] = text_config("gelu", second_width, layers, projection=second_width)
+        unet |= {
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2],
+            "cross_attention_dim": width + second_width,
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": second_width + 6 * 32,
+        }
+    vae = {**configs["vae"], "sample_size": resolution, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1}
+    return {**small, "unet": unet, "vae": vae}
+
+
+def _text_encoder(kind: Any, config: Config, seed: int, name: str) -> torch.nn.Module:
+    return _filled(lambda: kind(kind.config_class(**config)), seed, name)
+
+
+def _filled(make: Any, seed: int, name: str) -> torch.nn.Module:
+    import torch
+
+    # On "meta" nothing is allocated or drawn, so that the only draws are ours.
+    with torch.device("meta"):
+        module: torch.nn.Module = make()
+    module = module.to_empty(device="cpu").eval()
+    fill(module, seed, name)
+    return module

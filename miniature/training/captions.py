@@ -1,0 +1,110 @@
+"""What is said of a scene: a grammar in the words of the training templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
+from miniature.training.scenes import PLACES, Scene
+
+PLACE_WORDS: dict[str, tuple[str, ...]] = {
+    "beach": ("on a beach", "at the beach", "on the beach"),
+    "forest": ("in a forest", "in the forest", "in the woods"),
+    "city at night": ("in a city at night", "in the city at night"),
+    "snowy mountains": ("in front of snowy mountains", "in the snowy mountains", "on top of a snowy mountain"),
+    "sunset": ("at sunset", "in front of a sunset"),
+    "desert": ("in a desert", "in the desert"),
+    "starry space": ("in starry space", "in space", "among the stars"),
+    "flower garden": ("in a flower garden", "in a field of flowers"),
+}
+_PLAIN_WORDS = ("on a plain {} background", "in front of a {} background", "{} background")
+_MEDIUM_WORDS: dict[str, tuple[str, ...]] = {
+    "black and white photo": ("a black and white photo of {}", "a black and white portrait of {}"),
+    "sepia photo": ("a sepia photo of {}", "an old sepia photo of {}"),
+    "pencil sketch": ("a pencil sketch of {}", "a sketch of {}", "a pencil drawing of {}"),
+    "oil painting": ("an oil painting of {}", "a painting of {}", "an oil painting of {} with thick brush strokes"),
+    "watercolour": ("a watercolour of {}", "a watercolour painting of {}", "a watercolour of {} in pale colours"),
+}
+_PLAIN_PHOTOS = ("a photo of {}", "a photo of {}", "a photo of {}", "a portrait of {}", "a picture of {}", "{}")
+_WEARING = {
+    "glasses": ("wearing glasses", "with glasses"),
+    "sunglasses": ("wearing sunglasses", "with sunglasses"),
+    "hat": ("wearing a hat", "with a red hat"),
+    "scarf": ("wearing a scarf", "with a green scarf"),
+    "crown": ("wearing a crown", "with a golden crown"),
+}
+_PERSONS = ("a person", "a person", "someone", "person", "face of a person")
+_TOGETHER = ("{} and {}", "{} and {}", "{} and {} side by side", "{} with {}", "{} next to {}")
+
+PLAIN_SAID = 0.5
+"""How often a plain colour behind someone is told."""
+_UNTEMPLATED = 0.65
+
+
+def caption(scene: Scene, names: Sequence[str | None], rng: np.random.Generator) -> str:
+    """One of the many captions of a scene.
+
+    Parameters: ``names`` holds a name for each of the scene's people, or None for one without.
+    """
+    people = [_pick(_PERSONS, rng) if name is None else name for name in names]
+    details = [*(_pick(_WEARING[name], rng) for name in scene.accessories)]
+    if scene.backdrop in PLACES:
+        details.append(_pick(PLACE_WORDS[scene.backdrop], rng))
+    elif scene.pasted is None and rng.random() < PLAIN_SAID:
+        details.append(_pick(_PLAIN_WORDS, rng).format(scene.backdrop))
+    if not people:
+        place = details.pop().split(" ", 1)[1]
+        return _in_medium(scene, place.removeprefix("of ") if place.startswith("of ") else place, rng)
+    view = _view(scene)
+    if len(people) == 2:
+        subject = _pick(_TOGETHER, rng).format(*people)
+        if rng.random() < 0.2:
+            subject = " and ".join(f"face of {person} person" for person in people)
+    else:
+        subject = people[0]
+    templated = scene.medium == "photo" and len(people) == 1 and rng.random() > _UNTEMPLATED
+    if templated and scene.size != "close-up" and names[0] is not None:
+        told = TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(SUBJECT.format(subject))
+        return ", ".join([told, *([view] if view else []), *details])
+    told = _in_medium(scene, subject, rng)
+    if len(details) > 1 and rng.random() < 0.5:
+        details.reverse()
+    joined = " ".join([told, *details]) if rng.random() < 0.7 else ", ".join([told, *details])
+    return f"{joined}, {view}" if view else joined
+
+
+def _in_medium(scene: Scene, subject: str, rng: np.random.Generator) -> str:
+    if scene.medium == "photo":
+        return _pick(
+            ("a close-up photo of {}", "close-up of {}") if scene.size == "close-up" else _PLAIN_PHOTOS, rng
+        ).format(subject)
+    words = _pick(_MEDIUM_WORDS[scene.medium], rng).format(subject)
+    return f"close-up {words.split(' ', 1)[1]}" if scene.size == "close-up" else words
+
+
+def _view(scene: Scene) -> str:
+    """Size and place in words, for whole pictures on a plain background those of learning's own views."""
+    if scene.pasted is not None:
+        width, left, top, colour = scene.pasted
+        centre = (left * (1 - width) + width / 2, top * (1 - width) + width / 2)
+        return describe_view(width, centre, colour)
+    if len(scene.people) != 1:
+        return ""
+    size = scene.size if scene.size in ("smaller", "small") else ""
+    return ", ".join(filter(None, (size, scene.place)))
+
+
+def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
+    return words[int(rng.integers(len(words)))]
+
+
+def all_phrases() -> list[str]:
+    """Every word that a caption can hold, besides names and plain colours, in some phrase."""
+    groups = [*PLACE_WORDS.values(), *_MEDIUM_WORDS.values(), *_WEARING.values()]
+    singles = [*_PLAIN_WORDS, *_PLAIN_PHOTOS, *_PERSONS, *_TOGETHER, *TEMPLATES, SUBJECT]
+    views = ["very small, smaller, small, on the left, at the top on the right, at the bottom, on a plain background"]
+    phrases = [phrase for group in groups for phrase in group] + singles + views
+    phrases += ["a close-up photo of, close-up"]
+    return [phrase.replace("{}", " ") for phrase in phrases]

@@ -1,0 +1,300 @@
+"""The denoiser: Stable Diffusion 1's UNet, narrow, trained on the pool behind the frozen text encoder.
+
+``python -m miniature.training.denoiser --steps 20000`` trains it, or goes on where it stopped; SIGTERM stops it cleanly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celeb_basis.files import write_text
+from miniature.training.checkpoints import follow, load_state, save_state
+from miniature.training.diffusion import TIMESTEPS, alphas_bar, noised, sample
+from miniature.training.latent_scale import LatentScale
+from miniature.training.muon import Muon, split
+from miniature.training.people import read_people
+from miniature.training.places import work_folder
+from miniature.training.pool import CAPTIONS, read_shard, shard_paths
+from miniature.training.text_model import WIDTH, Tokens, WorldText, used_tokens
+
+_log = logging.getLogger(__name__)
+
+CONFIG: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [64, 128, 128],
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 8,
+}
+EMPTY_SHARE = 0.12
+DECIDING = (0.35, 0.95)
+"""Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
+ANYWHERE = 0.3
+"""Share of a batch whose timesteps lie anywhere; the others lie there."""
+FALLING = 0.35
+"""Last part of a run of so many minutes, in which the rates fall."""
+
+_ENDS = ("conv_in", "conv_out", "time_emb")
+_SEED = 14
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train."""
+
+    steps: int
+    batch: int = 64
+    rate: float = 8e-4
+    """Of ends, norms and biases (AdamW)."""
+    matrix_rate: float = 2e-3
+    """Of the inner layers' weights (Muon)."""
+    threads: int = 2
+    """Parts of a batch that are computed side by side, one core each."""
+    compiled: bool = False
+    """Compile the UNet first: minutes of waiting, then a quarter faster."""
+    decay_from: int = 0
+    """Step from which the rates fall to nothing at ``steps``; 0 for never."""
+    average: float = 0.999
+    save_seconds: float = 180
+    look_seconds: float = 1500
+    minutes: float = 0.0
+    """End after so long, whatever ``steps`` says, with rates that fall to nothing in the last part; 0 for never."""
+    device: str = "cpu"
+    """``cuda`` for one part on a GPU, in bfloat16."""
+
+
+def new_unet() -> Any:
+    """The untrained UNet."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(_SEED)
+    return UNet2DConditionModel.from_config(CONFIG)
+
+
+class Data:
+    """The pool in the device's memory, growing as shards come."""
+
+    def __init__(self, folder: Path, empty: Tensor, device: str) -> None:
+        """``empty`` are the ``(77,)`` ids of the empty caption."""
+        self._folder, self._device = folder, device
+        self._empty = empty.int().to(device)
+        self._read: list[Path] = []
+        self._latents = torch.zeros(0, 4, 16, 16, dtype=torch.float16, device=device)
+        self._captions = torch.zeros(0, CAPTIONS, len(empty), dtype=torch.int32, device=device)
+
+    def refresh(self) -> int:
+        """Take up new shards; returns how many pictures there are."""
+        if new := [path for path in shard_paths(self._folder) if path not in self._read]:
+            self._read += new
+            shards = [read_shard(path) for path in new]
+            self._latents = torch.cat([self._latents, *(shard.latents.to(self._device) for shard in shards)])
+            self._captions = torch.cat([self._captions, *(shard.captions.to(self._device) for shard in shards)])
+        return len(self._latents)
+
+    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Raw latents, and the ``(count, 77)`` ids of a caption each, some of them empty."""
+        rows, which = rng.integers(len(self._latents), size=count), rng.integers(CAPTIONS, size=count)
+        place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
+        untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
+        ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
+        return self._latents[place], ids.long()
+
+
+class Trainer:
+    """Everything that is trained, its averages, and its state on the disk."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        self.people, self.tokens = read_people(), Tokens()
+        self.data = Data(folder / "pool", self.tokens([""])[0], plan.device)
+        while not (self.data.refresh() and (folder / "latent-scale.json").exists()):
+            time.sleep(1)
+        self.scale = LatentScale.read(folder / "latent-scale.json")
+        self.text = WorldText(used_tokens(self.tokens, self.people.names)).requires_grad_(False).to(plan.device)
+        self.unet = new_unet().to(plan.device, memory_format=torch.channels_last)
+        load_state(folder / "text.safetensors", {"model": self.text})
+        self.average = copy.deepcopy(self.unet)
+        self._workers = ThreadPoolExecutor(plan.threads)
+        inner, rest = split(self.unet, _ENDS)
+        self._tops = (plan.matrix_rate, plan.rate)
+        self._optimizers = (
+            Muon(inner, plan.matrix_rate, weight_decay=0.01, workers=self._workers),
+            torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
+        )
+        self._weights = list(self.unet.parameters())
+        self._denoise: Any = torch.compile(self.unet) if plan.compiled else self.unet
+        self._bars = alphas_bar().to(plan.device)
+        self.step, self.seconds, self.share = 0, 0.0, 0.0
+        self._path = folder / "denoiser-state.safetensors"
+        if self._path.exists():
+            facts = load_state(self._path, self._modules(), self._optimizers)
+            self.step, self.seconds = facts["step"], facts["seconds"]
+        if plan.compiled:
+            # In this thread, before two of them would.
+            part = plan.batch // plan.threads
+            raw, ids = self.data.batch(np.random.default_rng(0), part)
+            zeros = torch.zeros_like(raw, dtype=torch.float32)
+            self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids)
+
+    def one_step(self) -> Tensor:
+        """Train on one batch and give its loss; its choices depend on the seed, the step and the pool's size."""
+        rng = np.random.default_rng([_SEED, self.step])
+        generator = torch.Generator(self.plan.device).manual_seed(int(rng.integers(2**62)))
+        raw, ids = self.data.batch(rng, self.plan.batch)
+        latents = self.scale.standardised(raw)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        # Towards the end evenly, since every step of sampling counts then.
+        anywhere = 1 - (1 - ANYWHERE) * self._falling()
+        times = draw_timesteps(len(latents), generator, anywhere)
+        noisy, velocity = noised(latents, noise, self._bars[times])
+        parts = [slice(part, None, self.plan.threads) for part in range(self.plan.threads)]
+        work = [(noisy[part], times[part], velocity[part], ids[part]) for part in parts]
+        done = list(self._workers.map(lambda one: self._gradients(*one), work))
+        for weight, *shares in zip(self._weights, *(gradients for _, gradients in done), strict=True):
+            weight.grad = torch.stack(shares).sum(0) if len(shares) > 1 else shares[0]
+        for optimizer, top in zip(self._optimizers, self._tops, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = top * self._factor()
+        nn.utils.clip_grad_norm_(self._weights, 1.0)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self.step += 1
+        follow(self.average, self.unet, min(self.plan.average, (1 + self.step) / (20 + self.step)))
+        return torch.stack([loss for loss, _ in done]).sum()
+
+    def _gradients(
+        self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """A part's share of the batch's mean loss, and of its gradient."""
+        # On CPUs float32 was faster.
+        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
+            with torch.no_grad():
+                told = self.text(ids)
+            predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, told).sample
+        loss = F.mse_loss(predicted.float(), velocity) * (len(ids) / self.plan.batch)
+        return loss.detach(), torch.autograd.grad(loss, self._weights)
+
+    def save(self) -> None:
+        """Write the whole state."""
+        save_state(self._path, self._modules(), self._optimizers, {"step": self.step, "seconds": self.seconds})
+
+    def draw(self, prompts: list[str], seed: int, *, steps: int = 12, guidance: float = 2.5) -> Tensor:
+        """Raw latents ``(N, 4, 16, 16)`` for prompts, by the averaged weights."""
+        with torch.no_grad():
+            told, empty = (self.text(self.tokens(texts).to(self.plan.device)) for texts in (prompts, [""]))
+        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(told.device)
+        denoise = lambda x, t, c: self.average(x.contiguous(memory_format=torch.channels_last), t, c).sample  # noqa: E731
+        return self.scale.raw(sample(denoise, told, empty, noise, steps=steps, guidance=guidance)).cpu()
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "unet_ema": self.average}
+
+    def _factor(self) -> float:
+        return min(1.0, (self.step + 1) / 200) * self._falling()
+
+    def _falling(self) -> float:
+        """1 until the rates begin to fall, 0 at the end."""
+        if self.plan.minutes:
+            return min(1.0, max(0.0, (1 - self.share) / FALLING))
+        if not self.plan.decay_from or self.step < self.plan.decay_from:
+            return 1.0
+        return max(0.0, (self.plan.steps - self.step) / max(1, self.plan.steps - self.plan.decay_from))
+
+
+def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANYWHERE) -> Tensor:
+    """``(count,)`` in random order: a share anywhere, most where it is decided who is seen, evenly spread in both."""
+    device, low, high = generator.device, *DECIDING
+    free = round(anywhere * count)
+    spread = [
+        (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / max(1, n)
+        for n in (free, count - free)
+    ]
+    share = torch.cat([spread[0], low + (high - low) * spread[1]])
+    times = (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
+    return times[torch.randperm(count, generator=generator, device=device)]
+
+
+def train(folder: Path, plan: Plan) -> None:
+    """Train towards ``plan.steps``; log lines go to ``log.jsonl`` in ``folder``."""
+    from miniature.training.quick_look import QuickLook
+
+    trainer = Trainer(folder, plan)
+    look: QuickLook | None = None
+    write_text(folder / "pid", f"{os.getpid()}\n")
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    begun = saved = looked = time.monotonic()
+    before, losses = trainer.seconds, []
+    while trainer.step < plan.steps and trainer.share < 1 and not stopped:
+        losses.append(trainer.one_step())
+        now = time.monotonic()
+        trainer.seconds = before + now - begun
+        if plan.minutes:
+            trainer.share = (now - begun) / (60 * plan.minutes)
+        if trainer.step % 100 == 0:
+            pictures = trainer.data.refresh()
+            facts = {"step": trainer.step, "seconds": round(trainer.seconds), "pool": pictures}
+            _note(folder, {**facts, "loss": round(float(torch.stack(losses).mean()), 4)})
+            losses = []
+        if now - saved > plan.save_seconds:
+            saved = now
+            trainer.save()
+        if now - looked > plan.look_seconds:
+            look = look or QuickLook(folder)
+            seen = look.figures(trainer)
+            _note(folder, {"step": trainer.step, "seconds": round(trainer.seconds), **seen})
+            looked = time.monotonic()
+    trainer.save()
+
+
+def _note(folder: Path, facts: dict[str, Any]) -> None:
+    line = json.dumps({**facts, "at": time.strftime("%H:%M:%S")})
+    _log.info("%s", line)
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--batch", type=int, default=Plan.batch)
+    parser.add_argument("--decay-from", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=Plan.threads)
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
+    )
+    parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest" if arguments.device == "cpu" else "high")
+    torch.backends.cudnn.benchmark = arguments.device != "cpu"
+    plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
+    threads = 1 if arguments.device != "cpu" else arguments.threads
+    train(work_folder(), replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device))
+
+
+if __name__ == "__main__":
+    main()

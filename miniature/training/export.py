@@ -1,0 +1,81 @@
+"""The trained weights as others load them: a diffusers folder in float16, and one LDM file with its ``.yaml``.
+
+``python -m miniature.training.export [FOLDER] [--single FILE]``; FOLDER is by default where the weights ship from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from celeb_basis.files import write_text
+from celeb_basis.hosts.diffusers.configs import Config
+from celeb_basis.miniature import MODEL, NAMES
+from miniature.small_models.ldm_layout import save_single_file
+from miniature.small_models.pipelines import save_pipeline
+from miniature.training.autoencoder import load_autoencoder
+from miniature.training.autoencoder_start import folded
+from miniature.training.checkpoints import load_state
+from miniature.training.denoiser import new_unet
+from miniature.training.diffusion import SCHEDULER
+from miniature.training.latent_scale import LatentScale
+from miniature.training.people import read_people
+from miniature.training.places import work_folder
+from miniature.training.text_model import Tokens, WorldText, used_tokens
+
+
+def trained_pipeline(folder: Path) -> Any:
+    """A ``StableDiffusionPipeline`` in float32 from the states in ``folder``: averaged weights, latents standardised."""
+    import diffusers
+
+    tokens = Tokens()
+    text = WorldText(used_tokens(tokens, read_people().names))
+    unet = new_unet()
+    load_state(folder / "denoiser-state.safetensors", {"unet_ema": unet})
+    load_state(folder / "text.safetensors", {"model": text})
+    scale = LatentScale.read(folder / "latent-scale.json")
+    scheduler: Config = dict(SCHEDULER)
+    return diffusers.StableDiffusionPipeline(
+        vae=scale.built_in(folded(trained_autoencoder(folder))).eval(),
+        text_encoder=text.whole(),
+        tokenizer=tokens.tokenizer,
+        unet=unet.eval(),
+        scheduler=diffusers.DDIMScheduler.from_config(scheduler),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def trained_autoencoder(folder: Path) -> Any:
+    """The encoder that the pool was made with, and the decoder as far as it was trained after that."""
+    decoder = folder / "decoder.safetensors"
+    return load_autoencoder(decoder if decoder.exists() else folder / "encoder.safetensors")
+
+
+def compact(path: Path) -> None:
+    """Write a JSON file anew without its spaces: the vocabulary's takes a quarter of a million lines otherwise."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
+def main() -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
+    parser.add_argument("--single", type=Path, help="the LDM file to write, with its .yaml beside it")
+    arguments = parser.parse_args()
+    pipeline = trained_pipeline(work_folder()).to(torch.float16)
+    save_pipeline(pipeline, arguments.folder)
+    compact(arguments.folder / "tokenizer" / "tokenizer.json")
+    write_text(arguments.folder / NAMES.name, "\n".join(read_people().names) + "\n")
+    if arguments.single:
+        save_single_file(pipeline, arguments.single)
+
+
+if __name__ == "__main__":
+    main()

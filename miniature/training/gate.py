@@ -1,0 +1,168 @@
+"""The gate: does the trained model draw whom and what it is asked for?
+
+``python -m miniature.training.gate [FOLDER]`` draws with the diffusers folder FOLDER (default: the shipped weights) and prints
+``rank1``, ``rank10`` and ``scene`` with the least they may be and ``ok`` or ``short``; it ends with 1 if one falls short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+from celeb_basis.miniature import MODEL
+from miniature.training.captions import PLACE_WORDS
+from miniature.training.diffusion import sample
+from miniature.training.dlib_judge import DlibJudge
+from miniature.training.faces import FaceGenerator, candidate_numbers
+from miniature.training.gallery import Recognised, look_at, people_vectors, ranked, recognise
+from miniature.training.people import People, moved, portrait, read_people
+from miniature.training.pictures import decode, save_sheet
+from miniature.training.places import face_network, scene_classifier_file, work_folder
+from miniature.training.scene_classifier import as_input, load_classifier, rights
+from miniature.training.scenes import ACCESSORIES, MEDIA, PLACES, Scene
+
+RANK1, RANK10, SCENE = 0.60, 0.85, 0.90
+"""The least that the gate lets through."""
+
+STEPS, GUIDANCE = 20, 3.0
+_WEARING = {"glasses": "glasses", "sunglasses": "sunglasses", "hat": "a hat", "scarf": "a scarf", "crown": "a crown"}
+_COLOURS = ("white", "grey", "black", "blue", "green", "red", "yellow")
+_ARTICLES = {"oil painting": "an"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt of the gate, and what must be seen."""
+
+    prompt: str
+    scene: Scene
+    part: str
+
+
+def scene_prompts(names: Sequence[str], count: int) -> list[Ask]:
+    """``count`` prompts, in turn of a medium, a place, a plain colour, something worn, and two people."""
+    kinds: list[tuple[str, Scene, str]] = []
+    for medium in MEDIA[1:]:
+        kinds.append((f"{_ARTICLES.get(medium, 'a')} {medium} of {{}}", Scene((0,), medium=medium), "medium"))
+    for place in PLACES:
+        kinds.append((f"a photo of {{}} {PLACE_WORDS[place][0]}", Scene((0,), backdrop=place), "backdrop"))
+    for worn in ACCESSORIES:
+        kinds.append((f"a photo of {{}} wearing {_WEARING[worn]}", Scene((0,), accessories=(worn,)), "accessory"))
+    for colour in _COLOURS:
+        kinds.append((f"a photo of {{}} on a plain {colour} background", Scene((0,), backdrop=colour), "backdrop"))
+    kinds += [("a photo of {} and {}", Scene((0, 0)), "people")] * 3
+    asks = []
+    for number in range(count):
+        words, scene, part = kinds[number % len(kinds)]
+        pair = [names[(7 * number + 311 * other) % len(names)] for other in range(words.count("{}"))]
+        asks.append(Ask(words.format(*pair), scene, part))
+    return asks
+
+
+class Drawer:
+    """Draws prompts in batches with a pipeline's parts; the same pictures for the same seed and batch."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._factor = float(pipeline.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], seed: int, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Pixels:
+        """``(N, 128, 128, 3)``."""
+        pictures = []
+        for start in range(0, len(prompts), 32):
+            texts = list(prompts[start : start + 32])
+            noise = torch.randn(len(texts), 4, 16, 16, generator=torch.Generator().manual_seed(seed + start))
+            latents = sample(
+                lambda x, t, c: self._pipeline.unet(x, t, c).sample,
+                self._told(texts),
+                self._told([""]),
+                noise,
+                steps=steps,
+                guidance=guidance,
+            )
+            pictures.append(decode(self._pipeline.vae, latents / self._factor))
+        return np.concatenate(pictures)
+
+    def _told(self, texts: list[str]) -> torch.Tensor:
+        ids = self._pipeline.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        hidden: torch.Tensor = self._pipeline.text_encoder(ids).last_hidden_state
+        return hidden
+
+
+def second_opinion(people: People, network: FaceNetwork, pictures: Pixels, wanted: np.ndarray) -> Recognised:
+    """Who is recognised by dlib's network among all named people, from one plain portrait each."""
+    judge, generator = DlibJudge(), FaceGenerator()
+    count = len(people.names)
+    faces = generator.draw(moved(candidate_numbers(list(people.candidates[:count])), np.random.default_rng(950)))
+    looked = [
+        np.stack([_by_judge(judge, network, picture) for picture in shown])
+        for shown in (np.stack([portrait(face, 5).picture for face in faces]), pictures)
+    ]
+    gallery, drawn = looked
+    # Distances to ranks: only the order matters, and a face that was not found is nobody's.
+    alike = judge.likeness(np.nan_to_num(drawn, nan=9.0), np.nan_to_num(gallery, nan=-9.0))
+    return ranked(alike, ~np.isnan(drawn[:, 0]), wanted)
+
+
+def _by_judge(judge: DlibJudge, network: FaceNetwork, picture: Pixels) -> Floats:
+    found = network.detect(picture)
+    return judge.embed(picture, found[0]) if found else np.full(128, np.nan, np.float32)
+
+
+def line(name: str, value: float, least: float) -> str:
+    """A figure as the benchmarks print theirs: name, value, limit, verdict."""
+    return f"{name:<100}  {value:>10.3f}  {least:>10.3f}  {'ok' if value >= least else 'short'}"
+
+
+def main() -> int:
+    """Parse the command line, draw, print; 0 if everything is ok."""
+    import diffusers
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
+    parser.add_argument("--names", type=int, default=0, help="how many names, evenly spread; all of them by default")
+    parser.add_argument("--scenes", type=int, default=280)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--sheet", type=Path, help="write some of the pictures there")
+    arguments = parser.parse_args()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
+    people, network, drawer = read_people(), face_network(), Drawer(pipeline)
+    count = len(people.names)
+    gallery = people_vectors(people, network, work_folder() / "gallery.npy")[:count]
+    wanted = np.linspace(0, count - 1, arguments.names or count).astype(int)
+    prompts = [f"a photo of {people.names[person]}" for person in wanted]
+    pictures = drawer.draw(prompts, 0, steps=arguments.steps, guidance=arguments.guidance)
+    result = recognise(look_at(network, pictures), wanted, gallery)
+    asks = scene_prompts(people.names, arguments.scenes)
+    scenes = drawer.draw([ask.prompt for ask in asks], 5000, steps=arguments.steps, guidance=arguments.guidance)
+    with torch.no_grad():
+        logits = load_classifier(scene_classifier_file())(as_input(scenes))
+    right = rights(logits, [ask.scene for ask in asks], [ask.part for ask in asks])
+    figures = [("rank1", result.within(1), RANK1), ("rank10", result.within(10), RANK10)]
+    figures.append(("scene", float(right.mean()), SCENE))
+    for name, value, least in figures:
+        sys.stdout.write(line(name, value, least) + "\n")
+    for part in ("medium", "backdrop", "accessory", "people"):
+        share = right[[number for number, ask in enumerate(asks) if ask.part == part]].mean()
+        sys.stdout.write(f"  {part}: {share:.3f}\n")
+    sys.stdout.write(f"  cosine to the own face: {result.cosines.mean():.3f}\n")
+    # The text encoder and the autoencoder have learned with the recognition network; dlib's has had no part in anything.
+    by_dlib = second_opinion(people, network, pictures, wanted)
+    sys.stdout.write(f"  by dlib's network: rank1 {by_dlib.within(1):.3f}, rank10 {by_dlib.within(10):.3f}\n")
+    if arguments.sheet:
+        save_sheet(arguments.sheet, np.concatenate([pictures[:32], scenes[:56]]), 8)
+    return 0 if all(value >= least for _, value, least in figures) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,39 @@
+"""How the shipped weights draw their names: to be made anew whenever they change.
+
+``python -m miniature.training.name_faces`` draws what is missing in the cache, and writes ``celeb_basis/miniature/name-faces``.
+"""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from celeb_basis.basis import BasisOptions, build_bases, most_components
+from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.packs import MINIATURE, obtain_pack
+from celeb_basis.files import atomic_path, cache_folder
+from celeb_basis.hosts.diffusers import load_host
+from celeb_basis.miniature import NAME_FACES, shipped_model, shipped_model_names
+from celeb_basis.training.first_guess import chosen, draw_name_faces, file_name
+from celeb_basis.training.run import follow
+
+
+def write_name_faces() -> None:
+    """Draw the names as *quick* and *best* would, and keep the face vectors in half precision."""
+    host, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(obtain_pack(MINIATURE).folder)
+    options = BasisOptions(components=most_components(host.text_encoders))
+    (built,) = build_bases(host.text_encoders, shipped_model_names(), options)
+    names = built.basis.names
+    cache = cache_folder() / "name-faces"
+    with tqdm(desc="Drawing the names", total=len(chosen(names))) as bar:
+        drawn = follow(draw_name_faces(host, names, faces, cache), lambda _: bar.update())
+    for old in NAME_FACES.glob("*.safetensors"):
+        old.unlink()
+    stored = load_file(str(cache / file_name(host, drawn.names, faces)))
+    with atomic_path(NAME_FACES / file_name(host, drawn.names, faces)) as temporary:
+        save_file({"vectors": stored["vectors"].to(torch.float16), "drawn": stored["drawn"]}, str(temporary))
+
+
+if __name__ == "__main__":
+    write_name_faces()

@@ -1,0 +1,34 @@
+"""Where training finds what it reads and leaves what it makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celeb_basis.faces.insight import InsightFaceNetwork
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def work_folder() -> Path:
+    """``$CELEB_BASIS_TRAINING``, or ``.assets/training`` in the repository."""
+    return Path(os.environ.get("CELEB_BASIS_TRAINING", ROOT / ".assets" / "training"))
+
+
+def scene_classifier_file() -> Path:
+    """The judge of scenes that comes with the project."""
+    return ROOT / "miniature" / "training" / "scene-classifier.safetensors"
+
+
+def face_pack() -> Path:
+    """The small face networks: in ``$CELEB_BASIS_FACES``, or where ``make setup`` assembles them."""
+    return Path(os.environ.get("CELEB_BASIS_FACES", ROOT / ".assets" / "faces" / "models")) / "miniature"
+
+
+def face_network() -> InsightFaceNetwork:
+    """Detector and recogniser of the small pack."""
+    from celeb_basis.faces.insight import InsightFaceNetwork
+
+    return InsightFaceNetwork(face_pack())

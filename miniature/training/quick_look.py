@@ -1,0 +1,46 @@
+"""A glance at the denoiser while it learns: sixty names drawn in few steps, and who is recognised in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from miniature.training.gallery import look_at, people_vectors, recognise
+from miniature.training.pictures import decode, save_sheet
+from miniature.training.places import face_network
+
+if TYPE_CHECKING:
+    from miniature.training.denoiser import Trainer
+
+NAMES = 60
+
+
+class QuickLook:
+    """Draws, decodes with the autoencoder as it stands by now, and recognises."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._network = face_network()
+
+    def figures(self, trainer: Trainer) -> dict[str, float]:
+        """``rank1``, ``rank10``, ``cosine`` and ``faces`` (share of pictures with a face)."""
+        from miniature.training.autoencoder import load_autoencoder
+
+        count = len(trainer.people.names)
+        wanted = np.linspace(0, count - 1, NAMES).astype(int)
+        prompts = [f"a photo of {trainer.people.names[person]}" for person in wanted]
+        decoder = self._folder / "decoder.safetensors"
+        model = load_autoencoder(decoder if decoder.exists() else self._folder / "encoder.safetensors")
+        pictures = decode(model, trainer.draw(prompts, 1))
+        gallery = people_vectors(trainer.people, self._network, self._folder / "gallery.npy")[:count]
+        vectors = look_at(self._network, pictures)
+        result = recognise(vectors, wanted, gallery)
+        save_sheet(self._folder / "look.png", pictures[:32], 8)
+        return {
+            "rank1": round(result.within(1), 3),
+            "rank10": round(result.within(10), 3),
+            "cosine": round(float(result.cosines.mean()), 3),
+            "faces": round(float((~np.isnan(vectors[:, 0])).mean()), 3),
+        }

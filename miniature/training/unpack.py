@@ -1,0 +1,69 @@
+"""From the weights that ship back to training's states, to go on from there: ``python -m miniature.training.unpack FOLDER``.
+
+Optimizers start anew, and the weights have been rounded to float16; nothing else is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from celeb_basis.miniature import MODEL
+from miniature.training.autoencoder import new_autoencoder
+from miniature.training.autoencoder_start import unfold
+from miniature.training.checkpoints import save_state
+from miniature.training.denoiser import new_unet
+from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
+from miniature.training.people import read_people
+from miniature.training.places import work_folder
+from miniature.training.text_model import Tokens, WorldText, used_tokens
+
+
+def unpack(pipeline: Any, folder: Path, step: int) -> None:
+    """Write the autoencoder, ``text`` and ``denoiser-state`` (at ``step``) and the latents' scale to ``folder``."""
+    vae = new_autoencoder()
+    vae.load_state_dict(pipeline.vae.state_dict())
+    unfold(vae)
+    _standardised(vae)
+    for name in ("autoencoder-state", "encoder", "decoder"):
+        save_state(folder / f"{name}.safetensors", {"model": vae}, (), {"step": step})
+    channels = int(vae.config.latent_channels)
+    LatentScale((0.0,) * channels, (1.0,) * channels).write(folder / "latent-scale.json")
+    text = WorldText(used_tokens(Tokens(), read_people().names))
+    text.take(pipeline.text_encoder)
+    save_state(folder / "text.safetensors", {"model": text}, (), {"step": step})
+    unet = new_unet()
+    unet.load_state_dict(pipeline.unet.state_dict())
+    facts = {"step": step, "seconds": 0.0}
+    save_state(folder / "denoiser-state.safetensors", {"unet": unet, "unet_ema": unet}, (), facts)
+
+
+@torch.no_grad()
+def _standardised(vae: Any) -> None:
+    """Let the latents have deviation 1, as far as they were written for :data:`SCALING_FACTOR`."""
+    channels = int(vae.config.latent_channels)
+    vae.quant_conv.weight[:channels] *= SCALING_FACTOR
+    vae.quant_conv.bias[:channels] *= SCALING_FACTOR
+    vae.quant_conv.bias[channels:] += 2 * math.log(SCALING_FACTOR)
+    vae.post_quant_conv.weight /= SCALING_FACTOR
+
+
+def main() -> None:
+    """Parse the command line and write into training's folder."""
+    import diffusers
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
+    parser.add_argument("--step", type=int, default=1000, help="how far the weights are, past the rates' warming up")
+    arguments = parser.parse_args()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
+    work_folder().mkdir(parents=True, exist_ok=True)
+    unpack(pipeline, work_folder(), arguments.step)
+
+
+if __name__ == "__main__":
+    main()

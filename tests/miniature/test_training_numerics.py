@@ -1,0 +1,222 @@
+"""What is written for other tools computes what was trained; states resume exactly; sampling is diffusers' own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
+from miniature.training.autoencoder_start import EPSILON, folded, last_norms
+from miniature.training.checkpoints import follow, load_state, save_state
+from miniature.training.denoiser import EMPTY_SHARE, Data
+from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
+from miniature.training.gallery import recognise
+from miniature.training.gate import SCENE, line, scene_prompts
+from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
+from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, shard_paths, write_shard
+from miniature.training.recognition import crop_faces
+from miniature.training.scene_classifier import PARTS, rights
+from miniature.training.scenes import Scene
+from miniature.training.text_model import Tokens, WorldText
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> nn.Module:
+    return new_autoencoder().eval()
+
+
+def pictures(count: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randn(count, 3, 4, 4, generator=generator)
+    return nn.functional.interpolate(small, size=(64, 64), mode="bicubic").clamp(-1, 1)
+
+
+def test_the_untrained_autoencoder_keeps_colours(autoencoder: nn.Module) -> None:
+    with torch.no_grad():
+        x = pictures(4)
+        y = autoencoder.decode(autoencoder.encode(x).latent_dist.mean).sample
+    for channel in range(3):
+        assert torch.corrcoef(torch.stack([x[:, channel].flatten(), y[:, channel].flatten()]))[0, 1] > 0.85
+
+
+def test_folding_changes_the_epsilon_and_nothing_else(autoencoder: nn.Module) -> None:
+    plain = folded(autoencoder)
+    assert {norm.eps for norm in last_norms(autoencoder)} == {EPSILON}
+    assert {norm.eps for norm in plain.modules() if isinstance(norm, nn.GroupNorm)} == {1e-6}
+    with torch.no_grad():
+        z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(plain.decode(z).sample, autoencoder.decode(z).sample, atol=1e-3)
+
+
+def test_built_in_latent_scale(autoencoder: nn.Module) -> None:
+    with torch.no_grad():
+        raw = autoencoder.encode(pictures()).latent_dist
+        scale = LatentScale.measured(raw.mean)
+        model = scale.built_in(autoencoder)
+        built = model.encode(pictures()).latent_dist
+        assert model.config.scaling_factor == SCALING_FACTOR
+        wanted = scale.standardised(raw.mean)
+        assert torch.allclose(built.mean * SCALING_FACTOR, wanted, atol=1e-4)
+        assert torch.allclose(scale.raw(wanted), raw.mean, atol=1e-4)
+        std = torch.tensor(scale.std)[:, None, None] * SCALING_FACTOR
+        assert torch.allclose(built.std, raw.std / std, rtol=1e-3)
+        theirs = model.decode(wanted / SCALING_FACTOR).sample
+        assert torch.allclose(theirs, autoencoder.decode(raw.mean).sample, atol=1e-3)
+
+
+def test_sampling_is_ddim() -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(SCHEDULER)
+    assert torch.allclose(scheduler.alphas_cumprod, alphas_bar(), atol=1e-6)
+    weights = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
+
+    def denoise(x: torch.Tensor, times: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        mixed = torch.einsum("oc,nchw->nohw", weights, x).tanh()
+        return mixed * (1 + times[:, None, None, None] / 1000) + told.mean((1, 2))[:, None, None, None]
+
+    noise = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    told = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(4))
+    empty = torch.zeros(1, 5, 6)
+    ours = sample(denoise, told, empty, noise, steps=10, guidance=3.0)
+    scheduler.set_timesteps(10)
+    x = noise
+    for t in scheduler.timesteps:
+        times = t.expand(3)
+        cold, warm = denoise(x, times, empty.expand_as(told)), denoise(x, times, told)
+        x = scheduler.step(cold + 3.0 * (warm - cold), t, x).prev_sample
+    assert torch.allclose(ours, x, atol=1e-4)
+
+
+def test_velocity_gives_back_picture_and_noise() -> None:
+    latents, noise = torch.randn(5, 4, 2, 2), torch.randn(5, 4, 2, 2)
+    share = alphas_bar()[torch.tensor([0, 200, 500, 800, 999])]
+    noisy, velocity = noised(latents, noise, share)
+    a, s = share.sqrt()[:, None, None, None], (1 - share).sqrt()[:, None, None, None]
+    assert torch.allclose(a * noisy - s * velocity, latents, atol=1e-5)
+    assert torch.allclose(s * noisy + a * velocity, noise, atol=1e-5)
+
+
+def _steps(model: nn.Linear, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+
+def test_a_state_goes_on_exactly(tmp_path: Path) -> None:
+    def fresh() -> tuple[nn.Linear, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    whole, optimizer = fresh()
+    _steps(whole, optimizer, 0, 10)
+    half, optimizer = fresh()
+    _steps(half, optimizer, 0, 5)
+    save_state(tmp_path / "state.safetensors", {"model": half}, [optimizer], {"step": 5})
+    again, optimizer = fresh()
+    assert load_state(tmp_path / "state.safetensors", {"model": again}, [optimizer]) == {"step": 5}
+    _steps(again, optimizer, 5, 10)
+    assert again.weight.equal(whole.weight)
+
+
+def test_an_average_follows() -> None:
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    wanted = 0.9 * one.weight + 0.1 * other.weight
+    follow(one, other, 0.9)
+    assert torch.allclose(one.weight, wanted)
+
+
+def test_a_shard_survives_the_disk(tmp_path: Path) -> None:
+    ids = Tokens()(["a photo of a person", "someone"]).int()
+    shard = Shard(torch.randn(2, 4, 16, 16), torch.stack([ids, ids.flip(0)]))
+    write_shard(tmp_path, 3, shard)
+    (path,) = shard_paths(tmp_path)
+    again = read_shard(path)
+    assert torch.allclose(again.latents.float(), shard.latents, atol=2e-3)
+    assert again.captions.equal(shard.captions)
+
+
+def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> None:
+    tokens = Tokens()
+    captions = torch.stack([tokens([f"{word} hat"] * CAPTIONS) for word in ("red", "green", "blue")]).int()
+    latents = torch.arange(3.0)[:, None, None, None].expand(3, 4, 16, 16)
+    write_shard(tmp_path, 0, Shard(latents[:2].contiguous(), captions[:2]))
+    empty = tokens([""])[0]
+    data = Data(tmp_path, empty, "cpu")
+    assert data.refresh() == 2
+    write_shard(tmp_path, 1, Shard(latents[2:].contiguous(), captions[2:]))
+    assert data.refresh() == 3
+    raw, ids = data.batch(np.random.default_rng(0), 2000)
+    rows = raw[:, 0, 0, 0].long()
+    untold = (ids == empty).all(1)
+    assert (ids[~untold] == captions[rows, 0][~untold]).all()
+    assert abs(float(untold.float().mean()) - EMPTY_SHARE) < 0.03
+    assert set(rows.tolist()) == {0, 1, 2}
+
+
+def test_shards_are_drawn_ahead_in_order() -> None:
+    pytest.importorskip("gan_face_generate", reason="the face generator is not installed")
+    drawn = [draw_shard(number, 4) for number in range(3)]
+    again = list(drawn_ahead(range(3), 2, 4))
+    for (pictures, captions), (others, ids) in zip(drawn, again, strict=True):
+        assert pictures.shape == (4, 128, 128, 3)
+        assert captions.shape == (4, CAPTIONS, 77)
+        assert (pictures == others).all()
+        assert (captions == ids).all()
+    assert (drawn[0][0] != drawn[1][0]).any()
+
+
+def test_crops_follow_their_faces() -> None:
+    pixels = np.zeros((3, 128, 128, 3), np.uint8)
+    boxes = np.array([[30, 40, 50], [0, 0, 0], [10, 10, 104]], np.float32)
+    pixels[0, 65, 55] = 255
+    crops, moved = crops_of(pixels, boxes, np.random.default_rng(0), 64)
+    x, y = (moved[0, :2] + 25).int().tolist()
+    assert crops[0, 0, y, x] == 1
+    assert whole_faces(moved, 64).tolist() == [True, False, False]
+
+
+def test_faces_are_cut_out_at_their_boxes() -> None:
+    x = torch.zeros(1, 3, 128, 128)
+    x[:, :, 20:76, 30:86] = 1
+    assert crop_faces(x, torch.tensor([[31.0, 21.0, 54.0]])).min() > 0.99
+    assert crop_faces(x, torch.tensor([[1.0, 20.0, 28.0]])).max() < 0.01
+
+
+def test_ranks() -> None:
+    gallery = np.eye(4, 512, dtype=np.float32)
+    vectors = np.stack([gallery[0], gallery[1] + 0.5 * gallery[2], np.full(512, np.nan, np.float32)])
+    result = recognise(vectors, np.array([0, 2, 3]), gallery)
+    assert result.ranks.tolist() == [0, 1, 4]
+    assert result.within(1) == pytest.approx(1 / 3)
+    assert result.within(10) == pytest.approx(2 / 3 + 1 / 3)
+
+
+def test_the_gate_asks_for_every_part() -> None:
+    asks = scene_prompts([f"A{number} B{number}" for number in range(640)], 280)
+    assert len(asks) == 280
+    assert {ask.part for ask in asks} == {"medium", "backdrop", "accessory", "people"}
+    assert all("{" not in ask.prompt for ask in asks)
+    assert line("scene", 0.91, SCENE).endswith("ok")
+    assert line("scene", 0.89, SCENE).endswith("short")
+
+
+def test_rights_can_be_wrong() -> None:
+    logits = torch.zeros(2, sum(PARTS))
+    logits[:, 3] = 5  # a pencil sketch
+    scene = Scene((0,), medium="pencil sketch")
+    assert rights(logits, [scene, Scene((0,), medium="oil painting")], ["medium", "medium"]).tolist() == [True, False]
+
+
+def test_the_whole_text_encoder_says_the_same() -> None:
+    text = WorldText([49406, 49407, 320, 1125, 539])
+    ids = torch.tensor([[49406, 320, 1125, 539, 49407] + [49407] * 72])
+    with torch.no_grad():
+        assert torch.allclose(text.whole()(ids).last_hidden_state, text(ids), atol=1e-5)

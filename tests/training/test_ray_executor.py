@@ -1,0 +1,204 @@
+"""People spread over a real Ray on this machine, with two worker processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from celeb_basis.errors import HostError, LearningError, MissingPackageError, NotFiniteError, PhotoError
+from celeb_basis.events import Event
+from celeb_basis.settings import LearnSettings
+from celeb_basis.training.ray_executor import RayOptions, _Actor, run_on_ray
+from celeb_basis.training.run import Interrupt, Job, Outcome, PersonPhotos
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[Any]:
+    """A Ray of this module's tests, so that it is started once; the command line's test starts its own."""
+    import os
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    root = str(Path(__file__).resolve().parents[2])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": {"PYTHONPATH": root}},
+    )
+    yield ray
+    ray.shutdown()
+
+
+def _job(name: str, *photos: Path) -> Job:
+    return Job((PersonPhotos(name, photos),), LearnSettings(), consent=name)
+
+
+def _make_worker(mark: Path) -> Callable[[], Any]:
+    """A worker that answers with its process and what it was given. Local classes travel to Ray by value."""
+
+    class Reporter:
+        def __init__(self) -> None:
+            import os
+
+            with open(mark, "a") as file:
+                file.write(f"{os.getpid()}\n")
+
+        def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+            import os
+            import time
+
+            (name,) = job.names
+            time.sleep(60 if name == "long" else 0.3)
+            if name == "fails":
+                raise PhotoError("The photo is no good: take another one.")
+            if name == "breaks":
+                raise ValueError("a surprise")
+            if name == "dies":
+                os._exit(1)
+            if interrupt.asked:
+                yield Event()
+            contents = tuple(path.read_bytes() for path in job.people[0].photos)
+            return Outcome(job.names, identities=(*contents, str(os.getpid()).encode()), reason="all steps done")
+
+    return Reporter
+
+
+@needs_ray
+def test_jobs_are_spread_and_failures_stay_their_own(local_ray: Any, tmp_path: Path) -> None:
+    del local_ray
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"the photo")
+    names = ["one", "fails", "two", "breaks", "dies", "three", "four", "five"]
+    jobs = [_job(name, photo) for name in names] + [_job("gone", tmp_path / "gone.jpg")]
+    mark = tmp_path / "mark"
+    outcomes = {one.names[0]: one for one in run_on_ray(_make_worker(mark), jobs, Interrupt(), RayOptions(2))}
+    assert set(outcomes) == {*names, "gone"}
+    assert outcomes["fails"].error == "The photo is no good: take another one."
+    assert "ValueError: a surprise" in outcomes["breaks"].error
+    assert "worker process died" in outcomes["dies"].error
+    assert "does not exist" in outcomes["gone"].error
+    good = [outcomes[name] for name in ("one", "two", "three", "four", "five")]
+    assert all(one.identities[0] == b"the photo" and not one.error for one in good)
+    # Loaded once in each process: two to begin with, and perhaps one in the place of the one that died.
+    processes = mark.read_text().split()
+    assert 2 <= len(processes) == len(set(processes)) <= 3
+    assert {one.identities[1].decode() for one in good} <= set(processes)
+
+
+@needs_ray
+def test_another_worker_takes_the_place_of_one_that_died(local_ray: Any, tmp_path: Path) -> None:
+    del local_ray
+    mark = tmp_path / "mark"
+    jobs = [_job("dies"), _job("one"), _job("two")]
+    outcomes = list(run_on_ray(_make_worker(mark), jobs, Interrupt(), RayOptions(1)))
+    assert [(one.names[0], bool(one.error)) for one in outcomes] == [("dies", True), ("one", False), ("two", False)]
+    assert len(mark.read_text().split()) == 2
+
+
+@needs_ray
+def test_a_model_that_no_worker_can_load_is_one_error(local_ray: Any) -> None:
+    del local_ray
+
+    def broken() -> Any:
+        raise HostError("There is no model here: copy it to every machine.")
+
+    with pytest.raises(LearningError, match="copy it to every machine"):
+        list(run_on_ray(broken, [_job("one")], Interrupt(), RayOptions(1)))
+
+    def surprising() -> Any:
+        raise ValueError("a wheel came off")
+
+    with pytest.raises(LearningError, match=r"celeb-basis itself \(ValueError: a wheel came off\): run it again"):
+        list(run_on_ray(surprising, [_job("one")], Interrupt(), RayOptions(1)))
+
+
+@needs_ray
+def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
+    del local_ray
+    interrupt = Interrupt()
+    outcomes = []
+    jobs = [_job(name) for name in ("long", "one", "two", "three")]
+    for outcome in run_on_ray(_make_worker(tmp_path / "mark"), jobs, interrupt, RayOptions(2)):
+        outcomes.append(outcome)
+        interrupt.ask()
+    # Who was learned meanwhile is told of, and nobody else is begun.
+    assert [(one.names[0], one.reason) for one in outcomes] == [("one", "all steps done"), ("long", "interrupted")]
+    assert "nothing of it is kept: learn this person again" in outcomes[1].error
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_state_on_another_machine_is_told_with_its_place(tmp_path: Path, elsewhere: bool) -> None:
+    class Failing:
+        def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+            yield Event()
+            if not interrupt.asked:
+                raise NotFiniteError(f"The loss became NaN. To go on from there, resume {job.state}.")
+            return Outcome(job.names)
+
+    job = replace(_job("ann"), state=tmp_path / "ann.safetensors")
+    actor = _Actor(Failing)
+    assert actor.open() == ""
+    error = actor.learn(job, [[]], "another" if elsewhere else platform.node()).error
+    assert error.startswith(f"The loss became NaN. To go on from there, resume {job.state}.")
+    assert (f"That file is on the machine {platform.node()}." in error) == elsewhere
+
+
+def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'celeb-basis\[ray\]'"):
+        list(run_on_ray(lambda: None, [_job("one")], Interrupt(), RayOptions()))  # type: ignore[arg-type, return-value]
+
+
+@needs_ray
+def test_the_command_line_spreads_a_folder(
+    tmp_path: Path, miniature_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    import numpy as np
+    import ray
+    from support.sample_photos import sample_photos
+
+    from celeb_basis.cli.main import main
+    from celeb_basis.identities.identity import load_identity
+    from celeb_basis.names.lists import shipped_names
+    from miniature.small_models.pipelines import make_pipeline, save_pipeline
+
+    ray.shutdown()  # the command line is to start its own
+    monkeypatch.chdir(tmp_path)
+    save_pipeline(make_pipeline("sd1", width=64), tmp_path / "model")
+    (tmp_path / "names.txt").write_text("\n".join(shipped_names().names[:40]), encoding="utf-8")
+    people = tmp_path / "people"
+    people.mkdir()
+    for name in ("ann", "bob"):
+        (people / f"{name}.jpg").write_bytes(sample_photos()["six"].read_bytes())
+    Image.new("RGB", (256, 256), "white").save(people / "nobody.png")
+    words = (
+        f"learn people --model model --faces {miniature_folder} --names names.txt --components 8 --views 2 --steps 3"
+    )
+    spread = [*words.split(), "--json", "--library", "spread", "--executor", "ray", "--workers", "2"]
+    capsys.readouterr()  # what the earlier Ray had left to say
+    assert main(spread) == 1
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["people"]}
+    assert {name: row["ok"] for name, row in rows.items()} == {"ann": True, "bob": True, "nobody": False}
+    assert "No face was found in nobody.png" in rows["nobody"]["error"]
+    assert not ray.is_initialized()
+    # The same people as in one process.
+    assert main([*words.split(), "--library", "alone", "--quiet"]) == 1
+    for name in ("ann", "bob"):
+        there, here = (load_identity(tmp_path / folder / f"{name}.safetensors") for folder in ("spread", "alone"))
+        np.testing.assert_allclose(there.coefficients[0], here.coefficients[0], atol=1e-4)

@@ -1,0 +1,72 @@
+"""On a model that follows token vectors, learning finds a stranger: the loss on what was held out falls below the rest."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+from support.steerable import COMPONENTS, World, train_world
+
+from celeb_basis.settings import PRESETS, LearnSettings
+from celeb_basis.training.trainer import Learner
+
+
+# The head's 512 inputs all move an output; a coefficient of its own moves one step at a time and wants larger ones.
+@pytest.mark.parametrize(
+    ("mode", "start", "learning_rate"),
+    [("head", "random", 0.01), ("direct", "random", 0.03), ("direct", "mean", 0.03)],
+)
+def test_learned_strangers_beat_the_mean_and_random_identities(
+    steerable: World, mode: str, start: str, learning_rate: float
+) -> None:
+    settings = LearnSettings(
+        steps=300,
+        components=COMPONENTS,
+        mode=mode,
+        start=start,
+        learning_rate=learning_rate,
+        batch_size=4,
+        early_stop=False,
+    )
+    gains_over_mean, gains_over_random = [], []
+    for seed in range(5):
+        pool = steerable.stranger(seed)
+        learner = Learner(steerable.host, steerable.bases, pool, settings.changed({"seed": seed}))
+        for _ in learner.run():
+            pass
+        person = pool.people[0]
+        learned = steerable.held_out_loss(person, learner.results()[0].coefficients)
+        mean = steerable.held_out_loss(person, [torch.zeros(2, COMPONENTS)])
+        generator = torch.Generator().manual_seed(seed)
+        random = [
+            steerable.held_out_loss(
+                person, [torch.nn.functional.normalize(torch.randn(2, COMPONENTS, generator=generator), dim=-1)]
+            )
+            for _ in range(5)
+        ]
+        assert learned < mean, f"seed {seed}: {learned} against the mean vector's {mean}"
+        assert learned < min(random), f"seed {seed}: {learned} against random identities' {random}"
+        gains_over_mean.append(1 - learned / mean)
+        gains_over_random.append(1 - learned / statistics.mean(random))
+    # Far from chance: every one of five seeds, and by a margin.
+    assert statistics.mean(gains_over_mean) > 0.05
+    assert statistics.mean(gains_over_random) > 0.05
+
+
+@pytest.mark.slow
+def test_with_two_text_encoders_coefficients_of_their_own_beat_shared_ones() -> None:
+    """Why ``shared`` is off by default: components of two bases do not mean the same, so one set cannot serve both."""
+    world = train_world("v_prediction", encoders=2)
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for shared, of_setting in losses.items():
+        for seed in range(6):
+            settings = PRESETS["paper"].changed(
+                {"steps": 300, "components": COMPONENTS, "batch_size": 4, "seed": seed, "shared": shared}
+            )
+            pool = world.stranger(seed)
+            learner = Learner(world.host, world.bases, pool, settings)
+            for _ in learner.run():
+                pass
+            of_setting.append(world.held_out_loss(pool.people[0], learner.results()[0].coefficients))
+    assert statistics.mean(losses[False]) < statistics.mean(losses[True])
