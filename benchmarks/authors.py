@@ -10,7 +10,7 @@ from benchmarks.timing import take_turns
 from benchmarks.workbench import Workbench
 
 if TYPE_CHECKING:
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.training.trainer import Trainer
 
 WORDS = "authors"
 SLOW = True
@@ -20,19 +20,19 @@ _PAIRS = 4
 
 def measure(bench: Workbench) -> Iterator[Figure]:
     """The weights are frozen in both, as the authors' are. Their face network, a ResNet-100, would take longer yet."""
-    from celeb_basis.settings import LearnSettings
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.settings import TrainingSettings
+    from celeb_basis.training.trainer import Trainer
 
     (side,) = bench.sides(512)
-    settings = LearnSettings(batch_size=1, precision="fp32", early_stop=False)
+    settings = TrainingSettings(batch_size=1, precision="fp32", early_stop=False)
     pool = bench.pool(side, views=2)
-    learner, other = (Learner(bench.host, [bench.basis], pool, settings) for _ in range(2))
-    events = learner.run()
+    trainer, other = (Trainer(bench.host, [bench.basis], pool, settings) for _ in range(2))
+    events = trainer.run()
     try:
         next(events)
         compared = take_turns(lambda: next(events), authors_step(bench, other, side), bench.times(_PAIRS))
     finally:
-        learner.interrupt()
+        trainer.interrupt()
         list(events)
     face = bench.faces.name.partition(":")[0]
     yield Figure(
@@ -44,7 +44,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
     )
 
 
-def authors_step(bench: Workbench, learner: Learner, side: int) -> Callable[[], None]:
+def authors_step(bench: Workbench, trainer: Trainer, side: int) -> Callable[[], None]:
     """A call that augments, encodes and embeds a new view, and learns from it with activation checkpointing."""
     import torch
 
@@ -56,18 +56,18 @@ def authors_step(bench: Workbench, learner: Learner, side: int) -> Callable[[], 
     random = torch.Generator().manual_seed(side)
 
     def step() -> None:
-        with host.learning("fp32", checkpointing=True):
-            learner.optimizer.zero_grad(set_to_none=True)
-            draw = learner.draw()
+        with host.prepare_for_training("fp32", checkpointing=True):
+            trainer.optimizer.zero_grad(set_to_none=True)
+            draw = trainer.draw()
             view = augment(portrait, draw_augmentation(random, 0.1))
-            latents = host.encode_pictures(to_model_range(view.picture))
+            latents = host.encode_images(to_model_range(view.picture))
             vector = torch.from_numpy(faces.embed([faces.align(view.picture, view.landmarks)]))
             clean = latents.mean + latents.std * torch.randn(latents.mean.shape, generator=random)
-            coefficients = learner.model(vector, draw.people)
-            words = {"<view0>": [learner.bases[0].expand(coefficients[0, 0])]}
+            coefficients = trainer.module(vector, draw.people)
+            words = {"<view0>": [trainer.bases[0].expand(coefficients[0, 0])]}
             conditioning = host.encode_prompts(draw.prompts, words)
             loss = diffusion_loss(host, clean, draw.noise, draw.timesteps, conditioning)
             loss.backward()  # type: ignore[no-untyped-call]
-            learner.optimizer.step()
+            trainer.optimizer.step()
 
     return step

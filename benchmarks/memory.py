@@ -41,12 +41,12 @@ def _in_a_process(kind: str, side: int, tiny: bool) -> float:
 
 def run_ours(bench: Workbench, side: int) -> None:
     """Prepare and learn a few steps, as the command line does."""
-    from celeb_basis.settings import LearnSettings
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.settings import TrainingSettings
+    from celeb_basis.training.trainer import Trainer
 
-    settings = LearnSettings(batch_size=1, precision="fp32", early_stop=False)
-    learner = Learner(bench.host, [bench.basis], bench.pool(side, views=2), settings)
-    for _ in itertools.islice(learner.run(), _STEPS):
+    settings = TrainingSettings(batch_size=1, precision="fp32", early_stop=False)
+    trainer = Trainer(bench.host, [bench.basis], bench.pool(side, views=2), settings)
+    for _ in itertools.islice(trainer.run(), _STEPS):
         pass
 
 

@@ -12,7 +12,7 @@ from benchmarks.workbench import Workbench
 
 if TYPE_CHECKING:
     from benchmarks.bare import BareBatch, BareStep
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.training.trainer import Trainer
 
 WORDS = "step"
 SLOW = True
@@ -33,19 +33,19 @@ def measure(bench: Workbench) -> Iterator[Figure]:
 def _compared(bench: Workbench, side: int) -> Figure:
     from benchmarks.bare import BareStep
     from celeb_basis.events import StepDone
-    from celeb_basis.settings import LearnSettings
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.settings import TrainingSettings
+    from celeb_basis.training.trainer import Trainer
 
-    settings = LearnSettings(batch_size=1, precision="fp32", early_stop=False)
-    learner = Learner(bench.host, [bench.basis], bench.pool(side, views=2), settings)
-    events = learner.run()
+    settings = TrainingSettings(batch_size=1, precision="fp32", early_stop=False)
+    trainer = Trainer(bench.host, [bench.basis], bench.pool(side, views=2), settings)
+    events = trainer.run()
     bare = BareStep(bench.pipeline)
     losses: dict[str, float] = {}
     batch: BareBatch | None = None
 
     def prepare() -> None:
         nonlocal batch
-        batch = next_batch(learner, bare)
+        batch = next_batch(trainer, bare)
 
     def ours() -> None:
         event = next(events)
@@ -60,7 +60,7 @@ def _compared(bench: Workbench, side: int) -> Figure:
         ours()
         compared = take_turns(ours, other, bench.times(_PAIRS.get(side, 30)), prepare=prepare)
     finally:
-        learner.interrupt()
+        trainer.interrupt()
         list(events)
     same = math.isclose(losses["ours"], losses["bare"], rel_tol=_SAME)
     return Figure(
@@ -90,20 +90,20 @@ def _in_passes(bench: Workbench, side: int) -> Figure:
     )
 
 
-def next_batch(learner: Learner, bare: BareStep) -> BareBatch:
+def next_batch(trainer: Trainer, bare: BareStep) -> BareBatch:
     """What ``learner`` will draw for its next step, made ready for the bare one. The learner is left as it was."""
     import torch
 
     from benchmarks.bare import BareBatch
     from celeb_basis.method import add_noise, prediction_target
 
-    state = learner.generator.get_state()
-    draw = learner.draw()
-    learner.generator.set_state(state)
+    state = trainer.generator.get_state()
+    draw = trainer.draw()
+    trainer.generator.set_state(state)
     with torch.no_grad():
-        vectors = learner.bases[0].expand(learner.coefficients(draw)[:, 0])
+        vectors = trainer.bases[0].expand(trainer.coefficients(draw)[:, 0])
     ids, places = bare.tokenized(draw.prompts, "<view{}>", vectors.shape[1])
-    schedule = learner.host.schedule
+    schedule = trainer.model.schedule
     return BareBatch(
         ids=ids,
         places=places,

@@ -190,7 +190,7 @@ def build_basis(
             f"components need at least {options.components + 1}: give a longer list or fewer components."
         )
     ids = torch.from_numpy(filtered.token_ids)
-    # The table is gathered as the host holds it and widened afterwards: the whole table is never copied.
+    # The table is gathered as the host holds it and upcast afterwards: the whole table is never copied.
     table = encoder.token_table()
     used, where = torch.unique(ids, return_inverse=True)
     rows = table[used.to(table.device)].to("cpu", torch.float32)
@@ -268,6 +268,7 @@ def _content_hash(
 
 
 # FOLDED: What a basis looks like from outside: for a table, a page or JSON.
+
 
 @dataclass(frozen=True)
 class BasisSummary:

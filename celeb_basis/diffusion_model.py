@@ -31,7 +31,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 TokenVectors: TypeAlias = "Sequence[torch.Tensor]"
 """The vectors of one word: one ``(E, D_i)`` tensor a text encoder, in the order of :attr:`Host.text_encoders`."""
 
-Words: TypeAlias = "Mapping[str, TokenVectors]"
+PlaceholderTokens: TypeAlias = "Mapping[str, TokenVectors]"
 """Words as they stand in a prompt (``"<person1>"``, brackets and all) and the vectors put in their place."""
 
 Conditioning: TypeAlias = Any
@@ -84,7 +84,7 @@ class GenerationRequest:
 
     prompt: str
     negative_prompt: str = ""
-    words: Words = field(default_factory=dict)
+    placeholder_tokens: PlaceholderTokens = field(default_factory=dict)
     count: int = 1
     seed: int = 0
     """Picture ``i`` is drawn with ``seed + i``, alone, so that it does not depend on ``count``."""
@@ -108,11 +108,11 @@ class DenoiserBlock:
 
 
 @dataclass(frozen=True)
-class MemoryFacts:
+class MemoryStats:
     """What an estimate of learning's memory needs to know, as it is at that moment."""
 
     blocks: tuple[DenoiserBlock, ...]
-    latent_pixel: int
+    vae_scale_factor: int
     """Side in pixels of what one place of a latent stands for."""
     weights: int
     """Bytes of the denoiser's and the text encoders' weights, as they are held."""
@@ -142,7 +142,7 @@ class TextEncoder(Protocol):
         """``(V, D)`` token embeddings: detached, on whatever device and in whatever dtype the host holds them."""
 
 
-class Host(Protocol):
+class DiffusionModel(Protocol):
     """A loaded checkpoint that can encode, denoise and draw. Frozen: nothing of it is ever trained or changed."""
 
     @property
@@ -163,10 +163,12 @@ class Host(Protocol):
     def dtype(self) -> torch.dtype:
         """What the denoiser's weights are held in."""
 
-    def memory(self) -> MemoryFacts:
+    def memory(self) -> MemoryStats:
         """What is known of the model's memory now. Quick; nothing is loaded or moved."""
 
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> AbstractContextManager[None]:
+    def prepare_for_training(
+        self, precision: Precision, *, checkpointing: bool = False
+    ) -> AbstractContextManager[None]:
         """Make the model ready for gradients to the words' vectors, and put everything back as it was on leaving.
 
         Inside, all weights are frozen (``requires_grad`` off), modules are in evaluation mode, and
@@ -174,13 +176,13 @@ class Host(Protocol):
         ``checkpointing`` trades time for memory in the denoiser.
         """
 
-    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
         """Encode ``(N, 3, S, S)`` float32 RGB pictures in [-1, 1] with the VAE, without gradients, one at a time."""
 
-    def release_picture_encoder(self) -> None:
-        """Take the VAE off the device, where that frees memory; :meth:`encode_pictures` brings it back."""
+    def release_vae(self) -> None:
+        """Take the VAE off the device, where that frees memory; :meth:`encode_images` brings it back."""
 
-    def encode_prompts(self, prompts: Sequence[str], words: Words) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         """Encode prompts with every word of ``words`` replaced by its ``E`` vectors, and nothing else changed.
 
         The text around a word is tokenized as if the word were one plain word of its own. Differentiable in the vectors.
@@ -209,30 +211,30 @@ def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) ->
         )
 
 
-def check_pictures(pictures: torch.Tensor, latent_pixel: int) -> None:
+def check_images(pictures: torch.Tensor, vae_scale_factor: int) -> None:
     """Raises: :class:`HostError` unless there are ``(N, 3, H, W)`` pictures with sides that the VAE can halve.
 
-    Parameters: ``latent_pixel`` is the side in pixels of what one place of a latent stands for.
+    Parameters: ``vae_scale_factor`` is the side in pixels of what one place of a latent stands for.
     """
     sides = pictures.shape[2:]
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % latent_pixel or not side for side in sides):
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % vae_scale_factor or not side for side in sides):
         raise HostError(
             f"Pictures of the shape {tuple(pictures.shape)} cannot be encoded: give (N, 3, S, S) with a side S that is a "
-            f"multiple of {latent_pixel}."
+            f"multiple of {vae_scale_factor}."
         )
     if not len(pictures):
         raise HostError("There are no pictures to encode: give at least one.")
 
 
-def picture_size(request: GenerationRequest, info: ModelInfo, latent_pixel: int, timesteps: int) -> tuple[int, int]:
+def image_size(request: GenerationRequest, info: ModelInfo, vae_scale_factor: int, timesteps: int) -> tuple[int, int]:
     """Width and height in pixels of the pictures asked for.
 
-    Parameters: ``latent_pixel`` is the side in pixels of what one place of a latent stands for; ``timesteps`` is ``T``.
+    Parameters: ``vae_scale_factor`` is the side in pixels of what one place of a latent stands for; ``timesteps`` is ``T``.
 
     Raises: :class:`HostError` for a size, a count or a number of steps that cannot be drawn.
     """
     width, height = (side or info.resolution for side in (request.width, request.height))
-    if any(side < latent_pixel or side % latent_pixel for side in (width, height)):
+    if any(side < vae_scale_factor or side % vae_scale_factor for side in (width, height)):
         raise HostError(
             f"Pictures of {width}x{height} pixels cannot be drawn: choose multiples of {info.size_multiple}."
         )
@@ -246,11 +248,12 @@ def picture_size(request: GenerationRequest, info: ModelInfo, latent_pixel: int,
 
 # FOLDED: Where words stand in a prompt: what every adapter must agree on.
 
-def split_at_words(prompt: str, words: Sequence[str]) -> list[str]:
+
+def split_at_placeholders(prompt: str, words: Sequence[str]) -> list[str]:
     """Cut a prompt into the words and what stands between them; where words overlap, the longest one counts.
 
     Example:
-        >>> split_at_words("<a>, smiling", ["<a>"])
+        >>> split_at_placeholders("<a>, smiling", ["<a>"])
         ['<a>', ', smiling']
     """
     if not words:
@@ -261,7 +264,8 @@ def split_at_words(prompt: str, words: Sequence[str]) -> list[str]:
 
 # FOLDED: The side in pixels of the square pictures that a checkpoint was made for.
 
-def told_resolution(config: Any) -> int | None:
+
+def configured_resolution(config: Any) -> int | None:
     """``celeb_basis.resolution`` in the content of a checkpoint's config, as ``save_for_webui`` writes it."""
     try:
         return int(config["celeb_basis"]["resolution"]) or None

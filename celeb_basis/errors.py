@@ -30,7 +30,7 @@ class FacePackError(CelebBasisError):
     """A face model pack is missing, incomplete or broken."""
 
 
-class LicenceError(FacePackError):
+class LicenseError(FacePackError):
     """A pack would have to be downloaded, and nobody has agreed to its licence."""
 
 
@@ -42,11 +42,11 @@ class SettingsError(CelebBasisError):
     """A setting is unknown or out of its range."""
 
 
-class LearningError(CelebBasisError):
+class TrainingError(CelebBasisError):
     """Learning cannot start, go on, or be resumed."""
 
 
-class NotFiniteError(LearningError):
+class NotFiniteError(TrainingError):
     """The loss or the coefficients became NaN or infinite; the last good state was kept."""
 
 
@@ -62,7 +62,7 @@ class ExportError(CelebBasisError):
     """An identity cannot be written, or read, in another tool's layout."""
 
 
-class JudgingError(CelebBasisError):
+class EvaluationError(CelebBasisError):
     """Pictures cannot be judged with what was given."""
 
 
@@ -81,16 +81,17 @@ class MissingPackageError(CelebBasisError):
 # FOLDED: What an error is told as: errors of the user's and of the machine's limits in a sentence that says what
 # FOLDED: to do.
 
-def is_explained(error: BaseException) -> bool:
-    """Whether :func:`sentence_of` says what to do about ``error``; else it is an error in this program."""
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether :func:`error_message` says what to do about ``error``; else it is an error in this program."""
     return isinstance(error, (CelebBasisError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
 
 
-def sentence_of(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """The sentence for ``error``."""
     if isinstance(error, CelebBasisError):
         return str(error)
-    if is_explained(error):  # torch's own error is known by its name: torch is not imported for it
+    if is_user_error(error):  # torch's own error is known by its name: torch is not imported for it
         return (
             "The memory is full: hold the model in fp16 or bf16, learn with batch_size 1 and checkpointing, "
             "use a smaller size, or close other programs."

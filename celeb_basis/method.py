@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from celeb_basis.diffusion_model import Conditioning, Host, NoiseSchedule
+from celeb_basis.diffusion_model import Conditioning, DiffusionModel, NoiseSchedule
 from celeb_basis.errors import BasisError
 
 
@@ -241,7 +241,7 @@ class CoefficientHead(nn.Module):
         )
 
 
-class SpreadCoefficients(nn.Module):
+class ScaledCoefficients(nn.Module):
     """Coefficients of any length as parameters, each in units of the celebrities' own spread along its component.
 
     A step of the optimizer then means as much in every component: the first ones spread several times as far as the last.
@@ -256,7 +256,7 @@ class SpreadCoefficients(nn.Module):
         self.raw = nn.Parameter(torch.zeros(people, shape.size))
         self.register_buffer("spread", spread.clamp_min(1e-8), persistent=False)
 
-    def begin_at(self, coefficients: torch.Tensor) -> None:
+    def initialize_from(self, coefficients: torch.Tensor) -> None:
         """Start from ``(P, G, E, K)`` coefficients."""
         with torch.no_grad():
             self.raw.copy_((coefficients.to(self.spread) / self.spread).reshape(self.raw.shape))
@@ -275,7 +275,7 @@ class DirectCoefficients(nn.Module):
         self.shape = shape
         self.raw = nn.Parameter(torch.randn(people, shape.size, generator=generator))
 
-    def begin_at(self, coefficients: torch.Tensor) -> None:
+    def initialize_from(self, coefficients: torch.Tensor) -> None:
         """Start from ``(P, G, E, K)`` coefficients instead of random ones."""
         with torch.no_grad():
             self.raw.copy_(coefficients.reshape(self.raw.shape))
@@ -287,6 +287,7 @@ class DirectCoefficients(nn.Module):
 
 # FOLDED: The bias-corrected moving average of the coefficients: the only thing kept of an identity (paper section
 # FOLDED: 4).
+
 
 class MovingAverage:
     """Exponential moving average of ``P`` people's coefficients, each ``(G, E, K)``.
@@ -314,6 +315,7 @@ class MovingAverage:
 # FOLDED: The host's own diffusion loss: mean squared error of the noise, or of the velocity where the model
 # FOLDED: predicts that.
 
+
 def add_noise(
     schedule: NoiseSchedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
@@ -333,7 +335,7 @@ def prediction_target(
 
 
 def diffusion_loss(
-    host: Host,
+    model: DiffusionModel,
     clean: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
@@ -343,9 +345,9 @@ def diffusion_loss(
 
     ``clean`` and ``noise`` are ``(N, C, h, w)`` on the host's device.
     """
-    noisy = add_noise(host.schedule, clean, noise, timesteps)
-    predicted = host.predict(noisy, timesteps, conditioning)
-    target = prediction_target(host.schedule, clean, noise, timesteps)
+    noisy = add_noise(model.schedule, clean, noise, timesteps)
+    predicted = model.predict(noisy, timesteps, conditioning)
+    target = prediction_target(model.schedule, clean, noise, timesteps)
     return functional.mse_loss(predicted.to(noise.dtype), target)
 
 

@@ -2,7 +2,7 @@
 
 Two forms in every file: an XMP packet with the *Digital Source Type* of the IPTC photo metadata standard, which platforms
 and agencies read, and a sentence for people. In PNG files the sentence stands under :data:`KEY`, in JPEG files it is the
-comment. :func:`save_drawn` is the one place that writes such a file.
+comment. :func:`save_generated_image` is the one place that writes such a file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
 
 
 def marked(image: Image.Image, words: Sequence[str], *, composite: bool = False) -> Image.Image:
-    """``image`` that knows, as long as it is in memory, whom it shows; :func:`drawn_bytes` writes it into the file.
+    """``image`` that knows, as long as it is in memory, whom it shows; :func:`generated_image_bytes` writes it into the file.
 
     Parameters: ``words`` are the people's words, brackets and all; ``composite`` says that it holds real photos as well.
     """
@@ -76,7 +76,7 @@ def people_read(value: object) -> tuple[tuple[str, str], ...]:
     return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
 
 
-def drawn_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:
+def generated_image_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:
     """The file's content of a picture that was drawn, with what it has to say of itself.
 
     Parameters: ``texts`` are more texts of a PNG file, by keyword.
@@ -96,13 +96,13 @@ def drawn_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, s
     return buffer.getvalue()
 
 
-def save_drawn(path: Path, image: Image.Image, *, texts: Mapping[str, str] | None = None) -> None:
+def save_generated_image(path: Path, image: Image.Image, *, texts: Mapping[str, str] | None = None) -> None:
     """Write a picture that was drawn to ``path``, whole or not at all: as JPEG if ``path`` ends so, else as PNG.
 
     Raises: :class:`~celeb_basis.errors.FileError` for a full disk, a read-only folder and the like.
     """
     kind: Kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    write_bytes(path, drawn_bytes(image, kind, texts=texts))
+    write_bytes(path, generated_image_bytes(image, kind, texts=texts))
 
 
 def _xmp(words: Sequence[str], composite: bool) -> str:

@@ -22,7 +22,7 @@ def _setting(default: Any, help_text: str, *, low: float | None = None, high: fl
 
 
 @dataclass(frozen=True)
-class LearnSettings:
+class TrainingSettings:
     """How a person is learned. The defaults are the preset ``balanced``; ``PRESETS["paper"]`` is the paper's recipe.
 
     Raises: :class:`SettingsError` at construction for a value out of its range.
@@ -74,7 +74,7 @@ class LearnSettings:
         """All settings as JSON-ready values."""
         return asdict(self)
 
-    def changed(self, changes: Mapping[str, Any]) -> LearnSettings:
+    def changed(self, changes: Mapping[str, Any]) -> TrainingSettings:
         """A copy with ``changes`` applied; values may be text, as from a command line or a form.
 
         Raises: :class:`SettingsError` for an unknown setting.
@@ -110,11 +110,11 @@ def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
     return number
 
 
-PRESETS: Mapping[str, LearnSettings] = {
-    "quick": LearnSettings(start="guess", steps=40, learning_rate=0.003, views=32),
-    "balanced": LearnSettings(),
-    "best": LearnSettings(start="guess", steps=200, learning_rate=0.003, early_stop=False),
-    "paper": LearnSettings(
+PRESETS: Mapping[str, TrainingSettings] = {
+    "quick": TrainingSettings(start="guess", steps=40, learning_rate=0.003, views=32),
+    "balanced": TrainingSettings(),
+    "best": TrainingSettings(start="guess", steps=200, learning_rate=0.003, early_stop=False),
+    "paper": TrainingSettings(
         mode="head", start="random", learning_rate=0.01, describe=False, early_stop=False, views=800
     ),
 }
@@ -122,7 +122,7 @@ PRESETS: Mapping[str, LearnSettings] = {
 ``quick`` and ``best`` ask the model to draw up to 640 celebrities first, once for each checkpoint (``docs/evidence.md``)."""
 
 
-def preset(name: str) -> LearnSettings:
+def preset(name: str) -> TrainingSettings:
     """The settings called ``name``.
 
     Raises: :class:`SettingsError` if there is no such preset.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import SettingsError
-from celeb_basis.settings import PRESETS, LearnSettings, preset
+from celeb_basis.settings import PRESETS, TrainingSettings, preset
 
 
 def test_the_preset_paper_is_the_papers_recipe() -> None:
@@ -20,10 +20,10 @@ def test_the_preset_paper_is_the_papers_recipe() -> None:
 
 
 def test_every_setting_has_a_help_text_and_its_default_is_in_range() -> None:
-    for item in fields(LearnSettings):
+    for item in fields(TrainingSettings):
         assert len(item.metadata["help"]) > 10, item.name
     for settings in PRESETS.values():
-        assert LearnSettings(**settings.as_dict()) == settings
+        assert TrainingSettings(**settings.as_dict()) == settings
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_every_setting_has_a_help_text_and_its_default_is_in_range() -> None:
 )
 def test_text_from_a_form_becomes_a_value(changes: dict[str, Any], expected: tuple[str, Any]) -> None:
     name, value = expected
-    result = getattr(LearnSettings().changed(changes), name)
+    result = getattr(TrainingSettings().changed(changes), name)
     assert result == value
     assert type(result) is type(value)
 
@@ -62,7 +62,7 @@ def test_text_from_a_form_becomes_a_value(changes: dict[str, Any], expected: tup
 )
 def test_what_is_out_of_range_is_answered_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
-        LearnSettings().changed(changes)
+        TrainingSettings().changed(changes)
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:

@@ -17,13 +17,13 @@ from benchmarks.evidence.drawing import draw
 from benchmarks.evidence.spaces import Space, make_bases
 from benchmarks.evidence.world import EvidenceWorld, Stranger
 from celeb_basis.diffusion_model import LatentDistribution
-from celeb_basis.errors import LearningError
+from celeb_basis.errors import TrainingError
 from celeb_basis.faces.types import Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.method import Basis
-from celeb_basis.miniature import NAME_FACES
+from celeb_basis.miniature import CELEBRITY_FACES
 from celeb_basis.training.dataset import Person, PersonViews, ViewPool, encode_views
-from celeb_basis.training.first_guess import FirstGuess, NameFaces, draw_name_faces, first_guesses
+from celeb_basis.training.first_guess import CelebrityFaces, FirstGuess, first_guesses, generate_celebrity_faces
 from celeb_basis.training.run import follow
 
 _KEPT = 24
@@ -113,15 +113,15 @@ class Bench:
         """The row of the name whose drawn face is most like the stranger's picture."""
         cosines = np.nan_to_num(self.name_vectors, nan=-1.0) @ stranger.portrait.vector
         if not np.isfinite(self.name_vectors).any():
-            raise LearningError("The model draws no name with a face: train it for longer.")
+            raise TrainingError("The model draws no name with a face: train it for longer.")
         return int(cosines.argmax())
 
     @cached_property
-    def presets_faces(self) -> NameFaces:
+    def presets_faces(self) -> CelebrityFaces:
         """The names as the presets draw them: another number of pictures, steps and guidance; those that ship, if they do."""
         names = self.bases(Space(), 1)[0].names
-        drawing = draw_name_faces(
-            self.world.host, names, self.world.faces, self._folder / "name-faces", known=[NAME_FACES]
+        drawing = generate_celebrity_faces(
+            self.world.host, names, self.world.faces, self._folder / "name-faces", known=[CELEBRITY_FACES]
         )
         return follow(drawing, lambda _: None)
 
@@ -130,7 +130,7 @@ class Bench:
         if as_presets:
             return first_guesses(bases, self.presets_faces)
         names = self.bases(Space(), 1)[0].names
-        return first_guesses(bases, NameFaces(names, torch.from_numpy(self.name_vectors)))
+        return first_guesses(bases, CelebrityFaces(names, torch.from_numpy(self.name_vectors)))
 
 
 def _first_views(views: PersonViews, count: int) -> PersonViews:

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import RANK, LoraLearner, LowRank
 from benchmarks.evidence.spaces import Space
+from benchmarks.evidence.trainers import FreeLearner
 from benchmarks.evidence.world import Stranger
 from celeb_basis.diffusion_model import TokenVectors
-from celeb_basis.errors import LearningError
-from celeb_basis.method import Basis, DirectCoefficients, SpreadCoefficients
-from celeb_basis.settings import LearnSettings
+from celeb_basis.errors import TrainingError
+from celeb_basis.method import Basis, DirectCoefficients, ScaledCoefficients
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.first_guess import guessed
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 Known = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
 Loop = Literal["plain", "free", "lora"]
@@ -28,8 +28,8 @@ Start = Literal["random", "first guess", "person"]
 
 _OF_DRAWN_NAMES = ("nearest name", "first guess")
 
-_LOOPS: Mapping[str, type[Learner]] = {
-    "plain": Learner,
+_LOOPS: Mapping[str, type[Trainer]] = {
+    "plain": Trainer,
     "free": FreeLearner,
     "lora": LoraLearner,
 }
@@ -94,7 +94,7 @@ class Trained:
     """A word that a loop learns."""
 
     name: str
-    settings: LearnSettings
+    settings: TrainingSettings
     space: Space = field(default_factory=Space)
     loop: Loop = "plain"
     start: Start = "random"
@@ -130,41 +130,41 @@ class Trained:
     ) -> Iterator[Milestone]:
         """One run, stopped at shares of its steps, or of ``budget`` seconds for who learns for another's time."""
         pool, prepared = bench.pool(group, seed, self.settings.views, self.settings.smallest)
-        learner = self._learner(bench, group, pool, seed, timed=budget is not None)
+        trainer = self._learner(bench, group, pool, seed, timed=budget is not None)
         with ExitStack() as stack:
-            if isinstance(learner, LoraLearner):
+            if isinstance(trainer, LoraLearner):
                 if bench.world.denoiser is None:
-                    raise LearningError("This world does not show its denoiser's layers: leave the LoRA out.")
-                low_rank = LowRank(bench.world.denoiser, RANK, learner.generator)
-                learner.use(low_rank)
+                    raise TrainingError("This world does not show its denoiser's layers: leave the LoRA out.")
+                low_rank = LowRank(bench.world.denoiser, RANK, trainer.generator)
+                trainer.use(low_rank)
                 stack.enter_context(low_rank.added())
             for share in milestones:
-                _advance(learner, share, budget)
-                values = [learner.average.value(number) for number in range(len(group))]
+                _advance(trainer, share, budget)
+                values = [trainer.average.value(number) for number in range(len(group))]
                 if any(value is None for value in values):
                     continue  # somebody has not been drawn yet
                 with torch.no_grad():
                     words = {
-                        person.name: [one.detach().cpu() for one in learner.vectors(value.to(learner.host.device))]
+                        person.name: [one.detach().cpu() for one in trainer.vectors(value.to(trainer.model.device))]
                         for person, value in zip(group, values, strict=True)
                         if value is not None
                     }
                 samples = self.settings.batch_size * self.settings.accumulation
-                yield Milestone(words, learner.step, learner.step * samples, learner.seconds, prepared)
+                yield Milestone(words, trainer.step, trainer.step * samples, trainer.seconds, prepared)
 
-    def _learner(self, bench: Bench, group: Sequence[Stranger], pool: Any, seed: int, *, timed: bool) -> Learner:
+    def _learner(self, bench: Bench, group: Sequence[Stranger], pool: Any, seed: int, *, timed: bool) -> Trainer:
         bases = bench.bases(self.space, self.settings.components)
         changes: dict[str, Any] = {"components": bases[0].size, "seed": seed, "early_stop": False}
         if timed:
             changes["steps"] = 100_000
         settings = replace(self.settings, **changes)
-        learner = _LOOPS[self.loop](bench.world.host, bases, pool, settings)
+        trainer = _LOOPS[self.loop](bench.world.host, bases, pool, settings)
         if self.begins != "random":
-            if not isinstance(learner.model, (DirectCoefficients, SpreadCoefficients)):
-                raise LearningError("Only coefficients that are learned themselves can start somewhere: use direct.")
+            if not isinstance(trainer.module, (DirectCoefficients, ScaledCoefficients)):
+                raise TrainingError("Only coefficients that are learned themselves can start somewhere: use direct.")
             people = [torch.stack(self._begin(bench, bases, one)) for one in group]
-            learner.model.begin_at(torch.stack(people).to(learner.host.device))
-        return learner
+            trainer.module.initialize_from(torch.stack(people).to(trainer.model.device))
+        return trainer
 
     def _begin(self, bench: Bench, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
         """``(E, K)`` coefficients to start from, one a text encoder."""
@@ -190,15 +190,15 @@ def _guessed(
     return list(guessed(bases, bench.guess(bases, as_presets=as_presets), vector))
 
 
-def _advance(learner: Learner, share: float, budget: float | None) -> None:
+def _advance(trainer: Trainer, share: float, budget: float | None) -> None:
     """Run on to a share of all steps; or of the seconds, and until everybody was drawn once."""
-    if budget is None and learner.step >= round(share * learner.total):
+    if budget is None and trainer.step >= round(share * trainer.total):
         return
-    for _ in learner.run():
+    for _ in trainer.run():
         if budget is None:
-            reached = learner.step >= round(share * learner.total)
+            reached = trainer.step >= round(share * trainer.total)
         else:
-            drawn = (learner.average.value(number) is not None for number in range(len(learner.pool.people)))
-            reached = learner.seconds >= share * budget and all(drawn)
+            drawn = (trainer.average.value(number) is not None for number in range(len(trainer.pool.people)))
+            reached = trainer.seconds >= share * budget and all(drawn)
         if reached:
-            learner.interrupt()
+            trainer.interrupt()

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.world import EvidenceWorld
-from celeb_basis.diffusion_model import Words
+from celeb_basis.diffusion_model import PlaceholderTokens
 from celeb_basis.faces.types import Pixels
 
 BATCH = 16
 
 
 @torch.no_grad()
-def draw(world: EvidenceWorld, prompts: Sequence[str], words: Words, seeds: Sequence[int]) -> list[Pixels]:
+def draw(world: EvidenceWorld, prompts: Sequence[str], words: PlaceholderTokens, seeds: Sequence[int]) -> list[Pixels]:
     """A picture of each prompt. A seed means the same noise for every contestant, whatever else is in the batch."""
     pictures: list[Pixels] = []
     for start in range(0, len(prompts), BATCH):
@@ -24,7 +24,9 @@ def draw(world: EvidenceWorld, prompts: Sequence[str], words: Words, seeds: Sequ
     return pictures
 
 
-def _sample(world: EvidenceWorld, prompts: Sequence[str], words: Words, seeds: Sequence[int]) -> torch.Tensor:
+def _sample(
+    world: EvidenceWorld, prompts: Sequence[str], words: PlaceholderTokens, seeds: Sequence[int]
+) -> torch.Tensor:
     host = world.host
     told = host.encode_prompts(prompts, words)
     untold = host.encode_prompts([""] * len(prompts), {}) if world.guidance != 1 else None

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from celeb_basis.method import CoefficientHead, DirectCoefficients
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 
 class _FreeRows(DirectCoefficients):
@@ -22,10 +22,10 @@ class _FreeHead(CoefficientHead):
         return raw.reshape(-1, shape.groups, shape.positions, shape.components)
 
 
-class FreeLearner(Learner):
+class FreeLearner(Trainer):
     """Coefficients of any length: the paper's ablation without the unit sphere, and plain textual inversion."""
 
-    def make_model(self, people: int) -> CoefficientHead | DirectCoefficients:
+    def make_module(self, people: int) -> CoefficientHead | DirectCoefficients:
         if self.settings.mode == "head":
             return _FreeHead(self.shape, self.generator)
         return _FreeRows(self.shape, people, self.generator)

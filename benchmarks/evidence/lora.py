@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from celeb_basis.training.trainer import Draw, Learner
+from celeb_basis.training.trainer import Draw, Trainer
 
 RANK = 4
 RARE = ("sks", "zwx", "olis", "phol", "vdb", "gwt", "ohwx", "kdj", "xqz", "bnha")
@@ -56,7 +56,7 @@ class LowRank(nn.Module):
                 handle.remove()
 
 
-class LoraLearner(Learner):
+class LoraLearner(Trainer):
     """Trains a :class:`LowRank` with the project's own loop; coefficients are the rare words' own token vectors.
 
     Needs the free space, whose coefficients are token vectors. :meth:`use` says what is trained, before the first step.

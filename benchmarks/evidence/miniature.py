@@ -49,7 +49,9 @@ def miniature_world(folder: Path | None, *, strangers: int) -> EvidenceWorld:
     classifier = scene_classifier_file()
     for path, command in ((folder, "miniature.training.export"), (classifier, "miniature.training.scene_classifier")):
         if not path.exists():
-            raise HostError(f"There is no {path}: make it with `python -m {command}`, or see miniature/training/README.md.")
+            raise HostError(
+                f"There is no {path}: make it with `python -m {command}`, or see miniature/training/README.md."
+            )
     from celeb_basis.names.lists import name_list
     from miniature.training.people import read_people
 

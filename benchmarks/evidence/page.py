@@ -20,7 +20,7 @@ from benchmarks.evidence.plan import (
     TEXTUAL_INVERSION_DESCRIBED,
 )
 from benchmarks.evidence.summary import ALL_FIGURES, Row, apart, evaluations_to
-from celeb_basis.evaluation.metrics import Figure
+from celeb_basis.evaluation.metrics import Estimate
 from celeb_basis.files import write_bytes, write_text
 
 FINDINGS = Path(__file__).with_name("findings.md")
@@ -63,7 +63,7 @@ def claims(rows: Sequence[Row]) -> list[str]:
         verdict = f"not told: {', '.join(missing)} missing" if missing else ("yes" if holds() else "**no**")  # type: ignore[operator]
         lines.append(f"- {text}: {verdict}")
 
-    def figure(name: str, what: str) -> Figure | None:
+    def figure(name: str, what: str) -> Estimate | None:
         return known[name].last.figures[what]
 
     def more(what: str, one: str, other: str) -> None:
@@ -211,17 +211,17 @@ The same, on the same strangers and seeds:
 """
 
 
-def _value(figure: Figure | None) -> float:
+def _value(figure: Estimate | None) -> float:
     return float("-inf") if figure is None else figure.value
 
 
-def _shown(figure: Figure | None) -> str:
+def _shown(figure: Estimate | None) -> str:
     if figure is None:
         return "–"
     return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")
 
 
-def _difference(figure: Figure | None) -> str:
+def _difference(figure: Estimate | None) -> str:
     if figure is None:
         return "–"
     if figure.low is None or figure.high is None:

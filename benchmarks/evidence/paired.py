@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.evaluation.metrics import Figure, mean_figure
+from celeb_basis.evaluation.metrics import Estimate, mean_estimate
 
 FIGURES = ("identity", "recognised", "prompt", "detect")
 
@@ -27,7 +27,7 @@ class Difference:
     one: str
     other: str
     strangers: int
-    figures: dict[str, Figure | None]
+    figures: dict[str, Estimate | None]
 
 
 def differences(finished: Finished, pairs: Iterable[tuple[str, str]]) -> list[Difference]:
@@ -50,15 +50,17 @@ def differences(finished: Finished, pairs: Iterable[tuple[str, str]]) -> list[Di
     return found
 
 
-def _figure(one: dict[Any, Any], other: dict[Any, Any], common: Sequence[tuple[str, int]], name: str) -> Figure | None:
+def _figure(
+    one: dict[Any, Any], other: dict[Any, Any], common: Sequence[tuple[str, int]], name: str
+) -> Estimate | None:
     by_stranger: dict[str, list[float]] = defaultdict(list)
     for key in common:
         ours, theirs = one[key][name], other[key][name]
         if ours is not None and theirs is not None:
             by_stranger[key[0]].append(ours - theirs)
-    return mean_figure([float(np.mean(values)) for values in by_stranger.values()])
+    return mean_estimate([float(np.mean(values)) for values in by_stranger.values()])
 
 
-def sure(figure: Figure | None) -> bool:
+def sure(figure: Estimate | None) -> bool:
     """Whether the interval leaves zero out."""
     return figure is not None and figure.low is not None and figure.high is not None and figure.low * figure.high > 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.evidence.contestants import Contestant, Trained, Untrained
 from benchmarks.evidence.spaces import Space
-from celeb_basis.settings import PRESETS, LearnSettings
+from celeb_basis.settings import PRESETS, TrainingSettings
 
 PAPER = "paper"
 TEXTUAL_INVERSION = "textual inversion, same steps"
@@ -75,7 +75,7 @@ LEFT = (
 """What was tried and left away: their code is gone, their results are kept."""
 
 
-def _with(**changes: object) -> LearnSettings:
+def _with(**changes: object) -> TrainingSettings:
     return replace(_PAPER, **changes)  # type: ignore[arg-type]
 
 

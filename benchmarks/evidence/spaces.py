@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from celeb_basis.basis import BasisOptions, build_bases
-from celeb_basis.diffusion_model import Host
+from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
 
@@ -29,7 +29,7 @@ class Space:
     """Every token counts once."""
 
 
-def make_bases(host: Host, names: NameList, space: Space, components: int) -> tuple[Basis, ...]:
+def make_bases(host: DiffusionModel, names: NameList, space: Space, components: int) -> tuple[Basis, ...]:
     """One basis a text encoder. ``components`` beyond what the names' tokens span are lowered to it."""
     used = _some(names, space.names)
     most = _rank(host, used)
@@ -51,7 +51,7 @@ def _some(names: NameList, count: int) -> NameList:
     return name_list([names.names[row] for row in rows], f"{count} of {names.source}")
 
 
-def _rank(host: Host, names: NameList) -> int:
+def _rank(host: DiffusionModel, names: NameList) -> int:
     """Dimensions that the names' tokens span in every column: one fewer than they are, and no more than are there."""
     built = build_bases(host.text_encoders, names, BasisOptions(components=1))
     columns = [len(np.unique(column)) - 1 for one in built for column in one.filtered.token_ids.T]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.measuring import FIGURES
-from celeb_basis.evaluation.metrics import Figure, mean_figure
+from celeb_basis.evaluation.metrics import Estimate, mean_estimate
 
 ALL_FIGURES = (*FIGURES, "both")
 
@@ -23,7 +23,7 @@ class Point:
     """Of the denoiser, for each person."""
     seconds: float
     prepared: float
-    figures: dict[str, Figure | None]
+    figures: dict[str, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ def _point(reached: list[dict[str, Any]]) -> Point:
     return Point(mean["evaluations"], mean["seconds"], mean["prepared"], figures)
 
 
-def _figure(reached: list[dict[str, Any]], kind: str, figure: str) -> Figure | None:
+def _figure(reached: list[dict[str, Any]], kind: str, figure: str) -> Estimate | None:
     values: dict[str, list[float]] = defaultdict(list)
     for one in reached:
         for name, measured in one[kind].items():
             if measured[figure] is not None:
                 values[name].append(measured[figure])
-    return mean_figure([float(np.mean(values[name])) for name in sorted(values)])
+    return mean_estimate([float(np.mean(values[name])) for name in sorted(values)])
 
 
-def apart(better: Figure | None, worse: Figure | None) -> bool:
+def apart(better: Estimate | None, worse: Estimate | None) -> bool:
     """Whether ``better`` is the higher and the two intervals do not touch."""
     if better is None or worse is None or better.low is None or worse.high is None:
         return False

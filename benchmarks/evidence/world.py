@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from celeb_basis.diffusion_model import Host
+from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
 from celeb_basis.names.lists import NameList
 
@@ -55,7 +55,7 @@ class EvidenceWorld:
 
     key: str
     """Changes with the model, the strangers and the judges: results of another key are never mixed in."""
-    host: Host
+    host: DiffusionModel
     faces: FaceNetwork
     """What learning sees faces with."""
     names: NameList

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.interop.cases import CASES
-from benchmarks.interop.comparing import Verdict, compared
+from benchmarks.interop.comparing import EvaluationResult, compared
 from benchmarks.interop.people import World, miniature, small_sdxl
 from benchmarks.interop.running import ToolFailedError, ask
 from benchmarks.interop.tools import TOOLS, Tool
@@ -85,7 +85,7 @@ def _tried(tool: Tool, world: World, folder: Path) -> bool:
     return verdict.same
 
 
-def lines(name: str, verdict: Verdict) -> Iterator[str]:
+def lines(name: str, verdict: EvaluationResult) -> Iterator[str]:
     """A verdict, for people."""
     identical = all(verdict.vectors.values())
     vectors = ", ".join(verdict.vectors)

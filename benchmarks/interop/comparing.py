@@ -29,7 +29,7 @@ class PromptVerdict:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EvaluationResult:
     """One tool on one model."""
 
     version: str
@@ -44,7 +44,7 @@ class Verdict:
         return bool(self.vectors and self.prompts) and all(self.vectors.values()) and all(p.same for p in self.prompts)
 
 
-def compared(answer: Answer, world: World) -> Verdict:
+def compared(answer: Answer, world: World) -> EvaluationResult:
     """The verdict on a tool's answer."""
     vectors = {}
     for key, rows in world.vectors().items():
@@ -66,7 +66,7 @@ def compared(answer: Answer, world: World) -> Verdict:
         PromptVerdict(prompt, own, ours, anyway, own == 0 and (ours is None or ours <= allowed))
         for prompt, own, ours, anyway in measured
     ]
-    return Verdict(answer.version, answer.torch_version, vectors, tuple(verdicts))
+    return EvaluationResult(answer.version, answer.torch_version, vectors, tuple(verdicts))
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

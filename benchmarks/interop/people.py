@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,13 +109,13 @@ def _learned(host: DiffusersHost, steps: int) -> list[Identity]:
     from celeb_basis.faces.packs import MINIATURE, obtain_pack
     from celeb_basis.identities.identity import identity_from_bytes
     from celeb_basis.miniature import shipped_model_names
-    from celeb_basis.settings import LearnSettings
-    from celeb_basis.training.run import Interrupt, Job, PersonPhotos, Worker
+    from celeb_basis.settings import TrainingSettings
+    from celeb_basis.training.run import PhotoInput, TrainingTask, Worker
 
     worker = Worker(host, shipped_model_names(), InsightFaceNetwork(obtain_pack(MINIATURE).folder))
-    people = tuple(PersonPhotos(name, (photo,)) for name, photo in zip(PEOPLE, STRANGERS, strict=True))
-    settings = LearnSettings(steps=steps, views=16)
-    running = worker.learn(Job(people, settings, consent="a comparison"), Interrupt())
+    people = tuple(PhotoInput(name, (photo,)) for name, photo in zip(PEOPLE, STRANGERS, strict=True))
+    settings = TrainingSettings(steps=steps, views=16)
+    running = worker.learn(TrainingTask(people, settings, consent="a comparison"), threading.Event())
     while True:
         try:
             next(running)

@@ -21,7 +21,7 @@ from benchmarks.memory import peak_bytes
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.training.trainer import Trainer
 
 _ROUNDS = 2
 
@@ -47,22 +47,22 @@ def main() -> None:
 
 def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each step: ours and bare ones in turns, then the host's own, and all of it again."""
-    learner = make_learner(options)
+    trainer = make_learner(options)
     taken: dict[str, list[float]] = {"ours": [], "bare": [], "host": []}
     processor: list[float] = []
     losses: tuple[float, float] = (0.0, 0.0)
     for _ in range(_ROUNDS):
-        events = learner.run()
+        events = trainer.run()
         next(events)  # warms up, and holds the model as learning does for the bare steps too
         for _ in range(options.steps):
-            bare = BareStep.like_the_next(learner)
+            bare = BareStep.like_the_next(trainer)
             theirs, loss = timed(bare)
             ours, event = timed(lambda events=events: next(events))
             losses = (event.loss, loss)
             taken["ours"].append(ours[0])
             taken["bare"].append(theirs[0])
             processor.append(ours[1] / theirs[1])
-        learner.interrupt()
+        trainer.interrupt()
         list(events)
         taken["host"] += learn_as_the_host(options)
     return {**taken, "processor": statistics.median(processor), "losses": losses}
@@ -75,34 +75,34 @@ def timed(call: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
     return (time.perf_counter() - wall, time.process_time() - processor), answer
 
 
-def make_learner(options: argparse.Namespace) -> Learner:
+def make_learner(options: argparse.Namespace) -> Trainer:
     """Ready to step, with two views encoded by the host's VAE. No face network: learning needs none once views stand."""
     import torch
 
     from celeb_basis.basis import build_bases
     from celeb_basis.diffusion_model import LatentDistribution
-    from celeb_basis.hosts.a1111 import WebUIHost
+    from celeb_basis.hosts.a1111 import A1111Host
     from celeb_basis.names.lists import shipped_names
-    from celeb_basis.settings import LearnSettings
+    from celeb_basis.settings import TrainingSettings
     from celeb_basis.training.dataset import PersonViews, ViewPool
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.training.trainer import Trainer
 
-    host = WebUIHost()
+    host = A1111Host()
     bases = [built.basis for built in build_bases(host.text_encoders, shipped_names())]
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(2, 3, options.side, options.side, generator=generator) * 2 - 1
-    encoded = [host.encode_pictures(picture[None]) for picture in pictures]
-    host.release_picture_encoder()
+    encoded = [host.encode_images(picture[None]) for picture in pictures]
+    host.release_vae()
     latents = LatentDistribution(torch.cat([one.mean for one in encoded]), torch.cat([one.std for one in encoded]))
     vectors = torch.nn.functional.normalize(torch.randn(2, 512, generator=generator), dim=-1)
     pool = ViewPool((PersonViews("ann", b"", latents, vectors, ("", "small")),), "none")
-    return Learner(host, bases, pool, LearnSettings(batch_size=1, early_stop=False))
+    return Trainer(host, bases, pool, TrainingSettings(batch_size=1, early_stop=False))
 
 
 def learn_ours(options: argparse.Namespace) -> None:
     """A few of our steps, from nothing."""
-    learner = make_learner(options)
-    for number, _ in enumerate(learner.run(), start=1):
+    trainer = make_learner(options)
+    for number, _ in enumerate(trainer.run(), start=1):
         if number == options.steps:
             break
 
@@ -151,21 +151,21 @@ class BareStep:
     target: torch.Tensor
 
     @staticmethod
-    def like_the_next(learner: Learner) -> BareStep:
+    def like_the_next(trainer: Trainer) -> BareStep:
         """With what ``learner`` will draw next. The learner is left as it was."""
         import torch
 
         from celeb_basis.method import add_noise, prediction_target
 
-        state = learner.generator.get_state()
-        draw = learner.draw()
-        learner.generator.set_state(state)
+        state = trainer.generator.get_state()
+        draw = trainer.draw()
+        trainer.generator.set_state(state)
         with torch.no_grad():
-            vectors = learner.bases[0].expand(learner.coefficients(draw)[0, 0])
+            vectors = trainer.bases[0].expand(trainer.coefficients(draw)[0, 0])
         before, _, after = draw.prompts[0].partition("<view0>")
-        first, second = learner.host.text_encoders[0].tokenize([before, after])
+        first, second = trainer.model.text_encoders[0].tokenize([before, after])
         ids = [49406, *first, 0, 0, *second, 49407]
-        schedule = learner.host.schedule
+        schedule = trainer.model.schedule
         return BareStep(
             ids=torch.tensor([ids + [49407] * (77 - len(ids))]),
             places=[1 + len(first), 2 + len(first)],

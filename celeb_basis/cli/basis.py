@@ -11,7 +11,7 @@ from celeb_basis.cli.progress import Console
 
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary, BuiltBasis
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.names.lists import NameList
 
 _ABOUT = """\
@@ -58,12 +58,12 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     names = open_names(arguments)
     options = BasisOptions(arguments.components, FilterOptions(max_repeats=arguments.max_repeats))
     faces = _faces(arguments, screen)
-    host = open_model(arguments, screen)
-    check = _face_check(arguments, screen, host, faces, names)
-    built = build_bases(host.text_encoders, names, options, draws_face=check, cache=bases_cache())
+    model = open_model(arguments, screen)
+    check = _face_check(arguments, screen, model, faces, names)
+    built = build_bases(model.text_encoders, names, options, draws_face=check, cache=bases_cache())
     summaries = [summarise(one) for one in built]
     _write_files(arguments, built, summaries)
-    screen.result({"model": host.info.name, "names": names.source, "bases": [one.as_dict() for one in summaries]})
+    screen.result({"model": model.info.name, "names": names.source, "bases": [one.as_dict() for one in summaries]})
     for summary in summaries:
         _tell(summary, screen, arguments.dropped)
     return 0
@@ -77,16 +77,20 @@ def _faces(arguments: argparse.Namespace, screen: Console) -> Any:
     return open_faces(arguments, screen)
 
 
-def _face_check(arguments: argparse.Namespace, screen: Console, host: Host, faces: Any, names: NameList) -> Any:
+def _face_check(
+    arguments: argparse.Namespace, screen: Console, model: DiffusionModel, faces: Any, names: NameList
+) -> Any:
     """The check of drawn faces, asked once for each name however many text encoders there are."""
     if faces is None:
         return None
     from functools import cache
 
-    from celeb_basis.names.filters import DrawnFaceCheck
+    from celeb_basis.names.filters import GeneratedFaceCheck
 
     bar = screen.bar(len(names.names), "drawing names", unit="name")
-    return cache(DrawnFaceCheck(host, faces, steps=arguments.draw_steps, progress=lambda _name, _why: bar.update()))
+    return cache(
+        GeneratedFaceCheck(model, faces, steps=arguments.draw_steps, progress=lambda _name, _why: bar.update())
+    )
 
 
 def _write_files(arguments: argparse.Namespace, built: tuple[BuiltBasis, ...], summaries: list[BasisSummary]) -> None:

@@ -14,10 +14,10 @@ from celeb_basis.errors import FacePackError, FileError, IdentityError
 from celeb_basis.files import cache_folder, checked_name, explained_os_errors
 from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
-from celeb_basis.settings import PRESETS, LearnSettings, preset
+from celeb_basis.settings import PRESETS, TrainingSettings, preset
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.faces.insight import InsightFaceNetwork
     from celeb_basis.faces.packs import FacePack
     from celeb_basis.identities.identity import Identity
@@ -49,13 +49,13 @@ class WorkerSpec:
         return Worker(load_model(self.model, self.device, self.dtype), self.names, InsightFaceNetwork(pack.folder))
 
 
-def open_model(arguments: argparse.Namespace, screen: Console) -> Host:
+def open_model(arguments: argparse.Namespace, screen: Console) -> DiffusionModel:
     """The checkpoint of ``--model``."""
     screen.note(f"Loading {arguments.model} ...")
     return load_model(arguments.model, arguments.device, arguments.dtype, quiet=not screen.verbose)
 
 
-def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> Host:
+def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> DiffusionModel:
     """A checkpoint in diffusers."""
     from celeb_basis.hosts.diffusers import load_host
     from celeb_basis.miniature import MODEL, NAME
@@ -78,7 +78,7 @@ def open_names(arguments: argparse.Namespace) -> NameList:
 def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
     """The pack of ``--faces``; if it is not on this machine yet, its licence is shown and asked for, then it is downloaded.
 
-    Raises: :class:`LicenceError` if nobody agrees.
+    Raises: :class:`LicenseError` if nobody agrees.
     """
     from celeb_basis.faces.packs import find_pack, obtain_pack
 
@@ -104,7 +104,7 @@ def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
 def _agree(arguments: argparse.Namespace, screen: Console) -> None:
     """Show the licence of the pack of ``--faces``, and have it agreed to.
 
-    Raises: :class:`LicenceError` if nobody does.
+    Raises: :class:`LicenseError` if nobody does.
     """
     from celeb_basis.faces.packs import AGREEMENT, SOURCES, licence_to_agree_to, not_agreed
 
@@ -196,12 +196,12 @@ def find_identity(text: str, folder: Path) -> Identity:
     return Library(folder).load(text)
 
 
-def bases_for(host: Host, names: NameList, components: int) -> list[Basis]:
+def bases_for(model: DiffusionModel, names: NameList, components: int) -> list[Basis]:
     """The host's bases, through the cache."""
     from celeb_basis.basis import BasisOptions, build_bases
 
     options = BasisOptions(components=components)
-    built = build_bases(host.text_encoders, names, options, cache=bases_cache())
+    built = build_bases(model.text_encoders, names, options, cache=bases_cache())
     return [one.basis for one in built]
 
 
@@ -210,22 +210,24 @@ def bases_cache() -> Path:
     return cache_folder() / "bases"
 
 
-def fitted_identity(identity: Identity, host: Host, arguments: argparse.Namespace, screen: Console) -> Identity:
+def fitted_identity(
+    identity: Identity, model: DiffusionModel, arguments: argparse.Namespace, screen: Console
+) -> Identity:
     """``identity`` for the loaded checkpoint: as it is, or expanded anew in the basis of another checkpoint of its family.
 
     Raises: :class:`WrongModelError` for another family or another names list.
     """
     from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
 
-    check_model(identity, host.info)
-    if identity.metadata.base_sha256 == host.info.sha256 or stands_for_itself(identity.metadata):
+    check_model(identity, model.info)
+    if identity.metadata.base_sha256 == model.info.sha256 or stands_for_itself(identity.metadata):
         return identity
     components = int(identity.coefficients[0].shape[1])
-    bases = bases_for(host, open_names(arguments), components)
-    fitted = expand_identity(identity, bases, host.info)
+    bases = bases_for(model, open_names(arguments), components)
+    fitted = expand_identity(identity, bases, model.info)
     screen.note(
         f"{identity.name} was made for {identity.metadata.base_model or 'another model'} and is expanded anew "
-        f"for {host.info.name}."
+        f"for {model.info.name}."
     )
     return fitted
 
@@ -372,13 +374,13 @@ def default_library() -> Path:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of :class:`LearnSettings`, and ``--preset`` for all of them."""
+    """An option for every field of :class:`TrainingSettings`, and ``--preset`` for all of them."""
     group = parser.add_argument_group("settings of learning")
     group.add_argument(
         "--preset", default="balanced", choices=tuple(PRESETS), help="recipe that the options below change"
     )
-    hints = get_type_hints(LearnSettings)
-    for item in fields(LearnSettings):
+    hints = get_type_hints(TrainingSettings)
+    for item in fields(TrainingSettings):
         option, kind = "--" + item.name.replace("_", "-"), hints[item.name]
         about = item.metadata["help"].replace("%", "%%")
         shared: dict[str, Any] = {"dest": _SETTING + item.name, "default": argparse.SUPPRESS}
@@ -391,7 +393,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         choices = get_args(kind)
         metavar = "{" + ",".join(choices) + "}" if choices else "N"
         span = "" if choices else f"; {item.metadata['low']:g} to {item.metadata['high']:g}"
-        # Values stay text: LearnSettings itself checks them, with a sentence that a page shows just as well.
+        # Values stay text: TrainingSettings itself checks them, with a sentence that a page shows just as well.
         group.add_argument(option, metavar=metavar, help=f"{about} (default: {item.default}{span})", **shared)
 
 
@@ -400,7 +402,7 @@ def settings_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)}
 
 
-def chosen_settings(arguments: argparse.Namespace) -> LearnSettings:
+def chosen_settings(arguments: argparse.Namespace) -> TrainingSettings:
     """The preset with the command line's changes.
 
     Raises: :class:`SettingsError` for a value out of its range.

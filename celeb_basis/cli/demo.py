@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,30 +15,31 @@ import numpy as np
 
 from celeb_basis.cli.common import Commands, UsageError, add_command
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.diffusion_model import GenerationRequest, Host
-from celeb_basis.evaluation.metrics import PictureToJudge, Verdict, join_verdicts, judge
+from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
+from celeb_basis.evaluation.metrics import EvaluationResult, ImageToEvaluate, evaluate_images, merge_results
 from celeb_basis.events import Event
 from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, obtain_pack
 from celeb_basis.faces.portraits import choose_face
 from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
-from celeb_basis.identities.deletion import DerivedFiles
+from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library
 from celeb_basis.miniature import NAME, PHOTOS, shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
-from celeb_basis.provenance import marked, save_drawn
+from celeb_basis.provenance import marked, save_generated_image
 from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
 from celeb_basis.report.collect import RunReport
 from celeb_basis.settings import PRESETS
-from celeb_basis.training.run import Interrupt, Job, Outcome, PersonPhotos, Worker
+from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask, Worker
 
 if TYPE_CHECKING:
-    from celeb_basis.evaluation.metrics import JudgedPicture
+    from celeb_basis.evaluation.metrics import ImageScores
 
 
 # FOLDED: Who is seen in the demo's pictures, in figures and words.
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -121,7 +123,7 @@ class DemoResult:
     files: tuple[Path, ...]
     """Everything that was written."""
     outcome: Outcome
-    verdict: Verdict
+    verdict: EvaluationResult
     seconds: float
 
 
@@ -129,7 +131,7 @@ class DemoResult:
 class _Drawn:
     """A picture, whom it is meant to show, and who is seen in it."""
 
-    item: PictureToJudge
+    item: ImageToEvaluate
     people: tuple[str, ...]
     seen: Seen
 
@@ -146,9 +148,9 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     with clock("Loading the model"):
         faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
         worker = Worker(load_model(), shipped_model_names(), faces)
-    people = tuple(PersonPhotos(name, (path,)) for name, path in zip(names, options.photos, strict=True))
+    people = tuple(PhotoInput(name, (path,)) for name, path in zip(names, options.photos, strict=True))
     settings = replace(PRESETS["best"], steps=options.steps, seed=options.seed)
-    job = Job(people, settings, consent="a demonstration")
+    job = TrainingTask(people, settings, consent="a demonstration")
     report = RunReport(job)
     yield Stage("Finding the faces")
     with clock("Finding the faces"):
@@ -160,7 +162,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             vectors[name] = faces.embed([faces.align(photo, face.landmarks)])[0]
             report.photo(path, photo, face, found)
     yield Stage("Learning")
-    running = worker.learn(job, Interrupt())
+    running = worker.learn(job, threading.Event())
     while True:
         try:
             event = next(running)
@@ -175,14 +177,14 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         written = {file: told for one in identities for file, told in _write_identity(one, options.output).items()}
     yield Stage("Drawing")
     with clock("Drawing"):
-        drawn = list(_draw_all(worker.host, identities, vectors, faces, options.seed))
+        drawn = list(_draw_all(worker.model, identities, vectors, faces, options.seed))
         pictures = {one.item.name: options.output / "pictures" / one.item.name for one in drawn}
         for one in drawn:
             _write_picture(pictures[one.item.name], one)
     yield Stage("Judging")
     with clock("Judging"):
         alone = {name: [one.item for one in drawn if one.people == (name,)] for name in names}
-        verdict = join_verdicts([judge(alone[name], vectors[name], faces) for name in names])
+        verdict = merge_results([evaluate_images(alone[name], vectors[name], faces) for name in names])
     own = [options.output / "people" / f"{name}.safetensors" for name in names]
     files = {**written, **dict.fromkeys(pictures.values(), "a picture")}
     gathered = report.build(worker, outcome)
@@ -196,7 +198,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             title="Celeb Basis: people from one photo each, as words",
             summary=f"{words} were learned together in {outcome.steps} steps, {seconds:.0f} seconds in all. "
             f"The model never saw them before.",
-            model=ReportModel("the miniature", worker.host.info.family, note=MINIATURE_NOTE),
+            model=ReportModel("the miniature", worker.model.info.family, note=MINIATURE_NOTE),
             pictures=[_reported(one, verdict.pictures) for one in drawn],
             verdict=verdict,
             files=[ReportFile.of(file, purpose) for file, purpose in files.items()],
@@ -205,7 +207,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             commands=_commands(options.output),
         ),
     )
-    derived = DerivedFiles(options.output / "people")
+    derived = GeneratedFiles(options.output / "people")
     for identity in identities:
         derived.note(
             [file for file in written if file.stem == identity.name and file not in own], "export", [identity.name]
@@ -216,7 +218,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     return DemoResult(page, tuple(own), (page, *files), outcome, verdict, seconds)
 
 
-def load_model() -> Host:
+def load_model() -> DiffusionModel:
     """The miniature, on the CPU: there is not enough to do for anything else."""
     from celeb_basis.hosts.diffusers import load_host
 
@@ -236,18 +238,18 @@ def _write_identity(identity: Identity, output: Path) -> dict[Path, str]:
 
 
 def _draw_all(
-    host: Host, identities: Sequence[Identity], vectors: dict[str, Floats], faces: FaceNetwork, seed: int
+    model: DiffusionModel, identities: Sequence[Identity], vectors: dict[str, Floats], faces: FaceNetwork, seed: int
 ) -> Iterator[_Drawn]:
     """Everybody in every scene alone, and the first two together."""
     for prompt in _ALONE:
         for identity in identities:
-            yield from _draw(host, [identity], prompt, vectors, faces, seed)
+            yield from _draw(model, [identity], prompt, vectors, faces, seed)
     for prompt in _TOGETHER if len(identities) > 1 else ():
-        yield from _draw(host, identities[:2], prompt, vectors, faces, seed)
+        yield from _draw(model, identities[:2], prompt, vectors, faces, seed)
 
 
 def _draw(
-    host: Host,
+    model: DiffusionModel,
     people: Sequence[Identity],
     prompt: str,
     vectors: dict[str, Floats],
@@ -257,16 +259,16 @@ def _draw(
     names = tuple(identity.name for identity in people)
     words = {f"<{identity.name}>": identity.token_vectors() for identity in people}
     request = GenerationRequest(
-        prompt=prompt.format(*words), words=words, seed=seed, steps=_DRAWING_STEPS, guidance=_GUIDANCE
+        prompt=prompt.format(*words), placeholder_tokens=words, seed=seed, steps=_DRAWING_STEPS, guidance=_GUIDANCE
     )
-    for number, drawn in enumerate(host.generate(request)):
+    for number, drawn in enumerate(model.generate(request)):
         stem = "".join(char if char.isalnum() else "-" for char in prompt.format(*names))
         pixels = np.asarray(drawn)
-        item = PictureToJudge(pixels, request.prompt, tuple(words), seed + number, f"{stem}-{seed + number}.png")
+        item = ImageToEvaluate(pixels, request.prompt, tuple(words), seed + number, f"{stem}-{seed + number}.png")
         yield _Drawn(item, names, look(pixels, names, vectors, faces))
 
 
-def _reported(one: _Drawn, judged: Sequence[JudgedPicture]) -> ReportPicture:
+def _reported(one: _Drawn, judged: Sequence[ImageScores]) -> ReportPicture:
     identity = {picture.name: picture.identity for picture in judged}.get(one.item.name)
     settings = {"steps": _DRAWING_STEPS, "guidance": _GUIDANCE, "sampler": "DDIM"}
     return ReportPicture(
@@ -283,7 +285,7 @@ def _reported(one: _Drawn, judged: Sequence[JudgedPicture]) -> ReportPicture:
 def _write_picture(path: Path, one: _Drawn) -> None:
     from PIL import Image
 
-    save_drawn(path, marked(Image.fromarray(one.item.picture), _words(one)))
+    save_generated_image(path, marked(Image.fromarray(one.item.picture), _words(one)))
 
 
 def _words(one: _Drawn) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.cli.common import Commands, UsageError, add_command, add_faces, add_model, add_names
 from celeb_basis.cli.generate import add_identities, add_sampling, check_sampling
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import JudgingError
+from celeb_basis.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from celeb_basis.evaluation import PictureToJudge
+    from celeb_basis.evaluation import ImageToEvaluate
     from celeb_basis.faces.types import Pixels
 
 _ABOUT = """\
@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     import numpy as np
 
     from celeb_basis.cli.common import check_output_file, open_faces
-    from celeb_basis.evaluation import contact_sheet, judge, load_clip, write_sheet, write_verdict
+    from celeb_basis.evaluation import contact_sheet, evaluate_images, load_clip, write_result, write_sheet
     from celeb_basis.faces.portraits import choose_face
-    from celeb_basis.identities.deletion import DerivedFiles
+    from celeb_basis.identities.deletion import GeneratedFiles
     from celeb_basis.photos import open_photo
 
     check_output_file(arguments.output)
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     if arguments.pictures is None:
         items = _drawn(arguments, screen)
     with screen.bar(len(items), "judging", unit="picture") as bar:
-        verdict = judge(
+        verdict = evaluate_images(
             items,
             np.stack(vectors),
             faces,
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
             progress=lambda done, _total: bar.update(done - bar.n),
         )
     if arguments.output is not None:
-        write_verdict(arguments.output, verdict)
+        write_result(arguments.output, verdict)
     if arguments.sheet is not None:
         title = arguments.identity[0] if arguments.identity else str(arguments.pictures)
         write_sheet(arguments.sheet, contact_sheet(items, verdict, reference=next(iter(photos.values())), title=title))
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
         written = [path for path in (arguments.output, arguments.sheet) if path is not None]
         if arguments.pictures is None and arguments.keep is not None:
             written += [arguments.keep / item.name for item in items]
-        DerivedFiles(arguments.library).note(written, "evaluation", [_name_of(text) for text in arguments.identity])
+        GeneratedFiles(arguments.library).note(written, "evaluation", [_name_of(text) for text in arguments.identity])
     screen.result(verdict.as_dict())
     screen.say(verdict.table())
     for note in verdict.notes:
@@ -120,14 +120,14 @@ def _name_of(identity: str) -> str:
     return path.stem if path.suffix.lower() == ".safetensors" else identity
 
 
-def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[PictureToJudge]:
+def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[ImageToEvaluate]:
     """The pictures of a folder, with the prompts that their files tell.
 
-    Raises: :class:`JudgingError` for a folder without pictures, or without the prompts that a CLIP needs.
+    Raises: :class:`EvaluationError` for a folder without pictures, or without the prompts that a CLIP needs.
     """
     from celeb_basis.cli.generate import Drawn, read_parameters
     from celeb_basis.cli.learn import PICTURES
-    from celeb_basis.evaluation import PictureToJudge
+    from celeb_basis.evaluation import ImageToEvaluate
     from celeb_basis.files import explained_os_errors
     from celeb_basis.photos import open_photo
 
@@ -135,27 +135,27 @@ def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[Pi
     with explained_os_errors(folder, "list"):
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     if not paths:
-        raise JudgingError(f"There is no picture in {folder}: generate some first.")
+        raise EvaluationError(f"There is no picture in {folder}: generate some first.")
     items = []
     for path in paths:
         drawn = read_parameters(path)
         if drawn is None:
             if arguments.prompt is None and with_prompt:
-                raise JudgingError(f"{path.name} does not say its prompt: add --prompt, or leave out --clip.")
+                raise EvaluationError(f"{path.name} does not say its prompt: add --prompt, or leave out --clip.")
             words = tuple(f"<{_name_of(text)}>" for text in arguments.identity)
             drawn = Drawn(arguments.prompt or path.name, 0, words)
-        items.append(PictureToJudge(open_photo(path), drawn.prompt, drawn.words, drawn.seed, path.name))
+        items.append(ImageToEvaluate(open_photo(path), drawn.prompt, drawn.words, drawn.seed, path.name))
     return items
 
 
-def _drawn(arguments: argparse.Namespace, screen: Console) -> list[PictureToJudge]:
+def _drawn(arguments: argparse.Namespace, screen: Console) -> list[ImageToEvaluate]:
     """Pictures of the identity, drawn from the evaluation prompts."""
     import numpy as np
 
     from celeb_basis.cli.common import check_folder, find_identity, fitted_identity, open_model
     from celeb_basis.cli.generate import next_number, save_picture, words_of
     from celeb_basis.diffusion_model import GenerationRequest
-    from celeb_basis.evaluation import PictureToJudge
+    from celeb_basis.evaluation import ImageToEvaluate
 
     identity = find_identity(arguments.identity[0], arguments.library)
     word = f"<{identity.name}>"
@@ -163,15 +163,15 @@ def _drawn(arguments: argparse.Namespace, screen: Console) -> list[PictureToJudg
     if arguments.keep is not None:
         check_folder(arguments.keep)
     width, height = check_sampling(arguments)
-    host = open_model(arguments, screen)
-    identity = fitted_identity(identity, host, arguments, screen)
+    model = open_model(arguments, screen)
+    identity = fitted_identity(identity, model, arguments, screen)
     items: list[Any] = []
     number = next_number(arguments.keep) if arguments.keep is not None else 1
     with screen.bar(len(prompts) * arguments.seeds, "drawing", unit="picture") as bar:
         for prompt in prompts:
             request = GenerationRequest(
                 prompt=prompt,
-                words=words_of([identity]),
+                placeholder_tokens=words_of([identity]),
                 count=arguments.seeds,
                 seed=arguments.seed,
                 steps=arguments.steps,
@@ -179,13 +179,13 @@ def _drawn(arguments: argparse.Namespace, screen: Console) -> list[PictureToJudg
                 width=width,
                 height=height,
             )
-            for index, image in enumerate(host.generate(request)):
+            for index, image in enumerate(model.generate(request)):
                 seed = arguments.seed + index
                 name = f"{number + len(items):05d}-{seed}.png"
                 if arguments.keep is not None:
-                    save_picture(arguments.keep / name, image, request, seed, host.info, [identity])
+                    save_picture(arguments.keep / name, image, request, seed, model.info, [identity])
                 pixels: Pixels = np.array(image.convert("RGB"), dtype=np.uint8)
-                items.append(PictureToJudge(pixels, prompt, word, seed, name))
+                items.append(ImageToEvaluate(pixels, prompt, word, seed, name))
                 bar.update()
     return items
 

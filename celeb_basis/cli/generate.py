@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
 
     from celeb_basis.cli.common import check_folder, find_identity, fitted_identity, open_model
     from celeb_basis.diffusion_model import GenerationRequest
-    from celeb_basis.identities.deletion import DerivedFiles
+    from celeb_basis.identities.deletion import GeneratedFiles
 
     check_folder(arguments.output)
     identities = [find_identity(text, arguments.library) for text in arguments.identity]
@@ -106,12 +106,12 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     for identity in identities:
         if f"<{identity.name}>" not in arguments.prompt:
             screen.note(f"warning: <{identity.name}> is not in the prompt, so {identity.name} will not be drawn")
-    host = open_model(arguments, screen)
-    identities = [fitted_identity(one, host, arguments, screen) for one in identities]
+    model = open_model(arguments, screen)
+    identities = [fitted_identity(one, model, arguments, screen) for one in identities]
     request = GenerationRequest(
         prompt=arguments.prompt,
         negative_prompt=arguments.negative,
-        words=words_of(identities),
+        placeholder_tokens=words_of(identities),
         count=arguments.count,
         seed=arguments.seed,
         steps=arguments.steps,
@@ -123,17 +123,17 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     number = next_number(arguments.output)
     try:
         with screen.bar(arguments.count, "drawing", unit="picture") as bar:
-            for index, image in enumerate(host.generate(request)):
+            for index, image in enumerate(model.generate(request)):
                 seed = arguments.seed + index
                 path = arguments.output / f"{number + index:05d}-{seed}.png"
-                save_picture(path, image, request, seed, host.info, identities)
+                save_picture(path, image, request, seed, model.info, identities)
                 files.append({"file": str(path), "seed": seed})
                 bar.update()
     finally:
-        derived = DerivedFiles(arguments.library)
+        derived = GeneratedFiles(arguments.library)
         derived.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in identities])
     hashes = {one.name: one.content_hash for one in identities}
-    screen.result({"prompt": arguments.prompt, "model": host.info.name, "identities": hashes, "pictures": files})
+    screen.result({"prompt": arguments.prompt, "model": model.info.name, "identities": hashes, "pictures": files})
     for entry in files:
         screen.say(entry["file"])
     return 0
@@ -171,7 +171,7 @@ def save_picture(
     identities: Sequence[Identity],
 ) -> None:
     """Write a picture with the text that says how it was drawn and whom it shows, whole or not at all."""
-    from celeb_basis.provenance import marked, save_drawn
+    from celeb_basis.provenance import marked, save_generated_image
 
     parameters = parameters_text(
         prompt=request.prompt,
@@ -185,7 +185,7 @@ def save_picture(
         identities={one.name: one.content_hash for one in identities},
     )
     words = [word for word in (f"<{one.name}>" for one in identities) if word in request.prompt]
-    save_drawn(path, marked(image, words), texts={KEY: parameters})
+    save_generated_image(path, marked(image, words), texts={KEY: parameters})
 
 
 # FOLDED: The text in a generated PNG file that says how it was drawn: the WebUI's form, which many tools show.

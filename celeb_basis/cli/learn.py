@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,12 @@ from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.cli.run_results import unfinished_run
 from celeb_basis.errors import CelebBasisError, IdentityError, PhotoError
 from celeb_basis.files import checked_name, explained_os_errors
-from celeb_basis.training.run import PersonPhotos
+from celeb_basis.training.run import PhotoInput
 
 if TYPE_CHECKING:
     from celeb_basis.cli.run_results import Results
     from celeb_basis.events import Event
-    from celeb_basis.training.run import Interrupt, Job, Outcome
+    from celeb_basis.training.run import Outcome, TrainingTask
 
 
 _ABOUT = """\
@@ -128,11 +129,11 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise UsageError("--face counts from 0, the largest face of a photo.")
 
 
-def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Results) -> list[Job]:
+def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Results) -> list[TrainingTask]:
     """The runs. Of a folder, people who cannot be learned go to ``results`` at once; else they are errors."""
     from celeb_basis.cli.common import check_name_is_free
     from celeb_basis.errors import CelebBasisError
-    from celeb_basis.training.run import Job
+    from celeb_basis.training.run import TrainingTask
 
     for name, reason in wanted.refused:
         results.refused(name, reason)
@@ -154,18 +155,18 @@ def _jobs(arguments: argparse.Namespace, settings: Any, wanted: Any, results: Re
         groups = [(person,) for person in people]
     shared = {"settings": settings, "face": arguments.face, "consent": arguments.consent}
     return [
-        Job(group, state=arguments.state or unfinished_run([one.name for one in group], arguments), **shared)
+        TrainingTask(group, state=arguments.state or unfinished_run([one.name for one in group], arguments), **shared)
         for group in groups
     ]
 
 
-def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any, results: Results) -> int:
+def _single(arguments: argparse.Namespace, screen: Console, job: TrainingTask, names: Any, results: Results) -> int:
     """One run, whose errors are the command's."""
     from celeb_basis.cli.common import open_faces, open_model
     from celeb_basis.faces.portraits import choose_face
     from celeb_basis.photos import open_photo
     from celeb_basis.report.collect import RunReport
-    from celeb_basis.training.run import Interrupt, Worker, run_one
+    from celeb_basis.training.run import Worker, run_one
 
     photos = {path: open_photo(path) for person in job.people for path in person.photos}
     faces = open_faces(arguments, screen)
@@ -176,10 +177,10 @@ def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any
         if report is not None:
             report.photo(path, photo, face, found)
     worker = Worker(open_model(arguments, screen), names, faces)
-    interrupt = Interrupt()
+    interrupt = threading.Event()
     with _watched(screen, ", ".join(job.names), interrupt) as bar:
 
-        def on_event(_job: Job, event: Event) -> None:
+        def on_event(_job: TrainingTask, event: Event) -> None:
             bar.show(event)
             if report is not None:
                 report.note(event)
@@ -191,25 +192,31 @@ def _single(arguments: argparse.Namespace, screen: Console, job: Job, names: Any
     return _finish(arguments, outcome, results, worker, report)
 
 
-def _many(arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, results: Results) -> int:
+def _many(
+    arguments: argparse.Namespace, screen: Console, jobs: Sequence[TrainingTask], names: Any, results: Results
+) -> int:
     """A folder of people, each alone: all are tried, and the end says how each went."""
-    from celeb_basis.training.run import Interrupt
 
-    interrupt = Interrupt()
+    interrupt = threading.Event()
     if jobs:
         run_jobs = _on_ray if arguments.executor == "ray" else _here
         with _watched(screen, "", interrupt) as bar:
             for outcome in run_jobs(arguments, screen, jobs, names, interrupt, bar):
                 bar.close()
                 results.take(outcome)
-    results.table([job.names[0] for job in jobs], interrupted=interrupt.asked)
-    if interrupt.asked:
+    results.table([job.names[0] for job in jobs], interrupted=interrupt.is_set())
+    if interrupt.is_set():
         return 130
     return 0 if not results.failed else 1 if results.succeeded else 2
 
 
 def _here(
-    arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, interrupt: Interrupt, bar: LearnBar
+    arguments: argparse.Namespace,
+    screen: Console,
+    jobs: Sequence[TrainingTask],
+    names: Any,
+    interrupt: threading.Event,
+    bar: LearnBar,
 ) -> Iterator[Outcome]:
     from celeb_basis.cli.common import open_faces, open_model
     from celeb_basis.training.run import Worker, run_local
@@ -218,7 +225,7 @@ def _here(
     worker = Worker(open_model(arguments, screen), names, faces)
     order = {job.names: f"{number}/{len(jobs)} {job.names[0]}" for number, job in enumerate(jobs, start=1)}
 
-    def on_event(job: Job, event: Event) -> None:
+    def on_event(job: TrainingTask, event: Event) -> None:
         bar.about = order[job.names]
         bar.show(event)
 
@@ -226,7 +233,12 @@ def _here(
 
 
 def _on_ray(
-    arguments: argparse.Namespace, screen: Console, jobs: Sequence[Job], names: Any, interrupt: Interrupt, bar: LearnBar
+    arguments: argparse.Namespace,
+    screen: Console,
+    jobs: Sequence[TrainingTask],
+    names: Any,
+    interrupt: threading.Event,
+    bar: LearnBar,
 ) -> Iterator[Outcome]:
     from celeb_basis.cli.common import WorkerSpec, obtain_faces
     from celeb_basis.training.ray_executor import RayOptions, run_on_ray
@@ -259,7 +271,7 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     from celeb_basis.cli.common import check_name_is_free, check_output_file, open_library, open_model, open_names
     from celeb_basis.cli.run_results import Results
     from celeb_basis.report.collect import RunReport
-    from celeb_basis.training.run import Interrupt, Worker, follow
+    from celeb_basis.training.run import Worker, follow
     from celeb_basis.training.state import state_people
 
     results = Results(open_library(arguments.library), arguments, screen)
@@ -270,7 +282,7 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     names = open_names(arguments)
     worker = Worker(open_model(arguments, screen), names, None)
     report = RunReport(None) if arguments.report else None
-    interrupt = Interrupt()
+    interrupt = threading.Event()
     with _watched(screen, ", ".join(people), interrupt) as bar:
         changes = settings_changes(arguments)
         running = worker.resume(arguments.resume, changes, interrupt, consent=arguments.consent, state=arguments.state)
@@ -301,13 +313,13 @@ def _finish(arguments: argparse.Namespace, outcome: Outcome, results: Results, w
 
 
 @contextlib.contextmanager
-def _watched(screen: Console, about: str, interrupt: Interrupt) -> Iterator[LearnBar]:
+def _watched(screen: Console, about: str, interrupt: threading.Event) -> Iterator[LearnBar]:
     """A bar, and Ctrl-C as a wish to stop; a second one stops at once."""
 
     def on_signal(_signal: int, _frame: Any) -> None:
-        if interrupt.asked:
+        if interrupt.is_set():
             raise KeyboardInterrupt
-        interrupt.ask()
+        interrupt.set()
         screen.note("Stopping after this step ... (Ctrl-C again stops at once and keeps nothing)")
 
     bar = LearnBar(screen, about)
@@ -339,7 +351,7 @@ PICTURES = frozenset(
 class Wanted:
     """The people of one call."""
 
-    people: tuple[PersonPhotos, ...]
+    people: tuple[PhotoInput, ...]
     refused: tuple[tuple[str, str], ...] = ()
     """Of a folder: names that cannot be learned, and why."""
     from_folder: bool = False
@@ -371,19 +383,19 @@ def wanted_people(arguments: argparse.Namespace) -> Wanted:
         return _folder(photos[0], arguments.together)
     if not arguments.name:
         raise UsageError("The person needs a name: add --name, such as --name ada.")
-    return Wanted((PersonPhotos(checked_name(arguments.name), tuple(photos)),))
+    return Wanted((PhotoInput(checked_name(arguments.name), tuple(photos)),))
 
 
-def _named(text: str) -> PersonPhotos:
+def _named(text: str) -> PhotoInput:
     name, equals, photos = text.partition("=")
     paths = tuple(Path(part) for part in photos.split(",") if part)
     if not equals or not paths:
         raise UsageError(f"--person {text!r} is not understood: write --person NAME=PHOTO or NAME=PHOTO,PHOTO.")
-    return PersonPhotos(checked_name(name), paths)
+    return PhotoInput(checked_name(name), paths)
 
 
 def _folder(folder: Path, together: bool) -> Wanted:
-    found: dict[str, PersonPhotos] = {}
+    found: dict[str, PhotoInput] = {}
     refused: list[tuple[str, str]] = []
     for name, photos in _entries(folder):
         try:
@@ -395,7 +407,7 @@ def _folder(folder: Path, together: bool) -> Wanted:
         except CelebBasisError as error:
             refused.append((name, str(error)))
         else:
-            found[name.casefold()] = PersonPhotos(name, photos)
+            found[name.casefold()] = PhotoInput(name, photos)
     if not found and not refused:
         raise PhotoError(f"There is no picture in {folder}: put a photo or a folder of photos for each person into it.")
     return Wanted(tuple(found.values()), tuple(refused), from_folder=True, together=together)

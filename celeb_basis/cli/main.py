@@ -18,7 +18,7 @@ from celeb_basis import __version__
 from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, transfer
 from celeb_basis.cli.common import CommandParser, UsageError, add_common
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import is_explained, sentence_of
+from celeb_basis.errors import error_message, is_user_error
 
 OK, SOME_FAILED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if screen.verbose:
             traceback.print_exc()
-        screen.error(sentence_of(error))
-        return USER_ERROR if is_explained(error) else INTERNAL_ERROR
+        screen.error(error_message(error))
+        return USER_ERROR if is_user_error(error) else INTERNAL_ERROR
 
 
 def console() -> None:

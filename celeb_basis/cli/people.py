@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.cli.common import Commands, UsageError, add_command, add_library, add_model, add_names, add_replace
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import CelebBasisError, IdentityError, LearningError
+from celeb_basis.errors import CelebBasisError, IdentityError, TrainingError
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.identities.identity import Identity
 
 
@@ -93,7 +93,7 @@ def _state_or_model(path: Path, arguments: argparse.Namespace, not_an_identity: 
             "people": list(state_people(path)),
             "settings": state_settings(path).as_dict(),
         }
-    except LearningError:
+    except TrainingError:
         pass
     try:
         return _model(path, arguments)
@@ -128,10 +128,10 @@ def _in_basis(identity: Identity, arguments: argparse.Namespace, screen: Console
     from celeb_basis.training.trainer import distance_to_mean, nearest_names
 
     names = open_names(arguments)
-    host = open_model(arguments, screen)
-    identity = fitted_identity(identity, host, arguments, screen)
-    bases = bases_for(host, names, int(identity.coefficients[0].shape[1]))
-    check_bases(identity, bases, host.info)
+    model = open_model(arguments, screen)
+    identity = fitted_identity(identity, model, arguments, screen)
+    bases = bases_for(model, names, int(identity.coefficients[0].shape[1]))
+    check_bases(identity, bases, model.info)
     coefficients = tensors_of(identity.coefficients)
     return {
         "distance": distance_to_mean(bases, coefficients),
@@ -142,17 +142,17 @@ def _in_basis(identity: Identity, arguments: argparse.Namespace, screen: Console
 def _model(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from celeb_basis.cli.common import load_model
 
-    host: Host = load_model(path, arguments.device, arguments.dtype)
+    model: DiffusionModel = load_model(path, arguments.device, arguments.dtype)
     encoders = {
         encoder.name: {"width": encoder.width, "tokens": int(encoder.token_table().shape[0])}
-        for encoder in host.text_encoders
+        for encoder in model.text_encoders
     }
     return {
         "kind": "model",
         "path": os.fspath(path),
-        **asdict(host.info),
-        "prediction": host.schedule.prediction,
-        "timesteps": host.schedule.timesteps,
+        **asdict(model.info),
+        "prediction": model.schedule.prediction,
+        "timesteps": model.schedule.timesteps,
         "encoders": encoders,
     }
 
@@ -236,14 +236,14 @@ def run_blend(arguments: argparse.Namespace, screen: Console) -> int:
     check_name_is_free(library, arguments.name, replace=arguments.replace)
     people = [(find_identity(text, arguments.library), weight) for text, weight in weighted]
     names = open_names(arguments)
-    host = open_model(arguments, screen)
-    bases = bases_for(host, names, int(people[0][0].coefficients[0].shape[1]))
-    people = [(fitted_identity(identity, host, arguments, screen), weight) for identity, weight in people]
-    mixed = blend(people, bases, host.info, name=arguments.name, keep_radius=arguments.keep_radius)
+    model = open_model(arguments, screen)
+    bases = bases_for(model, names, int(people[0][0].coefficients[0].shape[1]))
+    people = [(fitted_identity(identity, model, arguments, screen), weight) for identity, weight in people]
+    mixed = blend(people, bases, model.info, name=arguments.name, keep_radius=arguments.keep_radius)
     if arguments.toward_mean is not None:
-        mixed = toward_mean(mixed, arguments.toward_mean, bases, host.info)
+        mixed = toward_mean(mixed, arguments.toward_mean, bases, model.info)
     if celebrity is not None:
-        mixed = toward_celebrity(mixed, *celebrity, bases, host.info, keep_radius=arguments.keep_radius)
+        mixed = toward_celebrity(mixed, *celebrity, bases, model.info, keep_radius=arguments.keep_radius)
     path = library.add(mixed, replace=arguments.replace)
 
     import torch

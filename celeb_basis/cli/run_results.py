@@ -17,12 +17,13 @@ from celeb_basis.cli.common import default_library
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, FileError
 from celeb_basis.files import cache_folder, explained_os_errors
-from celeb_basis.identities.deletion import DerivedFiles
+from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library
 from celeb_basis.training.run import Outcome
 
 # FOLDED: Runs that were interrupted: where the command line keeps them, and the command that goes on with one.
+
 
 def unfinished_runs() -> Path:
     """Where this command line keeps interrupted runs, unless it is told otherwise."""
@@ -73,9 +74,9 @@ class Results:
     """One a person, JSON-ready."""
 
     @property
-    def derived(self) -> DerivedFiles:
+    def derived(self) -> GeneratedFiles:
         """The record of files about the library's people."""
-        return DerivedFiles(self.library.folder)
+        return GeneratedFiles(self.library.folder)
 
     @property
     def succeeded(self) -> list[str]:

@@ -66,7 +66,7 @@ def run_export(arguments: argparse.Namespace, screen: Console) -> int:
     """Do it; answers the exit code."""
     from celeb_basis.cli.common import check_folder, check_output_file, find_identity
     from celeb_basis.exports.textual_inversion import export_identity, usage
-    from celeb_basis.identities.deletion import DerivedFiles
+    from celeb_basis.identities.deletion import GeneratedFiles
 
     output: Path = arguments.output
     if os.path.isdir(output):
@@ -75,7 +75,7 @@ def run_export(arguments: argparse.Namespace, screen: Console) -> int:
         check_output_file(output)
     identity = find_identity(arguments.identity, arguments.library)
     files = export_identity(identity, output, arguments.layout, word=arguments.word)
-    DerivedFiles(arguments.library).note(files, "export", [identity.name])
+    GeneratedFiles(arguments.library).note(files, "export", [identity.name])
     hint = usage(identity, files[0], arguments.layout, word=arguments.word)
     screen.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
     for path in files:
@@ -128,7 +128,7 @@ def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[I
 def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
     from celeb_basis.basis import fitting_components
     from celeb_basis.cli.common import bases_for, open_model, open_names
-    from celeb_basis.exports.celebbasis_repo import read_authors_file
+    from celeb_basis.exports.celebbasis_repo import read_celebbasis_file
     from celeb_basis.exports.textual_inversion import identity_from_embedding, import_embedding
 
     embedding = None
@@ -139,35 +139,35 @@ def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) ->
             if path.suffix.lower() == ".safetensors":
                 raise
             try:
-                read_authors_file(path)
+                read_celebbasis_file(path)
             except ExportError as other:
                 raise ExportError(f"{error} As a file of the authors: {other}") from other
     if embedding is None:
         return _read_authors(path, arguments, screen)
     names = open_names(arguments)
-    host = open_model(arguments, screen)
-    bases = bases_for(host, names, fitting_components(host.text_encoders, arguments.components))
-    return (identity_from_embedding(embedding, bases, host.info, name=arguments.name),)
+    model = open_model(arguments, screen)
+    bases = bases_for(model, names, fitting_components(model.text_encoders, arguments.components))
+    return (identity_from_embedding(embedding, bases, model.info, name=arguments.name),)
 
 
 def _read_authors(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
     from celeb_basis.cli.common import open_model
     from celeb_basis.exports.celebbasis_repo import (
         WITHOUT_A_BASIS,
-        import_authors_file,
-        read_authors_basis,
-        read_authors_file,
-        rebuild_authors_basis,
+        import_celebbasis_file,
+        read_celebbasis_basis,
+        read_celebbasis_file,
+        rebuild_celebbasis_basis,
     )
     from celeb_basis.names.lists import read_names
 
     if arguments.authors_basis is not None:
-        basis = read_authors_basis(arguments.authors_basis)
-        host = open_model(arguments, screen)
+        basis = read_celebbasis_basis(arguments.authors_basis)
+        model = open_model(arguments, screen)
     elif arguments.names is not None:
-        names, components = read_names(arguments.names), read_authors_file(path).components
-        host = open_model(arguments, screen)
-        basis = rebuild_authors_basis(host.text_encoders[0], names, components)
+        names, components = read_names(arguments.names), read_celebbasis_file(path).components
+        model = open_model(arguments, screen)
+        basis = rebuild_celebbasis_basis(model.text_encoders[0], names, components)
     else:
         raise ExportError(WITHOUT_A_BASIS.format(file=path.name) + " The options are --names and --authors-basis.")
-    return import_authors_file(path, basis, host.info, name=arguments.name)
+    return import_celebbasis_file(path, basis, model.info, name=arguments.name)

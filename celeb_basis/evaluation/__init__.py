@@ -5,29 +5,29 @@ from __future__ import annotations
 from celeb_basis.evaluation.clip import ClipScorer, load_clip
 from celeb_basis.evaluation.contact_sheet import contact_sheet, write_sheet
 from celeb_basis.evaluation.metrics import (
-    FaceToJudge,
-    Figure,
-    JudgedPicture,
-    PictureToJudge,
-    Verdict,
-    judge,
-    write_verdict,
+    Estimate,
+    EvaluationResult,
+    FaceChoice,
+    ImageScores,
+    ImageToEvaluate,
+    evaluate_images,
+    write_result,
 )
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS, as_person, evaluation_prompts
 
 __all__ = [
     "EVALUATION_PROMPTS",
     "ClipScorer",
-    "FaceToJudge",
-    "Figure",
-    "JudgedPicture",
-    "PictureToJudge",
-    "Verdict",
+    "Estimate",
+    "EvaluationResult",
+    "FaceChoice",
+    "ImageScores",
+    "ImageToEvaluate",
     "as_person",
     "contact_sheet",
+    "evaluate_images",
     "evaluation_prompts",
-    "judge",
     "load_clip",
+    "write_result",
     "write_sheet",
-    "write_verdict",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from celeb_basis.errors import JudgingError, MissingPackageError
+from celeb_basis.errors import EvaluationError, MissingPackageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # FOLDED: CLIP's preparation of a picture, as its authors published it: for where transformers' own processor is
 # FOLDED: missing.
+
 
 @dataclass(frozen=True)
 class ClipPixels:
@@ -91,7 +92,7 @@ def load_clip(spec: str, *, device: str = "cpu") -> ClipScorer:
     are a ``.safetensors`` file or a tag of open_clip's own (``open_clip:ViT-B-32:openai``, which downloads). The paper's
     figure is that of ViT-B/32; OpenAI's own weights, as a file, are open_clip's ``ViT-B-32-quickgelu``.
 
-    Raises: :class:`JudgingError` for what is no CLIP; :class:`MissingPackageError` if the package to load it with is
+    Raises: :class:`EvaluationError` for what is no CLIP; :class:`MissingPackageError` if the package to load it with is
     missing.
     """
     if spec.startswith(_OPEN_CLIP):
@@ -129,16 +130,16 @@ class _TorchClip:
 def _load_folder(folder: Path, device: str) -> ClipScorer:
     config = _read_json(folder / "config.json", folder)
     if config.get("model_type") != "clip":
-        raise JudgingError(
+        raise EvaluationError(
             f"{folder} holds a model of type {config.get('model_type')!r}, not a whole CLIP: "
             "give a folder such as a copy of openai/clip-vit-base-patch32."
         )
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        raise JudgingError(
+        raise EvaluationError(
             f"{folder} holds no model.safetensors: fetch the model's safetensors version (no other is ever opened)."
         )
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise JudgingError(f"{folder} holds no tokenizer: put CLIP's vocab.json and merges.txt beside the model.")
+        raise EvaluationError(f"{folder} holds no tokenizer: put CLIP's vocab.json and merges.txt beside the model.")
     try:
         import transformers
     except ImportError as error:
@@ -152,10 +153,12 @@ def _load_folder(folder: Path, device: str) -> ClipScorer:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         prepare = _folder_pixels(folder, transformers)
     except Exception as error:  # of a dozen kinds, safetensors' own among them
-        raise JudgingError(f"{folder} cannot be loaded as a CLIP ({_first_line(error)}): fetch it again.") from error
+        raise EvaluationError(f"{folder} cannot be loaded as a CLIP ({_first_line(error)}): fetch it again.") from error
     # transformers fills missing weights with random numbers and only logs it; the scores would be noise.
     if missing := sorted(key for key in loading["missing_keys"] if not key.endswith("position_ids")):
-        raise JudgingError(f"{folder} lacks {len(missing)} of CLIP's weights, {missing[0]} among them: fetch it again.")
+        raise EvaluationError(
+            f"{folder} lacks {len(missing)} of CLIP's weights, {missing[0]} among them: fetch it again."
+        )
     model = model.to(device).eval()
     longest = int(model.config.text_config.max_position_embeddings)
 
@@ -197,16 +200,18 @@ def _folder_pixels(folder: Path, transformers: Any) -> Callable[[Sequence[Image.
 
 def _load_open_clip(architecture: str, weights: str, device: str) -> ClipScorer:
     if not architecture or not weights:
-        raise JudgingError(
+        raise EvaluationError(
             "An open_clip model is given as open_clip:ARCHITECTURE:WEIGHTS, "
             "for instance open_clip:ViT-B-32:/path/to/weights.safetensors."
         )
     is_file = "/" in weights or "\\" in weights or Path(weights).suffix in (".safetensors", ".pt", ".bin", ".ckpt")
     path = Path(weights).expanduser()
     if is_file and path.suffix != ".safetensors":
-        raise JudgingError(f"{weights} is no .safetensors file: convert it first (pickled weights are never opened).")
+        raise EvaluationError(
+            f"{weights} is no .safetensors file: convert it first (pickled weights are never opened)."
+        )
     if is_file and not path.is_file():
-        raise JudgingError(f"There is no file {path}: check the path after open_clip:{architecture}:.")
+        raise EvaluationError(f"There is no file {path}: check the path after open_clip:{architecture}:.")
     try:
         import open_clip
     except Exception as error:  # a torchvision made for another torch fails with RuntimeError or OSError
@@ -215,9 +220,11 @@ def _load_open_clip(architecture: str, weights: str, device: str) -> ClipScorer:
             "run 'pip install --upgrade open_clip_torch torchvision', with a torchvision made for your torch."
         ) from error
     if architecture not in open_clip.list_models():
-        raise JudgingError(f"open_clip knows no architecture {architecture!r}: use a name of open_clip.list_models().")
+        raise EvaluationError(
+            f"open_clip knows no architecture {architecture!r}: use a name of open_clip.list_models()."
+        )
     if not is_file and weights not in open_clip.list_pretrained_tags_by_model(architecture):
-        raise JudgingError(
+        raise EvaluationError(
             f"open_clip knows no weights {weights!r} for {architecture}: give a .safetensors file or a known tag."
         )
     try:
@@ -226,7 +233,7 @@ def _load_open_clip(architecture: str, weights: str, device: str) -> ClipScorer:
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as error:  # wrong shapes, missing keys, a broken file, no network
-        raise JudgingError(
+        raise EvaluationError(
             f"{weights} cannot be loaded as {architecture} ({_first_line(error)}): check that they belong together."
         ) from error
     model.eval()
@@ -244,12 +251,12 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise JudgingError(
+        raise EvaluationError(
             f"{folder} is no CLIP folder: its {path.name} is missing or unreadable; "
             "give a folder such as a copy of openai/clip-vit-base-patch32."
         ) from error
     if not isinstance(value, dict):
-        raise JudgingError(f"{path} does not hold a JSON object: fetch the CLIP folder again.")
+        raise EvaluationError(f"{path} does not hold a JSON object: fetch the CLIP folder again.")
     return value
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import JudgingError
-from celeb_basis.provenance import marked, save_drawn
+from celeb_basis.errors import EvaluationError
+from celeb_basis.provenance import marked, save_generated_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from PIL import Image, ImageDraw
 
-    from celeb_basis.evaluation.metrics import JudgedPicture, PictureToJudge, Verdict
+    from celeb_basis.evaluation.metrics import EvaluationResult, ImageScores, ImageToEvaluate
     from celeb_basis.faces.types import Pixels
 
 _PAPER = (250, 250, 248)
@@ -34,8 +34,8 @@ _MAX_PIXELS = 120_000_000
 
 
 def contact_sheet(
-    pictures: Sequence[PictureToJudge],
-    verdict: Verdict,
+    pictures: Sequence[ImageToEvaluate],
+    verdict: EvaluationResult,
     *,
     reference: Pixels | None = None,
     title: str = "",
@@ -46,10 +46,10 @@ def contact_sheet(
     Parameters: ``pictures`` are those that ``verdict`` judged, in the same order; ``reference`` ``(H, W, 3)`` is the
     photo; ``cell`` the side of a picture on the sheet in pixels (smaller if the sheet would be enormous).
 
-    Raises: :class:`JudgingError` if pictures and verdict do not belong together.
+    Raises: :class:`EvaluationError` if pictures and verdict do not belong together.
     """
     if not pictures or len(pictures) != verdict.count:
-        raise JudgingError("The contact sheet needs the very pictures that were judged: judge them again.")
+        raise EvaluationError("The contact sheet needs the very pictures that were judged: judge them again.")
     words = dict.fromkeys(word for item in pictures for word in _words(item))
     sheet = _Sheet(pictures, verdict, reference, _clean(title), cell).draw()
     return marked(sheet, tuple(words), composite=True)
@@ -58,18 +58,20 @@ def contact_sheet(
 def write_sheet(path: Path, sheet: Image.Image) -> None:
     """Write a sheet whole or not at all, as PNG, or as JPEG if ``path`` ends in .jpg; the file says what it shows.
 
-    Raises: :class:`JudgingError` for a sheet larger than JPEG can hold; :class:`~celeb_basis.errors.FileError`.
+    Raises: :class:`EvaluationError` for a sheet larger than JPEG can hold; :class:`~celeb_basis.errors.FileError`.
     """
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     if jpeg and max(sheet.size) > _JPEG_SIDE:
-        raise JudgingError(f"The contact sheet is {max(sheet.size)} pixels long, too long for JPEG: write a .png file.")
-    save_drawn(path, sheet)
+        raise EvaluationError(
+            f"The contact sheet is {max(sheet.size)} pixels long, too long for JPEG: write a .png file."
+        )
+    save_generated_image(path, sheet)
 
 
 @dataclass
 class _Row:
     prompt: str
-    cells: dict[tuple[int, int], tuple[Pixels, JudgedPicture]] = field(default_factory=dict)
+    cells: dict[tuple[int, int], tuple[Pixels, ImageScores]] = field(default_factory=dict)
     """By seed, and by occurrence where one seed was drawn more than once (at other settings, say)."""
 
 
@@ -77,7 +79,12 @@ class _Sheet:
     """The layout of one sheet; all lengths are pixels."""
 
     def __init__(
-        self, pictures: Sequence[PictureToJudge], verdict: Verdict, reference: Pixels | None, title: str, cell: int
+        self,
+        pictures: Sequence[ImageToEvaluate],
+        verdict: EvaluationResult,
+        reference: Pixels | None,
+        title: str,
+        cell: int,
     ) -> None:
         rows: dict[str, _Row] = {}
         for item, judged in zip(pictures, verdict.pictures, strict=True):
@@ -180,11 +187,11 @@ class _Sheet:
             pen.text((x + self.cell // 2, top + self.cell + 5), caption, font=font, fill=colour, anchor="ma")
 
 
-def _words(item: PictureToJudge) -> tuple[str, ...]:
+def _words(item: ImageToEvaluate) -> tuple[str, ...]:
     return (item.word,) if isinstance(item.word, str) else item.word
 
 
-def _caption(judged: JudgedPicture) -> tuple[str, tuple[int, int, int]]:
+def _caption(judged: ImageScores) -> tuple[str, tuple[int, int, int]]:
     prompt = "" if judged.prompt_score is None else f"prompt {judged.prompt_score:.2f}"
     if judged.identity is None:
         return ("no face" + (f" · {prompt}" if prompt else "")), _WARN

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from celeb_basis.errors import JudgingError
+from celeb_basis.errors import EvaluationError
 from celeb_basis.evaluation.prompts import as_person
 from celeb_basis.files import write_json
 
@@ -29,7 +29,7 @@ _Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A mean or a share, and its 95 % interval."""
 
     value: float
@@ -40,31 +40,31 @@ class Figure:
     """Pictures it was computed over."""
 
 
-def mean_figure(values: Sequence[float]) -> Figure | None:
+def mean_estimate(values: Sequence[float]) -> Estimate | None:
     """The mean with a bootstrapped percentile interval (Efron 1979), the same at every call; ``None`` of no values."""
     count = len(values)
     if count == 0:
         return None
     sample = np.asarray(values, dtype=np.float64)
     if count == 1:
-        return Figure(float(sample[0]), None, None, 1)
+        return Estimate(float(sample[0]), None, None, 1)
     generator = np.random.default_rng(0)
     # One count of how often each value is drawn is a row of the multinomial: a resample without an index array.
     weights = generator.multinomial(count, np.full(count, 1.0 / count), size=_RESAMPLES)
     low, high = np.quantile(weights @ sample / count, (0.025, 0.975))
-    return Figure(float(sample.mean()), float(low), float(high), count)
+    return Estimate(float(sample.mean()), float(low), float(high), count)
 
 
-def share_figure(hits: int, count: int) -> Figure:
+def share_estimate(hits: int, count: int) -> Estimate:
     """The share ``hits / count`` with Wilson's interval (1927), which stays inside 0 to 1 and is never empty."""
     share = hits / count
     shrunk = 1 + _Z95**2 / count
     middle = (share + _Z95**2 / (2 * count)) / shrunk
     half = _Z95 * math.sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2)) / shrunk
-    return Figure(share, max(0.0, middle - half), min(1.0, middle + half), count)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), count)
 
 
-FaceToJudge = Literal["largest", "best"]
+FaceChoice = Literal["largest", "best"]
 """Which face of a picture is compared. ``largest``: the figure of the paper, whose pictures are of one person.
 ``best``: the one most like the reference, for pictures with other people in them (kinder, so never mix the two)."""
 
@@ -72,7 +72,7 @@ _CLIP_BATCH = 16
 
 
 @dataclass(frozen=True)
-class PictureToJudge:
+class ImageToEvaluate:
     """A generated picture and what it was drawn from."""
 
     picture: Pixels
@@ -87,7 +87,7 @@ class PictureToJudge:
 
 
 @dataclass(frozen=True)
-class JudgedPicture:
+class ImageScores:
     """The figures of one picture."""
 
     name: str
@@ -111,19 +111,19 @@ class JudgedPicture:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EvaluationResult:
     """The three figures of a set of pictures, with 95 % intervals, and the figures of every picture."""
 
-    identity: Figure | None
+    identity: Estimate | None
     """Mean over the pictures with a face; ``None`` if no picture has one."""
-    prompt: Figure | None
+    prompt: Estimate | None
     """Mean over all pictures; ``None`` without a CLIP."""
-    detect: Figure
+    detect: Estimate
     """Share of the pictures with a face."""
-    face: FaceToJudge
+    face: FaceChoice
     face_network: str
     clip: str | None
-    pictures: tuple[JudgedPicture, ...]
+    pictures: tuple[ImageScores, ...]
 
     @property
     def count(self) -> int:
@@ -174,54 +174,54 @@ class Verdict:
         )
 
 
-def judge(
-    pictures: Sequence[PictureToJudge],
+def evaluate_images(
+    pictures: Sequence[ImageToEvaluate],
     reference_vectors: Floats,
     faces: FaceNetwork,
     clip: ClipScorer | None = None,
     *,
-    face: FaceToJudge = "largest",
+    face: FaceChoice = "largest",
     progress: Callable[[int, int], None] | None = None,
-) -> Verdict:
+) -> EvaluationResult:
     """Judge generated pictures against the face vectors of the person's photos.
 
     Parameters: ``reference_vectors`` ``(M, 512)`` or ``(512,)``, one a photo; ``progress`` is called with the pictures
     done and their total.
 
-    Raises: :class:`JudgingError` for no pictures, for reference vectors that are no such thing, and for a CLIP whose
+    Raises: :class:`EvaluationError` for no pictures, for reference vectors that are no such thing, and for a CLIP whose
     answers are not numbers.
     """
     if not pictures:
-        raise JudgingError("There is no picture to judge: generate some first.")
+        raise EvaluationError("There is no picture to judge: generate some first.")
     references = _unit_rows(reference_vectors)
-    judged: list[JudgedPicture] = []
+    judged: list[ImageScores] = []
     for start in range(0, len(pictures), _CLIP_BATCH):
         batch = pictures[start : start + _CLIP_BATCH]
         scores = _prompt_scores(batch, clip)
         for item, score in zip(batch, scores, strict=True):
             found, likeness = _identity(item.picture, references, faces, face)
-            judged.append(JudgedPicture(item.name, item.prompt, item.seed, found, likeness, score))
+            judged.append(ImageScores(item.name, item.prompt, item.seed, found, likeness, score))
             if progress is not None:
                 progress(len(judged), len(pictures))
     return _verdict(judged, face, faces.name, None if clip is None else clip.name)
 
 
-def join_verdicts(verdicts: Sequence[Verdict]) -> Verdict:
+def merge_results(verdicts: Sequence[EvaluationResult]) -> EvaluationResult:
     """The figures over all pictures of several people, each judged against their own photos by the same networks.
 
-    Raises: :class:`JudgingError` if there is none, or if they were judged differently.
+    Raises: :class:`EvaluationError` if there is none, or if they were judged differently.
     """
     ways = {(one.face, one.face_network, one.clip) for one in verdicts}
     if len(ways) != 1:
-        raise JudgingError("Only pictures judged in one and the same way have common figures: judge them alike.")
+        raise EvaluationError("Only pictures judged in one and the same way have common figures: judge them alike.")
     return _verdict([picture for one in verdicts for picture in one.pictures], *ways.pop())
 
 
-def _verdict(judged: Sequence[JudgedPicture], face: FaceToJudge, face_network: str, clip: str | None) -> Verdict:
-    return Verdict(
-        identity=mean_figure([one.identity for one in judged if one.identity is not None]),
-        prompt=mean_figure([one.prompt_score for one in judged if one.prompt_score is not None]),
-        detect=share_figure(sum(one.detected for one in judged), len(judged)),
+def _verdict(judged: Sequence[ImageScores], face: FaceChoice, face_network: str, clip: str | None) -> EvaluationResult:
+    return EvaluationResult(
+        identity=mean_estimate([one.identity for one in judged if one.identity is not None]),
+        prompt=mean_estimate([one.prompt_score for one in judged if one.prompt_score is not None]),
+        detect=share_estimate(sum(one.detected for one in judged), len(judged)),
         face=face,
         face_network=face_network,
         clip=clip,
@@ -229,13 +229,13 @@ def _verdict(judged: Sequence[JudgedPicture], face: FaceToJudge, face_network: s
     )
 
 
-def write_verdict(path: Path, verdict: Verdict) -> None:
+def write_result(path: Path, verdict: EvaluationResult) -> None:
     """Write a verdict as JSON, whole or not at all."""
     write_json(path, verdict.as_dict())
 
 
 def _identity(
-    picture: Pixels, references: npt.NDArray[np.float64], network: FaceNetwork, choice: FaceToJudge
+    picture: Pixels, references: npt.NDArray[np.float64], network: FaceNetwork, choice: FaceChoice
 ) -> tuple[int, float | None]:
     found = sorted(network.detect(picture), key=lambda one: one.area, reverse=True)
     if not found:
@@ -246,7 +246,7 @@ def _identity(
     return len(found), float(cosines.mean(axis=1).max())
 
 
-def _prompt_scores(batch: Sequence[PictureToJudge], clip: ClipScorer | None) -> list[float | None]:
+def _prompt_scores(batch: Sequence[ImageToEvaluate], clip: ClipScorer | None) -> list[float | None]:
     if clip is None:
         return [None] * len(batch)
     from PIL import Image
@@ -255,7 +255,7 @@ def _prompt_scores(batch: Sequence[PictureToJudge], clip: ClipScorer | None) -> 
         clip.score([Image.fromarray(one.picture) for one in batch], [as_person(one.prompt, one.word) for one in batch])
     )
     if scores.shape != (len(batch),) or not np.isfinite(scores).all():
-        raise JudgingError(f"The CLIP {clip.name} gives no usable scores: choose another one.")
+        raise EvaluationError(f"The CLIP {clip.name} gives no usable scores: choose another one.")
     return [float(score) for score in scores]
 
 
@@ -263,11 +263,11 @@ def _unit_rows(vectors: npt.ArrayLike) -> npt.NDArray[np.float64]:
     rows = np.atleast_2d(np.asarray(vectors, dtype=np.float64))
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     if rows.ndim != 2 or rows.size == 0 or not np.isfinite(lengths).all() or not (lengths > 0).all():
-        raise JudgingError("A face vector is empty, zero or not finite: take another photo or another face pack.")
+        raise EvaluationError("A face vector is empty, zero or not finite: take another photo or another face pack.")
     return rows / lengths  # type: ignore[no-any-return]
 
 
-def _cells(figure: Figure | None) -> tuple[str, str]:
+def _cells(figure: Estimate | None) -> tuple[str, str]:
     if figure is None:
         return "-", "-"
     return f"{figure.value:.3f}", "-" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"

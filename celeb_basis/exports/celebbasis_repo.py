@@ -63,7 +63,7 @@ _MAX_TOKENS = 75
 """Their tokenizer cuts a name where a prompt ends."""
 
 
-def rebuild_authors_basis(encoder: TextEncoder, names: NameList, components: int = 512) -> Basis:
+def rebuild_celebbasis_basis(encoder: TextEncoder, names: NameList, components: int = 512) -> Basis:
     """The authors' basis of ``names`` in the text encoder, as their code makes it.
 
     The basis's own ``names`` are those of two tokens and more, once each.
@@ -109,7 +109,7 @@ def rebuild_authors_basis(encoder: TextEncoder, names: NameList, components: int
     )
 
 
-def read_authors_basis(path: Path, encoder: str = "clip_l") -> Basis:
+def read_celebbasis_basis(path: Path, encoder: str = "clip_l") -> Basis:
     """Read the authors' ``celeb_basis.pt``, ``(E, 1 + K, D)`` with the mean in row 0. It names nobody.
 
     Raises: :class:`ExportError` for another file or a damaged one.
@@ -164,7 +164,7 @@ _SIGNS = (
 
 
 @dataclass(frozen=True)
-class AuthorsFile:
+class CelebBasisFile:
     """The people of one file. One of the two tuples is empty."""
 
     coefficients: tuple[Floats, ...] = ()
@@ -180,7 +180,7 @@ class AuthorsFile:
         return int(self.coefficients[0].shape[1]) if self.coefficients else COMPONENTS
 
 
-def read_authors_file(path: Path) -> AuthorsFile:
+def read_celebbasis_file(path: Path) -> CelebBasisFile:
     """Read ``embeddings_gs-STEP.pt``, ``id_coefficient_NNN.pt`` or ``id_embedding_NNN.pt``. Nothing in it is run.
 
     Raises: :class:`ExportError` for a damaged, foreign or malicious file, or one without coefficients;
@@ -206,7 +206,9 @@ def read_authors_file(path: Path) -> AuthorsFile:
     raise ExportError(f"{path.name} is none of the authors' coefficient files: choose their embeddings_gs-STEP.pt.")
 
 
-def import_authors_file(path: Path, basis: Basis, info: ModelInfo, *, name: str | None = None) -> tuple[Identity, ...]:
+def import_celebbasis_file(
+    path: Path, basis: Basis, info: ModelInfo, *, name: str | None = None
+) -> tuple[Identity, ...]:
     """The people of one of the authors' files as identities: ``NAME``, or ``NAME-1``, ``NAME-2`` and so on.
 
     Parameters: ``basis`` is the authors' on the model ``info``.
@@ -214,7 +216,7 @@ def import_authors_file(path: Path, basis: Basis, info: ModelInfo, *, name: str 
     Raises: :class:`ExportError` for a file of no use, or what does not fit the model.
     """
     path = Path(path)
-    people = read_authors_file(path)
+    people = read_celebbasis_file(path)
     if info.family != "sd1":
         raise ExportError(
             f"The authors' files are for Stable Diffusion 1, but {info.name} is of {info.family}: choose a model of sd1."
@@ -262,7 +264,7 @@ def _from_coefficients(name: str, coefficients: Floats, basis: Basis, info: Mode
     )
 
 
-def _people(tensors: list[Any], are_coefficients: bool, path: Path) -> AuthorsFile:
+def _people(tensors: list[Any], are_coefficients: bool, path: Path) -> CelebBasisFile:
     if len(tensors) > MAX_PEOPLE:
         raise ExportError(f"{path.name} holds {len(tensors)} people: at most {MAX_PEOPLE} are read.")
     arrays = [_floats(tensor, path) for tensor in tensors]
@@ -270,14 +272,14 @@ def _people(tensors: list[Any], are_coefficients: bool, path: Path) -> AuthorsFi
         if any(array.ndim != 2 for array in arrays):
             raise ExportError(f"{path.name} holds token vectors of an unknown shape: take another copy of it.")
         kept = [array for array in arrays if not _repeated(array, arrays)]
-        return AuthorsFile(vectors=tuple(_some(kept, path)), skipped=len(arrays) - len(kept))
+        return CelebBasisFile(vectors=tuple(_some(kept, path)), skipped=len(arrays) - len(kept))
     if any(array.ndim != 3 for array in arrays):
         raise ExportError(f"{path.name} holds coefficients of an unknown shape: take another copy of it.")
     if any(array.shape[1] != 1 for array in arrays):
         raise ExportError(f"{path.name} was trained with several heads (meta_heads), which cannot be read: use one.")
     rows = [array[:, 0] for array in arrays]
     kept = [row for row in rows if not _repeated(row, rows) and not _is_noise(row)]
-    return AuthorsFile(coefficients=tuple(_some(kept, path)), skipped=len(rows) - len(kept))
+    return CelebBasisFile(coefficients=tuple(_some(kept, path)), skipped=len(rows) - len(kept))
 
 
 def _some(kept: list[Floats], path: Path) -> list[Floats]:

@@ -265,6 +265,7 @@ def layout_rules(layout: str) -> LayoutRules:
 
 # FOLDED: Writing an identity as an ordinary textual inversion file of another tool.
 
+
 def export_identity(
     identity: Identity, path: Path, layout: Layout = "webui", *, word: str | None = None
 ) -> tuple[Path, ...]:

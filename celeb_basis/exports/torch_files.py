@@ -23,7 +23,7 @@ _DAMAGED = "The file is damaged or incomplete: take another copy of it."
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_DEPTH = 32
 
-# Element size and numpy type of every storage; bfloat16 is widened by hand, because numpy has none.
+# Element size and numpy type of every storage; bfloat16 is upcast by hand, because numpy has none.
 _STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",

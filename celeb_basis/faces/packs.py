@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from celeb_basis.download import Progress, fetch
-from celeb_basis.errors import DownloadError, FacePackError, LicenceError
+from celeb_basis.errors import DownloadError, FacePackError, LicenseError
 from celeb_basis.files import cache_folder, explained_os_errors, now, sha256_of_file, write_json
 
 _log = logging.getLogger(__name__)
@@ -155,9 +155,9 @@ def licence_to_agree_to(name: str, root: Path | None = None) -> PackSource | Non
     return None
 
 
-def not_agreed(source: PackSource, how: str = f"set {AGREEMENT} to its name") -> LicenceError:
+def not_agreed(source: PackSource, how: str = f"set {AGREEMENT} to its name") -> LicenseError:
     """The refusal to download a pack; ``how`` says how one agrees, after "To agree, "."""
-    return LicenceError(
+    return LicenseError(
         f"The face models {source.name} are not on this machine, and their licence must be agreed to before they are "
         f"downloaded ({source.archive_bytes / 1e6:.0f} MB): {source.licence} See {source.terms}. To agree, {how}; or "
         "choose another face model pack."
@@ -236,7 +236,7 @@ def obtain_pack(
     Parameters: ``root`` is the folder that gets ``NAME/*.onnx``, our cache by default. ``sha256`` and ``url`` are for
     a mirror or a zip of one's own: then the name is free, and without ``sha256`` nothing vouches for the zip. ``agreed``
     says that the user was shown the pack's licence and agreed to it; a pack that is here already needs no agreement.
-    Raises: :class:`FacePackError` for an unknown name; :class:`LicenceError` if nobody has agreed to the pack's licence;
+    Raises: :class:`FacePackError` for an unknown name; :class:`LicenseError` if nobody has agreed to the pack's licence;
     :class:`DownloadError` when the download fails, with the files to fetch by hand and where to put them.
     """
     if Path(name).name != name or name in ("", ".", ".."):

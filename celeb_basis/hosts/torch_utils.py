@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import DenoiserBlock, MemoryFacts
+from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
 from celeb_basis.errors import HostError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def torch_attention_keeps_scores(device: torch.device) -> bool:
 # FOLDED: Frozen weights in the right precision for a while, and everything as it was afterwards; for every torch
 # FOLDED: model.
 
+
 @contextmanager
 def frozen(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """No parameter asks for gradients, every module is in evaluation mode."""
@@ -75,7 +76,7 @@ def frozen(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def widened(modules: Iterable[torch.nn.Module], dtype: torch.dtype) -> Iterator[None]:
+def upcast(modules: Iterable[torch.nn.Module], dtype: torch.dtype) -> Iterator[None]:
     """Hold half-precision weights in the wider ``dtype``. Rounding back on leaving is exact."""
     narrower = [
         (tensor, tensor.dtype)
@@ -94,6 +95,7 @@ def widened(modules: Iterable[torch.nn.Module], dtype: torch.dtype) -> Iterator[
 
 # FOLDED: Ordinary tensors in the place of those that were made in torch's inference mode, in which some hosts load
 # FOLDED: and draw.
+
 
 def made_in_inference_mode(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Parameters and buffers that no gradient may pass: what holds each, under which name, and the tensor.
@@ -114,7 +116,7 @@ def of_the_kind(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return torch.nn.Parameter(values, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else values
 
 
-def make_ordinary(modules: Iterable[torch.nn.Module]) -> None:
+def clone_inference_tensors(modules: Iterable[torch.nn.Module]) -> None:
     """What was made in inference mode is exchanged for ordinary copies, one after the other.
 
     The values are the same; a tensor that several modules share stays shared.
@@ -140,6 +142,7 @@ def ordinary_tensors() -> Iterator[None]:
 
 # FOLDED: Convolutions' weights in the order in which the CPU computes with them, for a while.
 
+
 class ChannelsLast:
     """Holds the weights of 2D convolutions in torch's ``channels_last`` order: the same numbers, other strides.
 
@@ -152,7 +155,7 @@ class ChannelsLast:
         self._modules = list(modules)
         self._exchanged: list[torch.Tensor] = []
 
-    def switch_on(self) -> None:
+    def enable(self) -> None:
         """Exchange what is not in this order yet."""
         import torch
 
@@ -160,7 +163,7 @@ class ChannelsLast:
             self._exchanged.append(weight)
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Every exchanged weight's strides as they were."""
         import torch
 
@@ -191,12 +194,12 @@ _DOWN = frozenset({"Downsample", "Downsample2D"})
 _UP = frozenset({"Upsample", "Upsample2D"})
 
 
-def memory_facts(
-    unet: Any, modules: Iterable[torch.nn.Module], device: torch.device, *, latent_pixel: int, keeps_scores: bool
-) -> MemoryFacts:
-    """Facts of a UNet of the original code or of diffusers.
+def memory_stats(
+    unet: Any, modules: Iterable[torch.nn.Module], device: torch.device, *, vae_scale_factor: int, keeps_scores: bool
+) -> MemoryStats:
+    """IndexedIdentity of a UNet of the original code or of diffusers.
 
-    Parameters: ``modules`` are what learning computes with (denoiser and text encoders); ``latent_pixel`` is the side in
+    Parameters: ``modules`` are what learning computes with (denoiser and text encoders); ``vae_scale_factor`` is the side in
     pixels of what one place of a latent stands for; ``keeps_scores`` says whether attention keeps its scores for the
     backward pass.
     """
@@ -206,7 +209,7 @@ def memory_facts(
             size = weight.numel() * weight.element_size()
             held += size
             elsewhere += 0 if weight.device.type == device.type else size
-    return MemoryFacts(denoiser_blocks(unet), latent_pixel, held, elsewhere, keeps_scores, free_memory(device))
+    return MemoryStats(denoiser_blocks(unet), vae_scale_factor, held, elsewhere, keeps_scores, free_memory(device))
 
 
 def denoiser_blocks(unet: Any) -> tuple[DenoiserBlock, ...]:
@@ -253,6 +256,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 # FOLDED: The random state of the whole process, which belongs to the host's user.
+
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:

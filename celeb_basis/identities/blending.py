@@ -169,6 +169,7 @@ def _shared(people: Sequence[Identity]) -> dict[str, Any]:
 
 # FOLDED: Who is in a mixture: its recipe names its parts, and parts of parts.
 
+
 def people_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """Names in a recipe as :mod:`celeb_basis.identities.blending` writes it into an identity's settings."""
     found = []
@@ -183,7 +184,7 @@ def people_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def mixtures_of(library: Library, names: Iterable[str]) -> tuple[str, ...]:
+def blends_of(library: Library, names: Iterable[str]) -> tuple[str, ...]:
     """Everybody in the library who was mixed of somebody of ``names``, and of those again."""
     recipes = {name: {name_key(part) for part in people_in(recipe)} for name, recipe in _recipes(library).items()}
     start = {name_key(name) for name in names}
@@ -196,7 +197,7 @@ def mixtures_of(library: Library, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def rename_in_mixtures(library: Library, name: str, new_name: str) -> None:
+def rename_in_blends(library: Library, name: str, new_name: str) -> None:
     """Who is called ``new_name`` now is called so in the recipes of the library too.
 
     Raises: :class:`FileError` if a mixture cannot be written.

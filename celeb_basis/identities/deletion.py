@@ -12,8 +12,8 @@ from typing import Any
 
 from celeb_basis.errors import CelebBasisError, IdentityError
 from celeb_basis.files import checked_name, explained_os_errors, safetensors_remarks, sha256_of_file, write_json
-from celeb_basis.identities.blending import mixtures_of
-from celeb_basis.identities.library import Library, companions_of, name_key
+from celeb_basis.identities.blending import blends_of
+from celeb_basis.identities.library import Library, name_key, sidecar_files
 
 # FOLDED: Which files we wrote about people outside of the library: pictures, reports, exports. Deleting a person
 # FOLDED: finds them here.
@@ -28,7 +28,7 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class DerivedFile:
+class GeneratedFile:
     """A file that was written about people."""
 
     path: Path
@@ -43,13 +43,13 @@ class DerivedFile:
         return name_key(name) in map(name_key, self.people)
 
 
-class DerivedFiles:
+class GeneratedFiles:
     """The record of one library. Safe in threads."""
 
     def __init__(self, folder: Path) -> None:
         self._path = Path(folder) / RECORD
 
-    def all(self) -> tuple[DerivedFile, ...]:
+    def all(self) -> tuple[GeneratedFile, ...]:
         """Everything that was noted and not forgotten. A damaged record is told in the log, and counts as empty."""
         try:
             kept = json.loads(self._path.read_text("utf-8"))
@@ -60,7 +60,7 @@ class DerivedFiles:
             _log.warning("%s cannot be read, so files noted in it are not known: %s", self._path, error)
             return ()
 
-    def of(self, name: str) -> tuple[DerivedFile, ...]:
+    def of(self, name: str) -> tuple[GeneratedFile, ...]:
         """Files about ``name``."""
         return tuple(file for file in self.all() if file.is_about(name))
 
@@ -72,7 +72,7 @@ class DerivedFiles:
         """
         try:
             new = [
-                DerivedFile(path, kind, tuple(people), "" if changes else sha256_of_file(path))
+                GeneratedFile(path, kind, tuple(people), "" if changes else sha256_of_file(path))
                 for path in (Path(file).expanduser().absolute() for file in files)
             ]
             if new:
@@ -89,7 +89,7 @@ class DerivedFiles:
             if any(file.is_about(name) for file in known):
                 self._write([_renamed(file, name, new_name) for file in known])
 
-    def forget(self, files: Iterable[DerivedFile]) -> None:
+    def forget(self, files: Iterable[GeneratedFile]) -> None:
         """Know ``files`` no longer; the record goes with the last of them."""
         with _lock:
             gone = {file.path for file in files}
@@ -98,7 +98,7 @@ class DerivedFiles:
             if len(kept) < len(known):
                 self._write(kept)
 
-    def _write(self, files: Sequence[DerivedFile]) -> None:
+    def _write(self, files: Sequence[GeneratedFile]) -> None:
         if not files:
             self._path.unlink(missing_ok=True)
             return
@@ -109,12 +109,12 @@ class DerivedFiles:
         write_json(self._path, {"format": _FORMAT, "files": entries})
 
 
-def _read(entry: Any) -> DerivedFile:
+def _read(entry: Any) -> GeneratedFile:
     people = tuple(str(name) for name in entry["people"])
-    return DerivedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
+    return GeneratedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
 
 
-def _renamed(file: DerivedFile, name: str, new_name: str) -> DerivedFile:
+def _renamed(file: GeneratedFile, name: str, new_name: str) -> GeneratedFile:
     wanted = name_key(name)
     return replace(file, people=tuple(new_name if name_key(one) == wanted else one for one in file.people))
 
@@ -132,7 +132,7 @@ class Traces:
     """Card pictures and notes that lie beside the identity files."""
     states: tuple[Path, ...]
     """Runs that were interrupted and can go on; they hold the views of the photos."""
-    files: tuple[DerivedFile, ...]
+    files: tuple[GeneratedFile, ...]
     """What was written about them elsewhere."""
 
     def __bool__(self) -> bool:
@@ -196,15 +196,15 @@ def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, m
     Raises: :class:`IdentityError` for a name of no use.
     """
     name = checked_name(name)
-    mixed = mixtures_of(library, [name])
+    mixed = blends_of(library, [name])
     people = (name, *(mixed if mixtures else ()))
     files = [library.path_of(one) for one in people]
-    noted = DerivedFiles(library.folder).all()
+    noted = GeneratedFiles(library.folder).all()
     return Traces(
         name,
         mixed,
         tuple(path for path in files if path.is_file()),
-        tuple(path for file in files for path in companions_of(file)),
+        tuple(path for file in files for path in sidecar_files(file)),
         tuple(path for folder in unfinished for path in _states(folder, people)),
         tuple(file for file in noted if any(file.is_about(one) for one in people)),
     )
@@ -234,7 +234,7 @@ def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), 
         with explained_os_errors(path, "delete"):
             path.unlink(missing_ok=True)
         gone.append(path)
-    DerivedFiles(library.folder).forget(forgotten)
+    GeneratedFiles(library.folder).forget(forgotten)
     return Deleted((traces.name, *(traces.mixtures if mixtures else ())), tuple(gone), tuple(left))
 
 

@@ -174,22 +174,22 @@ _PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "jxl")
 _ENDINGS = (".json", *(f".preview.{kind}" for kind in _PICTURES), *(f".{kind}" for kind in _PICTURES))
 
 
-def companions_of(path: Path) -> tuple[Path, ...]:
+def sidecar_files(path: Path) -> tuple[Path, ...]:
     """The files that lie beside the identity file ``path``."""
     return tuple(companion for _, companion in _companions(path))
 
 
-def remove_companions(path: Path) -> None:
+def remove_sidecars(path: Path) -> None:
     """Delete what lies beside the identity file ``path``: whoever is called so next is somebody else.
 
     Raises: :class:`FileError` if a file cannot be deleted.
     """
-    for companion in companions_of(path):
+    for companion in sidecar_files(path):
         with explained_os_errors(companion, "delete"):
             companion.unlink(missing_ok=True)
 
 
-def move_companions(path: Path, target: Path) -> None:
+def move_sidecars(path: Path, target: Path) -> None:
     """Rename what lies beside the identity file ``path``, which is called ``target`` now.
 
     What cannot be renamed stays, with a warning in the log: the person is renamed already.

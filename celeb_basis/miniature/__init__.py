@@ -18,7 +18,7 @@ MODEL = Path(__file__).with_name("model")
 PHOTOS = MODEL.with_name("photos")
 """Pictures of the demo's two people, whom the miniature was not trained on."""
 NAMES = MODEL / "names.txt"
-NAME_FACES = MODEL.with_name("name-faces")
+CELEBRITY_FACES = MODEL.with_name("name-faces")
 """How it draws its names, as the face networks of the demo see it: *quick* and *best* need not draw them first."""
 
 
@@ -46,5 +46,3 @@ def shipped_model_names() -> NameList:
 
 # FOLDED: Small models with random weights that every tool takes for Stable Diffusion: for tests, benchmarks and
 # FOLDED: the demo.
-
-

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from celeb_basis.diffusion_model import GenerationRequest, Host
+from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError, SettingsError
 from celeb_basis.faces.types import FaceNetwork, Floats
 from celeb_basis.names.lists import NameList
@@ -218,7 +218,7 @@ Progress = Callable[[str, "str | None"], None]
 """Called after each name with the name and its verdict: why it is no good, or ``None``."""
 
 
-class DrawnFaceCheck:
+class GeneratedFaceCheck:
     """A :data:`~celeb_basis.names.filters.FaceCheck` that lets ``host`` draw each name and looks at the faces.
 
     A name fails if one of its pictures shows no face, or if the mean cosine between the faces' vectors, over all pairs
@@ -233,7 +233,7 @@ class DrawnFaceCheck:
 
     def __init__(
         self,
-        host: Host,
+        model: DiffusionModel,
         faces: FaceNetwork,
         *,
         template: str = "a photo of {}",
@@ -253,7 +253,7 @@ class DrawnFaceCheck:
             raise SettingsError(f"steps is {steps}: choose from 1 to 1000.")
         if not 0 <= seed < 2**32:
             raise SettingsError(f"seed is {seed}: choose from 0 to {2**32 - 1}.")
-        self._host = host
+        self._host = model
         self._faces = faces
         self._template = template
         self._pictures = pictures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from celeb_basis.provenance import drawn_bytes, marked
+from celeb_basis.provenance import generated_image_bytes, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -298,14 +298,14 @@ def data_uri(picture: Pixels, largest: int) -> tuple[str, int, int]:
     return _jpeg_uri(stream.getvalue()), image.width, image.height
 
 
-def drawn_uri(picture: Image.Image, largest: int) -> tuple[str, int, int]:
+def generated_image_uri(picture: Image.Image, largest: int) -> tuple[str, int, int]:
     """:func:`data_uri` of a picture that was drawn, which says so of itself (:mod:`celeb_basis.provenance`)."""
     from PIL import Image
 
     small = picture.convert("RGB")
     small.info = dict(picture.info)
     small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
-    return _jpeg_uri(drawn_bytes(small, "JPEG")), small.width, small.height
+    return _jpeg_uri(generated_image_bytes(small, "JPEG")), small.width, small.height
 
 
 def _jpeg_uri(data: bytes) -> str:
@@ -322,7 +322,7 @@ def image(picture: Pixels, alt: str, largest: int = 768, drawn: Sequence[str] | 
     if drawn is None:
         uri, width, height = data_uri(picture, largest)
     else:
-        uri, width, height = drawn_uri(marked(Image.fromarray(picture), drawn), largest)
+        uri, width, height = generated_image_uri(marked(Image.fromarray(picture), drawn), largest)
     return f'<img src="{uri}" width="{width}" height="{height}" alt="{text(alt)}">'
 
 

@@ -20,7 +20,7 @@ from celeb_basis.report import (
     ReportPhoto,
     ReportStage,
 )
-from celeb_basis.training.run import Job, Outcome, PortraitsFound
+from celeb_basis.training.run import Outcome, PortraitsFound, TrainingTask
 
 if TYPE_CHECKING:
     from celeb_basis.faces.types import DetectedFace, Pixels
@@ -34,7 +34,7 @@ class RunReport:
     Parameters: ``job`` is what is learned; ``None`` for a run that was resumed, whose photos are not at hand.
     """
 
-    def __init__(self, job: Job | None) -> None:
+    def __init__(self, job: TrainingTask | None) -> None:
         self.job = job
         self._photos: dict[Path, tuple[Pixels, DetectedFace, list[DetectedFace]]] = {}
         self._people: tuple[Person, ...] = ()
@@ -68,7 +68,7 @@ class RunReport:
         identity = identity_from_bytes(outcome.identities[0])
         settings = dict(identity.metadata.settings)
         built = worker.built_bases(int(settings["components"]))[0]
-        info = worker.host.info
+        info = worker.model.info
         people = [self._person(name, outcome) for name in outcome.names]
         return Report(
             title=f"Learning {', '.join(outcome.names)}",

@@ -13,7 +13,7 @@ from celeb_basis.report.charts import bar, chart, duration, figure, image, marke
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from celeb_basis.evaluation.metrics import Figure
+    from celeb_basis.evaluation.metrics import Estimate
     from celeb_basis.report.types import Report, ReportPerson, ReportPhoto, ReportPicture
 
 
@@ -259,7 +259,7 @@ def _picture(item: ReportPicture) -> str:
 def _verdict(report: Report) -> str:
     if report.verdict is None:
         return ""
-    rows: list[tuple[str, Figure | None, str]] = [
+    rows: list[tuple[str, Estimate | None, str]] = [
         ("Identity", report.verdict.identity, "likeness of the faces to the photo, -1 to 1"),
         ("Prompt", report.verdict.prompt, "likeness of picture and prompt to CLIP, -1 to 1"),
         ("Detect", report.verdict.detect, "share of pictures with a face"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from celeb_basis.evaluation.metrics import Verdict
+    from celeb_basis.evaluation.metrics import EvaluationResult
     from celeb_basis.faces.types import Floats, Pixels
 
 Box = tuple[float, float, float, float]
@@ -161,7 +161,7 @@ class Report:
     """The setting of that name: the threshold in the plot of movement."""
     basis: ReportBasis | None = None
     pictures: Sequence[ReportPicture] = ()
-    verdict: Verdict | None = None
+    verdict: EvaluationResult | None = None
     """The three figures, if the pictures were judged."""
     files: Sequence[ReportFile] = ()
     stages: Sequence[ReportStage] = ()

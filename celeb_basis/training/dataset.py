@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from celeb_basis.diffusion_model import Host, LatentDistribution
-from celeb_basis.errors import LearningError
+from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
+from celeb_basis.errors import TrainingError
 from celeb_basis.events import Preparing
 from celeb_basis.faces.types import FaceNetwork, Pixels, Portrait
 from celeb_basis.training.augment import augment, draw_augmentation
@@ -53,14 +53,20 @@ class ViewPool:
 
 
 def encode_views(
-    host: Host, people: Sequence[Person], faces: FaceNetwork, *, views: int, smallest: float, generator: torch.Generator
+    model: DiffusionModel,
+    people: Sequence[Person],
+    faces: FaceNetwork,
+    *,
+    views: int,
+    smallest: float,
+    generator: torch.Generator,
 ) -> Generator[Preparing, None, ViewPool]:
     """Make and encode ``views`` views of each person; yields progress and returns the pool.
 
-    Raises: :class:`LearningError` for no people, a person without a portrait, portraits of different sizes, or two
+    Raises: :class:`TrainingError` for no people, a person without a portrait, portraits of different sizes, or two
     people of one name.
     """
-    _check(people, host.info.size_multiple)
+    _check(people, model.info.size_multiple)
     total = views * len(people)
     done = 0
     encoded = []
@@ -70,7 +76,7 @@ def encode_views(
             for index in range(views):
                 portrait = person.portraits[index % len(person.portraits)]
                 view = augment(portrait, draw_augmentation(generator, smallest))
-                latents.append(host.encode_pictures(to_model_range(view.picture)))
+                latents.append(model.encode_images(to_model_range(view.picture)))
                 aligned.append(faces.align(view.picture, view.landmarks))
                 descriptions.append(view.description)
                 done += 1
@@ -87,7 +93,7 @@ def encode_views(
                 )
             )
     finally:
-        host.release_picture_encoder()
+        model.release_vae()
     return ViewPool(tuple(encoded), faces.name)
 
 
@@ -99,18 +105,18 @@ def to_model_range(picture: Pixels) -> torch.Tensor:
 
 def _check(people: Sequence[Person], size_multiple: int) -> None:
     if not people:
-        raise LearningError("There is nobody to learn: give at least one photo.")
+        raise TrainingError("There is nobody to learn: give at least one photo.")
     names = [person.name.casefold() for person in people]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise LearningError(f"Two people are both called {twice[0]!r}: give each a name of their own.")
+        raise TrainingError(f"Two people are both called {twice[0]!r}: give each a name of their own.")
     for person in people:
         if not person.portraits:
-            raise LearningError(f"{person.name} has no usable photo: give at least one with a clear face.")
+            raise TrainingError(f"{person.name} has no usable photo: give at least one with a clear face.")
     sides = sorted({portrait.picture.shape[:2] for person in people for portrait in person.portraits})
     if len(sides) > 1 or sides[0][0] != sides[0][1]:
-        raise LearningError(f"The portraits have different sizes ({sides}): crop all of them to one square size.")
+        raise TrainingError(f"The portraits have different sizes ({sides}): crop all of them to one square size.")
     if sides[0][0] % size_multiple:
-        raise LearningError(
+        raise TrainingError(
             f"Pictures of {sides[0][0]} pixels do not fit this model: choose a size that is a multiple of {size_multiple}."
         )
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from celeb_basis.diffusion_model import GenerationRequest, Host
-from celeb_basis.errors import FileError, LearningError
+from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
+from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.events import DrawingNames
 from celeb_basis.faces.types import FaceNetwork
 from celeb_basis.files import write_bytes
@@ -38,7 +38,7 @@ _KEEP_EVERY = 20
 
 
 @dataclass(frozen=True)
-class NameFaces:
+class CelebrityFaces:
     """Who the model believes that its celebrities are."""
 
     names: tuple[str, ...]
@@ -46,9 +46,9 @@ class NameFaces:
     """``(N, 512)`` float32, of length 1; NaN where no picture of a name shows a face."""
 
 
-def draw_name_faces(
-    host: Host, names: tuple[str, ...], faces: FaceNetwork, folder: Path, *, known: Sequence[Path] = ()
-) -> Generator[DrawingNames, None, NameFaces]:
+def generate_celebrity_faces(
+    model: DiffusionModel, names: tuple[str, ...], faces: FaceNetwork, folder: Path, *, known: Sequence[Path] = ()
+) -> Generator[DrawingNames, None, CelebrityFaces]:
     """Draw two pictures of every name and look at their largest faces; yields after each name. Of more than
     :data:`MOST` names some are chosen.
 
@@ -57,13 +57,13 @@ def draw_name_faces(
     and never written: what comes with a model need not be drawn.
     """
     names = chosen(names)
-    path = folder / file_name(host, names, faces)
+    path = folder / file_name(model, names, faces)
     found = next((file for place in known if (file := place / path.name).is_file()), path)
     vectors, drawn = _kept(found, len(names))
     missing = (~drawn).nonzero()[:, 0].tolist()
     try:
         for number, row in enumerate(missing, 1):
-            vectors[row] = _look(host, names[row], row, faces)
+            vectors[row] = _look(model, names[row], row, faces)
             drawn[row] = True
             if number % _KEEP_EVERY == 0:
                 _keep(path, vectors, drawn)
@@ -71,7 +71,7 @@ def draw_name_faces(
     finally:
         if missing:
             _keep(path, vectors, drawn)
-    return NameFaces(names, vectors)
+    return CelebrityFaces(names, vectors)
 
 
 def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -79,19 +79,19 @@ def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(names[row] for row in np.linspace(0, len(names) - 1, min(len(names), MOST)).round().astype(int))
 
 
-def file_name(host: Host, names: tuple[str, ...], faces: FaceNetwork) -> str:
+def file_name(model: DiffusionModel, names: tuple[str, ...], faces: FaceNetwork) -> str:
     """What the file is called that keeps the faces of :func:`chosen` names."""
-    parts = [host.info.sha256, host.info.resolution, faces.name, PROMPT, PICTURES, STEPS, GUIDANCE, *names]
+    parts = [model.info.sha256, model.info.resolution, faces.name, PROMPT, PICTURES, STEPS, GUIDANCE, *names]
     return f"faces-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.safetensors"
 
 
-def _look(host: Host, name: str, seed: int, faces: FaceNetwork) -> torch.Tensor:
+def _look(model: DiffusionModel, name: str, seed: int, faces: FaceNetwork) -> torch.Tensor:
     request = GenerationRequest(
         PROMPT.replace("{}", name), count=PICTURES, seed=PICTURES * seed, steps=STEPS, guidance=GUIDANCE
     )
-    pictures = [np.asarray(picture.convert("RGB")) for picture in host.generate(request)]
+    pictures = [np.asarray(picture.convert("RGB")) for picture in model.generate(request)]
     if len(pictures) < PICTURES:
-        raise LearningError("Drawing the celebrities was interrupted; what was drawn is kept: start again to go on.")
+        raise TrainingError("Drawing the celebrities was interrupted; what was drawn is kept: start again to go on.")
     aligned = [faces.align(picture, found[0].landmarks) for picture in pictures if (found := faces.detect(picture))]
     if not aligned:
         return torch.full((_WIDTH,), torch.nan)
@@ -151,10 +151,10 @@ class FirstGuess:
         return flat.reshape(*vector.shape[:-1], *self.shape)
 
 
-def first_guesses(bases: Sequence[Basis], faces: NameFaces) -> tuple[FirstGuess, ...]:
+def first_guesses(bases: Sequence[Basis], faces: CelebrityFaces) -> tuple[FirstGuess, ...]:
     """One regression a text encoder, on the names of its basis.
 
-    Raises: :class:`LearningError` as :func:`fit_first_guess` does.
+    Raises: :class:`TrainingError` as :func:`fit_first_guess` does.
     """
     guesses = []
     for basis in bases:
@@ -182,11 +182,11 @@ def fit_first_guess(
     The penalty is the one of ``strengths`` with the least error on names left out, one at a time, in closed form.
     Names whose vector is not finite (no face was found) are left away.
 
-    Raises: :class:`LearningError` for fewer than three names with a face.
+    Raises: :class:`TrainingError` for fewer than three names with a face.
     """
     seen = torch.isfinite(vectors).all(dim=1)
     if int(seen.sum()) < 3:
-        raise LearningError("Fewer than three names have a face: draw more names, or use a better trained model.")
+        raise TrainingError("Fewer than three names have a face: draw more names, or use a better trained model.")
     x, y = vectors[seen].double(), coefficients[seen].double().flatten(1)
     face_mean, mean = x.mean(dim=0), y.mean(dim=0)
     count = len(x)

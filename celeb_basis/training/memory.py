@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import DenoiserBlock, Host, MemoryFacts, Precision
-from celeb_basis.settings import LearnSettings
+from celeb_basis.diffusion_model import DenoiserBlock, DiffusionModel, MemoryStats, Precision
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.precision import resolve_precision
 
 if TYPE_CHECKING:
@@ -69,17 +69,17 @@ class MemoryNeed:
         return f"{text}: make batch size or picture size smaller, or close other programs."
 
 
-def estimate(host: Host, settings: LearnSettings) -> MemoryNeed:
+def estimate(model: DiffusionModel, settings: TrainingSettings) -> MemoryNeed:
     """What learning with ``settings`` would take on ``host`` as it is now, for any number of people.
 
     ``settings.checkpointing`` of ``"auto"`` chooses gradient checkpointing when the memory that is free asks for it.
     """
-    facts = host.memory()
-    precision = resolve_precision(settings.precision, host.dtype, host.device)
-    side = (settings.size or host.info.resolution) // facts.latent_pixel
-    size = _item_size(host.dtype, precision)
+    facts = model.memory()
+    precision = resolve_precision(settings.precision, model.dtype, model.device)
+    side = (settings.size or model.info.resolution) // facts.vae_scale_factor
+    size = _item_size(model.dtype, precision)
     scores = max((_scores(block, side, facts.keeps_scores) for block in facts.blocks), default=0.0)
-    extra = facts.elsewhere + _converted(facts, host.dtype, precision) + _FIXED
+    extra = facts.elsewhere + _converted(facts, model.dtype, precision) + _FIXED
     extra += int(settings.batch_size * size * _WORKING_SCORES * scores)
     plain, checkpointed = (
         int(kept_bytes(facts, side, settings.batch_size, size, checkpointing=checkpointing) * _WORKING) + extra
@@ -90,7 +90,7 @@ def estimate(host: Host, settings: LearnSettings) -> MemoryNeed:
     return MemoryNeed(plain, checkpointed, facts.free, tight if wanted == "auto" else wanted == "on")
 
 
-def kept_bytes(facts: MemoryFacts, side: int, batch: int, item_size: float, *, checkpointing: bool) -> float:
+def kept_bytes(facts: MemoryStats, side: int, batch: int, item_size: float, *, checkpointing: bool) -> float:
     """Bytes that autograd keeps of the denoiser between the forward and the backward pass.
 
     Parameters: ``side`` is that of a latent, ``item_size`` the bytes of a number. With ``checkpointing``, what goes into
@@ -126,7 +126,7 @@ def _item_size(held: torch.dtype, precision: Precision) -> float:
     return 2.0 if held.itemsize == 2 else 3.0
 
 
-def _converted(facts: MemoryFacts, held: torch.dtype, precision: Precision) -> int:
+def _converted(facts: MemoryStats, held: torch.dtype, precision: Precision) -> int:
     """Bytes by which weights grow that are held narrower, or that autocast makes copies of in half precision."""
     wanted = 4 if precision == "fp32" else 2
     if held.itemsize < wanted:

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import celeb_basis
-from celeb_basis.errors import CelebBasisError, LearningError, MissingPackageError, is_explained, sentence_of
+from celeb_basis.errors import CelebBasisError, MissingPackageError, TrainingError, error_message, is_user_error
 from celeb_basis.files import explained_os_errors
-from celeb_basis.training.run import Interrupt, Job, LearnsPeople, Outcome, PersonPhotos, failure, run_one
+from celeb_basis.training.run import Outcome, PhotoInput, TaskRunner, TrainingTask, failure, run_one
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +40,13 @@ class RayOptions:
 
 
 def run_on_ray(
-    make_worker: Callable[[], LearnsPeople], jobs: Sequence[Job], interrupt: Interrupt, options: RayOptions
+    make_worker: Callable[[], TaskRunner], jobs: Sequence[TrainingTask], interrupt: threading.Event, options: RayOptions
 ) -> Iterator[Outcome]:
     """Learn ``jobs`` on Ray and yield how each ended, as they end; one that fails, or dies, stops no other.
 
     Parameters: ``make_worker`` is pickled and called once in every worker process.
 
-    Raises: :class:`MissingPackageError` without Ray; :class:`LearningError` if the cluster cannot be reached or no worker
+    Raises: :class:`MissingPackageError` without Ray; :class:`TrainingError` if the cluster cannot be reached or no worker
     can load the model.
     """
     ray = _import_ray()
@@ -60,27 +61,27 @@ def run_on_ray(
 class _Actor:
     """Lives in a worker process. Its constructor does nothing that can fail: Ray would hide the reason."""
 
-    def __init__(self, make_worker: Callable[[], LearnsPeople]) -> None:
+    def __init__(self, make_worker: Callable[[], TaskRunner]) -> None:
         self._make_worker = make_worker
-        self._worker: LearnsPeople | None = None
+        self._worker: TaskRunner | None = None
 
     def open(self) -> str:
         """Load the model; answers what is wrong, or nothing."""
         try:
             self._worker = self._make_worker()
         except Exception as error:
-            if not is_explained(error):
+            if not is_user_error(error):
                 _log.error("The worker could not start", exc_info=error)
-            return sentence_of(error)
+            return error_message(error)
         return ""
 
-    def learn(self, job: Job, contents: Sequence[Sequence[bytes]], home: str) -> Outcome:
+    def learn(self, job: TrainingTask, contents: Sequence[Sequence[bytes]], home: str) -> Outcome:
         """Learn ``job`` for the machine called ``home``."""
         assert self._worker is not None
         try:
             with tempfile.TemporaryDirectory(prefix="celeb-basis-") as folder:
                 here = replace(job, people=tuple(_unpacked(Path(folder), job, contents)))
-                return run_one(self._worker, here, Interrupt(), lambda _job, _event: None)
+                return run_one(self._worker, here, threading.Event(), lambda _job, _event: None)
         except Exception as error:
             return _placed(failure(job, error), job.state, home)
 
@@ -88,24 +89,24 @@ class _Actor:
 class _Crew:
     """The worker processes, each busy with one job at a time."""
 
-    def __init__(self, ray: Any, make_worker: Callable[[], LearnsPeople], size: int) -> None:
+    def __init__(self, ray: Any, make_worker: Callable[[], TaskRunner], size: int) -> None:
         self.ray, self.make_worker, self.size = ray, make_worker, size
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self.kind = ray.remote(num_cpus=1, num_gpus=gpus)(_Actor)
         self.actors: list[Any] = []
         self.opening: dict[Any, Any] = {}
         """Workers that are loading the model, by the reference to their answer."""
-        self.busy: dict[Any, tuple[Any, Job]] = {}
+        self.busy: dict[Any, tuple[Any, TrainingTask]] = {}
 
-    def run(self, jobs: Sequence[Job], interrupt: Interrupt) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[TrainingTask], interrupt: threading.Event) -> Iterator[Outcome]:
         """Hand out ``jobs``; yields outcomes as they come."""
         waiting = deque(jobs)
         for _ in range(self.size):
             self._hire()
         problem = ""
-        while (waiting or self.busy) and not interrupt.asked:
+        while (waiting or self.busy) and not interrupt.is_set():
             if not self.opening and not self.busy:
-                raise LearningError(f"No Ray worker could start. {problem}")
+                raise TrainingError(f"No Ray worker could start. {problem}")
             done, _ = self.ray.wait([*self.opening, *self.busy], timeout=_POLL)
             for reference in done:
                 if reference in self.opening:
@@ -119,10 +120,10 @@ class _Crew:
                     outcome, alive = self._outcome(reference, job)
                     yield outcome
                     if not alive:
-                        if waiting and not interrupt.asked:
+                        if waiting and not interrupt.is_set():
                             self._hire()
                         continue
-                if not interrupt.asked:
+                if not interrupt.is_set():
                     yield from self._hand_out(waiting, actor)
         yield from self._broken_off()
 
@@ -142,7 +143,7 @@ class _Crew:
             else:
                 yield Outcome(job.names, reason="interrupted", error=_INTERRUPTED)
 
-    def _outcome(self, reference: Any, job: Job) -> tuple[Outcome, bool]:
+    def _outcome(self, reference: Any, job: TrainingTask) -> tuple[Outcome, bool]:
         """How ``job`` ended, and whether its worker is still alive."""
         try:
             outcome: Outcome = self.ray.get(reference)
@@ -161,7 +162,7 @@ class _Crew:
         except self.ray.exceptions.RayError as error:
             return _first_line(error)
 
-    def _hand_out(self, waiting: deque[Job], actor: Any) -> Iterator[Outcome]:
+    def _hand_out(self, waiting: deque[TrainingTask], actor: Any) -> Iterator[Outcome]:
         """Give ``actor`` the next job whose photos can be read; yields the outcomes of those that cannot."""
         while waiting:
             job = waiting.popleft()
@@ -179,7 +180,7 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def _unpacked(folder: Path, job: Job, contents: Sequence[Sequence[bytes]]) -> Iterator[PersonPhotos]:
+def _unpacked(folder: Path, job: TrainingTask, contents: Sequence[Sequence[bytes]]) -> Iterator[PhotoInput]:
     """The job's people with their photos in ``folder``, under the names that they had."""
     for number, (person, pictures) in enumerate(zip(job.people, contents, strict=True)):
         paths = []
@@ -198,7 +199,7 @@ def _placed(outcome: Outcome, state: Path | None, home: str) -> Outcome:
     return replace(outcome, error=f"{outcome.error} That file is on the machine {platform.node()}.")
 
 
-def _lost(job: Job, error: Exception) -> Outcome:
+def _lost(job: TrainingTask, error: Exception) -> Outcome:
     _log.info("%s failed", ", ".join(job.names), exc_info=error)
     reason = f"The Ray worker process died ({_first_line(error)}): it may have run out of memory, so use fewer workers."
     return Outcome(job.names, error=reason)
@@ -243,7 +244,7 @@ def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
         )
     except Exception as error:  # ConnectionError, RuntimeError, and gRPC's own
         where = "on this machine" if options.address is None else f"at {options.address}"
-        raise LearningError(
+        raise TrainingError(
             f"Ray {where} cannot be used ({_first_line(error)}): check the address and that it runs."
         ) from error
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,24 +13,24 @@ import numpy as np
 import torch
 
 from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, most_components
-from celeb_basis.diffusion_model import Host
-from celeb_basis.errors import HostError, LearningError, NotFiniteError, is_explained, sentence_of
+from celeb_basis.diffusion_model import DiffusionModel
+from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_message, is_user_error
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import FaceNetwork
 from celeb_basis.files import cache_folder
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity, identity_to_bytes
-from celeb_basis.method import Basis, SpreadCoefficients
-from celeb_basis.miniature import NAME_FACES
+from celeb_basis.method import Basis, ScaledCoefficients
+from celeb_basis.miniature import CELEBRITY_FACES
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import Person, encode_views
-from celeb_basis.training.first_guess import FirstGuess, draw_name_faces, first_guesses, guessed
+from celeb_basis.training.first_guess import FirstGuess, first_guesses, generate_celebrity_faces, guessed
 from celeb_basis.training.precision import make_scaler, resolve_precision
-from celeb_basis.training.state import resume_learner, save_state, state_consent, state_settings
-from celeb_basis.training.trainer import Learner, person_progress
+from celeb_basis.training.state import resume_trainer, save_state, state_consent, state_settings
+from celeb_basis.training.trainer import Trainer, person_progress
 
 # FOLDED: The units of work that executors hand out: plain data, so that they travel to another process as they
 # FOLDED: are.
@@ -38,7 +39,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class PersonPhotos:
+class PhotoInput:
     """Somebody to learn, and the picture files to learn from."""
 
     name: str
@@ -48,11 +49,11 @@ class PersonPhotos:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingTask:
     """People who are learned in one run and share its head."""
 
-    people: tuple[PersonPhotos, ...]
-    settings: LearnSettings
+    people: tuple[PhotoInput, ...]
+    settings: TrainingSettings
     face: int | None = None
     """Which face of each photo, counted from 0 by falling size; the largest if ``None``."""
     consent: str = ""
@@ -104,21 +105,10 @@ class PortraitsFound(Event):
         }
 
 
-class Interrupt:
-    """A wish to stop that is looked at between two steps; safe to state in a signal handler or another thread."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def ask(self) -> None:
-        """End the run under way after its step, and begin no other."""
-        self.asked = True
-
-
-class LearnsPeople(Protocol):
+class TaskRunner(Protocol):
     """What an executor needs of a worker; :class:`celeb_basis.training.run.Worker` is the real one."""
 
-    def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+    def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
         """Learn a job's people, yielding what happens.
 
         Raises: :class:`CelebBasisError` for whatever is wrong with the job.
@@ -142,20 +132,20 @@ def follow(running: Generator[Event, None, _Result], on_event: Callable[[Event],
 _VIEWS_STREAM = 0x5EED_0000_0000
 
 
-def training_size(host: Host, settings: LearnSettings) -> int:
+def training_size(model: DiffusionModel, settings: TrainingSettings) -> int:
     """Side of the training pictures in pixels: the setting's, or the checkpoint's own."""
-    return settings.size or host.info.resolution
+    return settings.size or model.info.resolution
 
 
-def prepare_learner(
-    host: Host,
+def prepare_trainer(
+    model: DiffusionModel,
     bases: Sequence[Basis],
     people: Sequence[Person],
     faces: FaceNetwork,
-    settings: LearnSettings,
+    settings: TrainingSettings,
     *,
     guesses: Sequence[FirstGuess] = (),
-) -> Generator[Preparing, None, Learner]:
+) -> Generator[Preparing, None, Trainer]:
     """Encode everybody's views, yielding progress, and return the learner that is ready to run.
 
     The people's portraits are squares of :func:`training_size` pixels. ``guesses``, one a text encoder, say where
@@ -163,12 +153,14 @@ def prepare_learner(
     """
     generator = torch.Generator().manual_seed(settings.seed + _VIEWS_STREAM)
     pool = yield from encode_views(
-        host, people, faces, views=settings.views, smallest=settings.smallest, generator=generator
+        model, people, faces, views=settings.views, smallest=settings.smallest, generator=generator
     )
-    learner = Learner(host, bases, pool, settings)
-    if settings.start == "guess" and isinstance(learner.model, SpreadCoefficients):
-        learner.model.begin_at(torch.stack([_guess(bases, guesses, person, settings.shared) for person in people]))
-    return learner
+    trainer = Trainer(model, bases, pool, settings)
+    if settings.start == "guess" and isinstance(trainer.module, ScaledCoefficients):
+        trainer.module.initialize_from(
+            torch.stack([_guess(bases, guesses, person, settings.shared) for person in people])
+        )
+    return trainer
 
 
 def _guess(bases: Sequence[Basis], guesses: Sequence[FirstGuess], person: Person, shared: bool) -> torch.Tensor:
@@ -178,26 +170,26 @@ def _guess(bases: Sequence[Basis], guesses: Sequence[FirstGuess], person: Person
     return coefficients.mean(dim=0, keepdim=True) if shared else coefficients
 
 
-def make_identities(learner: Learner, *, consent: str = "", notes: str = "") -> tuple[Identity, ...]:
+def make_identities(trainer: Trainer, *, consent: str = "", notes: str = "") -> tuple[Identity, ...]:
     """What ``learner`` has learned so far, as identities for the model it learned on.
 
     Parameters: ``consent`` is the user's note on the people's consent, kept in every identity.
     """
-    settings = learner.settings
+    settings = trainer.settings
     return tuple(
         new_identity(
             learned.name,
             learned.coefficients,
-            learner.bases,
-            learner.host.info,
-            face_model=learner.pool.face_model if settings.mode == "head" or settings.start == "guess" else "",
-            steps=learner.step,
+            trainer.bases,
+            trainer.model.info,
+            face_model=trainer.pool.face_model if settings.mode == "head" or settings.start == "guess" else "",
+            steps=trainer.step,
             settings=settings.as_dict(),
             consent=consent,
             notes=notes,
             thumbnail=learned.thumbnail or None,
         )
-        for learned in learner.results()
+        for learned in trainer.results()
     )
 
 
@@ -217,13 +209,13 @@ class Worker:
 
     def __init__(
         self,
-        host: Host,
+        model: DiffusionModel,
         names: NameList,
         faces: FaceNetwork | None,
         *,
-        watch: Callable[[Learner], None] | None = None,
+        watch: Callable[[Trainer], None] | None = None,
     ) -> None:
-        self.host, self.names, self.faces, self.watch = host, names, faces, watch
+        self.model, self.names, self.faces, self.watch = model, names, faces, watch
         self._built: dict[int, tuple[BuiltBasis, ...]] = {}
 
     def built_bases(self, components: int) -> tuple[BuiltBasis, ...]:
@@ -234,10 +226,10 @@ class Worker:
         if components not in self._built:
             options = BasisOptions(components=components)
             cache = cache_folder() / "bases"
-            self._built[components] = build_bases(self.host.text_encoders, self.names, options, cache=cache)
+            self._built[components] = build_bases(self.model.text_encoders, self.names, options, cache=cache)
         return self._built[components]
 
-    def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+    def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
         """Learn a job's people, yielding what happens.
 
         Raises: :class:`CelebBasisError` for whatever is wrong with the job; :class:`NotFiniteError`, and
@@ -245,7 +237,7 @@ class Worker:
         ``job.state``.
         """
         if self.faces is None:
-            raise LearningError("Learning needs a face model pack: give one.")
+            raise TrainingError("Learning needs a face model pack: give one.")
         job, warnings = self._fitted(job)
         bases = [built.basis for built in self.built_bases(job.settings.components)]
         people = tuple(self._portraits(job))
@@ -254,20 +246,20 @@ class Worker:
         guesses: tuple[FirstGuess, ...] = ()
         if job.settings.start == "guess":
             kept = cache_folder() / "name-faces"
-            drawing = draw_name_faces(self.host, bases[0].names, self.faces, kept, known=[NAME_FACES])
+            drawing = generate_celebrity_faces(self.model, bases[0].names, self.faces, kept, known=[CELEBRITY_FACES])
             if (drawn := (yield from _until(drawing, interrupt))) is None:
                 return Outcome(job.names, reason="interrupted", warnings=warnings)
             guesses = first_guesses(bases, drawn)
-        preparing = prepare_learner(self.host, bases, people, self.faces, job.settings, guesses=guesses)
-        if (learner := (yield from _until(preparing, interrupt))) is None:
+        preparing = prepare_trainer(self.model, bases, people, self.faces, job.settings, guesses=guesses)
+        if (trainer := (yield from _until(preparing, interrupt))) is None:
             return Outcome(job.names, reason="interrupted", warnings=warnings)
-        return (yield from self._run(learner, job.consent, job.state, warnings, interrupt))
+        return (yield from self._run(trainer, job.consent, job.state, warnings, interrupt))
 
     def resume(
         self,
         path: Path,
         changes: Mapping[str, Any],
-        interrupt: Interrupt,
+        interrupt: threading.Event,
         *,
         consent: str = "",
         state: Path | None = None,
@@ -277,33 +269,33 @@ class Worker:
         Parameters: ``changes`` are settings that replace the kept ones; only :data:`CHANGEABLE` may change. Without another
         ``consent``, the note that the run was begun with is kept.
 
-        Raises: :class:`LearningError` for a state of no use, another model, or a setting that cannot change.
+        Raises: :class:`TrainingError` for a state of no use, another model, or a setting that cannot change.
         """
         settings = state_settings(path)
         wanted = settings.changed(changes)
         for name in sorted(set(changes) - CHANGEABLE):
             if getattr(wanted, name) != getattr(settings, name):
-                raise LearningError(
+                raise TrainingError(
                     f"{path.name} was begun with {name} = {getattr(settings, name)}, which cannot change on the way: "
                     "leave that setting out, or learn anew."
                 )
         bases = [built.basis for built in self.built_bases(settings.components)]
-        learner = resume_learner(path, self.host, bases)
-        _apply(learner, {name: getattr(wanted, name) for name in changes})
-        return (yield from self._run(learner, consent or state_consent(path), state or path, (), interrupt))
+        trainer = resume_trainer(path, self.model, bases)
+        _apply(trainer, {name: getattr(wanted, name) for name in changes})
+        return (yield from self._run(trainer, consent or state_consent(path), state or path, (), interrupt))
 
-    def _fitted(self, job: Job) -> tuple[Job, tuple[str, ...]]:
+    def _fitted(self, job: TrainingTask) -> tuple[TrainingTask, tuple[str, ...]]:
         """The job with no more components than the model's token vectors have numbers, and a sentence if that changes it."""
-        widest = most_components(self.host.text_encoders)
+        widest = most_components(self.model.text_encoders)
         wanted = job.settings.components
         if wanted <= widest:
             return job, ()
         told = f"This model's token vectors have {widest} numbers: {widest} components are learned, not {wanted}."
         return replace(job, settings=replace(job.settings, components=widest)), (told,)
 
-    def _portraits(self, job: Job) -> Generator[Person, None, None]:
+    def _portraits(self, job: TrainingTask) -> Generator[Person, None, None]:
         assert self.faces is not None
-        size = training_size(self.host, job.settings)
+        size = training_size(self.model, job.settings)
         for person in job.people:
             chosen = person.faces or (job.face,) * len(person.photos)
             portraits = [
@@ -313,44 +305,46 @@ class Worker:
             yield Person(person.name, portraits)
 
     def _run(
-        self, learner: Learner, consent: str, state: Path | None, warnings: tuple[str, ...], interrupt: Interrupt
+        self, trainer: Trainer, consent: str, state: Path | None, warnings: tuple[str, ...], interrupt: threading.Event
     ) -> Generator[Event, None, Outcome]:
-        names = tuple(person.name for person in learner.pool.people)
+        names = tuple(person.name for person in trainer.pool.people)
         reason = ""
         try:
-            for event in learner.run():
+            for event in trainer.run():
                 yield event
                 if isinstance(event, Finished):
                     reason = event.reason
                     continue
                 if self.watch is not None:
-                    self.watch(learner)
-                if interrupt.asked:
-                    learner.interrupt()
+                    self.watch(trainer)
+                if interrupt.is_set():
+                    trainer.interrupt()
         except (NotFiniteError, HostError) as error:
             if state is None:
                 raise
-            save_state(learner, state, consent=consent)
+            save_state(trainer, state, consent=consent)
             raise type(error)(f"{error} To go on from there, resume {state}.") from error
         if reason == "interrupted":
             if state is not None:
-                save_state(learner, state, consent=consent)
-            return Outcome(names, reason=reason, steps=learner.step, warnings=warnings, state=state)
+                save_state(trainer, state, consent=consent)
+            return Outcome(names, reason=reason, steps=trainer.step, warnings=warnings, state=state)
         return Outcome(
             names,
-            identities=tuple(identity_to_bytes(identity) for identity in make_identities(learner, consent=consent)),
+            identities=tuple(identity_to_bytes(identity) for identity in make_identities(trainer, consent=consent)),
             progress={
-                one.name: person_progress(learner.bases, one.coefficients, learner.tracker.movement(index))
-                for index, one in enumerate(learner.results())
+                one.name: person_progress(trainer.bases, one.coefficients, trainer.tracker.movement(index))
+                for index, one in enumerate(trainer.results())
             },
             reason=reason,
-            steps=learner.step,
-            seconds=learner.seconds,
+            steps=trainer.step,
+            seconds=trainer.seconds,
             warnings=warnings,
         )
 
 
-def _until(running: Generator[Event, None, _Result], interrupt: Interrupt) -> Generator[Event, None, _Result | None]:
+def _until(
+    running: Generator[Event, None, _Result], interrupt: threading.Event
+) -> Generator[Event, None, _Result | None]:
     """What ``running`` returns; ``None``, and its end, as soon as somebody interrupts."""
     while True:
         try:
@@ -359,20 +353,20 @@ def _until(running: Generator[Event, None, _Result], interrupt: Interrupt) -> Ge
             result: _Result = done.value
             return result
         yield event
-        if interrupt.asked:
+        if interrupt.is_set():
             running.close()
             return None
 
 
-def _apply(learner: Learner, changes: Mapping[str, Any]) -> None:
+def _apply(trainer: Trainer, changes: Mapping[str, Any]) -> None:
     """Change the settings of a learner that is about to go on; optimizer moments and averages stay."""
-    learner.settings = learner.settings.changed(changes)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learner.settings.learning_rate
-        group["weight_decay"] = learner.settings.weight_decay
+    trainer.settings = trainer.settings.changed(changes)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = trainer.settings.learning_rate
+        group["weight_decay"] = trainer.settings.weight_decay
     if "precision" in changes:
-        learner.precision = resolve_precision(learner.settings.precision, learner.host.dtype, learner.host.device)
-        learner.scaler = make_scaler(learner.host.device, learner.precision)
+        trainer.precision = resolve_precision(trainer.settings.precision, trainer.model.dtype, trainer.model.device)
+        trainer.scaler = make_scaler(trainer.model.device, trainer.precision)
 
 
 # FOLDED: One job after the other, in this process.
@@ -381,19 +375,24 @@ _log = logging.getLogger(__name__)
 
 
 def run_local(
-    worker: LearnsPeople, jobs: Sequence[Job], interrupt: Interrupt, on_event: Callable[[Job, Event], None]
+    worker: TaskRunner,
+    jobs: Sequence[TrainingTask],
+    interrupt: threading.Event,
+    on_event: Callable[[TrainingTask, Event], None],
 ) -> Iterator[Outcome]:
     """Learn ``jobs`` in their order and yield how each ended; one that fails stops no other.
 
     Parameters: ``on_event`` is told everything that happens meanwhile.
     """
     for job in jobs:
-        if interrupt.asked:
+        if interrupt.is_set():
             return
         yield _outcome(worker, job, interrupt, on_event)
 
 
-def run_one(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]) -> Outcome:
+def run_one(
+    worker: TaskRunner, job: TrainingTask, interrupt: threading.Event, on_event: Callable[[TrainingTask, Event], None]
+) -> Outcome:
     """Learn one job.
 
     Raises: :class:`CelebBasisError` if it fails.
@@ -401,14 +400,16 @@ def run_one(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Call
     return follow(worker.learn(job, interrupt), lambda event: on_event(job, event))
 
 
-def failure(job: Job, error: Exception) -> Outcome:
+def failure(job: TrainingTask, error: Exception) -> Outcome:
     """The outcome of a job that ended with ``error``."""
-    if not is_explained(error):
+    if not is_user_error(error):
         _log.error("%s failed", ", ".join(job.names), exc_info=error)
-    return Outcome(job.names, error=sentence_of(error))
+    return Outcome(job.names, error=error_message(error))
 
 
-def _outcome(worker: LearnsPeople, job: Job, interrupt: Interrupt, on_event: Callable[[Job, Event], None]) -> Outcome:
+def _outcome(
+    worker: TaskRunner, job: TrainingTask, interrupt: threading.Event, on_event: Callable[[TrainingTask, Event], None]
+) -> Outcome:
     try:
         return run_one(worker, job, interrupt, on_event)
     except Exception as error:

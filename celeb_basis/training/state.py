@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from celeb_basis.diffusion_model import Host, LatentDistribution
-from celeb_basis.errors import LearningError, SettingsError
+from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
+from celeb_basis.errors import SettingsError, TrainingError
 from celeb_basis.files import write_bytes
 from celeb_basis.method import Basis
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import PersonViews, ViewPool
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 _FORMAT = 1
 
 
-def save_state(learner: Learner, path: Path, *, consent: str = "") -> None:
+def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
     """Write all of ``learner`` (parameters, optimizer, averages, random state, pool) to ``path``, atomically.
 
     Parameters: ``consent`` is the note that the identities are to keep.
@@ -31,42 +31,42 @@ def save_state(learner: Learner, path: Path, *, consent: str = "") -> None:
 
     header = {
         "format": _FORMAT,
-        "settings": learner.settings.as_dict(),
-        "step": learner.step,
-        "seconds": learner.seconds,
-        "loss_sum": learner.loss_sum,
-        "scaler": learner.scaler.state_dict(),
-        "model": {"name": learner.host.info.name, "sha256": learner.host.info.sha256},
-        "bases": [basis.sha256 for basis in learner.bases],
-        "face_model": learner.pool.face_model,
+        "settings": trainer.settings.as_dict(),
+        "step": trainer.step,
+        "seconds": trainer.seconds,
+        "loss_sum": trainer.loss_sum,
+        "scaler": trainer.scaler.state_dict(),
+        "model": {"name": trainer.model.info.name, "sha256": trainer.model.info.sha256},
+        "bases": [basis.sha256 for basis in trainer.bases],
+        "face_model": trainer.pool.face_model,
         "consent": consent,
-        "people": [{"name": p.name, "descriptions": p.descriptions} for p in learner.pool.people],
-        "snapshots": len(learner.tracker.snapshots),
+        "people": [{"name": p.name, "descriptions": p.descriptions} for p in trainer.pool.people],
+        "snapshots": len(trainer.tracker.snapshots),
     }
     # Not safetensors' own writing of files: its error of a full disk is no OSError.
-    write_bytes(path, save(_tensors(learner), {"state": json.dumps(header, ensure_ascii=False)}))
+    write_bytes(path, save(_tensors(trainer), {"state": json.dumps(header, ensure_ascii=False)}))
 
 
-def resume_learner(path: Path, host: Host, bases: Sequence[Basis]) -> Learner:
-    """The learner kept in ``path``, ready to :meth:`~Learner.run` on.
+def resume_trainer(path: Path, model: DiffusionModel, bases: Sequence[Basis]) -> Trainer:
+    """The learner kept in ``path``, ready to :meth:`~Trainer.run` on.
 
-    Raises: :class:`LearningError` for a file that is no state, and for another model or basis than it was begun with.
+    Raises: :class:`TrainingError` for a file that is no state, and for another model or basis than it was begun with.
     """
     header, tensors = _read(path)
-    if header["model"]["sha256"] != host.info.sha256:
-        raise LearningError(
-            f"{path.name} was begun with the model {header['model']['name']}, not with {host.info.name}: "
+    if header["model"]["sha256"] != model.info.sha256:
+        raise TrainingError(
+            f"{path.name} was begun with the model {header['model']['name']}, not with {model.info.name}: "
             "give that model to go on, or learn anew."
         )
     if header["bases"] != [basis.sha256 for basis in bases]:
-        raise LearningError(f"{path.name} was begun with another basis: give the same names list, or learn anew.")
+        raise TrainingError(f"{path.name} was begun with another basis: give the same names list, or learn anew.")
     try:
-        settings = LearnSettings().changed(header["settings"])
-        learner = Learner(host, bases, _pool(header, tensors), settings)
-        _restore(learner, header, tensors)
+        settings = TrainingSettings().changed(header["settings"])
+        trainer = Trainer(model, bases, _pool(header, tensors), settings)
+        _restore(trainer, header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
         raise _unusable(path) from error
-    return learner
+    return trainer
 
 
 def state_people(path: Path) -> tuple[str, ...]:
@@ -81,26 +81,26 @@ def state_consent(path: Path) -> str:
     return str(header.get("consent", ""))
 
 
-def state_settings(path: Path) -> LearnSettings:
+def state_settings(path: Path) -> TrainingSettings:
     """The settings that the state in ``path`` was begun with."""
     header, _ = _read(path)
-    return LearnSettings().changed(header["settings"])
+    return TrainingSettings().changed(header["settings"])
 
 
-def _tensors(learner: Learner) -> dict[str, torch.Tensor]:
+def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = {
-        "random": learner.generator.get_state(),
-        "average.sums": learner.average.sums,
-        "average.updates": learner.average.updates,
+        "random": trainer.generator.get_state(),
+        "average.sums": trainer.average.sums,
+        "average.updates": trainer.average.updates,
     }
-    parameters = dict(learner.model.named_parameters())
+    parameters = dict(trainer.module.named_parameters())
     tensors |= {f"parameter.{name}": value.detach() for name, value in parameters.items()}
     for name, parameter in parameters.items():
-        for key, value in learner.optimizer.state.get(parameter, {}).items():
+        for key, value in trainer.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    for index, snapshot in enumerate(learner.tracker.snapshots):
+    for index, snapshot in enumerate(trainer.tracker.snapshots):
         tensors[f"snapshot.{index}"] = snapshot
-    for index, person in enumerate(learner.pool.people):
+    for index, person in enumerate(trainer.pool.people):
         tensors[f"person.{index}.mean"] = person.latents.mean
         tensors[f"person.{index}.std"] = person.latents.std
         tensors[f"person.{index}.vectors"] = person.vectors
@@ -122,11 +122,11 @@ def _pool(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ViewPool:
     return ViewPool(people, header["face_model"])
 
 
-def _restore(learner: Learner, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in learner.model.named_parameters():
+        for name, parameter in trainer.module.named_parameters():
             parameter.copy_(tensors[f"parameter.{name}"])
-    for name, parameter in learner.model.named_parameters():
+    for name, parameter in trainer.module.named_parameters():
         prefix = "optimizer."
         state = {
             key.removeprefix(prefix).removesuffix(f".{name}"): value
@@ -135,19 +135,19 @@ def _restore(learner: Learner, header: dict[str, Any], tensors: dict[str, torch.
         }
         if state:
             # AdamW keeps its step counter on the CPU and the moments beside the parameter.
-            learner.optimizer.state[parameter] = {
+            trainer.optimizer.state[parameter] = {
                 key: value if value.ndim == 0 else value.to(parameter.device) for key, value in state.items()
             }
     if header["scaler"]:  # empty from where no loss was scaled: a scaler here begins anew
-        learner.scaler.load_state_dict(header["scaler"])
-    learner.generator.set_state(tensors["random"])
-    learner.average.sums = tensors["average.sums"]
-    learner.average.updates = tensors["average.updates"]
+        trainer.scaler.load_state_dict(header["scaler"])
+    trainer.generator.set_state(tensors["random"])
+    trainer.average.sums = tensors["average.sums"]
+    trainer.average.updates = tensors["average.updates"]
     for index in range(header["snapshots"]):
-        learner.tracker.take(tensors[f"snapshot.{index}"])
-    learner.step = int(header["step"])
-    learner.seconds = float(header["seconds"])
-    learner.loss_sum = float(header["loss_sum"])
+        trainer.tracker.take(tensors[f"snapshot.{index}"])
+    trainer.step = int(header["step"])
+    trainer.seconds = float(header["seconds"])
+    trainer.loss_sum = float(header["loss_sum"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -157,17 +157,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["state"])
             if header["format"] != _FORMAT:
-                raise LearningError(
+                raise TrainingError(
                     f"{path.name} is a learning state of format {header['format']}, this version reads {_FORMAT}: "
                     "finish it with the version that began it, or learn anew."
                 )
             # Copies: what is mapped from the file holds it, and Windows would then refuse to write the next state over it.
             return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
-        raise LearningError(f"There is no learning state at {path}: check the path, or learn anew.") from error
+        raise TrainingError(f"There is no learning state at {path}: check the path, or learn anew.") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path) from error
 
 
-def _unusable(path: Path) -> LearningError:
-    return LearningError(f"{path.name} is not a learning state, or is damaged: learn anew.")
+def _unusable(path: Path) -> TrainingError:
+    return TrainingError(f"{path.name} is not a learning state, or is damaged: learn anew.")

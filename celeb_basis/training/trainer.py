@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from celeb_basis.diffusion_model import Host, TokenVectors
-from celeb_basis.errors import LearningError, NotFiniteError
+from celeb_basis.diffusion_model import DiffusionModel, TokenVectors
+from celeb_basis.errors import NotFiniteError, TrainingError
 from celeb_basis.events import Event, Finished, PersonProgress, StepDone
 from celeb_basis.method import (
     Basis,
@@ -20,11 +20,11 @@ from celeb_basis.method import (
     CoefficientShape,
     DirectCoefficients,
     MovingAverage,
-    SpreadCoefficients,
+    ScaledCoefficients,
     diffusion_loss,
     name_cosines,
 )
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.augment import TEMPLATES, training_prompt
 from celeb_basis.training.dataset import ViewPool
 from celeb_basis.training.memory import estimate
@@ -99,7 +99,7 @@ _MAX_SKIPPED = 20
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedCoefficients:
     """One person's result."""
 
     name: str
@@ -123,7 +123,7 @@ class Draw:
     timesteps: torch.Tensor
 
 
-class Learner:
+class Trainer:
     """Learns the people of a pool together. Nothing of the host changes; ``run`` puts everything back when it ends.
 
     The state (parameters, optimizer, averages, random state, pool) is all in public attributes that ``learning.state``
@@ -131,33 +131,33 @@ class Learner:
 
     Parameters: ``bases`` holds one basis for each text encoder of the host, in its order.
 
-    Raises: :class:`LearningError` if bases and host do not belong together.
+    Raises: :class:`TrainingError` if bases and host do not belong together.
     """
 
     def __init__(
         self,
-        host: Host,
+        model: DiffusionModel,
         bases: Sequence[Basis],
         pool: ViewPool,
-        settings: LearnSettings,
+        settings: TrainingSettings,
     ) -> None:
-        _check_bases(host, bases, settings)
-        self.host = host
+        _check_bases(model, bases, settings)
+        self.model = model
         self.bases = tuple(bases)
         self.pool = pool
         self.settings = settings
-        self.precision = resolve_precision(settings.precision, host.dtype, host.device)
+        self.precision = resolve_precision(settings.precision, model.dtype, model.device)
         self.shape = CoefficientShape(
             groups=1 if settings.shared else len(bases), positions=bases[0].positions, components=bases[0].size
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         people = len(pool.people)
-        self.model = self.make_model(people)
-        self.model.to(host.device)
+        self.module = self.make_module(people)
+        self.module.to(model.device)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.scaler = make_scaler(host.device, self.precision)
+        self.scaler = make_scaler(model.device, self.precision)
         self.average = MovingAverage(
             people, (self.shape.groups, self.shape.positions, self.shape.components), settings.average_decay
         )
@@ -168,16 +168,16 @@ class Learner:
         self._skipped = 0
         self._interrupted = False
         # Expanding happens at every step: the bases' tensors are brought to the device once.
-        self._means = [basis.mean.to(host.device) for basis in bases]
-        self._components = [basis.components.to(host.device) for basis in bases]
+        self._means = [basis.mean.to(model.device) for basis in bases]
+        self._components = [basis.components.to(model.device) for basis in bases]
 
-    def make_model(self, people: int) -> CoefficientHead | DirectCoefficients | SpreadCoefficients:
+    def make_module(self, people: int) -> CoefficientHead | DirectCoefficients | ScaledCoefficients:
         """What is trained: the head, or everybody's coefficients themselves."""
         if self.settings.mode == "head":
             return CoefficientHead(self.shape, self.generator)
         if self.settings.start != "random":
             deviations = _for_groups([basis.deviations for basis in self.bases], self.settings.shared)
-            return SpreadCoefficients(self.shape, people, deviations)
+            return ScaledCoefficients(self.shape, people, deviations)
         return DirectCoefficients(self.shape, people, self.generator)
 
     @property
@@ -197,9 +197,9 @@ class Learner:
         """
         self._interrupted = False
         reason = None
-        need = estimate(self.host, self.settings)
+        need = estimate(self.model, self.settings)
         _log.info("%s", need.sentence())
-        with self.host.learning(self.precision, checkpointing=need.checkpointing):
+        with self.model.prepare_for_training(self.precision, checkpointing=need.checkpointing):
             while reason is None:
                 if self.step >= self.total:
                     reason = "all steps done"
@@ -211,17 +211,17 @@ class Learner:
                     yield self._one_step()
         yield Finished(reason=reason, steps=self.step, seconds=self.seconds)  # type: ignore[arg-type]
 
-    def results(self) -> tuple[Learned, ...]:
+    def results(self) -> tuple[TrainedCoefficients, ...]:
         """What has been learned so far, for each person.
 
-        Raises: :class:`LearningError` if a person has not been in a single step yet.
+        Raises: :class:`TrainingError` if a person has not been in a single step yet.
         """
         results = []
         for index, person in enumerate(self.pool.people):
             value = self.average.value(index)
             if value is None:
-                raise LearningError(f"{person.name} has not been learned yet: let it run for more steps.")
-            results.append(Learned(person.name, self._per_encoder(value), person.thumbnail))
+                raise TrainingError(f"{person.name} has not been learned yet: let it run for more steps.")
+            results.append(TrainedCoefficients(person.name, self._per_encoder(value), person.thumbnail))
         return tuple(results)
 
     def _one_step(self) -> StepDone:
@@ -267,7 +267,7 @@ class Learner:
 
     def _apply_gradients(self) -> None:
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
         self._skipped = 0 if finite else self._skipped + 1
         if not finite and (not self.scaler.is_enabled() or self._skipped > _MAX_SKIPPED):
@@ -295,23 +295,23 @@ class Learner:
             prompts=prompts,
             clean=clean,
             noise=torch.randn(means.shape, generator=random),
-            timesteps=torch.randint(self.host.schedule.timesteps, (size,), generator=random),
+            timesteps=torch.randint(self.model.schedule.timesteps, (size,), generator=random),
         )
 
     def coefficients(self, draw: Draw) -> torch.Tensor:
         """``(B, G, E, K)`` coefficients of a batch, with gradients."""
         pairs = zip(draw.people.tolist(), draw.views.tolist(), strict=True)
         vectors = torch.stack([self.pool.people[person].vectors[view] for person, view in pairs])
-        result: torch.Tensor = self.model(vectors.to(self.host.device), draw.people.to(self.host.device))
+        result: torch.Tensor = self.module(vectors.to(self.model.device), draw.people.to(self.model.device))
         return result
 
     def loss(self, draw: Draw, coefficients: torch.Tensor) -> torch.Tensor:
         """The diffusion loss of a batch, each sample's prompt with its own token vectors."""
         words = {_word(i): self.vectors(one) for i, one in enumerate(coefficients)}
-        conditioning = self.host.encode_prompts(draw.prompts, words)
-        device = self.host.device
+        conditioning = self.model.encode_prompts(draw.prompts, words)
+        device = self.model.device
         return diffusion_loss(
-            self.host, draw.clean.to(device), draw.noise.to(device), draw.timesteps.to(device), conditioning
+            self.model, draw.clean.to(device), draw.noise.to(device), draw.timesteps.to(device), conditioning
         )
 
     def vectors(self, coefficients: torch.Tensor) -> TokenVectors:
@@ -359,15 +359,15 @@ def _word(index: int) -> str:
     return f"<view{index}>"
 
 
-def _check_bases(host: Host, bases: Sequence[Basis], settings: LearnSettings) -> None:
-    expected = [(encoder.name, encoder.width) for encoder in host.text_encoders]
+def _check_bases(model: DiffusionModel, bases: Sequence[Basis], settings: TrainingSettings) -> None:
+    expected = [(encoder.name, encoder.width) for encoder in model.text_encoders]
     given = [(basis.encoder, basis.width) for basis in bases]
     if expected != given:
-        raise LearningError(
+        raise TrainingError(
             f"The bases {given} do not belong to the text encoders {expected}: build them from this model."
         )
     sizes = {basis.size for basis in bases}
     if sizes != {settings.components}:
-        raise LearningError(
+        raise TrainingError(
             f"The bases have {sorted(sizes)} components, the settings {settings.components}: build them anew."
         )

@@ -41,7 +41,7 @@ _Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Facts:
+class IndexedIdentity:
     """One identity file, without its coefficients, vectors and thumbnail."""
 
     name: str
@@ -58,8 +58,8 @@ class Facts:
     """To the mean celebrity, in units of the celebrities' own distance; ``None`` where its basis is not cached here."""
 
 
-class FactsCache:
-    """Facts of identity files; a file is read again when its time stamp, size or place changed. Safe in threads.
+class IdentityIndex:
+    """IndexedIdentity of identity files; a file is read again when its time stamp, size or place changed. Safe in threads.
 
     Parameters: ``bases`` is the folder of cached bases, for distances; without it there are none.
     """
@@ -67,11 +67,11 @@ class FactsCache:
     def __init__(self, bases: Path | None = None) -> None:
         self._bases = bases
         self._lock = threading.Lock()
-        self._known: dict[str, Facts] = {}
+        self._known: dict[str, IndexedIdentity] = {}
 
-    def of(self, files: Iterable[tuple[str, Path]]) -> tuple[Facts, ...]:
-        """Facts of each name and its file, in order; files that are gone are left out."""
-        found: list[Facts] = []
+    def of(self, files: Iterable[tuple[str, Path]]) -> tuple[IndexedIdentity, ...]:
+        """IndexedIdentity of each name and its file, in order; files that are gone are left out."""
+        found: list[IndexedIdentity] = []
         bases: dict[str, Basis | None] = {}
         for name, path in files:
             try:
@@ -94,17 +94,17 @@ class FactsCache:
         with self._lock:
             self._known = {path: facts for path, facts in self._known.items() if path in kept}
 
-    def _read(self, name: str, path: Path, stamp: _Stamp, bases: dict[str, Basis | None]) -> Facts:
+    def _read(self, name: str, path: Path, stamp: _Stamp, bases: dict[str, Basis | None]) -> IndexedIdentity:
         try:
             checked_name(name)
             identity, has_thumbnail = _without_picture(path)
         except CelebBasisError as error:
-            return Facts(name, path, stamp, problem=str(error))
+            return IndexedIdentity(name, path, stamp, problem=str(error))
         about = identity.metadata
         if about.thumbnail is not None:
             about = replace(about, thumbnail=None)
         distance = self._distance(identity, bases)
-        return Facts(name, path, stamp, "", identity.content_hash, about, has_thumbnail, distance)
+        return IndexedIdentity(name, path, stamp, "", identity.content_hash, about, has_thumbnail, distance)
 
     def _distance(self, identity: Identity, bases: dict[str, Basis | None]) -> float | None:
         distances = []
@@ -173,26 +173,26 @@ class Cards:
 
     def __init__(self, tokens: Tokens, bases: Path | None = None) -> None:
         self._tokens = tokens
-        self._facts = FactsCache(bases)
+        self._facts = IdentityIndex(bases)
 
     @property
     def folder(self) -> Path:
         """The library's folder."""
         return self._tokens.registry.folder
 
-    def all(self) -> tuple[Facts, ...]:
+    def all(self) -> tuple[IndexedIdentity, ...]:
         """Everybody, in alphabetical order, from the folder as it is now. Files that no prompt can name are left out."""
         files = [(name, path) for name, path in Listing(self.folder).files() if _usable(name)]
         self._facts.keep_only(path for _, path in files)
         return self._facts.of(files)
 
-    def one(self, name: str) -> Facts | None:
+    def one(self, name: str) -> IndexedIdentity | None:
         """Who is called ``name``, or ``None``."""
         found = Listing(self.folder).find(name)
         facts = self._facts.of([(found[0], Path(found[1]))]) if found and _usable(found[0]) else ()
         return facts[0] if facts else None
 
-    def reasons(self) -> Callable[[Facts], str]:
+    def reasons(self) -> Callable[[IndexedIdentity], str]:
         """What tells of each person why the loaded checkpoint cannot draw them; empty if it can, or if none is loaded.
 
         For one page; see :meth:`Registry.reasons`.
@@ -204,18 +204,18 @@ class Cards:
             return lambda facts: facts.problem or broken
         reason = self._tokens.registry.reasons(checkpoint) if checkpoint is not None else None
 
-        def told(facts: Facts) -> str:
+        def told(facts: IndexedIdentity) -> str:
             if facts.problem or facts.about is None or reason is None:
                 return facts.problem
             return reason(facts.name, facts.about)
 
         return told
 
-    def why_not(self, facts: Facts) -> str:
+    def why_not(self, facts: IndexedIdentity) -> str:
         """Why the loaded checkpoint cannot draw this person, as :meth:`reasons` tells it."""
         return self.reasons()(facts)
 
-    def description(self, facts: Facts, reason: str) -> str:
+    def description(self, facts: IndexedIdentity, reason: str) -> str:
         """The card's text: the ``reason``, if the person cannot be drawn; then model, date and distance."""
         lines = [f"⚠ Not available: {reason}"] if reason else []
         if (about := facts.about) is not None:
@@ -231,7 +231,7 @@ class Cards:
 class CardMetadata(Mapping[str, Any]):
     """What the host shows of a card's file. The thumbnail is read at the moment when the host asks for it."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: IndexedIdentity) -> None:
         self._facts = facts
         about = facts.about
         self._told: dict[str, Any] = {"name": facts.name, "hash": facts.content_hash}
@@ -276,9 +276,9 @@ def add_page(tokens: Tokens, bases: Path | None = None) -> None:
 
     A fork whose pages are of another kind, as SD.Next's are, gets none.
     """
-    host: Any = importlib.import_module("modules.ui_extra_networks")
-    if hasattr(host.ExtraNetworksPage, "create_card_view_html"):
-        host.register_page(page_of(Cards(tokens, bases)))
+    model: Any = importlib.import_module("modules.ui_extra_networks")
+    if hasattr(model.ExtraNetworksPage, "create_card_view_html"):
+        model.register_page(page_of(Cards(tokens, bases)))
 
 
 def page_of(cards: Cards) -> Any:
@@ -288,10 +288,10 @@ def page_of(cards: Cards) -> Any:
 
 @functools.cache
 def _page_class() -> Any:
-    host: Any = importlib.import_module("modules.ui_extra_networks")
+    model: Any = importlib.import_module("modules.ui_extra_networks")
     shared: Any = importlib.import_module("modules.shared")
 
-    class CelebBasisPage(host.ExtraNetworksPage):  # type: ignore[misc]
+    class CelebBasisPage(model.ExtraNetworksPage):  # type: ignore[misc]
         def __init__(self, cards: Cards) -> None:
             super().__init__(TITLE)
             # The page's script asks for metadata by the tab's name, the host looks it up by this one.
@@ -301,7 +301,7 @@ def _page_class() -> Any:
 
         def list_items(self) -> Iterator[dict[str, Any]]:
             # The host asked for them once, before another data folder was chosen.
-            host.allowed_dirs.update(self.allowed_directories_for_previews())
+            model.allowed_dirs.update(self.allowed_directories_for_previews())
             why_not = self.cards.reasons()
             for index, facts in enumerate(self.cards.all()):
                 yield self._item(facts, index, why_not(facts))
@@ -340,7 +340,7 @@ def _page_class() -> Any:
                 made = made.replace('class="card"', f'class="card celeb-basis-unavailable" {_title(item)}', 1)
             return made
 
-        def _item(self, facts: Facts, index: int | None, reason: str) -> dict[str, Any]:
+        def _item(self, facts: IndexedIdentity, index: int | None, reason: str) -> dict[str, Any]:
             file = str(facts.path)
             stem = os.path.splitext(file)[0]
             described = self.cards.description(facts, reason)
@@ -357,13 +357,13 @@ def _page_class() -> Any:
                 "description": described,
                 "search_terms": [html.escape(term) for term in terms if term],
                 "metadata": CardMetadata(facts),
-                "prompt": host.quote_js(f"<{facts.name}>"),
+                "prompt": model.quote_js(f"<{facts.name}>"),
                 "local_preview": f"{stem}.preview.{shared.opts.samples_format}",
                 "sort_keys": {"default": index, **self.get_sort_keys(file)},
                 "unavailable": reason,
             }
 
-        def _embedded(self, facts: Facts) -> str | None:
+        def _embedded(self, facts: IndexedIdentity) -> str | None:
             if not facts.has_thumbnail:
                 return None
             query = {"page": self.name, "item": facts.name, "mtime": facts.stamp[0]}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # FOLDED: Registering callbacks with the host.
 
+
 def add_callback(category: str, callback: Callable[..., Any], file: str) -> None:
     """Have the host call ``callback`` for ``category`` (``"ui_tabs"``, ``"app_started"``), as a part of the extension that
     ``file`` belongs to.

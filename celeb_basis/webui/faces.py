@@ -38,7 +38,7 @@ class Faces:
     def check_licence(self) -> None:
         """Raise unless the chosen pack is here, or may be downloaded.
 
-        Raises: :class:`LicenceError`.
+        Raises: :class:`LicenseError`.
         """
         from celeb_basis.faces.packs import not_agreed
 
@@ -48,7 +48,7 @@ class Faces:
     def network(self, progress: Progress | None = None) -> FaceNetwork:
         """The network of the chosen pack, which is downloaded if it is not there and its licence was agreed to.
 
-        Raises: :class:`MissingPackageError` without insightface, :class:`FacePackError`, :class:`LicenceError`,
+        Raises: :class:`MissingPackageError` without insightface, :class:`FacePackError`, :class:`LicenseError`,
         :class:`DownloadError`.
         """
         with self._lock:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from celeb_basis.errors import CelebBasisError
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
-    from celeb_basis.hosts.a1111.app import Program
+    from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.hosts.a1111.app import HostApp
     from celeb_basis.prompts.registry import Checkpoint
     from celeb_basis.webui.jobs import Job
 
@@ -24,28 +24,28 @@ class StoppedError(CelebBasisError):
     """Work was stopped before it was done, and nothing came of it."""
 
 
-class SharedProgram:
-    """A :class:`Program` with two ways in: :meth:`exclusive` for who works with the model, :meth:`looking` for who reads it.
+class HostQueue:
+    """A :class:`HostApp` with two ways in: :meth:`exclusive` for who works with the model, :meth:`looking` for who reads it.
 
     Readers wait for the program's queue as everybody does, unless one of our own jobs holds it: they look beside that, and
     the job does not give the queue back before they are done.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: HostApp) -> None:
         self._program = program
         self._changed = threading.Condition()
         self._held = False
         self._readers = 0
 
     @contextlib.contextmanager
-    def exclusive(self, job: Job | None) -> Iterator[None]:
+    def write_lock(self, job: Job | None) -> Iterator[None]:
         """As the program's own, except that an interrupted job waits no longer.
 
         Raises: :class:`StoppedError` if ``job`` was interrupted before its turn came.
         """
         turn = _Turn(self._program, job)
         while not turn.came.wait(_LOOK):
-            if job is not None and job.interrupt.asked:
+            if job is not None and job.interrupt.is_set():
                 turn.end(wait=False)
                 raise StoppedError("It was interrupted while it waited for the WebUI, before it began.")
         with turn:
@@ -60,7 +60,7 @@ class SharedProgram:
                     self._changed.wait_for(lambda: not self._readers)
 
     @contextlib.contextmanager
-    def looking(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def read_lock(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """The model to read from, while nobody else than one of our own jobs works with it.
 
         Raises: :class:`StoppedError` if ``stopped`` says so during the wait.
@@ -95,51 +95,51 @@ class SharedProgram:
 
     # The rest is the program's own
 
-    def host(self) -> Host:
-        """See :class:`Program`."""
-        return self._program.host()
+    def loaded_model(self) -> DiffusionModel:
+        """See :class:`HostApp`."""
+        return self._program.loaded_model()
 
     def model_key(self) -> object | None:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         return self._program.model_key()
 
     def stop_reason(self) -> str:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         return self._program.stop_reason()
 
     def reload_began(self) -> None:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         self._program.reload_began()
 
-    def stop_drawing(self) -> None:
-        """See :class:`Program`."""
-        self._program.stop_drawing()
+    def stop_generation(self) -> None:
+        """See :class:`HostApp`."""
+        self._program.stop_generation()
 
     def sampling_step(self) -> int:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         return self._program.sampling_step()
 
     def report(self, job: Job) -> None:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         self._program.report(job)
 
     def embedding_names(self) -> frozenset[str]:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         return self._program.embedding_names()
 
     def embeddings_folder(self) -> Path:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         return self._program.embeddings_folder()
 
     def checkpoint(self) -> Checkpoint | None:
-        """See :class:`Program`."""
+        """See :class:`HostApp`."""
         return self._program.checkpoint()
 
 
 class _Turn:
     """A place in the program's queue, held by a thread of its own: a lock's own wait cannot be given up."""
 
-    def __init__(self, program: Program, job: Job | None) -> None:
+    def __init__(self, program: HostApp, job: Job | None) -> None:
         self.came = threading.Event()
         self._over = threading.Event()
         self._error: BaseException | None = None
@@ -162,9 +162,9 @@ class _Turn:
         if self._error is not None:
             raise self._error
 
-    def _hold(self, program: Program, job: Job | None) -> None:
+    def _hold(self, program: HostApp, job: Job | None) -> None:
         try:
-            with program.exclusive(job):
+            with program.write_lock(job):
                 self.came.set()
                 self._over.wait()
         except BaseException as error:

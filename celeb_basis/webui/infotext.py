@@ -19,7 +19,7 @@ from celeb_basis.identities.library import Listing
 from celeb_basis.prompts.registry import Registry, Unavailable, Word
 from celeb_basis.prompts.syntax import prompts_beside
 from celeb_basis.provenance import PEOPLE, people_read, png_texts
-from celeb_basis.webui.cards import FactsCache
+from celeb_basis.webui.cards import IdentityIndex
 from celeb_basis.webui.extension import add_callback
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Infotext:
     ):
         self._tokens = tokens
         self._warn = warn or _warn_on_the_page
-        self._facts = FactsCache()
+        self._facts = IdentityIndex()
 
     def value(self, prompts: Iterable[str]) -> str | None:
         """The parameter's value for a picture drawn from ``prompts``: everybody in them whom the checkpoint can draw."""

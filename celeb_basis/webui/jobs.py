@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from celeb_basis.errors import CelebBasisError, is_explained, sentence_of
+from celeb_basis.errors import CelebBasisError, error_message, is_user_error
 from celeb_basis.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
-from celeb_basis.training.run import Interrupt
 from celeb_basis.webui.host_queue import StoppedError
 from celeb_basis.webui.schemas import NoSuchJobError
 
@@ -67,7 +66,7 @@ class Job:
         self.kind: Kind = kind
         self.people = people
         self.created = time.time()
-        self.interrupt = Interrupt()
+        self.interrupt = threading.Event()
         self.result: dict[str, Any] = {}
         """What came of it, JSON-ready; empty until it is done."""
         self.outcome: Any = None
@@ -259,7 +258,7 @@ class JobQueue:
             waiting = [pair for pair in self._waiting if pair[0] is job]
             for pair in waiting:
                 self._waiting.remove(pair)
-        job.interrupt.ask()
+        job.interrupt.set()
         if waiting:
             job.set_state("interrupted", "It was taken out of the queue before it began.")
 
@@ -289,9 +288,9 @@ class JobQueue:
         except CelebBasisError as error:
             job.set_state("failed", str(error))
         except BaseException as error:  # the thread must go on with the next job
-            if not is_explained(error):
+            if not is_user_error(error):
                 _log.exception("the job %s failed", job.id)
-            job.set_state("failed", sentence_of(error))
+            job.set_state("failed", error_message(error))
         else:
             if not job.finished:
                 job.set_state("done")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
 from celeb_basis.files import checked_name
-from celeb_basis.identities.blending import rename_in_mixtures
-from celeb_basis.identities.deletion import Deleted, DerivedFiles, Traces, delete_person, traces_of
-from celeb_basis.identities.library import Library, move_companions, name_key
+from celeb_basis.identities.blending import rename_in_blends
+from celeb_basis.identities.deletion import Deleted, GeneratedFiles, Traces, delete_person, traces_of
+from celeb_basis.identities.library import Library, move_sidecars, name_key
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchPersonError, PersonEntry
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.identities.identity import Identity
     from celeb_basis.method import Basis
     from celeb_basis.names.lists import NameList
@@ -98,10 +98,10 @@ class People:
             raise NameTakenError(problem)
         self.present(name)
         before = self._service.library.path_of(name)
-        move_companions(before, self._service.library.rename(name, new_name))
-        record = DerivedFiles(self._service.library.folder)
+        move_sidecars(before, self._service.library.rename(name, new_name))
+        record = GeneratedFiles(self._service.library.folder)
         record.rename(name, new_name)
-        rename_in_mixtures(self._service.library, name, new_name)
+        rename_in_blends(self._service.library, name, new_name)
         for job in self._jobs_of([name]):
             if job.resumable:  # its run is called as it began, but is about the same person
                 record.note(self._service.learning.kept_files(job), _UNFINISHED, [*job.people, new_name], changes=True)
@@ -203,9 +203,9 @@ _SUFFIXES = (".safetensors", ".pt", ".bin")
 class Importing:
     """Reads files for the checkpoint that is loaded."""
 
-    model: Callable[[], AbstractContextManager[Host]]
+    model: Callable[[], AbstractContextManager[DiffusionModel]]
     """The loaded checkpoint, once it is free."""
-    bases: Callable[[Host], Sequence[Basis]]
+    bases: Callable[[DiffusionModel], Sequence[Basis]]
     """Its own bases, one a text encoder."""
     own_names: Callable[[], NameList | None]
     """The user's own list of names; ``None`` for the shipped one."""
@@ -239,37 +239,37 @@ class Importing:
                 if suffix == ".safetensors":
                     raise
                 return self._of_the_authors(path, name, None)
-            with self.model() as host:
-                return [identity_from_embedding(embedding, self.bases(host), host.info, name=name)]
+            with self.model() as model:
+                return [identity_from_embedding(embedding, self.bases(model), model.info, name=name)]
 
     def _of_the_authors(self, path: Path, name: str | None, basis_file: bytes | None) -> Sequence[Identity]:
         from celeb_basis.exports.celebbasis_repo import (
-            import_authors_file,
-            read_authors_basis,
-            read_authors_file,
-            rebuild_authors_basis,
+            import_celebbasis_file,
+            read_celebbasis_basis,
+            read_celebbasis_file,
+            rebuild_celebbasis_basis,
         )
 
-        people = read_authors_file(path)
+        people = read_celebbasis_file(path)
         if basis_file is not None:
             with _on_disk(basis_file, "celeb_basis.pt") as file:
-                basis = read_authors_basis(file)
-            with self.model() as host:
-                return import_authors_file(path, basis, host.info, name=name)
+                basis = read_celebbasis_basis(file)
+            with self.model() as model:
+                return import_celebbasis_file(path, basis, model.info, name=name)
         names = self.own_names()
         if names is None:
             raise ExportError(
                 f"{path.name} holds coefficients in the authors' own basis: import the celeb_basis.pt that was extracted "
                 "with it together with it, or choose your copy of their list, wiki_names_v2.txt, under Settings, Celeb Basis."
             )
-        with self.model() as host:
-            basis = rebuild_authors_basis(host.text_encoders[0], names, people.components)
-            return import_authors_file(path, basis, host.info, name=name)
+        with self.model() as model:
+            basis = rebuild_celebbasis_basis(model.text_encoders[0], names, people.components)
+            return import_celebbasis_file(path, basis, model.info, name=name)
 
 
 def authors_basis_among(files: Sequence[tuple[str, bytes]]) -> tuple[bytes | None, list[tuple[str, bytes]]]:
     """The authors' ``celeb_basis.pt`` among ``files``, by what it holds, and the other files."""
-    from celeb_basis.exports.celebbasis_repo import read_authors_basis
+    from celeb_basis.exports.celebbasis_repo import read_celebbasis_basis
 
     found: bytes | None = None
     others = []
@@ -277,7 +277,7 @@ def authors_basis_among(files: Sequence[tuple[str, bytes]]) -> tuple[bytes | Non
         if Path(file_name).suffix.lower() == ".pt":
             with _on_disk(data, "celeb_basis.pt") as path:
                 try:
-                    read_authors_basis(path)
+                    read_celebbasis_basis(path)
                 except ExportError:
                     others.append((file_name, data))
                 else:
@@ -297,6 +297,7 @@ def _on_disk(data: bytes, file_name: str) -> Iterator[Path]:
 
 # FOLDED: People as files: exported for other tools, put into the host's embeddings folder, and imported from files
 # FOLDED: of any of them.
+
 
 class Exchange:
     """What goes out of the library as files and comes in as such, for one service."""
@@ -322,15 +323,15 @@ class Exchange:
 
     def note_files(self, name: str, files: Sequence[Path], kind: str) -> None:
         """Remember files about somebody that lie outside of the data folder: deleting the person deletes them."""
-        DerivedFiles(self._service.library.folder).note(files, kind, [name])
+        GeneratedFiles(self._service.library.folder).note(files, kind, [name])
 
     def to_host(self, name: str) -> list[Path]:
         """Put somebody, fitted to the loaded checkpoint, into the host's embeddings folder, for when this extension is off."""
         from celeb_basis.exports.textual_inversion import export_identity
 
         person = self._service.people.identity(name)
-        with self._service.model() as host:
-            identity = self._service.fitted(person, host)
+        with self._service.model() as model:
+            identity = self._service.fitted(person, model)
         target = self._service.program.embeddings_folder() / f"{identity.name}.safetensors"
         files = list(export_identity(identity, target, "webui"))
         self.note_files(identity.name, files, "embedding")
@@ -363,9 +364,9 @@ class Exchange:
         def own_names() -> NameList | None:
             return self._service.names() if self._service.options().names_file else None
 
-        def bases(host: Host) -> Sequence[Basis]:
+        def bases(model: DiffusionModel) -> Sequence[Basis]:
             from celeb_basis.basis import fitting_components
 
-            return self._service.own_bases(host, fitting_components(host.text_encoders, 512))
+            return self._service.own_bases(model, fitting_components(model.text_encoders, 512))
 
         return Importing(self._service.model, bases, own_names)

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.errors import IdentityError, LearningError, SettingsError
+from celeb_basis.errors import IdentityError, SettingsError, TrainingError
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
 from celeb_basis.faces.types import DetectedFace, Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.identities.identity import Identity
-from celeb_basis.settings import LearnSettings, preset
+from celeb_basis.settings import TrainingSettings, preset
 
 
 class NoSuchPersonError(IdentityError):
     """Nobody in the library is called so."""
 
 
-class NoSuchJobError(LearningError):
+class NoSuchJobError(TrainingError):
     """No job has this id."""
 
 
@@ -89,7 +89,7 @@ class LearnRequest:
     preview_every: int | None = None
     """Steps between two preview pictures, 0 for none; what the settings page says if ``None``."""
 
-    def learn_settings(self) -> LearnSettings:
+    def learn_settings(self) -> TrainingSettings:
         """The preset with the changes.
 
         Raises: :class:`SettingsError` for an unknown preset or setting, or a value out of its range.
@@ -99,24 +99,24 @@ class LearnRequest:
     def check(self) -> None:
         """Raise the sentence that says what is wrong with the request, without looking at the photos.
 
-        Raises: :class:`LearningError`, :class:`IdentityError`, :class:`SettingsError`.
+        Raises: :class:`TrainingError`, :class:`IdentityError`, :class:`SettingsError`.
         """
         if not self.people:
-            raise LearningError("There is nobody to learn: give at least one person with a photo.")
+            raise TrainingError("There is nobody to learn: give at least one person with a photo.")
         if len(self.people) > MAX_PEOPLE:
-            raise LearningError(f"{len(self.people)} people are too many for one run: give at most {MAX_PEOPLE}.")
+            raise TrainingError(f"{len(self.people)} people are too many for one run: give at most {MAX_PEOPLE}.")
         seen: set[str] = set()
         for person in self.people:
             name = checked_name(person.name)
             if name.casefold() in seen:
-                raise LearningError(f"Two people are both called {name!r}: give each a name of their own.")
+                raise TrainingError(f"Two people are both called {name!r}: give each a name of their own.")
             seen.add(name.casefold())
             if not person.photos:
-                raise LearningError(f"{name} has no photo: give at least one with a clear face.")
+                raise TrainingError(f"{name} has no photo: give at least one with a clear face.")
             if len(person.photos) > MAX_PHOTOS:
-                raise LearningError(f"{name} has {len(person.photos)} photos: give at most {MAX_PHOTOS}.")
+                raise TrainingError(f"{name} has {len(person.photos)} photos: give at most {MAX_PHOTOS}.")
         if not self.consent:
-            raise LearningError(
+            raise TrainingError(
                 "Consent is missing: confirm that everybody in the photos agrees to being learned, then start again."
             )
         self.learn_settings()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import SettingsError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
-from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, Program, loaded_host
+from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, HostApp, open_loaded_model
 from celeb_basis.identities.library import Library
 from celeb_basis.settings import preset
 from celeb_basis.webui.faces import Faces, told_download
-from celeb_basis.webui.host_queue import SharedProgram
+from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Options, Paths, data_folder
 from celeb_basis.webui.people import Exchange, People
@@ -32,7 +32,7 @@ from celeb_basis.webui.tasks.learn import LearningJobs
 
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.identities.identity import Identity
     from celeb_basis.method import Basis
     from celeb_basis.names.lists import NameList
@@ -49,14 +49,14 @@ class Service:
 
     def __init__(
         self,
-        program: Program,
+        program: HostApp,
         options: Callable[[], Options],
         *,
         root: Path,
         flag: str | None = None,
         registry: Registry | None = None,
     ) -> None:
-        self.program = SharedProgram(program)
+        self.program = HostQueue(program)
         self.options, self._root, self._flag = options, root, flag
         self.registry = registry
         self.queue = JobQueue()
@@ -106,7 +106,7 @@ class Service:
     def check_licence(self, accepted: bool) -> None:
         """Take the user's agreement to the licence of the face models, if it is given, and see whether it is needed.
 
-        Raises: :class:`LicenceError` if it is needed and not given.
+        Raises: :class:`LicenseError` if it is needed and not given.
         """
         if accepted:
             self.faces.agree()
@@ -115,7 +115,7 @@ class Service:
     def start_faces(self, *, accept_licence: bool) -> Job:
         """Have the chosen face models downloaded, if they are not here; nothing else does so without this agreement.
 
-        Raises: :class:`LicenceError` without the agreement.
+        Raises: :class:`LicenseError` without the agreement.
         """
         self.check_licence(accept_licence)
 
@@ -132,7 +132,7 @@ class Service:
     def detect(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
         """Every face of a photo, with what may keep it from giving a good likeness.
 
-        Raises: :class:`LicenceError` if the face models have to be downloaded and nobody has agreed to their licence.
+        Raises: :class:`LicenseError` if the face models have to be downloaded and nobody has agreed to their licence.
         """
         return self.faces.find(photo, name)
 
@@ -160,12 +160,12 @@ class Service:
 
         chosen = preset(preset_name).changed(settings)
         # Asking the host for its checkpoint would load one.
-        return None if self.program.model_key() is None else estimate(loaded_host(self.program), chosen)
+        return None if self.program.model_key() is None else estimate(open_loaded_model(self.program), chosen)
 
     def job(self, job_id: str) -> Job:
         """The job with this id.
 
-        Raises: :class:`LearningError` if there is none.
+        Raises: :class:`TrainingError` if there is none.
         """
         self.learning.find_unfinished()
         return self.queue.job(job_id)
@@ -194,7 +194,7 @@ class Service:
     def forget(self, job_id: str) -> None:
         """Throw away what was kept of a job that has ended.
 
-        Raises: :class:`LearningError` while it is under way.
+        Raises: :class:`TrainingError` while it is under way.
         """
         self.learning.forget(self.job(job_id))
         self.queue.forget(job_id)
@@ -221,8 +221,8 @@ class Service:
         Raises: :class:`CelebBasisError` for parts that do not fit the loaded checkpoint, or a name that is taken.
         """
         self._check_blend(request)
-        with self.model() as host:
-            mixed = self.mixing.mixed(request, host)
+        with self.model() as model:
+            mixed = self.mixing.mixed(request, model)
         self.library.add(mixed, replace=request.replace)
         return self.people.entry(mixed.name)
 
@@ -257,9 +257,9 @@ class Service:
         from celeb_basis.basis import fitting_components, summarise
 
         _check_components(components)
-        with self.model(job) as host:
-            fitting = fitting_components(host.text_encoders, components)
-            return [summarise(one) for one in built_bases(host, self.names(), fitting, job)]
+        with self.model(job) as model:
+            fitting = fitting_components(model.text_encoders, components)
+            return [summarise(one) for one in built_bases(model, self.names(), fitting, job)]
 
     def start_basis(self, components: int = 512) -> Job:
         """:meth:`basis_summary` as a job; the summaries are in its ``outcome``.
@@ -281,46 +281,46 @@ class Service:
     # Inside
 
     @contextmanager
-    def model(self, job: Job | None = None) -> Iterator[Host]:
+    def model(self, job: Job | None = None) -> Iterator[DiffusionModel]:
         """The loaded checkpoint, to look at: nobody else than one of our own jobs works with it meanwhile.
 
         Raises: :class:`StoppedError` if ``job`` was interrupted during the wait.
         """
-        with self.program.looking(lambda: job is not None and job.interrupt.asked):
-            yield loaded_host(self.program)
+        with self.program.read_lock(lambda: job is not None and job.interrupt.is_set()):
+            yield open_loaded_model(self.program)
 
-    def own_bases(self, host: Host, components: int, job: Job | None = None) -> list[Basis]:
+    def own_bases(self, model: DiffusionModel, components: int, job: Job | None = None) -> list[Basis]:
         """Bases of the loaded checkpoint, one a text encoder, of the list that is chosen now."""
-        return [one.basis for one in built_bases(host, self.names(), components, job)]
+        return [one.basis for one in built_bases(model, self.names(), components, job)]
 
     def _check_blend(self, request: BlendRequest) -> None:
         if (problem := self.people.check_name(request.name, replace=request.replace)) is not None:
             raise NameTakenError(problem)
 
-    def fitted(self, identity: Identity, host: Host, job: Job | None = None) -> Identity:
+    def fitted(self, identity: Identity, model: DiffusionModel, job: Job | None = None) -> Identity:
         """``identity`` on the loaded checkpoint: as it is, or expanded anew in that checkpoint's basis.
 
         Raises: :class:`WrongModelError` for another family or another list of names.
         """
         from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
 
-        check_model(identity, host.info)
-        if identity.metadata.base_sha256 == host.info.sha256 or stands_for_itself(identity.metadata):
+        check_model(identity, model.info)
+        if identity.metadata.base_sha256 == model.info.sha256 or stands_for_itself(identity.metadata):
             return identity
         components = int(identity.coefficients[0].shape[1])
-        return expand_identity(identity, self.own_bases(host, components, job), host.info)
+        return expand_identity(identity, self.own_bases(model, components, job), model.info)
 
     def settings_table(self) -> dict[str, Any]:
         """Presets and every setting's default, range and help, for a form."""
         from dataclasses import fields
 
-        from celeb_basis.settings import PRESETS, LearnSettings
+        from celeb_basis.settings import PRESETS, TrainingSettings
 
         return {
             "presets": {name: settings.as_dict() for name, settings in PRESETS.items()},
             "settings": {
                 item.name: {"default": item.default, "type": str(item.type), **dict(item.metadata)}
-                for item in fields(LearnSettings)
+                for item in fields(TrainingSettings)
             },
         }
 

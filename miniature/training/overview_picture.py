@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from celeb_basis.cli.demo import STRANGERS
-from celeb_basis.provenance import marked, save_drawn
+from celeb_basis.provenance import marked, save_generated_image
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "images" / "overview.png"
 
@@ -68,4 +68,4 @@ def _write(pen: ImageDraw.ImageDraw, text: str, middle: int, top: int, colour: s
 
 
 if __name__ == "__main__":
-    save_drawn(TARGET, marked(compose(Path(sys.argv[1])), [f"<{name}>" for name in _NAMES], composite=True))
+    save_generated_image(TARGET, marked(compose(Path(sys.argv[1])), [f"<{name}>" for name in _NAMES], composite=True))

@@ -169,8 +169,8 @@ def test_enough_names_of_too_few_distinct_tokens_are_refused_with_the_rank() -> 
 
 
 def test_every_text_encoder_gets_a_basis_of_its_own_width() -> None:
-    host = ToyHost((24, 40))
-    first, second = (built.basis for built in build_bases(host.text_encoders, name_list(60), _OPTIONS))
+    model = ToyHost((24, 40))
+    first, second = (built.basis for built in build_bases(model.text_encoders, name_list(60), _OPTIONS))
     assert (first.encoder, first.width, second.encoder, second.width) == ("clip_l", 24, "clip_g", 40)
     assert first.sha256 != second.sha256
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from celeb_basis.cli.progress import LearnBar
 from celeb_basis.events import Event, StepDone
 from celeb_basis.identities.identity import load_identity
-from celeb_basis.training.run import Interrupt, Job, Outcome
+from celeb_basis.training.run import Outcome, TrainingTask
 
 
 @pytest.fixture
@@ -123,8 +124,10 @@ def test_ctrl_c_ends_the_whole_folder(
 def test_ctrl_c_on_ray_tells_who_was_being_learned(
     celeb: Callable[..., Any], parts: Any, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(_worker: object, jobs: Sequence[Job], interrupt: Interrupt, _options: object) -> Iterator[Outcome]:
-        interrupt.ask()
+    def stopped(
+        _worker: object, jobs: Sequence[TrainingTask], interrupt: threading.Event, _options: object
+    ) -> Iterator[Outcome]:
+        interrupt.set()
         yield Outcome(jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again.")
 
     monkeypatch.setattr("celeb_basis.training.ray_executor.run_on_ray", stopped)

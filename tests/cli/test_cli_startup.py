@@ -11,7 +11,7 @@ import pytest
 
 from celeb_basis import __version__
 from celeb_basis.cli.main import build_parser, main
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "insightface", "matplotlib", "ray", "PIL", "tqdm")
 
@@ -69,7 +69,7 @@ def test_every_example_in_a_help_text_is_understood_by_its_parser() -> None:
 def test_every_setting_is_an_option_that_reaches_the_settings() -> None:
     from celeb_basis.cli.common import chosen_settings
 
-    given = LearnSettings(
+    given = TrainingSettings(
         mode="head", start="random", steps=7, batch_size=3, accumulation=2, learning_rate=0.5, weight_decay=0.25, components=9,
         shared=True, average_decay=0.5, precision="bf16", checkpointing="on", size=128, views=5, smallest=0.3,
         describe=False, early_stop=False, settled=0.5, seed=11,
@@ -79,7 +79,7 @@ def test_every_setting_is_an_option_that_reaches_the_settings() -> None:
         option = name.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
     assert chosen_settings(build_parser().parse_args(words)) == given
-    assert all(value != getattr(LearnSettings(), name) for name, value in given.as_dict().items())
+    assert all(value != getattr(TrainingSettings(), name) for name, value in given.as_dict().items())
     paper = build_parser().parse_args(["learn", "p", "--model", "m", "--preset", "paper", "--steps", "3"])
     assert chosen_settings(paper).steps == 3
     assert chosen_settings(paper).views == 800

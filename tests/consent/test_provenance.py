@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from celeb_basis.evaluation.contact_sheet import contact_sheet, write_sheet
-from celeb_basis.evaluation.metrics import JudgedPicture, PictureToJudge, Verdict, share_figure
-from celeb_basis.provenance import marked, save_drawn
+from celeb_basis.evaluation.metrics import EvaluationResult, ImageScores, ImageToEvaluate, share_estimate
+from celeb_basis.provenance import marked, save_generated_image
 from celeb_basis.report import Report, ReportModel, ReportPicture, render_report
 from celeb_basis.report.charts import data_uri
 from celeb_basis.webui.ui.markup import pictures
@@ -44,7 +44,7 @@ def grey(side: int = 32) -> Image.Image:
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg"])
 def test_a_file_says_that_it_is_generated_and_whom_it_shows(tmp_path: Path, name: str) -> None:
-    save_drawn(tmp_path / name, marked(grey(), ["<ada>", "<Zoë & bob>"]))
+    save_generated_image(tmp_path / name, marked(grey(), ["<ada>", "<Zoë & bob>"]))
     kind, told, plain = said(tmp_path / name)
     assert kind == GENERATED
     assert told == plain
@@ -55,9 +55,9 @@ def test_a_file_says_that_it_is_generated_and_whom_it_shows(tmp_path: Path, name
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg"])
 def test_a_contact_sheet_is_a_composite_with_a_photo(tmp_path: Path, name: str) -> None:
     pixels = np.full((32, 32, 3), 90, np.uint8)
-    items = [PictureToJudge(pixels, f"{word} at sea", word, 0) for word in ("<ada>", "<bob>")]
-    judged = tuple(JudgedPicture("", item.prompt, 0, 0, None, None) for item in items)
-    verdict = Verdict(None, None, share_figure(0, 2), "largest", "small", None, judged)
+    items = [ImageToEvaluate(pixels, f"{word} at sea", word, 0) for word in ("<ada>", "<bob>")]
+    judged = tuple(ImageScores("", item.prompt, 0, 0, None, None) for item in items)
+    verdict = EvaluationResult(None, None, share_estimate(0, 2), "largest", "small", None, judged)
     write_sheet(tmp_path / name, contact_sheet(items, verdict, reference=pixels))
     kind, _, plain = said(tmp_path / name)
     assert kind == COMPOSITE

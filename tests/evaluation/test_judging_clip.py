@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis.errors import JudgingError, MissingPackageError
+from celeb_basis.errors import EvaluationError, MissingPackageError
 from celeb_basis.evaluation import load_clip
 from celeb_basis.evaluation.clip import ClipPixels
 
@@ -129,22 +129,22 @@ def copy_of(folder: Path, to: Path, *without: str) -> Path:
 
 
 def test_what_is_no_clip(clip_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(JudgingError, match="no CLIP folder"):
+    with pytest.raises(EvaluationError, match="no CLIP folder"):
         load_clip(str(tmp_path / "missing"))
-    with pytest.raises(JudgingError, match=r"model\.safetensors"):
+    with pytest.raises(EvaluationError, match=r"model\.safetensors"):
         load_clip(str(copy_of(clip_folder, tmp_path / "no-weights", "model.safetensors")))
-    with pytest.raises(JudgingError, match="tokenizer"):
+    with pytest.raises(EvaluationError, match="tokenizer"):
         load_clip(str(copy_of(clip_folder, tmp_path / "no-tokens", "tokenizer.json", "vocab.json", "merges.txt")))
     other = copy_of(clip_folder, tmp_path / "bert")
     (other / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
-    with pytest.raises(JudgingError, match="'bert'"):
+    with pytest.raises(EvaluationError, match="'bert'"):
         load_clip(str(other))
     (other / "config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(JudgingError, match="JSON object"):
+    with pytest.raises(EvaluationError, match="JSON object"):
         load_clip(str(other))
     broken = copy_of(clip_folder, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"not safetensors at all")
-    with pytest.raises(JudgingError, match="fetch it again"):
+    with pytest.raises(EvaluationError, match="fetch it again"):
         load_clip(str(broken))
 
 
@@ -154,16 +154,16 @@ def test_missing_weights_are_not_made_up(clip_folder: Path, tmp_path: Path) -> N
     weights = safetensors.load_file(partial / "model.safetensors")
     del weights["visual_projection.weight"]
     safetensors.save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(JudgingError, match=r"lacks 1 of CLIP's weights, visual_projection\.weight"):
+    with pytest.raises(EvaluationError, match=r"lacks 1 of CLIP's weights, visual_projection\.weight"):
         load_clip(str(partial))
 
 
 def test_open_clip_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(JudgingError, match="open_clip:ARCHITECTURE:WEIGHTS"):
+    with pytest.raises(EvaluationError, match="open_clip:ARCHITECTURE:WEIGHTS"):
         load_clip("open_clip:ViT-B-32")
-    with pytest.raises(JudgingError, match="pickled"):
+    with pytest.raises(EvaluationError, match="pickled"):
         load_clip(f"open_clip:ViT-B-32:{tmp_path / 'weights.pt'}")
-    with pytest.raises(JudgingError, match="There is no file"):
+    with pytest.raises(EvaluationError, match="There is no file"):
         load_clip(f"open_clip:ViT-B-32:{tmp_path / 'weights.safetensors'}")
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(MissingPackageError, match="pip install"):
@@ -188,7 +188,7 @@ def test_open_clip_equals_itself(tmp_path: Path) -> None:
         read = model.encode_text(tokenizer(PROMPTS), normalize=True)
     scorer = load_clip(f"open_clip:ViT-B-32:{path}")
     np.testing.assert_allclose(scorer.score(pictures(), PROMPTS), (seen * read).sum(-1).numpy(), atol=2e-6)
-    with pytest.raises(JudgingError, match="belong together"):
+    with pytest.raises(EvaluationError, match="belong together"):
         load_clip(f"open_clip:RN50:{path}")
-    with pytest.raises(JudgingError, match="no architecture"):
+    with pytest.raises(EvaluationError, match="no architecture"):
         load_clip(f"open_clip:nonsense:{path}")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from celeb_basis.errors import JudgingError
-from celeb_basis.evaluation import PictureToJudge, judge, write_verdict
-from celeb_basis.evaluation.metrics import mean_figure, share_figure
+from celeb_basis.errors import EvaluationError
+from celeb_basis.evaluation import ImageToEvaluate, evaluate_images, write_result
+from celeb_basis.evaluation.metrics import mean_estimate, share_estimate
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class PlannedClip:
         return np.array(self.answers[first : first + len(prompts)], dtype=np.float32)
 
 
-def numbered(count: int, prompt: str = "a photo of <anna> person") -> list[PictureToJudge]:
+def numbered(count: int, prompt: str = "a photo of <anna> person") -> list[ImageToEvaluate]:
     return [
-        PictureToJudge(np.full((8, 8, 3), index, np.uint8), prompt, "<anna>", 100 + index, f"{index}.png")
+        ImageToEvaluate(np.full((8, 8, 3), index, np.uint8), prompt, "<anna>", 100 + index, f"{index}.png")
         for index in range(count)
     ]
 
@@ -78,7 +78,9 @@ def test_three_figures() -> None:
     faces = PlannedFaces({0: [(10, 60)], 1: [], 2: [(9, 30), (20, 90)], 3: [(5, 0)]})
     clip = PlannedClip([0.2, 0.3, 0.4, 0.1])
     seen: list[tuple[int, int]] = []
-    verdict = judge(numbered(4), REFERENCE, faces, clip, progress=lambda done, total: seen.append((done, total)))
+    verdict = evaluate_images(
+        numbered(4), REFERENCE, faces, clip, progress=lambda done, total: seen.append((done, total))
+    )
 
     assert [one.identity for one in verdict.pictures] == [
         pytest.approx(0.5, abs=1e-6),
@@ -100,28 +102,28 @@ def test_three_figures() -> None:
 
 def test_best_face_in_company() -> None:
     faces = PlannedFaces({0: [(9, 30), (20, 90)]})
-    verdict = judge(numbered(1), REFERENCE, faces, face="best")
+    verdict = evaluate_images(numbered(1), REFERENCE, faces, face="best")
     assert verdict.pictures[0].identity == pytest.approx(np.cos(np.radians(30)), abs=1e-6)
 
 
 def test_several_photos_are_averaged_whatever_their_length() -> None:
     references = np.stack([at_angle(0, 3.0), at_angle(90, 0.5)])
-    verdict = judge(numbered(1), references, PlannedFaces({0: [(10, 60)]}))
+    verdict = evaluate_images(numbered(1), references, PlannedFaces({0: [(10, 60)]}))
     assert verdict.pictures[0].identity == pytest.approx((0.5 + np.cos(np.radians(30))) / 2, abs=1e-6)
-    single = judge(numbered(1), at_angle(0), PlannedFaces({0: [(10, 60)]}))
+    single = evaluate_images(numbered(1), at_angle(0), PlannedFaces({0: [(10, 60)]}))
     assert single.pictures[0].identity == pytest.approx(0.5, abs=1e-6)
 
 
 def test_more_pictures_than_one_batch() -> None:
     answers = list(np.linspace(0, 1, 40))
-    verdict = judge(numbered(40), REFERENCE, PlannedFaces({i: [] for i in range(40)}), PlannedClip(answers))
+    verdict = evaluate_images(numbered(40), REFERENCE, PlannedFaces({i: [] for i in range(40)}), PlannedClip(answers))
     assert [one.prompt_score for one in verdict.pictures] == pytest.approx(answers)
 
 
 def test_without_clip_and_without_faces(tmp_path: Path) -> None:
-    verdict = judge(numbered(3), REFERENCE, PlannedFaces({0: [], 1: [], 2: []}))
+    verdict = evaluate_images(numbered(3), REFERENCE, PlannedFaces({0: [], 1: [], 2: []}))
     path = tmp_path / "verdict.json"
-    write_verdict(path, verdict)
+    write_result(path, verdict)
     told = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert told["identity"] is None
     assert told["prompt"] is None
@@ -145,29 +147,29 @@ def test_without_clip_and_without_faces(tmp_path: Path) -> None:
 
 def test_refusals() -> None:
     faces = PlannedFaces({0: [(10, 0)]})
-    with pytest.raises(JudgingError, match="generate some"):
-        judge([], REFERENCE, faces)
+    with pytest.raises(EvaluationError, match="generate some"):
+        evaluate_images([], REFERENCE, faces)
     for broken in (np.zeros((1, 512)), np.full((1, 512), np.nan), np.zeros((0, 512))):
-        with pytest.raises(JudgingError, match="face vector"):
-            judge(numbered(1), broken.astype(np.float32), faces)
-    with pytest.raises(JudgingError, match="planned clip"):
-        judge(numbered(1), REFERENCE, faces, PlannedClip([float("nan")]))
+        with pytest.raises(EvaluationError, match="face vector"):
+            evaluate_images(numbered(1), broken.astype(np.float32), faces)
+    with pytest.raises(EvaluationError, match="planned clip"):
+        evaluate_images(numbered(1), REFERENCE, faces, PlannedClip([float("nan")]))
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 1), (0, 10), (8, 10), (40, 40), (1, 3)])
 def test_share_interval_is_wilsons(hits: int, count: int) -> None:
-    ours, theirs = share_figure(hits, count), stats.binomtest(hits, count).proportion_ci(method="wilson")
+    ours, theirs = share_estimate(hits, count), stats.binomtest(hits, count).proportion_ci(method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_mean_interval_is_bootstrapped() -> None:
     values = np.random.default_rng(5).normal(0.4, 0.1, 50)
-    ours = mean_figure(values.tolist())
+    ours = mean_estimate(values.tolist())
     theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
     assert ours is not None
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.002)
-    assert ours == mean_figure(values.tolist())
-    assert mean_figure([]) is None
-    one = mean_figure([0.3])
+    assert ours == mean_estimate(values.tolist())
+    assert mean_estimate([]) is None
+    one = mean_estimate([0.3])
     assert one is not None
     assert (one.value, one.low, one.high) == (0.3, None, None)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from celeb_basis.errors import FileError, JudgingError
-from celeb_basis.evaluation import JudgedPicture, PictureToJudge, Verdict, contact_sheet, write_sheet
+from celeb_basis.errors import EvaluationError, FileError
+from celeb_basis.evaluation import EvaluationResult, ImageScores, ImageToEvaluate, contact_sheet, write_sheet
 from celeb_basis.evaluation.contact_sheet import _font, _wrapped
-from celeb_basis.evaluation.metrics import mean_figure, share_figure
+from celeb_basis.evaluation.metrics import mean_estimate, share_estimate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
 
-def drawn(*places: tuple[str, int], shape: tuple[int, int] = (40, 40)) -> tuple[list[PictureToJudge], Verdict]:
+def drawn(
+    *places: tuple[str, int], shape: tuple[int, int] = (40, 40)
+) -> tuple[list[ImageToEvaluate], EvaluationResult]:
     """One plain picture a place, each in a colour of its own, and a verdict on them."""
     pictures = [
-        PictureToJudge(np.full((*shape, 3), COLOURS[i % 4], np.uint8), prompt, "<a>", seed)
+        ImageToEvaluate(np.full((*shape, 3), COLOURS[i % 4], np.uint8), prompt, "<a>", seed)
         for i, (prompt, seed) in enumerate(places)
     ]
-    judged = tuple(JudgedPicture("", one.prompt, one.seed, 1, 0.5, 0.25) for one in pictures)
-    verdict = Verdict(mean_figure([0.5]), None, share_figure(1, 1), "largest", "f", None, judged)
+    judged = tuple(ImageScores("", one.prompt, one.seed, 1, 0.5, 0.25) for one in pictures)
+    verdict = EvaluationResult(mean_estimate([0.5]), None, share_estimate(1, 1), "largest", "f", None, judged)
     return pictures, verdict
 
 
@@ -65,7 +67,9 @@ def test_reference_is_fitted_whole() -> None:
 
 def test_captions_are_drawn() -> None:
     pictures, verdict = drawn(("p", 1))
-    blind = Verdict(None, None, share_figure(0, 1), "largest", "f", None, (JudgedPicture("", "p", 1, 0, None, None),))
+    blind = EvaluationResult(
+        None, None, share_estimate(0, 1), "largest", "f", None, (ImageScores("", "p", 1, 0, None, None),)
+    )
     with_face, without = contact_sheet(pictures, verdict), contact_sheet(pictures, blind)
     below = extent(with_face, COLOURS[0])[3]
     strips = [np.asarray(sheet)[below + 2 : below + 28] for sheet in (with_face, without)]
@@ -84,7 +88,7 @@ def test_intervals_are_whole_in_narrow_sheets_too(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
     pictures, verdict = drawn(("p", 1))
-    verdict = replace(verdict, identity=mean_figure([0.4, 0.5, 0.7]), detect=share_figure(117, 120))
+    verdict = replace(verdict, identity=mean_estimate([0.4, 0.5, 0.7]), detect=share_estimate(117, 120))
     sheet = contact_sheet(pictures, verdict, reference=np.zeros((90, 90, 3), np.uint8), cell=cell)
     intervals = [(end, words) for end, words in written if "(95 %)" in words]
     assert [words.split(", ")[-1] for _, words in intervals] == ["3 pictures", "120 pictures"]
@@ -117,14 +121,14 @@ def test_many_pictures_stay_bearable() -> None:
 
 
 def test_too_long_for_jpeg(tmp_path: Path) -> None:
-    with pytest.raises(JudgingError, match=r"\.png"):
+    with pytest.raises(EvaluationError, match=r"\.png"):
         write_sheet(tmp_path / "a.jpg", Image.new("RGB", (1, 65_501)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pictures_and_verdict_belong_together() -> None:
     pictures, verdict = drawn(("p", 1), ("p", 2))
-    with pytest.raises(JudgingError, match="judged"):
+    with pytest.raises(EvaluationError, match="judged"):
         contact_sheet(pictures[:1], verdict)
 
 

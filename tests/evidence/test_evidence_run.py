@@ -34,8 +34,8 @@ _NAMES = 24
 @pytest.fixture(scope="module")
 def tiny() -> EvidenceWorld:
     """A random SD1 of two blocks, 64 pixels; pictures are 16x16 crops of noise as far as anybody can tell."""
-    host = make_host("sd1", width=128)
-    vae = host._pipeline.vae
+    model = make_host("sd1", width=128)
+    vae = model._pipeline.vae
 
     def decode(latents: torch.Tensor) -> list[np.ndarray]:
         pictures = vae.decode(latents / vae.config.scaling_factor).sample
@@ -46,12 +46,12 @@ def tiny() -> EvidenceWorld:
     pictures = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2)]
     names = names_of([name for name in shipped_names().names if len(name.split()) == 2][:_NAMES], "a test's list")
     return make_world(
-        host,
+        model,
         names,
         [stranger(f"s{number}", picture) for number, picture in enumerate(pictures)],
         decode,
         steps=1,
-        denoiser=host._pipeline.unet,
+        denoiser=model._pipeline.unet,
     )
 
 
@@ -252,7 +252,7 @@ def test_in_a_world_that_listens_learning_beats_chance(tmp_path: Path) -> None:
         features = random.normal(size=(2, 4))
         people.append(stranger(f"s{number}", render(features / np.linalg.norm(features, axis=1, keepdims=True))))
     names = names_of([f"first{n} last{n}" for n in range(300)], "the steerable world")
-    world = make_world(trained.host, names, people, decode_toy, steps=20)
+    world = make_world(trained.model, names, people, decode_toy, steps=20)
     whole_frame = next(one for one in ABLATIONS if one.name == "direct")
     assert isinstance(whole_frame, Trained)
     settings = replace(whole_frame.settings, components=4, smallest=0.99, views=16, steps=300, learning_rate=0.03)

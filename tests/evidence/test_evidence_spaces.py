@@ -8,56 +8,56 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.evidence.trainers import FreeLearner
 from support.bases import name_list, toy_bases, toy_pool
 from support.toys import ToyHost
 
-from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import LowRank
 from benchmarks.evidence.spaces import Space, make_bases
 from celeb_basis.diffusion_model import Prediction
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 
 
 def _learner(prediction: Prediction = "epsilon") -> Any:
-    host = ToyHost(prediction=prediction)
-    settings = LearnSettings(steps=6, components=8, early_stop=False, batch_size=8, mode="direct")
-    return FreeLearner(host, toy_bases(host), toy_pool(("ann", "bob")), settings)
+    model = ToyHost(prediction=prediction)
+    settings = TrainingSettings(steps=6, components=8, early_stop=False, batch_size=8, mode="direct")
+    return FreeLearner(model, toy_bases(model), toy_pool(("ann", "bob")), settings)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_gradients_are_those_of_finite_differences(prediction: Prediction) -> None:
-    learner = _learner(prediction)
-    learner.host.denoiser.double()
-    for encoder in learner.host.text_encoders:
+    trainer = _learner(prediction)
+    trainer.model.denoiser.double()
+    for encoder in trainer.model.text_encoders:
         encoder.table, encoder.mix = encoder.table.double(), encoder.mix.double()
-    learner._means = [one.double() for one in learner._means]
-    learner._components = [one.double() for one in learner._components]
-    draw = learner.draw()
+    trainer._means = [one.double() for one in trainer._means]
+    trainer._components = [one.double() for one in trainer._components]
+    draw = trainer.draw()
     draw = replace(draw, clean=draw.clean.double(), noise=draw.noise.double())
-    start = torch.randn(8, *learner.average.sums.shape[1:], dtype=torch.float64, generator=learner.generator)
+    start = torch.randn(8, *trainer.average.sums.shape[1:], dtype=torch.float64, generator=trainer.generator)
     start.requires_grad_(True)
-    loss = learner.loss(draw, start)
+    loss = trainer.loss(draw, start)
     (gradient,) = torch.autograd.grad(loss, start)
-    way = torch.randn(start.shape, dtype=torch.float64, generator=learner.generator)
+    way = torch.randn(start.shape, dtype=torch.float64, generator=trainer.generator)
     step = 1e-5
     with torch.no_grad():
-        slope = (learner.loss(draw, start + step * way) - learner.loss(draw, start - step * way)) / (2 * step)
+        slope = (trainer.loss(draw, start + step * way) - trainer.loss(draw, start - step * way)) / (2 * step)
     assert float(slope) != 0
     assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=2e-3, abs=1e-9)
 
 
 def test_it_learns_in_float32() -> None:
-    learner = _learner()
-    events = list(learner.run())
-    assert learner.step == learner.total == 12
+    trainer = _learner()
+    events = list(trainer.run())
+    assert trainer.step == trainer.total == 12
     assert np.isfinite([event.loss for event in events[:-1]]).all()
 
 
 def test_spaces() -> None:
-    host, names = ToyHost(), name_list(60)
-    plain = make_bases(host, names, Space(), 8)[0]
+    model, names = ToyHost(), name_list(60)
+    plain = make_bases(model, names, Space(), 8)[0]
     for space in (Space("random"), Space("free"), Space(names=20), Space(distinct=True)):
-        basis = make_bases(host, names, space, 8)[0]
+        basis = make_bases(model, names, space, 8)[0]
         assert basis.sha256 != plain.sha256
         gram = torch.einsum("ekd,eld->ekl", basis.components, basis.components)
         torch.testing.assert_close(gram, torch.eye(basis.size).expand_as(gram), atol=1e-4, rtol=0)
@@ -65,13 +65,13 @@ def test_spaces() -> None:
         torch.testing.assert_close(
             basis.project(basis.expand(basis.name_coefficients)), basis.name_coefficients, atol=1e-4, rtol=0
         )
-    free = make_bases(host, names, Space("free"), 8)[0]
+    free = make_bases(model, names, Space("free"), 8)[0]
     assert free.size == free.width
     for row, name in enumerate(free.names):
-        ids = host.text_encoders[0].tokenize([name])[0]
-        torch.testing.assert_close(free.name_coefficients[row], host.text_encoders[0].table[ids], atol=1e-4, rtol=0)
-    assert make_bases(host, names, Space("random"), 8)[0].size == 8
-    assert len(make_bases(host, names, Space(names=20), 8)[0].names) == 20
+        ids = model.text_encoders[0].tokenize([name])[0]
+        torch.testing.assert_close(free.name_coefficients[row], model.text_encoders[0].table[ids], atol=1e-4, rtol=0)
+    assert make_bases(model, names, Space("random"), 8)[0].size == 8
+    assert len(make_bases(model, names, Space(names=20), 8)[0].names) == 20
 
 
 def test_low_rank_additions_are_matrix_products_and_leave_nothing_behind() -> None:

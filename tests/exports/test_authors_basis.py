@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from celeb_basis.errors import BasisError
-from celeb_basis.exports.celebbasis_repo import rebuild_authors_basis
+from celeb_basis.exports.celebbasis_repo import rebuild_celebbasis_basis
 from celeb_basis.hosts.diffusers.configs import clip_tokenizer
 from celeb_basis.names.lists import NameList, name_list, shipped_names
 
@@ -51,7 +51,7 @@ def rows_of(encoder: Encoder, names: NameList, position: int) -> np.ndarray:
 
 def test_means_and_components_are_those_of_the_distinct_names(encoder: Encoder) -> None:
     names = some_names()
-    basis = rebuild_authors_basis(encoder, names, K)
+    basis = rebuild_celebbasis_basis(encoder, names, K)
     assert basis.components.shape == (2, K, WIDTH)
     for position in (0, 1):
         rows = rows_of(encoder, names, position)
@@ -65,7 +65,7 @@ def test_means_and_components_are_those_of_the_distinct_names(encoder: Encoder) 
 def test_signs_are_left_as_the_decomposition_gives_them(encoder: Encoder) -> None:
     """Ours makes the largest entry positive; theirs does not, and their coefficients are numbers in theirs."""
     names = some_names()
-    basis = rebuild_authors_basis(encoder, names, K)
+    basis = rebuild_celebbasis_basis(encoder, names, K)
     for position in (0, 1):
         rows = torch.from_numpy(rows_of(encoder, names, position))
         _, _, v = torch.svd(rows - rows.mean(dim=0, keepdim=True), some=False)
@@ -78,8 +78,8 @@ def test_a_name_of_one_token_is_in_the_first_column_alone(encoder: Encoder) -> N
     names = some_names()
     assert len(encoder.tokenize(["Madonna"])[0]) == 1
     assert len(rows_of(encoder, names, 0)) == len(rows_of(encoder, names, 1)) + 1
-    basis = rebuild_authors_basis(encoder, names, K)
-    without = rebuild_authors_basis(encoder, name_list([n for n in names.names if n != "Madonna"], "a list"), K)
+    basis = rebuild_celebbasis_basis(encoder, names, K)
+    without = rebuild_celebbasis_basis(encoder, name_list([n for n in names.names if n != "Madonna"], "a list"), K)
     assert torch.equal(basis.mean[1], without.mean[1])
     assert not torch.equal(basis.mean[0], without.mean[0])
     assert "Madonna" not in basis.names
@@ -89,12 +89,12 @@ def test_the_order_of_the_list_does_not_matter(encoder: Encoder) -> None:
     names = some_names()
     turned = name_list(names.names[::-1], "a list")
     assert torch.equal(
-        rebuild_authors_basis(encoder, names, K).components, rebuild_authors_basis(encoder, turned, K).components
+        rebuild_celebbasis_basis(encoder, names, K).components, rebuild_celebbasis_basis(encoder, turned, K).components
     )
 
 
 def test_a_list_that_is_too_short(encoder: Encoder) -> None:
     with pytest.raises(BasisError, match="too few for 24 components: give the authors' own list"):
-        rebuild_authors_basis(encoder, name_list(shipped_names().names[:20], "a list"), K)
+        rebuild_celebbasis_basis(encoder, name_list(shipped_names().names[:20], "a list"), K)
     with pytest.raises(BasisError, match="too few for 49 components"):
-        rebuild_authors_basis(encoder, some_names(), WIDTH + 1)
+        rebuild_celebbasis_basis(encoder, some_names(), WIDTH + 1)

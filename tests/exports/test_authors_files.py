@@ -12,7 +12,7 @@ import torch
 from support.people import model_info, random_basis
 
 from celeb_basis.errors import ExportError, FileError, WrongModelError
-from celeb_basis.exports.celebbasis_repo import import_authors_file, read_authors_basis, read_authors_file
+from celeb_basis.exports.celebbasis_repo import import_celebbasis_file, read_celebbasis_basis, read_celebbasis_file
 from celeb_basis.identities.blending import blend
 from celeb_basis.method import Basis
 
@@ -57,7 +57,7 @@ def test_a_training_s_file(zipped: bool, half: bool, tmp_path: Path) -> None:
     if half:
         content["id_coefficients"] = [x.half() for x in content["id_coefficients"]]
     torch.save(content, tmp_path / "embeddings_gs-799.pt", _use_new_zipfile_serialization=zipped)
-    file = read_authors_file(tmp_path / "embeddings_gs-799.pt")
+    file = read_celebbasis_file(tmp_path / "embeddings_gs-799.pt")
     assert (len(file.coefficients), file.skipped, file.vectors) == (2, 8, ())
     for index, rows in enumerate(file.coefficients):
         expected = content["id_coefficients"][index][:, 0].float()
@@ -67,14 +67,14 @@ def test_a_training_s_file(zipped: bool, half: bool, tmp_path: Path) -> None:
 
 def test_nine_trained_people_and_one_place_of_noise(tmp_path: Path) -> None:
     torch.save(checkpoint(people=9), tmp_path / "x.pt")
-    file = read_authors_file(tmp_path / "x.pt")
+    file = read_celebbasis_file(tmp_path / "x.pt")
     assert (len(file.coefficients), file.skipped) == (9, 1)
 
 
 def test_nobody_trained(tmp_path: Path) -> None:
     torch.save(checkpoint(people=0), tmp_path / "x.pt")
     with pytest.raises(ExportError, match="nobody who was trained"):
-        read_authors_file(tmp_path / "x.pt")
+        read_celebbasis_file(tmp_path / "x.pt")
 
 
 def test_a_file_as_it_is_saved_in_the_middle_of_training_on_a_gpu(
@@ -87,7 +87,7 @@ def test_a_file_as_it_is_saved_in_the_middle_of_training_on_a_gpu(
     torch.save({"id_coefficients": places}, tmp_path / "embeddings_gs-199.pt")
     monkeypatch.undo()
     assert b"cuda:0" in (tmp_path / "embeddings_gs-199.pt").read_bytes()
-    (rows,) = read_authors_file(tmp_path / "embeddings_gs-199.pt").coefficients
+    (rows,) = read_celebbasis_file(tmp_path / "embeddings_gs-199.pt").coefficients
     assert rows.tobytes() == places[0].detach()[:, 0].contiguous().numpy().tobytes()
 
 
@@ -99,8 +99,8 @@ def test_with_their_basis_the_vectors_are_theirs(half: bool, tmp_path: Path, bas
         content["id_coefficients"] = [x.half() for x in content["id_coefficients"]]
     torch.save(content, tmp_path / "embeddings_gs-799.pt")
     torch.save(theirs, tmp_path / "celeb_basis.pt")
-    read = read_authors_basis(tmp_path / "celeb_basis.pt")
-    people = import_authors_file(tmp_path / "embeddings_gs-799.pt", read, INFO, name="ada")
+    read = read_celebbasis_basis(tmp_path / "celeb_basis.pt")
+    people = import_celebbasis_file(tmp_path / "embeddings_gs-799.pt", read, INFO, name="ada")
     assert [person.name for person in people] == ["ada-1", "ada-2"]
     for index, person in enumerate(people):
         # Their own expression: einsum('e h k, e k c -> e h c', x, pca_base) + c_mean.
@@ -116,10 +116,10 @@ def test_with_their_basis_the_vectors_are_theirs(half: bool, tmp_path: Path, bas
 def test_coefficients_in_another_basis_are_another_person(tmp_path: Path, basis: Basis) -> None:
     torch.save(trained(3), tmp_path / "id_coefficient_003.pt")
     torch.save(their_basis(basis), tmp_path / "celeb_basis.pt")
-    (person,) = import_authors_file(
-        tmp_path / "id_coefficient_003.pt", read_authors_basis(tmp_path / "celeb_basis.pt"), INFO
+    (person,) = import_celebbasis_file(
+        tmp_path / "id_coefficient_003.pt", read_celebbasis_basis(tmp_path / "celeb_basis.pt"), INFO
     )
-    (other,) = import_authors_file(tmp_path / "id_coefficient_003.pt", basis, INFO)
+    (other,) = import_celebbasis_file(tmp_path / "id_coefficient_003.pt", basis, INFO)
     assert person.name == "id_coefficient_003"
     assert not np.allclose(person.vectors[0], other.vectors[0], atol=0.1)
     assert "signs" in other.metadata.notes  # made from names
@@ -128,7 +128,7 @@ def test_coefficients_in_another_basis_are_another_person(tmp_path: Path, basis:
 def test_they_are_not_blended_with_others(tmp_path: Path, basis: Basis) -> None:
     torch.save(trained(3), tmp_path / "c.pt")
     torch.save(their_basis(basis), tmp_path / "celeb_basis.pt")
-    (person,) = import_authors_file(tmp_path / "c.pt", read_authors_basis(tmp_path / "celeb_basis.pt"), INFO)
+    (person,) = import_celebbasis_file(tmp_path / "c.pt", read_celebbasis_basis(tmp_path / "celeb_basis.pt"), INFO)
     with pytest.raises(WrongModelError, match="not be mixed"):
         blend([(person, 1.0)], [basis], INFO, name="mixed")
 
@@ -136,11 +136,11 @@ def test_they_are_not_blended_with_others(tmp_path: Path, basis: Basis) -> None:
 def test_extracted_vectors(tmp_path: Path, basis: Basis) -> None:
     vectors = basis.expand(trained(3)[:, 0])
     torch.save(vectors, tmp_path / "id_embedding_003.pt")
-    (person,) = import_authors_file(tmp_path / "id_embedding_003.pt", basis, INFO, name="ada")
+    (person,) = import_celebbasis_file(tmp_path / "id_embedding_003.pt", basis, INFO, name="ada")
     np.testing.assert_allclose(person.vectors[0], vectors.numpy(), atol=1e-5)
     places = [torch.nn.Parameter(vectors), *[torch.nn.Parameter(torch.ones(E, D))] * 9]
     torch.save({"id_embeddings": places}, tmp_path / "embeddings.pt")
-    (person,) = import_authors_file(tmp_path / "embeddings.pt", basis, INFO, name="ada")
+    (person,) = import_celebbasis_file(tmp_path / "embeddings.pt", basis, INFO, name="ada")
     np.testing.assert_allclose(person.vectors[0], vectors.numpy(), atol=1e-5)
 
 
@@ -165,27 +165,27 @@ def test_extracted_vectors(tmp_path: Path, basis: Basis) -> None:
 def test_files_of_no_use(content: Any, says: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ExportError, match=says):
-        read_authors_file(tmp_path / "x.pt")
+        read_celebbasis_file(tmp_path / "x.pt")
 
 
 def test_sizes_that_do_not_fit(tmp_path: Path, basis: Basis) -> None:
     torch.save(trained(1), tmp_path / "c.pt")
     torch.save(torch.zeros(E, D + 1), tmp_path / "v.pt")
     with pytest.raises(ExportError, match="2 x 16 coefficients, but the authors' basis is for 2 x 9"):
-        import_authors_file(tmp_path / "c.pt", random_basis(width=D, components=9), INFO)
+        import_celebbasis_file(tmp_path / "c.pt", random_basis(width=D, components=9), INFO)
     with pytest.raises(ExportError, match="token vectors of 2 x 49"):
-        import_authors_file(tmp_path / "v.pt", basis, INFO)
+        import_celebbasis_file(tmp_path / "v.pt", basis, INFO)
     with pytest.raises(ExportError, match="choose a model of sd1"):
-        import_authors_file(tmp_path / "c.pt", basis, model_info("sdxl"))
+        import_celebbasis_file(tmp_path / "c.pt", basis, model_info("sdxl"))
 
 
 def test_other_files_as_the_basis(tmp_path: Path) -> None:
     for content in ({"a": 1}, torch.zeros(E, 1, K), torch.zeros(3, 4)):
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(ExportError, match=r"choose the celeb_basis\.pt"):
-            read_authors_basis(tmp_path / "x.pt")
+            read_celebbasis_basis(tmp_path / "x.pt")
     with pytest.raises(FileError):
-        read_authors_basis(tmp_path / "none.pt")
+        read_celebbasis_basis(tmp_path / "none.pt")
 
 
 class Evil:
@@ -205,7 +205,7 @@ def test_code_in_such_a_file_is_never_run(zipped: bool, tmp_path: Path) -> None:
         {Evil: 1, "id_coefficients": [trained(0)]},
     ):
         torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
-        for read in (read_authors_file, read_authors_basis):
+        for read in (read_celebbasis_file, read_celebbasis_basis):
             with pytest.raises(ExportError, match=r"x\.pt cannot be read"):
                 read(tmp_path / "x.pt")
     assert not trace.exists()

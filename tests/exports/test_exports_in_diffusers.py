@@ -114,18 +114,18 @@ def test_the_conditioning_is_ours_at_the_true_widths(family: str, tmp_path: Path
 
 def test_the_word_matters(both: Both) -> None:
     """The comparison above can fail: other vectors give another conditioning."""
-    identity, host, _ = both
+    identity, model, _ = both
     vectors = identity.token_vectors()
     with torch.no_grad():
-        one = host.encode_prompts(["a photo of <ada>"], {"<ada>": vectors}).states
-        two = host.encode_prompts(["a photo of <ada>"], {"<ada>": [v + 1e-3 for v in vectors]}).states
+        one = model.encode_prompts(["a photo of <ada>"], {"<ada>": vectors}).states
+        two = model.encode_prompts(["a photo of <ada>"], {"<ada>": [v + 1e-3 for v in vectors]}).states
     assert not torch.equal(one, two)
 
 
 def assert_same_conditioning(both: Both, prompt: str) -> None:
-    identity, host, pipeline = both
+    identity, model, pipeline = both
     with torch.no_grad():
-        ours = host.encode_prompts([prompt], {"<ada>": identity.token_vectors()})
+        ours = model.encode_prompts([prompt], {"<ada>": identity.token_vectors()})
         theirs = pipeline.encode_prompt(
             prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )

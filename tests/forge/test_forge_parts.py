@@ -13,8 +13,9 @@ import torch
 
 from celeb_basis.hosts.a1111.prompts import EngineView
 from celeb_basis.hosts.detect import adapter, adapter_for
-from celeb_basis.hosts.forge.gradients import OrdinaryWeights, ordinary, right_backward
-from celeb_basis.hosts.forge.host import ForgeHost, casting
+from celeb_basis.hosts.forge.gradients import NormalWeights, ordinary, right_backward
+from celeb_basis.hosts.forge.host import ForgeHost
+from celeb_basis.hosts.forge.model import casting
 
 
 def test_the_program_is_told_by_its_folder(tmp_path: Path) -> None:
@@ -48,13 +49,13 @@ def test_gradients_pass_weights_of_inference_mode(loaded: torch.nn.Module) -> No
     with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
         loaded(x)
     before = dict((*loaded.named_parameters(), *loaded.named_buffers()))
-    weights = OrdinaryWeights([loaded])
-    weights.switch_on()
-    weights.switch_on()  # nothing is left to exchange
+    weights = NormalWeights([loaded])
+    weights.enable()
+    weights.enable()  # nothing is left to exchange
     now = dict((*loaded.named_parameters(), *loaded.named_buffers()))
     assert all(now[name].data_ptr() == tensor.data_ptr() for name, tensor in before.items()), "something was copied"
     (found,) = torch.autograd.grad(loaded(x).sum(), x)
-    weights.put_back()
+    weights.restore()
     after = dict((*loaded.named_parameters(), *loaded.named_buffers()))
     assert all(after[name] is tensor for name, tensor in before.items())
     with torch.inference_mode():
@@ -144,7 +145,7 @@ def crowded() -> list[bool]:
 
 
 @pytest.fixture
-def host(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch) -> ForgeHost:
+def model(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch) -> ForgeHost:
     """Over a model of one block, in a Forge that loads it."""
 
     class Model:
@@ -164,7 +165,7 @@ def host(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch)
         "nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
         "text_processing.classic_engine": types.SimpleNamespace(ClassicTextProcessingEngine=int),
     }
-    for place in ("host", "backward", "model"):
+    for place in ("host", "gradients", "model"):
         monkeypatch.setattr(f"celeb_basis.hosts.forge.{place}.backend_module", modules.__getitem__)
     monkeypatch.setattr(ForgeHost, "internals", replace(ForgeHost.internals, loaded_model=lambda: model))
     found = object.__new__(ForgeHost)
@@ -173,23 +174,23 @@ def host(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_layers_on_the_cpu_for_want_of_room_go_on_casting_after_learning(
-    host: ForgeHost, half_held: Block, crowded: list[bool]
+    model: ForgeHost, half_held: Block, crowded: list[bool]
 ) -> None:
     crowded.append(True)
-    with host.learning("fp32"):
+    with model.prepare_for_training("fp32"):
         assert half_held.parameters_manual_cast is True
     assert half_held.parameters_manual_cast is True, "its weights are on the CPU still"
     fetched_back(half_held)
     assert half_held.parameters_manual_cast is False
 
 
-def test_layers_cast_while_learning_but_for_previews(host: ForgeHost, half_held: Block) -> None:
-    with host.learning("fp32"):
-        assert host._learning is not None
+def test_layers_cast_while_learning_but_for_previews(model: ForgeHost, half_held: Block) -> None:
+    with model.prepare_for_training("fp32"):
+        assert model._learning is not None
         assert half_held.parameters_manual_cast is True
-        host._learning.let_go()
+        model._learning.suspend()
         assert half_held.parameters_manual_cast is False
-        host._learning.hold_again(host._model)
+        model._learning.resume(model._model)
         assert half_held.parameters_manual_cast is True
     assert half_held.parameters_manual_cast is False
 

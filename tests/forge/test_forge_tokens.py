@@ -13,7 +13,7 @@ from support.forge import need_forge, with_miniature
 from support.forge_tokens import CHECKS, PLAIN, REQUEST
 
 from celeb_basis.basis import BasisOptions, build_bases
-from celeb_basis.diffusion_model import GenerationRequest, Host
+from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import load_identity, save_identity
@@ -28,14 +28,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def diffusers_host(data: Path) -> Host:
+def diffusers_host(data: Path) -> DiffusionModel:
     """The very checkpoint that Forge has."""
     file = data / "models" / "Stable-diffusion" / "miniature.safetensors"
     return load_host(file, dtype="fp32", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def people(data: Path, diffusers_host: Host) -> Path:
+def people(data: Path, diffusers_host: DiffusionModel) -> Path:
     """The folder with two people of the miniature's basis, as the command line would have learned them."""
     built = build_bases(diffusers_host.text_encoders, shipped_model_names(), BasisOptions(components=192))
     bases = [one.basis for one in built]
@@ -59,7 +59,7 @@ def test_in_forge(check: str, report: dict[str, str]) -> None:
 
 
 def test_conditioning_is_that_of_diffusers_within_rounding(
-    data: Path, report: dict[str, str], diffusers_host: Host
+    data: Path, report: dict[str, str], diffusers_host: DiffusionModel
 ) -> None:
     assert report
     words = {"<ada>": load_identity(data / "people" / "ada.safetensors").token_vectors()}
@@ -71,11 +71,11 @@ def test_conditioning_is_that_of_diffusers_within_rounding(
         )
 
 
-def test_the_picture_is_that_of_diffusers(data: Path, report: dict[str, str], diffusers_host: Host) -> None:
+def test_the_picture_is_that_of_diffusers(data: Path, report: dict[str, str], diffusers_host: DiffusionModel) -> None:
     """The same person, seed and sampler; the hosts round otherwise, and other people make another picture altogether."""
     assert report
     words = {"<ada>": load_identity(data / "people" / "ada.safetensors").token_vectors()}
-    (expected,) = diffusers_host.generate(GenerationRequest(words=words, **REQUEST))  # type: ignore[arg-type]
+    (expected,) = diffusers_host.generate(GenerationRequest(placeholder_tokens=words, **REQUEST))  # type: ignore[arg-type]
     (other,) = diffusers_host.generate(GenerationRequest(**REQUEST))  # type: ignore[arg-type]
     drawn, ours, without = (
         np.asarray(picture.convert("RGB"), float) for picture in (Image.open(data / "drawn.png"), expected, other)

@@ -15,21 +15,21 @@ from celeb_basis.hosts.diffusers import DiffusersHost
 from celeb_basis.hosts.diffusers.host import noise_schedule, sampler
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
 
 KINDS = ["sd1", "sd2", "sdxl"]
 SMALL: dict[str, Any] = {"width": 64, "second_width": 64}
 
 
 @pytest.fixture(params=KINDS)
-def host(request: pytest.FixtureRequest) -> DiffusersHost:
+def model(request: pytest.FixtureRequest) -> DiffusersHost:
     found: DiffusersHost = request.getfixturevalue(f"{request.param}_host")
     return found
 
 
-def words_for(host: DiffusersHost, seed: int = 1) -> dict[str, list[torch.Tensor]]:
+def words_for(model: DiffusersHost, seed: int = 1) -> dict[str, list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    return {"<p>": [torch.randn(2, e.width, generator=generator) * 0.05 for e in host.text_encoders]}
+    return {"<p>": [torch.randn(2, e.width, generator=generator) * 0.05 for e in model.text_encoders]}
 
 
 def noise(count: int = 1, seed: int = 0, side: int = 8) -> torch.Tensor:
@@ -37,7 +37,7 @@ def noise(count: int = 1, seed: int = 0, side: int = 8) -> torch.Tensor:
 
 
 def test_it_is_a_host_for_the_type_checker(sd1_host: DiffusersHost) -> None:
-    as_host: Host = sd1_host
+    as_host: DiffusionModel = sd1_host
     assert as_host.device == torch.device("cpu")
     assert as_host.dtype == torch.float32
 
@@ -53,20 +53,20 @@ def test_it_is_a_host_for_the_type_checker(sd1_host: DiffusersHost) -> None:
 def test_what_is_known_of_a_model(
     kind: str, names: list[str], widths: list[int], prediction: str, request: pytest.FixtureRequest
 ) -> None:
-    host: DiffusersHost = request.getfixturevalue(f"{kind}_host")
-    assert host.info.family == kind
-    assert [encoder.name for encoder in host.text_encoders] == names
-    assert [encoder.width for encoder in host.text_encoders] == widths
-    assert host.schedule.prediction == prediction
-    assert (host.info.resolution, host.info.size_multiple) == (64, 16)
-    assert len(host.info.sha256) == 64
+    model: DiffusersHost = request.getfixturevalue(f"{kind}_host")
+    assert model.info.family == kind
+    assert [encoder.name for encoder in model.text_encoders] == names
+    assert [encoder.width for encoder in model.text_encoders] == widths
+    assert model.schedule.prediction == prediction
+    assert (model.info.resolution, model.info.size_multiple) == (64, 16)
+    assert len(model.info.sha256) == 64
 
 
-def test_the_schedule_is_the_published_one(host: DiffusersHost) -> None:
+def test_the_schedule_is_the_published_one(model: DiffusersHost) -> None:
     # "scaled linear" of the original code: square roots of the betas run evenly
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2
-    np.testing.assert_allclose(host.schedule.alphas_cumprod.numpy(), np.cumprod(1 - betas), rtol=2e-5)
-    assert host.schedule.timesteps == 1000
+    np.testing.assert_allclose(model.schedule.alphas_cumprod.numpy(), np.cumprod(1 - betas), rtol=2e-5)
+    assert model.schedule.timesteps == 1000
 
 
 def test_zero_terminal_signal_is_respected() -> None:
@@ -93,24 +93,24 @@ def test_schedules_of_other_samplers(kind: str) -> None:
     torch.testing.assert_close(noise_schedule(euler).alphas_cumprod, euler.alphas_cumprod)
 
 
-def test_prediction_is_the_unets_own_output(host: DiffusersHost) -> None:
+def test_prediction_is_the_unets_own_output(model: DiffusersHost) -> None:
     latents, steps = noise(2), torch.tensor([20, 900])
     with torch.no_grad():
-        conditioning = host.encode_prompts(["a cat", "<p>"], words_for(host))
+        conditioning = model.encode_prompts(["a cat", "<p>"], words_for(model))
         added = None
-        if host.info.family == "sdxl":
+        if model.info.family == "sdxl":
             ids = torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)
             added = {"text_embeds": conditioning.pooled, "time_ids": ids}
-        reference = host._pipeline.unet(latents, steps, conditioning.states, added_cond_kwargs=added).sample
-        found = host.predict(latents, steps, conditioning)
+        reference = model._pipeline.unet(latents, steps, conditioning.states, added_cond_kwargs=added).sample
+        found = model.predict(latents, steps, conditioning)
     assert torch.equal(found, reference)
 
 
-def test_prompt_words_picture_and_timestep_all_matter(host: DiffusersHost) -> None:
+def test_prompt_words_picture_and_timestep_all_matter(model: DiffusersHost) -> None:
     def out(prompt: str = "a <p>", seed: int = 1, latents: int = 0, step: int = 500) -> torch.Tensor:
         with torch.no_grad():
-            conditioning = host.encode_prompts([prompt], words_for(host, seed))
-            return host.predict(noise(1, latents), torch.tensor([step]), conditioning)
+            conditioning = model.encode_prompts([prompt], words_for(model, seed))
+            return model.predict(noise(1, latents), torch.tensor([step]), conditioning)
 
     plain = out()
     assert plain.isfinite().all()
@@ -127,9 +127,9 @@ def test_counts_that_differ_are_refused(sd1_host: DiffusersHost) -> None:
         sd1_host.encode_prompts([], {})
 
 
-def state_of(host: DiffusersHost) -> dict[str, Any]:
+def state_of(model: DiffusersHost) -> dict[str, Any]:
     state: dict[str, Any] = {}
-    for name, module in host._pipeline.components.items():
+    for name, module in model._pipeline.components.items():
         if not isinstance(module, torch.nn.Module):
             continue
         for key, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -158,17 +158,17 @@ def test_learning_leaves_everything_as_it_was(weights: torch.dtype, precision: A
     pipeline.unet.train()
     pipeline.vae.decoder.mid_block.train()
     pipeline.text_encoder.encoder.layers[0].mlp.fc1.bias.requires_grad_(False)
-    host = DiffusersHost(pipeline)
-    before = state_of(host)
+    model = DiffusersHost(pipeline)
+    before = state_of(model)
     words = {"<p>": [torch.randn(2, 64, requires_grad=True)]}
 
     def learn() -> None:
-        with host.learning(precision, checkpointing=True):
+        with model.prepare_for_training(precision, checkpointing=True):
             for module in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
                 assert not any(parameter.requires_grad for parameter in module.parameters())
                 assert not any(part.training for part in module.modules())
             assert pipeline.unet.is_gradient_checkpointing
-            output = host.predict(noise(), torch.tensor([300]), host.encode_prompts(["a <p>"], words))
+            output = model.predict(noise(), torch.tensor([300]), model.encode_prompts(["a <p>"], words))
             assert output.dtype == torch.float32
             assert output.isfinite().all()
             output.square().mean().backward()  # type: ignore[no-untyped-call]
@@ -184,17 +184,17 @@ def test_learning_leaves_everything_as_it_was(weights: torch.dtype, precision: A
     assert gradient is not None
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
-    assert state_of(host) == before
+    assert state_of(model) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_stays_near_full_and_checkpointing_changes_nothing(kind: str) -> None:
-    host = make_host(kind, **SMALL)
+    model = make_host(kind, **SMALL)
 
     def run(precision: Any, checkpointing: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        words = {key: [vector.requires_grad_() for vector in of] for key, of in words_for(host).items()}
-        with host.learning(precision, checkpointing=checkpointing):
-            output = host.predict(noise(), torch.tensor([300]), host.encode_prompts(["a <p>"], words))
+        words = {key: [vector.requires_grad_() for vector in of] for key, of in words_for(model).items()}
+        with model.prepare_for_training(precision, checkpointing=checkpointing):
+            output = model.predict(noise(), torch.tensor([300]), model.encode_prompts(["a <p>"], words))
             output.square().mean().backward()  # type: ignore[no-untyped-call]
         gradients = [vector.grad for vector in words["<p>"]]
         return output.detach(), torch.cat([g.flatten() for g in gradients if g is not None])
@@ -210,25 +210,25 @@ def test_half_precision_stays_near_full_and_checkpointing_changes_nothing(kind: 
         assert not torch.equal(half, output)
 
 
-def test_pictures_are_encoded_as_diffusers_does_each_for_itself(host: DiffusersHost) -> None:
+def test_pictures_are_encoded_as_diffusers_does_each_for_itself(model: DiffusersHost) -> None:
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = host.encode_pictures(pictures)
-    vae = host._pipeline.vae
+    found = model.encode_images(pictures)
+    vae = model._pipeline.vae
     with torch.no_grad():
         reference = vae.encode(pictures[1:2]).latent_dist
     assert torch.equal(found.mean[1:2], reference.mean * vae.config.scaling_factor)
     torch.testing.assert_close(found.std[1:2], reference.std * vae.config.scaling_factor)
     assert found.mean.shape == (3, 4, 8, 8)
     assert not found.mean.requires_grad
-    host.release_picture_encoder()
-    assert torch.equal(host.encode_pictures(pictures).mean, found.mean)
+    model.release_vae()
+    assert torch.equal(model.encode_images(pictures).mean, found.mean)
 
 
-def test_latents_of_pictures_have_about_unit_deviation(host: DiffusersHost) -> None:
+def test_latents_of_pictures_have_about_unit_deviation(model: DiffusersHost) -> None:
     generator = torch.Generator().manual_seed(3)
     coarse = torch.randn(16, 3, 6, 6, generator=generator)
     pictures = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(-1, 1)
-    latents = host.encode_pictures(pictures)
+    latents = model.encode_images(pictures)
     assert 0.6 < float(latents.mean.std()) < 1.6
     assert abs(float(latents.mean.mean())) < 0.5
     assert float(latents.std.mean()) < 0.1
@@ -236,11 +236,11 @@ def test_latents_of_pictures_have_about_unit_deviation(host: DiffusersHost) -> N
 
 def test_an_overflowing_vae_is_encoded_in_float32() -> None:
     pipeline = make_host("sdxl", **SMALL)._pipeline
-    full = DiffusersHost(pipeline).encode_pictures(torch.zeros(1, 3, 32, 32)).mean
+    full = DiffusersHost(pipeline).encode_images(torch.zeros(1, 3, 32, 32)).mean
     pipeline.to(torch.float16)
     pipeline.vae.decoder.conv_in.weight.data[0, 0] += 1e-3
-    host = DiffusersHost(pipeline)
-    half = host.encode_pictures(torch.zeros(1, 3, 32, 32)).mean
+    model = DiffusersHost(pipeline)
+    half = model.encode_images(torch.zeros(1, 3, 32, 32)).mean
     torch.testing.assert_close(half, full, rtol=0.01, atol=0.01)
     assert pipeline.vae.dtype == torch.float16
 
@@ -248,20 +248,20 @@ def test_an_overflowing_vae_is_encoded_in_float32() -> None:
 @pytest.mark.parametrize("shape", [(0, 3, 64, 64), (1, 1, 64, 64), (1, 3, 60, 64), (3, 64, 64)])
 def test_pictures_of_wrong_shape_are_refused(sd1_host: DiffusersHost, shape: tuple[int, ...]) -> None:
     with pytest.raises(HostError, match=r"cannot be encoded|no pictures"):
-        sd1_host.encode_pictures(torch.zeros(shape))
+        sd1_host.encode_images(torch.zeros(shape))
 
 
-def test_drawing_equals_diffusers_own_and_does_not_depend_on_the_count(host: DiffusersHost) -> None:
+def test_drawing_equals_diffusers_own_and_does_not_depend_on_the_count(model: DiffusersHost) -> None:
     import diffusers
 
-    pipeline = host._pipeline
+    pipeline = model._pipeline
     request = GenerationRequest("a photo of a cat", "a dog", count=2, seed=7, steps=4, guidance=5.0)
-    drawn = list(host.generate(request))
+    drawn = list(model.generate(request))
     assert [(picture.mode, picture.size) for picture in drawn] == [("RGB", (64, 64))] * 2
-    alone = next(host.generate(GenerationRequest("a photo of a cat", "a dog", seed=8, steps=4, guidance=5.0)))
+    alone = next(model.generate(GenerationRequest("a photo of a cat", "a dog", seed=8, steps=4, guidance=5.0)))
     assert drawn[1].tobytes() == alone.tobytes() != drawn[0].tobytes()
     parts = {**pipeline.components, "scheduler": diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)}
-    if host.info.family != "sdxl":
+    if model.info.family != "sdxl":
         parts["requires_safety_checker"] = False
     theirs = type(pipeline)(**parts)
     theirs.set_progress_bar_config(disable=True)
@@ -273,22 +273,22 @@ def test_drawing_equals_diffusers_own_and_does_not_depend_on_the_count(host: Dif
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 @pytest.mark.parametrize("half", ["vae", "all, learning in float32", "all but the vae"])
 def test_a_vae_in_another_precision_than_the_denoiser_draws_the_same(kind: str, half: str) -> None:
-    """As SD.Next holds it when told so, and as half-precision weights are while they are widened for learning."""
+    """As SD.Next holds it when told so, and as half-precision weights are while they are upcast for learning."""
     pipeline = make_host(kind, **SMALL)._pipeline
     request = GenerationRequest("a cat", seed=1, steps=2)
 
     def drawn() -> Any:
-        return np.asarray(next(host.generate(request)), dtype=np.float32)
+        return np.asarray(next(model.generate(request)), dtype=np.float32)
 
-    host = DiffusersHost(pipeline)
+    model = DiffusersHost(pipeline)
     expected = drawn()
     held = torch.bfloat16 if half.startswith("all") else torch.float32
     (pipeline.vae if half == "vae" else pipeline).to(torch.bfloat16)
     if half == "all but the vae":
         pipeline.vae.to(torch.float32)
     of_vae = pipeline.vae.dtype
-    host = DiffusersHost(pipeline)
-    with host.learning("fp32") if "learning" in half else nullcontext():
+    model = DiffusersHost(pipeline)
+    with model.prepare_for_training("fp32") if "learning" in half else nullcontext():
         found = drawn()
     assert abs(found - expected).mean() < 0.05 * expected.std()
     assert (pipeline.vae.dtype, pipeline.unet.dtype) == (of_vae, held)
@@ -321,11 +321,11 @@ def test_without_guidance_the_denoiser_runs_once_a_step(sd1_host: DiffusersHost)
 
 
 def test_drawing_leaves_the_pipeline_as_it_was() -> None:
-    host = make_host("sd1", width=64)
-    before, scheduler = state_of(host), host._pipeline.scheduler
-    list(host.generate(GenerationRequest("a", steps=2)))
-    assert state_of(host) == before
-    assert host._pipeline.scheduler is scheduler
+    model = make_host("sd1", width=64)
+    before, scheduler = state_of(model), model._pipeline.scheduler
+    list(model.generate(GenerationRequest("a", steps=2)))
+    assert state_of(model) == before
+    assert model._pipeline.scheduler is scheduler
 
 
 @pytest.mark.parametrize("change", [{"width": 30}, {"height": -8}, {"steps": 0}, {"steps": 1001}, {"count": -1}])

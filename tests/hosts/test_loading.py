@@ -61,13 +61,13 @@ def assert_same(one: DiffusersHost, other: DiffusersHost) -> None:
     latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        first, second = (host.encode_prompts(["a photo of <p>!", ""], words) for host in (one, other))
+        first, second = (model.encode_prompts(["a photo of <p>!", ""], words) for model in (one, other))
         assert torch.equal(first.states, second.states)
         assert (first.pooled is None) == (second.pooled is None)
         assert first.pooled is None or torch.equal(first.pooled, second.pooled)
         steps = torch.tensor([3, 700])
         assert torch.equal(one.predict(latents, steps, first), other.predict(latents, steps, second))
-    assert torch.equal(one.encode_pictures(pictures).mean, other.encode_pictures(pictures).mean)
+    assert torch.equal(one.encode_images(pictures).mean, other.encode_images(pictures).mean)
     assert torch.equal(one.schedule.alphas_cumprod, other.schedule.alphas_cumprod)
     assert one.schedule.prediction == other.schedule.prediction
     assert [encoder.name for encoder in one.text_encoders] == [encoder.name for encoder in other.text_encoders]
@@ -116,9 +116,9 @@ def test_the_single_files_layout_is_the_one_diffusers_reads(saved: Any, kind: st
 def test_half_precision_weights(saved: Any) -> None:
     _, place = saved["sd1"]
     for form in ("folder", "single.safetensors"):
-        host = load_host(place / form, device="cpu", dtype="bf16")
-        assert host.dtype == torch.bfloat16
-        assert {module.dtype for module in host._text_models} == {torch.bfloat16}
+        model = load_host(place / form, device="cpu", dtype="bf16")
+        assert model.dtype == torch.bfloat16
+        assert {module.dtype for module in model._text_models} == {torch.bfloat16}
     assert load_host(place / "folder", device="cpu", dtype=torch.float16).dtype == torch.float16
 
 
@@ -275,9 +275,9 @@ def test_marks_and_the_callers_word_decide_the_prediction(saved: Any, tmp_path: 
     weights = {key: value.contiguous() for key, value in weights.items()}
     save_file({**weights, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "x.safetensors")
     shutil.copy(place / "single.yaml", tmp_path / "x.yaml")
-    host = load_host(tmp_path / "x.safetensors", device="cpu")
-    assert host.schedule.prediction == "v_prediction"
-    assert float(host.schedule.alphas_cumprod[-1]) < 1e-6
+    model = load_host(tmp_path / "x.safetensors", device="cpu")
+    assert model.schedule.prediction == "v_prediction"
+    assert float(model.schedule.alphas_cumprod[-1]) < 1e-6
     other = load_host(tmp_path / "x.safetensors", device="cpu", prediction="epsilon")
     assert other.schedule.prediction == "epsilon"
 
@@ -330,8 +330,8 @@ def test_the_side_of_sd2s_pictures_is_not_the_configs(
     config["model"]["params"] |= {"image_size": 64, "parameterization": parameterization}
     config["celeb_basis"] = told
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    host = load_host(tmp_path / "x.safetensors", device="cpu", prediction=prediction)
-    assert host.info.resolution == side
+    model = load_host(tmp_path / "x.safetensors", device="cpu", prediction=prediction)
+    assert model.info.resolution == side
 
 
 @pytest.mark.parametrize(("probed", "side"), [("epsilon", 512), ("v_prediction", 768)])
@@ -342,5 +342,5 @@ def test_the_side_of_sd2s_pictures_without_a_config_follows_what_is_predicted(
     loader = "celeb_basis.hosts.diffusers.single_file"
     monkeypatch.setattr(f"{loader}.component_configs", lambda family: small_configs(family, width=64))
     monkeypatch.setattr(f"{loader}.probe_prediction", lambda _unet: probed)
-    host = load_host(tmp_path / "x.safetensors", device="cpu")
-    assert (host.info.resolution, host.schedule.prediction) == (side, probed)
+    model = load_host(tmp_path / "x.safetensors", device="cpu")
+    assert (model.info.resolution, model.schedule.prediction) == (side, probed)

@@ -27,13 +27,13 @@ def test_numbers_stay_and_strides_come_back(times: int) -> None:
     before = _state(model)
     layout = ChannelsLast([model])
     for _ in range(times):
-        layout.switch_on()
+        layout.enable()
     weight = model[0][0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
     assert [content for content, _ in _state(model)] == [content for content, _ in before]
     for _ in range(times):
-        layout.put_back()
+        layout.restore()
     assert _state(model) == before
 
 
@@ -41,5 +41,5 @@ def test_what_a_convolution_answers_is_the_same() -> None:
     torch.manual_seed(0)
     layer, picture = torch.nn.Conv2d(8, 8, 3), torch.randn(1, 8, 6, 6)
     expected = layer(picture)
-    ChannelsLast([layer]).switch_on()
+    ChannelsLast([layer]).enable()
     torch.testing.assert_close(layer(picture), expected)

@@ -26,7 +26,7 @@ class Model:
 
 
 @dataclass
-class Program:
+class HostApp:
     """What the toy program has loaded and was seen to do."""
 
     model: Model | None = field(default_factory=lambda: Model("first"))
@@ -64,21 +64,21 @@ class Encoder(FamilyTextEncoder):
 class Held(Learning):
     seen: list[str]
 
-    def let_go(self) -> None:
+    def suspend(self) -> None:
         self.seen.append("let go")
 
-    def hold_again(self, model: Any) -> None:
+    def resume(self, model: Any) -> None:
         self.seen.append(f"held {model.sd_checkpoint_info.name}")
 
 
 @pytest.fixture
-def program() -> Program:
-    return Program()
+def program() -> HostApp:
+    return HostApp()
 
 
 @pytest.fixture
-def host(program: Program) -> FamilyHost[Held]:
-    class Host(FamilyHost[Held]):
+def model(program: HostApp) -> FamilyHost[Held]:
+    class DiffusionModel(FamilyHost[Held]):
         internals = Internals(
             program="Toy",
             loaded_model_or_none=lambda: program.model,
@@ -92,8 +92,8 @@ def host(program: Program) -> FamilyHost[Held]:
             text_part=lambda _model: None,
             weights_dtype=lambda _model: torch.float32,
             keeps_scores=lambda _device: True,
-            pixels_of_latent=lambda _model: 8,
-            encode_pictures=lambda _model, pictures: LatentDistribution(pictures, pictures),
+            vae_scale_factor_of=lambda _model: 8,
+            encode_images=lambda _model, pictures: LatentDistribution(pictures, pictures),
             send_vae_away=lambda _model: None,
             embedders=lambda _model: ["l", "g"],
             text_encoder=Encoder,
@@ -108,7 +108,7 @@ def host(program: Program) -> FamilyHost[Held]:
             return torch.device("cpu")
 
         @contextmanager
-        def learning(self, *_: Any, **__: Any) -> Iterator[None]:
+        def prepare_for_training(self, *_: Any, **__: Any) -> Iterator[None]:
             self._learning = Held(weakref.ref(self._model), program.seen)
             yield
             self._learning = None
@@ -121,57 +121,57 @@ def host(program: Program) -> FamilyHost[Held]:
             assert vector is not None
             return vector
 
-    return Host()
+    return DiffusionModel()
 
 
 USES: dict[str, Callable[[Any], Any]] = {
-    "facts": lambda host: host.dtype,
-    "pictures": lambda host: host.encode_pictures(torch.zeros(1, 3, 8, 8)),
-    "prompts": lambda host: host.encode_prompts(["a photo"], {}),
-    "drawing": lambda host: list(host.generate(GenerationRequest("a photo", steps=2))),
+    "facts": lambda model: model.dtype,
+    "pictures": lambda model: model.encode_images(torch.zeros(1, 3, 8, 8)),
+    "prompts": lambda model: model.encode_prompts(["a photo"], {}),
+    "drawing": lambda model: list(model.generate(GenerationRequest("a photo", steps=2))),
 }
 
 
 @pytest.mark.parametrize("use", USES)
-def test_another_checkpoint_is_never_used_unnoticed(use: str, host: FamilyHost[Held], program: Program) -> None:
-    USES[use](host)
+def test_another_checkpoint_is_never_used_unnoticed(use: str, model: FamilyHost[Held], program: HostApp) -> None:
+    USES[use](model)
     program.model = Model("second")
     with pytest.raises(HostError, match=r"^Toy has switched from first to second: switch back, or start anew"):
-        USES[use](host)
+        USES[use](model)
     assert program.seen.count("draws") == (use == "drawing")
 
 
-def test_the_same_file_loaded_anew_is_another_model_while_learning(host: FamilyHost[Held], program: Program) -> None:
+def test_the_same_file_loaded_anew_is_another_model_while_learning(model: FamilyHost[Held], program: HostApp) -> None:
     first = program.model
-    with host.learning("fp32"):
-        assert host.dtype == torch.float32
+    with model.prepare_for_training("fp32"):
+        assert model.dtype == torch.float32
         program.model = Model("first")
         with pytest.raises(HostError, match="has switched"):
-            _ = host.dtype
-    assert host.dtype == torch.float32
+            _ = model.dtype
+    assert model.dtype == torch.float32
     assert first is not program.model
 
 
-def test_the_size_of_the_latents_takes_the_place_of_the_checkpoints_own(host: FamilyHost[Held]) -> None:
-    encoded = host.encode_prompts(["a photo", "a dog"], {})
+def test_the_size_of_the_latents_takes_the_place_of_the_checkpoints_own(model: FamilyHost[Held]) -> None:
+    encoded = model.encode_prompts(["a photo", "a dog"], {})
     assert encoded.vector[:, POOLED:].tolist() == [[64, 64], [64, 64]]
-    told = host.predict(torch.zeros(2, 4, 4, 6), torch.tensor([1, 2]), encoded)
+    told = model.predict(torch.zeros(2, 4, 4, 6), torch.tensor([1, 2]), encoded)
     assert told.tolist() == [[0, 1, 2, 48, 32]] * 2
 
 
-def test_previews_are_drawn_between_letting_go_and_holding_again(host: FamilyHost[Held], program: Program) -> None:
+def test_previews_are_drawn_between_letting_go_and_holding_again(model: FamilyHost[Held], program: HostApp) -> None:
     asked = GenerationRequest("a photo", count=2, steps=2)
-    assert len(list(host.generate(asked))) == 2
+    assert len(list(model.generate(asked))) == 2
     assert program.seen == ["draws", "draws"], "nothing is held outside of learning"
     program.seen.clear()
-    with host.learning("fp32"):
-        assert len(list(host.generate(asked))) == 2
+    with model.prepare_for_training("fp32"):
+        assert len(list(model.generate(asked))) == 2
     assert program.seen == ["let go", "draws", "held first"] * 2
 
 
 @pytest.mark.parametrize("loaded_then", [None, Model("second")])
 def test_after_a_failed_preview_only_the_same_model_is_held_again(
-    loaded_then: Model | None, host: FamilyHost[Held], program: Program
+    loaded_then: Model | None, model: FamilyHost[Held], program: HostApp
 ) -> None:
     def fail() -> None:
         raise ValueError("no memory")
@@ -181,12 +181,12 @@ def test_after_a_failed_preview_only_the_same_model_is_held_again(
         fail()
 
     first = program.model
-    with host.learning("fp32"):
+    with model.prepare_for_training("fp32"):
         for meets, seen in ((fail, ["let go", "draws", "held first"]), (fail_and_switch, ["let go", "draws"])):
             program.seen.clear()
             program.meets = meets
             with pytest.raises(ValueError, match="no memory"):
-                list(host.generate(GenerationRequest("a photo", steps=2)))
+                list(model.generate(GenerationRequest("a photo", steps=2)))
             assert program.seen == seen
     assert program.model is loaded_then is not first
 

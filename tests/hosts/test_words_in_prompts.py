@@ -13,7 +13,7 @@ from support.models import make_host
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers import DiffusersHost
-from celeb_basis.hosts.diffusers.text import split_at_words
+from celeb_basis.hosts.diffusers.text import split_at_placeholders
 
 PROMPTS = [
     "a photo of <p>",
@@ -41,10 +41,10 @@ PROMPTS = [
 E = {"<p>": 2, "<q>": 3}
 
 
-def vectors_for(host: DiffusersHost, seed: int = 1) -> dict[str, list[torch.Tensor]]:
+def vectors_for(model: DiffusersHost, seed: int = 1) -> dict[str, list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        word: [torch.randn(count, encoder.width, generator=generator) * 0.02 for encoder in host.text_encoders]
+        word: [torch.randn(count, encoder.width, generator=generator) * 0.02 for encoder in model.text_encoders]
         for word, count in E.items()
     }
 
@@ -136,16 +136,16 @@ def test_nothing_of_the_model_changes_and_no_hook_stays(sd1_host: DiffusersHost)
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_gradients_reach_the_vectors_and_equal_finite_differences(kind: str, request: pytest.FixtureRequest) -> None:
-    host: DiffusersHost = request.getfixturevalue(f"{kind}_host")
-    words = {word: [vector.requires_grad_() for vector in of_word] for word, of_word in vectors_for(host).items()}
+    model: DiffusersHost = request.getfixturevalue(f"{kind}_host")
+    words = {word: [vector.requires_grad_() for vector in of_word] for word, of_word in vectors_for(model).items()}
     latents, steps = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
 
     def loss(changed: dict[str, list[torch.Tensor]]) -> torch.Tensor:
-        return host.predict(latents, steps, host.encode_prompts(["<p> with <p>"], changed)).double().square().mean()
+        return model.predict(latents, steps, model.encode_prompts(["<p> with <p>"], changed)).double().square().mean()
 
-    with host.learning("fp32"):
+    with model.prepare_for_training("fp32"):
         loss(words).backward()  # type: ignore[no-untyped-call]
-        for which in range(len(host.text_encoders)):
+        for which in range(len(model.text_encoders)):
             gradient = words["<p>"][which].grad
             assert gradient is not None
             direction = gradient / gradient.norm()
@@ -183,9 +183,9 @@ def test_wrong_words_are_refused(sd1_host: DiffusersHost, words: Any, message: s
 
 def test_splitting_prefers_the_longest_word() -> None:
     words = ["p1", "p10", "<person1>", "<person10>"]
-    assert split_at_words("p10 <person10>p1", words) == ["p10", " ", "<person10>", "p1"]
-    assert split_at_words("nothing", []) == ["nothing"]
-    assert split_at_words("", words) == []
+    assert split_at_placeholders("p10 <person10>p1", words) == ["p10", " ", "<person10>", "p1"]
+    assert split_at_placeholders("nothing", []) == ["nothing"]
+    assert split_at_placeholders("", words) == []
 
 
 def test_tokenizing_has_no_special_tokens_padding_or_limit(sd1_host: DiffusersHost) -> None:

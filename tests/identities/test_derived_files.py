@@ -9,7 +9,7 @@ import pytest
 from support.people import family_bases, model_info, person
 
 from celeb_basis.identities.blending import blend
-from celeb_basis.identities.deletion import RECORD, DerivedFiles, delete_person, traces_of
+from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
 from celeb_basis.identities.library import Library
 
 
@@ -20,7 +20,7 @@ def written(path: Path, text: str = "x") -> Path:
 
 
 def test_files_are_found_by_any_spelling_of_a_name(tmp_path: Path) -> None:
-    record = DerivedFiles(tmp_path)
+    record = GeneratedFiles(tmp_path)
     record.note([written(tmp_path / "a.png")], "picture", ["Zoë", "bob"])
     record.note([written(tmp_path / "b.html")], "report", ["bob"])
     assert [file.path.name for file in record.of("zoe\u0308")] == ["a.png"]
@@ -31,7 +31,7 @@ def test_files_are_found_by_any_spelling_of_a_name(tmp_path: Path) -> None:
 
 
 def test_a_file_is_noted_once_as_it_was_last_written(tmp_path: Path) -> None:
-    record, path = DerivedFiles(tmp_path), tmp_path / "a.html"
+    record, path = GeneratedFiles(tmp_path), tmp_path / "a.html"
     record.note([written(path, "first")], "report", ["ada"])
     record.note([written(path, "second")], "report", ["bob"])
     assert [file.people for file in record.all()] == [("bob",)]
@@ -39,7 +39,7 @@ def test_a_file_is_noted_once_as_it_was_last_written(tmp_path: Path) -> None:
 
 
 def test_the_record_goes_with_the_last_file(tmp_path: Path) -> None:
-    record = DerivedFiles(tmp_path)
+    record = GeneratedFiles(tmp_path)
     record.note([written(tmp_path / "a.png")], "picture", ["ada"])
     assert (tmp_path / RECORD).is_file()
     record.forget(record.of("ada"))
@@ -52,20 +52,20 @@ def test_a_damaged_record_is_told_and_stops_nothing(
 ) -> None:
     written(tmp_path / RECORD, content)
     with caplog.at_level(logging.WARNING):
-        assert DerivedFiles(tmp_path).all() == ()
+        assert GeneratedFiles(tmp_path).all() == ()
     assert "cannot be read" in caplog.text
     assert not traces_of(Library(tmp_path), "ada")
 
 
 def test_what_cannot_be_noted_is_told_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        DerivedFiles(tmp_path).note([tmp_path / "gone.png"], "picture", ["ada"])
-        DerivedFiles(written(tmp_path / "a file")).note([written(tmp_path / "b.png")], "picture", ["ada"])
+        GeneratedFiles(tmp_path).note([tmp_path / "gone.png"], "picture", ["ada"])
+        GeneratedFiles(written(tmp_path / "a file")).note([written(tmp_path / "b.png")], "picture", ["ada"])
     assert caplog.text.count("Deleting ada will not find these files") == 2
 
 
 def test_a_folder_in_place_of_a_file_is_left(tmp_path: Path) -> None:
-    record = DerivedFiles(tmp_path)
+    record = GeneratedFiles(tmp_path)
     record.note([written(tmp_path / "a.png")], "picture", ["ada"])
     (tmp_path / "a.png").unlink()
     written(tmp_path / "a.png" / "mine.txt")

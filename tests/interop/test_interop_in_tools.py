@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.interop.__main__ import main
 from benchmarks.interop.cases import CASES, Case
-from benchmarks.interop.comparing import Verdict, compared
+from benchmarks.interop.comparing import EvaluationResult, compared
 from benchmarks.interop.people import World
 from benchmarks.interop.running import ToolFailedError, ask
 from benchmarks.interop.tools import TOOLS, Tool, known
@@ -31,7 +31,7 @@ def test_the_person_is_the_same(name: str, chance: World, tmp_path: Path) -> Non
     assert [one.prompt for one in verdict.prompts if not one.same] == []
 
 
-def tried(name: str, chance: World, folder: Path, case: Case) -> Verdict:
+def tried(name: str, chance: World, folder: Path, case: Case) -> EvaluationResult:
     """One prompt, as this project writes it but for the tool's word for a person."""
     tool = needed(name)
     free = replace(tool, syntax=replace(tool.syntax, glued=None, cut=""))

@@ -12,20 +12,20 @@ import yaml  # type: ignore[import-untyped]
 
 from celeb_basis import miniature
 from celeb_basis.basis import BasisOptions, build_bases
-from celeb_basis.diffusion_model import GenerationRequest, Host
+from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.types import Floats
 from celeb_basis.hosts.diffusers import load_host
-from celeb_basis.miniature import NAME_FACES, shipped_model, shipped_model_names
+from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
 from celeb_basis.names.lists import shipped_names
-from celeb_basis.training.first_guess import draw_name_faces
+from celeb_basis.training.first_guess import generate_celebrity_faces
 from miniature.small_models import for_webui
 from miniature.small_models.ldm_layout import save_single_file
 
 
 @pytest.fixture(scope="module")
-def host() -> Host:
+def model() -> DiffusionModel:
     return load_host(shipped_model(), device="cpu")
 
 
@@ -35,18 +35,18 @@ def test_its_weights_take_forty_megabytes_at_most() -> None:
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
-def test_it_is_a_stable_diffusion_1_that_predicts_velocity(host: Host) -> None:
-    assert host.info.family == "sd1"
-    assert host.info.resolution == 128
-    assert host.schedule.prediction == "v_prediction"
-    assert [encoder.width for encoder in host.text_encoders] == [192]
+def test_it_is_a_stable_diffusion_1_that_predicts_velocity(model: DiffusionModel) -> None:
+    assert model.info.family == "sd1"
+    assert model.info.resolution == 128
+    assert model.schedule.prediction == "v_prediction"
+    assert [encoder.width for encoder in model.text_encoders] == [192]
 
 
-def test_its_names_are_of_the_shipped_list_and_span_its_space(host: Host) -> None:
+def test_its_names_are_of_the_shipped_list_and_span_its_space(model: DiffusionModel) -> None:
     names = shipped_model_names()
     assert len(names.names) >= 600
     assert set(names.names) <= set(shipped_names().names)
-    (built,) = build_bases(host.text_encoders, names, BasisOptions(components=192))
+    (built,) = build_bases(model.text_encoders, names, BasisOptions(components=192))
     assert len(built.basis.names) == len(names.names)
 
 
@@ -56,17 +56,17 @@ def test_a_copy_without_the_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
         shipped_model()
 
 
-def face_vector(host: Host, faces: InsightFaceNetwork, prompt: str, seed: int) -> Floats | None:
+def face_vector(model: DiffusionModel, faces: InsightFaceNetwork, prompt: str, seed: int) -> Floats | None:
     request = GenerationRequest(prompt, seed=seed, steps=15, guidance=3.0)
-    picture = np.asarray(next(iter(host.generate(request))))
+    picture = np.asarray(next(iter(model.generate(request))))
     found = faces.detect(picture)
     return faces.embed([faces.align(picture, found[0].landmarks)])[0] if found else None
 
 
-def test_a_name_is_somebody(host: Host, miniature_faces: InsightFaceNetwork) -> None:
+def test_a_name_is_somebody(model: DiffusionModel, miniature_faces: InsightFaceNetwork) -> None:
     names = shipped_model_names().names[::80]
     drawn = {
-        (name, seed): face_vector(host, miniature_faces, f"a photo of {name}", seed)
+        (name, seed): face_vector(model, miniature_faces, f"a photo of {name}", seed)
         for name in names
         for seed in (1, 2)
     }
@@ -78,7 +78,7 @@ def test_a_name_is_somebody(host: Host, miniature_faces: InsightFaceNetwork) -> 
     assert np.mean(alike[True]) > np.mean(alike[False]) + 0.2
 
 
-def test_one_file_of_the_same_weights_draws_the_same(host: Host, tmp_path: Path) -> None:
+def test_one_file_of_the_same_weights_draws_the_same(model: DiffusionModel, tmp_path: Path) -> None:
     import diffusers
 
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(shipped_model()), torch_dtype=torch.float32)
@@ -86,7 +86,7 @@ def test_one_file_of_the_same_weights_draws_the_same(host: Host, tmp_path: Path)
     other = load_host(tmp_path / "miniature.safetensors", device="cpu")
     assert other.schedule.prediction == "v_prediction"
     request = GenerationRequest(f"a photo of {shipped_model_names().names[0]}", seed=3, steps=4)
-    one, again = (np.asarray(next(iter(model.generate(request))), np.float32) for model in (host, other))
+    one, again = (np.asarray(next(iter(model.generate(request))), np.float32) for model in (model, other))
     assert np.abs(one - again).max() <= 2
 
 
@@ -104,9 +104,11 @@ def test_it_is_put_into_a_webui(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [encoder.width for encoder in other.text_encoders] == [192]
 
 
-def test_its_names_faces_come_with_it(host: Host, miniature_faces: InsightFaceNetwork, tmp_path: Path) -> None:
-    (built,) = build_bases(host.text_encoders, shipped_model_names(), BasisOptions(components=192))
-    drawing = draw_name_faces(host, built.basis.names, miniature_faces, tmp_path, known=[NAME_FACES])
+def test_its_names_faces_come_with_it(
+    model: DiffusionModel, miniature_faces: InsightFaceNetwork, tmp_path: Path
+) -> None:
+    (built,) = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=192))
+    drawing = generate_celebrity_faces(model, built.basis.names, miniature_faces, tmp_path, known=[CELEBRITY_FACES])
     with pytest.raises(StopIteration) as done:  # nothing is drawn, so that nothing is told before the end
         next(drawing)
     faces = done.value.value
@@ -116,7 +118,7 @@ def test_its_names_faces_come_with_it(host: Host, miniature_faces: InsightFaceNe
     # They are the faces that it draws: a picture of a name is nearer to its own than to the others'.
     row = 100
     picture = next(
-        iter(host.generate(GenerationRequest(f"a photo of {faces.names[row]}", seed=99, steps=20, guidance=4)))
+        iter(model.generate(GenerationRequest(f"a photo of {faces.names[row]}", seed=99, steps=20, guidance=4)))
     )
     pixels = np.asarray(picture)
     (found, *_) = miniature_faces.detect(pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from celeb_basis.cli.demo import STRANGERS, load_model, look
 from celeb_basis.cli.main import main
-from celeb_basis.diffusion_model import Host, TokenVectors
+from celeb_basis.diffusion_model import DiffusionModel, TokenVectors
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
@@ -18,45 +19,45 @@ from celeb_basis.identities.identity import identity_from_bytes, load_identity
 from celeb_basis.method import add_noise, prediction_target
 from celeb_basis.miniature import shipped_model_names
 from celeb_basis.photos import open_photo
-from celeb_basis.settings import LearnSettings
-from celeb_basis.training.run import Interrupt, Job, PersonPhotos, Worker, follow
+from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.run import PhotoInput, TrainingTask, Worker, follow
 
 DRAWS = 96
 
 
 @torch.no_grad()
-def denoising_error(host: Host, latent: torch.Tensor, vectors: TokenVectors) -> float:
+def denoising_error(model: DiffusionModel, latent: torch.Tensor, vectors: TokenVectors) -> float:
     """Mean squared error of the predicted velocity for one picture's latent, over the same noises and timesteps."""
     generator = torch.Generator().manual_seed(5)
     errors = []
     for times in torch.linspace(250, 900, DRAWS).long().split(16):
         clean = latent.expand(len(times), -1, -1, -1)
         noise = torch.randn(clean.shape, generator=generator)
-        told = host.encode_prompts(["a photo of <x>"] * len(times), {"<x>": vectors})
-        predicted = host.predict(add_noise(host.schedule, clean, noise, times), times, told)
-        errors.append((predicted - prediction_target(host.schedule, clean, noise, times)).square().mean())
+        told = model.encode_prompts(["a photo of <x>"] * len(times), {"<x>": vectors})
+        predicted = model.predict(add_noise(model.schedule, clean, noise, times), times, told)
+        errors.append((predicted - prediction_target(model.schedule, clean, noise, times)).square().mean())
     return float(torch.stack(errors).mean())
 
 
-def latent_of(host: Host, path: Path, faces: InsightFaceNetwork) -> torch.Tensor:
+def latent_of(model: DiffusionModel, path: Path, faces: InsightFaceNetwork) -> torch.Tensor:
     """``(1, C, h, w)`` of a photo's portrait."""
-    shown = portrait(open_photo(path), faces, size=host.info.resolution).picture
-    return host.encode_pictures(torch.from_numpy(shown).permute(2, 0, 1)[None].float() / 127.5 - 1).mean
+    shown = portrait(open_photo(path), faces, size=model.info.resolution).picture
+    return model.encode_images(torch.from_numpy(shown).permute(2, 0, 1)[None].float() / 127.5 - 1).mean
 
 
 def test_a_learned_stranger_is_denoised_better_than_by_the_mean_or_as_the_other(
     miniature_faces: InsightFaceNetwork,
 ) -> None:
     worker = Worker(load_model(), shipped_model_names(), miniature_faces)
-    people = tuple(PersonPhotos(f"person{number}", (path,)) for number, path in enumerate(STRANGERS, 1))
-    job = Job(people, LearnSettings(steps=150, views=32, early_stop=False))
-    latents = [latent_of(worker.host, path, miniature_faces) for path in STRANGERS]
-    outcome = follow(worker.learn(job, Interrupt()), lambda _: None)
+    people = tuple(PhotoInput(f"person{number}", (path,)) for number, path in enumerate(STRANGERS, 1))
+    job = TrainingTask(people, TrainingSettings(steps=150, views=32, early_stop=False))
+    latents = [latent_of(worker.model, path, miniature_faces) for path in STRANGERS]
+    outcome = follow(worker.learn(job, threading.Event()), lambda _: None)
     assert any("192 components" in warning for warning in outcome.warnings)
     learned = [identity_from_bytes(content).token_vectors() for content in outcome.identities]
     mean = [built.basis.mean for built in worker.built_bases(192)]
     for latent, own, other in zip(latents, learned, reversed(learned), strict=True):
-        by_own, by_other, by_mean = (denoising_error(worker.host, latent, one) for one in (own, other, mean))
+        by_own, by_other, by_mean = (denoising_error(worker.model, latent, one) for one in (own, other, mean))
         assert by_own < 0.9 * by_other
         assert by_own < 0.9 * by_mean
 

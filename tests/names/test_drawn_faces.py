@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis.diffusion_model import GenerationRequest, Host
+from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError, SettingsError
 from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels
-from celeb_basis.names.filters import DrawnFaceCheck, filter_names
+from celeb_basis.names.filters import GeneratedFaceCheck, filter_names
 from celeb_basis.names.lists import name_list
 
 BLANK = 0
@@ -58,8 +58,8 @@ class PaintReader:
         return vectors
 
 
-def _check(painter: Painter, **options: Any) -> DrawnFaceCheck:
-    return DrawnFaceCheck(cast("Host", painter), cast("FaceNetwork", PaintReader()), **options)
+def _check(painter: Painter, **options: Any) -> GeneratedFaceCheck:
+    return GeneratedFaceCheck(cast("DiffusionModel", painter), cast("FaceNetwork", PaintReader()), **options)
 
 
 def test_the_same_face_twice_passes() -> None:
@@ -67,7 +67,7 @@ def test_the_same_face_twice_passes() -> None:
     assert _check(painter, seed=7, steps=11)("Tom Hanks") is None
     (request,) = painter.requests
     assert (request.prompt, request.count, request.seed, request.steps) == ("a photo of Tom Hanks", 2, 7, 11)
-    assert not request.words
+    assert not request.placeholder_tokens
 
 
 def test_the_threshold_is_on_the_cosine_and_the_reason_tells_it() -> None:
@@ -102,7 +102,7 @@ def test_vectors_that_are_not_numbers_fail() -> None:
             return np.full((len(aligned), 512), np.nan, np.float32)
 
     painter = Painter({"a photo of Tom Hanks": [10, 10]})
-    check = DrawnFaceCheck(cast("Host", painter), cast("FaceNetwork", Broken()))
+    check = GeneratedFaceCheck(cast("DiffusionModel", painter), cast("FaceNetwork", Broken()))
     assert "different face" in (check("Tom Hanks") or "")
 
 

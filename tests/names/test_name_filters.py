@@ -17,7 +17,7 @@ from celeb_basis.names.filters import FilteredNames, FilterOptions, comparison_k
 from celeb_basis.names.lists import name_list
 
 
-class Words:
+class PlaceholderTokens:
     """A tokenizer of whole words that counts its calls."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Words:
 
 
 def _filter(*names: str, tokens: int = 2, **options: object) -> FilteredNames:
-    return filter_names(name_list(names, "test"), Words(), FilterOptions(**options), tokens=tokens)  # type: ignore[arg-type]
+    return filter_names(name_list(names, "test"), PlaceholderTokens(), FilterOptions(**options), tokens=tokens)  # type: ignore[arg-type]
 
 
 def _reasons(filtered: FilteredNames) -> dict[str, str]:
@@ -38,7 +38,7 @@ def _reasons(filtered: FilteredNames) -> dict[str, str]:
 
 
 def test_names_of_too_few_tokens_are_dropped_and_later_tokens_left_out() -> None:
-    words = Words()
+    words = PlaceholderTokens()
     filtered = filter_names(name_list(["Tom Hanks", "Cher", "Helena Bonham Carter"], "test"), words)
     assert filtered.names == ("Tom Hanks", "Helena Bonham Carter")
     expected = [[words.ids["tom"], words.ids["hanks"]], [words.ids["helena"], words.ids["bonham"]]]
@@ -102,7 +102,7 @@ def test_the_face_check_runs_last_and_only_on_names_that_passed() -> None:
     names = name_list(
         ["Tom Hanks", "Cher", "tom hanks", "Bob Dylan", "bob dylan", "Bob Dylan Senior", "Uma Thurman"], "t"
     )
-    filtered = filter_names(names, Words(), draws_face=check)
+    filtered = filter_names(names, PlaceholderTokens(), draws_face=check)
     # Another spelling of a name that failed is not drawn again; another person with its first tokens is.
     assert asked == ["Tom Hanks", "Bob Dylan", "Bob Dylan Senior", "Uma Thurman"]
     assert filtered.names == ("Tom Hanks", "Uma Thurman")
@@ -113,7 +113,7 @@ def test_the_face_check_runs_last_and_only_on_names_that_passed() -> None:
 def test_a_name_without_a_face_does_not_use_up_a_common_token() -> None:
     filtered = filter_names(
         name_list(["Tom Hanks", "Tom Hardy"], "t"),
-        Words(),
+        PlaceholderTokens(),
         FilterOptions(max_repeats=1),
         draws_face=lambda name: "no face" if name == "Tom Hanks" else None,
     )
@@ -144,7 +144,7 @@ def test_nothing_kept_is_an_empty_table() -> None:
 @given(st.lists(st.lists(st.sampled_from("ABCDE"), min_size=1, max_size=4), min_size=1, max_size=40), st.integers(1, 3))
 def test_every_name_is_kept_or_dropped_and_the_promises_hold(words: list[list[str]], max_repeats: int) -> None:
     names = name_list([" ".join(name) for name in words], "random")
-    filtered = filter_names(names, Words(), FilterOptions(max_repeats=max_repeats))
+    filtered = filter_names(names, PlaceholderTokens(), FilterOptions(max_repeats=max_repeats))
     together = Counter(filtered.names) + Counter(item.name for item in filtered.dropped)
     assert together == Counter(names.names)
     assert len(np.unique(filtered.token_ids, axis=0)) == len(filtered.names)
@@ -184,6 +184,6 @@ def test_a_tokenizer_that_loses_names_is_found_out() -> None:
 def test_a_hundred_thousand_names_take_a_few_seconds() -> None:
     names = name_list((f"Námè{i % 4000} Other{i}" for i in range(100_000)), "many")
     started = time.process_time()
-    filtered = filter_names(names, Words(), FilterOptions(max_repeats=20))
+    filtered = filter_names(names, PlaceholderTokens(), FilterOptions(max_repeats=20))
     assert time.process_time() - started < 8.0
     assert len(filtered.names) == 80_000

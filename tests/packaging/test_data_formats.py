@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save
 from support.bases import toy_bases
 from support.toys import ToyHost
 
-from celeb_basis.errors import IdentityError, LearningError
+from celeb_basis.errors import IdentityError, TrainingError
 from celeb_basis.files import safetensors_remarks
 from celeb_basis.identities.identity import FORMAT_VERSION, READERS, load_identity, save_identity
 from celeb_basis.identities.library import Library
-from celeb_basis.training.state import resume_learner, state_consent, state_people
+from celeb_basis.training.state import resume_trainer, state_consent, state_people
 
 FILES = Path(__file__).parent / "files"
 
@@ -65,17 +65,17 @@ def test_an_interrupted_run_of_the_first_version_goes_on_to_its_end() -> None:
     """It was kept after 3 of 30 steps, before recipes, landmarks and notes on consent were in a state."""
     path = FILES / "state-1.safetensors"
     assert (state_people(path), state_consent(path)) == (("ann",), "")
-    host = ToyHost()
-    learner = resume_learner(path, host, toy_bases(host, 8))
-    assert learner.step == 3
-    assert list(learner.run())
-    assert learner.step == 30
-    assert learner.results()[0].name == "ann"
+    model = ToyHost()
+    trainer = resume_trainer(path, model, toy_bases(model, 8))
+    assert trainer.step == 3
+    assert list(trainer.run())
+    assert trainer.step == 30
+    assert trainer.results()[0].name == "ann"
 
 
 def test_a_run_of_a_newer_program_is_refused_with_a_sentence(tmp_path: Path) -> None:
     path = FILES / "state-1.safetensors"
     header: dict[str, Any] = json.loads(safetensors_remarks(path)["state"])
     file = with_remarks(path, tmp_path / "state.safetensors", state=json.dumps(header | {"format": 2}))
-    with pytest.raises(LearningError, match="state of format 2, this version reads 1"):
+    with pytest.raises(TrainingError, match="state of format 2, this version reads 1"):
         state_people(file)

@@ -14,8 +14,8 @@ from support.forks import stand_in
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.detect import adapter_for
 from celeb_basis.hosts.reforge import model as reforge
-from celeb_basis.hosts.reforge.host import hold_on_device
-from celeb_basis.hosts.torch_utils import make_ordinary
+from celeb_basis.hosts.reforge.host import keep_on_device
+from celeb_basis.hosts.torch_utils import clone_inference_tensors
 
 
 class ModelSamplingDiscrete:
@@ -91,7 +91,7 @@ def test_weights_made_in_inference_mode_let_gradients_pass_afterwards() -> None:
     given = torch.ones(1, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="nference"):
         shared(given).sum().backward()
-    make_ordinary([shared])
+    clone_inference_tensors([shared])
     shared(given).sum().backward()
     assert given.grad is not None
     torch.testing.assert_close(layer.weight.detach(), values)
@@ -110,5 +110,5 @@ def test_a_checkpoint_without_room_on_the_device_is_refused_in_words(monkeypatch
     unet, text = types.SimpleNamespace(model=part), types.SimpleNamespace(model=whole)
     originals = types.SimpleNamespace(unet=unet, clip=types.SimpleNamespace(patcher=text))
     with pytest.raises(HostError, match="room for a part of the checkpoint only: close"):
-        hold_on_device(types.SimpleNamespace(forge_objects_original=originals))
+        keep_on_device(types.SimpleNamespace(forge_objects_original=originals))
     assert loaded == [unet, text]

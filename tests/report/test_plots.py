@@ -30,9 +30,13 @@ PLOTS: dict[str, Callable[[charts.Format], bytes]] = {
     "loss, none": lambda fmt: charts.loss_curve([], [], [], fmt=fmt),
     "loss, broken": lambda fmt: charts.loss_curve([1, 2, 3], [1.0, float("nan"), float("inf")], [1.0] * 3, fmt=fmt),
     "loss, zero": lambda fmt: charts.loss_curve([1, 2], [0.0, 0.0], [0.0, 0.0], fmt=fmt),
-    "movement": lambda fmt: charts.movement_curve({"a": ([50, 75], [0.3, 0.01]), HOSTILE: ([50], [0.0])}, 0.02, fmt=fmt),
+    "movement": lambda fmt: charts.movement_curve(
+        {"a": ([50, 75], [0.3, 0.01]), HOSTILE: ([50], [0.0])}, 0.02, fmt=fmt
+    ),
     "movement, none": lambda fmt: charts.movement_curve({}, None, fmt=fmt),
-    "movement, many": lambda fmt: charts.movement_curve({str(i): ([1, 2], [0.1, 0.2]) for i in range(30)}, 0.0, fmt=fmt),
+    "movement, many": lambda fmt: charts.movement_curve(
+        {str(i): ([1, 2], [0.1, 0.2]) for i in range(30)}, 0.0, fmt=fmt
+    ),
     "gauge": lambda fmt: charts.distance_gauge({"a": 3.0, HOSTILE: 0.2}, [0.9, 1.0, 1.1, 1.3], fmt=fmt),
     "gauge alone": lambda fmt: charts.distance_gauge({"a": 0.0}, fmt=fmt),
     "gauge of nobody": lambda fmt: charts.distance_gauge({}, [], fmt=fmt),

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from celeb_basis.errors import FileError
-from celeb_basis.evaluation import JudgedPicture, Verdict
-from celeb_basis.evaluation.metrics import mean_figure, share_figure
+from celeb_basis.evaluation import EvaluationResult, ImageScores
+from celeb_basis.evaluation.metrics import mean_estimate, share_estimate
 from celeb_basis.report import (
     Report,
     ReportBasis,
@@ -107,7 +107,7 @@ def person(name: str = "anna") -> ReportPerson:
 
 
 def full_report(name: str = "anna", **changes: object) -> Report:
-    judged = (JudgedPicture("", name, 1, 1, 0.4, None),)
+    judged = (ImageScores("", name, 1, 1, 0.4, None),)
     report = Report(
         title=f"Title of {name}",
         summary=f"Summary of {name}.",
@@ -121,7 +121,9 @@ def full_report(name: str = "anna", **changes: object) -> Report:
                 np.full((64, 64, 3), 90, np.uint8), f"a photo of {name}", 7, {f"steps {name}": 20}, name, 0.4, 0.2
             )
         ],
-        verdict=Verdict(mean_figure([0.4, 0.5]), None, share_figure(1, 2), "largest", "small", None, judged),
+        verdict=EvaluationResult(
+            mean_estimate([0.4, 0.5]), None, share_estimate(1, 2), "largest", "small", None, judged
+        ),
         files=[ReportFile(f"out/{name}.safetensors", 18_244, "ab" * 32, f"identity of {name}")],
         stages=[ReportStage(f"Learning {name}", 40.0), ReportStage("Drawing", 20.0)],
         settings={"early_stop": True, "learning_rate": 0.01, name: name},

@@ -69,7 +69,7 @@ def test_offloading_rests_while_learning_and_is_set_up_again(pipeline: Any, modu
         disable_offload=lambda _: said.append("off"),
         set_diffuser_offload=lambda _, force=False: said.append("on" if force else "nothing done"),
     )
-    with SDNextHost().learning("fp32"):
+    with SDNextHost().prepare_for_training("fp32"):
         said.append("learning")
     assert said == ["off", "learning", "on"]
 
@@ -77,19 +77,19 @@ def test_offloading_rests_while_learning_and_is_set_up_again(pipeline: Any, modu
 def test_the_device_is_sdnexts_own_where_the_denoiser_is_offloaded(
     modules: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = SDNextHost()
-    assert host.device == torch.device("cpu")
+    model = SDNextHost()
+    assert model.device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     for told, meant in (("cuda", "cuda:1"), ("cuda:0", "cuda:0")):
         modules["devices"].device = torch.device(told)
-        assert host.device == torch.device(meant)
+        assert model.device == torch.device(meant)
 
 
 def test_another_checkpoint_meanwhile_is_told_in_words(modules: Any) -> None:
-    host = SDNextHost()
+    model = SDNextHost()
     modules["modeldata"].model_data.sd_model = None
     with pytest.raises(HostError, match="switched from small to nothing: switch back"):
-        host.encode_prompts(["a dog"], {})
+        model.encode_prompts(["a dog"], {})
 
 
 def test_a_lora_in_the_weights_is_told_in_words(modules: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from celeb_basis.basis import BasisOptions, build_basis
-from celeb_basis.diffusion_model import Host, LatentDistribution
+from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList
 from celeb_basis.names.lists import name_list as names_of
@@ -20,9 +20,9 @@ def name_list(count: int) -> NameList:
     return names_of([f"first{i} last{i}" for i in range(count)], "a test's list")
 
 
-def toy_bases(host: Host, components: int = 8, names: int = 60) -> tuple[Basis, ...]:
+def toy_bases(model: DiffusionModel, components: int = 8, names: int = 60) -> tuple[Basis, ...]:
     options = BasisOptions(components=components)
-    return tuple(build_basis(encoder, name_list(names), options).basis for encoder in host.text_encoders)
+    return tuple(build_basis(encoder, name_list(names), options).basis for encoder in model.text_encoders)
 
 
 def _png() -> bytes:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.evidence.world import Ask, EvidenceWorld, Stranger
-from celeb_basis.diffusion_model import Host
+from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels, Portrait
 from celeb_basis.names.lists import NameList
 
@@ -86,13 +86,13 @@ def stranger(name: str, picture: Pixels) -> Stranger:
 
 
 def make_world(
-    host: Host, names: NameList, strangers: Sequence[Stranger], decode: Any, **changes: Any
+    model: DiffusionModel, names: NameList, strangers: Sequence[Stranger], decode: Any, **changes: Any
 ) -> EvidenceWorld:
     """A world of colours over any host whose latents are the eighth of its pictures."""
     faces = ColourFaces()
     parts: dict[str, Any] = {
         "key": "colours",
-        "host": host,
+        "host": model,
         "faces": faces,
         "names": names,
         "strangers": tuple(strangers),

@@ -21,17 +21,17 @@ from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.hosts.forge import ForgeHost
 from celeb_basis.hosts.forge.model import loaded_model, text_engines, text_part, unet_of
 
-Words = dict[str, list[torch.Tensor]]
+PlaceholderTokens = dict[str, list[torch.Tensor]]
 
 
-def some_words(host: ForgeHost, count: int = 2, seed: int = 0) -> Words:
+def some_words(host: ForgeHost, count: int = 2, seed: int = 0) -> PlaceholderTokens:
     """``<v>`` with vectors of about the size that a learned person's have."""
     generator = torch.Generator().manual_seed(seed)
     return {"<v>": [0.04 * torch.randn(count, encoder.width, generator=generator) for encoder in host.text_encoders]}
 
 
 @contextmanager
-def registered(words: Words) -> Iterator[None]:
+def registered(words: PlaceholderTokens) -> Iterator[None]:
     """The same vectors in Forge's own database, under a rare word."""
     from backend.text_processing.textual_inversion import Embedding  # type: ignore[import-not-found]
 
@@ -62,7 +62,7 @@ def noisy(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(seed)), torch.tensor([37, 801])
 
 
-def gradient(host: ForgeHost, words: Words) -> torch.Tensor:
+def gradient(host: ForgeHost, words: PlaceholderTokens) -> torch.Tensor:
     """That of a number that depends on every part of the model, to the vectors of all encoders, in one row."""
     vectors = [one.clone().requires_grad_() for one in words["<v>"]]
     conditioning = host.encode_prompts(["a photo of <v>", "(<v>:1.2) in snow"], {"<v>": vectors})
@@ -109,7 +109,7 @@ def check_learning_computes_what_drawing_computes(_data: Path) -> None:
     prompts = ["a photo of <v>", "(<v>:1.2) in snow"]
     outside = host.encode_prompts(prompts, words)
     predicted = host.predict(*noisy(), outside)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         inside = host.encode_prompts(prompts, words)
         assert torch.equal(inside.crossattn, outside.crossattn)
         assert torch.equal(host.predict(*noisy(), inside), predicted)
@@ -135,7 +135,7 @@ def check_learning_computes_what_drawing_computes(_data: Path) -> None:
 def check_gradients_are_right(_data: Path) -> None:
     host = ForgeHost()
     words = some_words(host)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         found = gradient(host, words)
     direction = found / found.norm()
     steps = [
@@ -157,18 +157,18 @@ def check_gradients_are_right(_data: Path) -> None:
 def check_checkpointing_changes_no_gradient(_data: Path) -> None:
     host = ForgeHost()
     words = some_words(host)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         plain = gradient(host, words)
-    with host.learning("fp32", checkpointing=True):
+    with host.prepare_for_training("fp32", checkpointing=True):
         torch.testing.assert_close(gradient(host, words), plain, rtol=1e-5, atol=1e-6)
 
 
 def check_bf16_is_near(_data: Path) -> None:
     host = ForgeHost()
     words = some_words(host)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         plain = gradient(host, words)
-    with host.learning("bf16"):
+    with host.prepare_for_training("bf16"):
         coarse = gradient(host, words)
     assert not torch.equal(coarse, plain)
     assert torch.nn.functional.cosine_similarity(coarse, plain, dim=0) > 0.98
@@ -177,7 +177,7 @@ def check_bf16_is_near(_data: Path) -> None:
 def check_every_weight_is_forges_own_again(_data: Path) -> None:
     host = ForgeHost()
     before = identities()
-    with host.learning("bf16", checkpointing=True):
+    with host.prepare_for_training("bf16", checkpointing=True):
         gradient(host, some_words(host))
         assert not any(weight.is_inference() for weight in unet_of(loaded_model()).parameters())
     assert identities() == before
@@ -189,9 +189,11 @@ def check_a_preview_while_learning(_data: Path) -> None:
     """It is the picture drawn outside, and learning goes on as if nothing had been drawn."""
     host = ForgeHost()
     words = some_words(host)
-    request = GenerationRequest("a photo of <v>", words=words, steps=3, guidance=3.0, seed=5, width=64, height=64)
+    request = GenerationRequest(
+        "a photo of <v>", placeholder_tokens=words, steps=3, guidance=3.0, seed=5, width=64, height=64
+    )
     (outside,) = host.generate(request)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         before = gradient(host, words)
         (inside,) = host.generate(request)
         assert torch.equal(gradient(host, words), before)
@@ -209,9 +211,11 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
     for suffix in (".safetensors", ".yaml"):
         first.with_name(f"other{suffix}").write_bytes(first.with_suffix(suffix).read_bytes())
     sd_models.list_models()
-    request = GenerationRequest("a photo of <v>", words=some_words(host), steps=2, seed=5, width=64, height=64)
+    request = GenerationRequest(
+        "a photo of <v>", placeholder_tokens=some_words(host), steps=2, seed=5, width=64, height=64
+    )
     try:
-        with host.learning("fp32"):
+        with host.prepare_for_training("fp32"):
             main_entry.checkpoint_change("other.safetensors", save=False)
             assert len(list(host.generate(request))) == 1
             assert loaded_model() is model
@@ -240,7 +244,7 @@ def check_a_lora_of_the_last_prompt_is_not_learned_with(_data: Path) -> None:
     with torch.inference_mode():
         memory_management.load_models_gpu([patched])
     assert not torch.equal(dict(model.forge_objects.unet.model.named_parameters())[key], weight), "nothing was merged"
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         assert torch.equal(host.predict(*noisy(), host.encode_prompts(["<v>", "a"], words)), plain)
 
 
@@ -250,7 +254,7 @@ def check_weights_of_8_bits_let_gradients_through(_data: Path) -> None:
 
     host = ForgeHost()
     words = some_words(host)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         plain = gradient(host, words)
     try:
         shared.opts.set("forge_unet_storage_dtype", "float8-e4m3fn")
@@ -259,7 +263,7 @@ def check_weights_of_8_bits_let_gradients_through(_data: Path) -> None:
         assert unet_of(loaded_model()).storage_dtype == torch.float8_e4m3fn
         host = ForgeHost()
         assert host.dtype == torch.float32, "what is computed in"
-        with host.learning("fp32"):
+        with host.prepare_for_training("fp32"):
             coarse = gradient(host, words)
     finally:
         shared.opts.set("forge_unet_storage_dtype", "Automatic")
@@ -281,7 +285,7 @@ def check_quantized_weights_are_refused(_data: Path) -> None:
 def check_latents_are_forges(_data: Path) -> None:
     host, model = ForgeHost(), loaded_model()
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    ours = host.encode_pictures(pictures)
+    ours = host.encode_images(pictures)
     torch.manual_seed(5)
     by_forge = model.encode_first_stage(pictures[:1]).clone()
     torch.manual_seed(5)

@@ -163,15 +163,15 @@ def write_for_others(data: Path) -> None:
     """Conditioning and a picture as :class:`ForgeHost` and the tokens make them, which are the same."""
     from modules import prompt_parser
 
-    host = ForgeHost()
+    model = ForgeHost()
     words = {"<ada>": list(load_identity(data / "people" / "ada.safetensors").token_vectors())}
-    encoded = {str(number): host.encode_prompts([prompt], words).crossattn for number, prompt in enumerate(PLAIN)}
+    encoded = {str(number): model.encode_prompts([prompt], words).crossattn for number, prompt in enumerate(PLAIN)}
     with tokens_host.tokens_of(data / "people", ForgeTokens):
         for number, prompt in enumerate(PLAIN):
             typed = loaded_model().get_learned_conditioning(prompt_parser.SdConditioning([prompt]))
             assert torch.equal(typed, encoded[str(number)]), prompt
     save_file({name: tensor.contiguous() for name, tensor in encoded.items()}, data / "encoded.safetensors")
-    (picture,) = host.generate(GenerationRequest(words=words, **REQUEST))  # type: ignore[arg-type]
+    (picture,) = model.generate(GenerationRequest(placeholder_tokens=words, **REQUEST))  # type: ignore[arg-type]
     picture.save(data / "drawn.png")
 
 

@@ -17,12 +17,12 @@ from celeb_basis.miniature import shipped_model, shipped_model_names
 
 def world_by_chance(folder: Path) -> World:
     """People with coefficients by chance, written down and taken from there, as ``--identity`` does it."""
-    host = load_host(shipped_model(), device="cpu")
-    basis = build_basis(host.text_encoders[0], shipped_model_names(), BasisOptions(components=16)).basis
+    model = load_host(shipped_model(), device="cpu")
+    basis = build_basis(model.text_encoders[0], shipped_model_names(), BasisOptions(components=16)).basis
     generator = torch.Generator().manual_seed(0)
     files = []
     for name in PEOPLE:
         drawn = torch.nn.functional.normalize(torch.randn(2, 16, generator=generator), dim=-1)
         files.append(folder / f"{name}.safetensors")
-        save_identity(new_identity(name, [drawn], [basis], host.info), files[-1])
+        save_identity(new_identity(name, [drawn], [basis], model.info), files[-1])
     return miniature(folder / "miniature", steps=1, identities=files)

@@ -172,12 +172,12 @@ def make_people(folder: Path) -> None:
     from celeb_basis.identities.library import Library
     from celeb_basis.miniature import shipped_model, shipped_model_names
 
-    host = load_host(shipped_model())
-    built = build_bases(host.text_encoders, shipped_model_names(), BasisOptions(components=192))
+    model = load_host(shipped_model())
+    built = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=192))
     bases = [one.basis for one in built]
     for name, celebrity in PEOPLE.items():
         coefficients = [basis.coefficients_of(celebrity) for basis in bases]
-        Library(folder).add(new_identity(name, coefficients, bases, host.info))
+        Library(folder).add(new_identity(name, coefficients, bases, model.info))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
         "prediction": ours.schedule.prediction,
         "schedule": _largest(ours.schedule.alphas_cumprod, other.schedule.alphas_cumprod),
         "table": _largest(ours.text_encoders[0].token_table(), other.text_encoders[0].token_table()),
-        "latents": _largest(ours.encode_pictures(picture).mean, other.encode_pictures(picture).mean),
+        "latents": _largest(ours.encode_images(picture).mean, other.encode_images(picture).mean),
     }
     with torch.no_grad():
         mine, theirs = (host.encode_prompts([PROMPT, "a dog"], words) for host in (ours, other))
@@ -71,7 +71,7 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
 
 def _slope(host: Any, words: Any, noisy: Any, times: Any, checkpointing: bool) -> Any:
     vectors = [one.clone().requires_grad_(True) for one in words["<ada>"]]
-    with host.learning("fp32", checkpointing=checkpointing):
+    with host.prepare_for_training("fp32", checkpointing=checkpointing):
         encoded = host.encode_prompts([PROMPT, PROMPT], {"<ada>": vectors})
         host.predict(noisy, times, encoded).square().mean().backward()
     return vectors[0].grad
@@ -90,8 +90,10 @@ def left_as_it_was(model: Any, words: Any) -> dict[str, Any]:
 
     host = ReForgeHost()
     before = state()
-    request = GenerationRequest(prompt=PROMPT, words=words, seed=3, steps=3, guidance=3.0, width=128, height=128)
-    with host.learning("fp32"):
+    request = GenerationRequest(
+        prompt=PROMPT, placeholder_tokens=words, seed=3, steps=3, guidance=3.0, width=128, height=128
+    )
+    with host.prepare_for_training("fp32"):
         first = _slope_inside(host, words)
         pictures = list(host.generate(request))
         second = _slope_inside(host, words)
@@ -113,7 +115,7 @@ def with_a_lora(model: Any, words: Any) -> dict[str, Any]:
     from celeb_basis.hosts.reforge import ReForgeHost
 
     host, name = ReForgeHost(), "diffusion_model.middle_block.1.proj_out.weight"
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         clean = _slope_inside(host, words)
     before = model.state_dict()[f"model.{name}"].clone()
     patched = model.forge_objects_original.unet.clone()
@@ -122,7 +124,7 @@ def with_a_lora(model: Any, words: Any) -> dict[str, Any]:
         model_management.load_models_gpu([patched])
     weight = model.model.diffusion_model.middle_block[1].proj_out.weight
     told = {"merged": _largest(weight.detach(), before), "in_inference_mode": weight.is_inference()}
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         told["slopes_differ"] = _largest(_slope_inside(host, words), clean)
     told["left"] = _largest(model.state_dict()[f"model.{name}"], before)
     return told

@@ -91,7 +91,7 @@ def _slope(host: Any, words: Any) -> Any:
 
     noisy = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(4))
     vectors = [one.clone().requires_grad_(True) for one in words["<ada>"]]
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         encoded = host.encode_prompts([PROMPT], {"<ada>": vectors})
         host.predict(noisy, torch.tensor([300]), encoded).square().mean().backward()
     return vectors[0].grad

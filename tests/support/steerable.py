@@ -17,7 +17,7 @@ from support.toys import ToyHost, tokenize
 from torch import nn
 
 from celeb_basis.basis import BasisOptions, build_bases
-from celeb_basis.diffusion_model import Host, Prediction
+from celeb_basis.diffusion_model import DiffusionModel, Prediction
 from celeb_basis.method import Basis, add_noise, diffusion_loss, prediction_target
 from celeb_basis.names.lists import NameList, name_list
 from celeb_basis.training.augment import TEMPLATES, training_prompt
@@ -35,7 +35,7 @@ _WIDTH = 32
 class World:
     """A trained host with the bases of its text encoders, and strangers for it."""
 
-    host: Host
+    model: DiffusionModel
     bases: tuple[Basis, ...]
 
     def stranger(self, seed: int) -> ViewPool:
@@ -43,7 +43,7 @@ class World:
         random = np.random.default_rng(1000 + seed)
         features = random.normal(size=(2, FEATURES))
         features /= np.linalg.norm(features, axis=1, keepdims=True)
-        latents = self.host.encode_pictures(to_model_range(render(features)))
+        latents = self.model.encode_images(to_model_range(render(features)))
         vector = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(1, 512))).float(), dim=-1)
         return ViewPool((PersonViews("stranger", b"", latents, vector, ("",)),), "none")
 
@@ -56,8 +56,8 @@ class World:
         clean = person.latents.mean.expand(draws, -1, -1, -1)
         vectors = [basis.expand(one) for basis, one in zip(self.bases, coefficients, strict=True)]
         with torch.no_grad():
-            conditioning = self.host.encode_prompts(prompts, {"<p>": vectors})
-            return float(diffusion_loss(self.host, clean, noise, timesteps, conditioning))
+            conditioning = self.model.encode_prompts(prompts, {"<p>": vectors})
+            return float(diffusion_loss(self.model, clean, noise, timesteps, conditioning))
 
 
 class _SteerableDenoiser(nn.Module):
@@ -93,15 +93,15 @@ def render(features: np.ndarray) -> np.ndarray:
 
 def train_world(prediction: Prediction = "epsilon", encoders: int = 1, steps: int = 2000, batch: int = 64) -> World:
     """A world with one text encoder, or with two that hold the same features along directions of their own."""
-    host = ToyHost((_WIDTH,) * encoders, prediction)
-    names, features = _people(host)
-    built = build_bases(host.text_encoders, names, BasisOptions(components=COMPONENTS))
-    pictures = torch.cat([host.encode_pictures(to_model_range(render(one))).mean for one in features])
+    model = ToyHost((_WIDTH,) * encoders, prediction)
+    names, features = _people(model)
+    built = build_bases(model.text_encoders, names, BasisOptions(components=COMPONENTS))
+    pictures = torch.cat([model.encode_images(to_model_range(render(one))).mean for one in features])
     denoiser = _SteerableDenoiser(pictures[0].numel(), _WIDTH * encoders)
-    host.denoiser = denoiser  # type: ignore[assignment]
+    model.denoiser = denoiser  # type: ignore[assignment]
     with torch.no_grad():
         prompts = [[training_prompt(template, name, "") for name in names.names] for template in TEMPLATES[:6]]
-        contexts = torch.stack([host.encode_prompts(of_template, {}) for of_template in prompts])
+        contexts = torch.stack([model.encode_prompts(of_template, {}) for of_template in prompts])
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=2e-3)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(0)
@@ -110,14 +110,14 @@ def train_world(prediction: Prediction = "epsilon", encoders: int = 1, steps: in
         context = contexts[torch.randint(len(contexts), (batch,), generator=generator), who]
         timesteps = torch.randint(1000, (batch,), generator=generator)
         noise = torch.randn(pictures[who].shape, generator=generator)
-        noisy = add_noise(host.schedule, pictures[who], noise, timesteps)
-        target = prediction_target(host.schedule, pictures[who], noise, timesteps)
+        noisy = add_noise(model.schedule, pictures[who], noise, timesteps)
+        target = prediction_target(model.schedule, pictures[who], noise, timesteps)
         loss = torch.nn.functional.mse_loss(denoiser(noisy, timesteps, context), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         rate.step()
-    return World(host, tuple(one.basis for one in built))
+    return World(model, tuple(one.basis for one in built))
 
 
 @pytest.fixture(scope="session", params=["epsilon", "v_prediction"])
@@ -126,12 +126,12 @@ def steerable(request: pytest.FixtureRequest) -> World:
     return train_world(request.param)
 
 
-def _people(host: ToyHost) -> tuple[NameList, np.ndarray]:
+def _people(model: ToyHost) -> tuple[NameList, np.ndarray]:
     """Names whose tokens' embeddings hold the features at distances of about 1 from the mean, and the features."""
     random = np.random.default_rng(0)
     features = random.normal(size=(PEOPLE, 2, FEATURES)) / FEATURES**0.5
     words = [[f"first{i}" for i in range(PEOPLE)], [f"last{i}" for i in range(PEOPLE)]]
-    for encoder in host.text_encoders:
+    for encoder in model.text_encoders:
         for position, of_position in enumerate(words):
             directions, _ = np.linalg.qr(random.normal(size=(_WIDTH, FEATURES)))
             rows = features[:, position] @ directions.T + 0.05 * random.normal(size=(PEOPLE, _WIDTH))

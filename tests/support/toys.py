@@ -14,12 +14,12 @@ from torch import nn
 from celeb_basis.diffusion_model import (
     GenerationRequest,
     LatentDistribution,
-    MemoryFacts,
+    MemoryStats,
     ModelInfo,
     NoiseSchedule,
+    PlaceholderTokens,
     Precision,
     Prediction,
-    Words,
 )
 
 VOCABULARY = 4000
@@ -101,11 +101,11 @@ class ToyHost:
         self.calls = 0
         self.learning_depth = 0
 
-    def memory(self) -> MemoryFacts:
-        return MemoryFacts((), 8, 0, 0, False, None)
+    def memory(self) -> MemoryStats:
+        return MemoryStats((), 8, 0, 0, False, None)
 
     @contextlib.contextmanager
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+    def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
         del precision, checkpointing
         flags = [p.requires_grad for p in self.denoiser.parameters()]
         self.denoiser.requires_grad_(False)
@@ -117,19 +117,19 @@ class ToyHost:
             for parameter, flag in zip(self.denoiser.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)
 
-    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
         small = torch.nn.functional.adaptive_avg_pool2d(pictures, pictures.shape[-1] // 8)
         mean = torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1)
         return LatentDistribution(mean, torch.full_like(mean, 0.05))
 
-    def release_picture_encoder(self) -> None:
+    def release_vae(self) -> None:
         return None
 
-    def encode_prompts(self, prompts: Sequence[str], words: Words) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> torch.Tensor:
         rows = []
         for prompt in prompts:
             parts = [
-                encoder.encode(prompt, {word: vectors[i] for word, vectors in words.items()}).mean(dim=0)
+                encoder.encode(prompt, {word: vectors[i] for word, vectors in placeholder_tokens.items()}).mean(dim=0)
                 for i, encoder in enumerate(self.text_encoders)
             ]
             rows.append(torch.cat(parts))

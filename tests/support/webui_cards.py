@@ -221,8 +221,8 @@ def many(library: Library) -> dict[str, Any]:
     items = list(one.items.values())
     begun = time.perf_counter()
     one.create_card_view_html("txt2img", none_message=None)
-    host = time.perf_counter() - begun
-    return {"cards": len(items), "first": seconds[0], "again": min(seconds[1:]), "drawing_alone": host}
+    model = time.perf_counter() - begun
+    return {"cards": len(items), "first": seconds[0], "again": min(seconds[1:]), "drawing_alone": model}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111 import A1111Host
 from celeb_basis.hosts.a1111.model import loaded_model
 
 RARE = "xqzwv"
@@ -30,7 +30,7 @@ PROMPTS = (
 )
 
 
-def some_words(host: WebUIHost, count: int = 2, seed: int = 0) -> dict[str, list[torch.Tensor]]:
+def some_words(host: A1111Host, count: int = 2, seed: int = 0) -> dict[str, list[torch.Tensor]]:
     """``<v>`` with vectors of about the size that a learned person's have."""
     generator = torch.Generator().manual_seed(seed)
     return {"<v>": [0.04 * torch.randn(count, encoder.width, generator=generator) for encoder in host.text_encoders]}
@@ -39,7 +39,7 @@ def some_words(host: WebUIHost, count: int = 2, seed: int = 0) -> dict[str, list
 class registered:  # noqa: N801 - used as a function
     """The same vectors in the host's own database, under the rare word."""
 
-    def __init__(self, host: WebUIHost, vectors: list[torch.Tensor]) -> None:
+    def __init__(self, host: A1111Host, vectors: list[torch.Tensor]) -> None:
         from modules import sd_hijack
         from modules.textual_inversion.textual_inversion import Embedding
 
@@ -68,7 +68,7 @@ def host_conditioning(prompts: list[str], width: int, height: int) -> dict[str, 
 
 
 def check_words_are_bit_for_bit_the_hosts_embeddings(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     side = host.info.resolution
     for count in (1, 2, 5):
         words = some_words(host, count, seed=count)
@@ -87,7 +87,7 @@ def check_words_are_bit_for_bit_the_hosts_embeddings(_data: Path) -> None:
 
 
 def check_punctuation_glued_to_a_word_changes_nothing(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     words = some_words(host)
     glued = ("<v>, smiling", "a <v>.", "<v>'s hat", ",<v>", "(<v>:1.2)", "two <v><v>!", "x<v>x")
     apart = (
@@ -108,7 +108,7 @@ def check_punctuation_glued_to_a_word_changes_nothing(_data: Path) -> None:
 
 def check_a_word_goes_with_its_sentence_into_the_next_chunk(_data: Path) -> None:
     """The host moves what follows the last comma of a full chunk, which is as if BREAK stood there."""
-    host = WebUIHost()
+    host = A1111Host()
     words = some_words(host)
     beginning = "red hat , " * 23 + "blue , "
     for ending in ("a <v> person in rain", "<v> <v> in rain and snow", "in <v> rain"):
@@ -121,7 +121,7 @@ def check_a_word_goes_with_its_sentence_into_the_next_chunk(_data: Path) -> None
 
 
 def check_nothing_stays_of_a_word(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     before = fingerprint(loaded_model())
     alone = host_conditioning(["a <v> person"], 64, 64)["crossattn"]
     with torch.no_grad():
@@ -131,7 +131,7 @@ def check_nothing_stays_of_a_word(_data: Path) -> None:
 
 
 def check_the_text_encoders_are_the_hosts(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     model = loaded_model()
     text = "Ada Lovelace, a photo"
     names = {"sd1": ["clip_l"], "sd2": ["clip_h"], "sdxl": ["clip_l", "clip_g"]}[host.info.family]
@@ -150,7 +150,7 @@ def check_the_loss_is_the_hosts(_data: Path) -> None:
     """SD1 and SD2: the host's own ``p_losses``. SDXL has none: sgm's denoiser, which works with sigmas."""
     from celeb_basis.method import diffusion_loss
 
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     generator = torch.Generator().manual_seed(3)
     clean, noise = torch.randn(2, 2, 4, 16, 16, generator=generator)
     timesteps = torch.tensor([37, 801])
@@ -174,10 +174,10 @@ def check_the_loss_is_the_hosts(_data: Path) -> None:
 
 
 def check_latents_are_the_hosts(_data: Path) -> None:
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = fingerprint(model)
-    ours = host.encode_pictures(pictures)
+    ours = host.encode_images(pictures)
     assert_as_before(before, model)
     with torch.no_grad():
         torch.manual_seed(5)
@@ -191,11 +191,11 @@ def check_latents_are_the_hosts(_data: Path) -> None:
 def check_pictures_are_the_hosts(data: Path) -> None:
     from modules import processing, shared
 
-    host = WebUIHost()
+    host = A1111Host()
     words = some_words(host)
     before = fingerprint(loaded_model())
     request = GenerationRequest(
-        "a <v>, (in a hat:1.2)", "<v> blurred", words=words, count=2, seed=7, steps=3, width=64, height=64
+        "a <v>, (in a hat:1.2)", "<v> blurred", placeholder_tokens=words, count=2, seed=7, steps=3, width=64, height=64
     )
     first, second = host.generate(request)
     assert_as_before(before, loaded_model())

@@ -16,39 +16,39 @@ from support.webui_state import assert_as_before, fingerprint
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111 import A1111Host
 from celeb_basis.hosts.a1111.model import loaded_model, text_part, unet_of
 from celeb_basis.method import diffusion_loss
 from celeb_basis.names.lists import shipped_names
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.memory import kept_bytes
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 SIDE = 32
 """Of latents. Below this the lowest level of an SD1 is one pixel, whose group norm has no gradient worth the name."""
 
 
-def learner(host: WebUIHost, **changes: Any) -> Learner:
+def trainer(host: A1111Host, **changes: Any) -> Trainer:
     bases = [built.basis for built in build_bases(host.text_encoders, shipped_names(), BasisOptions(components=16))]
-    settings = LearnSettings(**{"steps": 4, "components": 16, "early_stop": False, **changes})
-    return Learner(host, bases, toy_pool(("ann", "bob"), side=SIDE), settings)
+    settings = TrainingSettings(**{"steps": 4, "components": 16, "early_stop": False, **changes})
+    return Trainer(host, bases, toy_pool(("ann", "bob"), side=SIDE), settings)
 
 
-def loss_of(host: WebUIHost, words: Any, seed: int = 0, side: int = SIDE) -> torch.Tensor:
+def loss_of(host: A1111Host, words: Any, seed: int = 0, side: int = SIDE) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     clean, noise = torch.randn(2, 2, 4, side, side, generator=generator)
     conditioning = host.encode_prompts(["a photo of <v> person", "<v>, smiling"], words)
     return diffusion_loss(host, clean, noise, torch.tensor([150, 700]), conditioning)
 
 
-def gradients(host: WebUIHost, words: dict[str, list[torch.Tensor]], **options: Any) -> list[torch.Tensor]:
+def gradients(host: A1111Host, words: dict[str, list[torch.Tensor]], **options: Any) -> list[torch.Tensor]:
     asking = {word: [part.clone().requires_grad_() for part in parts] for word, parts in words.items()}
     loss_of(host, asking, **options).backward()
     return [part.grad for parts in asking.values() for part in parts if part.grad is not None]
 
 
 def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     before = fingerprint(model)
     for settings in (
         {},
@@ -56,7 +56,7 @@ def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
         {"checkpointing": True},
         {"mode": "head", "start": "random", "shared": True},
     ):
-        learning = learner(host, **settings)
+        learning = trainer(host, **settings)
         starting = [part.clone() for part in learning.model.parameters()]
         losses = [event.loss for event in learning.run() if hasattr(event, "loss")]
         assert len(losses) == 8
@@ -68,8 +68,8 @@ def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
 
 
 def check_inside_all_is_frozen_and_evaluating(_data: Path) -> None:
-    host, model = WebUIHost(), loaded_model()
-    with host.learning("fp32"):
+    host, model = A1111Host(), loaded_model()
+    with host.prepare_for_training("fp32"):
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(part.training for part in model.modules())
         gradients(host, some_words(host))
@@ -77,9 +77,9 @@ def check_inside_all_is_frozen_and_evaluating(_data: Path) -> None:
 
 
 def check_interrupting_leaves_nothing(_data: Path) -> None:
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     before = fingerprint(model)
-    learning = learner(host, steps=50)
+    learning = trainer(host, steps=50)
     for event in learning.run():
         if getattr(event, "step", 0) == 2:
             learning.interrupt()
@@ -93,11 +93,11 @@ def check_interrupting_leaves_nothing(_data: Path) -> None:
 
 def check_failing_leaves_nothing(_data: Path) -> None:
     """An error in the forward pass, in the backward pass, and out of memory while weights are being changed."""
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     before = fingerprint(model)
     for kind in (RuntimeError, torch.cuda.OutOfMemoryError, KeyboardInterrupt):
         for backward in (False, True):
-            with contextlib.suppress(kind), host.learning("bf16", checkpointing=True):
+            with contextlib.suppress(kind), host.prepare_for_training("bf16", checkpointing=True):
                 with failing(unet_of(model).middle_block, kind("simulated"), backward):
                     gradients(host, some_words(host))
                 raise AssertionError("nothing failed")
@@ -105,10 +105,10 @@ def check_failing_leaves_nothing(_data: Path) -> None:
 
 
 def check_half_precision_comes_back_bit_for_bit(_data: Path) -> None:
-    """A host with half-precision weights, as on a GPU: widened while learning here, since the CPU has no such layers."""
+    """A host with half-precision weights, as on a GPU: upcast while learning here, since the CPU has no such layers."""
     from modules import devices
 
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     exact = gradients(host, some_words(host), seed=4)
     model.model.half()
     text_part(model).half()
@@ -119,14 +119,14 @@ def check_half_precision_comes_back_bit_for_bit(_data: Path) -> None:
         before = fingerprint(model)
         for precision in ("fp32", "bf16"):
             assert host.dtype == torch.float16
-            with host.learning(precision):
+            with host.prepare_for_training(precision):
                 found = gradients(host, some_words(host), seed=4)
             assert_as_before(before, model)
             assert all(cosine(a, b) > 0.995 for a, b in zip(exact, found, strict=True)), precision
-        with contextlib.suppress(RuntimeError), host.learning("fp32"):
+        with contextlib.suppress(RuntimeError), host.prepare_for_training("fp32"):
             raise RuntimeError
         assert_as_before(before, model)
-        refused("The CPU cannot compute in fp16", lambda: host.learning("fp16").__enter__())
+        refused("The CPU cannot compute in fp16", lambda: host.prepare_for_training("fp16").__enter__())
         assert_as_before(before, model)
     finally:
         unet.dtype = own_dtype
@@ -136,9 +136,9 @@ def check_half_precision_comes_back_bit_for_bit(_data: Path) -> None:
 
 
 def check_gradients_are_finite_differences(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     words = some_words(host)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         found = gradients(host, words)
         assert [part.shape for part in found] == [part.shape for part in words["<v>"]]
         for number, gradient in enumerate(found):
@@ -161,9 +161,9 @@ def check_gradients_are_finite_differences(_data: Path) -> None:
 def check_checkpointing_and_attention_change_no_gradient(_data: Path) -> None:
     from modules import sd_hijack
 
-    host = WebUIHost()
+    host = A1111Host()
     words = some_words(host)
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         exact = gradients(host, words)
     used = sd_hijack.current_optimizer
     titles = ["None", *(option.title() for option in sd_hijack.optimizers if "xformers" not in option.title())]
@@ -172,7 +172,7 @@ def check_checkpointing_and_attention_change_no_gradient(_data: Path) -> None:
         for title in titles:
             sd_hijack.model_hijack.apply_optimizations(title)
             for checkpointing in (False, True):
-                with host.learning("fp32", checkpointing=checkpointing):
+                with host.prepare_for_training("fp32", checkpointing=checkpointing):
                     found = gradients(host, words)
                 assert all(cosine(a, b) > 0.99999 for a, b in zip(exact, found, strict=True)), (title, checkpointing)
     finally:
@@ -180,11 +180,11 @@ def check_checkpointing_and_attention_change_no_gradient(_data: Path) -> None:
 
 
 def check_checkpointing_keeps_less(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     words = {"<v>": [part.requires_grad_() for part in some_words(host)["<v>"]]}
     kept = []
     for checkpointing in (False, True):
-        with host.learning("fp32", checkpointing=checkpointing):
+        with host.prepare_for_training("fp32", checkpointing=checkpointing):
             conditioning = host.encode_prompts(["a photo of <v> person"], words)
             with counting_kept(loaded_model().parameters()) as counted:
                 host.predict(torch.zeros(1, 4, SIDE, SIDE), torch.tensor([500]), conditioning)
@@ -202,14 +202,14 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
 def check_previews_disturb_nothing(data: Path) -> None:
     from modules import shared
 
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     before = fingerprint(model)
     words = some_words(host)
     history = data / "params.txt"
     history.write_text("the user's last prompt", encoding="utf-8")
-    request = GenerationRequest("a <v>", words=words, count=1, seed=1, steps=2, width=64, height=64)
+    request = GenerationRequest("a <v>", placeholder_tokens=words, count=1, seed=1, steps=2, width=64, height=64)
     alone = next(iter(host.generate(request)))
-    with host.learning("bf16"):
+    with host.prepare_for_training("bf16"):
         exact = gradients(host, words)
         shared.opts.data["sd_model_checkpoint"] = "another.safetensors"  # chosen by the user meanwhile
         try:

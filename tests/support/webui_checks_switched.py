@@ -14,16 +14,16 @@ from support.webui_checks_learning import gradients, loss_of, refused
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111 import A1111Host
 from celeb_basis.hosts.a1111.model import loaded_model, weights_dtype
 
 
-def plain_loss(host: WebUIHost) -> float:
-    with host.learning("fp32"), torch.no_grad():
+def plain_loss(host: A1111Host) -> float:
+    with host.prepare_for_training("fp32"), torch.no_grad():
         return float(loss_of(host, some_words(host)))
 
 
-def loss_as_the_host_is(host: WebUIHost) -> float:
+def loss_as_the_host_is(host: A1111Host) -> float:
     with torch.no_grad():
         return float(loss_of(host, some_words(host)))
 
@@ -32,7 +32,7 @@ def check_a_lora_of_the_last_prompt_is_off_while_learning(data: Path) -> None:
     from modules import extra_networks, processing, script_callbacks
 
     script_callbacks.before_ui_callback()  # when the host's extension for LoRAs signs itself in
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     bare = plain_loss(host)
     write_lora(data / "models" / "Lora" / "tiny.safetensors", model)
     p = processing.StableDiffusionProcessingTxt2Img()
@@ -45,7 +45,7 @@ def check_a_lora_of_the_last_prompt_is_off_while_learning(data: Path) -> None:
         assert plain_loss(host) == bare
         assert_as_before(before, model)
         assert loss_as_the_host_is(host) == changed
-        with host.learning("fp32"):
+        with host.prepare_for_training("fp32"):
             request = GenerationRequest("a <lora:tiny:0.5> hat", steps=1, width=64, height=64)
             assert len(list(host.generate(request))) == 1
             with torch.no_grad():
@@ -60,20 +60,20 @@ def check_hypernetworks_tiling_token_merging_and_hypertile_are_off_while_learnin
     from modules import sd_hijack, sd_models, shared
     from modules.hypernetworks.hypernetwork import Hypernetwork
 
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     bare = plain_loss(host)
     torch.manual_seed(0)
     network = Hypernetwork(name="tiny", enable_sizes=[768], layer_structure=[1, 1], weight_init="Normal")
     for part in network.weights():
         part.data.normal_(std=0.1)
     before_list = shared.loaded_hypernetworks
-    for switch_on, switch_off in (
+    for enable, disable in (
         (lambda: before_list.append(network), before_list.clear),
         (lambda: sd_hijack.model_hijack.apply_circular(True), lambda: sd_hijack.model_hijack.apply_circular(False)),
         (lambda: sd_models.apply_token_merging(model, 0.5), lambda: sd_models.apply_token_merging(model, 0)),
         (lambda: hypertile(model, True), lambda: hypertile(model, False)),
     ):
-        switch_on()
+        enable()
         try:
             changed = loss_as_the_host_is(host)
             assert changed != bare
@@ -82,7 +82,7 @@ def check_hypernetworks_tiling_token_merging_and_hypertile_are_off_while_learnin
             assert_as_before(before, model)
             assert loss_as_the_host_is(host) == changed
         finally:
-            switch_off()
+            disable()
     assert loss_as_the_host_is(host) == bare
 
 
@@ -106,10 +106,10 @@ def check_8_bit_weights_are_learned_through_with_previews(_data: Path) -> None:
 
     hold_in_8_bits("Enable")
     try:
-        host, model = WebUIHost(), loaded_model()
+        host, model = A1111Host(), loaded_model()
         assert weights_dtype(model).itemsize == 1
         before = fingerprint(model)
-        with host.learning("fp32"):
+        with host.prepare_for_training("fp32"):
             first = gradients(host, some_words(host))
             assert len(list(host.generate(GenerationRequest("a hat", steps=1, width=64, height=64)))) == 1
             assert loaded_model() is model
@@ -124,10 +124,10 @@ def check_a_switch_in_the_middle_is_told(_data: Path) -> None:
     """The host throws the old model away; leaving ``learning`` then still works, and the new one is untouched."""
     from modules import sd_models
 
-    host = WebUIHost()
+    host = A1111Host()
     first = loaded_model().sd_checkpoint_info
     other = next(info for info in sd_models.checkpoints_list.values() if info.model_name == "sdxl")
-    with host.learning("bf16"):
+    with host.prepare_for_training("bf16"):
         gradients(host, some_words(host))
         sd_models.reload_model_weights(info=other)
         fresh = fingerprint(loaded_model())
@@ -141,9 +141,9 @@ def check_a_switch_in_the_middle_is_told(_data: Path) -> None:
     assert {key: fresh[key] for key in fresh if key.startswith(("parameter", "buffer", "module"))} == {
         key: after[key] for key in after if key.startswith(("parameter", "buffer", "module"))
     }
-    assert WebUIHost().info.family == "sdxl"
+    assert A1111Host().info.family == "sdxl"
     sd_models.reload_model_weights(info=first)
-    assert WebUIHost().info.family == "sd1"
+    assert A1111Host().info.family == "sd1"
     host.text_encoders[0].tokenize(["a"])
 
 
@@ -153,22 +153,22 @@ def check_no_checkpoint_is_told(_data: Path) -> None:
     kept = sd_models.model_data.sd_model
     sd_models.model_data.sd_model = None
     try:
-        refused("The WebUI has no checkpoint loaded:", WebUIHost)
+        refused("The WebUI has no checkpoint loaded:", A1111Host)
     finally:
         sd_models.model_data.sd_model = kept
 
 
 def check_bad_requests_are_told(_data: Path) -> None:
-    host = WebUIHost()
+    host = A1111Host()
     words = some_words(host)
     refused("There are no prompts", lambda: host.encode_prompts([], words))
     refused("A word is empty", lambda: host.encode_prompts(["a"], {"": words["<v>"]}))
     refused("The word <v> has vectors for 2", lambda: host.encode_prompts(["a"], {"<v>": words["<v>"] * 2}))
     wrong = {"<v>": [torch.zeros(2, 5)]}
     refused("The vectors of the word <v> have the shape (2, 5)", lambda: host.encode_prompts(["a"], wrong))
-    refused("The CPU cannot compute in fp16", lambda: host.learning("fp16").__enter__())
-    refused("Pictures of the shape (1, 3, 60, 64)", lambda: host.encode_pictures(torch.zeros(1, 3, 60, 64)))
-    refused("There are no pictures", lambda: host.encode_pictures(torch.zeros(0, 3, 64, 64)))
+    refused("The CPU cannot compute in fp16", lambda: host.prepare_for_training("fp16").__enter__())
+    refused("Pictures of the shape (1, 3, 60, 64)", lambda: host.encode_images(torch.zeros(1, 3, 60, 64)))
+    refused("There are no pictures", lambda: host.encode_images(torch.zeros(0, 3, 64, 64)))
     for bad in ({"width": 63}, {"steps": 0}, {"steps": 1001}, {"count": -1}):
         request = GenerationRequest("a", **{"width": 64, "height": 64, "steps": 1, **bad})
         refused("", lambda request=request: list(host.generate(request)))
@@ -178,11 +178,11 @@ def check_schedule_follows_the_setting(_data: Path) -> None:
     from modules import sd_models, shared
 
     model = loaded_model()
-    plain = WebUIHost().schedule
+    plain = A1111Host().schedule
     assert torch.equal(plain.alphas_cumprod, model.alphas_cumprod_original.float().cpu())
     shared.opts.data["sd_noise_schedule"] = "Zero Terminal SNR"
     try:
-        rescaled = WebUIHost().schedule
+        rescaled = A1111Host().schedule
         sd_models.apply_alpha_schedule_override(model)
         torch.testing.assert_close(rescaled.alphas_cumprod, model.alphas_cumprod.float().cpu())
     finally:
@@ -195,14 +195,14 @@ def check_medvram_holds_all_on_the_device(_data: Path) -> None:
     """Run with ``--medvram``: the host's hooks rest while learning, and move modules again afterwards."""
     from modules import lowvram
 
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     assert model.lowvram
     moved = watch_moves(model)
     before = fingerprint(model)
     loss_as_the_host_is(host)
     assert moved, "the host moves nothing: no --medvram"
     moved.clear()
-    with host.learning("fp32"):
+    with host.prepare_for_training("fp32"):
         moved.clear()
         gradients(host, some_words(host))
         assert not moved
@@ -219,16 +219,16 @@ def check_medvram_holds_all_on_the_device(_data: Path) -> None:
 
 def check_lowvram_is_refused(_data: Path) -> None:
     """Run with ``--lowvram``."""
-    host, model = WebUIHost(), loaded_model()
+    host, model = A1111Host(), loaded_model()
     before = fingerprint(model)
-    refused("The WebUI runs with --lowvram", lambda: host.learning("fp32").__enter__())
+    refused("The WebUI runs with --lowvram", lambda: host.prepare_for_training("fp32").__enter__())
     assert_as_before(before, model)
-    assert host.encode_pictures(torch.zeros(1, 3, 64, 64)).mean.shape == (1, 4, 8, 8)
+    assert host.encode_images(torch.zeros(1, 3, 64, 64)).mean.shape == (1, 4, 8, 8)
 
 
 def check_inpainting_is_refused(_data: Path) -> None:
     """On an inpainting checkpoint."""
-    refused("sd2inpaint is an inpainting", WebUIHost)
+    refused("sd2inpaint is an inpainting", A1111Host)
 
 
 def watch_moves(model: Any) -> list[str]:

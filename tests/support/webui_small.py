@@ -19,22 +19,22 @@ def main() -> None:
     start_with(options.file, options.data)
     from safetensors.torch import load_file, save_file
 
-    from celeb_basis.hosts.a1111 import WebUIHost
+    from celeb_basis.hosts.a1111 import A1111Host
 
     given = load_file(str(options.inputs))
-    host = WebUIHost()
+    model = A1111Host()
     with torch.no_grad():
-        conditioning = host.encode_prompts(["a photo of <v> person"], {"<v>": [given["vectors"]]})
-        predicted = host.predict(given["latents"], given["timesteps"], conditioning)
-        mean = host.encode_pictures(given["pictures"]).mean
+        conditioning = model.encode_prompts(["a photo of <v> person"], {"<v>": [given["vectors"]]})
+        predicted = model.predict(given["latents"], given["timesteps"], conditioning)
+        mean = model.encode_images(given["pictures"]).mean
     answer = {"states": conditioning.crossattn, "predicted": predicted, "mean": mean}
     save_file(
         {key: value.float().contiguous() for key, value in answer.items()}, str(options.data / "answer.safetensors")
     )
     told = {
-        "family": host.info.family,
-        "size_multiple": host.info.size_multiple,
-        "prediction": host.schedule.prediction,
+        "family": model.info.family,
+        "size_multiple": model.info.size_multiple,
+        "prediction": model.schedule.prediction,
     }
     print(json.dumps(told))
 

@@ -10,11 +10,11 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from support.bases import toy_bases, toy_pool
 from support.toys import ToyHost
 
-from celeb_basis.errors import LearningError
-from celeb_basis.method import DirectCoefficients, SpreadCoefficients
-from celeb_basis.settings import LearnSettings
+from celeb_basis.errors import TrainingError
+from celeb_basis.method import DirectCoefficients, ScaledCoefficients
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.first_guess import fit_first_guess
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 
 def test_the_first_guess_is_scikit_learns_ridge() -> None:
@@ -40,20 +40,20 @@ def test_the_first_guess_is_scikit_learns_ridge() -> None:
 
 
 def test_too_few_faces_are_told() -> None:
-    with pytest.raises(LearningError, match="Fewer than three"):
+    with pytest.raises(TrainingError, match="Fewer than three"):
         fit_first_guess(torch.full((5, 512), float("nan")), torch.zeros(5, 2, 3))
 
 
-@pytest.mark.parametrize(("start", "kind"), [("random", DirectCoefficients), ("mean", SpreadCoefficients)])
+@pytest.mark.parametrize(("start", "kind"), [("random", DirectCoefficients), ("mean", ScaledCoefficients)])
 def test_coefficients_begin_where_they_are_told(
-    start: str, kind: type[DirectCoefficients | SpreadCoefficients]
+    start: str, kind: type[DirectCoefficients | ScaledCoefficients]
 ) -> None:
-    host = ToyHost()
-    settings = LearnSettings(components=6, mode="direct", start=start)
-    learner = Learner(host, toy_bases(host, components=6), toy_pool(("ann",)), settings)
-    assert isinstance(learner.model, kind)
+    model = ToyHost()
+    settings = TrainingSettings(components=6, mode="direct", start=start)
+    trainer = Trainer(model, toy_bases(model, components=6), toy_pool(("ann",)), settings)
+    assert isinstance(trainer.module, kind)
     if start == "mean":
-        assert not learner.coefficients(learner.draw()).any()
+        assert not trainer.coefficients(trainer.draw()).any()
     told = torch.nn.functional.normalize(torch.randn(1, 1, 2, 6), dim=-1)
-    learner.model.begin_at(told)
-    torch.testing.assert_close(learner.coefficients(learner.draw())[0], told[0])
+    trainer.module.initialize_from(told)
+    torch.testing.assert_close(trainer.coefficients(trainer.draw())[0], told[0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 
-from celeb_basis.errors import PhotoError, is_explained
+from celeb_basis.errors import PhotoError, is_user_error
 from celeb_basis.events import Event, Preparing
-from celeb_basis.settings import LearnSettings
-from celeb_basis.training.run import Interrupt, Job, Outcome, PersonPhotos, run_local
+from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask, run_local
 
 
 class OutOfMemoryError(RuntimeError):
@@ -20,7 +21,7 @@ class Moody:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+    def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
         (name,) = job.names
         self.heard.append(name)
         yield Preparing(1, 2)
@@ -31,18 +32,18 @@ class Moody:
         if name == "surprise":
             raise ValueError("a wheel came off")
         if name == "stop":
-            interrupt.ask()
+            interrupt.set()
         return Outcome(job.names, reason="all steps done")
 
 
-def _jobs(*names: str) -> list[Job]:
-    return [Job((PersonPhotos(name, ()),), LearnSettings()) for name in names]
+def _jobs(*names: str) -> list[TrainingTask]:
+    return [TrainingTask((PhotoInput(name, ()),), TrainingSettings()) for name in names]
 
 
 def test_each_failure_is_told_and_stops_nobody_else() -> None:
     events: list[str] = []
     jobs = _jobs("photo", "one", "memory", "surprise", "two")
-    outcomes = list(run_local(Moody(), jobs, Interrupt(), lambda job, _event: events.append(job.names[0])))
+    outcomes = list(run_local(Moody(), jobs, threading.Event(), lambda job, _event: events.append(job.names[0])))
     assert [one.names[0] for one in outcomes] == ["photo", "one", "memory", "surprise", "two"]
     errors = [one.error for one in outcomes]
     assert errors[0] == "The photo is no good: take another one."
@@ -54,7 +55,7 @@ def test_each_failure_is_told_and_stops_nobody_else() -> None:
 
 def test_nobody_is_begun_after_a_wish_to_stop() -> None:
     worker = Moody()
-    outcomes = list(run_local(worker, _jobs("one", "stop", "two"), Interrupt(), lambda *_: None))
+    outcomes = list(run_local(worker, _jobs("one", "stop", "two"), threading.Event(), lambda *_: None))
     assert [one.names[0] for one in outcomes] == ["one", "stop"]
     assert worker.heard == ["one", "stop"]
 
@@ -62,5 +63,5 @@ def test_nobody_is_begun_after_a_wish_to_stop() -> None:
 def test_torchs_own_error_is_known() -> None:
     import torch
 
-    assert is_explained(torch.OutOfMemoryError("x"))
-    assert not is_explained(RuntimeError("x"))
+    assert is_user_error(torch.OutOfMemoryError("x"))
+    assert not is_user_error(RuntimeError("x"))

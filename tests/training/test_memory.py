@@ -11,12 +11,12 @@ from support.bases import toy_bases, toy_pool
 from support.counting import counting_kept
 from support.toys import ToyHost
 
-from celeb_basis.diffusion_model import DenoiserBlock, MemoryFacts
+from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
 from celeb_basis.errors import SettingsError
 from celeb_basis.hosts.torch_utils import denoiser_blocks, free_memory
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.memory import estimate, kept_bytes
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 
@@ -54,7 +54,7 @@ def _run(unet: Any, side: int, batch: int) -> None:
 def test_what_is_kept_of_full_size_models(full_size: Any, side: int, batch: int) -> None:
     with counting_kept(full_size.parameters()) as kept:
         _run(full_size, side, batch)
-    facts = MemoryFacts(denoiser_blocks(full_size), 8, 0, 0, True, None)
+    facts = MemoryStats(denoiser_blocks(full_size), 8, 0, 0, True, None)
     assert kept_bytes(facts, side, batch, 4, checkpointing=False) == pytest.approx(kept.bytes, rel=0.1)
 
 
@@ -69,7 +69,7 @@ def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
         full_size.disable_gradient_checkpointing()
         full_size.eval()
     between = kept.bytes
-    facts = MemoryFacts(denoiser_blocks(full_size), 8, 0, 0, True, None)
+    facts = MemoryStats(denoiser_blocks(full_size), 8, 0, 0, True, None)
     plain = kept_bytes(facts, side, 1, 4, checkpointing=False)
     checkpointed = kept_bytes(facts, side, 1, 4, checkpointing=True)
     largest = max(kept_bytes(replace(facts, blocks=(b,)), side, 1, 4, checkpointing=False) for b in facts.blocks)
@@ -102,19 +102,19 @@ class _Host(ToyHost):
     def __init__(self, free: int | None, weights: int = 0, elsewhere: int = 0) -> None:
         super().__init__()
         blocks = (DenoiserBlock("resnet", 1, 320, 320),) * 10 + (DenoiserBlock("transformer", 1, 320, 320, 8),) * 10
-        self.facts = MemoryFacts(blocks, 8, weights, elsewhere, False, free)
+        self.facts = MemoryStats(blocks, 8, weights, elsewhere, False, free)
         self.checkpointing: bool | None = None
 
-    def memory(self) -> MemoryFacts:
+    def memory(self) -> MemoryStats:
         return self.facts
 
-    def learning(self, precision: Any, *, checkpointing: bool = False) -> Any:
+    def prepare_for_training(self, precision: Any, *, checkpointing: bool = False) -> Any:
         self.checkpointing = checkpointing
-        return super().learning(precision)
+        return super().prepare_for_training(precision)
 
 
 def test_checkpointing_is_chosen_by_the_memory_that_is_free() -> None:
-    settings = LearnSettings(size=512)
+    settings = TrainingSettings(size=512)
     need = estimate(_Host(None), settings)
     assert need.checkpointed < need.plain
     assert not need.checkpointing
@@ -137,35 +137,35 @@ def test_checkpointing_is_chosen_by_the_memory_that_is_free() -> None:
 
 
 def test_more_is_needed_for_larger_batches_pictures_and_precisions() -> None:
-    small = estimate(_Host(None), LearnSettings(size=256)).plain
-    assert small < estimate(_Host(None), LearnSettings(size=512)).plain
-    assert small < estimate(_Host(None), LearnSettings(size=256, batch_size=4)).plain
+    small = estimate(_Host(None), TrainingSettings(size=256)).plain
+    assert small < estimate(_Host(None), TrainingSettings(size=512)).plain
+    assert small < estimate(_Host(None), TrainingSettings(size=256, batch_size=4)).plain
     held = 2 * 10**9
-    apart = estimate(_Host(None, weights=held, elsewhere=held), LearnSettings(size=256)).plain
+    apart = estimate(_Host(None, weights=held, elsewhere=held), TrainingSettings(size=256)).plain
     assert apart == small + held
-    autocast = estimate(_Host(None, weights=held), LearnSettings(size=256, precision="bf16")).plain
+    autocast = estimate(_Host(None, weights=held), TrainingSettings(size=256, precision="bf16")).plain
     assert autocast > held / 2, "autocast keeps a copy of the weights in half precision"
     half = _Host(None, weights=held)
     half.dtype = torch.float16
-    assert estimate(half, LearnSettings(size=256, precision="fp32")).plain - small == held
-    assert estimate(half, LearnSettings(size=256)).plain < small
+    assert estimate(half, TrainingSettings(size=256, precision="fp32")).plain - small == held
+    assert estimate(half, TrainingSettings(size=256)).plain < small
 
 
 @pytest.mark.parametrize(("free", "expected"), [(None, False), (10**8, True)])
 def test_a_run_uses_what_the_estimate_chose(free: int | None, expected: bool) -> None:
-    host = _Host(free)
-    settings = LearnSettings(size=512, steps=1, components=8)
-    list(Learner(host, toy_bases(host), toy_pool(("ann",)), settings).run())
-    assert host.checkpointing is expected
+    model = _Host(free)
+    settings = TrainingSettings(size=512, steps=1, components=8)
+    list(Trainer(model, toy_bases(model), toy_pool(("ann",)), settings).run())
+    assert model.checkpointing is expected
 
 
 @pytest.mark.parametrize(
     ("given", "meant"), [(True, "on"), ("yes", "on"), (False, "off"), ("0", "off"), ("auto", "auto")]
 )
 def test_the_setting_takes_yes_and_no_as_well(given: Any, meant: str) -> None:
-    assert LearnSettings().changed({"checkpointing": given}).checkpointing == meant
+    assert TrainingSettings().changed({"checkpointing": given}).checkpointing == meant
     with pytest.raises(SettingsError, match="checkpointing"):
-        LearnSettings().changed({"checkpointing": "sometimes"})
+        TrainingSettings().changed({"checkpointing": "sometimes"})
 
 
 def test_free_memory_of_the_processor_is_what_the_system_says() -> None:

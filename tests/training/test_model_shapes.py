@@ -14,22 +14,22 @@ from celeb_basis.events import StepDone
 from celeb_basis.hosts.diffusers import DiffusersHost
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import name_list, shipped_names
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.run import make_identities
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.trainer import Trainer
 
 _COMPONENTS = 16
 
 
-def _bases(host: DiffusersHost) -> tuple[Basis, ...]:
+def _bases(model: DiffusersHost) -> tuple[Basis, ...]:
     names = name_list(shipped_names().names[:200], "two hundred names")
-    return tuple(built.basis for built in build_bases(host.text_encoders, names, BasisOptions(components=_COMPONENTS)))
+    return tuple(built.basis for built in build_bases(model.text_encoders, names, BasisOptions(components=_COMPONENTS)))
 
 
-def _fingerprint(host: DiffusersHost) -> dict[str, tuple[str, torch.dtype, bool, bool]]:
+def _fingerprint(model: DiffusersHost) -> dict[str, tuple[str, torch.dtype, bool, bool]]:
     """Hash, dtype, requires_grad and mode of every parameter and buffer of the model."""
     parts = {}
-    for name, module in host._pipeline.components.items():
+    for name, module in model._pipeline.components.items():
         if isinstance(module, torch.nn.Module):
             for key, tensor in module.state_dict(keep_vars=True).items():
                 digest = hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
@@ -45,22 +45,22 @@ def _fingerprint(host: DiffusersHost) -> dict[str, tuple[str, torch.dtype, bool,
 def test_learning_runs_finite_and_leaves_the_model_as_it_was(
     host_factory: HostFactory, kind: str, precision: str, held: str
 ) -> None:
-    host = host_factory(kind, width=64, **({"second_width": 128} if kind == "sdxl" else {}))
+    model = host_factory(kind, width=64, **({"second_width": 128} if kind == "sdxl" else {}))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if held == "narrow":  # the weights themselves in the narrow type, as a GPU holds them
-        host._pipeline.to(dtype)
-    bases = _bases(host)
+        model._pipeline.to(dtype)
+    bases = _bases(model)
     assert [basis.width for basis in bases] == ([64, 128] if kind == "sdxl" else [64])
-    before = _fingerprint(host)
-    settings = LearnSettings(steps=3, components=_COMPONENTS, precision=precision, batch_size=2, early_stop=False)
-    learner = Learner(host, bases, toy_pool(("ann", "bob")), settings)
-    start = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    losses = [event.loss for event in learner.run() if isinstance(event, StepDone)]
+    before = _fingerprint(model)
+    settings = TrainingSettings(steps=3, components=_COMPONENTS, precision=precision, batch_size=2, early_stop=False)
+    trainer = Trainer(model, bases, toy_pool(("ann", "bob")), settings)
+    start = [parameter.detach().clone() for parameter in trainer.module.parameters()]
+    losses = [event.loss for event in trainer.run() if isinstance(event, StepDone)]
     assert len(losses) == 6
     assert all(0 < loss < 100 for loss in losses)
-    assert all(not torch.equal(a, b) for a, b in zip(start, learner.model.parameters(), strict=True))
-    assert _fingerprint(host) == before
-    for identity in make_identities(learner, consent="a test"):
+    assert all(not torch.equal(a, b) for a, b in zip(start, trainer.module.parameters(), strict=True))
+    assert _fingerprint(model) == before
+    for identity in make_identities(trainer, consent="a test"):
         assert identity.encoders == (
             ("clip_l", "clip_g") if kind == "sdxl" else ("clip_h",) if kind == "sd2" else ("clip_l",)
         )
@@ -72,35 +72,37 @@ def test_learning_runs_finite_and_leaves_the_model_as_it_was(
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_gradients_through_the_whole_model_equal_finite_differences(host_factory: HostFactory, kind: str) -> None:
     """Along random directions in the space of the coefficients, in float64."""
-    host = host_factory(kind, width=64, **({"second_width": 64} if kind == "sdxl" else {}))
-    for module in host._pipeline.components.values():
+    model = host_factory(kind, width=64, **({"second_width": 64} if kind == "sdxl" else {}))
+    for module in model._pipeline.components.values():
         if isinstance(module, torch.nn.Module):
             module.double()
-    host.predict = _in_float64(host)  # type: ignore[method-assign]
-    learner = Learner(host, _bases(host), toy_pool(), LearnSettings(steps=1, components=_COMPONENTS, precision="fp32"))
-    learner._means = [mean.double() for mean in learner._means]
-    learner._components = [components.double() for components in learner._components]
-    draw = learner.draw()
+    model.predict = _in_float64(model)  # type: ignore[method-assign]
+    trainer = Trainer(
+        model, _bases(model), toy_pool(), TrainingSettings(steps=1, components=_COMPONENTS, precision="fp32")
+    )
+    trainer._means = [mean.double() for mean in trainer._means]
+    trainer._components = [components.double() for components in trainer._components]
+    draw = trainer.draw()
     draw = type(draw)(**{**vars(draw), "clean": draw.clean.double(), "noise": draw.noise.double()})
-    start = learner.coefficients(draw).detach().double().requires_grad_()
-    (gradient,) = torch.autograd.grad(learner.loss(draw, start), start)
+    start = trainer.coefficients(draw).detach().double().requires_grad_()
+    (gradient,) = torch.autograd.grad(trainer.loss(draw, start), start)
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         direction = torch.randn(start.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            ahead, behind = (float(learner.loss(draw, start + sign * 1e-5 * direction)) for sign in (1, -1))
+            ahead, behind = (float(trainer.loss(draw, start + sign * 1e-5 * direction)) for sign in (1, -1))
         assert (ahead - behind) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
 
 
-def _in_float64(host: DiffusersHost):  # type: ignore[no-untyped-def]
+def _in_float64(model: DiffusersHost):  # type: ignore[no-untyped-def]
     """The host's ``predict`` without its rounding of the answer to float32."""
 
     class Unrounded:
         def __call__(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: object) -> torch.Tensor:
             kept: list[torch.Tensor] = []
-            hook = host._unet.register_forward_hook(lambda _m, _i, output: kept.append(output[0]))
+            hook = model._unet.register_forward_hook(lambda _m, _i, output: kept.append(output[0]))
             try:
-                DiffusersHost.predict(host, latents, timesteps, conditioning)
+                DiffusersHost.predict(model, latents, timesteps, conditioning)
             finally:
                 hook.remove()
             return kept[0]

@@ -14,72 +14,72 @@ from support.full_disk import full_disk
 from support.toys import ToyHost
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.errors import LearningError, SettingsError
+from celeb_basis.errors import SettingsError, TrainingError
 from celeb_basis.events import DrawingNames, Event, StepDone
 from celeb_basis.faces.types import Portrait
 from celeb_basis.method import Basis
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import Person
-from celeb_basis.training.first_guess import NameFaces, draw_name_faces, first_guesses, guessed
-from celeb_basis.training.run import follow, prepare_learner
-from celeb_basis.training.state import resume_learner, save_state
-from celeb_basis.training.trainer import Learner
+from celeb_basis.training.first_guess import CelebrityFaces, first_guesses, generate_celebrity_faces, guessed
+from celeb_basis.training.run import follow, prepare_trainer
+from celeb_basis.training.state import resume_trainer, save_state
+from celeb_basis.training.trainer import Trainer
 
 NAMES = tuple(f"Ann Name{number}" for number in range(45))
 
 
 @pytest.fixture
-def host() -> CountingHost:
+def model() -> CountingHost:
     return CountingHost()
 
 
-def _drain(host: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[NameFaces, list[Event]]:
+def _drain(model: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[CelebrityFaces, list[Event]]:
     told: list[Event] = []
-    return follow(draw_name_faces(host, names, PixelFaces(), folder), told.append), told
+    return follow(generate_celebrity_faces(model, names, PixelFaces(), folder), told.append), told
 
 
-def test_every_name_is_drawn_once(host: CountingHost, tmp_path: Path) -> None:
-    faces, told = _drain(host, NAMES, tmp_path)
-    assert host.drawn == [f"a photo of {name}" for name in NAMES]
+def test_every_name_is_drawn_once(model: CountingHost, tmp_path: Path) -> None:
+    faces, told = _drain(model, NAMES, tmp_path)
+    assert model.drawn == [f"a photo of {name}" for name in NAMES]
     assert told == [DrawingNames(number, len(NAMES)) for number in range(1, len(NAMES) + 1)]
     without = ~torch.isfinite(faces.vectors).all(dim=1)
     assert 0 < int(without.sum()) < len(NAMES) / 2
     assert torch.allclose(faces.vectors[~without].norm(dim=1), torch.ones(int((~without).sum())))
-    again, told = _drain(host, NAMES, tmp_path)
-    assert len(host.drawn) == len(NAMES)
+    again, told = _drain(model, NAMES, tmp_path)
+    assert len(model.drawn) == len(NAMES)
     assert told == []
     assert torch.equal(again.vectors.nan_to_num(9), faces.vectors.nan_to_num(9))
 
 
-def test_what_comes_with_a_model_is_not_drawn(host: CountingHost, tmp_path: Path) -> None:
+def test_what_comes_with_a_model_is_not_drawn(model: CountingHost, tmp_path: Path) -> None:
     shipped, cache = tmp_path / "shipped", tmp_path / "cache"
-    drawn, _ = _drain(host, NAMES, shipped)
-    host.drawn.clear()
-    again = follow(draw_name_faces(host, NAMES, PixelFaces(), cache, known=[shipped]), lambda _: None)
-    assert host.drawn == []
+    drawn, _ = _drain(model, NAMES, shipped)
+    model.drawn.clear()
+    again = follow(generate_celebrity_faces(model, NAMES, PixelFaces(), cache, known=[shipped]), lambda _: None)
+    assert model.drawn == []
     assert not cache.exists()
     assert torch.equal(again.vectors.nan_to_num(9), drawn.vectors.nan_to_num(9))
     # Of other names nothing is known there.
-    follow(draw_name_faces(host, NAMES[:5], PixelFaces(), cache, known=[shipped]), lambda _: None)
-    assert len(host.drawn) == 5
+    follow(generate_celebrity_faces(model, NAMES[:5], PixelFaces(), cache, known=[shipped]), lambda _: None)
+    assert len(model.drawn) == 5
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
-def test_the_file_is_not_held_open(host: CountingHost, tmp_path: Path) -> None:
+def test_the_file_is_not_held_open(model: CountingHost, tmp_path: Path) -> None:
     """Windows refuses to write over a file that is mapped into memory."""
-    _drain(host, NAMES, tmp_path)
+    _drain(model, NAMES, tmp_path)
     (path,) = tmp_path.iterdir()
-    again, _ = _drain(host, NAMES, tmp_path)
+    again, _ = _drain(model, NAMES, tmp_path)
     assert path.name not in Path("/proc/self/maps").read_text()
     assert len(again.vectors) == len(NAMES)
 
 
-def test_a_name_is_the_mean_of_its_pictures(host: CountingHost, tmp_path: Path) -> None:
-    faces, _ = _drain(host, NAMES, tmp_path)
+def test_a_name_is_the_mean_of_its_pictures(model: CountingHost, tmp_path: Path) -> None:
+    faces, _ = _drain(model, NAMES, tmp_path)
     network = PixelFaces()
     for row in range(6):
         request = GenerationRequest(f"a photo of {NAMES[row]}", count=2, seed=2 * row)
-        pictures = [np.asarray(picture) for picture in host.generate(request)]
+        pictures = [np.asarray(picture) for picture in model.generate(request)]
         shown = [picture for picture in pictures if network.detect(picture)]
         if not shown:
             assert faces.vectors[row].isnan().all()
@@ -88,59 +88,61 @@ def test_a_name_is_the_mean_of_its_pictures(host: CountingHost, tmp_path: Path) 
         np.testing.assert_allclose(faces.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
 
 
-def test_of_a_long_list_some_are_drawn(host: CountingHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_list_some_are_drawn(model: CountingHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celeb_basis.training.first_guess.MOST", 12)
-    faces, told = _drain(host, NAMES, tmp_path)
+    faces, told = _drain(model, NAMES, tmp_path)
     assert len(faces.names) == len(told) == len(set(faces.names)) == 12
     assert (faces.names[0], faces.names[-1]) == (NAMES[0], NAMES[-1])
 
 
-def test_who_stops_loses_nothing_that_was_drawn(host: CountingHost, tmp_path: Path) -> None:
-    running = draw_name_faces(host, NAMES, PixelFaces(), tmp_path)
+def test_who_stops_loses_nothing_that_was_drawn(model: CountingHost, tmp_path: Path) -> None:
+    running = generate_celebrity_faces(model, NAMES, PixelFaces(), tmp_path)
     for _ in range(7):
         next(running)
     running.close()
-    _drain(host, NAMES, tmp_path)
-    assert len(host.drawn) == len(NAMES)
+    _drain(model, NAMES, tmp_path)
+    assert len(model.drawn) == len(NAMES)
 
 
-def test_a_host_that_is_interrupted_is_told_of(host: CountingHost, tmp_path: Path) -> None:
-    host.broken_after = 5
-    with pytest.raises(LearningError, match="start again to go on"):
-        _drain(host, NAMES, tmp_path)
-    host.broken_after = 10_000
-    _drain(host, NAMES, tmp_path)
-    assert len(host.drawn) == len(NAMES) + 1
+def test_a_host_that_is_interrupted_is_told_of(model: CountingHost, tmp_path: Path) -> None:
+    model.broken_after = 5
+    with pytest.raises(TrainingError, match="start again to go on"):
+        _drain(model, NAMES, tmp_path)
+    model.broken_after = 10_000
+    _drain(model, NAMES, tmp_path)
+    assert len(model.drawn) == len(NAMES) + 1
 
 
 def test_a_full_disk_costs_the_time_again_and_nothing_else(
-    host: CountingHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: CountingHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with full_disk():
-        faces, _ = _drain(host, NAMES, tmp_path)
+        faces, _ = _drain(model, NAMES, tmp_path)
     assert torch.isfinite(faces.vectors).any()
     assert "are not kept" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_names_and_damaged_files_are_drawn_anew(host: CountingHost, tmp_path: Path) -> None:
-    _drain(host, NAMES[:4], tmp_path)
-    _drain(host, NAMES[:3], tmp_path)
-    assert len(host.drawn) == 7
+def test_other_names_and_damaged_files_are_drawn_anew(model: CountingHost, tmp_path: Path) -> None:
+    _drain(model, NAMES[:4], tmp_path)
+    _drain(model, NAMES[:3], tmp_path)
+    assert len(model.drawn) == 7
     for path in tmp_path.iterdir():
         path.write_bytes(b"nothing of use")
-    _drain(host, NAMES[:4], tmp_path)
-    assert len(host.drawn) == 11
+    _drain(model, NAMES[:4], tmp_path)
+    assert len(model.drawn) == 11
 
 
-def _begun(host: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Learner, torch.Tensor, Sequence[Basis]]:
+def _begun(model: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Trainer, torch.Tensor, Sequence[Basis]]:
     """A learner that begins at a guess, the ``(2, E, K)`` guess itself, and the bases."""
-    bases = toy_bases(host, components=6)
+    bases = toy_bases(model, components=6)
     generator = torch.Generator().manual_seed(1)
     names = bases[0].names
-    faces = NameFaces(names, torch.nn.functional.normalize(torch.randn(len(names), 512, generator=generator), dim=1))
+    faces = CelebrityFaces(
+        names, torch.nn.functional.normalize(torch.randn(len(names), 512, generator=generator), dim=1)
+    )
     guesses = first_guesses(bases, faces)
-    settings = LearnSettings(
+    settings = TrainingSettings(
         mode="direct",
         start="guess",
         steps=steps,
@@ -154,21 +156,21 @@ def _begun(host: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Lear
     marks = np.array([[20, 24], [44, 24], [32, 36], [22, 48], [42, 48]], np.float32)
     picture = np.full((64, 64, 3), 120, np.uint8)
     person = Person("ann", [Portrait(picture=picture, landmarks=marks, vector=vector, source="", warnings=())])
-    running = prepare_learner(host, bases, [person], PixelFaces(), settings, guesses=guesses)
-    learner = follow(running, lambda _: None)
-    return learner, torch.stack(guessed(bases, guesses, torch.from_numpy(vector))), bases
+    running = prepare_trainer(model, bases, [person], PixelFaces(), settings, guesses=guesses)
+    trainer = follow(running, lambda _: None)
+    return trainer, torch.stack(guessed(bases, guesses, torch.from_numpy(vector))), bases
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bool) -> None:
-    learner, wanted, bases = _begun(ToyHost((32, 48)), shared=shared)
+    trainer, wanted, bases = _begun(ToyHost((32, 48)), shared=shared)
     for basis, rows in zip(bases, wanted, strict=True):
         lengths = np.sqrt(np.mean(np.sum(basis.name_coefficients.numpy() ** 2, axis=-1), axis=0))
         np.testing.assert_allclose(rows.norm(dim=-1), lengths, rtol=1e-4)
-    begun = learner.coefficients(learner.draw())[0].detach()
+    begun = trainer.coefficients(trainer.draw())[0].detach()
     torch.testing.assert_close(begun, wanted.mean(dim=0, keepdim=True) if shared else wanted)
-    list(learner.run())
-    moved = (learner.coefficients(learner.draw())[0].detach() - begun).abs()
+    list(trainer.run())
+    moved = (trainer.coefficients(trainer.draw())[0].detach() - begun).abs()
     spread = torch.stack([basis.name_coefficients.pow(2).mean(dim=0).sqrt() for basis in bases])
     unit = spread.mean(dim=0, keepdim=True) if shared else spread
     # AdamW's first step is its learning rate in every coordinate, apart from its decay.
@@ -183,13 +185,13 @@ def test_a_run_from_a_guess_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         if isinstance(event, StepDone) and event.step == 4:
             half.interrupt()
     save_state(half, tmp_path / "state.safetensors")
-    again = resume_learner(tmp_path / "state.safetensors", ToyHost(), bases)
+    again = resume_trainer(tmp_path / "state.safetensors", ToyHost(), bases)
     list(again.run())
     assert torch.equal(again.results()[0].coefficients[0], whole.results()[0].coefficients[0])
 
 
 def test_a_guess_needs_coefficients_that_are_learned_themselves() -> None:
     with pytest.raises(SettingsError, match="mode = direct"):
-        LearnSettings(mode="head", start="guess")
+        TrainingSettings(mode="head", start="guess")
     with pytest.raises(SettingsError, match="start = random"):
-        LearnSettings(mode="head")
+        TrainingSettings(mode="head")

@@ -23,7 +23,7 @@ _SHAPE = CoefficientShape(groups=1, positions=2, components=6)
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_noising_and_target_equal_diffusers_scheduler(prediction: Prediction) -> None:
-    host = ToyHost(prediction=prediction)
+    model = ToyHost(prediction=prediction)
     scheduler = DDPMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction
     )
@@ -32,18 +32,18 @@ def test_noising_and_target_equal_diffusers_scheduler(prediction: Prediction) ->
     noise = torch.randn(5, 4, 8, 8, generator=generator)
     timesteps = torch.tensor([0, 1, 499, 998, 999])
     torch.testing.assert_close(
-        add_noise(host.schedule, clean, noise, timesteps), scheduler.add_noise(clean, noise, timesteps)
+        add_noise(model.schedule, clean, noise, timesteps), scheduler.add_noise(clean, noise, timesteps)
     )
     expected = noise if prediction == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-    torch.testing.assert_close(prediction_target(host.schedule, clean, noise, timesteps), expected)
+    torch.testing.assert_close(prediction_target(model.schedule, clean, noise, timesteps), expected)
 
 
 def test_a_perfect_prediction_costs_nothing() -> None:
-    host = ToyHost(prediction="v_prediction")
+    model = ToyHost(prediction="v_prediction")
     clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     timesteps = torch.tensor([10, 900])
-    host.predict = lambda *_: prediction_target(host.schedule, clean, noise, timesteps)  # type: ignore[method-assign]
-    assert float(diffusion_loss(host, clean, noise, timesteps, None)) == 0.0
+    model.predict = lambda *_: prediction_target(model.schedule, clean, noise, timesteps)  # type: ignore[method-assign]
+    assert float(diffusion_loss(model, clean, noise, timesteps, None)) == 0.0
 
 
 def test_unit_rows_lie_on_the_unit_sphere() -> None:
@@ -98,16 +98,16 @@ def test_gradients_of_the_coefficients_equal_finite_differences(kind: str) -> No
 def test_gradients_of_the_loss_to_the_token_vectors_equal_finite_differences(
     prediction: Prediction, widths: tuple[int, ...]
 ) -> None:
-    host = ToyHost(widths=widths, prediction=prediction)
-    host.denoiser.double()
+    model = ToyHost(widths=widths, prediction=prediction)
+    model.denoiser.double()
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(2, 4, 4, 4, generator=generator, dtype=torch.float64)
     noise = torch.randn(2, 4, 4, 4, generator=generator, dtype=torch.float64)
     timesteps = torch.tensor([100, 700])
 
     def loss(*vectors: torch.Tensor) -> torch.Tensor:
-        conditioning = host.encode_prompts(["photo of <p> person", "the face of <p>"], {"<p>": vectors})
-        return diffusion_loss(host, clean, noise, timesteps, conditioning)
+        conditioning = model.encode_prompts(["photo of <p> person", "the face of <p>"], {"<p>": vectors})
+        return diffusion_loss(model, clean, noise, timesteps, conditioning)
 
     starts = [torch.randn(2, w, generator=generator, dtype=torch.float64).requires_grad_() for w in widths]
     assert torch.autograd.gradcheck(loss, starts)

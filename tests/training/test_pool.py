@@ -12,15 +12,15 @@ import torch
 from support.sample_photos import sample_photos
 from support.toys import ToyHost
 
-from celeb_basis.errors import LearningError
+from celeb_basis.errors import TrainingError
 from celeb_basis.events import Preparing
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import Portrait
 from celeb_basis.photos import open_photo
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import Person, ViewPool, encode_views, to_model_range
-from celeb_basis.training.run import prepare_learner, training_size
+from celeb_basis.training.run import prepare_trainer, training_size
 
 Result = TypeVar("Result")
 
@@ -89,13 +89,13 @@ def test_learner_is_prepared_at_the_models_own_size(
 ) -> None:
     from support.bases import toy_bases
 
-    host = ToyHost()
-    settings = LearnSettings(components=8, views=2, steps=2, early_stop=False)
-    assert training_size(host, settings) == 64
-    assert training_size(host, settings.changed({"size": 128})) == 128
-    preparing = prepare_learner(host, toy_bases(host), two_people, miniature_faces, settings)
-    learner = drain(preparing, [])
-    assert learner.total == 4
+    model = ToyHost()
+    settings = TrainingSettings(components=8, views=2, steps=2, early_stop=False)
+    assert training_size(model, settings) == 64
+    assert training_size(model, settings.changed({"size": 128})) == 128
+    preparing = prepare_trainer(model, toy_bases(model), two_people, miniature_faces, settings)
+    trainer = drain(preparing, [])
+    assert trainer.total == 4
 
 
 def test_people_who_cannot_be_learned_are_refused(
@@ -111,5 +111,5 @@ def test_people_who_cannot_be_learned_are_refused(
         ([first, Person("small", [small])], "different sizes"),
         ([Person("odd", [odd])], "multiple of 8"),
     ):
-        with pytest.raises(LearningError, match=sentence):
+        with pytest.raises(TrainingError, match=sentence):
             _pool(people, miniature_faces)

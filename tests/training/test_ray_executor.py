@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from celeb_basis.errors import HostError, LearningError, MissingPackageError, NotFiniteError, PhotoError
+from celeb_basis.errors import HostError, MissingPackageError, NotFiniteError, PhotoError, TrainingError
 from celeb_basis.events import Event
-from celeb_basis.settings import LearnSettings
+from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.ray_executor import RayOptions, _Actor, run_on_ray
-from celeb_basis.training.run import Interrupt, Job, Outcome, PersonPhotos
+from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -41,8 +42,8 @@ def local_ray() -> Iterator[Any]:
     ray.shutdown()
 
 
-def _job(name: str, *photos: Path) -> Job:
-    return Job((PersonPhotos(name, photos),), LearnSettings(), consent=name)
+def _job(name: str, *photos: Path) -> TrainingTask:
+    return TrainingTask((PhotoInput(name, photos),), TrainingSettings(), consent=name)
 
 
 def _make_worker(mark: Path) -> Callable[[], Any]:
@@ -55,7 +56,7 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
             with open(mark, "a") as file:
                 file.write(f"{os.getpid()}\n")
 
-        def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+        def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
             import os
             import time
 
@@ -67,7 +68,7 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
                 raise ValueError("a surprise")
             if name == "dies":
                 os._exit(1)
-            if interrupt.asked:
+            if interrupt.is_set():
                 yield Event()
             contents = tuple(path.read_bytes() for path in job.people[0].photos)
             return Outcome(job.names, identities=(*contents, str(os.getpid()).encode()), reason="all steps done")
@@ -83,7 +84,7 @@ def test_jobs_are_spread_and_failures_stay_their_own(local_ray: Any, tmp_path: P
     names = ["one", "fails", "two", "breaks", "dies", "three", "four", "five"]
     jobs = [_job(name, photo) for name in names] + [_job("gone", tmp_path / "gone.jpg")]
     mark = tmp_path / "mark"
-    outcomes = {one.names[0]: one for one in run_on_ray(_make_worker(mark), jobs, Interrupt(), RayOptions(2))}
+    outcomes = {one.names[0]: one for one in run_on_ray(_make_worker(mark), jobs, threading.Event(), RayOptions(2))}
     assert set(outcomes) == {*names, "gone"}
     assert outcomes["fails"].error == "The photo is no good: take another one."
     assert "ValueError: a surprise" in outcomes["breaks"].error
@@ -102,7 +103,7 @@ def test_another_worker_takes_the_place_of_one_that_died(local_ray: Any, tmp_pat
     del local_ray
     mark = tmp_path / "mark"
     jobs = [_job("dies"), _job("one"), _job("two")]
-    outcomes = list(run_on_ray(_make_worker(mark), jobs, Interrupt(), RayOptions(1)))
+    outcomes = list(run_on_ray(_make_worker(mark), jobs, threading.Event(), RayOptions(1)))
     assert [(one.names[0], bool(one.error)) for one in outcomes] == [("dies", True), ("one", False), ("two", False)]
     assert len(mark.read_text().split()) == 2
 
@@ -114,25 +115,25 @@ def test_a_model_that_no_worker_can_load_is_one_error(local_ray: Any) -> None:
     def broken() -> Any:
         raise HostError("There is no model here: copy it to every machine.")
 
-    with pytest.raises(LearningError, match="copy it to every machine"):
-        list(run_on_ray(broken, [_job("one")], Interrupt(), RayOptions(1)))
+    with pytest.raises(TrainingError, match="copy it to every machine"):
+        list(run_on_ray(broken, [_job("one")], threading.Event(), RayOptions(1)))
 
     def surprising() -> Any:
         raise ValueError("a wheel came off")
 
-    with pytest.raises(LearningError, match=r"celeb-basis itself \(ValueError: a wheel came off\): run it again"):
-        list(run_on_ray(surprising, [_job("one")], Interrupt(), RayOptions(1)))
+    with pytest.raises(TrainingError, match=r"celeb-basis itself \(ValueError: a wheel came off\): run it again"):
+        list(run_on_ray(surprising, [_job("one")], threading.Event(), RayOptions(1)))
 
 
 @needs_ray
 def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
-    interrupt = Interrupt()
+    interrupt = threading.Event()
     outcomes = []
     jobs = [_job(name) for name in ("long", "one", "two", "three")]
     for outcome in run_on_ray(_make_worker(tmp_path / "mark"), jobs, interrupt, RayOptions(2)):
         outcomes.append(outcome)
-        interrupt.ask()
+        interrupt.set()
     # Who was learned meanwhile is told of, and nobody else is begun.
     assert [(one.names[0], one.reason) for one in outcomes] == [("one", "all steps done"), ("long", "interrupted")]
     assert "nothing of it is kept: learn this person again" in outcomes[1].error
@@ -141,9 +142,9 @@ def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_state_on_another_machine_is_told_with_its_place(tmp_path: Path, elsewhere: bool) -> None:
     class Failing:
-        def learn(self, job: Job, interrupt: Interrupt) -> Generator[Event, None, Outcome]:
+        def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
             yield Event()
-            if not interrupt.asked:
+            if not interrupt.is_set():
                 raise NotFiniteError(f"The loss became NaN. To go on from there, resume {job.state}.")
             return Outcome(job.names)
 
@@ -160,7 +161,7 @@ def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.Monke
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'celeb-basis\[ray\]'"):
-        list(run_on_ray(lambda: None, [_job("one")], Interrupt(), RayOptions()))  # type: ignore[arg-type, return-value]
+        list(run_on_ray(lambda: None, [_job("one")], threading.Event(), RayOptions()))  # type: ignore[arg-type, return-value]
 
 
 @needs_ray

@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.steerable import COMPONENTS, World, train_world
 
-from celeb_basis.settings import PRESETS, LearnSettings
-from celeb_basis.training.trainer import Learner
+from celeb_basis.settings import PRESETS, TrainingSettings
+from celeb_basis.training.trainer import Trainer
 
 
 # The head's 512 inputs all move an output; a coefficient of its own moves one step at a time and wants larger ones.
@@ -20,7 +20,7 @@ from celeb_basis.training.trainer import Learner
 def test_learned_strangers_beat_the_mean_and_random_identities(
     steerable: World, mode: str, start: str, learning_rate: float
 ) -> None:
-    settings = LearnSettings(
+    settings = TrainingSettings(
         steps=300,
         components=COMPONENTS,
         mode=mode,
@@ -32,11 +32,11 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
     gains_over_mean, gains_over_random = [], []
     for seed in range(5):
         pool = steerable.stranger(seed)
-        learner = Learner(steerable.host, steerable.bases, pool, settings.changed({"seed": seed}))
-        for _ in learner.run():
+        trainer = Trainer(steerable.model, steerable.bases, pool, settings.changed({"seed": seed}))
+        for _ in trainer.run():
             pass
         person = pool.people[0]
-        learned = steerable.held_out_loss(person, learner.results()[0].coefficients)
+        learned = steerable.held_out_loss(person, trainer.results()[0].coefficients)
         mean = steerable.held_out_loss(person, [torch.zeros(2, COMPONENTS)])
         generator = torch.Generator().manual_seed(seed)
         random = [
@@ -65,8 +65,8 @@ def test_with_two_text_encoders_coefficients_of_their_own_beat_shared_ones() -> 
                 {"steps": 300, "components": COMPONENTS, "batch_size": 4, "seed": seed, "shared": shared}
             )
             pool = world.stranger(seed)
-            learner = Learner(world.host, world.bases, pool, settings)
-            for _ in learner.run():
+            trainer = Trainer(world.model, world.bases, pool, settings)
+            for _ in trainer.run():
                 pass
-            of_setting.append(world.held_out_loss(pool.people[0], learner.results()[0].coefficients))
+            of_setting.append(world.held_out_loss(pool.people[0], trainer.results()[0].coefficients))
     assert statistics.mean(losses[False]) < statistics.mean(losses[True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +13,44 @@ from support.drawn_names import CountingHost, PixelFaces
 from celeb_basis.events import DrawingNames, Event
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.names.lists import name_list
-from celeb_basis.settings import LearnSettings
-from celeb_basis.training.run import Interrupt, Job, Outcome, PersonPhotos, Worker, follow
+from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask, Worker, follow
 
 NAMES = tuple(f"first{number} last{number}" for number in range(40))
-SETTINGS = LearnSettings(mode="direct", start="guess", steps=3, views=2, components=6, early_stop=False)
+SETTINGS = TrainingSettings(mode="direct", start="guess", steps=3, views=2, components=6, early_stop=False)
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingTask:
     monkeypatch.setenv("CELEB_BASIS_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(100, 256, (96, 96, 3), dtype=np.uint8)).save(path)
-    return Job((PersonPhotos("ada", (path,)),), SETTINGS)
+    return TrainingTask((PhotoInput("ada", (path,)),), SETTINGS)
 
 
-def _run(worker: Worker, job: Job, stop_after: int = 10_000) -> tuple[Outcome, list[Event]]:
-    interrupt, events = Interrupt(), list[Event]()
+def _run(worker: Worker, job: TrainingTask, stop_after: int = 10_000) -> tuple[Outcome, list[Event]]:
+    interrupt, events = threading.Event(), list[Event]()
 
     def note(event: Event) -> None:
         events.append(event)
         if sum(isinstance(one, DrawingNames) for one in events) == stop_after:
-            interrupt.ask()
+            interrupt.set()
 
     return follow(worker.learn(job, interrupt), note), events
 
 
-def test_the_celebrities_are_drawn_once_and_a_stop_is_heard(job: Job) -> None:
-    host = CountingHost()
-    worker = Worker(host, name_list(NAMES, "toys"), PixelFaces())
+def test_the_celebrities_are_drawn_once_and_a_stop_is_heard(job: TrainingTask) -> None:
+    model = CountingHost()
+    worker = Worker(model, name_list(NAMES, "toys"), PixelFaces())
     outcome, _ = _run(worker, job, stop_after=5)
     assert (outcome.reason, outcome.identities) == ("interrupted", ())
-    assert len(host.drawn) == 5
+    assert len(model.drawn) == 5
     outcome, events = _run(worker, job)
     assert outcome.reason == "all steps done"
     ada = identity_from_bytes(outcome.identities[0])
     assert (ada.name, ada.metadata.face_model) == ("ada", PixelFaces().name)
-    assert len(host.drawn) == len(NAMES)
+    assert len(model.drawn) == len(NAMES)
     assert sum(isinstance(event, DrawingNames) for event in events) == len(NAMES) - 5
     outcome, events = _run(worker, job)
-    assert len(host.drawn) == len(NAMES)
+    assert len(model.drawn) == len(NAMES)
     assert not any(isinstance(event, DrawingNames) for event in events)

@@ -48,7 +48,7 @@ class Model(torch.nn.Module):
 class Nothing:
     """In the place of what is switched off: no test looks at it."""
 
-    def switch_off(self) -> None:
+    def disable(self) -> None:
         pass
 
 
@@ -61,11 +61,11 @@ def test_a_preview_finds_the_vae_on_the_device(medvram: bool, monkeypatch: pytes
     nothing: Any = Nothing()
     learning = _Learning(weakref.ref(model), nothing, AS_THE_HOST, ChannelsLast([]))
     for _ in range(2):
-        learning.let_go()
+        learning.suspend()
         assert model.first_stage_model.place == ("cpu" if medvram else "cuda"), "with --medvram the WebUI brings it"
         if medvram:
             model.first_stage_model.place, modules["lowvram"].module_in_gpu = "cuda", model.first_stage_model
-        learning.hold_again(model)
+        learning.resume(model)
         assert model.first_stage_model.place == "cpu"
         assert model.model.place == model.cond_stage_model.place == "cuda"
         assert modules["lowvram"].module_in_gpu is None
@@ -177,9 +177,9 @@ def test_hypertile_of_the_last_picture_rests_while_learning(monkeypatch: pytest.
     for part, kept in tiled.items():
         setattr(part, "__webui_hypertile_params", kept)
     additions = Additions(model)
-    additions.switch_off()
+    additions.disable()
     assert [kept.enabled for kept in tiled.values()] == [False] * 3
-    additions.put_back()
+    additions.restore()
     assert [kept.enabled for kept in tiled.values()] == [True, True, False]
 
 

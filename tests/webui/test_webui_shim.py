@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111 import WebUIHost
+from celeb_basis.hosts.a1111 import A1111Host
 from celeb_basis.hosts.a1111.modules import host_module, lora_module, replaced
 
 
 @pytest.mark.skipif(importlib.util.find_spec("modules") is not None, reason="a package called modules is installed")
 def test_outside_a_webui_it_says_so_in_a_sentence() -> None:
-    for ask in (WebUIHost, lambda: host_module("shared")):
+    for ask in (A1111Host, lambda: host_module("shared")):
         with pytest.raises(HostError, match=r"^The module modules of AUTOMATIC1111's WebUI was not found: .*\.$"):
             ask()
     assert lora_module() is None

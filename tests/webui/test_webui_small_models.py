@@ -49,10 +49,10 @@ def test_it_is_the_same_model_in_the_webui(tmp_path: Path, prediction: str) -> N
     told = webui.answer_of("support.webui_small", *words, data=tmp_path)
     assert told == {"family": "sd1", "size_multiple": 16, "prediction": prediction}
     answer = load_file(str(tmp_path / "answer.safetensors"))
-    host = DiffusersHost(pipeline)
+    model = DiffusersHost(pipeline)
     with torch.no_grad():
-        conditioning = host.encode_prompts(["a photo of <v> person"], {"<v>": [given["vectors"]]})
-        predicted = host.predict(given["latents"], given["timesteps"], conditioning)
+        conditioning = model.encode_prompts(["a photo of <v> person"], {"<v>": [given["vectors"]]})
+        predicted = model.predict(given["latents"], given["timesteps"], conditioning)
     torch.testing.assert_close(answer["states"], conditioning.states, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(answer["predicted"], predicted, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(answer["mean"], host.encode_pictures(given["pictures"]).mean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(answer["mean"], model.encode_images(given["pictures"]).mean, rtol=1e-3, atol=1e-3)

@@ -34,7 +34,7 @@ class ToyProgram:
     reported: list[tuple[int, int]] = field(default_factory=list)
     _known: tuple[Any, Checkpoint] | None = None
 
-    def host(self) -> Any:
+    def loaded_model(self) -> Any:
         if self.model is None:
             raise HostError("No checkpoint is loaded: choose one.")
         return self.model
@@ -43,7 +43,7 @@ class ToyProgram:
         return None if self.model is None else id(self.model)
 
     @contextlib.contextmanager
-    def exclusive(self, job: Any) -> Iterator[None]:
+    def write_lock(self, job: Any) -> Iterator[None]:
         assert self.lock.acquire(timeout=60), "the lock is taken twice by one thread"
         self.held.append("" if job is None else job.id)
         self.stop = False
@@ -58,7 +58,7 @@ class ToyProgram:
     def reload_began(self) -> None:
         self.reloads += 1
 
-    def stop_drawing(self) -> None:
+    def stop_generation(self) -> None:
         assert self.lock.locked()
         self.stop = True
 

@@ -37,11 +37,11 @@ def people(service: Service, program: Any) -> Service:
     """Ada and Bob in the library, of coefficients on the toy checkpoint's own basis."""
     from celeb_basis.identities.expand import new_identity
 
-    with service.model() as host:
-        bases = service.own_bases(host, 8)
+    with service.model() as model:
+        bases = service.own_bases(model, 8)
         for index, name in enumerate(("Ada", "Bob")):
             given = [basis.name_coefficients[index] for basis in bases]
-            service.library.add(new_identity(name, given, bases, host.info, face_model="toy", source="learned"))
+            service.library.add(new_identity(name, given, bases, model.info, face_model="toy", source="learned"))
     program.held.clear()
     return service
 
@@ -56,10 +56,12 @@ def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: A
     assert program.held == [job.id], "in the program's own queue"
     from celeb_basis.diffusion_model import GenerationRequest
 
-    with people.model() as host:
-        mixed = people.mixing.mixed(HALF, host)
+    with people.model() as model:
+        mixed = people.mixing.mixed(HALF, model)
         words = {"<mixture>": mixed.token_vectors()}
-        expected = list(host.generate(GenerationRequest(job.result["prompt"], words=words, count=2, seed=7, steps=3)))
+        expected = list(
+            model.generate(GenerationRequest(job.result["prompt"], placeholder_tokens=words, count=2, seed=7, steps=3))
+        )
     assert [image.tobytes() for image in job.pictures] == [image.tobytes() for image in expected]
 
 
@@ -154,14 +156,14 @@ def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
     names.write_text("\n".join(f"Name{i} Family{i}" for i in range(5000)), "utf-8")
     options = replace(people.options(), names_file=str(names))
     people.options = lambda: options
-    encoder = type(people.program.host().text_encoders[0])
+    encoder = type(people.program.loaded_model().text_encoders[0])
     real = encoder.tokenize
     sizes = []
 
     def slow(self: Any, texts: Any) -> Any:
         sizes.append(len(texts))
         if len(sizes) == 4 and len(texts) == 1000:
-            people.queue.jobs()[0].interrupt.ask()
+            people.queue.jobs()[0].interrupt.set()
         return real(self, texts)
 
     monkeypatch.setattr(encoder, "tokenize", slow)

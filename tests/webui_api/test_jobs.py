@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from celeb_basis.errors import LearningError
+from celeb_basis.errors import TrainingError
 from celeb_basis.events import PersonProgress, Preparing, StepDone
 from celeb_basis.webui.jobs import MAX_CURVE, MAX_EVENTS, MAX_FINISHED, MAX_WITH_PICTURES, Job, JobQueue
 from celeb_basis.webui.schemas import NoSuchJobError
@@ -90,7 +90,7 @@ def test_one_after_the_other_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (LearningError("A sentence."), "A sentence."),
+        (TrainingError("A sentence."), "A sentence."),
         (MemoryError(), "The memory is full"),
         (KeyError("x"), "error in celeb-basis itself"),
         (SystemExit(1), "error in celeb-basis itself"),
@@ -118,7 +118,7 @@ def test_a_waiting_job_is_taken_out_at_once() -> None:
     queue.interrupt(second.id)
     assert second.state == "interrupted"
     queue.interrupt(first.id)
-    assert first.interrupt.asked
+    assert first.interrupt.is_set()
     go.set()
     assert first.wait(10)
 

@@ -15,7 +15,7 @@ from support.sample_photos import sample_photos
 from support.service import SETTINGS, ended, request, until
 from support.toys import ToyHost
 
-from celeb_basis.errors import HostError, IdentityError, LearningError, SettingsError
+from celeb_basis.errors import HostError, IdentityError, SettingsError, TrainingError
 from celeb_basis.webui.schemas import (
     EvaluateRequest,
     LearnRequest,
@@ -92,7 +92,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_without(service: Service) -> Non
     assert second is not None
     assert first.content_hash == second.content_hash, "bit for bit"
     assert whole.result["steps"] == job.result["steps"] == 200
-    with pytest.raises(LearningError, match="start a new one"):
+    with pytest.raises(TrainingError, match="start a new one"):
         service.resume(job.id)
 
 
@@ -217,9 +217,9 @@ def test_no_checkpoint(service: Service, program: Any) -> None:
 
 
 def test_a_bug_becomes_a_sentence_and_the_queue_goes_on(service: Service, program: Any) -> None:
-    program.model.encode_pictures = None
+    program.model.encode_images = None
     assert "error in celeb-basis itself" in ended(service.start_learning(request("Ada"))).error
-    del program.model.encode_pictures
+    del program.model.encode_images
     assert ended(service.start_learning(request("Bob"))).state == "done"
 
 
@@ -244,14 +244,14 @@ def test_a_name_taken_meanwhile_does_not_cost_the_run(service: Service) -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "words"),
     [
-        (LearnRequest((), consent=True), LearningError, "nobody"),
-        (request("Ada", consent=False), LearningError, "Consent"),
+        (LearnRequest((), consent=True), TrainingError, "nobody"),
+        (request("Ada", consent=False), TrainingError, "Consent"),
         (request("a/b"), IdentityError, "leave it out"),
         (request(""), IdentityError, "empty"),
-        (request("Ada", "ada"), LearningError, "Two people"),
+        (request("Ada", "ada"), TrainingError, "Two people"),
         (request("Ada", steps=0), SettingsError, "steps is 0"),
         (request("Ada", stepps=1), SettingsError, "no setting"),
-        (LearnRequest((PersonToLearn("Ada", ()),), consent=True), LearningError, "no photo"),
+        (LearnRequest((PersonToLearn("Ada", ()),), consent=True), TrainingError, "no photo"),
         (
             LearnRequest((PersonToLearn("Ada", (PhotoToLearn(b""),)),), "finest", consent=True),
             SettingsError,

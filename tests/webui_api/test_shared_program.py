@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.webui.host_queue import SharedProgram, StoppedError
+from celeb_basis.webui.host_queue import HostQueue, StoppedError
 from celeb_basis.webui.jobs import Job
 
 
@@ -26,9 +26,9 @@ class Elsewhere:
         self._program.lock.release()
 
 
-def looked(shared: SharedProgram, seen: list[str]) -> threading.Thread:
+def looked(shared: HostQueue, seen: list[str]) -> threading.Thread:
     def look() -> None:
-        with shared.looking():
+        with shared.read_lock():
             seen.append("looked")
 
     thread = threading.Thread(target=look, daemon=True)
@@ -37,7 +37,7 @@ def looked(shared: SharedProgram, seen: list[str]) -> threading.Thread:
 
 
 def test_who_looks_waits_for_others(program: Any) -> None:
-    shared, seen = SharedProgram(program), list[str]()
+    shared, seen = HostQueue(program), list[str]()
     with Elsewhere(program):
         thread = looked(shared, seen)
         time.sleep(0.4)
@@ -48,11 +48,11 @@ def test_who_looks_waits_for_others(program: Any) -> None:
 
 
 def test_a_job_that_waits_gives_nobody_a_look(program: Any) -> None:
-    shared, seen, job = SharedProgram(program), list[str](), Job("learn", ("ada",))
+    shared, seen, job = HostQueue(program), list[str](), Job("learn", ("ada",))
     held = threading.Event()
 
     def work() -> None:
-        with shared.exclusive(job):
+        with shared.write_lock(job):
             held.set()
             time.sleep(0.5)
 
@@ -71,16 +71,16 @@ def test_a_job_that_waits_gives_nobody_a_look(program: Any) -> None:
 
 
 def test_a_job_of_ours_gives_the_queue_back_when_everybody_has_looked(program: Any) -> None:
-    shared, order, job = SharedProgram(program), list[str](), Job("learn", ("ada",))
+    shared, order, job = HostQueue(program), list[str](), Job("learn", ("ada",))
     inside, go = threading.Event(), threading.Event()
 
     def look() -> None:
-        with shared.looking():
+        with shared.read_lock():
             inside.set()
             go.wait(10)
             order.append(f"looked, locked: {program.lock.locked()}")
 
-    with shared.exclusive(job):
+    with shared.write_lock(job):
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         assert inside.wait(10), "beside the job"
@@ -92,16 +92,16 @@ def test_a_job_of_ours_gives_the_queue_back_when_everybody_has_looked(program: A
 
 
 def test_an_interrupted_job_waits_no_longer(program: Any) -> None:
-    shared, job = SharedProgram(program), Job("learn", ("ada",))
+    shared, job = HostQueue(program), Job("learn", ("ada",))
     with Elsewhere(program):
-        threading.Timer(0.2, job.interrupt.ask).start()
+        threading.Timer(0.2, job.interrupt.set).start()
         started = time.monotonic()
-        with pytest.raises(StoppedError), shared.exclusive(job):
+        with pytest.raises(StoppedError), shared.write_lock(job):
             pytest.fail("it is not its turn")
         assert time.monotonic() - started < 5
-        with pytest.raises(StoppedError), shared.looking(lambda: True):
+        with pytest.raises(StoppedError), shared.read_lock(lambda: True):
             pytest.fail("it is not its turn")
-    with shared.exclusive(Job("learn", ("bob",))), shared.looking():
+    with shared.write_lock(Job("learn", ("bob",))), shared.read_lock():
         assert program.lock.locked()
     end = time.monotonic() + 5  # the turns that were given up pass the queue on
     while program.lock.locked() and time.monotonic() < end:
@@ -110,10 +110,10 @@ def test_an_interrupted_job_waits_no_longer(program: Any) -> None:
 
 
 def test_errors_inside_and_of_the_queue_itself_come_through(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = SharedProgram(program)
-    with pytest.raises(HostError, match="inside"), shared.exclusive(None):
+    shared = HostQueue(program)
+    with pytest.raises(HostError, match="inside"), shared.write_lock(None):
         raise HostError("inside")
-    with pytest.raises(HostError, match="looking"), shared.looking():
+    with pytest.raises(HostError, match="looking"), shared.read_lock():
         raise HostError("looking")
     assert not program.lock.locked()
 
@@ -121,5 +121,5 @@ def test_errors_inside_and_of_the_queue_itself_come_through(program: Any, monkey
         raise HostError("no queue")
 
     monkeypatch.setattr(program, "exclusive", broken)
-    with pytest.raises(HostError, match="no queue"), shared.exclusive(None):
+    with pytest.raises(HostError, match="no queue"), shared.write_lock(None):
         pytest.fail("there is no queue")

@@ -10,7 +10,7 @@ import pytest
 from support.people import PNG, person
 
 from celeb_basis.errors import FileError
-from celeb_basis.identities.library import Library, move_companions, remove_companions
+from celeb_basis.identities.library import Library, move_sidecars, remove_sidecars
 
 OTHERS = ("person10.preview.png", "person1.txt", "person1.preview.safetensors", "person1.old.json", "person.json")
 
@@ -29,22 +29,22 @@ def files(library: Library) -> set[str]:
 
 
 def test_removed_with_the_person(library: Library) -> None:
-    remove_companions(library.path_of("person1"))
+    remove_sidecars(library.path_of("person1"))
     assert files(library) == {"person1.safetensors", *OTHERS}
-    remove_companions(library.path_of("person1"))
+    remove_sidecars(library.path_of("person1"))
 
 
 def test_renamed_with_the_person(library: Library) -> None:
     before = library.path_of("person1")
     after = library.rename("person1", "J. R")
-    move_companions(before, after)
+    move_sidecars(before, after)
     assert files(library) == {"J. R.safetensors", "J. R.json", "J. R.preview.png", "J. R.jpg", *OTHERS}
     assert (library.folder / "J. R.preview.png").read_bytes() == PNG
 
 
 def test_a_change_of_case_keeps_them(library: Library) -> None:
     before = library.path_of("person1")
-    move_companions(before, library.rename("person1", "Person1"))
+    move_sidecars(before, library.rename("person1", "Person1"))
     assert {"Person1.safetensors", "Person1.json", "Person1.preview.png"} <= files(library)
 
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_deleted_is_said(library: Library, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(FileError, match=r"Could not delete .*person1\.json: permission is denied"):
-        remove_companions(library.path_of("person1"))
+        remove_sidecars(library.path_of("person1"))
 
 
 def test_what_cannot_be_renamed_stays_and_is_logged(
@@ -66,6 +66,6 @@ def test_what_cannot_be_renamed_stays_and_is_logged(
 
     monkeypatch.setattr(Path, "replace", refused)
     with caplog.at_level(logging.WARNING):
-        move_companions(library.path_of("person1"), library.folder / "ada.safetensors")
+        move_sidecars(library.path_of("person1"), library.folder / "ada.safetensors")
     assert caplog.text.count("could not be renamed") == 3
     assert "person1.json" in files(library)

@@ -19,7 +19,7 @@ from celeb_basis.basis import store_cached
 from celeb_basis.identities.library import Library
 from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.webui import cards as facts_module
-from celeb_basis.webui.cards import CardMetadata, Cards, Facts
+from celeb_basis.webui.cards import CardMetadata, Cards, IndexedIdentity
 
 
 @dataclass
@@ -167,7 +167,7 @@ def test_no_thumbnail_is_an_empty_list(library: Library) -> None:
     assert ada is not None
     assert json.loads(CardMetadata(ada)["ssmd_cover_images"]) == []
     (library.folder / "Ada.safetensors").unlink()
-    gone = Facts("Ada", ada.path, ada.stamp, has_thumbnail=True)
+    gone = IndexedIdentity("Ada", ada.path, ada.stamp, has_thumbnail=True)
     assert json.loads(CardMetadata(gone)["ssmd_cover_images"]) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from celeb_basis.errors import NamesError, SettingsError
 from celeb_basis.names.lists import read_names, shipped_names
 from celeb_basis.webui.options import Paths
-from celeb_basis.webui.ui.basis import keep_list, use_shipped
+from celeb_basis.webui.tasks.basis import keep_list, use_shipped
 
 
 class Settings:

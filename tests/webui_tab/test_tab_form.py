@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celeb_basis.errors import LearningError, SettingsError
+from celeb_basis.errors import SettingsError, TrainingError
 from celeb_basis.faces.types import DetectedFace
-from celeb_basis.settings import PRESETS, LearnSettings
+from celeb_basis.settings import PRESETS, TrainingSettings
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 from celeb_basis.webui.ui.learn_form import Draft, changes, form_fields, position, preset_values
 
@@ -25,8 +25,8 @@ def found(count: int) -> FoundFaces:
 
 def test_every_setting_is_in_the_form_with_its_help_and_range() -> None:
     form = {one.name: one for one in form_fields()}
-    assert list(form) == [item.name for item in dataclass_fields(LearnSettings)]
-    for item in dataclass_fields(LearnSettings):
+    assert list(form) == [item.name for item in dataclass_fields(TrainingSettings)]
+    for item in dataclass_fields(TrainingSettings):
         assert form[item.name].info.lower().startswith(item.metadata["help"].lower())
         assert form[item.name].default == item.default
     assert form["steps"].info.endswith("(1 to 100,000)")
@@ -112,10 +112,10 @@ def test_the_request_holds_people_photos_and_choices() -> None:
 def test_an_empty_draft_is_refused_in_words() -> None:
     draft = Draft()
     draft.person.name = "ada"
-    with pytest.raises(LearningError, match="ada has no photo"):
+    with pytest.raises(TrainingError, match="ada has no photo"):
         draft.request("quick", {}, consent=True).check()
     draft.person.add_photo("a.jpg", b"a", found(1))
-    with pytest.raises(LearningError, match="Consent is missing"):
+    with pytest.raises(TrainingError, match="Consent is missing"):
         draft.request("quick", {}, consent=False).check()
 
 
@@ -133,7 +133,7 @@ def test_nothing_begins_while_faces_are_looked_for() -> None:
     draft.person.name = "ada"
     draft.person.add_photo("a.jpg", b"a", found(1))
     draft.looked_at.append("b.jpg")
-    with pytest.raises(LearningError, match=r"looked for in b\.jpg"):
+    with pytest.raises(TrainingError, match=r"looked for in b\.jpg"):
         draft.request("quick", {}, consent=True)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeb_basis.hosts.a1111.prompts import EncoderView, Patches, PlacedWord, owner_of
-from celeb_basis.hosts.a1111.text import marks_follow_tokens
+from celeb_basis.hosts.a1111.text import fix_embedding_offsets
 
 Mark = namedtuple("Mark", ["offset", "embedding"])
 START, END = 49406, 49407
@@ -77,7 +77,7 @@ def test_a_mark_follows_its_moved_tokens() -> None:
     first = chunk([5] * 60 + [267], Mark(3, ADA), Mark(62, ADA), Mark(65, "another's"))
     first.tokens[4:6] = [0, 0]
     second = chunk([8, 0, 0, 9, 0, 0], Mark(4, ADA))
-    marks_follow_tokens([first, second], {ADA}.__contains__)
+    fix_embedding_offsets([first, second], {ADA}.__contains__)
     assert first.fixes == [Mark(3, ADA), Mark(65, "another's")]
     assert second.fixes == [Mark(1, ADA), Mark(4, ADA)]
 
@@ -85,14 +85,14 @@ def test_a_mark_follows_its_moved_tokens() -> None:
 def test_a_mark_moved_twice() -> None:
     first, second = chunk([5] * 70, Mark(70, ADA)), chunk([])
     third = chunk([0, 0])
-    marks_follow_tokens([first, second, third], {ADA}.__contains__)
+    fix_embedding_offsets([first, second, third], {ADA}.__contains__)
     assert (first.fixes, second.fixes, third.fixes) == ([], [], [Mark(0, ADA)])
 
 
 def test_marks_in_place_stay() -> None:
     only = chunk([0, 0] + [4] * 71 + [0, 0], Mark(0, ADA), Mark(73, ADA))
-    marks_follow_tokens([only], {ADA}.__contains__)
-    marks_follow_tokens([only, chunk([1])], {ADA}.__contains__)
+    fix_embedding_offsets([only], {ADA}.__contains__)
+    fix_embedding_offsets([only, chunk([1])], {ADA}.__contains__)
     assert only.fixes == [Mark(0, ADA), Mark(73, ADA)]
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from celeb_basis.hosts.a1111.host import WebUIHost
+from celeb_basis.hosts.a1111.host import A1111Host
 
-__all__ = ["WebUIHost"]
+__all__ = ["A1111Host"]

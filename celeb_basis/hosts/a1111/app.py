@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celeb_basis.errors import HostError
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
     from celeb_basis.webui.jobs import Job
 
@@ -26,10 +26,10 @@ RELOAD = 30.0
 """Seconds after a reload in which an interruption is its doing: a step on a CPU may take as long."""
 
 
-class Program(Protocol):
-    """The program that the extension runs in. :class:`WebUIProgram` is the real one."""
+class HostApp(Protocol):
+    """The program that the extension runs in. :class:`A1111App` is the real one."""
 
-    def host(self) -> Host:
+    def loaded_model(self) -> DiffusionModel:
         """The loaded checkpoint.
 
         Raises: :class:`HostError` if none is loaded, or it is of a kind that people cannot be learned on.
@@ -38,7 +38,7 @@ class Program(Protocol):
     def model_key(self) -> object | None:
         """Something that is equal as long as the same checkpoint is loaded; ``None`` while none is. Loads nothing."""
 
-    def exclusive(self, job: Job | None) -> contextlib.AbstractContextManager[None]:
+    def write_lock(self, job: Job | None) -> contextlib.AbstractContextManager[None]:
         """Wait for the program's own queue and hold it, with ``job`` in the program's progress display. Not re-entrant."""
 
     def stop_reason(self) -> str:
@@ -50,7 +50,7 @@ class Program(Protocol):
     def reload_began(self) -> None:
         """The program builds its page anew, for which it interrupts what is under way."""
 
-    def stop_drawing(self) -> None:
+    def stop_generation(self) -> None:
         """End the picture under way at its next sampling step. Only while a job of ours holds the program."""
 
     def sampling_step(self) -> int:
@@ -69,18 +69,18 @@ class Program(Protocol):
         """The loaded checkpoint's tokens, without loading one."""
 
 
-class WebUIProgram:
+class A1111App:
     """AUTOMATIC1111's WebUI. Everything of it is imported when it is first needed. A fork's is a subclass."""
 
     def __init__(self) -> None:
         self._loaded: Callable[[], Checkpoint | None] | None = None
         self._reloaded = -RELOAD
 
-    def host(self) -> Host:
+    def loaded_model(self) -> DiffusionModel:
         """The loaded checkpoint behind the core's interface."""
-        from celeb_basis.hosts.a1111 import WebUIHost
+        from celeb_basis.hosts.a1111 import A1111Host
 
-        return WebUIHost()
+        return A1111Host()
 
     def model_key(self) -> object | None:
         """The identity of the loaded model object; it is not kept."""
@@ -88,7 +88,7 @@ class WebUIProgram:
         return None if model is None else (id(model), getattr(model, "sd_model_hash", ""))
 
     @contextlib.contextmanager
-    def exclusive(self, job: Job | None) -> Iterator[None]:
+    def write_lock(self, job: Job | None) -> Iterator[None]:
         """The host's queue lock, and its state while a job is under way."""
         progress, shared = program_module("progress"), program_module("shared")
         queue_lock = program_module("call_queue").queue_lock
@@ -120,7 +120,7 @@ class WebUIProgram:
         """Reload UI: the host has just set the flags of its Interrupt button."""
         self._reloaded = time.monotonic()
 
-    def stop_drawing(self) -> None:
+    def stop_generation(self) -> None:
         """As the host's own button does."""
         program_module("shared").state.interrupted = True
 
@@ -167,7 +167,7 @@ def program_module(name: str) -> Any:
     return importlib.import_module(f"modules.{name}")
 
 
-def loaded_host(program: Program) -> Host:
+def open_loaded_model(program: HostApp) -> DiffusionModel:
     """The program's host, whatever fails on the way told in a sentence.
 
     Raises: :class:`HostError`.
@@ -175,7 +175,7 @@ def loaded_host(program: Program) -> Host:
     from celeb_basis.errors import CelebBasisError
 
     try:
-        return program.host()
+        return program.loaded_model()
     except CelebBasisError:
         raise
     except ImportError as error:
@@ -184,6 +184,7 @@ def loaded_host(program: Program) -> Host:
 
 
 # FOLDED: What the extension asks of the adapter for the program that it runs in.
+
 
 class Tokens(Protocol):
     """``<name>`` in the program's prompts, as it is installed there."""
@@ -207,7 +208,7 @@ class Adapter(Protocol):
     name: str
     """What people call the program."""
 
-    def program(self) -> Program:
+    def program(self) -> HostApp:
         """The program around the model; :meth:`Program.host` gives the model itself."""
 
     def install_tokens(self, registry: Registry) -> Tokens:
@@ -222,14 +223,15 @@ class Adapter(Protocol):
 
 # FOLDED: AUTOMATIC1111's WebUI.
 
+
 class Automatic1111:
     """The program that the extension is made for; a fork that is not known is treated like it."""
 
     name = "AUTOMATIC1111's WebUI"
 
-    def program(self) -> Program:
+    def program(self) -> HostApp:
 
-        return WebUIProgram()
+        return A1111App()
 
     def install_tokens(self, registry: Registry) -> Tokens:
         from celeb_basis.hosts.a1111.prompts import install
@@ -243,5 +245,4 @@ class Automatic1111:
 
 
 if TYPE_CHECKING:
-
     _FITS: type[Adapter] = Automatic1111  # the type checker's proof that the interface is met

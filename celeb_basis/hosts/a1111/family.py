@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from celeb_basis.diffusion_model import (
     ENCODER_NAMES,
     LatentDistribution,
-    MemoryFacts,
+    MemoryStats,
     ModelInfo,
     NoiseSchedule,
     check_batch,
-    picture_size,
+    image_size,
 )
 from celeb_basis.errors import HostError
 from celeb_basis.files import sha256_of_file
-from celeb_basis.hosts.torch_utils import memory_facts
+from celeb_basis.hosts.torch_utils import memory_stats
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         GenerationRequest,
         LatentDistribution,
         NoiseSchedule,
+        PlaceholderTokens,
         Precision,
-        Words,
     )
 
 
@@ -55,11 +55,11 @@ class Learning(ABC):
     model: weakref.ref[Any]
 
     @abstractmethod
-    def let_go(self) -> None:
+    def suspend(self) -> None:
         """Before a preview: the program gets back what its drawing must not meet otherwise."""
 
     @abstractmethod
-    def hold_again(self, model: Any) -> None:
+    def resume(self, model: Any) -> None:
         """After a preview: undo what it moved and switched on."""
 
 
@@ -97,7 +97,7 @@ class FamilyHost(ABC, Generic[LearningT]):
             family=self._family,
             sha256=model.sd_checkpoint_info.sha256 or sha256_of_file(Path(self._file)),
             resolution=own.resolution_of(model),
-            size_multiple=own.pixels_of_latent(model) * 2 ** (levels - 1),
+            size_multiple=own.vae_scale_factor_of(model) * 2 ** (levels - 1),
         )
 
     @property
@@ -116,30 +116,32 @@ class FamilyHost(ABC, Generic[LearningT]):
     def dtype(self) -> torch.dtype:
         return self.internals.weights_dtype(self._model)
 
-    def memory(self) -> MemoryFacts:
+    def memory(self) -> MemoryStats:
         model, own = self._model, self.internals
-        return memory_facts(
+        return memory_stats(
             own.unet_of(model),
             [own.unet_of(model), own.text_part(model)],
             self.device,
-            latent_pixel=own.pixels_of_latent(model),
+            vae_scale_factor=own.vae_scale_factor_of(model),
             keeps_scores=own.keeps_scores(self.device),
         )
 
     @abstractmethod
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> AbstractContextManager[None]: ...
+    def prepare_for_training(
+        self, precision: Precision, *, checkpointing: bool = False
+    ) -> AbstractContextManager[None]: ...
 
-    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
-        return self.internals.encode_pictures(self._model, pictures)
+    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
+        return self.internals.encode_images(self._model, pictures)
 
-    def release_picture_encoder(self) -> None:
+    def release_vae(self) -> None:
         self.internals.send_vae_away(self._model)
 
-    def encode_prompts(self, prompts: Sequence[str], words: Words) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         if not prompts:
             raise HostError("There are no prompts to encode: give at least one.")
         own = self.internals
-        with self._encoding(), own.words_in_place(self._model, words, self._names) as with_words:
+        with self._encoding(), own.words_in_place(self._model, placeholder_tokens, self._names) as with_words:
             side = self.info.resolution
             conditioning = own.encode(self._model, [with_words(prompt) for prompt in prompts], side, side)
         return Encoded(conditioning["crossattn"], conditioning.get("vector"))
@@ -151,10 +153,13 @@ class FamilyHost(ABC, Generic[LearningT]):
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         """By the program's own processing and DDIM, without its scripts; ends early if the user interrupts it."""
         own = self.internals
-        size = picture_size(request, self.info, own.pixels_of_latent(self._model), self.schedule.timesteps)
+        size = image_size(request, self.info, own.vae_scale_factor_of(self._model), self.schedule.timesteps)
         for number in range(request.count):
             seed = (request.seed + number) % 2**32
-            with own.words_in_place(self._model, request.words, self._names) as with_words, self._drawing():
+            with (
+                own.words_in_place(self._model, request.placeholder_tokens, self._names) as with_words,
+                self._drawing(),
+            ):
                 prompts = with_words(request.prompt), with_words(request.negative_prompt)
                 picture = own.draw_one(request, prompts, seed, size)
             if picture is None:
@@ -199,7 +204,7 @@ class FamilyHost(ABC, Generic[LearningT]):
         vector, own = conditioning.vector, self.internals
         if vector is None:
             return None
-        height, width = (side * own.pixels_of_latent(self._model) for side in latents.shape[-2:])
+        height, width = (side * own.vae_scale_factor_of(self._model) for side in latents.shape[-2:])
         sizes = own.size_vector(self._model, len(latents), width, height)
         return torch.cat([vector[:, : -sizes.shape[1]], sizes.to(vector)], dim=1)
 
@@ -207,17 +212,18 @@ class FamilyHost(ABC, Generic[LearningT]):
     def _drawing(self) -> Iterator[None]:
         """While learning: the program draws in its own ways, and all is held again afterwards."""
         if self._learning is not None:
-            self._learning.let_go()
+            self._learning.suspend()
         try:
             yield
         finally:
             held = None if self._learning is None else self._learning.model()
             if self._learning is not None and held is not None and held is self.internals.loaded_model_or_none():
-                self._learning.hold_again(held)
+                self._learning.resume(held)
 
 
 # FOLDED: What a program of the family has to tell and to do for
 # FOLDED: :class:`celeb_basis.hosts.a1111.family.FamilyHost`.
+
 
 @dataclass(frozen=True)
 class Internals:
@@ -244,16 +250,16 @@ class Internals:
     keeps_scores: Callable[[torch.device], bool]
     """Whether attention keeps its scores for the backward pass."""
 
-    pixels_of_latent: Callable[[Any], int]
+    vae_scale_factor_of: Callable[[Any], int]
     """Side in pixels of what one place of a latent stands for."""
-    encode_pictures: Callable[[Any, torch.Tensor], LatentDistribution]
+    encode_images: Callable[[Any, torch.Tensor], LatentDistribution]
     send_vae_away: Callable[[Any], None]
 
     embedders: Callable[[Any], Sequence[Any]]
     """The program's wrappers of the text encoders, in order."""
     text_encoder: Callable[[str, Callable[[], Any]], FamilyTextEncoder]
     """Of a lasting name and what looks the wrapper up."""
-    words_in_place: Callable[[Any, Words, Sequence[str]], AbstractContextManager[Callable[[str], str]]]
+    words_in_place: Callable[[Any, PlaceholderTokens, Sequence[str]], AbstractContextManager[Callable[[str], str]]]
     """Yields what turns a prompt into one that the program, meanwhile, reads with every word as its vectors."""
     encode: Callable[[Any, Sequence[str], int, int], dict[str, torch.Tensor]]
     """Prompts for pictures of a width and a height: ``crossattn`` ``(N, 77 n, width)`` and, for SDXL, ``vector``."""
@@ -265,6 +271,7 @@ class Internals:
 
 
 # FOLDED: A text encoder as the programs of the family wrap it.
+
 
 class FamilyTextEncoder(ABC):
     """One of the loaded checkpoint's text encoders, looked up anew each time."""
@@ -289,6 +296,7 @@ class FamilyTextEncoder(ABC):
 
 
 # FOLDED: Pictures into latents, one at a time, by whatever encoder a program has.
+
 
 def means_and_stds(
     pictures: torch.Tensor,
@@ -318,6 +326,7 @@ def _mean_and_std(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 # FOLDED: The denoiser as the forks with a Stable Diffusion of their own call it.
+
 
 def through_unet(
     unet: Any,

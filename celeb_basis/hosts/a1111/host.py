@@ -1,4 +1,4 @@
-"""The checkpoint that AUTOMATIC1111's WebUI has loaded, as a :class:`celeb_basis.diffusion_model.Host`."""
+"""The checkpoint that AUTOMATIC1111's WebUI has loaded, as a :class:`celeb_basis.diffusion_model.DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from celeb_basis.hosts.torch_utils import ChannelsLast, frozen, preserved_random
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.diffusion_model import Host, LatentDistribution, Precision
+    from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution, Precision
     from celeb_basis.hosts.a1111.family import Encoded
 
 
 # FOLDED: Where the host's modules lie: text encoders and denoiser together on the device while gradients flow.
 
+
 @contextmanager
-def held_on_device(model: Any) -> Iterator[None]:
+def kept_on_device(model: Any) -> Iterator[None]:
     """Text encoders and denoiser on the device, whatever ``--medvram`` would move; every tensor back home afterwards.
 
     ``--medvram`` moves modules by hooks before each forward pass. A backward pass through weights that have left the
@@ -53,13 +54,13 @@ def held_on_device(model: Any) -> Iterator[None]:
                 stack.callback(part._forward_pre_hooks.clear)
                 for key in [key for key, hook in part._forward_pre_hooks.items() if _moves(hook, lowvram)]:
                     del part._forward_pre_hooks[key]
-        hold_on_device(model)
+        keep_on_device(model)
         if getattr(model, "lowvram", False):
             model.first_stage_model.to(host_module("devices").cpu)
         yield
 
 
-def hold_on_device(model: Any) -> None:
+def keep_on_device(model: Any) -> None:
     """Bring text encoders and denoiser to the device; nothing happens if they are there."""
     device = host_module("devices").device
     model.model.to(device)
@@ -131,7 +132,7 @@ _HYPERTILE = "__webui_hypertile_params"
 class Additions:
     """LoRAs of the last prompt, hypernetworks, UNet overrides, token merging, HyperTile and tiling, as they are now.
 
-    :meth:`switch_off` may be called again at any time, as after a preview, which switches things on; :meth:`put_back`
+    :meth:`disable` may be called again at any time, as after a preview, which switches things on; :meth:`restore`
     once at the end. Networks of other extensions are told to switch off; they are activated anew by the next prompt.
     """
 
@@ -147,7 +148,7 @@ class Additions:
         self._hypertile = [(kept, kept.enabled) for kept in (getattr(part, _HYPERTILE) for part in tiled)]
         self._loras = None if lora is None else list(lora.loaded_networks)
 
-    def switch_off(self) -> None:
+    def disable(self) -> None:
         """Nothing but the checkpoint's own weights computes from here on."""
         self._other_networks_off()
         host_module("sd_unet").apply_unet("None")
@@ -158,7 +159,7 @@ class Additions:
             kept.enabled = False
         self._apply_loras([])
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Everything as it was when this was made."""
         if self._loras is not None:
             self._apply_loras(self._loras)
@@ -206,19 +207,19 @@ class _Learning(Learning):
     computing: Computing
     layout: ChannelsLast
 
-    def let_go(self) -> None:
-        self.layout.put_back()
+    def suspend(self) -> None:
+        self.layout.restore()
         if (model := self.model()) is not None:
             images.bring_vae_for_drawing(model)
 
-    def hold_again(self, model: Any) -> None:
+    def resume(self, model: Any) -> None:
         images.send_vae_away(model)
-        hold_on_device(model)
-        self.additions.switch_off()
-        self.layout.switch_on()
+        keep_on_device(model)
+        self.additions.disable()
+        self.layout.enable()
 
 
-class WebUIHost(FamilyHost[_Learning]):
+class A1111Host(FamilyHost[_Learning]):
     """Through AUTOMATIC1111's WebUI. As a context manager it puts the VAE back on leaving to where it was on entering."""
 
     internals = Internals(
@@ -234,11 +235,11 @@ class WebUIHost(FamilyHost[_Learning]):
         text_part=models.text_part,
         weights_dtype=models.weights_dtype,
         keeps_scores=models.keeps_scores,
-        pixels_of_latent=images.pixels_of_latent,
-        encode_pictures=images.encode_pictures,
+        vae_scale_factor_of=images.vae_scale_factor_of,
+        encode_images=images.encode_images,
         send_vae_away=images.send_vae_away,
         embedders=models.text_embedders,
-        text_encoder=text.WebUITextEncoder,
+        text_encoder=text.A1111TextEncoder,
         words_in_place=text.words_in_place,
         encode=text.encode,
         size_vector=text.size_vector,
@@ -249,7 +250,7 @@ class WebUIHost(FamilyHost[_Learning]):
         super().__init__()
         self._vae_home: torch.device | None = None
 
-    def __enter__(self) -> WebUIHost:
+    def __enter__(self) -> A1111Host:
         self._remember_vae()
         return self
 
@@ -273,33 +274,33 @@ class WebUIHost(FamilyHost[_Learning]):
         return computed
 
     @contextmanager
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+    def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
         model = self._model
         additions = Additions(model)
         with ExitStack() as stack:
             stack.enter_context(preserved_random_state())
             stack.callback(self._send_vae_home)
             self._remember_vae()
-            stack.enter_context(held_on_device(model))
-            stack.callback(additions.put_back)
-            additions.switch_off()
+            stack.enter_context(kept_on_device(model))
+            stack.callback(additions.restore)
+            additions.disable()
             computing = stack.enter_context(in_precision(model, precision))
             stack.enter_context(frozen([model]))
             layout = ChannelsLast([models.unet_of(model)] if self.device.type == "cpu" else [])
-            stack.callback(layout.put_back)
-            layout.switch_on()
+            stack.callback(layout.restore)
+            layout.enable()
             stack.enter_context(checkpointed(model, checkpointing, computing.blocks))
             stack.callback(setattr, self, "_learning", self._learning)
             self._learning = _Learning(weakref.ref(model), additions, computing, layout)
             yield
 
-    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
         self._remember_vae()
-        return super().encode_pictures(pictures)
+        return super().encode_images(pictures)
 
-    def release_picture_encoder(self) -> None:
+    def release_vae(self) -> None:
         self._remember_vae()
-        super().release_picture_encoder()
+        super().release_vae()
 
     def _encoding(self) -> AbstractContextManager[Any]:
         text.check_emphasis("the WebUI's")
@@ -331,5 +332,4 @@ class WebUIHost(FamilyHost[_Learning]):
 
 
 if TYPE_CHECKING:
-
-    _FITS: type[Host] = WebUIHost  # the type checker's proof that the interface is met
+    _FITS: type[DiffusionModel] = A1111Host  # the type checker's proof that the interface is met

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import LatentDistribution, check_pictures
+from celeb_basis.diffusion_model import LatentDistribution, check_images
 from celeb_basis.hosts.a1111.family import means_and_stds
 from celeb_basis.hosts.a1111.model import loaded_model
 from celeb_basis.hosts.a1111.modules import host_module, replaced, replaced_options
-from celeb_basis.hosts.torch_utils import frozen, preserved_random_state, widened, without_autocast
+from celeb_basis.hosts.torch_utils import frozen, preserved_random_state, upcast, without_autocast
 
 if TYPE_CHECKING:
     import torch
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import GenerationRequest
 
 
-def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
+def encode_images(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     """Mean and standard deviation of the latents of ``(N, 3, H, W)`` pictures in [-1, 1], times the scaling factor.
 
     Raises: :class:`HostError` for no pictures or sides that the VAE cannot halve.
     """
     import torch
 
-    check_pictures(pictures, pixels_of_latent(model))
+    check_images(pictures, vae_scale_factor_of(model))
     vae = bring_vae(model)
     factor = float(model.scale_factor)
     with torch.no_grad(), frozen([vae]), without_autocast(host_module("devices").device):
@@ -35,7 +35,7 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     return LatentDistribution(means * factor, stds * factor)
 
 
-def pixels_of_latent(model: Any) -> int:
+def vae_scale_factor_of(model: Any) -> int:
     """Side in pixels of what one place of a latent stands for."""
     return int(2 ** (model.first_stage_model.encoder.num_resolutions - 1))
 
@@ -78,7 +78,7 @@ def _encoded(vae: Any, picture: torch.Tensor) -> torch.Tensor:
 def _encoded_in_float32(vae: Any, picture: torch.Tensor) -> torch.Tensor:
     import torch
 
-    with widened([vae], torch.float32):
+    with upcast([vae], torch.float32):
         return _encoded(vae, picture)
 
 
@@ -115,7 +115,7 @@ def weights_stay() -> Iterator[None]:
     """The host does not load the checkpoint anew to hold it in 8 bits, or no longer.
 
     It would before it draws, where the setting and what it remembers of the weights differ: while learning, weights of
-    8 bits are widened, and it has been told so.
+    8 bits are upcast, and it has been told so.
     """
     models, devices = host_module("sd_models"), host_module("devices")
     known = {"check_fp8": lambda _model: devices.fp8} if hasattr(models, "check_fp8") else {}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from celeb_basis.diffusion_model import NoiseSchedule, Prediction, family_resolution, told_resolution
+from celeb_basis.diffusion_model import NoiseSchedule, Prediction, configured_resolution, family_resolution
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.modules import host_module, replaced
-from celeb_basis.hosts.torch_utils import check_autocast, torch_attention_keeps_scores, widened
+from celeb_basis.hosts.torch_utils import check_autocast, torch_attention_keeps_scores, upcast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def resolution_of(model: Any) -> int:
 
 def own_resolution(config: Any, family: Family, predicts_v: Callable[[], bool]) -> int:
     """What the file ``config`` says for us, which the host built the model from, else the family's."""
-    return told_resolution(_content(config)) or family_resolution(family, predicts_v)
+    return configured_resolution(_content(config)) or family_resolution(family, predicts_v)
 
 
 def _content(config: Any) -> Any:
@@ -204,7 +204,7 @@ def in_precision(model: Any, precision: Precision) -> Iterator[Computing]:
     """Text encoders and denoiser ready to compute in ``precision``; their weights exactly as they were afterwards.
 
     In the precision of the weights themselves, the host's own autocast serves. Weights that are narrower than what is
-    asked for are widened in their place, one after the other; there is never a second copy of the model.
+    asked for are upcast in their place, one after the other; there is never a second copy of the model.
 
     Raises: :class:`HostError` for fp16 on the CPU, or what torch cannot compute in on another device.
     """
@@ -221,7 +221,7 @@ def in_precision(model: Any, precision: Precision) -> Iterator[Computing]:
     with ExitStack() as stack:
         if held != torch.float32:
             wide = _wide_enough(held, wanted)
-            stack.enter_context(widened([model.model, text_part(model)], wide))
+            stack.enter_context(upcast([model.model, text_part(model)], wide))
             stack.enter_context(_host_believes(model, wide))
         if wanted == torch.float32:
             yield Computing(nullcontext, nullcontext)

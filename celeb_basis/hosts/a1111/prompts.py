@@ -18,7 +18,7 @@ from celeb_basis.diffusion_model import ModelInfo, TextEncoder
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.model import checkpoint_name, family_of, resolution_of, text_embedders, token_embedding
 from celeb_basis.hosts.a1111.modules import host_module
-from celeb_basis.hosts.a1111.text import WebUITextEncoder, marks_follow_tokens
+from celeb_basis.hosts.a1111.text import A1111TextEncoder, fix_embedding_offsets
 from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
 from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
 
@@ -29,6 +29,7 @@ from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
 # FOLDED: and its embedding
 # FOLDED: database for what stands at a token; both questions are answered here where they concern a person, and by
 # FOLDED: the host elsewhere.
+
 
 class PlacedWord(int):
     """A person's place in a list of token ids. Equal to no id of any vocabulary; never reaches the text encoder."""
@@ -169,6 +170,7 @@ def owner_of(place: Any, name: str) -> Any | None:
 
 # FOLDED: The WebUI's loaded checkpoint as tokens see it. Asking never makes the host load one.
 
+
 class LoadedCheckpoint:
     """Tells whether the host's checkpoint is still the same, whichever way it was switched.
 
@@ -220,7 +222,7 @@ class LoadedCheckpoint:
             ) from None
         # The host itself calls the one encoder of any SD1 or SD2 clip_l.
         names = ["clip_h"] if info.family == "sd2" else keys
-        return [WebUITextEncoder(name, _embedder(reference, i)) for i, name in enumerate(names)]
+        return [A1111TextEncoder(name, _embedder(reference, i)) for i, name in enumerate(names)]
 
 
 def _embedder(reference: weakref.ref[Any], index: int) -> Callable[[], Any]:
@@ -335,7 +337,7 @@ class HostTokens:
         checkpoint = self.checkpoint()
         view = self.view_of(encoder, lambda text: self._embedding(self.registry.find(text, checkpoint)))
         chunks, count = original(view, self._emphasised(line), *args, **kwargs)
-        marks_follow_tokens(chunks, view.placed.__contains__)
+        fix_embedding_offsets(chunks, view.placed.__contains__)
         return chunks, count
 
     def _process_text_old(self, original: Any, encoder: Any, texts: Sequence[str]) -> Any:

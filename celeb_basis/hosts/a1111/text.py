@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celeb_basis.diffusion_model import split_at_words
+from celeb_basis.diffusion_model import split_at_placeholders
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import FamilyTextEncoder
 from celeb_basis.hosts.a1111.model import text_embedders, token_embedding
@@ -23,7 +23,7 @@ from celeb_basis.hosts.a1111.modules import host_module, replaced
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.diffusion_model import TokenVectors, Words
+    from celeb_basis.diffusion_model import PlaceholderTokens, TokenVectors
 
 
 # FOLDED: Keeping a person with their place when the host moves it into the next chunk.
@@ -37,7 +37,7 @@ _PLACEHOLDER = 0
 """The token id that the host writes where an embedding will stand."""
 
 
-def marks_follow_tokens(chunks: Sequence[Any], ours: Callable[[Any], bool]) -> None:
+def fix_embedding_offsets(chunks: Sequence[Any], ours: Callable[[Any], bool]) -> None:
     """Move every mark whose tokens were moved into the next of the host's ``chunks``, in place.
 
     A chunk's ``tokens`` begin and end with one special token; its ``fixes`` are named tuples of ``offset`` (not counting
@@ -101,7 +101,7 @@ class Splice:
     Raises: :class:`HostError` for vectors that do not fit them.
     """
 
-    def __init__(self, words: Words, slots: Sequence[Slot]) -> None:
+    def __init__(self, words: PlaceholderTokens, slots: Sequence[Slot]) -> None:
         self._words = list(words)
         self._characters = {word: chr(_FIRST_CHARACTER + number) for number, word in enumerate(words)}
         self._ids = {character: _FIRST_ID - number for number, character in enumerate(self._characters.values())}
@@ -111,7 +111,7 @@ class Splice:
 
     def written(self, prompt: str) -> str:
         """``prompt`` with every word as its character."""
-        return "".join(self._characters.get(piece, piece) for piece in split_at_words(prompt, self._words))
+        return "".join(self._characters.get(piece, piece) for piece in split_at_placeholders(prompt, self._words))
 
     def finding(self, find: Callable[[Sequence[int], int], Any]) -> Callable[[Sequence[int], int], Any]:
         """The host's ``find_embedding_at_position``, which finds our words as well."""
@@ -130,7 +130,7 @@ class Splice:
             result = []
             for text in texts:
                 tokens: list[int] = []
-                for piece in split_at_words(text, list(ids)):
+                for piece in split_at_placeholders(text, list(ids)):
                     tokens += [ids[piece]] if piece in ids else tokenize([piece])[0]
                 result.append(tokens)
             return result
@@ -143,7 +143,7 @@ class Splice:
 
         def tokenize_line_and_move_marks(line: str) -> Any:
             chunks, count = tokenize_line(line)
-            marks_follow_tokens(chunks, ours.__contains__)
+            fix_embedding_offsets(chunks, ours.__contains__)
             return chunks, count
 
         return tokenize_line_and_move_marks
@@ -151,7 +151,7 @@ class Splice:
 
 @contextmanager
 def words_spliced(
-    words: Words, slots: Sequence[Slot], embedders: Sequence[Any], databases: Sequence[Any]
+    words: PlaceholderTokens, slots: Sequence[Slot], embedders: Sequence[Any], databases: Sequence[Any]
 ) -> Iterator[Callable[[str], str]]:
     """Yields what writes a prompt so that, while this lasts, ``embedders`` find every word's vectors in ``databases``.
 
@@ -197,7 +197,7 @@ def _spliced(word: str, vectors: TokenVectors, slots: Sequence[Slot]) -> Spliced
     return Spliced(word, ready if len(slots) > 1 else single, len(single))
 
 
-class WebUITextEncoder(FamilyTextEncoder):
+class A1111TextEncoder(FamilyTextEncoder):
     """One of the WebUI's, or of a fork that kept them."""
 
     def token_table(self) -> torch.Tensor:
@@ -206,7 +206,7 @@ class WebUITextEncoder(FamilyTextEncoder):
 
 
 def words_in_place(
-    model: Any, words: Words, encoder_names: Sequence[str]
+    model: Any, words: PlaceholderTokens, encoder_names: Sequence[str]
 ) -> AbstractContextManager[Callable[[str], str]]:
     """Yields what turns a prompt into one in which the host, while this lasts, reads every word as its vectors.
 

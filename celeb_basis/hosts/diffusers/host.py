@@ -1,4 +1,4 @@
-"""A loaded diffusers pipeline as a :class:`celeb_basis.diffusion_model.Host`."""
+"""A loaded diffusers pipeline as a :class:`celeb_basis.diffusion_model.DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.diffusion_model import (
     ENCODER_NAMES,
     LatentDistribution,
-    MemoryFacts,
+    MemoryStats,
     ModelInfo,
     NoiseSchedule,
     check_batch,
-    check_pictures,
-    picture_size,
+    check_images,
+    image_size,
 )
 from celeb_basis.errors import FileError, HostError
 from celeb_basis.files import cache_folder, explained_os_errors, sha256_of_file, write_json
 from celeb_basis.hosts.diffusers.configs import Family
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
-from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_facts, torch_attention_keeps_scores, widened
+from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_stats, torch_attention_keeps_scores, upcast
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from celeb_basis.diffusion_model import Conditioning, GenerationRequest, Host, Precision, Words
+    from celeb_basis.diffusion_model import (
+        Conditioning,
+        DiffusionModel,
+        GenerationRequest,
+        PlaceholderTokens,
+        Precision,
+    )
 
 
 # FOLDED: What a pipeline is, whether it can be used, and its noise schedule.
@@ -108,6 +114,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 # FOLDED: Gradient checkpointing in a diffusers model for a while, and everything as it was afterwards.
 
+
 @contextmanager
 def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing switched on or off in every block of a diffusers model that knows it."""
@@ -128,6 +135,7 @@ def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
 
 
 # FOLDED: SHA-256 of a checkpoint's weights, remembered on disk so that gigabytes are read once.
+
 
 def sha256_of_weights(path: Path) -> str:
     """Hex digest of a ``.safetensors`` file, or of all of them in a folder in the order of their relative paths.
@@ -250,18 +258,18 @@ class DiffusersHost:
         dtype: torch.dtype = next(self._unet.parameters()).dtype
         return dtype
 
-    def memory(self) -> MemoryFacts:
+    def memory(self) -> MemoryStats:
         """diffusers computes attention in torch's own way."""
-        return memory_facts(
+        return memory_stats(
             self._unet,
             [self._unet, *self._text_models],
             self.device,
-            latent_pixel=self._latent_pixel,
+            vae_scale_factor=self._latent_pixel,
             keeps_scores=torch_attention_keeps_scores(self.device),
         )
 
     @contextmanager
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+    def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
         import torch
 
         wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -274,7 +282,7 @@ class DiffusersHost:
                 # Also from one half precision to the other: autocast starts from float32.
                 if wanted != torch.float32:
                     check_autocast(self.device, wanted)
-                stack.enter_context(widened(denoising, torch.float32))
+                stack.enter_context(upcast(denoising, torch.float32))
                 self._autocast = None if wanted == torch.float32 else wanted
             else:
                 self._autocast = None
@@ -283,10 +291,10 @@ class DiffusersHost:
             finally:
                 self._autocast = before
 
-    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
         import torch
 
-        check_pictures(pictures, self._latent_pixel)
+        check_images(pictures, self._latent_pixel)
         config = self._vae.config
         factor, shift = float(config.scaling_factor), float(getattr(config, "shift_factor", None) or 0.0)
         means, stds = [], []
@@ -297,7 +305,7 @@ class DiffusersHost:
                 stds.append(moments.std.float() * factor)
         return LatentDistribution(torch.cat(means).cpu(), torch.cat(stds).cpu())
 
-    def release_picture_encoder(self) -> None:
+    def release_vae(self) -> None:
         import torch
 
         if self.device.type != "cpu":
@@ -305,7 +313,7 @@ class DiffusersHost:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def encode_prompts(self, prompts: Sequence[str], words: Words) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         import torch
 
         if not prompts:
@@ -314,7 +322,7 @@ class DiffusersHost:
         states, pooled = [], None
         with self._computing():
             for which, (encoder, model) in enumerate(zip(self._encoders, self._text_models, strict=True)):
-                of_encoder, of_pooled = encoder.encode(prompts, words, which, penultimate=penultimate)
+                of_encoder, of_pooled = encoder.encode(prompts, placeholder_tokens, which, penultimate=penultimate)
                 states.append(of_encoder.to(self.device, model.dtype))
                 pooled = of_pooled if pooled is None else pooled
         together = states[0] if len(states) == 1 else torch.cat(states, dim=-1).to(self._text_models[-1].dtype)
@@ -339,7 +347,7 @@ class DiffusersHost:
         """DDIM without noise, as the paper samples; noise is drawn on the CPU, so that a seed means the same everywhere."""
         import torch
 
-        width, height = picture_size(request, self.info, self._latent_pixel, self.schedule.timesteps)
+        width, height = image_size(request, self.info, self._latent_pixel, self.schedule.timesteps)
         pipeline = self._sampling_pipeline()
         with torch.no_grad():
             encoded = self._generation_prompts(request)
@@ -379,7 +387,7 @@ class DiffusersHost:
 
         self._vae.to(self.device)
         overflows = self._vae.dtype == torch.float16 and getattr(self._vae.config, "force_upcast", False)
-        wide = widened([self._vae], torch.float32) if overflows else nullcontext()
+        wide = upcast([self._vae], torch.float32) if overflows else nullcontext()
         with frozen([self._vae]), wide:
             yield self._vae
 
@@ -405,10 +413,10 @@ class DiffusersHost:
     def _generation_prompts(self, request: GenerationRequest) -> dict[str, torch.Tensor]:
         import torch
 
-        positive = self.encode_prompts([request.prompt], request.words)
+        positive = self.encode_prompts([request.prompt], request.placeholder_tokens)
         arguments = {"prompt_embeds": positive.states, "pooled_prompt_embeds": positive.pooled}
         if request.guidance > 1.0:
-            negative = self.encode_prompts([request.negative_prompt], request.words)
+            negative = self.encode_prompts([request.negative_prompt], request.placeholder_tokens)
             states, pooled = negative.states, negative.pooled
             if not request.negative_prompt and self._pipeline.config.get("force_zeros_for_empty_prompt", False):
                 # SDXL was trained with zeros for no prompt
@@ -418,5 +426,4 @@ class DiffusersHost:
 
 
 if TYPE_CHECKING:
-
-    _FITS: type[Host] = DiffusersHost  # the type checker's proof that the interface is met
+    _FITS: type[DiffusionModel] = DiffusersHost  # the type checker's proof that the interface is met

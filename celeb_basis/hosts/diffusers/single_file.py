@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import Prediction, family_resolution, told_resolution
+from celeb_basis.diffusion_model import Prediction, configured_resolution, family_resolution
 from celeb_basis.errors import HostError
 from celeb_basis.files import explained_os_errors
 from celeb_basis.hosts.diffusers.configs import (
@@ -21,7 +21,7 @@ from celeb_basis.hosts.diffusers.configs import (
     sample_sizes,
     text_config,
 )
-from celeb_basis.hosts.torch_utils import widened
+from celeb_basis.hosts.torch_utils import upcast
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # FOLDED: Such files are the training configs of the original code (``ldm`` for SD1 and SD2, ``sgm`` for SDXL); the
 # FOLDED: WebUI takes
 # FOLDED: them from the same place.
+
 
 def read_yaml(path: Path) -> Config:
     """The content of a ``.yaml`` beside a checkpoint.
@@ -77,7 +78,7 @@ def apply_yaml(path: Path, content: Config, family: Family, configs: dict[str, C
         if theirs in params:
             scheduler[ours] = type(scheduler[ours])(params[theirs])
     scheduler["prediction_type"] = _prediction(params)
-    resolution = told_resolution(content)
+    resolution = configured_resolution(content)
     if not resolution and family != "sd2" and isinstance(params.get("image_size"), int):
         resolution = params["image_size"] * 8
     if resolution:
@@ -294,7 +295,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: Prediction | No
         found = probe_prediction(parts["unet"])
     if found is not None:
         scheduler["prediction_type"] = found
-    if family == "sd2" and told_resolution(recipe) is None:
+    if family == "sd2" and configured_resolution(recipe) is None:
         side = family_resolution(family, lambda: bool(scheduler["prediction_type"] == "v_prediction"))
         for component, size in zip(("vae", "unet"), sample_sizes(configs["vae"], side), strict=True):
             parts[component].register_to_config(sample_size=size)
@@ -343,7 +344,7 @@ def probe_prediction(unet: Any) -> Prediction:
     import torch
 
     # The CPU computes half precision with newer versions of torch only.
-    with torch.no_grad(), widened([unet], torch.float32):
+    with torch.no_grad(), upcast([unet], torch.float32):
         noise = torch.full((1, 4, 8, 8), 0.5, dtype=unet.dtype, device=unet.device)
         context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=unet.dtype, device=unet.device)
         step = torch.tensor([999], device=unet.device)

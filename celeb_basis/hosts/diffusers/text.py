@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import split_at_words
+from celeb_basis.diffusion_model import split_at_placeholders
 from celeb_basis.errors import HostError
 
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.diffusion_model import Words
+    from celeb_basis.diffusion_model import PlaceholderTokens
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ class DiffusersTextEncoder:
         table: torch.Tensor = self._model.get_input_embeddings().weight.detach()
         return table
 
-    def encode(self, prompts: Sequence[str], words: Words, which: int, *, penultimate: bool) -> tuple[Any, Any]:
+    def encode(
+        self, prompts: Sequence[str], words: PlaceholderTokens, which: int, *, penultimate: bool
+    ) -> tuple[Any, Any]:
         """Hidden states ``(N, 77, width)`` and, of an encoder with a projection, the pooled output ``(N, P)``.
 
         Parameters:
@@ -106,7 +108,7 @@ class DiffusersTextEncoder:
         tokenizer = self._tokenizer
         ids: list[int] = []
         places: list[tuple[int, str, int]] = []
-        for piece in split_at_words(prompt, list(vectors)):
+        for piece in split_at_placeholders(prompt, list(vectors)):
             if piece not in vectors:
                 ids += self.tokenize([piece])[0]
                 continue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.app import WebUIProgram
+from celeb_basis.hosts.a1111.app import A1111App
 from celeb_basis.hosts.a1111.model import checkpoint_name
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.a1111.prompts import EngineView, HostTokens, LoadedCheckpoint, Place
@@ -20,8 +20,8 @@ from celeb_basis.hosts.forge.modules import backend_module
 from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
-    from celeb_basis.hosts.a1111.app import Adapter, Program, Tokens
+    from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.hosts.a1111.app import Adapter, HostApp, Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
     from celeb_basis.webui.jobs import Job
 
@@ -30,10 +30,10 @@ _PAGE = "modules.ui_extra_networks_textual_inversion"
 """Forge's page of ordinary embeddings, which has read their folder for itself."""
 
 
-class ForgeProgram(WebUIProgram):
+class ForgeApp(A1111App):
     """Stable Diffusion WebUI Forge."""
 
-    def host(self) -> Host:
+    def loaded_model(self) -> DiffusionModel:
         """The loaded checkpoint behind the core's interface."""
         from celeb_basis.hosts.forge import ForgeHost
 
@@ -47,11 +47,11 @@ class ForgeProgram(WebUIProgram):
         return None if model is None else (id(model), model.sd_model_hash)
 
     @contextlib.contextmanager
-    def exclusive(self, job: Job | None) -> Iterator[None]:
+    def write_lock(self, job: Job | None) -> Iterator[None]:
         """Forge's queue lock, with the checkpoint loaded that is chosen at the top of its page."""
         from celeb_basis.hosts.forge.model import load_chosen
 
-        with super().exclusive(job):
+        with super().write_lock(job):
             load_chosen()
             yield
 
@@ -74,14 +74,15 @@ class ForgeProgram(WebUIProgram):
 
 # FOLDED: Stable Diffusion WebUI Forge.
 
+
 class Forge:
     """Forge keeps the WebUI's page, queue and prompt language, and has models and text encoders of its own."""
 
     name = "Forge"
 
-    def program(self) -> Program:
+    def program(self) -> HostApp:
 
-        return ForgeProgram()
+        return ForgeApp()
 
     def install_tokens(self, registry: Registry) -> Tokens:
         from celeb_basis.hosts.a1111.prompts import install
@@ -95,11 +96,11 @@ class Forge:
 
 
 if TYPE_CHECKING:
-
     _FITS: type[Adapter] = Forge  # the type checker's proof that the interface is met
 
 
 # FOLDED: Forge's loaded checkpoint as tokens see it. Asking never makes Forge load one.
+
 
 class LoadedInForge(LoadedCheckpoint):
     """As in the WebUI; models of other kinds (Stable Diffusion 3, Flux) have a family that no person is of."""

@@ -28,14 +28,14 @@ def ordinary(tensor: torch.Tensor) -> torch.Tensor:
         return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
-class OrdinaryWeights:
-    """Parameters and buffers of some modules, between :meth:`switch_on` and :meth:`put_back` as ordinary tensors."""
+class NormalWeights:
+    """Parameters and buffers of some modules, between :meth:`enable` and :meth:`restore` as ordinary tensors."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         self._modules = list(modules)
         self._exchanged: list[tuple[dict[str, Any], str, Any]] = []
 
-    def switch_on(self) -> None:
+    def enable(self) -> None:
         """Exchange what is not ordinary yet."""
         import torch
 
@@ -44,7 +44,7 @@ class OrdinaryWeights:
                 self._exchanged.append((held, name, tensor))
                 held[name] = of_the_kind(tensor, ordinary(tensor.data))
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Everything that was exchanged as it was."""
         while self._exchanged:
             held, name, tensor = self._exchanged.pop()
@@ -52,6 +52,7 @@ class OrdinaryWeights:
 
 
 # FOLDED: A denoiser of Forge's whose backward pass is right: its own code is written to be run forward only.
+
 
 @contextmanager
 def right_backward(unet: Any, *, checkpointing: bool) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The checkpoint that Forge has loaded, as a :class:`celeb_basis.diffusion_model.Host`."""
+"""The checkpoint that Forge has loaded, as a :class:`celeb_basis.diffusion_model.DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.hosts.a1111.family import FamilyHost, Internals, Learning, through_unet
 from celeb_basis.hosts.a1111.model import checkpoint_name
 from celeb_basis.hosts.forge import model as models
-from celeb_basis.hosts.forge.gradients import OrdinaryWeights, ordinary, right_backward
+from celeb_basis.hosts.forge.gradients import NormalWeights, ordinary, right_backward
 from celeb_basis.hosts.forge.model import Casting, draw_one, dtype_of
 from celeb_basis.hosts.forge.modules import backend_module, nothing_moves
 from celeb_basis.hosts.torch_utils import frozen, preserved_random_state
@@ -19,7 +19,7 @@ from celeb_basis.hosts.torch_utils import frozen, preserved_random_state
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.diffusion_model import Host, Precision
+    from celeb_basis.diffusion_model import DiffusionModel, Precision
     from celeb_basis.hosts.a1111.family import Encoded
 
 
@@ -28,16 +28,16 @@ class _Learning(Learning):
     dtype: torch.dtype
     """What the denoiser computes in."""
     casting: Casting
-    weights: OrdinaryWeights
+    weights: NormalWeights
 
-    def let_go(self) -> None:
-        self.weights.put_back()
-        self.casting.put_back()
+    def suspend(self) -> None:
+        self.weights.restore()
+        self.casting.restore()
 
-    def hold_again(self, model: Any) -> None:
-        _hold_on_device(model)
-        self.casting.switch_on()
-        self.weights.switch_on()
+    def resume(self, model: Any) -> None:
+        _keep_on_device(model)
+        self.casting.enable()
+        self.weights.enable()
 
 
 class ForgeHost(FamilyHost[_Learning]):
@@ -56,8 +56,8 @@ class ForgeHost(FamilyHost[_Learning]):
         text_part=models.text_part,
         weights_dtype=models.weights_dtype,
         keeps_scores=models.keeps_scores,
-        pixels_of_latent=models.pixels_of_latent,
-        encode_pictures=models.encode_pictures,
+        vae_scale_factor_of=models.vae_scale_factor_of,
+        encode_images=models.encode_images,
         send_vae_away=models.send_vae_away,
         embedders=models.text_engines,
         text_encoder=models.ForgeTextEncoder,
@@ -73,20 +73,20 @@ class ForgeHost(FamilyHost[_Learning]):
         return device
 
     @contextmanager
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+    def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
         model = self._model
         unet, encoders = models.unet_of(model), models.text_part(model)
         with ExitStack() as stack:
             stack.enter_context(preserved_random_state())
             dtype = dtype_of(precision, self.device)
             # First, since Forge has layers cast whose weights it puts on the CPU for want of room.
-            _hold_on_device(model)
+            _keep_on_device(model)
             casting = Casting(unet, dtype)
-            stack.callback(casting.put_back)
-            casting.switch_on()
-            weights = OrdinaryWeights([unet, encoders])
-            stack.callback(weights.put_back)
-            weights.switch_on()
+            stack.callback(casting.restore)
+            casting.enable()
+            weights = NormalWeights([unet, encoders])
+            stack.callback(weights.restore)
+            weights.enable()
             stack.enter_context(frozen([unet, encoders]))
             stack.enter_context(right_backward(unet, checkpointing=checkpointing))
             stack.callback(setattr, self, "_learning", self._learning)
@@ -118,12 +118,12 @@ class ForgeHost(FamilyHost[_Learning]):
                 yield self._learning.dtype
             return
         model = self._model
-        _hold_on_device(model)
+        _keep_on_device(model)
         with torch.inference_mode(), nothing_moves():
             yield models.unet_of(model).computation_dtype
 
 
-def _hold_on_device(model: Any) -> None:
+def _keep_on_device(model: Any) -> None:
     """Bring text encoders and denoiser to the device, without the LoRAs of the last prompt; the next one brings its own.
 
     The patchers that Forge keeps as the original ones know of no LoRA: loading them takes what was merged into the weights
@@ -142,5 +142,4 @@ def _hold_on_device(model: Any) -> None:
 
 
 if TYPE_CHECKING:
-
-    _FITS: type[Host] = ForgeHost  # the type checker's proof that the interface is met
+    _FITS: type[DiffusionModel] = ForgeHost  # the type checker's proof that the interface is met

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_pictures
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import FamilyTextEncoder, means_and_stds
 from celeb_basis.hosts.a1111.images import drawn, plain_processing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from celeb_basis.diffusion_model import GenerationRequest, Precision, Words
+    from celeb_basis.diffusion_model import GenerationRequest, PlaceholderTokens, Precision
 
 
 _ADVICE = "choose a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
@@ -157,6 +157,7 @@ def _prediction(model: Any) -> str | None:
 
 # FOLDED: Prompts with words in them, encoded by Forge's own code, with gradients to the words' vectors.
 
+
 class ForgeTextEncoder(FamilyTextEncoder):
     """One of Forge's."""
 
@@ -165,7 +166,7 @@ class ForgeTextEncoder(FamilyTextEncoder):
 
 
 def words_in_place(
-    model: Any, words: Words, encoder_names: Sequence[str]
+    model: Any, words: PlaceholderTokens, encoder_names: Sequence[str]
 ) -> AbstractContextManager[Callable[[str], str]]:
     """Yields what turns a prompt into one in which Forge, while this lasts, reads every word as its vectors.
 
@@ -214,14 +215,15 @@ def _without_inference_mode(method: Any) -> Callable[..., Any]:
 
 # FOLDED: Pictures into latents, through the VAE that the user chose in Forge.
 
-def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
+
+def encode_images(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     """Mean and standard deviation of the latents of ``(N, 3, H, W)`` pictures in [-1, 1], times the scaling factor.
 
     Raises: :class:`HostError` for no pictures or sides that the VAE cannot halve.
     """
     import torch
 
-    check_pictures(pictures, pixels_of_latent(model))
+    check_images(pictures, vae_scale_factor_of(model))
     vae = vae_of(model)
     with torch.inference_mode():
         backend_module("memory_management").load_models_gpu([vae.patcher])
@@ -236,7 +238,7 @@ def vae_of(model: Any) -> Any:
     return model.forge_objects_original.vae
 
 
-def pixels_of_latent(model: Any) -> int:
+def vae_scale_factor_of(model: Any) -> int:
     """Side in pixels of what one place of a latent stands for."""
     return int(vae_of(model).downscale_ratio)
 
@@ -271,6 +273,7 @@ def _encoded_in_float32(vae: Any, picture: torch.Tensor) -> torch.Tensor:
 
 # FOLDED: Pictures drawn by Forge's own processing, as previews are: nothing saved, nothing remembered, no scripts
 # FOLDED: run.
+
 
 def draw_one(
     request: GenerationRequest, prompts: tuple[str, str], seed: int, size: tuple[int, int]
@@ -314,14 +317,14 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
 class Casting:
     """Has layers of ``module`` cast weights that are held in another dtype than ``dtype`` to that of their input.
 
-    Forge uses the same switch when it loads a module: it is to do that before :meth:`switch_on`, or after :meth:`put_back`.
+    Forge uses the same switch when it loads a module: it is to do that before :meth:`enable`, or after :meth:`restore`.
     """
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         self._module, self._dtype = module, dtype
         self._switched: list[Any] = []
 
-    def switch_on(self) -> None:
+    def enable(self) -> None:
         """Layers that do not cast by themselves do."""
         for part in self._module.modules():
             casts = getattr(part, _CASTS, None)
@@ -329,7 +332,7 @@ class Casting:
                 setattr(part, _CASTS, True)
                 self._switched.append(part)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Every layer as it was, or as Forge will have it again if it moved the layer's weights meanwhile."""
         while self._switched:
             part = self._switched.pop()
@@ -341,7 +344,7 @@ def casting(module: Any, dtype: torch.dtype) -> Iterator[None]:
     """:class:`Casting` for a while."""
     cast = Casting(module, dtype)
     try:
-        cast.switch_on()
+        cast.enable()
         yield
     finally:
-        cast.put_back()
+        cast.restore()

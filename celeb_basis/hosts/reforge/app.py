@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.diffusion_model import ModelInfo
-from celeb_basis.hosts.a1111.app import WebUIProgram
+from celeb_basis.hosts.a1111.app import A1111App
 from celeb_basis.hosts.a1111.model import checkpoint_name
 from celeb_basis.hosts.a1111.prompts import HostTokens, LoadedCheckpoint
 from celeb_basis.hosts.reforge.model import family_of, resolution_of
@@ -14,15 +14,15 @@ from celeb_basis.hosts.torch_utils import ordinary_tensors
 from celeb_basis.prompts.registry import Checkpoint, Unavailable, Word
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
-    from celeb_basis.hosts.a1111.app import Adapter, Program, Tokens
+    from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.hosts.a1111.app import Adapter, HostApp, Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
 
 
-class ReForgeProgram(WebUIProgram):
+class ReForgeApp(A1111App):
     """Stable Diffusion WebUI reForge."""
 
-    def host(self) -> Host:
+    def loaded_model(self) -> DiffusionModel:
         """The loaded checkpoint behind the core's interface."""
         from celeb_basis.hosts.reforge import ReForgeHost
 
@@ -36,14 +36,15 @@ class ReForgeProgram(WebUIProgram):
 
 # FOLDED: Stable Diffusion WebUI reForge.
 
+
 class ReForge:
     """reForge keeps the WebUI's page, queue, prompts and text encoders, and has a denoiser of its own."""
 
     name = "reForge"
 
-    def program(self) -> Program:
+    def program(self) -> HostApp:
 
-        return ReForgeProgram()
+        return ReForgeApp()
 
     def install_tokens(self, registry: Registry) -> Tokens:
         from celeb_basis.hosts.a1111.prompts import install
@@ -57,11 +58,11 @@ class ReForge:
 
 
 if TYPE_CHECKING:
-
     _FITS: type[Adapter] = ReForge  # the type checker's proof that the interface is met
 
 
 # FOLDED: ``<name>`` in reForge's prompts, which are the WebUI's; only what checkpoint is loaded is told otherwise.
+
 
 class LoadedInReForge(LoadedCheckpoint):
     """As in the WebUI; models of other kinds have a family that no person is of."""

@@ -1,4 +1,4 @@
-"""The checkpoint that reForge has loaded, as a :class:`celeb_basis.diffusion_model.Host`."""
+"""The checkpoint that reForge has loaded, as a :class:`celeb_basis.diffusion_model.DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111 import text
 from celeb_basis.hosts.a1111.family import FamilyHost, Learning, through_unet
-from celeb_basis.hosts.a1111.host import WebUIHost, checkpointed
+from celeb_basis.hosts.a1111.host import A1111Host, checkpointed
 from celeb_basis.hosts.a1111.images import draw_one
 from celeb_basis.hosts.a1111.model import AS_THE_HOST, Computing, in_precision
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.reforge import model as models
 from celeb_basis.hosts.reforge.model import attention_has_gradients
 from celeb_basis.hosts.reforge.modules import reforge_module
-from celeb_basis.hosts.torch_utils import ChannelsLast, frozen, make_ordinary, preserved_random_state
+from celeb_basis.hosts.torch_utils import ChannelsLast, clone_inference_tensors, frozen, preserved_random_state
 
 if TYPE_CHECKING:
     import torch
 
-    from celeb_basis.diffusion_model import Host, Precision
+    from celeb_basis.diffusion_model import DiffusionModel, Precision
     from celeb_basis.hosts.a1111.family import Encoded
 
 
 # FOLDED: Where reForge's modules lie: text encoders and denoiser together on the device while gradients flow, free
 # FOLDED: of LoRAs.
 
-def hold_on_device(model: Any) -> None:
+
+def keep_on_device(model: Any) -> None:
     """Bring text encoders and denoiser to the device as the checkpoint has them.
 
     The patchers that reForge keeps as the original ones know of no LoRA: loading them takes what was merged into the
@@ -48,16 +49,17 @@ def hold_on_device(model: Any) -> None:
                 "reForge has room for a part of the checkpoint only: close what else uses the graphics card, or choose a "
                 "smaller checkpoint, to learn."
             )
-    make_ordinary(patcher.model for patcher in patchers)
+    clone_inference_tensors(patcher.model for patcher in patchers)
 
 
 # FOLDED: Switching off what reForge's prompts and settings add to the denoiser and text encoders, and putting it
 # FOLDED: all back.
 
+
 class Additions:
     """LoRAs and other patches of the last prompt, UNet overrides and tiling, as they are now.
 
-    :meth:`switch_off` may be called again at any time, as after a preview, which switches things on; :meth:`put_back`
+    :meth:`disable` may be called again at any time, as after a preview, which switches things on; :meth:`restore`
     once at the end.
     """
 
@@ -69,13 +71,13 @@ class Additions:
         self._patched = model.forge_objects
         self._stack = ExitStack()
 
-    def switch_off(self) -> None:
+    def disable(self) -> None:
         """Nothing but the checkpoint's own weights computes from here on."""
         host_module("sd_unet").apply_unet("None")
         reforge_module("modules_forge.forge_util").apply_circular_forge(self._model, False)
         self._model.forge_objects = self._model.forge_objects_original.shallow_copy()
 
-    def hold_still(self) -> None:
+    def freeze(self) -> None:
         """From here on no text encoder is moved, and attention is of a kind that gradients pass."""
         # reForge looks anew at what has room on the device before each prompt, and might send the denoiser away.
         for place in (reforge_module("modules_forge.forge_clip"), reforge_module("modules.sd_models_xl")):
@@ -85,13 +87,13 @@ class Additions:
             plain = attention.attention_pytorch
             self._stack.enter_context(replaced(attention, optimized_attention=plain, optimized_attention_masked=plain))
 
-    def let_go(self) -> None:
-        """What :meth:`hold_still` held goes its own ways again, as for a preview."""
+    def suspend(self) -> None:
+        """What :meth:`freeze` held goes its own ways again, as for a preview."""
         self._stack.close()
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Everything as it was when this was made."""
-        self.let_go()
+        self.suspend()
         self._model.forge_objects = self._patched
         reforge_module("modules_forge.forge_util").apply_circular_forge(self._model, self._tiling)
         host_module("sd_unet").apply_unet(self._unet)
@@ -107,15 +109,15 @@ class _Learning(Learning):
     computing: Computing
     layout: ChannelsLast
 
-    def let_go(self) -> None:
-        self.layout.put_back()
-        self.additions.let_go()
+    def suspend(self) -> None:
+        self.layout.restore()
+        self.additions.suspend()
 
-    def hold_again(self, model: Any) -> None:
-        self.additions.switch_off()
-        hold_on_device(model)
-        self.additions.hold_still()
-        self.layout.switch_on()
+    def resume(self, model: Any) -> None:
+        self.additions.disable()
+        keep_on_device(model)
+        self.additions.freeze()
+        self.layout.enable()
 
 
 def _no_scripts() -> Any:
@@ -126,7 +128,7 @@ class ReForgeHost(FamilyHost[_Learning]):
     """Through reForge, which kept the WebUI's text encoders and has a denoiser, a VAE and a memory management of its own."""
 
     internals = replace(
-        WebUIHost.internals,
+        A1111Host.internals,
         program="reForge",
         check_model=models.check_model,
         family_of=models.family_of,
@@ -135,8 +137,8 @@ class ReForgeHost(FamilyHost[_Learning]):
         unet_of=models.unet_of,
         weights_dtype=models.weights_dtype,
         keeps_scores=models.keeps_scores,
-        pixels_of_latent=models.pixels_of_latent,
-        encode_pictures=models.encode_pictures,
+        vae_scale_factor_of=models.vae_scale_factor_of,
+        encode_images=models.encode_images,
         send_vae_away=models.send_vae_away,
         draw_one=partial(draw_one, scripts=_no_scripts),
     )
@@ -147,20 +149,20 @@ class ReForgeHost(FamilyHost[_Learning]):
         return device
 
     @contextmanager
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+    def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
         model = self._model
         additions = Additions(model)
         with ExitStack() as stack:
             stack.enter_context(preserved_random_state())
-            stack.callback(additions.put_back)
-            additions.switch_off()
-            hold_on_device(model)
-            additions.hold_still()
+            stack.callback(additions.restore)
+            additions.disable()
+            keep_on_device(model)
+            additions.freeze()
             computing = stack.enter_context(in_precision(model, precision))
             stack.enter_context(frozen([model]))
             layout = ChannelsLast([models.unet_of(model)] if self.device.type == "cpu" else [])
-            stack.callback(layout.put_back)
-            layout.switch_on()
+            stack.callback(layout.restore)
+            layout.enable()
             stack.enter_context(checkpointed(model, checkpointing, computing.blocks))
             stack.callback(setattr, self, "_learning", self._learning)
             self._learning = _Learning(weakref.ref(model), additions, computing, layout)
@@ -174,7 +176,7 @@ class ReForgeHost(FamilyHost[_Learning]):
         model = self._model
         unet = models.unet_of(model)
         if self._learning is None:
-            hold_on_device(model)
+            keep_on_device(model)
             dtype = models.weights_dtype(model)
         else:  # the weights were made what they are to be computed in
             dtype = next(unet.parameters()).dtype
@@ -190,5 +192,4 @@ class ReForgeHost(FamilyHost[_Learning]):
 
 
 if TYPE_CHECKING:
-
-    _FITS: type[Host] = ReForgeHost  # the type checker's proof that the interface is met
+    _FITS: type[DiffusionModel] = ReForgeHost  # the type checker's proof that the interface is met

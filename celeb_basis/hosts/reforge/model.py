@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, Prediction, check_pictures
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, Prediction, check_images
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import means_and_stds
 from celeb_basis.hosts.a1111.model import Family, checkpoint_name, own_resolution, text_embedders
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.reforge.modules import reforge_module
-from celeb_basis.hosts.torch_utils import frozen, torch_attention_keeps_scores, widened, without_autocast
+from celeb_basis.hosts.torch_utils import frozen, torch_attention_keeps_scores, upcast, without_autocast
 
 if TYPE_CHECKING:
     import torch
@@ -108,14 +108,15 @@ def _prediction(model: Any) -> Prediction:
 
 # FOLDED: Pictures into latents, through the VAE that the user chose in reForge.
 
-def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
+
+def encode_images(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     """Mean and standard deviation of the latents of ``(N, 3, H, W)`` pictures in [-1, 1], times the scaling factor.
 
     Raises: :class:`HostError` for no pictures or sides that the VAE cannot halve.
     """
     import torch
 
-    check_pictures(pictures, pixels_of_latent(model))
+    check_images(pictures, vae_scale_factor_of(model))
     vae = _vae_of(model)
     reforge_module("ldm_patched.modules.model_management").load_models_gpu([vae.patcher])
     module, factor = vae.first_stage_model, float(denoising_part(model).latent_format.scale_factor)
@@ -124,7 +125,7 @@ def encode_pictures(model: Any, pictures: torch.Tensor) -> LatentDistribution:
     return LatentDistribution(means * factor, stds * factor)
 
 
-def pixels_of_latent(model: Any) -> int:
+def vae_scale_factor_of(model: Any) -> int:
     """Side in pixels of what one place of a latent stands for."""
     return int(_vae_of(model).downscale_ratio)
 
@@ -156,5 +157,5 @@ def _encoded(module: Any, picture: torch.Tensor) -> torch.Tensor:
 def _encoded_in_float32(module: Any, picture: torch.Tensor) -> torch.Tensor:
     import torch
 
-    with widened([module], torch.float32):
+    with upcast([module], torch.float32):
         return _encoded(module, picture)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.diffusion_model import ENCODER_NAMES, ModelInfo, TextEncoder
 from celeb_basis.errors import CelebBasisError, HostError
-from celeb_basis.hosts.a1111.app import WebUIProgram
+from celeb_basis.hosts.a1111.app import A1111App
 from celeb_basis.hosts.a1111.prompts import Patches, owner_of
 from celeb_basis.hosts.diffusers.host import family_of
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
@@ -29,16 +29,16 @@ from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
 from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
-    from celeb_basis.hosts.a1111.app import Adapter, Program, Tokens
+    from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.hosts.a1111.app import Adapter, HostApp, Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
     from celeb_basis.webui.jobs import Job
 
 
-class SDNextProgram(WebUIProgram):
+class SDNextApp(A1111App):
     """SD.Next."""
 
-    def host(self) -> Host:
+    def loaded_model(self) -> DiffusionModel:
         """The loaded checkpoint behind the core's interface."""
         from celeb_basis.hosts.sdnext import SDNextHost
 
@@ -50,7 +50,7 @@ class SDNextProgram(WebUIProgram):
         return None if unet is None else id(unet)
 
     @contextlib.contextmanager
-    def exclusive(self, job: Job | None) -> Iterator[None]:
+    def write_lock(self, job: Job | None) -> Iterator[None]:
         """SD.Next's queue lock, and its state while a job is under way."""
         progress, state = sdnext_module("progress"), sdnext_module("shared").state
         queue_lock = sdnext_module("call_queue").queue_lock
@@ -88,15 +88,16 @@ class SDNextProgram(WebUIProgram):
 
 # FOLDED: SD.Next.
 
+
 class SDNext:
     """SD.Next keeps the WebUI's way of loading extensions; its models are diffusers' pipelines."""
 
     name = "SD.Next"
 
-    def program(self) -> Program:
+    def program(self) -> HostApp:
 
         _write_into_its_log()
-        return SDNextProgram()
+        return SDNextApp()
 
     def install_tokens(self, registry: Registry) -> Tokens:
 
@@ -115,11 +116,11 @@ def _write_into_its_log() -> None:
 
 
 if TYPE_CHECKING:
-
     _FITS: type[Adapter] = SDNext  # the type checker's proof that the interface is met
 
 
 # FOLDED: SD.Next's loaded checkpoint as tokens see it. Asking never makes SD.Next load one.
+
 
 class LoadedInSDNext:
     """Tells whether the checkpoint is still the same, by its text encoder: pipelines come and go around one."""

@@ -1,4 +1,4 @@
-"""The checkpoint that SD.Next has loaded, as a :class:`celeb_basis.diffusion_model.Host`."""
+"""The checkpoint that SD.Next has loaded, as a :class:`celeb_basis.diffusion_model.DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers.host import DiffusersHost, check_pipeline, family_of, sha256_of_weights
 from celeb_basis.hosts.sdnext.modules import sdnext_module
-from celeb_basis.hosts.torch_utils import make_ordinary, numbered, preserved_random_state
+from celeb_basis.hosts.torch_utils import clone_inference_tensors, numbered, preserved_random_state
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from celeb_basis.diffusion_model import Conditioning, GenerationRequest, Host, LatentDistribution, Precision, Words
+    from celeb_basis.diffusion_model import (
+        Conditioning,
+        DiffusionModel,
+        GenerationRequest,
+        LatentDistribution,
+        PlaceholderTokens,
+        Precision,
+    )
 
 
 # FOLDED: Which pipeline SD.Next has loaded, whether it can be learned through, and the file that it came from.
@@ -92,8 +99,9 @@ def sha256_of(pipeline: Any) -> str | None:
 
 # FOLDED: Where SD.Next's modules lie: text encoders and denoiser together on the device while gradients flow.
 
+
 @contextmanager
-def held_on_device(pipeline: Any) -> Iterator[None]:
+def kept_on_device(pipeline: Any) -> Iterator[None]:
     """Text encoders and denoiser on the device, whatever SD.Next would move between its steps; its own ways afterwards.
 
     What SD.Next made in torch's inference mode is made ready for gradients.
@@ -107,7 +115,7 @@ def held_on_device(pipeline: Any) -> Iterator[None]:
     try:
         for part in parts:
             part.to(device)
-        make_ordinary(parts)
+        clone_inference_tensors(parts)
         yield
     finally:
         for part, home in zip(parts, homes, strict=True):
@@ -138,21 +146,21 @@ class SDNextHost(DiffusersHost):
         return numbered(sdnext_module("devices").device)
 
     @contextmanager
-    def learning(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
+    def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
         self._check_still_loaded()
         with ExitStack() as stack:
             stack.enter_context(preserved_random_state())
-            stack.enter_context(held_on_device(self._loaded))
-            stack.enter_context(super().learning(precision, checkpointing=checkpointing))
+            stack.enter_context(kept_on_device(self._loaded))
+            stack.enter_context(super().prepare_for_training(precision, checkpointing=checkpointing))
             yield
 
-    def encode_pictures(self, pictures: torch.Tensor) -> LatentDistribution:
+    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
         self._check_still_loaded()
-        return super().encode_pictures(pictures)
+        return super().encode_images(pictures)
 
-    def encode_prompts(self, prompts: Sequence[str], words: Words) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         self._check_still_loaded()
-        return super().encode_prompts(prompts, words)
+        return super().encode_prompts(prompts, placeholder_tokens)
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         self._check_still_loaded()
@@ -160,7 +168,7 @@ class SDNextHost(DiffusersHost):
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         self._check_still_loaded()
-        with held_on_device(self._loaded):
+        with kept_on_device(self._loaded):
             yield from super().generate(request)
 
     def _check_still_loaded(self) -> None:
@@ -190,8 +198,7 @@ def _plain(loaded: Any) -> Any:
 
 
 if TYPE_CHECKING:
-
-    _FITS: type[Host] = SDNextHost  # the type checker's proof that the interface is met
+    _FITS: type[DiffusionModel] = SDNextHost  # the type checker's proof that the interface is met
 
 
 # FOLDED: Vectors as tokens of SD.Next's tokenizers and text encoders, put there by SD.Next's own functions for
@@ -200,6 +207,7 @@ if TYPE_CHECKING:
 # FOLDED: So a prompt with them is encoded bit for bit as with the same vectors in SD.Next's folder of embeddings,
 # FOLDED: by each of its
 # FOLDED: ways to read prompts.
+
 
 def put_token(token: str, vectors: Sequence[torch.Tensor]) -> None:
     """Have the loaded checkpoint read ``token`` in a prompt as ``vectors``, one ``(E, D_i)`` tensor a text encoder.

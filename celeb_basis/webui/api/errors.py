@@ -16,10 +16,10 @@ from celeb_basis.errors import (
     CelebBasisError,
     FileError,
     HostError,
-    LicenceError,
+    LicenseError,
     MissingPackageError,
     WrongModelError,
-    sentence_of,
+    error_message,
 )
 from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchJobError, NoSuchPersonError
 
@@ -41,7 +41,7 @@ def body_limit(size: int) -> Callable[[_Endpoint], _Endpoint]:
     return mark
 
 
-class BorderRoute(APIRoute):
+class ErrorHandlingRoute(APIRoute):
     """A route that refuses a body that is too large without reading it, and tells errors as ``{"detail": sentence}``."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
@@ -95,11 +95,11 @@ def _told(error: Exception) -> tuple[int, str]:
         return 409, str(error)
     if isinstance(error, MissingPackageError):
         return 424, str(error)
-    if isinstance(error, LicenceError):
+    if isinstance(error, LicenseError):
         return 403, str(error)
     if isinstance(error, FileError):
         return 507, str(error)
     if isinstance(error, CelebBasisError):
         return 400, str(error)
     _log.exception("a request failed", exc_info=error)
-    return 500, sentence_of(error)
+    return 500, error_message(error)

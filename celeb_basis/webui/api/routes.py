@@ -15,9 +15,9 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from celeb_basis import __version__
 from celeb_basis.errors import HostError, IdentityError, PhotoError, SettingsError
 from celeb_basis.identities.identity import FORMAT_VERSION
-from celeb_basis.provenance import drawn_bytes
+from celeb_basis.provenance import generated_image_bytes
 from celeb_basis.webui.api import PREFIX
-from celeb_basis.webui.api.errors import BorderRoute, body_limit
+from celeb_basis.webui.api.errors import ErrorHandlingRoute, body_limit
 from celeb_basis.webui.api.payloads import (
     LICENCE,
     MAX_FILE,
@@ -59,7 +59,7 @@ _HEARTBEAT = 15.0
 
 def work_router(service: Service) -> APIRouter:
     """``/version``, ``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
-    router = APIRouter(route_class=BorderRoute, tags=["Celeb Basis: learning"])
+    router = APIRouter(route_class=ErrorHandlingRoute, tags=["Celeb Basis: learning"])
 
     @router.get("/version", summary="Which version of the extension this is, and of the identity files that it writes")
     def version() -> Answer:
@@ -168,7 +168,7 @@ def work_router(service: Service) -> APIRouter:
         pictures = service.job(job_id).pictures
         if not 0 <= number < len(pictures):
             raise NoSuchJobError(f"The job has {len(pictures)} pictures: there is no number {number}.")
-        return Response(drawn_bytes(pictures[number]), media_type="image/png")
+        return Response(generated_image_bytes(pictures[number]), media_type="image/png")
 
     @router.post("/jobs/{job_id}/interrupt", summary="End a job; a run keeps its state")
     def interrupt(job_id: str) -> Answer:
@@ -235,9 +235,10 @@ def _json_object(text: str) -> Answer:
 
 # FOLDED: Routes about the people of the library.
 
+
 def people_router(service: Service) -> APIRouter:
     """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview."""
-    router = APIRouter(route_class=BorderRoute, tags=["Celeb Basis: people"])
+    router = APIRouter(route_class=ErrorHandlingRoute, tags=["Celeb Basis: people"])
 
     @router.get("/people", summary="Everybody in the library")
     def list_people() -> Answer:
@@ -356,6 +357,7 @@ def _media_type(picture: bytes) -> str:
 
 
 # FOLDED: Putting the routes into the host's application.
+
 
 def mount(app: FastAPI, service: Service, api_auth: str | None = None) -> None:
     """Add the API to ``app``, behind the same names and passwords as the host's own routes.

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celeb_basis.errors import CelebBasisError, IdentityError, SettingsError
-from celeb_basis.hosts.a1111.app import loaded_host
+from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.provenance import marked
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.tasks.basis import check_stopped
 from celeb_basis.webui.tasks.evaluate import counted_steps
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.identities.identity import Identity
     from celeb_basis.webui.service import Service
 
@@ -79,7 +79,7 @@ class Mixing:
             raise IdentityError("There is nobody to blend: give at least one person with a weight.")
         return people
 
-    def mixed(self, request: BlendRequest, host: Host, job: Job | None = None) -> Identity:
+    def mixed(self, request: BlendRequest, model: DiffusionModel, job: Job | None = None) -> Identity:
         """The mixture on the loaded checkpoint.
 
         Raises: :class:`CelebBasisError` for parts that do not fit it; :class:`StoppedError` if ``job`` was interrupted.
@@ -87,23 +87,23 @@ class Mixing:
         from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
 
         people = self.people(request)
-        bases = self._service.own_bases(host, int(people[0][0].coefficients[0].shape[1]), job)
+        bases = self._service.own_bases(model, int(people[0][0].coefficients[0].shape[1]), job)
         parts = []
         for number, (person, weight) in enumerate(people):
             if job is not None:
                 check_stopped(job)
                 job.say(f"Mixing in {person.name}", step=number, total=len(people))
-            parts.append((self._service.fitted(person, host, job), weight))
-        mixed = blend(parts, bases, host.info, name=request.name or MIXTURE, keep_radius=request.keep_radius)
+            parts.append((self._service.fitted(person, model, job), weight))
+        mixed = blend(parts, bases, model.info, name=request.name or MIXTURE, keep_radius=request.keep_radius)
         if request.toward_mean:
-            mixed = toward_mean(mixed, request.toward_mean, bases, host.info)
+            mixed = toward_mean(mixed, request.toward_mean, bases, model.info)
         if request.toward_celebrity:
             mixed = toward_celebrity(
                 mixed,
                 request.toward_celebrity,
                 request.celebrity_amount,
                 bases,
-                host.info,
+                model.info,
                 keep_radius=request.keep_radius,
             )
         if job is not None:
@@ -113,8 +113,8 @@ class Mixing:
     def save(self, job: Job, request: BlendRequest) -> None:
         """The work of a job: mix, and add the mixture to the library."""
         job.say("Waiting for the WebUI to finish what it does")
-        with self._service.model(job) as host:
-            mixed = self.mixed(request, host, job)
+        with self._service.model(job) as model:
+            mixed = self.mixed(request, model, job)
         self._service.library.add(mixed, replace=request.replace)
         job.result = {"person": self._service.people.entry(mixed.name).as_dict()}
         job.say("Saved", step=1, total=1)
@@ -125,28 +125,28 @@ class Mixing:
 
         program = self._service.program
         job.say("Waiting for the WebUI to finish what it does")
-        with program.exclusive(job):
-            host = loaded_host(program)
-            mixed = self.mixed(request.blend, host, job)
+        with program.write_lock(job):
+            model = open_loaded_model(program)
+            mixed = self.mixed(request.blend, model, job)
             word = f"<{mixed.name}>"
             drawing = GenerationRequest(
                 prompt=request.prompt.replace("{}", word),
-                words={word: mixed.token_vectors()},
+                placeholder_tokens={word: mixed.token_vectors()},
                 count=request.count,
                 seed=request.seed,
                 steps=request.steps,
                 guidance=request.guidance,
             )
             with counted_steps(job, program, request.count, request.steps):
-                for image in host.generate(drawing):
-                    if program.stop_reason() or job.interrupt.asked:
+                for image in model.generate(drawing):
+                    if program.stop_reason() or job.interrupt.is_set():
                         break  # this one may be half drawn
                     image.info["title"] = word
                     job.pictures = (*job.pictures, marked(image, [word]))
             reason = program.stop_reason()
         job.result = {"word": word, "prompt": drawing.prompt, "pictures": len(job.pictures)}
-        if job.interrupt.asked or reason:
-            job.set_state("interrupted", "It was interrupted." if job.interrupt.asked else reason)
+        if job.interrupt.is_set() or reason:
+            job.set_state("interrupted", "It was interrupted." if job.interrupt.is_set() else reason)
         elif len(job.pictures) < request.count:
             raise CelebBasisError("The WebUI drew fewer pictures than it was asked for: look at its log.")
         else:

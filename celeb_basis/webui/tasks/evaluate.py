@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from celeb_basis.errors import CelebBasisError, JudgingError
-from celeb_basis.hosts.a1111.app import loaded_host
+from celeb_basis.errors import CelebBasisError, EvaluationError
+from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.provenance import marked
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import EvaluateRequest
 
 if TYPE_CHECKING:
-    from celeb_basis.evaluation import PictureToJudge
+    from celeb_basis.evaluation import ImageToEvaluate
     from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
-    from celeb_basis.hosts.a1111.app import Program
+    from celeb_basis.hosts.a1111.app import HostApp
     from celeb_basis.identities.identity import Identity
     from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.service import Service
@@ -33,7 +33,7 @@ _EVERY = 0.5
 
 
 @contextlib.contextmanager
-def stopped_with(job: Job, program: Program, look: Callable[[], None] = lambda: None) -> Iterator[None]:
+def stopped_with(job: Job, program: HostApp, look: Callable[[], None] = lambda: None) -> Iterator[None]:
     """While pictures are drawn: an interrupted ``job`` ends the one under way at its next sampling step.
 
     ``look`` is called now and then, in another thread. The picture that was ended comes half drawn.
@@ -42,8 +42,8 @@ def stopped_with(job: Job, program: Program, look: Callable[[], None] = lambda: 
 
     def watch() -> None:
         while not over.wait(_EVERY):
-            if job.interrupt.asked:
-                program.stop_drawing()
+            if job.interrupt.is_set():
+                program.stop_generation()
             look()
 
     watcher = threading.Thread(target=watch, name="celeb-basis drawing", daemon=True)
@@ -56,7 +56,7 @@ def stopped_with(job: Job, program: Program, look: Callable[[], None] = lambda: 
 
 
 @contextlib.contextmanager
-def counted_steps(job: Job, program: Program, count: int, steps: int) -> Iterator[None]:
+def counted_steps(job: Job, program: HostApp, count: int, steps: int) -> Iterator[None]:
     """:func:`stopped_with` for ``count`` pictures of ``steps`` sampling steps each, which ``job`` tells the progress of.
 
     A picture counts as soon as ``job`` holds it.
@@ -88,7 +88,7 @@ class Evaluation:
 
     def run(self, job: Job) -> None:
         """Do it; the pictures drawn before an interruption are judged."""
-        from celeb_basis.evaluation import contact_sheet, judge, load_clip
+        from celeb_basis.evaluation import contact_sheet, evaluate_images, load_clip
 
         job.say("Loading the face models")
         network = self._service.faces.network()
@@ -99,9 +99,9 @@ class Evaluation:
         if not items:
             job.set_state("interrupted", "It was interrupted before the first picture.")
             return
-        stopped = job.interrupt.asked
+        stopped = job.interrupt.is_set()
         job.say("Judging", step=0, total=len(items), seconds_left=None)
-        verdict = judge(
+        verdict = evaluate_images(
             items, vectors, network, clip, progress=lambda done, total: job.say("Judging", step=done, total=total)
         )
         sheet = contact_sheet(items, verdict, reference=photo, title=f"<{self._identity.name}>")
@@ -120,7 +120,9 @@ class Evaluation:
         if not photos and thumbnail is not None:
             photos = [(thumbnail, "the thumbnail", None)]
         if not photos:
-            raise JudgingError(f"{self._identity.name!r} holds no picture to compare with: give a photo of the person.")
+            raise EvaluationError(
+                f"{self._identity.name!r} holds no picture to compare with: give a photo of the person."
+            )
         opened = [(open_photo(data, name=n) if isinstance(data, bytes) else data, n, face) for data, n, face in photos]
         vectors = []
         for picture, name, face in opened:
@@ -128,42 +130,42 @@ class Evaluation:
             vectors.append(network.embed([network.align(picture, found.landmarks)])[0])
         return opened[0][0], np.stack(vectors)
 
-    def _drawn(self, job: Job) -> list[PictureToJudge]:
+    def _drawn(self, job: Job) -> list[ImageToEvaluate]:
         """Pictures of the grid, as far as they came."""
         from celeb_basis.diffusion_model import GenerationRequest
-        from celeb_basis.evaluation import PictureToJudge, evaluation_prompts
+        from celeb_basis.evaluation import ImageToEvaluate, evaluation_prompts
 
         request, program = self._request, self._service.program
         word = f"<{self._identity.name}>"
         prompts = evaluation_prompts(word, request.kinds or None)
         prompts = prompts[: request.prompts] if request.prompts else prompts
         total = len(prompts) * request.seeds
-        items: list[PictureToJudge] = []
+        items: list[ImageToEvaluate] = []
         job.say("Waiting for the WebUI to finish what it does")
-        with program.exclusive(job):
-            host = loaded_host(program)
-            words = {word: self._service.fitted(self._identity, host).token_vectors()}
+        with program.write_lock(job):
+            model = open_loaded_model(program)
+            words = {word: self._service.fitted(self._identity, model).token_vectors()}
             with counted_steps(job, program, total, request.steps):
                 for prompt in prompts:
                     drawing = GenerationRequest(
                         prompt=prompt,
-                        words=words,
+                        placeholder_tokens=words,
                         count=request.seeds,
                         seed=request.seed,
                         steps=request.steps,
                         guidance=request.guidance,
                     )
-                    for index, image in enumerate(host.generate(drawing)):
+                    for index, image in enumerate(model.generate(drawing)):
                         if program.stop_reason():
                             break  # without this one, which may be half drawn
                         pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
                         number = f"{len(items) + 1:04d}"
-                        items.append(PictureToJudge(pixels, prompt, word, request.seed + index, number))
+                        items.append(ImageToEvaluate(pixels, prompt, word, request.seed + index, number))
                         job.pictures = (*job.pictures, marked(image, [word]))
-                        if job.interrupt.asked:
+                        if job.interrupt.is_set():
                             return items
                     if program.stop_reason():
-                        job.interrupt.ask()
+                        job.interrupt.set()
                         return items
         if len(items) < total:
             raise CelebBasisError("The WebUI drew fewer pictures than it was asked for: look at its log.")

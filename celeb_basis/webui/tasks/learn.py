@@ -7,18 +7,18 @@ import json
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import CelebBasisError, HostError, LearningError, NotFiniteError, is_explained, sentence_of
+from celeb_basis.errors import CelebBasisError, HostError, NotFiniteError, TrainingError, error_message, is_user_error
 from celeb_basis.files import checked_name, now, write_bytes, write_json
-from celeb_basis.hosts.a1111.app import Program, loaded_host
+from celeb_basis.hosts.a1111.app import HostApp, open_loaded_model
 from celeb_basis.identities.identity import Identity
 from celeb_basis.provenance import marked
-from celeb_basis.training.run import Interrupt, Outcome, PersonPhotos, PortraitsFound
-from celeb_basis.training.run import Job as WorkerJob
+from celeb_basis.training.run import Outcome, PhotoInput, PortraitsFound, TrainingTask
 from celeb_basis.webui.faces import told_download
 from celeb_basis.webui.host_queue import StoppedError
 from celeb_basis.webui.jobs import Job, JobQueue
@@ -27,12 +27,12 @@ from celeb_basis.webui.schemas import LearnRequest
 from celeb_basis.webui.tasks.evaluate import stopped_with
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import Host
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.events import Event
-    from celeb_basis.hosts.a1111.app import Program
+    from celeb_basis.hosts.a1111.app import HostApp
     from celeb_basis.identities.library import Library
     from celeb_basis.names.lists import NameList
-    from celeb_basis.training.trainer import Learner
+    from celeb_basis.training.trainer import Trainer
     from celeb_basis.webui.faces import Faces
 
 
@@ -47,7 +47,7 @@ _STEPS = 20
 _PROMPT = "a photo of {}"
 
 
-def previews(job: Job, program: Program, every: int, times: int = 0) -> Callable[[Learner], None] | None:
+def previews(job: Job, program: HostApp, every: int, times: int = 0) -> Callable[[Trainer], None] | None:
     """What draws everybody of ``job`` with one seed, so that the pictures can be compared.
 
     Parameters: ``every`` is a number of steps; where it is 0, ``times`` of a whole run are spread over it evenly.
@@ -56,16 +56,16 @@ def previews(job: Job, program: Program, every: int, times: int = 0) -> Callable
         return None
     going_on = True
 
-    def draw(learner: Learner) -> None:
+    def draw(trainer: Trainer) -> None:
         nonlocal going_on
-        if not going_on or not is_due(learner.step, learner.total, every, times):
+        if not going_on or not is_due(trainer.step, trainer.total, every, times):
             return
         try:
-            _draw(job, program, learner)
+            _draw(job, program, trainer)
         except Exception as error:  # of any kind: a preview is no reason to lose a run
             going_on = False
-            told = sentence_of(error) if is_explained(error) else f"{type(error).__name__}: {error}"
-            _log.warning("No more previews of %s: %s", ", ".join(job.people), told, exc_info=not is_explained(error))
+            told = error_message(error) if is_user_error(error) else f"{type(error).__name__}: {error}"
+            _log.warning("No more previews of %s: %s", ", ".join(job.people), told, exc_info=not is_user_error(error))
             job.say("Learning", warnings=(*job.progress().warnings, f"There are no more previews: {told}"))
 
     return draw
@@ -78,29 +78,29 @@ def is_due(step: int, total: int, every: int, times: int) -> bool:
     return step * times // total > (step - 1) * times // total
 
 
-def _draw(job: Job, program: Program, learner: Learner) -> None:
+def _draw(job: Job, program: HostApp, trainer: Trainer) -> None:
     from celeb_basis.diffusion_model import GenerationRequest
 
-    side = learner.settings.size or learner.host.info.resolution
+    side = trainer.settings.size or trainer.model.info.resolution
     try:
-        people = learner.results()
-    except LearningError:  # somebody has not been in a step yet
+        people = trainer.results()
+    except TrainingError:  # somebody has not been in a step yet
         return
     for person in people:
-        if job.interrupt.asked:
+        if job.interrupt.is_set():
             return
         job.say(f"Drawing a preview of {person.name}")
         word = f"<{person.name}>"
-        pairs = zip(learner.bases, person.coefficients, strict=True)
+        pairs = zip(trainer.bases, person.coefficients, strict=True)
         vectors = [basis.expand(coefficients) for basis, coefficients in pairs]
         request = GenerationRequest(
-            _PROMPT.format(word), words={word: vectors}, seed=0, steps=_STEPS, width=side, height=side
+            _PROMPT.format(word), placeholder_tokens={word: vectors}, seed=0, steps=_STEPS, width=side, height=side
         )
         with stopped_with(job, program):
-            for image in learner.host.generate(request):
-                if job.interrupt.asked or program.stop_reason():
+            for image in trainer.model.generate(request):
+                if job.interrupt.is_set() or program.stop_reason():
                     return  # this one may be half drawn
-                image.info["title"] = f"{word} after {learner.step} steps"
+                image.info["title"] = f"{word} after {trainer.step} steps"
                 job.pictures = (*job.pictures, marked(image, [word]))[-KEPT:]
     job.say("Learning")
 
@@ -130,7 +130,7 @@ class LearningJobs:
 
     def __init__(
         self,
-        program: Program,
+        program: HostApp,
         queue: JobQueue,
         faces: Faces,
         *,
@@ -141,7 +141,7 @@ class LearningJobs:
     ) -> None:
         self._program, self._queue, self._faces = program, queue, faces
         self._library, self._paths, self._names, self._previews = library, paths, names, previews
-        self._requests: dict[str, tuple[LearnRequest, tuple[PersonPhotos, ...]]] = {}
+        self._requests: dict[str, tuple[LearnRequest, tuple[PhotoInput, ...]]] = {}
         self._kept: dict[str, _Kept] = {}
         self._found: set[Path] = set()
 
@@ -160,7 +160,7 @@ class LearningJobs:
                 path = folder / str(number) / str(index) / _file_name(photo.name)
                 write_bytes(path, photo.file_content())
                 files.append(path)
-            people.append(PersonPhotos(job.people[number], tuple(files), tuple(photo.face for photo in person.photos)))
+            people.append(PhotoInput(job.people[number], tuple(files), tuple(photo.face for photo in person.photos)))
         # The bytes are on the disk now: they are not held in memory for as long as the job waits.
         slim = replace(request, people=())
         self._requests[job.id] = slim, tuple(people)
@@ -174,16 +174,16 @@ class LearningJobs:
     def resume(self, job_id: str) -> Job:
         """Queue an interrupted run again; it goes on where it stood, or begins anew if it had not begun to learn.
 
-        Raises: :class:`LearningError` if there is nothing to go on with.
+        Raises: :class:`TrainingError` if there is nothing to go on with.
         """
         self.find_unfinished()
         job = self._queue.job(job_id)
         if not job.finished:
-            raise LearningError("This job is still under way: interrupt it first, or let it end.")
+            raise TrainingError("This job is still under way: interrupt it first, or let it end.")
         if not job.resumable:
-            raise LearningError("This job cannot go on: nothing of it was kept, so start a new one.")
+            raise TrainingError("This job cannot go on: nothing of it was kept, so start a new one.")
         work = self._go_on if self._state(job).is_file() else self._learn
-        job.interrupt = Interrupt()
+        job.interrupt = threading.Event()
         job.resumable = False
         job.set_state("queued")
         self._queue.submit(job, work)
@@ -223,7 +223,7 @@ class LearningJobs:
     def forget(self, job: Job) -> None:
         """Throw away what was kept of a job that has ended."""
         if not job.finished:
-            raise LearningError("This job is still under way: interrupt it first, or let it end.")
+            raise TrainingError("This job is still under way: interrupt it first, or let it end.")
         job.resumable = False
         self._kept.pop(job.id, None)
         self._drop_photos(job)
@@ -236,12 +236,12 @@ class LearningJobs:
         try:
             job.say("Loading the face models")
             faces = self._faces.network(told_download(job))
-            work = WorkerJob(people, settings, consent=kept.consent, state=self._state(job))
+            work = TrainingTask(people, settings, consent=kept.consent, state=self._state(job))
 
-            def begin(host: Host) -> Iterator[Event]:
+            def begin(model: DiffusionModel) -> Iterator[Event]:
                 from celeb_basis.training.run import Worker
 
-                return Worker(host, self._names(), faces, watch=self._watch(job)).learn(work, job.interrupt)
+                return Worker(model, self._names(), faces, watch=self._watch(job)).learn(work, job.interrupt)
 
             self._follow(job, begin)
         except StoppedError as error:  # while the face models were downloaded
@@ -253,38 +253,38 @@ class LearningJobs:
     def _go_on(self, job: Job) -> None:
         kept = self._kept[job.id]
 
-        def begin(host: Host) -> Iterator[Event]:
+        def begin(model: DiffusionModel) -> Iterator[Event]:
             from celeb_basis.training.run import Worker
 
-            worker = Worker(host, self._names(), None, watch=self._watch(job))
+            worker = Worker(model, self._names(), None, watch=self._watch(job))
             return worker.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
 
         self._follow(job, begin)
 
-    def _watch(self, job: Job) -> Callable[[Learner], None] | None:
+    def _watch(self, job: Job) -> Callable[[Trainer], None] | None:
         kept = self._kept[job.id]
         return previews(job, self._program, kept.preview_every, kept.previews)
 
-    def _follow(self, job: Job, begin: Callable[[Host], Any]) -> None:
+    def _follow(self, job: Job, begin: Callable[[DiffusionModel], Any]) -> None:
         """Run to the end with the host's queue held, and take over what came of it."""
         job.say("Waiting for the WebUI to finish what it does", step=0, total=0)
         stopped_by = ""
         try:
-            with self._program.exclusive(job), contextlib.ExitStack() as leaving:
+            with self._program.write_lock(job), contextlib.ExitStack() as leaving:
                 job.say("Preparing")
-                host = loaded_host(self._program)
-                if isinstance(host, contextlib.AbstractContextManager):
-                    leaving.enter_context(host)
-                model = self._program.model_key()
-                running = begin(host)
+                model = open_loaded_model(self._program)
+                if isinstance(model, contextlib.AbstractContextManager):
+                    leaving.enter_context(model)
+                key = self._program.model_key()
+                running = begin(model)
                 try:
                     while True:
                         event = next(running)
                         self._take(job, event)
-                        if not stopped_by and not job.interrupt.asked:
-                            stopped_by = self._reason_to_stop(model)
+                        if not stopped_by and not job.interrupt.is_set():
+                            stopped_by = self._reason_to_stop(key)
                         if stopped_by:
-                            job.interrupt.ask()
+                            job.interrupt.set()
                 except StopIteration as done:
                     outcome: Outcome = done.value
                 finally:

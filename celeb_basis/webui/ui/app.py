@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import IdentityError, sentence_of
+from celeb_basis.errors import IdentityError, error_message
 from celeb_basis.files import checked_name
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import gradio, on
@@ -65,7 +65,7 @@ def _build_or_tell(label: str, build: Callable[[Any], None], tab: Any) -> None:
         build(tab)
     except Exception as error:  # one broken part must not hide the others
         _log.exception("the sub-tab %s could not be built", label)
-        gradio.HTML(markup.note(f"{label} cannot be shown. {sentence_of(error)}", "error"))
+        gradio.HTML(markup.note(f"{label} cannot be shown. {error_message(error)}", "error"))
 
 
 # FOLDED: Names for the script's completion of ``<`` in prompts, through a hidden component: it needs no API and no

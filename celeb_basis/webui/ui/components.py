@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import CelebBasisError, FileError, is_explained, sentence_of
+from celeb_basis.errors import CelebBasisError, FileError, error_message, is_user_error
 from celeb_basis.files import explained_os_errors
 from celeb_basis.webui.ui import markup
 
@@ -115,7 +115,7 @@ def guarded(handler: Callable[..., Any], count: int, noted: bool, cleared: int |
             if not explained(error):
                 _log.exception("the page's %s failed", getattr(handler, "__qualname__", handler))
             answers = [None if index == cleared else KEEP for index in range(count)]
-            answers += [markup.note(sentence_of(error), "error")] if noted else []
+            answers += [markup.note(error_message(error), "error")] if noted else []
         if count == 0 and not noted:
             return None
         if noted and len(answers) == count:
@@ -128,7 +128,7 @@ def guarded(handler: Callable[..., Any], count: int, noted: bool, cleared: int |
 
 def explained(error: Exception) -> bool:
     """Whether the error's text is a sentence for the page."""
-    return isinstance(error, CelebBasisError) or is_explained(error)
+    return isinstance(error, CelebBasisError) or is_user_error(error)
 
 
 def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:

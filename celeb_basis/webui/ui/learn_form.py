@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from celeb_basis.errors import LearningError
-from celeb_basis.settings import LearnSettings, preset
+from celeb_basis.errors import TrainingError
+from celeb_basis.settings import TrainingSettings, preset
 from celeb_basis.webui.schemas import FoundFaces, LearnRequest, PersonToLearn, PhotoToLearn
 from celeb_basis.webui.ui.markup import PHOTO_SIDE
 
@@ -108,10 +108,10 @@ class Draft:
     ) -> LearnRequest:
         """What the service is asked for. People without name and photos are left out if there are others.
 
-        Raises: :class:`LearningError` while faces are looked for: those photos would be missing.
+        Raises: :class:`TrainingError` while faces are looked for: those photos would be missing.
         """
         if self.looked_at:
-            raise LearningError(
+            raise TrainingError(
                 f"Faces are still being looked for in {self.looked_at[0]}: wait a moment, and press Learn."
             )
         people = [person for person in self.people if person.name.strip() or person.photos] or self.people
@@ -139,6 +139,7 @@ def position(labels: Sequence[str], label: str) -> int:
 
 # FOLDED: The form of advanced settings, from the settings' own metadata. No gradio here.
 
+
 @dataclass(frozen=True)
 class FormField:
     """One setting as a form shows it."""
@@ -154,8 +155,8 @@ class FormField:
 
 def form_fields() -> tuple[FormField, ...]:
     """Every learning setting in its order."""
-    hints = get_type_hints(LearnSettings)
-    return tuple(_field(item.name, hints[item.name], item.default, item.metadata) for item in fields(LearnSettings))
+    hints = get_type_hints(TrainingSettings)
+    return tuple(_field(item.name, hints[item.name], item.default, item.metadata) for item in fields(TrainingSettings))
 
 
 def preset_values(name: str) -> list[Any]:
@@ -164,7 +165,7 @@ def preset_values(name: str) -> list[Any]:
     Raises: :class:`SettingsError` if there is no such preset.
     """
     settings = preset(name)
-    return [getattr(settings, item.name) for item in fields(LearnSettings)]
+    return [getattr(settings, item.name) for item in fields(TrainingSettings)]
 
 
 def changes(name: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis import __version__
-from celeb_basis.report.charts import chart, data_uri, drawn_uri, duration, text
+from celeb_basis.report.charts import chart, data_uri, duration, generated_image_uri, text
 from celeb_basis.report.charts import name as named
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def pictures(images: Sequence[Any], described: str, largest: int) -> str:
     """PIL pictures in a row, at most ``largest`` pixels a side, with their titles under them if they have any."""
     shown = []
     for number, image in enumerate(images, 1):
-        uri, width, height = drawn_uri(image, largest)
+        uri, width, height = generated_image_uri(image, largest)
         title = str(image.info.get("title", ""))
         said = title or (described if len(images) == 1 else f"{described} {number}")
         under = f"<figcaption>{text(title)}</figcaption>" if title else ""

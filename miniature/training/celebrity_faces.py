@@ -1,6 +1,7 @@
 """How the shipped weights draw their names: to be made anew whenever they change.
 
-``python -m miniature.training.name_faces`` draws what is missing in the cache, and writes ``celeb_basis/miniature/name-faces``.
+``python -m miniature.training.celebrity_faces`` draws what is missing in the cache, and writes
+``celeb_basis/miniature/name-faces``.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, obtain_pack
 from celeb_basis.files import atomic_path, cache_folder
 from celeb_basis.hosts.diffusers import load_host
-from celeb_basis.miniature import NAME_FACES, shipped_model, shipped_model_names
-from celeb_basis.training.first_guess import chosen, draw_name_faces, file_name
+from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
+from celeb_basis.training.first_guess import chosen, file_name, generate_celebrity_faces
 from celeb_basis.training.run import follow
 
 
 def write_name_faces() -> None:
     """Draw the names as *quick* and *best* would, and keep the face vectors in half precision."""
-    host, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(obtain_pack(MINIATURE).folder)
-    options = BasisOptions(components=most_components(host.text_encoders))
-    (built,) = build_bases(host.text_encoders, shipped_model_names(), options)
+    model, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(obtain_pack(MINIATURE).folder)
+    options = BasisOptions(components=most_components(model.text_encoders))
+    (built,) = build_bases(model.text_encoders, shipped_model_names(), options)
     names = built.basis.names
     cache = cache_folder() / "name-faces"
     with tqdm(desc="Drawing the names", total=len(chosen(names))) as bar:
-        drawn = follow(draw_name_faces(host, names, faces, cache), lambda _: bar.update())
-    for old in NAME_FACES.glob("*.safetensors"):
+        drawn = follow(generate_celebrity_faces(model, names, faces, cache), lambda _: bar.update())
+    for old in CELEBRITY_FACES.glob("*.safetensors"):
         old.unlink()
-    stored = load_file(str(cache / file_name(host, drawn.names, faces)))
-    with atomic_path(NAME_FACES / file_name(host, drawn.names, faces)) as temporary:
+    stored = load_file(str(cache / file_name(model, drawn.names, faces)))
+    with atomic_path(CELEBRITY_FACES / file_name(model, drawn.names, faces)) as temporary:
         save_file({"vectors": stored["vectors"].to(torch.float16), "drawn": stored["drawn"]}, str(temporary))
 
 
