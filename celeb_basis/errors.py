@@ -74,6 +74,10 @@ class FileError(CelebBasisError):
     """A file or folder cannot be read or written: missing, read-only, disk full."""
 
 
+class StoppedError(CelebBasisError):
+    """Work was stopped before it finished; it has no result."""
+
+
 class MissingPackageError(CelebBasisError):
     """An optional package is not installed; the text names the command that installs it."""
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.bench import Bench
+from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import RANK, LoraLearner, LowRank
 from benchmarks.evidence.spaces import Space
-from benchmarks.evidence.trainers import FreeLearner
 from benchmarks.evidence.world import Stranger
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import TrainingError

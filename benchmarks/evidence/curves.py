@@ -14,7 +14,8 @@ _DASHES = ("-", "--", ":", "-.")
 
 def curves(rows: Sequence[Row], figure: str, cost: str, title: str) -> bytes:
     """One line a contestant with its interval shaded; contestants without cost are level lines. SVG, the same for the
-    same data."""
+    same data.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -117,7 +117,8 @@ def paired_table(found: Sequence[Difference]) -> str:
 
 def plateau(rows: Sequence[Row]) -> str:
     """How soon each contestant is as like as *paper* at its end, as Markdown, over the strangers that were watched on
-    the way; empty without *paper*."""
+    the way; empty without *paper*.
+    """
     paper = next((row for row in rows if row.contestant == PAPER), None)
     level = paper.points[-1].figures["identity"] if paper else None
     if paper is None or level is None:
@@ -143,7 +144,8 @@ def write_page(
     left_paired: Sequence[Difference] = (),
 ) -> None:
     """Write the page, and the curves into a folder of its name beside it; ``left`` are recipes that exist no more,
-    ``paired`` and ``left_paired`` differences on the same strangers."""
+    ``paired`` and ``left_paired`` differences on the same strangers.
+    """
     folder = path.with_suffix("")
     pictures = []
     for name in ALL_FIGURES:

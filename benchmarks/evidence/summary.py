@@ -41,7 +41,8 @@ class Row:
 
 def summarise(finished: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]], order: Sequence[str]) -> list[Row]:
     """Rows of the contestants in ``order`` that have results. Figures are means over strangers (``both``: over pairs)
-    of the means over seeds; intervals are bootstrapped over strangers (pairs)."""
+    of the means over seeds; intervals are bootstrapped over strangers (pairs).
+    """
     by_contestant: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = defaultdict(list)
     for cell, milestones in finished:
         if milestones:

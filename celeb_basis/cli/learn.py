@@ -196,7 +196,6 @@ def _many(
     arguments: argparse.Namespace, screen: Console, jobs: Sequence[TrainingTask], names: Any, results: Results
 ) -> int:
     """A folder of people, each alone: all are tried, and the end says how each went."""
-
     interrupt = threading.Event()
     if jobs:
         run_jobs = _on_ray if arguments.executor == "ray" else _here

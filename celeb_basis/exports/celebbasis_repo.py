@@ -295,7 +295,8 @@ def _repeated(array: Floats, arrays: list[Floats]) -> bool:
 
 def _is_noise(coefficients: Floats) -> bool:
     """Whether these are still the standard normal numbers, of norm sqrt(K), that a place starts from; trained ones have
-    norm 1 and a rest of that noise that halves every 69 steps."""
+    norm 1 and a rest of that noise that halves every 69 steps.
+    """
     return bool(np.linalg.norm(coefficients, axis=1).min() > 0.5 * np.sqrt(coefficients.shape[1]) > 1)
 
 

@@ -108,7 +108,7 @@ class InsightFaceNetwork:
 
 
 def _load(folder: Path, providers: list[str]) -> Any:
-    """insightface's ``FaceAnalysis`` with detector and recogniser, ready.
+    """Insightface's ``FaceAnalysis`` with detector and recogniser, ready.
 
     Raises: :class:`MissingPackageError`, :class:`FacePackError`.
     """

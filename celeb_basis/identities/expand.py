@@ -79,7 +79,8 @@ def expand_identity(identity: Identity, bases: Sequence[Basis], info: ModelInfo)
 
 def stands_for_itself(metadata: IdentityMetadata) -> bool:
     """Whether the coefficients are numbers in somebody else's basis, such as the paper's authors': no other basis can expand
-    them, and the token vectors are used as they are on every checkpoint of the family, as a textual inversion's are."""
+    them, and the token vectors are used as they are on every checkpoint of the family, as a textual inversion's are.
+    """
     return metadata.settings.get("basis") == OTHERS_BASIS
 
 

@@ -167,7 +167,8 @@ def first_guesses(bases: Sequence[Basis], faces: CelebrityFaces) -> tuple[FirstG
 
 def guessed(bases: Sequence[Basis], guesses: Sequence[FirstGuess], vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """``(E, K)`` coefficients of a ``(512,)`` face vector, one a text encoder, put as far from the mean as celebrities
-    are: a regression's answer is always nearer."""
+    are: a regression's answer is always nearer.
+    """
     return tuple(
         torch.nn.functional.normalize(guess(vector), dim=-1) * basis.radius[:, None]
         for basis, guess in zip(bases, guesses, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.errors import CelebBasisError
+from celeb_basis.errors import StoppedError
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 _LOOK = 0.1
 """Seconds between two looks at whether somebody who waits has been stopped."""
-
-
-class StoppedError(CelebBasisError):
-    """Work was stopped before it was done, and nothing came of it."""
 
 
 class HostQueue:

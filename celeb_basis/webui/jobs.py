@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from celeb_basis.errors import CelebBasisError, error_message, is_user_error
+from celeb_basis.errors import CelebBasisError, StoppedError, error_message, is_user_error
 from celeb_basis.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
-from celeb_basis.webui.host_queue import StoppedError
 from celeb_basis.webui.schemas import NoSuchJobError
 
 _log = logging.getLogger(__name__)

@@ -76,7 +76,8 @@ def _run(kind: str, arguments: list[Tensor], attributes: dict[str, Any]) -> Tens
 
 def half_precision(device: str = "cpu") -> torch.autocast:
     """A context in which the network computes in bfloat16 on a GPU, and on a CPU that does so itself; elsewhere it is
-    emulated, twenty times as slow."""
+    emulated, twenty times as slow.
+    """
     known = torch.cpu.get_capabilities()
     able = device != "cpu" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
     return torch.autocast(device, torch.bfloat16, enabled=able)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.evidence.trainers import FreeLearner
 from support.bases import name_list, toy_bases, toy_pool
 from support.toys import ToyHost
 
+from benchmarks.evidence.learners import FreeLearner
 from benchmarks.evidence.lora import LowRank
 from benchmarks.evidence.spaces import Space, make_bases
 from celeb_basis.diffusion_model import Prediction

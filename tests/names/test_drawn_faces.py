@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError, SettingsError
 from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.names.filters import GeneratedFaceCheck, filter_names

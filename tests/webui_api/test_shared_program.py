@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from celeb_basis.errors import HostError
-from celeb_basis.webui.host_queue import HostQueue, StoppedError
+from celeb_basis.errors import HostError, StoppedError
+from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job
 
 

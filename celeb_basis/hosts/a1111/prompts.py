@@ -409,7 +409,8 @@ _Tokens = TypeVar("_Tokens", bound=HostTokens)
 
 def install(registry: Registry, kind: type[_Tokens] = HostTokens) -> _Tokens:  # type: ignore[assignment]
     """The tokens of this host, installed: the ones there are, if any (the script runs anew at every Reload UI, the
-    package stays), now looking into the folder of ``registry``; else those of ``registry``."""
+    package stays), now looking into the folder of ``registry``; else those of ``registry``.
+    """
     tokens = installed(kind)
     if isinstance(tokens, kind):
         tokens.registry.folder = registry.folder

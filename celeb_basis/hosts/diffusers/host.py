@@ -259,7 +259,7 @@ class DiffusersHost:
         return dtype
 
     def memory(self) -> MemoryStats:
-        """diffusers computes attention in torch's own way."""
+        """Diffusers computes attention in torch's own way."""
         return memory_stats(
             self._unet,
             [self._unet, *self._text_models],

@@ -68,7 +68,6 @@ class ForgeApp(A1111App):
 
     def loaded_checkpoint(self) -> Callable[[], Checkpoint | None]:
         """What tells the checkpoint that is loaded."""
-
         return LoadedInForge()
 
 

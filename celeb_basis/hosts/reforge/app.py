@@ -30,7 +30,6 @@ class ReForgeApp(A1111App):
 
     def loaded_checkpoint(self) -> Callable[[], Checkpoint | None]:
         """What tells the checkpoint that is loaded."""
-
         return LoadedInReForge()
 
 

@@ -56,7 +56,7 @@ def resolution_of(model: Any) -> int:
 
 
 def denoising_part(model: Any) -> Any:
-    """reForge's wrapper of the denoiser, as the checkpoint has it: without the LoRAs and patches of the last prompt."""
+    """ReForge's wrapper of the denoiser, as the checkpoint has it: without the LoRAs and patches of the last prompt."""
     return model.forge_objects_original.unet.model
 
 
@@ -143,7 +143,7 @@ def send_vae_away(model: Any) -> None:
 
 
 def _vae_of(model: Any) -> Any:
-    """reForge's wrapper of the VAE."""
+    """ReForge's wrapper of the VAE."""
     return model.forge_objects_original.vae
 
 

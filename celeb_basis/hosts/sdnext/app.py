@@ -82,7 +82,6 @@ class SDNextApp(A1111App):
 
     def loaded_checkpoint(self) -> Callable[[], Checkpoint | None]:
         """What tells the checkpoint that is loaded."""
-
         return LoadedInSDNext()
 
 

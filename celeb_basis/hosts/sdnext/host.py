@@ -181,7 +181,7 @@ class SDNextHost(DiffusersHost):
 
 
 def _plain(loaded: Any) -> Any:
-    """diffusers' own text-to-image pipeline over the parts of ``loaded``, which SD.Next may have made for another task.
+    """Diffusers' own text-to-image pipeline over the parts of ``loaded``, which SD.Next may have made for another task.
 
     The noise schedule is the checkpoint's, whichever sampler is chosen.
     """

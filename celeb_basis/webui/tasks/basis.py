@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.errors import NamesError, SettingsError
+from celeb_basis.errors import NamesError, SettingsError, StoppedError
 from celeb_basis.files import cache_folder, write_bytes
-from celeb_basis.webui.host_queue import StoppedError
 from celeb_basis.webui.options import NAMES
 
 if TYPE_CHECKING:

@@ -13,14 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import CelebBasisError, HostError, NotFiniteError, TrainingError, error_message, is_user_error
+from celeb_basis.errors import (
+    CelebBasisError,
+    HostError,
+    NotFiniteError,
+    StoppedError,
+    TrainingError,
+    error_message,
+    is_user_error,
+)
 from celeb_basis.files import checked_name, now, write_bytes, write_json
 from celeb_basis.hosts.a1111.app import HostApp, open_loaded_model
 from celeb_basis.identities.identity import Identity
 from celeb_basis.provenance import marked
 from celeb_basis.training.run import Outcome, PhotoInput, PortraitsFound, TrainingTask
 from celeb_basis.webui.faces import told_download
-from celeb_basis.webui.host_queue import StoppedError
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Paths
 from celeb_basis.webui.schemas import LearnRequest

@@ -20,7 +20,6 @@ _log = logging.getLogger(__name__)
 
 def create_page(service: Service) -> Any:
     """The host's ``Blocks`` for the tab. A part that cannot be built is told in its place, and the others appear."""
-
     with gradio.Blocks(analytics_enabled=False) as page:
         build_completion(service)
         with gradio.Tabs(elem_id="celeb_basis_tabs"):

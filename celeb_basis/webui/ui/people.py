@@ -137,7 +137,8 @@ class PeopleTab:
 
     def _entry(self, name: str) -> PersonEntry | None:
         """Somebody; ``None`` for who was removed in the meantime. A file that somebody put there under a name of no use
-        is told with its problem."""
+        is told with its problem.
+        """
         try:
             return self.service.people.entry(name)
         except NoSuchPersonError:
