@@ -42,7 +42,7 @@ class Parts:
     photo: Path
 
     @property
-    def prepare_for_training(self) -> list[str]:
+    def learning(self) -> list[str]:
         """Options of a learning run that takes a moment."""
         options = f"--components {COMPONENTS} --views 3 --steps 4 --batch-size 1 --no-early-stop"
         return ["--model", str(self.model), "--faces", str(self.faces), "--names", str(self.names), *options.split()]
