@@ -240,7 +240,7 @@ def _make(
         tokens, repeats = torch.unique(column, return_counts=True)
         part = principal_components(rows[tokens], options.components, None if options.distinct_tokens else repeats)
         # Names share tokens: each distinct token is projected once.
-        name_coefficients.append(((rows.double() - part.mean) @ part.components.T).float()[column])
+        name_coefficients.append(part.project(rows).float()[column])
         parts.append(part)
     return Basis(
         encoder=encoder,

@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from celeb_basis.errors import HostError
+from celeb_basis.method import NoiseSchedule as NoiseSchedule
+from celeb_basis.method import Prediction as Prediction
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-
-Prediction = Literal["epsilon", "v_prediction"]
-"""What the denoiser predicts: the noise, or the velocity (Salimans and Ho 2022) of the noising path."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -52,20 +51,6 @@ class ModelInfo:
     """Side in pixels of the square pictures the checkpoint was made for."""
     size_multiple: int = 64
     """Sides of pictures must be multiples of this (VAE's times UNet's downscaling)."""
-
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """The forward process ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps`` and what the denoiser predicts of it."""
-
-    alphas_cumprod: torch.Tensor
-    """``(T,)`` float32 on the CPU: ``a_t`` of every training timestep."""
-    prediction: Prediction
-
-    @property
-    def timesteps(self) -> int:
-        """``T``, the number of training timesteps."""
-        return int(self.alphas_cumprod.shape[0])
 
 
 @dataclass(frozen=True)

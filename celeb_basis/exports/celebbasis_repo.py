@@ -23,7 +23,7 @@ from celeb_basis.exports.textual_inversion import imported_identity
 from celeb_basis.exports.torch_files import read_torch_file
 from celeb_basis.identities.expand import OTHERS_BASIS, new_identity
 from celeb_basis.identities.identity import Floats, Identity
-from celeb_basis.method import Basis
+from celeb_basis.method import Basis, PrincipalComponents, project, repository_components
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ def rebuild_celebbasis_basis(encoder: TextEncoder, names: NameList, components: 
     ids = [of_name[:_MAX_TOKENS] for of_name in encoder.tokenize(chosen)]
     table = encoder.token_table()
     columns = [[of_name[position] for of_name in ids if len(of_name) > position] for position in range(POSITIONS)]
-    means, rows, variance, total = [], [], [], []
+    parts: list[PrincipalComponents] = []
     for column in columns:
         vectors = table[torch.tensor(column, dtype=torch.int64, device=table.device)].detach().to("cpu", torch.float32)
         if min(len(column) - 1, vectors.shape[-1]) < components:
@@ -84,15 +84,9 @@ def rebuild_celebbasis_basis(encoder: TextEncoder, names: NameList, components: 
                 f"The names in {names.source} give {len(column)} token vectors of {vectors.shape[-1]} numbers, too few for "
                 f"{components} components: give the authors' own list, and a model of the kind that they used."
             )
-        mean = vectors.mean(dim=0, keepdim=True)
-        # In float32 and with all vectors, as theirs: another precision or driver might turn signs around.
-        _, values, right = torch.linalg.svd(vectors - mean, full_matrices=True)
-        spread = values.square() / max(1, len(column) - 1)
-        means.append(mean[0])
-        rows.append(right[:components])
-        variance.append(spread[:components])
-        total.append(spread.sum())
-    mean, stacked = torch.stack(means), torch.stack(rows).contiguous()
+        parts.append(repository_components(vectors, components))
+    mean = torch.stack([part.mean for part in parts])
+    stacked = torch.stack([part.components for part in parts]).contiguous()
     whole = [index for index, of_name in enumerate(ids) if len(of_name) >= POSITIONS]
     pairs = torch.tensor([ids[index][:POSITIONS] for index in whole], dtype=torch.int64, device=table.device)
     vectors = table[pairs].detach().to("cpu", torch.float32)
@@ -100,10 +94,10 @@ def rebuild_celebbasis_basis(encoder: TextEncoder, names: NameList, components: 
         encoder=encoder.name,
         mean=mean,
         components=stacked,
-        variance=torch.stack(variance),
-        total_variance=torch.stack(total),
+        variance=torch.stack([part.variance for part in parts]),
+        total_variance=torch.tensor([part.total_variance for part in parts], dtype=torch.float32),
         names=tuple(chosen[index] for index in whole),
-        name_coefficients=torch.einsum("ned,ekd->nek", vectors - mean, stacked).contiguous(),
+        name_coefficients=project(vectors, mean, stacked).contiguous(),
         names_sha256=names.sha256,
         sha256=_content_hash(mean, stacked),
     )

@@ -22,7 +22,6 @@ from celeb_basis.method import (
     MovingAverage,
     ScaledCoefficients,
     diffusion_loss,
-    name_cosines,
 )
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.augment import TEMPLATES, training_prompt
@@ -71,13 +70,22 @@ def distance_to_mean(bases: Sequence[Basis], coefficients: Sequence[torch.Tensor
     return sum(b.distance(c) for b, c in zip(bases, coefficients, strict=True)) / len(bases)
 
 
+def _name_cosines(basis: Basis, coefficients: torch.Tensor) -> torch.Tensor:
+    """``(N,)`` cosines between ``(E, K)`` coefficients and those of every name, all positions taken as one vector."""
+    wanted = coefficients.detach().to("cpu", torch.float32).reshape(-1)
+    known = basis.name_coefficients.reshape(len(basis.names), -1)
+    norms = known.norm(dim=1) * wanted.norm()
+    cosines: torch.Tensor = (known @ wanted) / norms.clamp(min=torch.finfo(torch.float32).tiny)
+    return cosines
+
+
 def nearest_names(
     bases: Sequence[Basis], coefficients: Sequence[torch.Tensor], count: int
 ) -> tuple[tuple[str, float], ...]:
     """Names by cosine in coefficient space, averaged over text encoders whose bases hold the same names."""
     first = bases[0]
     alike = [(b, c) for b, c in zip(bases, coefficients, strict=True) if b.names == first.names]
-    cosines = torch.stack([name_cosines(b, c) for b, c in alike]).mean(dim=0)
+    cosines = torch.stack([_name_cosines(b, c) for b, c in alike]).mean(dim=0)
     best = cosines.topk(min(count, len(first.names)))
     return tuple((first.names[i], float(c)) for c, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
 
@@ -167,9 +175,8 @@ class Trainer:
         self.loss_sum = 0.0
         self._skipped = 0
         self._interrupted = False
-        # Expanding happens at every step: the bases' tensors are brought to the device once.
-        self._means = [basis.mean.to(model.device) for basis in bases]
-        self._components = [basis.components.to(model.device) for basis in bases]
+        # Expanding happens at every step: the bases are brought to the device once.
+        self._bases_on_device = [basis.to(model.device) for basis in bases]
 
     def make_module(self, people: int) -> CoefficientHead | DirectCoefficients | ScaledCoefficients:
         """What is trained: the head, or everybody's coefficients themselves."""
@@ -316,8 +323,7 @@ class Trainer:
 
     def vectors(self, coefficients: torch.Tensor) -> TokenVectors:
         groups = self._per_encoder(coefficients)
-        parts = zip(self._means, self._components, groups, strict=True)
-        return [mean + torch.einsum("ek,ekd->ed", group, components) for mean, components, group in parts]
+        return [basis.expand(group) for basis, group in zip(self._bases_on_device, groups, strict=True)]
 
     def _per_encoder(self, coefficients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """``(G, E, K)`` to one ``(E, K)`` a text encoder; a shared group serves them all."""

@@ -176,7 +176,7 @@ def make_people(folder: Path) -> None:
     built = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=192))
     bases = [one.basis for one in built]
     for name, celebrity in PEOPLE.items():
-        coefficients = [basis.coefficients_of(celebrity) for basis in bases]
+        coefficients = [basis.name_coefficients[basis.names.index(celebrity)] for basis in bases]
         Library(folder).add(new_identity(name, coefficients, bases, model.info))
 
 

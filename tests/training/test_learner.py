@@ -17,7 +17,7 @@ from celeb_basis.events import Finished, StepDone
 from celeb_basis.method import MovingAverage
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.state import resume_trainer, save_state, state_people
-from celeb_basis.training.trainer import Trainer
+from celeb_basis.training.trainer import Trainer, nearest_names
 
 _FAST = TrainingSettings(steps=30, components=8, early_stop=False, views=6)
 
@@ -120,7 +120,7 @@ def test_events_tell_steps_losses_and_where_everybody_stands() -> None:
         coefficients = trainer.results()[index].coefficients[0]
         basis = trainer.bases[0]
         assert last[name].distance == pytest.approx(float((coefficients.norm(dim=-1) / basis.spread).mean()), rel=1e-5)
-        assert [n for n, _ in last[name].nearest] == [n for n, _ in basis.nearest(coefficients)]
+        assert [n for n, _ in last[name].nearest] == [n for n, _ in nearest_names([basis], [coefficients], 5)]
         assert 0 < last[name].movement <= 1
     as_json = reports[-1].as_dict()
     assert as_json["event"] == "StepDone"
