@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import FaceError, FacePackError
 from celeb_basis.faces.types import FaceNetwork, Pixels
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
-from celeb_basis.webui.tasks.basis import check_stopped
 
 if TYPE_CHECKING:
     from celeb_basis.download import Progress
@@ -121,7 +120,7 @@ def told_download(job: Job) -> Progress:
     """What tells ``job`` how far a download is, and ends it when the job is interrupted; what has arrived is kept."""
 
     def tell(done: int, total: int | None) -> None:
-        check_stopped(job)
+        job.check_interrupted()
         job.say("Downloading the face models", step=done, total=total or 0)
 
     return tell

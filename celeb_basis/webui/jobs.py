@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from celeb_basis.errors import CelebBasisError, StoppedError, error_message, is_user_error
 from celeb_basis.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
+from celeb_basis.hosts.a1111.app import HostProgress
 from celeb_basis.webui.schemas import NoSuchJobError
 
 _log = logging.getLogger(__name__)
@@ -114,6 +115,16 @@ class Job:
         """Where it stands now."""
         with self._changed:
             return self._progress
+
+    def host_progress(self) -> HostProgress:
+        """The same for the host's own progress display."""
+        now = self.progress()
+        return HostProgress(now.step, now.total, now.stage, self.people, now.average_loss)
+
+    def check_interrupted(self) -> None:
+        """Raise :class:`StoppedError` once the job is interrupted."""
+        if self.interrupt.is_set():
+            raise StoppedError("It was interrupted; nothing was changed.")
 
     def events_after(self, index: int = -1) -> list[dict[str, Any]]:
         """Everything that happened after the event ``index``, oldest first; each holds its own ``"index"``."""

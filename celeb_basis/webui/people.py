@@ -78,9 +78,9 @@ class People:
             return str(error)
         if path.exists() and not replace:
             return f"There is already a person called {path.stem!r}: choose another name, or have them replaced."
-        if name.casefold() in self._service.program.embedding_names() and not path.exists():
+        if name.casefold() in self._service.host.embedding_names() and not path.exists():
             return f"There is already an embedding called {name!r} in the WebUI: choose another name."
-        checkpoint = self._service.program.checkpoint()
+        checkpoint = self._service.host.checkpoint()
         try:
             if checkpoint is not None and not any(checkpoint.encoders()[0].tokenize([name])[0]):
                 return f"The text encoder reads nothing in {name!r}: use letters or digits."
@@ -184,7 +184,7 @@ class People:
         """What tells why the loaded checkpoint cannot draw somebody, as the cards do; empty if it can."""
         if self._service.registry is None:
             return lambda _name, _identity: "The words in prompts are switched off: look at the log of the start."
-        reason = self._service.registry.reasons(self._service.program.checkpoint())
+        reason = self._service.registry.reasons(self._service.host.checkpoint())
 
         def told(name: str, identity: Identity | None) -> str:
             found = reason(name, identity.metadata) if identity is not None else "the file was removed."
@@ -332,7 +332,7 @@ class Exchange:
         person = self._service.people.identity(name)
         with self._service.model() as model:
             identity = self._service.fitted(person, model)
-        target = self._service.program.embeddings_folder() / f"{identity.name}.safetensors"
+        target = self._service.host.embeddings_folder() / f"{identity.name}.safetensors"
         files = list(export_identity(identity, target, "webui"))
         self.note_files(identity.name, files, "embedding")
         return files

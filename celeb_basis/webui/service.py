@@ -49,14 +49,14 @@ class Service:
 
     def __init__(
         self,
-        program: HostApp,
+        host: HostApp,
         options: Callable[[], Options],
         *,
         root: Path,
         flag: str | None = None,
         registry: Registry | None = None,
     ) -> None:
-        self.program = HostQueue(program)
+        self.host, self.host_queue = host, HostQueue(host)
         self.options, self._root, self._flag = options, root, flag
         self.registry = registry
         self.queue = JobQueue()
@@ -65,7 +65,7 @@ class Service:
         self.exchange = Exchange(self)
         self.mixing = Mixing(self)
         self.learning = LearningJobs(
-            self.program,
+            self.host_queue,
             self.queue,
             self.faces,
             library=lambda: self.library,
@@ -160,7 +160,7 @@ class Service:
 
         chosen = preset(preset_name).changed(settings)
         # Asking the host for its checkpoint would load one.
-        return None if self.program.model_key() is None else estimate(open_loaded_model(self.program), chosen)
+        return None if self.host.model_key() is None else estimate(open_loaded_model(self.host), chosen)
 
     def job(self, job_id: str) -> Job:
         """The job with this id.
@@ -182,7 +182,7 @@ class Service:
 
     def reload_began(self) -> None:
         """The host builds its page anew, and has interrupted what was under way: a job that has ended by it says so."""
-        self.program.reload_began()
+        self.host.reload_began()
         for job in self.queue.jobs():
             if job.error == INTERRUPTED and time.time() - job.changed < RELOAD:
                 job.set_state("interrupted", RELOADED)
@@ -286,8 +286,8 @@ class Service:
 
         Raises: :class:`StoppedError` if ``job`` was interrupted during the wait.
         """
-        with self.program.read_lock(lambda: job is not None and job.interrupt.is_set()):
-            yield open_loaded_model(self.program)
+        with self.host_queue.read_lock(None if job is None else job.interrupt):
+            yield open_loaded_model(self.host)
 
     def own_bases(self, model: DiffusionModel, components: int, job: Job | None = None) -> list[Basis]:
         """Bases of the loaded checkpoint, one a text encoder, of the list that is chosen now."""

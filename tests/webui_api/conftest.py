@@ -14,6 +14,7 @@ from support.toys import ToyHost
 
 from celeb_basis.errors import HostError
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.hosts.a1111.app import HostProgress
 from celeb_basis.names.lists import read_names, shipped_names
 from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.webui.options import Options
@@ -43,9 +44,9 @@ class ToyProgram:
         return None if self.model is None else id(self.model)
 
     @contextlib.contextmanager
-    def write_lock(self, job: Any) -> Iterator[None]:
+    def write_lock(self, task: str | None) -> Iterator[None]:
         assert self.lock.acquire(timeout=60), "the lock is taken twice by one thread"
-        self.held.append("" if job is None else job.id)
+        self.held.append(task or "")
         self.stop = False
         try:
             yield
@@ -65,9 +66,8 @@ class ToyProgram:
     def sampling_step(self) -> int:
         return 0
 
-    def report(self, job: Any) -> None:
+    def report(self, progress: HostProgress) -> None:
         assert self.lock.locked()
-        progress = job.progress()
         self.reported.append((progress.step, progress.total))
 
     def embedding_names(self) -> frozenset[str]:

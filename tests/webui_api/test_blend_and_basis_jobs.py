@@ -53,7 +53,7 @@ def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: A
     assert job.people == ("Ada", "Bob")
     assert job.result == {"word": "<mixture>", "prompt": "a photo of <mixture> at sea", "pictures": 2}
     assert people.library.names() == ("Ada", "Bob")
-    assert program.held == [job.id], "in the program's own queue"
+    assert program.held == [job.task], "in the program's own queue"
     from celeb_basis.diffusion_model import GenerationRequest
 
     with people.model() as model:
@@ -156,7 +156,7 @@ def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
     names.write_text("\n".join(f"Name{i} Family{i}" for i in range(5000)), "utf-8")
     options = replace(people.options(), names_file=str(names))
     people.options = lambda: options
-    encoder = type(people.program.loaded_model().text_encoders[0])
+    encoder = type(people.host.loaded_model().text_encoders[0])
     real = encoder.tokenize
     sizes = []
 

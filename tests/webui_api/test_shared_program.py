@@ -52,7 +52,7 @@ def test_a_job_that_waits_gives_nobody_a_look(program: Any) -> None:
     held = threading.Event()
 
     def work() -> None:
-        with shared.write_lock(job):
+        with shared.write_lock(job.task, job.interrupt):
             held.set()
             time.sleep(0.5)
 
@@ -80,7 +80,7 @@ def test_a_job_of_ours_gives_the_queue_back_when_everybody_has_looked(program: A
             go.wait(10)
             order.append(f"looked, locked: {program.lock.locked()}")
 
-    with shared.write_lock(job):
+    with shared.write_lock(job.task, job.interrupt):
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         assert inside.wait(10), "beside the job"
@@ -96,12 +96,12 @@ def test_an_interrupted_job_waits_no_longer(program: Any) -> None:
     with Elsewhere(program):
         threading.Timer(0.2, job.interrupt.set).start()
         started = time.monotonic()
-        with pytest.raises(StoppedError), shared.write_lock(job):
+        with pytest.raises(StoppedError), shared.write_lock(job.task, job.interrupt):
             pytest.fail("it is not its turn")
         assert time.monotonic() - started < 5
-        with pytest.raises(StoppedError), shared.read_lock(lambda: True):
+        with pytest.raises(StoppedError), shared.read_lock(job.interrupt):
             pytest.fail("it is not its turn")
-    with shared.write_lock(Job("learn", ("bob",))), shared.read_lock():
+    with shared.write_lock(Job("learn", ("bob",)).task), shared.read_lock():
         assert program.lock.locked()
     end = time.monotonic() + 5  # the turns that were given up pass the queue on
     while program.lock.locked() and time.monotonic() < end:
@@ -111,15 +111,15 @@ def test_an_interrupted_job_waits_no_longer(program: Any) -> None:
 
 def test_errors_inside_and_of_the_queue_itself_come_through(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = HostQueue(program)
-    with pytest.raises(HostError, match="inside"), shared.write_lock(None):
+    with pytest.raises(HostError, match="inside"), shared.write_lock():
         raise HostError("inside")
     with pytest.raises(HostError, match="looking"), shared.read_lock():
         raise HostError("looking")
     assert not program.lock.locked()
 
-    def broken(_job: Any) -> Any:
+    def broken(_task: Any) -> Any:
         raise HostError("no queue")
 
-    monkeypatch.setattr(program, "exclusive", broken)
-    with pytest.raises(HostError, match="no queue"), shared.write_lock(None):
+    monkeypatch.setattr(program, "write_lock", broken)
+    with pytest.raises(HostError, match="no queue"), shared.write_lock():
         pytest.fail("there is no queue")

@@ -7,6 +7,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +16,6 @@ from celeb_basis.errors import HostError
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
-    from celeb_basis.webui.jobs import Job
 
 
 _log = logging.getLogger(__name__)
@@ -24,6 +24,19 @@ INTERRUPTED = "It was interrupted with the WebUI's own button."
 RELOADED = "It was interrupted because the WebUI's page was built anew (Reload UI)."
 RELOAD = 30.0
 """Seconds after a reload in which an interruption is its doing: a step on a CPU may take as long."""
+
+
+@dataclass(frozen=True)
+class HostProgress:
+    """What the program's own progress display shows of a job."""
+
+    step: int
+    total: int
+    """0 while it is not known."""
+    stage: str
+    """A few words for the user."""
+    people: tuple[str, ...] = ()
+    average_loss: float | None = None
 
 
 class HostApp(Protocol):
@@ -38,13 +51,17 @@ class HostApp(Protocol):
     def model_key(self) -> object | None:
         """Something that is equal as long as the same checkpoint is loaded; ``None`` while none is. Loads nothing."""
 
-    def write_lock(self, job: Job | None) -> contextlib.AbstractContextManager[None]:
-        """Wait for the program's own queue and hold it, with ``job`` in the program's progress display. Not re-entrant."""
+    def write_lock(self, task: str | None) -> contextlib.AbstractContextManager[None]:
+        """Wait for the program's own queue and hold it. Not re-entrant.
+
+        Args:
+            task: The id under which the program's progress display shows the work; ``None`` shows nothing.
+        """
 
     def stop_reason(self) -> str:
         """Why the program wants the work under way to end, as a sentence: its own buttons, or a page that is built anew.
 
-        Empty if it does not, or has not since :meth:`exclusive` began.
+        Empty if it does not, or has not since :meth:`write_lock` began.
         """
 
     def reload_began(self) -> None:
@@ -56,8 +73,8 @@ class HostApp(Protocol):
     def sampling_step(self) -> int:
         """Sampling steps done of the picture under way."""
 
-    def report(self, job: Job) -> None:
-        """Show the job's progress in the program's own display. Only inside :meth:`exclusive`."""
+    def report(self, progress: HostProgress) -> None:
+        """Show ``progress`` in the program's own display. Only inside :meth:`write_lock`."""
 
     def embedding_names(self) -> frozenset[str]:
         """Names of ordinary embeddings, casefolded, that no identity may take."""
@@ -88,22 +105,22 @@ class A1111App:
         return None if model is None else (id(model), getattr(model, "sd_model_hash", ""))
 
     @contextlib.contextmanager
-    def write_lock(self, job: Job | None) -> Iterator[None]:
-        """The host's queue lock, and its state while a job is under way."""
+    def write_lock(self, task: str | None) -> Iterator[None]:
+        """The host's queue lock, and its state while a task is under way."""
         progress, shared = program_module("progress"), program_module("shared")
         queue_lock = program_module("call_queue").queue_lock
-        if job is None:
+        if task is None:
             with queue_lock:
                 yield
             return
-        progress.add_task_to_queue(job.task)
+        progress.add_task_to_queue(task)
         with queue_lock:
-            shared.state.begin(job=job.task)
-            progress.start_task(job.task)
+            shared.state.begin(job=task)
+            progress.start_task(task)
             try:
                 yield
             finally:
-                progress.finish_task(job.task)
+                progress.finish_task(task)
                 shared.state.end()
                 # The host's own wrapper does this for its own jobs: the next one must not find itself interrupted.
                 shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
@@ -128,14 +145,13 @@ class A1111App:
         """The host's own count."""
         return int(program_module("shared").state.sampling_step or 0)
 
-    def report(self, job: Job) -> None:
+    def report(self, progress: HostProgress) -> None:
         """Progress in steps, as the host's own trainer gives it."""
         state = program_module("shared").state
-        progress = job.progress()
         state.job_count = max(progress.total, 1)
         state.job_no = progress.step
         loss = "" if progress.average_loss is None else f" Loss: {progress.average_loss:.4f}"
-        state.textinfo = f"{progress.stage}: {', '.join(job.people)}.{loss}"
+        state.textinfo = f"{progress.stage}: {', '.join(progress.people)}.{loss}"
 
     def embedding_names(self) -> frozenset[str]:
         """What the host's database holds, fitting the checkpoint or not."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.hosts.a1111.app import Adapter, HostApp, Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
-    from celeb_basis.webui.jobs import Job
 
 
 _PAGE = "modules.ui_extra_networks_textual_inversion"
@@ -47,11 +46,11 @@ class ForgeApp(A1111App):
         return None if model is None else (id(model), model.sd_model_hash)
 
     @contextlib.contextmanager
-    def write_lock(self, job: Job | None) -> Iterator[None]:
+    def write_lock(self, task: str | None) -> Iterator[None]:
         """Forge's queue lock, with the checkpoint loaded that is chosen at the top of its page."""
         from celeb_basis.hosts.forge.model import load_chosen
 
-        with super().write_lock(job):
+        with super().write_lock(task):
             load_chosen()
             yield
 

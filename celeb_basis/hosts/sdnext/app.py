@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.hosts.a1111.app import Adapter, HostApp, Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
-    from celeb_basis.webui.jobs import Job
 
 
 class SDNextApp(A1111App):
@@ -50,22 +49,22 @@ class SDNextApp(A1111App):
         return None if unet is None else id(unet)
 
     @contextlib.contextmanager
-    def write_lock(self, job: Job | None) -> Iterator[None]:
-        """SD.Next's queue lock, and its state while a job is under way."""
+    def write_lock(self, task: str | None) -> Iterator[None]:
+        """SD.Next's queue lock, and its state while a task is under way."""
         progress, state = sdnext_module("progress"), sdnext_module("shared").state
         queue_lock = sdnext_module("call_queue").queue_lock
-        if job is None:
+        if task is None:
             with queue_lock:
                 yield
             return
-        progress.add_task_to_queue(job.task)
+        progress.add_task_to_queue(task)
         with queue_lock:
             ours = state.begin("Celeb Basis")
-            progress.start_task(job.task)
+            progress.start_task(task)
             try:
                 yield
             finally:
-                progress.finish_task(job.task)
+                progress.finish_task(task)
                 state.end(ours)
                 # The next job must not find itself interrupted.
                 state.interrupted = state.skipped = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.errors import NamesError, SettingsError, StoppedError
+from celeb_basis.errors import NamesError, SettingsError
 from celeb_basis.files import cache_folder, write_bytes
 from celeb_basis.webui.options import NAMES
 
@@ -45,19 +45,10 @@ def built_bases(model: DiffusionModel, names: NameList, components: int, job: Jo
     for encoder in model.text_encoders:
         watched = _Watched(encoder, job)
         job.say(f"Building the basis of {encoder.name}", step=0, total=0)
-        check_stopped(job)
+        job.check_interrupted()
         built.append(build_basis(watched, names, options, cache=cache))
-    check_stopped(job)
+    job.check_interrupted()
     return built
-
-
-def check_stopped(job: Job) -> None:
-    """End the work of an interrupted job.
-
-    Raises: :class:`StoppedError`.
-    """
-    if job.interrupt.is_set():
-        raise StoppedError("It was interrupted; nothing was changed.")
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class _Watched:
             return self.encoder.tokenize(texts)
         ids: list[list[int]] = []
         for start in range(0, len(texts), _PIECE):
-            check_stopped(self.job)
+            self.job.check_interrupted()
             ids += self.encoder.tokenize(texts[start : start + _PIECE])
             self.job.say(f"Reading the names with {self.name}", step=len(ids), total=len(texts))
         self.job.say(f"Finding the components of {self.name}", step=0, total=0)

@@ -9,7 +9,6 @@ from celeb_basis.errors import CelebBasisError, IdentityError, SettingsError
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.provenance import marked
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.tasks.basis import check_stopped
 from celeb_basis.webui.tasks.evaluate import counted_steps
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class Mixing:
         parts = []
         for number, (person, weight) in enumerate(people):
             if job is not None:
-                check_stopped(job)
+                job.check_interrupted()
                 job.say(f"Mixing in {person.name}", step=number, total=len(people))
             parts.append((self._service.fitted(person, model, job), weight))
         mixed = blend(parts, bases, model.info, name=request.name or MIXTURE, keep_radius=request.keep_radius)
@@ -107,7 +106,7 @@ class Mixing:
                 keep_radius=request.keep_radius,
             )
         if job is not None:
-            check_stopped(job)
+            job.check_interrupted()
         return mixed
 
     def save(self, job: Job, request: BlendRequest) -> None:
@@ -123,10 +122,10 @@ class Mixing:
         """The work of a job: mix, and draw; nobody is added."""
         from celeb_basis.diffusion_model import GenerationRequest
 
-        program = self._service.program
+        host = self._service.host
         job.say("Waiting for the WebUI to finish what it does")
-        with program.write_lock(job):
-            model = open_loaded_model(program)
+        with self._service.host_queue.write_lock(job.task, job.interrupt):
+            model = open_loaded_model(host)
             mixed = self.mixed(request.blend, model, job)
             word = f"<{mixed.name}>"
             drawing = GenerationRequest(
@@ -137,13 +136,13 @@ class Mixing:
                 steps=request.steps,
                 guidance=request.guidance,
             )
-            with counted_steps(job, program, request.count, request.steps):
+            with counted_steps(job, host, request.count, request.steps):
                 for image in model.generate(drawing):
-                    if program.stop_reason() or job.interrupt.is_set():
+                    if host.stop_reason() or job.interrupt.is_set():
                         break  # this one may be half drawn
                     image.info["title"] = word
                     job.pictures = (*job.pictures, marked(image, [word]))
-            reason = program.stop_reason()
+            reason = host.stop_reason()
         job.result = {"word": word, "prompt": drawing.prompt, "pictures": len(job.pictures)}
         if job.interrupt.is_set() or reason:
             job.set_state("interrupted", "It was interrupted." if job.interrupt.is_set() else reason)

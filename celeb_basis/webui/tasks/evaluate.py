@@ -33,7 +33,7 @@ _EVERY = 0.5
 
 
 @contextlib.contextmanager
-def stopped_with(job: Job, program: HostApp, look: Callable[[], None] = lambda: None) -> Iterator[None]:
+def stopped_with(job: Job, host: HostApp, look: Callable[[], None] = lambda: None) -> Iterator[None]:
     """While pictures are drawn: an interrupted ``job`` ends the one under way at its next sampling step.
 
     ``look`` is called now and then, in another thread. The picture that was ended comes half drawn.
@@ -43,7 +43,7 @@ def stopped_with(job: Job, program: HostApp, look: Callable[[], None] = lambda: 
     def watch() -> None:
         while not over.wait(_EVERY):
             if job.interrupt.is_set():
-                program.stop_generation()
+                host.stop_generation()
             look()
 
     watcher = threading.Thread(target=watch, name="celeb-basis drawing", daemon=True)
@@ -56,7 +56,7 @@ def stopped_with(job: Job, program: HostApp, look: Callable[[], None] = lambda: 
 
 
 @contextlib.contextmanager
-def counted_steps(job: Job, program: HostApp, count: int, steps: int) -> Iterator[None]:
+def counted_steps(job: Job, host: HostApp, count: int, steps: int) -> Iterator[None]:
     """:func:`stopped_with` for ``count`` pictures of ``steps`` sampling steps each, which ``job`` tells the progress of.
 
     A picture counts as soon as ``job`` holds it.
@@ -67,16 +67,16 @@ def counted_steps(job: Job, program: HostApp, count: int, steps: int) -> Iterato
     def look() -> None:
         nonlocal told
         done = len(job.pictures) - before
-        step = min(done * steps + min(program.sampling_step(), steps), count * steps)
+        step = min(done * steps + min(host.sampling_step(), steps), count * steps)
         if step == told:
             return
         told = step
         left = (time.monotonic() - started) / step * (count * steps - step) if step else None
         job.say(f"Drawing picture {min(done + 1, count)} of {count}", step=step, total=count * steps, seconds_left=left)
-        program.report(job)
+        host.report(job.host_progress())
 
     job.say(f"Drawing picture 1 of {count}", step=0, total=count * steps, seconds_left=None)
-    with stopped_with(job, program, look):
+    with stopped_with(job, host, look):
         yield
 
 
@@ -135,17 +135,17 @@ class Evaluation:
         from celeb_basis.diffusion_model import GenerationRequest
         from celeb_basis.evaluation import ImageToEvaluate, evaluation_prompts
 
-        request, program = self._request, self._service.program
+        request, host = self._request, self._service.host
         word = f"<{self._identity.name}>"
         prompts = evaluation_prompts(word, request.kinds or None)
         prompts = prompts[: request.prompts] if request.prompts else prompts
         total = len(prompts) * request.seeds
         items: list[ImageToEvaluate] = []
         job.say("Waiting for the WebUI to finish what it does")
-        with program.write_lock(job):
-            model = open_loaded_model(program)
+        with self._service.host_queue.write_lock(job.task, job.interrupt):
+            model = open_loaded_model(host)
             words = {word: self._service.fitted(self._identity, model).token_vectors()}
-            with counted_steps(job, program, total, request.steps):
+            with counted_steps(job, host, total, request.steps):
                 for prompt in prompts:
                     drawing = GenerationRequest(
                         prompt=prompt,
@@ -156,7 +156,7 @@ class Evaluation:
                         guidance=request.guidance,
                     )
                     for index, image in enumerate(model.generate(drawing)):
-                        if program.stop_reason():
+                        if host.stop_reason():
                             break  # without this one, which may be half drawn
                         pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
                         number = f"{len(items) + 1:04d}"
@@ -164,7 +164,7 @@ class Evaluation:
                         job.pictures = (*job.pictures, marked(image, [word]))
                         if job.interrupt.is_set():
                             return items
-                    if program.stop_reason():
+                    if host.stop_reason():
                         job.interrupt.set()
                         return items
         if len(items) < total:

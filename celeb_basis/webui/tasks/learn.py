@@ -28,6 +28,7 @@ from celeb_basis.identities.identity import Identity
 from celeb_basis.provenance import marked
 from celeb_basis.training.run import Outcome, PhotoInput, PortraitsFound, TrainingTask
 from celeb_basis.webui.faces import told_download
+from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Paths
 from celeb_basis.webui.schemas import LearnRequest
@@ -54,7 +55,7 @@ _STEPS = 20
 _PROMPT = "a photo of {}"
 
 
-def previews(job: Job, program: HostApp, every: int, times: int = 0) -> Callable[[Trainer], None] | None:
+def previews(job: Job, host: HostApp, every: int, times: int = 0) -> Callable[[Trainer], None] | None:
     """What draws everybody of ``job`` with one seed, so that the pictures can be compared.
 
     Parameters: ``every`` is a number of steps; where it is 0, ``times`` of a whole run are spread over it evenly.
@@ -68,7 +69,7 @@ def previews(job: Job, program: HostApp, every: int, times: int = 0) -> Callable
         if not going_on or not is_due(trainer.step, trainer.total, every, times):
             return
         try:
-            _draw(job, program, trainer)
+            _draw(job, host, trainer)
         except Exception as error:  # of any kind: a preview is no reason to lose a run
             going_on = False
             told = error_message(error) if is_user_error(error) else f"{type(error).__name__}: {error}"
@@ -85,7 +86,7 @@ def is_due(step: int, total: int, every: int, times: int) -> bool:
     return step * times // total > (step - 1) * times // total
 
 
-def _draw(job: Job, program: HostApp, trainer: Trainer) -> None:
+def _draw(job: Job, host: HostApp, trainer: Trainer) -> None:
     from celeb_basis.diffusion_model import GenerationRequest
 
     side = trainer.settings.size or trainer.model.info.resolution
@@ -103,9 +104,9 @@ def _draw(job: Job, program: HostApp, trainer: Trainer) -> None:
         request = GenerationRequest(
             _PROMPT.format(word), placeholder_tokens={word: vectors}, seed=0, steps=_STEPS, width=side, height=side
         )
-        with stopped_with(job, program):
+        with stopped_with(job, host):
             for image in trainer.model.generate(request):
-                if job.interrupt.is_set() or program.stop_reason():
+                if job.interrupt.is_set() or host.stop_reason():
                     return  # this one may be half drawn
                 image.info["title"] = f"{word} after {trainer.step} steps"
                 job.pictures = (*job.pictures, marked(image, [word]))[-KEPT:]
@@ -137,7 +138,7 @@ class LearningJobs:
 
     def __init__(
         self,
-        program: HostApp,
+        host_queue: HostQueue,
         queue: JobQueue,
         faces: Faces,
         *,
@@ -146,7 +147,8 @@ class LearningJobs:
         names: Callable[[], NameList],
         previews: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._program, self._queue, self._faces = program, queue, faces
+        self._host, self._host_queue = host_queue.app, host_queue
+        self._queue, self._faces = queue, faces
         self._library, self._paths, self._names, self._previews = library, paths, names, previews
         self._requests: dict[str, tuple[LearnRequest, tuple[PhotoInput, ...]]] = {}
         self._kept: dict[str, _Kept] = {}
@@ -270,19 +272,19 @@ class LearningJobs:
 
     def _watch(self, job: Job) -> Callable[[Trainer], None] | None:
         kept = self._kept[job.id]
-        return previews(job, self._program, kept.preview_every, kept.previews)
+        return previews(job, self._host, kept.preview_every, kept.previews)
 
     def _follow(self, job: Job, begin: Callable[[DiffusionModel], Any]) -> None:
         """Run to the end with the host's queue held, and take over what came of it."""
         job.say("Waiting for the WebUI to finish what it does", step=0, total=0)
         stopped_by = ""
         try:
-            with self._program.write_lock(job), contextlib.ExitStack() as leaving:
+            with self._host_queue.write_lock(job.task, job.interrupt), contextlib.ExitStack() as leaving:
                 job.say("Preparing")
-                model = open_loaded_model(self._program)
+                model = open_loaded_model(self._host)
                 if isinstance(model, contextlib.AbstractContextManager):
                     leaving.enter_context(model)
-                key = self._program.model_key()
+                key = self._host.model_key()
                 running = begin(model)
                 try:
                     while True:
@@ -318,15 +320,15 @@ class LearningJobs:
                 "Preparing the views",
                 warnings=tuple(f"{one.source}: {text}" for _, one in found for text in one.warnings),
             )
-        self._program.report(job)
+        self._host.report(job.host_progress())
 
     def _reason_to_stop(self, model: object) -> str:
-        if self._program.model_key() != model:
+        if self._host.model_key() != model:
             return (
                 "The checkpoint was switched in the middle of learning, so learning stopped and its state was kept: load "
                 "the checkpoint that it began with and press Resume."
             )
-        return self._program.stop_reason()
+        return self._host.stop_reason()
 
     def _interrupted(self, job: Job, stopped_by: str) -> None:
         self._keep(job)
