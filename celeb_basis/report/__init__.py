@@ -1,4 +1,4 @@
-"""The page that tells what a demo or a learning run did: one self-contained HTML file."""
+"""A report on a demo or a training run, as one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about one run of learning, gathered while it runs."""
+"""Collecting the report on a training run while it runs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 
 class RunReport:
-    """Collects what happens, and makes a report of it at the end.
+    """Collects events while a run is under way, and builds the report when it has ended."""
 
-    Parameters: ``job`` is what is learned; ``None`` for a run that was resumed, whose photos are not at hand.
-    """
+    def __init__(self, task: TrainingTask | None) -> None:
+        """Begin to measure time.
 
-    def __init__(self, job: TrainingTask | None) -> None:
-        self.job = job
+        Args:
+            task: What is learned; ``None`` for a resumed run, whose photos are not available.
+        """
+        self.task = task
         self._photos: dict[Path, tuple[Pixels, DetectedFace, list[DetectedFace]]] = {}
         self._people: tuple[Person, ...] = ()
         self._steps: list[StepDone] = []
@@ -43,15 +45,15 @@ class RunReport:
         self._stages: dict[str, float] = {}
 
     def photo(self, path: Path, picture: Pixels, face: DetectedFace, found: list[DetectedFace]) -> None:
-        """A photo, the face that is learned, and all faces in it."""
+        """Add a photo with the face that is learned and all faces found in it."""
         self._photos[path] = (picture, face, found)
 
     def note(self, event: Event) -> None:
-        """Something that happened."""
+        """Record an event, and the time since the last one as part of its stage."""
         now = time.perf_counter()
         names = {
             PortraitsFound: "Loading, basis, faces",
-            DrawingNames: "Drawing the celebrities",
+            DrawingNames: "Generating the celebrities",
             Preparing: "Encoding views",
             StepDone: "Learning",
         }
@@ -64,7 +66,13 @@ class RunReport:
             self._steps.append(event)
 
     def build(self, worker: Worker, outcome: Outcome, files: Sequence[Path] = ()) -> Report:
-        """The report, which lists the identity ``files`` that were written."""
+        """Build the report.
+
+        Args:
+            worker: What the run used.
+            outcome: How the run ended, with at least one identity.
+            files: Identity files that were written.
+        """
         identity = identity_from_bytes(outcome.identities[0])
         settings = dict(identity.metadata.settings)
         built = worker.built_bases(int(settings["components"]))[0]
@@ -75,13 +83,7 @@ class RunReport:
             summary=f"{' and '.join(outcome.names)} learned on {info.name} in {outcome.steps} steps.",
             model=ReportModel(info.name, info.family),
             people=people,
-            loss=ReportLoss(
-                [one.step for one in self._steps],
-                [one.loss for one in self._steps],
-                [one.average_loss for one in self._steps],
-            )
-            if self._steps
-            else None,
+            loss=self._loss(),
             settled=float(settings["settled"]),
             basis=ReportBasis(
                 variance=(built.basis.variance / built.basis.total_variance[:, None]).tolist(),
@@ -96,6 +98,15 @@ class RunReport:
             settings=settings,
             date=identity.metadata.created,
             version=__version__,
+        )
+
+    def _loss(self) -> ReportLoss | None:
+        if not self._steps:
+            return None
+        return ReportLoss(
+            [one.step for one in self._steps],
+            [one.loss for one in self._steps],
+            [one.average_loss for one in self._steps],
         )
 
     def _person(self, name: str, outcome: Outcome) -> ReportPerson:
@@ -114,8 +125,8 @@ class RunReport:
         )
 
     def _photos_of(self, name: str) -> list[ReportPhoto]:
-        """The photos of ``name`` beside their crops; none for a run that was resumed."""
-        paths = next((one.photos for one in self.job.people if one.name == name), ()) if self.job else ()
+        """The photos of ``name`` with their crops; none for a resumed run."""
+        paths = next((one.photos for one in self.task.people if one.name == name), ()) if self.task else ()
         portraits = next((one.portraits for one in self._people if one.name == name), ())
         photos = []
         for path, portrait in zip(paths, portraits, strict=False):

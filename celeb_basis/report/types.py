@@ -1,4 +1,4 @@
-"""What a report tells, as plain data: pictures are ``(H, W, 3)`` uint8 RGB arrays, curves are sequences of numbers."""
+"""The content of a report as plain data: images are ``(H, W, 3)`` uint8 RGB arrays, curves are sequences of numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from celeb_basis.faces.types import Floats, Pixels
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in the photo's pixels."""
+"""Left, top, right and bottom edge in the photo's pixels."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class ReportPhoto:
     box: Box | None = None
     """The face that was learned."""
     landmarks: Floats | None = None
-    """``(5, 2)`` x, y in the photo's pixels."""
+    """``(5, 2)``: x and y in the photo's pixels."""
     others: Sequence[Box] = ()
-    """Faces that were found and not learned."""
+    """The other faces that were found."""
     crop: Pixels | None = None
-    """The square crop that was learned from."""
+    """The square crop around the face, the training picture."""
     warnings: Sequence[str] = ()
     """Sentences about the photo's quality."""
 
@@ -43,23 +43,23 @@ class ReportPerson:
 
     name: str
     word: str
-    """As it is written in a prompt, brackets and all."""
+    """The placeholder token as written in a prompt, with its brackets: ``<ada>``."""
     photos: Sequence[ReportPhoto] = ()
     distance: float | None = None
     """Distance of the token vectors to the mean, in units of the celebrities' own root-mean-square distance."""
     nearest: Sequence[tuple[str, float]] = ()
-    """Celebrities and their cosines in coefficient space, best first."""
+    """Celebrities and their cosine similarities in coefficient space, nearest first."""
     movement_steps: Sequence[int] = ()
-    """The steps at which ``movement`` was measured."""
+    """Steps at which ``movement`` was measured."""
     movement: Sequence[float] = ()
-    """Relative movement of the averaged coefficients."""
+    """Relative movement of the averaged coefficients at these steps."""
     outcome: str = ""
-    """A sentence on how learning ended, such as "Settled after 275 of 400 steps."."""
+    """How training ended, as a sentence: ``"Settled after 275 steps."``"""
 
 
 @dataclass(frozen=True)
 class ReportLoss:
-    """The loss of a run; everybody who was learned together shares it."""
+    """The loss of a run, shared by all people who were learned together."""
 
     steps: Sequence[int]
     losses: Sequence[float]
@@ -68,45 +68,45 @@ class ReportLoss:
 
 @dataclass(frozen=True)
 class ReportBasis:
-    """The basis that people were learned in."""
+    """The celeb basis that people were learned in."""
 
     variance: Sequence[Sequence[float]]
-    """Share of the variance that each component explains, 0 to 1: one sequence of ``K`` a token position."""
+    """Share of the variance that each component explains, 0 to 1: a sequence of ``K`` numbers per token position."""
     names_used: int
     names_dropped: int = 0
     components: int = 0
     celebrities: Sequence[float] | None = None
-    """The celebrities' own distances to the mean, in units of their root mean square: the gauge's grey hill."""
+    """The celebrities' own distances to the mean, in units of their root mean square: the gauge's gray histogram."""
 
 
 @dataclass(frozen=True)
 class ReportModel:
-    """The checkpoint that was learned on and drawn with."""
+    """The checkpoint that was used for training and generation."""
 
     name: str
     family: str
     """``"sd1"``, ``"sd2"`` or ``"sdxl"``."""
     trained: bool = True
-    """``False`` for random weights: the page then says that its pictures are noise."""
+    """``False`` for random weights: the page then says that its images are noise."""
     note: str = ""
-    """Where it came from, a sentence."""
+    """Where it came from, as a sentence."""
 
 
 @dataclass(frozen=True)
 class ReportPicture:
-    """One generated picture."""
+    """A generated image."""
 
     picture: Pixels
     prompt: str
     seed: int
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Steps, guidance and the like."""
+    """Sampling settings such as steps and guidance."""
     note: str = ""
-    """What it is for, such as "the same prompt with the mean celebrity in the word's place"."""
+    """A remark on the image, such as how similar its face is to the person's."""
     identity: float | None = None
     prompt_score: float | None = None
     words: Sequence[str] = ()
-    """Of the people whom it shows, brackets and all; written into the picture."""
+    """Placeholder tokens of the people in it, with their brackets; written into the image's metadata."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class ReportFile:
     def of(path: Path, purpose: str = "") -> ReportFile:
         """Measure and hash a file on the disk.
 
-        Raises: :class:`~celeb_basis.errors.FileError` if it cannot be read.
+        Raises:
+            FileError: The file cannot be read.
         """
         with explained_os_errors(path, "read"):
             size = path.stat().st_size
@@ -132,7 +133,7 @@ class ReportFile:
 
 @dataclass(frozen=True)
 class ReportStage:
-    """A part of the work and the time it took."""
+    """A stage of the work and the time it took."""
 
     name: str
     seconds: float
@@ -140,16 +141,16 @@ class ReportStage:
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """A next step."""
+    """A next step for the reader."""
 
     command: str
-    """To be typed into a shell as it stands."""
+    """A complete command for the shell."""
     purpose: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page of a demo or of any learning run shows. Sections without content are left out."""
+    """Everything that the page of a demo or a training run shows. Sections without content are omitted."""
 
     title: str
     summary: str
@@ -158,18 +159,18 @@ class Report:
     people: Sequence[ReportPerson] = ()
     loss: ReportLoss | None = None
     settled: float | None = None
-    """The setting of that name: the threshold in the plot of movement."""
+    """The setting of that name: the threshold in the chart of movements."""
     basis: ReportBasis | None = None
     pictures: Sequence[ReportPicture] = ()
     verdict: EvaluationResult | None = None
-    """The three figures, if the pictures were judged."""
+    """The paper's metrics, if the images were evaluated."""
     files: Sequence[ReportFile] = ()
     stages: Sequence[ReportStage] = ()
     seconds: float | None = None
-    """Wall time of the whole run; the sum of the stages if ``None``."""
+    """Wall-clock time of the whole run; the sum of the stages if ``None``."""
     settings: Mapping[str, object] = field(default_factory=dict)
     commands: Sequence[ReportCommand] = ()
     date: str = ""
-    """As it is to be shown; left out if empty, so that the same report gives the same page."""
+    """Shown as it is. Without one, the same report always gives the same page."""
     version: str = ""
-    """Of this package."""
+    """Version of this package."""

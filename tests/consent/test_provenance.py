@@ -17,7 +17,7 @@ from celeb_basis.evaluation.contact_sheet import contact_sheet, write_sheet
 from celeb_basis.evaluation.metrics import EvaluationResult, ImageScores, ImageToEvaluate, share_estimate
 from celeb_basis.provenance import marked, save_generated_image
 from celeb_basis.report import Report, ReportModel, ReportPicture, render_report
-from celeb_basis.report.charts import data_uri
+from celeb_basis.templating import data_uri
 from celeb_basis.webui.ui.markup import pictures
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

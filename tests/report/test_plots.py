@@ -89,9 +89,9 @@ def test_marker_stands_where_the_axis_says() -> None:
 
 def test_nothing_global_is_touched_and_nothing_heavy_imported_early() -> None:
     code = (
-        "import sys; from celeb_basis import plots; assert 'matplotlib' not in sys.modules;"
+        "import sys; from celeb_basis.report import charts; assert 'matplotlib' not in sys.modules;"
         "import matplotlib; kept = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'};"
-        "before = kept(); plots.loss_curve([1, 2], [1, 2], [1, 2]);"
+        "before = kept(); charts.loss_curve([1, 2], [1, 2], [1, 2]);"
         "assert kept() == before; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)

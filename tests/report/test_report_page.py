@@ -31,7 +31,7 @@ from celeb_basis.report import (
     render_report,
     write_report,
 )
-from celeb_basis.report.charts import duration, size
+from celeb_basis.templating import duration, file_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,8 +148,8 @@ def test_everything_is_told() -> None:
     assert [tag for tag, _ in page.tags].count("h1") == 1
     headings = [words for tag, words in zip_headings(rendered()) if tag == "h2"]
     assert headings == [
-        "The photos", "The learned people", "Generated pictures", "Files written", "Time spent", "The celeb basis",
-        "Settings", "How to go on",
+        "Photos", "Learned people", "Generated images", "Files written", "Time spent", "Celeb basis",
+        "Settings", "Next steps",
     ]  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def test_untrained_model_is_owned_up_to() -> None:
     trained = rendered()
     untrained = Page(render_report(full_report(model=ReportModel("tiny", "sd1", trained=False)))).text
     assert "noise" not in trained.replace("amount of noise", "")
-    assert "The generated pictures below are noise" in untrained
+    assert "The generated images below are noise" in untrained
     assert "tiny has never been trained: its weights are random numbers" in untrained
     assert "Stable Diffusion 1, untrained" in untrained
 
@@ -302,4 +302,4 @@ def test_durations(seconds: float, said: str) -> None:
     [(0, "0 bytes"), (999, "999 bytes"), (7213, "7.2 kB"), (123_456, "123 kB"), (999_999, "1.0 MB"), (5 * 10**12, "5000 GB")],
 )  # fmt: skip
 def test_sizes(count: int, said: str) -> None:
-    assert size(count) == said
+    assert file_size(count) == said

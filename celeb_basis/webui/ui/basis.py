@@ -97,7 +97,7 @@ def _summary(one: BasisSummary, index: int) -> str:
     from celeb_basis.report.charts import explained_variance
 
     try:
-        plot = markup.chart(
+        plot: str = markup.chart(
             explained_variance(one.explained), "The share of variance that each component explains", f"basis{index}"
         )
     except ImportError:

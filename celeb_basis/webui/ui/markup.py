@@ -1,4 +1,4 @@
-"""Pieces of HTML for the page. Whatever a user typed goes through ``report.markup.text``. No gradio here.
+"""Pieces of HTML for the page. Whatever a user typed goes through :func:`text`. No gradio here.
 
 Elements with ``data-pick`` put their ``data-value`` into the hidden text of that id; elements with ``data-word`` put a word
 into a prompt; a ``data-poll`` names the hidden button that is clicked while ``data-active`` is 1 (see ``celebBasis.js``).
@@ -7,14 +7,15 @@ into a prompt; a ``data-poll`` names the hidden button that is clicked while ``d
 from __future__ import annotations
 
 import base64
+import html
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis import __version__
-from celeb_basis.report.charts import chart, data_uri, duration, generated_image_uri, text
-from celeb_basis.report.charts import name as named
+from celeb_basis.report.charts import chart
+from celeb_basis.templating import data_uri, duration, generated_image_uri, printable
 
 if TYPE_CHECKING:
     from celeb_basis.webui.jobs import Job, JobProgress
@@ -38,6 +39,16 @@ _STATES = {
     "failed": "failed",
     "interrupted": "interrupted",
 }
+
+
+def text(value: object) -> str:
+    """Escape any value for elements and quoted attributes."""
+    return html.escape(printable(value), quote=True)
+
+
+def named(value: object) -> str:
+    """A name that a user chose, kept from turning the direction of the text around it."""
+    return f"<bdi>{text(value)}</bdi>"
 
 
 def note(sentence: str, kind: Literal["error", "good", "hint"] = "hint") -> str:
