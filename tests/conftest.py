@@ -1,10 +1,13 @@
-"""Shared pytest set-up: the ``--slow`` tier, the tests' own helpers, and a cache folder that is nobody's."""
+"""Shared pytest set-up: the ``--slow`` tier, shared fixtures, and a summary of what was skipped."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +30,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line on what was skipped and why: ``Skipped: 155 for want of CELEB_BASIS_WEBUI, 6 slow, ...``."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        variable = re.search(r"CELEB_BASIS_[A-Z]+", reason)
+        counts[f"without {variable[0]}" if variable else _brief(reason)] += 1
+    if counts:
+        parts = (f"{count} {reason}" for reason, count in counts.most_common())
+        terminalreporter.write_line(f"Skipped: {', '.join(parts)}. See tests/README.md.")
+
+
+def _brief(reason: str) -> str:
+    return reason.removeprefix("Skipped: ").split(":")[0].split(" (")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -43,8 +42,6 @@ def test_published_number_of_parameters(family: Any, component: str) -> None:
 def test_a_full_size_model_can_be_made() -> None:
     from miniature.small_models.pipelines import make_pipeline
 
-    began = time.monotonic()
     pipeline = make_pipeline("sd1", full_size=True)
     assert pipeline.unet.num_parameters() == PUBLISHED["sd1", "unet"]
     assert pipeline.unet.conv_out.weight.std() > 0
-    assert time.monotonic() - began < 300

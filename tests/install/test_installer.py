@@ -6,7 +6,6 @@ import argparse
 import runpy
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -97,12 +96,10 @@ def test_it_pins_what_the_host_pins() -> None:
     assert not {"numpy", "pillow", "torch", "transformers", "gradio", "fastapi", "safetensors"} & set(wanted)
 
 
-def test_it_is_quick_and_needs_no_package_of_ours(tmp_path: Path) -> None:
+def test_it_imports_nothing_heavy_and_needs_no_package_of_ours(tmp_path: Path) -> None:
     (tmp_path / "launch.py").write_text("def is_installed(package): return True\n")
-    started = time.perf_counter()
     command = [sys.executable, "-X", "importtime", str(ROOT / "install.py")]
     done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 2
     assert done.stdout == ""
     assert not {"torch", "insightface", "numpy", "celeb_basis"} & {
         line.split("|")[-1].strip() for line in done.stderr.splitlines()

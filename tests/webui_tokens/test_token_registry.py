@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class Encoder:
     seed: int = 0
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[hash((word, 1)) % 1000 for word in text.split()] for text in texts]
+        return [[zlib.crc32(word.encode()) % 1000 for word in text.split()] for text in texts]
 
     def token_table(self) -> torch.Tensor:
         return torch.randn(1000, self.width, generator=torch.Generator().manual_seed(self.seed))
