@@ -50,7 +50,7 @@ def _list(arguments: argparse.Namespace) -> dict[str, Any]:
     from celeb_basis.identities.library import Library
 
     people = [
-        {"name": entry.name, "file": str(entry.path), "problem": entry.problem, **_short(entry.identity)}
+        {"name": entry.name, "file": str(entry.path), "problem": entry.problem or None, **_short(entry.identity)}
         for entry in Library(arguments.library).entries()
     ]
     return {"kind": "library", "folder": str(arguments.library), "people": people}

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError
 from celeb_basis.files import checked_name, explained_os_errors
@@ -17,13 +18,54 @@ from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, sav
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One identity file of a library: read, or the sentence that says why it cannot be."""
+class IdentityStatus:
+    """What is known about one identity file: its identity, or why there is none."""
 
     name: str
     path: Path
-    identity: Identity | None
-    problem: str | None
+    identity: Identity | None = None
+    """As it was read, or as it was fitted to the loaded checkpoint; ``None`` if that was not possible."""
+    problem: str = ""
+    """Why the file cannot be read; else empty."""
+    reason: str = ""
+    """Why prompts cannot use the identity on the loaded checkpoint; else empty. The ``problem``, if there is one."""
+
+    @property
+    def placeholder_token(self) -> str:
+        """How prompts name the identity."""
+        return f"<{self.name}>"
+
+    @property
+    def available(self) -> bool:
+        """Whether prompts can use the identity."""
+        return not self.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values, without the thumbnail."""
+        status: dict[str, Any] = {
+            "name": self.name,
+            "word": self.placeholder_token,
+            "problem": self.problem,
+            "available": self.available,
+            "reason": self.reason,
+        }
+        if self.identity is None:
+            return status
+        metadata = self.identity.metadata
+        return status | {
+            "hash": self.identity.content_hash,
+            "base_model": metadata.base_model,
+            "family": metadata.family,
+            "learned_on": metadata.learned_on or metadata.base_model,
+            "face_model": metadata.face_model,
+            "steps": metadata.steps,
+            "settings": dict(metadata.settings),
+            "consent": metadata.consent,
+            "notes": metadata.notes,
+            "source": metadata.source,
+            "created": metadata.created,
+            "has_thumbnail": metadata.thumbnail is not None,
+        }
 
 
 class Library:
@@ -49,16 +91,16 @@ class Library:
         """
         return tuple(self._files())
 
-    def entries(self) -> tuple[Entry, ...]:
-        """Every identity file, read; a broken one tells its reason and hides no other."""
+    def entries(self) -> tuple[IdentityStatus, ...]:
+        """Every identity file, read. A broken one comes with its problem and hides no other."""
         return tuple(self.entry(name, path) for name, path in self._files())
 
-    def entry(self, name: str, path: Path) -> Entry:
-        """One of :meth:`files`, read; a broken one tells its reason."""
+    def entry(self, name: str, path: Path) -> IdentityStatus:
+        """One of :meth:`files`, read. A broken one comes with its problem."""
         try:
-            return Entry(name, path, self._read(name, path), None)
+            return IdentityStatus(name, path, self._read(name, path))
         except CelebBasisError as error:
-            return Entry(name, path, None, str(error))
+            return IdentityStatus(name, path, problem=str(error), reason=str(error))
 
     def path_of(self, name: str) -> Path:
         """The file of ``name``: the one that is there, or where it would be written.

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from celeb_basis.basis import TOKENS, BasisOptions, build_bases, filtered_names
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
@@ -25,15 +24,11 @@ from celeb_basis.identities.expand import (
     stands_for_itself,
 )
 from celeb_basis.identities.identity import Identity, IdentityMetadata, load_identity
-from celeb_basis.identities.library import Listing
+from celeb_basis.identities.library import IdentityStatus, Listing
 from celeb_basis.method import Basis
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import NameList, shipped_names
 from celeb_basis.prompts.syntax import cut, host_word_in
-
-if TYPE_CHECKING:
-    import torch
-
 
 # FOLDED: An identity for the checkpoint that is loaded: as it was stored, expanded anew, or refused with the
 # FOLDED: reason.
@@ -183,34 +178,9 @@ def _part_for(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> Id
 _log = logging.getLogger(__name__)
 
 _KEPT = 512
-"""Words in memory; SDXL's are 16 kB each."""
+"""Identities in memory; SDXL's take some 32 kB each."""
 
 NO_CHECKPOINT = "no checkpoint is loaded: choose one."
-
-
-@dataclass(frozen=True, eq=False)
-class Word:
-    """A person whom the loaded checkpoint can draw."""
-
-    name: str
-    path: Path
-    encoders: tuple[str, ...]
-    vectors: tuple[torch.Tensor, ...]
-    """``(E, D_i)`` float32 on the CPU for each of ``encoders``."""
-    content_hash: str
-
-    @property
-    def positions(self) -> int:
-        """``E``."""
-        return int(self.vectors[0].shape[0])
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """A person in the library whom the loaded checkpoint cannot draw, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -219,7 +189,7 @@ class _Kept:
     checkpoint: Checkpoint | None
     lists: object
     """What ``lists_key`` answered; only who was refused is asked for again with other lists."""
-    answer: Word | Unavailable
+    status: IdentityStatus
 
 
 class Registry:
@@ -277,14 +247,14 @@ class Registry:
         found = self._listing.find(text)
         return found and found[0]
 
-    def find(self, text: str, checkpoint: Checkpoint | None) -> Word | Unavailable | None:
+    def find(self, text: str, checkpoint: Checkpoint | None) -> IdentityStatus | None:
         """Who ``text``, as typed between angle brackets, is on ``checkpoint``; ``None`` if nobody is called so."""
         found = self._listing.find(text)
         if found is None:
             return None
         name, path = found
         if reason := _cut_by_the_host(text):
-            return self._said(Unavailable(name, reason))
+            return self._said(IdentityStatus(name, Path(path), reason=reason))
         try:
             status = os.stat(path)
         except OSError:  # deleted a moment ago
@@ -299,7 +269,7 @@ class Registry:
                 if len(self._words) > _KEPT:
                     self._words.popitem(last=False)
             self._words.move_to_end(name)
-            return kept.answer
+            return kept.status
 
     def reasons(self, checkpoint: Checkpoint | None) -> Callable[[str, IdentityMetadata], str]:
         """What tells why ``checkpoint`` cannot draw who is called so and says so of itself; empty if it can.
@@ -319,42 +289,44 @@ class Registry:
             except CelebBasisError as error:
                 return str(error)
             if not metadata.family or name in self._unavailable:
-                answer = self.find(name, checkpoint)
-                return answer.reason if isinstance(answer, Unavailable) else ""
+                status = self.find(name, checkpoint)
+                return status.reason if status is not None else ""
             return ""
 
         return reason
 
-    def mentioned(self, prompts: Iterable[str], checkpoint: Checkpoint | None) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, prompts: Iterable[str], checkpoint: Checkpoint | None) -> tuple[IdentityStatus, ...]:
         """Everybody named in ``prompts``, each once, in order; with an emphasis in the brackets too."""
-        found: dict[str, Word | Unavailable] = {}
+        found: dict[str, IdentityStatus] = {}
         for prompt in prompts:
             for piece in cut(prompt, lambda text: self.find(text.partition(":")[0], checkpoint)):
-                if isinstance(piece, (Word, Unavailable)):
+                if not isinstance(piece, str):
                     found.setdefault(piece.name, piece)
         return tuple(found.values())
 
     def _lists_changed(self, kept: _Kept) -> bool:
-        return isinstance(kept.answer, Unavailable) and kept.lists != self._lists_key()
+        return not kept.status.available and kept.lists != self._lists_key()
 
-    def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> Word | Unavailable:
+    def _read(self, name: str, path: Path, checkpoint: Checkpoint | None) -> IdentityStatus:
         if checkpoint is None:
-            return Unavailable(name, self.without_checkpoint)
+            return IdentityStatus(name, path, reason=self.without_checkpoint)
         try:
             identity = self._fitting.fit(replace(load_identity(path), name=name), checkpoint)
         except CelebBasisError as error:
-            return Unavailable(name, str(error))
-        return Word(name, path, identity.encoders, identity.token_vectors(), identity.content_hash)
+            return IdentityStatus(name, path, reason=str(error))
+        # Hundreds of identities are kept, and thumbnails are larger than all else in them.
+        identity = replace(identity, metadata=replace(identity.metadata, thumbnail=None))
+        return IdentityStatus(name, path, identity)
 
-    def _said(self, answer: Word | Unavailable) -> Word | Unavailable:
-        """``answer``, with its reason kept for the page and, the first time, told to the log."""
+    def _said(self, status: IdentityStatus) -> IdentityStatus:
+        """``status``, with its reason kept for the page and, the first time, written to the log."""
         with self._lock:
-            if isinstance(answer, Word):
-                self._unavailable.pop(answer.name, None)
-            elif self._unavailable.get(answer.name) != answer.reason:
-                self._unavailable[answer.name] = answer.reason
-                _log.warning("<%s> is not available: %s", answer.name, answer.reason)
-        return answer
+            if status.available:
+                self._unavailable.pop(status.name, None)
+            elif self._unavailable.get(status.name) != status.reason:
+                self._unavailable[status.name] = status.reason
+                _log.warning("<%s> is not available: %s", status.name, status.reason)
+        return status
 
 
 def _cut_by_the_host(text: str) -> str:

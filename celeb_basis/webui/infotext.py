@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from celeb_basis.identities.library import Listing
-from celeb_basis.prompts.registry import Registry, Unavailable, Word
+from celeb_basis.identities.library import IdentityStatus, Listing
+from celeb_basis.prompts.registry import Registry
 from celeb_basis.prompts.syntax import prompts_beside
 from celeb_basis.provenance import PEOPLE, people_read, png_texts
 from celeb_basis.webui.cards import IdentityIndex
@@ -34,7 +34,7 @@ class Tokens(Protocol):
 
     registry: Registry
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]: ...
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]: ...
 
 
 def installed_tokens() -> Tokens | None:
@@ -85,7 +85,7 @@ class Infotext:
         tokens = self._tokens()
         if tokens is None:
             return None
-        words = [one for one in tokens.mentioned(*prompts) if isinstance(one, Word)]
+        words = [one for one in tokens.mentioned(*prompts) if one.available]
         return written((one.name, one.content_hash) for one in self._facts.of((one.name, one.path) for one in words))
 
     def note(self, processing: Any, batch_number: int) -> None:

@@ -13,9 +13,9 @@ from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
 from celeb_basis.files import checked_name
 from celeb_basis.identities.blending import rename_in_blends
 from celeb_basis.identities.deletion import Deleted, GeneratedFiles, Traces, delete_person, traces_of
-from celeb_basis.identities.library import Library, move_sidecars, name_key
+from celeb_basis.identities.library import IdentityStatus, Library, move_sidecars, name_key
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchPersonError, PersonEntry
+from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchPersonError
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -39,35 +39,29 @@ class People:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def entries(self) -> list[PersonEntry]:
+    def entries(self) -> list[IdentityStatus]:
         """Everybody in the library, broken files included, in order of their names."""
         reason = self._reasons()
-        return [
-            self._entry(one.name, one.identity, one.problem or "", reason) for one in self._service.library.entries()
-        ]
+        return [self._with_reason(one, reason) for one in self._service.library.entries()]
 
-    def entries_of(self, names: Sequence[str]) -> list[PersonEntry]:
+    def entries_of(self, names: Sequence[str]) -> list[IdentityStatus]:
         """Those of ``names`` who are there, in that order, as :meth:`entries` tells them; nobody else is read."""
         reason, library = self._reasons(), self._service.library
         files = dict(library.files())
-        found = []
-        for name in names:
-            if name in files:
-                one = library.entry(name, files[name])
-                found.append(self._entry(name, one.identity, one.problem or "", reason))
-        return found
+        return [self._with_reason(library.entry(name, files[name]), reason) for name in names if name in files]
 
-    def entry(self, name: str) -> PersonEntry:
+    def entry(self, name: str) -> IdentityStatus:
         """One of them.
 
         Raises: :class:`IdentityError` if there is none.
         """
         library = self.present(name)
+        path = library.path_of(name)
         try:
             identity = library.load(name)
         except IdentityError as error:
-            return self._entry(checked_name(name), None, str(error))
-        return self._entry(identity.name, identity, "")
+            return IdentityStatus(checked_name(name), path, problem=str(error), reason=str(error))
+        return self._with_reason(IdentityStatus(identity.name, path, identity), self._reasons())
 
     def check_name(self, name: str, *, replace: bool = False) -> str | None:
         """Why ``name`` cannot be a person's, as a sentence; ``None`` if it can."""
@@ -88,7 +82,7 @@ class People:
             return None  # no checkpoint that could tell
         return None
 
-    def rename(self, name: str, new_name: str) -> PersonEntry:
+    def rename(self, name: str, new_name: str) -> IdentityStatus:
         """Give somebody another name.
 
         Raises: :class:`IdentityError` if there is none, or the new name is taken or of no use.
@@ -142,7 +136,7 @@ class People:
         keys = set(map(name_key, names))
         return [job for job in self._service.jobs() if keys & set(map(name_key, job.people))]
 
-    def set_notes(self, name: str, notes: str | None = None, consent: str | None = None) -> PersonEntry:
+    def set_notes(self, name: str, notes: str | None = None, consent: str | None = None) -> IdentityStatus:
         """Put other notes, or another note on the consent, into somebody's file; what is ``None`` stays as it is.
 
         Raises: :class:`IdentityError` for nobody, or notes that are too long.
@@ -176,9 +170,8 @@ class People:
             )
         return library
 
-    def _entry(self, name: str, identity: Identity | None, problem: str, reason: Reason | None = None) -> PersonEntry:
-        told = problem or (reason or self._reasons())(name, identity)
-        return PersonEntry(name, f"<{name}>", identity, problem, not told, told)
+    def _with_reason(self, status: IdentityStatus, reason: Reason) -> IdentityStatus:
+        return status if status.problem else replace(status, reason=reason(status.name, status.identity))
 
     def _reasons(self) -> Reason:
         """What tells why the loaded checkpoint cannot draw somebody, as the cards do; empty if it can."""
@@ -345,7 +338,7 @@ class Exchange:
         *,
         replace_existing: bool = False,
         authors_basis: bytes | None = None,
-    ) -> list[PersonEntry]:
+    ) -> list[IdentityStatus]:
         """Take an identity file, any tool's textual inversion, or the authors' coefficients into the library.
 
         ``authors_basis`` is the ``celeb_basis.pt`` that was extracted with coefficients.

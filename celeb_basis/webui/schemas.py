@@ -13,7 +13,6 @@ from celeb_basis.errors import IdentityError, SettingsError, TrainingError
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
 from celeb_basis.faces.types import DetectedFace, Pixels
 from celeb_basis.files import checked_name
-from celeb_basis.identities.identity import Identity
 from celeb_basis.settings import TrainingSettings, preset
 
 
@@ -215,46 +214,3 @@ class FoundFaces:
         height, width = self.picture.shape[:2]
         faces = [{"index": index, **one.as_dict()} for index, one in enumerate(self.faces)]
         return {"width": width, "height": height, "faces": faces, "problem": self.problem}
-
-
-@dataclass(frozen=True)
-class PersonEntry:
-    """One identity of the library, as page and API show it."""
-
-    name: str
-    word: str
-    """As it stands in prompts."""
-    identity: Identity | None
-    problem: str
-    """Why the file cannot be used; else empty."""
-    available: bool
-    """Whether the word works on the loaded checkpoint."""
-    reason: str
-    """Why not; else empty."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without the thumbnail."""
-        told: dict[str, Any] = {
-            "name": self.name,
-            "word": self.word,
-            "problem": self.problem,
-            "available": self.available,
-            "reason": self.reason,
-        }
-        if self.identity is None:
-            return told
-        about = self.identity.metadata
-        return told | {
-            "hash": self.identity.content_hash,
-            "base_model": about.base_model,
-            "family": about.family,
-            "learned_on": about.learned_on or about.base_model,
-            "face_model": about.face_model,
-            "steps": about.steps,
-            "settings": dict(about.settings),
-            "consent": about.consent,
-            "notes": about.notes,
-            "source": about.source,
-            "created": about.created,
-            "has_thumbnail": about.thumbnail is not None,
-        }

@@ -12,7 +12,7 @@ from celeb_basis.errors import SettingsError
 from celeb_basis.faces.types import Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, HostApp, open_loaded_model
-from celeb_basis.identities.library import Library
+from celeb_basis.identities.library import IdentityStatus, Library
 from celeb_basis.settings import preset
 from celeb_basis.webui.faces import Faces, told_download
 from celeb_basis.webui.host_queue import HostQueue
@@ -24,7 +24,6 @@ from celeb_basis.webui.schemas import (
     FoundFaces,
     LearnRequest,
     NameTakenError,
-    PersonEntry,
 )
 from celeb_basis.webui.tasks.basis import built_bases
 from celeb_basis.webui.tasks.blend import BlendRequest, Mixing, PreviewRequest
@@ -215,7 +214,7 @@ class Service:
 
     # Arithmetic and basis
 
-    def blend(self, request: BlendRequest) -> PersonEntry:
+    def blend(self, request: BlendRequest) -> IdentityStatus:
         """Mix people and add the mixture to the library.
 
         Raises: :class:`CelebBasisError` for parts that do not fit the loaded checkpoint, or a name that is taken.

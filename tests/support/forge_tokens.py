@@ -24,7 +24,7 @@ from celeb_basis.hosts.forge import ForgeHost
 from celeb_basis.hosts.forge.app import Forge, ForgeTokens
 from celeb_basis.hosts.forge.model import loaded_model, text_engines, token_embedding
 from celeb_basis.identities.identity import load_identity
-from celeb_basis.prompts.registry import Registry, Word
+from celeb_basis.prompts.registry import Registry
 
 RARE = "sks"
 PLAIN = ("<ada>", "a photo of <ada> in a hat", "<ada>, smiling", "two people: <ada>!", "a photo of a tree")
@@ -134,8 +134,8 @@ def check_a_person_learned_anew_is_not_taken_from_the_cache(data: Path) -> None:
 def check_what_is_read_while_drawing_is_ordinary(data: Path) -> None:
     with torch.inference_mode(), tokens_host.tokens_of(data / "people", ForgeTokens) as tokens:
         (person,) = tokens.mentioned("<ada>")
-    assert isinstance(person, Word)
-    assert not any(vectors.is_inference() for vectors in person.vectors)
+    assert person.identity is not None
+    assert not any(vectors.is_inference() for vectors in person.identity.token_vectors())
 
 
 def check_installed_once_and_taken_out(data: Path) -> None:

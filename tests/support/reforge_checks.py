@@ -159,13 +159,14 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
     with torch.no_grad(), tokens_of(folder, ReForgeTokens) as tokens:
         found = tokens.mentioned(PROMPT)
         told["vectors"] = all(
-            torch.equal(a, b) for a, b in zip(found[0].vectors, identity.token_vectors(), strict=True)
+            torch.equal(a, b) for a, b in zip(found[0].identity.token_vectors(), identity.token_vectors(), strict=True)
         )
         for case, (typed, meant) in cases.items():
             with torch.inference_mode():  # as reForge draws
                 typed_states = model.get_learned_conditioning([typed])
             told[case] = _largest(typed_states, host.encode_prompts([meant], words).crossattn)
-        told["kept_for_gradients"] = not any(one.is_inference() for one in tokens.mentioned(PROMPT)[0].vectors)
+        vectors = tokens.mentioned(PROMPT)[0].identity.token_vectors()
+        told["kept_for_gradients"] = not any(one.is_inference() for one in vectors)
         told["unknown"] = _largest(
             model.get_learned_conditioning(["<nobody>"]), host.encode_prompts(["<nobody>"], {}).crossattn
         )

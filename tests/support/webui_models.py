@@ -21,7 +21,6 @@ from support.webui_syntax import HIRES, NAMES, SYNTAX, Case, drawn
 from celeb_basis.hosts.a1111 import prompts as tokens_host
 from celeb_basis.hosts.a1111.prompts import HostTokens
 from celeb_basis.identities.identity import Identity
-from celeb_basis.prompts.registry import Word
 
 REFINER = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5}
 CASES = {
@@ -85,7 +84,7 @@ def compared(
         "cases": len(cases),
         "ssd": shared.sd_model.is_ssd,
         "family": checkpoint.info.family if (checkpoint := tokens.checkpoint()) else None,
-        "people": all(isinstance(one, Word) for one in tokens.mentioned(*typed)),
+        "people": all(one.available for one in tokens.mentioned(*typed)),
         "other_conditionings": [key for key in cases if by_name[key][0] != by_hand[key][0]],
         "other_pictures": [key for key in cases if by_name[key][1] != by_hand[key][1]],
         "same_as_text": [key for key in cases if by_name[key][:2] == as_text[key][:2]],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from support.webui_inside import parsed_arguments, start
 from support.webui_people import COMPONENTS, add_people
@@ -22,7 +23,7 @@ from celeb_basis.hosts.a1111.prompts import HostTokens
 from celeb_basis.identities.expand import expand_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import shipped_names
-from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
+from celeb_basis.prompts.registry import Checkpoint, Registry
 
 PLACES = (
     ("sd_hijack_clip", "TextConditionalModel", "tokenize_line"),
@@ -175,7 +176,7 @@ def drawing(tokens: HostTokens, _data: Path) -> dict[str, Any]:
         "typed_prompt_is_kept": "<person1:1.3>" in weighted_result.info,
         "hires_weight_is_emphasis": hires == hires_bracketed and hires != hires_tree,
         "parameters": result.info,
-        "hashes": [word.content_hash for word in tokens.mentioned("<person1> <person10>") if isinstance(word, Word)],
+        "hashes": [one.identity.content_hash for one in tokens.mentioned("<person1> <person10>") if one.identity],
         "misread": wrong_result.comments,
         "misread_is_the_person": wrong == person,
     }
@@ -226,7 +227,7 @@ def checkpoints(tokens: HostTokens, data: Path) -> dict[str, Any]:
     checkpoint = tokens.checkpoint()
     assert checkpoint is not None
     add_people(folder, ("wide",), wide(checkpoint), seed=7)
-    word = tokens.mentioned("<wide>")[0]
+    word = tokens.mentioned("<wide>")[0].identity
     bases = [b.basis for b in build_bases(checkpoint.encoders(), shipped_names(), BasisOptions(components=COMPONENTS))]
     stored = Library(folder).load("wide")
     expanded = expand_identity(stored, bases, checkpoint.info)
@@ -234,16 +235,16 @@ def checkpoints(tokens: HostTokens, data: Path) -> dict[str, Any]:
     xl_again = torch.equal(encoded("<xl person>'s"), xl)
     switch_to("sd1")
     return {
-        "reason": elsewhere.reason if isinstance(elsewhere, Unavailable) else None,
+        "reason": elsewhere.reason or None,
         "page": tokens.registry.unavailable,
         "comments": comments,
         "unavailable_marks": unknown_marks,
         "xl_marks": xl_marks,
         "xl_again": xl_again,
         "stored_width": stored.vectors[0].shape[1],
-        "width": int(word.vectors[0].shape[1]) if isinstance(word, Word) else None,
+        "width": int(word.vectors[0].shape[1]) if word is not None else None,
         "table_width": int(checkpoint.info.family == "sd2") and bases[0].width,
-        "expanded": isinstance(word, Word) and torch.equal(word.vectors[0], torch.tensor(expanded.vectors[0])),
+        "expanded": word is not None and np.array_equal(word.vectors[0], expanded.vectors[0]),
         "home_again": torch.equal(encoded("a <person1>"), at_home) and shared.sd_model.is_sd1,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +16,8 @@ from support.people import family_bases, model_info, person
 
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
-from celeb_basis.identities.library import Library
-from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
+from celeb_basis.identities.library import IdentityStatus, Library
+from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.provenance import PEOPLE, people_read
 from celeb_basis.webui.infotext import Infotext, written
 
@@ -32,7 +32,7 @@ class FakeTokens:
     registry: Registry
     on: Checkpoint = field(default_factory=lambda: Checkpoint(model_info("sd1"), list))
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         return self.registry.mentioned(prompts, self.on)
 
 
@@ -169,7 +169,8 @@ def test_hash_is_that_of_the_file_on_another_checkpoint(library: Library, said: 
     bases = family_bases("sd1", seed=5)
     elsewhere = FakeTokens(Registry(library.folder), Checkpoint(model_info("sd1", "another"), list))
     # Fitted to another checkpoint, the word has other vectors; what is written must not depend on that.
-    fitted = Word("person1", library.path_of("person1"), ("clip_l",), (bases[0].mean,), "0" * 12)
+    identity = replace(library.load("person1"), vectors=(bases[0].mean.numpy(),))
+    fitted = IdentityStatus("person1", library.path_of("person1"), identity)
     elsewhere.mentioned = lambda *_: (fitted,)  # type: ignore[method-assign]
     value = Infotext(lambda: elsewhere, said.append).value(["<person1>"])
     assert value == f"person1: {hash_of(library, 'person1')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from support.people import PNG, person
 
 from celeb_basis.events import PersonProgress, StepDone
 from celeb_basis.faces.types import DetectedFace
+from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.schemas import FoundFace, FoundFaces, PersonEntry
+from celeb_basis.webui.schemas import FoundFace, FoundFaces
 from celeb_basis.webui.ui import markup
 
 EVIL = '"><script>alert(1)</script>&'
@@ -51,9 +53,9 @@ def found(count: int) -> FoundFaces:
     return FoundFaces(np.zeros((50, 100, 3), np.uint8), faces, "")
 
 
-def entry(name: str, reason: str = "", problem: str = "", thumbnail: bytes | None = PNG) -> PersonEntry:
+def entry(name: str, reason: str = "", problem: str = "", thumbnail: bytes | None = PNG) -> IdentityStatus:
     identity = None if problem else person("ada", thumbnail=thumbnail, consent=EVIL)
-    return PersonEntry(name, f"<{name}>", identity, problem, not (reason or problem), reason or problem)
+    return IdentityStatus(name, Path(f"{name}.safetensors"), identity, problem, reason or problem)
 
 
 def running(step: int = 3, total: int = 10) -> Job:

@@ -78,7 +78,7 @@ class WithExtension(WebUI):
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
         (found,) = self.words.mentioned(f"<{name}>")
-        return dict(zip(found.encoders, found.vectors, strict=True))
+        return dict(zip(found.identity.encoders, found.identity.token_vectors(), strict=True))
 
 
 if __name__ == "__main__":

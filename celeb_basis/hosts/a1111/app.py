@@ -15,7 +15,8 @@ from celeb_basis.errors import HostError
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
+    from celeb_basis.identities.library import IdentityStatus
+    from celeb_basis.prompts.registry import Checkpoint, Registry
 
 
 _log = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ class Tokens(Protocol):
     def checkpoint(self) -> Callable[[], Checkpoint | None]:
         """What tells the checkpoint that is loaded, without loading one."""
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         """Everybody named in ``prompts``, as they are on the loaded checkpoint."""
 
     def uninstall(self) -> None:

@@ -19,7 +19,9 @@ from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.model import checkpoint_name, family_of, resolution_of, text_embedders, token_embedding
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.a1111.text import A1111TextEncoder, fix_embedding_offsets
-from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
 
 # FOLDED: The host's text encoder as its own ``tokenize_line`` is shown it: with people's names tokenized as one
@@ -249,7 +251,7 @@ class HostTokens:
         self.installed = False
         self.checkpoint: Callable[[], Checkpoint | None] = self.loaded_checkpoint()
         self._patches = Patches(self)
-        self._embeddings: weakref.WeakKeyDictionary[Word, Any] = weakref.WeakKeyDictionary()
+        self._embeddings: weakref.WeakKeyDictionary[Identity, Any] = weakref.WeakKeyDictionary()
 
     def install(self) -> None:
         """Wrap the host's functions; with the tokens installed already, nothing.
@@ -270,7 +272,7 @@ class HostTokens:
         self._patches.undo()
         self.installed = False
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         """Everybody named in ``prompts``, as they are on the loaded checkpoint."""
         return self.registry.mentioned(prompts, self.checkpoint())
 
@@ -308,17 +310,17 @@ class HostTokens:
         """
         return EncoderView(encoder, find)
 
-    def made(self, word: Word) -> Any:
+    def made(self, identity: Identity, path: Path) -> Any:
         """The host's own kind of embedding. Its hash goes into the picture's parameters, as any embedding's does."""
         device = host_module("devices").device
-        vectors = dict(zip(word.encoders, (tensor.to(device) for tensor in word.vectors), strict=True))
+        vectors = dict(zip(identity.encoders, (one.to(device) for one in identity.token_vectors()), strict=True))
         # SDXL's encoders look for theirs by name, the one encoder of the others takes what there is.
         vec = vectors if len(vectors) > 1 else next(iter(vectors.values()))
-        embedding = host_module("textual_inversion.textual_inversion").Embedding(vec, f"<{word.name}>")
-        embedding.vectors = word.positions
-        embedding.shape = sum(int(tensor.shape[-1]) for tensor in word.vectors)
-        embedding.filename = str(word.path)
-        embedding.set_hash(word.content_hash)
+        embedding = host_module("textual_inversion.textual_inversion").Embedding(vec, f"<{identity.name}>")
+        embedding.vectors = identity.positions
+        embedding.shape = sum(array.shape[-1] for array in identity.vectors)
+        embedding.filename = str(path)
+        embedding.set_hash(identity.content_hash)
         return embedding
 
     def has_emphasis(self) -> bool:
@@ -370,10 +372,11 @@ class HostTokens:
         # What a person looks like is a part of what the cached conditioning depends on.
         people = self.mentioned(*required_prompts)
         for person in people:
-            if isinstance(person, Unavailable):
+            if not person.available:
                 processing.comment(f"<{person.name}> was read as plain text: {person.reason}")
         content = tuple(
-            (person.name, person.content_hash if isinstance(person, Word) else person.reason) for person in people
+            (person.name, person.reason if person.identity is None else person.identity.content_hash)
+            for person in people
         )
         return (*original(processing, required_prompts, *args, **kwargs), content)
 
@@ -387,12 +390,12 @@ class HostTokens:
             misread=self._misread,
         )
 
-    def _embedding(self, found: Word | Unavailable | None) -> Any | None:
-        if not isinstance(found, Word):
+    def _embedding(self, found: IdentityStatus | None) -> Any | None:
+        if found is None or found.identity is None:
             return None
-        embedding = self._embeddings.get(found)
+        embedding = self._embeddings.get(found.identity)
         if embedding is None:
-            embedding = self._embeddings[found] = self.made(found)
+            embedding = self._embeddings[found.identity] = self.made(found.identity, found.path)
         return embedding
 
     def _misread(self, tag: str) -> None:

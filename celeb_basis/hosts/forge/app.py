@@ -17,11 +17,15 @@ from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.a1111.prompts import EngineView, HostTokens, LoadedCheckpoint, Place
 from celeb_basis.hosts.forge.model import ForgeTextEncoder, family_of, loaded_model_or_none, resolution_of, text_engines
 from celeb_basis.hosts.forge.modules import backend_module
-from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
+from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.prompts.registry import Checkpoint, Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.hosts.a1111.app import Adapter, HostApp, Tokens
+    from celeb_basis.identities.identity import Identity
     from celeb_basis.prompts.registry import Checkpoint, Registry
 
 
@@ -94,6 +98,10 @@ class Forge:
 
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from celeb_basis.identities.identity import Identity
+
     _FITS: type[Adapter] = Forge  # the type checker's proof that the interface is met
 
 
@@ -141,7 +149,7 @@ class ForgeTokens(HostTokens):
         super().__init__(registry)
         registry.without_checkpoint = _NOT_YET
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         with _ordinary_tensors():
             return super().mentioned(*prompts)
 
@@ -162,14 +170,14 @@ class ForgeTokens(HostTokens):
 
         return EngineView(encoder, find_ordinary)
 
-    def made(self, word: Word) -> Any:
-        vectors = dict(zip(word.encoders, word.vectors, strict=True))
+    def made(self, identity: Identity, path: Path) -> Any:
+        vectors = dict(zip(identity.encoders, identity.token_vectors(), strict=True))
         # SDXL's engines look for theirs by name, the one engine of the others takes what there is.
         vec = vectors if len(vectors) > 1 else next(iter(vectors.values()))
-        embedding = backend_module("text_processing.textual_inversion").Embedding(vec, f"<{word.name}>")
-        embedding.vectors = word.positions
-        embedding.shape = sum(int(tensor.shape[-1]) for tensor in word.vectors)
-        embedding.filename = str(word.path)
+        embedding = backend_module("text_processing.textual_inversion").Embedding(vec, f"<{identity.name}>")
+        embedding.vectors = identity.positions
+        embedding.shape = sum(array.shape[-1] for array in identity.vectors)
+        embedding.filename = str(path)
         return embedding
 
     def has_emphasis(self) -> bool:

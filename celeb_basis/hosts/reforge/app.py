@@ -11,7 +11,8 @@ from celeb_basis.hosts.a1111.model import checkpoint_name
 from celeb_basis.hosts.a1111.prompts import HostTokens, LoadedCheckpoint
 from celeb_basis.hosts.reforge.model import family_of, resolution_of
 from celeb_basis.hosts.torch_utils import ordinary_tensors
-from celeb_basis.prompts.registry import Checkpoint, Unavailable, Word
+from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.prompts.registry import Checkpoint
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -79,7 +80,7 @@ class ReForgeTokens(HostTokens):
 
     # reForge draws in torch's inference mode.
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         with ordinary_tensors():
             return super().mentioned(*prompts)
 

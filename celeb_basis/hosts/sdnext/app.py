@@ -25,7 +25,8 @@ from celeb_basis.hosts.sdnext.host import (
 )
 from celeb_basis.hosts.sdnext.modules import sdnext_module
 from celeb_basis.hosts.torch_utils import ordinary_tensors
-from celeb_basis.prompts.registry import Checkpoint, Registry, Unavailable, Word
+from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class SDNextTokens:
         self._patches.undo()
         self.installed = False
 
-    def mentioned(self, *prompts: str) -> tuple[Word | Unavailable, ...]:
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         """Everybody named in ``prompts``, as they are on the loaded checkpoint."""
         with ordinary_tensors():
             return self.registry.mentioned(prompts, self.checkpoint())
@@ -247,12 +248,12 @@ class SDNextTokens:
             pieces = cut(self._emphasised(prompt), lambda name: self._token(self.registry.find(name, checkpoint)))
         return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
 
-    def _token(self, found: Word | Unavailable | None) -> _Token | None:
-        if not isinstance(found, Word):  # the registry has told why in the log
+    def _token(self, found: IdentityStatus | None) -> _Token | None:
+        if found is None or found.identity is None:  # the registry has told why in the log
             return None
-        token = token_of(found.content_hash)
+        token = token_of(found.identity.content_hash)
         try:
-            put_token(token, found.vectors)
+            put_token(token, found.identity.token_vectors())
         except CelebBasisError as error:
             _log.warning("<%s> was read as plain text: %s", found.name, error)
             return None

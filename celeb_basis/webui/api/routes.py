@@ -15,6 +15,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from celeb_basis import __version__
 from celeb_basis.errors import HostError, IdentityError, PhotoError, SettingsError
 from celeb_basis.identities.identity import FORMAT_VERSION
+from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.provenance import generated_image_bytes
 from celeb_basis.webui.api import PREFIX
 from celeb_basis.webui.api.errors import ErrorHandlingRoute, body_limit
@@ -42,7 +43,6 @@ from celeb_basis.webui.schemas import (
     FoundFaces,
     LearnRequest,
     NoSuchJobError,
-    PersonEntry,
     PersonToLearn,
     PhotoToLearn,
 )
@@ -346,7 +346,7 @@ def _imported(
     return {"people": [person.as_dict() for person in people]}
 
 
-def _thumbnail(person: PersonEntry) -> bytes | None:
+def _thumbnail(person: IdentityStatus) -> bytes | None:
     return None if person.identity is None else person.identity.metadata.thumbnail
 
 

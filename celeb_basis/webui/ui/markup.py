@@ -18,8 +18,9 @@ from celeb_basis.report.charts import chart
 from celeb_basis.templating import data_uri, duration, generated_image_uri, printable
 
 if TYPE_CHECKING:
+    from celeb_basis.identities.library import IdentityStatus
     from celeb_basis.webui.jobs import Job, JobProgress
-    from celeb_basis.webui.schemas import FoundFaces, PersonEntry
+    from celeb_basis.webui.schemas import FoundFaces
 
 __all__ = ["chart", "duration", "named", "text"]
 
@@ -200,7 +201,7 @@ def _nearness(job: Job) -> str:
     )
 
 
-def cards(people: Sequence[PersonEntry], chosen: str, pick: str, total: int) -> str:
+def cards(people: Sequence[IdentityStatus], chosen: str, pick: str, total: int) -> str:
     """Everybody as a card with a thumbnail; those that cannot be used now say why."""
     if not people:
         said = "Nobody matches the search." if total else "Nobody is here yet: learn somebody on the Learn tab."
@@ -218,16 +219,16 @@ def cards(people: Sequence[PersonEntry], chosen: str, pick: str, total: int) -> 
         pressed = "true" if one.name == chosen else "false"
         buttons.append(
             f'<button type="button" class="card{" unavailable" if why else ""}" aria-pressed="{pressed}" '
-            f'data-pick="{text(pick)}" data-value="{text(one.name)}">{face}<b>{named(one.word)}</b>{off}</button>'
+            f'data-pick="{text(pick)}" data-value="{text(one.name)}">{face}<b>{named(one.placeholder_token)}</b>{off}</button>'
         )
     more = total - len(people)
     tail = f'<p class="quiet">{more} more: search for a name to see them.</p>' if more > 0 else ""
     return f'<div class="celeb-basis-cards">{"".join(buttons)}</div>{tail}'
 
 
-def person(one: PersonEntry) -> str:
+def person(one: IdentityStatus) -> str:
     """All that is known of one identity."""
-    parts = [f"<h3>{named(one.word)}</h3>"]
+    parts = [f"<h3>{named(one.placeholder_token)}</h3>"]
     if one.problem:
         return parts[0] + note(one.problem, "error")
     if not one.available:
@@ -245,7 +246,7 @@ def person(one: PersonEntry) -> str:
     body = "".join(f"<dt>{text(label)}</dt><dd>{text(value)}</dd>" for label, value in rows if value)
     parts.append(f'<dl class="celeb-basis-facts">{body}</dl>')
     if one.available:
-        parts.append(use_buttons(one.word))
+        parts.append(use_buttons(one.placeholder_token))
     return "".join(parts)
 
 

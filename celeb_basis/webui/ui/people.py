@@ -6,8 +6,9 @@ import base64
 from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.errors import IdentityError
+from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.webui.people import authors_basis_among
-from celeb_basis.webui.schemas import NoSuchPersonError, PersonEntry
+from celeb_basis.webui.schemas import NoSuchPersonError
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import gradio, on, own, update
 
@@ -135,7 +136,7 @@ class PeopleTab:
         total = len(names) or len(everybody)
         return markup.cards(people, chosen, _PICK, total)
 
-    def _entry(self, name: str) -> PersonEntry | None:
+    def _entry(self, name: str) -> IdentityStatus | None:
         """Somebody; ``None`` for who was removed in the meantime. A file that somebody put there under a name of no use
         is told with its problem.
         """
@@ -144,8 +145,8 @@ class PeopleTab:
         except NoSuchPersonError:
             return None
         except IdentityError as error:
-            there = name in self.service.library.names()
-            return PersonEntry(name, f"<{name}>", None, str(error), False, str(error)) if there else None
+            path = dict(self.service.library.files()).get(name)
+            return None if path is None else IdentityStatus(name, path, problem=str(error), reason=str(error))
 
     def show(self, chosen: str, search: str) -> tuple[Any, ...]:
         """All components for the chosen person, or for nobody."""
@@ -171,7 +172,9 @@ class PeopleTab:
     def rename(self, chosen: str, search: str, new_name: str) -> tuple[Any, ...]:
         """Give the chosen person another name."""
         entry = self.service.people.rename(chosen, new_name or "")
-        return *self.show(entry.name, search), markup.note(f"Now called {entry.word}.", "good") + markup.changed()
+        return *self.show(entry.name, search), markup.note(
+            f"Now called {entry.placeholder_token}.", "good"
+        ) + markup.changed()
 
     def save_notes(self, chosen: str, search: str, notes: str, consent: str) -> tuple[Any, ...]:
         """Keep other notes, and another note on the consent."""
@@ -229,7 +232,7 @@ class PeopleTab:
                 continue
             for entry in taken:
                 last = entry.name
-                told += markup.note(f"{entry.word} is here.", "good") + markup.changed()
+                told += markup.note(f"{entry.placeholder_token} is here.", "good") + markup.changed()
         return *self.show(last, search), None, told
 
 
