@@ -316,3 +316,50 @@ def test_plain_words() -> None:
         if re.search(DIALECT, line, re.IGNORECASE)
     ]
     assert not found, "\n".join(found)
+
+
+# The page
+
+
+def _named_paths() -> list[str]:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return sorted({one for one in re.findall(r"`([\w./*]+)`", text) if "/" in one or one.endswith(".py")})
+
+
+@pytest.mark.parametrize("named", _named_paths())
+def test_every_path_of_the_page_exists(named: str) -> None:
+    assert (ROOT / named).exists() or any(PACKAGE.rglob(named.rstrip("/")))
+
+
+def test_every_class_of_the_page_exists() -> None:
+    nodes = [node for path in modules().values() for node in ast.walk(tree(path))]
+    defined = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    defined |= {
+        node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    pages = [(ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("architecture.md", "glossary.md")]
+    named = {
+        one for text in pages for one in re.findall(r"`(?:\w+\.)*([A-Z][a-z]+[A-Za-z]*)(?:\.\w+(?:\(\))?)?`", text)
+    }
+    assert named
+    assert named <= defined
+
+
+def test_arrows_point_downwards() -> None:
+    """The order of the page's table is the order of the layers."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \|", text.split("| in `celeb_basis/` | holds |")[1].split("\n\n")[0], re.MULTILINE)
+    rank = {
+        part.strip().strip("`").removesuffix("/").removesuffix(".py"): -number
+        for number, row in enumerate(rows)
+        for part in row.split(",")
+    }
+    wrong = [
+        f"{module} -> {other}"
+        for module in modules()
+        if module.count(".")
+        for other in imports_of(module)
+        if other.count(".") and "__" not in module
+        if rank[module.split(".")[1]] < rank[other.split(".")[1]]
+    ]
+    assert not wrong
