@@ -226,14 +226,14 @@ def _asks_where_it_is(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and called(node) == "find_spec"
 
 
-def test_gradio_is_imported_by_the_page_alone() -> None:
+def test_gradio_is_imported_by_the_extension_alone() -> None:
     users = {
         module
         for module, path in modules().items()
         for node in ast.walk(tree(path))
         if "gradio" in {name.split(".")[0] for name in imported(node)}
     }
-    assert users <= {name for name in modules() if name.startswith("celeb_basis.webui.ui")}
+    assert users <= {name for name in modules() if name.startswith("celeb_basis.webui.")}
 
 
 def test_torch_is_imported_at_the_top_but_at_the_entry_points() -> None:
@@ -328,7 +328,7 @@ def _named_paths() -> list[str]:
 
 @pytest.mark.parametrize("named", _named_paths())
 def test_every_path_of_the_page_exists(named: str) -> None:
-    assert (ROOT / named).exists() or any(PACKAGE.rglob(named.rstrip("/")))
+    assert any(ROOT.glob(named.rstrip("/"))) or any(PACKAGE.rglob(named.rstrip("/")))
 
 
 def test_every_class_of_the_page_exists() -> None:
