@@ -32,8 +32,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
         next(events)
         compared = take_turns(lambda: next(events), authors_step(bench, other, side), bench.times(_PAIRS))
     finally:
-        trainer.interrupt()
-        list(events)
+        events.close()
     face = bench.faces.name.partition(":")[0]
     yield Figure(
         f"{bench.model}: our step / the authors' way (VAE, face network {face}, checkpointing), {side}x{side}",
@@ -58,7 +57,7 @@ def authors_step(bench: Workbench, trainer: Trainer, side: int) -> Callable[[], 
     def step() -> None:
         with host.prepare_for_training("fp32", checkpointing=True):
             trainer.optimizer.zero_grad(set_to_none=True)
-            draw = trainer.draw()
+            draw = trainer.sample_batch()
             view = augment(portrait, draw_augmentation(random, 0.1))
             latents = host.encode_images(to_model_range(view.picture))
             vector = torch.from_numpy(faces.embed([faces.align(view.picture, view.landmarks)]))

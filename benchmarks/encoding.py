@@ -19,7 +19,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
     """Augmenting, encoding, aligning and embedding a view, beside the bare VAE on one picture."""
     import torch
 
-    from celeb_basis.training.dataset import Person, encode_views
+    from celeb_basis.training.dataset import encode_views
 
     (side,) = bench.sides(256)
     vae, faces = bench.pipeline.vae, bench.faces
@@ -34,7 +34,7 @@ def measure(bench: Workbench) -> Iterator[Figure]:
     faces.embed([faces.align(bench.portrait(side).picture, bench.portrait(side).landmarks)])
     work = encode_views(
         bench.host,
-        [Person("person", [bench.portrait(side)])],
+        {"person": [bench.portrait(side)]},
         faces,
         views=1 + _VIEWS,
         smallest=0.1,

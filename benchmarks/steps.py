@@ -60,8 +60,7 @@ def _compared(bench: Workbench, side: int) -> Figure:
         ours()
         compared = take_turns(ours, other, bench.times(_PAIRS.get(side, 30)), prepare=prepare)
     finally:
-        trainer.interrupt()
-        list(events)
+        events.close()
     same = math.isclose(losses["ours"], losses["bare"], rel_tol=_SAME)
     return Figure(
         f"{bench.model}: our step / bare forward and backward, {side}x{side}, batch 1, fp32",
@@ -98,7 +97,7 @@ def next_batch(trainer: Trainer, bare: BareStep) -> BareBatch:
     from celeb_basis.method import add_noise, prediction_target
 
     state = trainer.generator.get_state()
-    draw = trainer.draw()
+    draw = trainer.sample_batch()
     trainer.generator.set_state(state)
     with torch.no_grad():
         vectors = trainer.bases[0].expand(trainer.coefficients(draw)[:, 0])

@@ -102,14 +102,11 @@ class Workbench:
         """One person's views, encoded by the project's own code."""
         import torch
 
-        from celeb_basis.training.dataset import Person, encode_views
+        from celeb_basis.events import follow
+        from celeb_basis.training.dataset import encode_views
 
         generator = torch.Generator().manual_seed(side)
-        people = [Person("person", [self.portrait(side)])]
-        work = encode_views(self.host, people, self.faces, views=views, smallest=0.1, generator=generator)
-        while True:
-            try:
-                next(work)
-            except StopIteration as stop:
-                pool: ViewPool = stop.value
-                return pool
+        portraits = {"person": [self.portrait(side)]}
+        return follow(
+            encode_views(self.host, portraits, self.faces, views=views, smallest=0.1, generator=generator)
+        )

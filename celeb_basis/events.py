@@ -1,23 +1,31 @@
-"""What learning tells a page, a progress bar or an API while it runs. Plain data, JSON-ready through ``as_dict``."""
+"""Progress events of training, as plain data for a page, a progress bar or an API, and ways to follow them.
+
+Long work is a generator that yields :class:`Event` objects and returns its result. :func:`follow` runs one to its end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
+
+_Event = TypeVar("_Event", bound="Event")
+_Result = TypeVar("_Result")
 
 
 class Event:
-    """Base of all events."""
+    """Base class of all events."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The event as JSON-ready values, with its class's name under ``"event"``."""
+        """The event as JSON-ready values, with the name of its class under ``"event"``."""
         return {"event": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
 class Preparing(Event):
-    """The pool of augmented views is being encoded."""
+    """Augmented views are being encoded."""
 
     done: int
     total: int
@@ -25,7 +33,7 @@ class Preparing(Event):
 
 @dataclass(frozen=True)
 class DrawingNames(Event):
-    """The model draws the celebrities, once for each checkpoint."""
+    """The model is generating pictures of known celebrities, once per checkpoint."""
 
     done: int
     total: int
@@ -36,11 +44,11 @@ class PersonProgress:
     """Where one person's averaged coefficients stand."""
 
     movement: float
-    """Relative change of the averaged coefficients over the last window of steps; small means settled."""
+    """Relative change of the averaged coefficients over the last window of steps; small values mean converged."""
     distance: float
     """Distance of the token vectors to the mean, in units of the celebrities' own root-mean-square distance."""
     nearest: tuple[tuple[str, float], ...]
-    """Celebrities with the highest cosine in coefficient space, best first."""
+    """Celebrities with the highest cosine similarity in coefficient space, best first."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +62,73 @@ class StepDone(Event):
     average_loss: float
     """Bias-corrected exponential moving average of the loss."""
     people: Mapping[str, PersonProgress] | None
-    """Filled at every report, ``None`` between reports."""
+    """Progress by the person's name at every report, ``None`` between reports."""
     seconds_left: float | None
-    """``None`` until there is something to estimate it from."""
+    """Estimated remaining time; ``None`` until there is something to estimate it from."""
 
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """Learning has ended; the learner holds the coefficients."""
+    """Training has ended; the trainer holds the coefficients."""
 
     reason: Literal["all steps done", "settled", "interrupted"]
     steps: int
     seconds: float
+
+
+class EventStream(Generic[_Event, _Result]):
+    """Iterate over the events of a generator; :attr:`result` then holds what it returned.
+
+    Example:
+        >>> stream = EventStream(session.learn(task, interrupt))  # doctest: +SKIP
+        >>> for event in stream:  # doctest: +SKIP
+        ...     print(event)
+        >>> stream.result  # doctest: +SKIP
+    """
+
+    result: _Result
+    """Set once the iteration has ended."""
+
+    def __init__(self, running: Generator[_Event, None, _Result]) -> None:
+        self._running = running
+
+    def __iter__(self) -> Generator[_Event, None, None]:
+        self.result = yield from self._running
+
+
+def follow(running: Generator[_Event, None, _Result], on_event: Callable[[_Event], object] | None = None) -> _Result:
+    """Run a generator of events to its end and return its result.
+
+    If ``on_event`` raises, the generator is closed at once, so that whatever it changed is restored.
+
+    Args:
+        running: The generator.
+        on_event: Called with each event.
+    """
+    stream = EventStream(running)
+    with contextlib.closing(running):
+        for event in stream:
+            if on_event is not None:
+                on_event(event)
+    return stream.result
+
+
+def until_set(
+    running: Generator[_Event, None, _Result], interrupt: threading.Event
+) -> Generator[_Event, None, _Result | None]:
+    """Yield the events of ``running`` until it ends or ``interrupt`` is set.
+
+    Args:
+        running: The generator; it is closed when ``interrupt`` is set.
+        interrupt: Cooperative cancellation flag, checked after each event.
+
+    Returns:
+        The result of ``running``, or ``None`` if it was interrupted.
+    """
+    stream = EventStream(running)
+    with contextlib.closing(running):
+        for event in stream:
+            yield event
+            if interrupt.is_set():
+                return None
+    return stream.result

@@ -18,13 +18,13 @@ from benchmarks.evidence.spaces import Space, make_bases
 from benchmarks.evidence.world import EvidenceWorld, Stranger
 from celeb_basis.diffusion_model import LatentDistribution
 from celeb_basis.errors import TrainingError
+from celeb_basis.events import follow
 from celeb_basis.faces.types import Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.method import Basis
 from celeb_basis.miniature import CELEBRITY_FACES
-from celeb_basis.training.dataset import Person, PersonViews, ViewPool, encode_views
+from celeb_basis.training.dataset import PersonViews, ViewPool, encode_views
 from celeb_basis.training.first_guess import CelebrityFaces, FirstGuess, first_guesses, generate_celebrity_faces
-from celeb_basis.training.run import follow
 
 _KEPT = 24
 """Encoded people that are kept in memory."""
@@ -73,13 +73,13 @@ class Bench:
             generator = torch.Generator().manual_seed(1_000_003 * seed + _number(stranger.name))
             work = encode_views(
                 self.world.host,
-                [Person(stranger.name, [stranger.portrait])],
+                {stranger.name: [stranger.portrait]},
                 self.world.faces,
                 views=views,
                 smallest=smallest,
                 generator=generator,
             )
-            pool = follow(work, lambda _: None)
+            pool = follow(work)
             known = EncodedViews(pool.people[0], pool.face_model, (time.perf_counter() - started) / views)
             self._views.pop(key, None)
             while len(self._views) >= _KEPT:
@@ -123,7 +123,7 @@ class Bench:
         drawing = generate_celebrity_faces(
             self.world.host, names, self.world.faces, self._folder / "name-faces", known=[CELEBRITY_FACES]
         )
-        return follow(drawing, lambda _: None)
+        return follow(drawing)
 
     def guess(self, bases: Sequence[Basis], *, as_presets: bool = False) -> tuple[FirstGuess, ...]:
         """The regression from faces to coefficients, one a text encoder; ``as_presets``: from :attr:`presets_faces`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import TrainingError
 from celeb_basis.method import Basis, DirectCoefficients, ScaledCoefficients
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.first_guess import guessed
+from celeb_basis.training.first_guess import guess_coefficients
 from celeb_basis.training.trainer import Trainer
 
 Known = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
@@ -145,7 +146,7 @@ class Trained:
                     continue  # somebody has not been drawn yet
                 with torch.no_grad():
                     words = {
-                        person.name: [one.detach().cpu() for one in trainer.vectors(value.to(trainer.model.device))]
+                        person.name: [one.detach().cpu() for one in trainer.token_vectors(value.to(trainer.model.device))]
                         for person, value in zip(group, values, strict=True)
                         if value is not None
                     }
@@ -187,18 +188,19 @@ def _guessed(
     bench: Bench, bases: Sequence[Basis], stranger: Stranger, *, as_presets: bool = False
 ) -> list[torch.Tensor]:
     vector = torch.from_numpy(np.asarray(stranger.portrait.vector, np.float32))
-    return list(guessed(bases, bench.guess(bases, as_presets=as_presets), vector))
+    return list(guess_coefficients(bases, bench.guess(bases, as_presets=as_presets), vector))
 
 
 def _advance(trainer: Trainer, share: float, budget: float | None) -> None:
     """Run on to a share of all steps; or of the seconds, and until everybody was drawn once."""
     if budget is None and trainer.step >= round(share * trainer.total):
         return
-    for _ in trainer.run():
+    enough = threading.Event()
+    for _ in trainer.run(enough):
         if budget is None:
             reached = trainer.step >= round(share * trainer.total)
         else:
             drawn = (trainer.average.value(number) is not None for number in range(len(trainer.pool.people)))
             reached = trainer.seconds >= share * budget and all(drawn)
         if reached:
-            trainer.interrupt()
+            enough.set()

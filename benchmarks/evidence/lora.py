@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from celeb_basis.training.trainer import Draw, Trainer
+from celeb_basis.training.trainer import Batch, Trainer
 
 RANK = 4
 RARE = ("sks", "zwx", "olis", "phol", "vdb", "gwt", "ohwx", "kdj", "xqz", "bnha")
@@ -64,21 +64,21 @@ class LoraLearner(Trainer):
 
     def use(self, low_rank: LowRank) -> None:
         """Train these additions instead of coefficients."""
-        self.model = low_rank.to(self.host.device)  # type: ignore[assignment]
+        self.module = low_rank.to(self.model.device)  # type: ignore[assignment]
         settings = self.settings
         self.optimizer = torch.optim.AdamW(
             low_rank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        tables = [encoder.token_table() for encoder in self.host.text_encoders]
+        tables = [encoder.token_table() for encoder in self.model.text_encoders]
         rows = []
         for number in range(len(self.pool.people)):
-            ids = [encoder.tokenize([RARE[number % len(RARE)]])[0] for encoder in self.host.text_encoders]
+            ids = [encoder.tokenize([RARE[number % len(RARE)]])[0] for encoder in self.model.text_encoders]
             fixed = [
                 table[torch.tensor((one * 2)[: self.shape.positions])] for table, one in zip(tables, ids, strict=True)
             ]
             rows.append(torch.stack(fixed).float())
-        self._words = torch.stack(rows).to(self.host.device)
+        self._words = torch.stack(rows).to(self.model.device)
 
-    def coefficients(self, draw: Draw) -> torch.Tensor:
+    def coefficients(self, batch: Batch) -> torch.Tensor:
         """``(B, G, E, D)``: fixed."""
-        return self._words[draw.people]
+        return self._words[batch.people]

@@ -105,22 +105,21 @@ def small_sdxl(folder: Path) -> World:
 
 def _learned(host: DiffusersHost, steps: int) -> list[Identity]:
     from celeb_basis.cli.demo import STRANGERS
+    from celeb_basis.events import follow
     from celeb_basis.faces.insight import InsightFaceNetwork
     from celeb_basis.faces.packs import MINIATURE, obtain_pack
     from celeb_basis.identities.identity import identity_from_bytes
-    from celeb_basis.miniature import shipped_model_names
+    from celeb_basis.miniature import CELEBRITY_FACES, shipped_model_names
     from celeb_basis.settings import TrainingSettings
-    from celeb_basis.training.run import PhotoInput, TrainingTask, Worker
+    from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask
 
-    worker = Worker(host, shipped_model_names(), InsightFaceNetwork(obtain_pack(MINIATURE).folder))
+    faces = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
+    session = TrainingSession(host, shipped_model_names(), faces, known_faces=[CELEBRITY_FACES])
     people = tuple(PhotoInput(name, (photo,)) for name, photo in zip(PEOPLE, STRANGERS, strict=True))
     settings = TrainingSettings(steps=steps, views=16)
-    running = worker.learn(TrainingTask(people, settings, consent="a comparison"), threading.Event())
-    while True:
-        try:
-            next(running)
-        except StopIteration as done:
-            return [identity_from_bytes(content) for content in done.value.identities]
+    task = TrainingTask(people, settings, consent="a comparison")
+    result = follow(session.learn(task, threading.Event()))
+    return [identity_from_bytes(content) for content in result.identities]
 
 
 def _for_all_readers(folder: Path) -> None:

@@ -62,8 +62,7 @@ def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
             taken["ours"].append(ours[0])
             taken["bare"].append(theirs[0])
             processor.append(ours[1] / theirs[1])
-        trainer.interrupt()
-        list(events)
+        events.close()
         taken["host"] += learn_as_the_host(options)
     return {**taken, "processor": statistics.median(processor), "losses": losses}
 
@@ -158,7 +157,7 @@ class BareStep:
         from celeb_basis.method import add_noise, prediction_target
 
         state = trainer.generator.get_state()
-        draw = trainer.draw()
+        draw = trainer.sample_batch()
         trainer.generator.set_state(state)
         with torch.no_grad():
             vectors = trainer.bases[0].expand(trainer.coefficients(draw)[0, 0])

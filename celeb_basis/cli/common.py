@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_h
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
 from celeb_basis.files import cache_folder, checked_name, explained_os_errors
-from celeb_basis.miniature import MODEL
+from celeb_basis.miniature import CELEBRITY_FACES, MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 from celeb_basis.settings import PRESETS, TrainingSettings, preset
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celeb_basis.identities.library import Library
     from celeb_basis.method import Basis
     from celeb_basis.names.lists import NameList
-    from celeb_basis.training.run import Worker
+    from celeb_basis.training.run import TrainingSession
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,14 @@ class WorkerSpec:
     agreed: bool = False
     """Whether the pack's licence was agreed to."""
 
-    def __call__(self) -> Worker:
+    def __call__(self) -> TrainingSession:
         from celeb_basis.faces.insight import InsightFaceNetwork
         from celeb_basis.faces.packs import obtain_pack
-        from celeb_basis.training.run import Worker
+        from celeb_basis.training.run import TrainingSession
 
         pack = obtain_pack(self.pack, agreed=self.agreed)
-        return Worker(load_model(self.model, self.device, self.dtype), self.names, InsightFaceNetwork(pack.folder))
+        model = load_model(self.model, self.device, self.dtype)
+        return TrainingSession(model, self.names, InsightFaceNetwork(pack.folder), known_faces=[CELEBRITY_FACES])
 
 
 def open_model(arguments: argparse.Namespace, screen: Console) -> DiffusionModel:

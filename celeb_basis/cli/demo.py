@@ -17,7 +17,7 @@ from celeb_basis.cli.common import Commands, UsageError, add_command
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.evaluation.metrics import EvaluationResult, ImageToEvaluate, evaluate_images, merge_results
-from celeb_basis.events import Event
+from celeb_basis.events import Event, EventStream, follow
 from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, obtain_pack
@@ -26,13 +26,13 @@ from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library
-from celeb_basis.miniature import NAME, PHOTOS, shipped_model, shipped_model_names
+from celeb_basis.miniature import CELEBRITY_FACES, NAME, PHOTOS, shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.provenance import marked, save_generated_image
 from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
 from celeb_basis.report.collect import RunReport
 from celeb_basis.settings import PRESETS
-from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask, Worker
+from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingSession, TrainingTask
 
 if TYPE_CHECKING:
     from celeb_basis.evaluation.metrics import ImageScores
@@ -122,7 +122,7 @@ class DemoResult:
     """The identities' own files."""
     files: tuple[Path, ...]
     """Everything that was written."""
-    outcome: Outcome
+    outcome: TrainingResult
     verdict: EvaluationResult
     seconds: float
 
@@ -147,7 +147,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     yield Stage("Loading the miniature model")
     with clock("Loading the model"):
         faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
-        worker = Worker(load_model(), shipped_model_names(), faces)
+        worker = TrainingSession(load_model(), shipped_model_names(), faces, known_faces=[CELEBRITY_FACES])
     people = tuple(PhotoInput(name, (path,)) for name, path in zip(names, options.photos, strict=True))
     settings = replace(PRESETS["best"], steps=options.steps, seed=options.seed)
     job = TrainingTask(people, settings, consent="a demonstration")
@@ -162,15 +162,11 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             vectors[name] = faces.embed([faces.align(photo, face.landmarks)])[0]
             report.photo(path, photo, face, found)
     yield Stage("Learning")
-    running = worker.learn(job, threading.Event())
-    while True:
-        try:
-            event = next(running)
-        except StopIteration as done:
-            outcome: Outcome = done.value
-            break
+    learning = EventStream(worker.learn(job, threading.Event()))
+    for event in learning:
         report.note(event)
         yield event
+    outcome = learning.result
     identities = [identity_from_bytes(content) for content in outcome.identities]
     yield Stage("Writing the identities")
     with clock("Writing files"):
@@ -350,7 +346,6 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
         raise UsageError("--steps must be at least 1.")
 
     from celeb_basis.cli.common import check_folder, hush_libraries
-    from celeb_basis.training.run import follow
 
     check_folder(arguments.output)
     if not screen.verbose:

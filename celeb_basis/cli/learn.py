@@ -29,12 +29,13 @@ from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.cli.run_results import unfinished_run
 from celeb_basis.errors import CelebBasisError, IdentityError, PhotoError
 from celeb_basis.files import checked_name, explained_os_errors
+from celeb_basis.miniature import CELEBRITY_FACES
 from celeb_basis.training.run import PhotoInput
 
 if TYPE_CHECKING:
     from celeb_basis.cli.run_results import Results
     from celeb_basis.events import Event
-    from celeb_basis.training.run import Outcome, TrainingTask
+    from celeb_basis.training.run import TrainingResult, TrainingTask
 
 
 _ABOUT = """\
@@ -166,7 +167,7 @@ def _single(arguments: argparse.Namespace, screen: Console, job: TrainingTask, n
     from celeb_basis.faces.portraits import choose_face
     from celeb_basis.photos import open_photo
     from celeb_basis.report.collect import RunReport
-    from celeb_basis.training.run import Worker, run_one
+    from celeb_basis.training.run import TrainingSession, run_one
 
     photos = {path: open_photo(path) for person in job.people for path in person.photos}
     faces = open_faces(arguments, screen)
@@ -176,7 +177,7 @@ def _single(arguments: argparse.Namespace, screen: Console, job: TrainingTask, n
         face = choose_face(found, job.face, path.name)  # fails before the model is loaded, which takes long
         if report is not None:
             report.photo(path, photo, face, found)
-    worker = Worker(open_model(arguments, screen), names, faces)
+    worker = TrainingSession(open_model(arguments, screen), names, faces, known_faces=[CELEBRITY_FACES])
     interrupt = threading.Event()
     with _watched(screen, ", ".join(job.names), interrupt) as bar:
 
@@ -216,12 +217,12 @@ def _here(
     names: Any,
     interrupt: threading.Event,
     bar: LearnBar,
-) -> Iterator[Outcome]:
+) -> Iterator[TrainingResult]:
     from celeb_basis.cli.common import open_faces, open_model
-    from celeb_basis.training.run import Worker, run_local
+    from celeb_basis.training.run import TrainingSession, run_local
 
     faces = open_faces(arguments, screen)
-    worker = Worker(open_model(arguments, screen), names, faces)
+    worker = TrainingSession(open_model(arguments, screen), names, faces, known_faces=[CELEBRITY_FACES])
     order = {job.names: f"{number}/{len(jobs)} {job.names[0]}" for number, job in enumerate(jobs, start=1)}
 
     def on_event(job: TrainingTask, event: Event) -> None:
@@ -238,7 +239,7 @@ def _on_ray(
     names: Any,
     interrupt: threading.Event,
     bar: LearnBar,
-) -> Iterator[Outcome]:
+) -> Iterator[TrainingResult]:
     from celeb_basis.cli.common import WorkerSpec, obtain_faces
     from celeb_basis.training.ray_executor import RayOptions, run_on_ray
 
@@ -269,17 +270,18 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     """Go on with a run that was kept."""
     from celeb_basis.cli.common import check_name_is_free, check_output_file, open_library, open_model, open_names
     from celeb_basis.cli.run_results import Results
+    from celeb_basis.events import follow
     from celeb_basis.report.collect import RunReport
-    from celeb_basis.training.run import Worker, follow
-    from celeb_basis.training.state import state_people
+    from celeb_basis.training.run import TrainingSession
+    from celeb_basis.training.state import read_summary
 
     results = Results(open_library(arguments.library), arguments, screen)
-    people = state_people(arguments.resume)
+    people = read_summary(arguments.resume).names
     for name in people:
         check_name_is_free(results.library, name, replace=arguments.replace)
     check_output_file(arguments.report)
     names = open_names(arguments)
-    worker = Worker(open_model(arguments, screen), names, None)
+    worker = TrainingSession(open_model(arguments, screen), names, None)
     report = RunReport(None) if arguments.report else None
     interrupt = threading.Event()
     with _watched(screen, ", ".join(people), interrupt) as bar:
@@ -295,7 +297,7 @@ def _resume(arguments: argparse.Namespace, screen: Console) -> int:
     return _finish(arguments, outcome, results, worker, report)
 
 
-def _finish(arguments: argparse.Namespace, outcome: Outcome, results: Results, worker: Any, report: Any) -> int:
+def _finish(arguments: argparse.Namespace, outcome: TrainingResult, results: Results, worker: Any, report: Any) -> int:
     if outcome.reason == "interrupted":
         results.interrupted(outcome)
         results.told()

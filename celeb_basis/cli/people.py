@@ -84,14 +84,15 @@ def _about(arguments: argparse.Namespace, screen: Console) -> dict[str, Any]:
 
 
 def _state_or_model(path: Path, arguments: argparse.Namespace, not_an_identity: CelebBasisError) -> dict[str, Any]:
-    from celeb_basis.training.state import state_people, state_settings
+    from celeb_basis.training.state import read_summary
 
     try:
+        saved = read_summary(path)
         return {
             "kind": "learning state",
             "file": str(path),
-            "people": list(state_people(path)),
-            "settings": state_settings(path).as_dict(),
+            "people": list(saved.names),
+            "settings": saved.settings.as_dict(),
         }
     except TrainingError:
         pass

@@ -20,7 +20,7 @@ from celeb_basis.files import cache_folder, explained_os_errors
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library
-from celeb_basis.training.run import Outcome
+from celeb_basis.training.run import TrainingResult
 
 # FOLDED: Runs that were interrupted: where the command line keeps them, and the command that goes on with one.
 
@@ -96,7 +96,7 @@ class Results:
         """Raise the first refusal."""
         raise CelebBasisError(next(row["error"] for row in self.rows if row["error"]))
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: TrainingResult) -> None:
         """Write one of many outcomes; an error of its own stays its own."""
         try:
             if outcome.reason == "interrupted":
@@ -113,7 +113,7 @@ class Results:
         else:
             self.screen.note(f"{', '.join(outcome.names)}: {_REASONS[outcome.reason].format(outcome.steps)}")
 
-    def write(self, outcome: Outcome) -> list[Path]:
+    def write(self, outcome: TrainingResult) -> list[Path]:
         """Put an outcome's identities into the library.
 
         Raises: :class:`FileError` for a full disk and the like, :class:`IdentityError` for a name that was taken meanwhile.
@@ -137,7 +137,7 @@ class Results:
             )
         return files
 
-    def interrupted(self, outcome: Outcome) -> None:
+    def interrupted(self, outcome: TrainingResult) -> None:
         """A run that the user ended; tells how to go on with it."""
         state = str(outcome.state) if outcome.state is not None else None
         self.note_state(outcome.state, outcome.names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,11 @@ from celeb_basis.report import (
     ReportPhoto,
     ReportStage,
 )
-from celeb_basis.training.run import Outcome, PortraitsFound, TrainingTask
+from celeb_basis.training.run import PortraitsFound, TrainingResult, TrainingTask
 
 if TYPE_CHECKING:
-    from celeb_basis.faces.types import DetectedFace, Pixels
-    from celeb_basis.training.dataset import Person
-    from celeb_basis.training.run import Worker
+    from celeb_basis.faces.types import DetectedFace, Pixels, Portrait
+    from celeb_basis.training.run import TrainingSession
 
 
 class RunReport:
@@ -39,7 +38,7 @@ class RunReport:
         """
         self.task = task
         self._photos: dict[Path, tuple[Pixels, DetectedFace, list[DetectedFace]]] = {}
-        self._people: tuple[Person, ...] = ()
+        self._portraits: Mapping[str, Sequence[Portrait]] = {}
         self._steps: list[StepDone] = []
         self._began = self._last = time.perf_counter()
         self._stages: dict[str, float] = {}
@@ -61,11 +60,11 @@ class RunReport:
             self._stages[stage] = self._stages.get(stage, 0.0) + now - self._last
         self._last = now
         if isinstance(event, PortraitsFound):
-            self._people = event.people
+            self._portraits = event.portraits
         elif isinstance(event, StepDone):
             self._steps.append(event)
 
-    def build(self, worker: Worker, outcome: Outcome, files: Sequence[Path] = ()) -> Report:
+    def build(self, worker: TrainingSession, outcome: TrainingResult, files: Sequence[Path] = ()) -> Report:
         """Build the report.
 
         Args:
@@ -109,7 +108,7 @@ class RunReport:
             [one.average_loss for one in self._steps],
         )
 
-    def _person(self, name: str, outcome: Outcome) -> ReportPerson:
+    def _person(self, name: str, outcome: TrainingResult) -> ReportPerson:
         progress = outcome.progress[name]
         reports = [(one.step, one.people[name]) for one in self._steps if one.people and name in one.people]
         ended = "Settled" if outcome.reason == "settled" else "Done"
@@ -127,9 +126,8 @@ class RunReport:
     def _photos_of(self, name: str) -> list[ReportPhoto]:
         """The photos of ``name`` with their crops; none for a resumed run."""
         paths = next((one.photos for one in self.task.people if one.name == name), ()) if self.task else ()
-        portraits = next((one.portraits for one in self._people if one.name == name), ())
         photos = []
-        for path, portrait in zip(paths, portraits, strict=False):
+        for path, portrait in zip(paths, self._portraits.get(name, ()), strict=False):
             picture, face, found = self._photos[path]
             photos.append(
                 ReportPhoto(

@@ -1,9 +1,9 @@
-"""The pool: every person's augmented views, encoded once, so that a training step runs neither VAE nor face network."""
+"""The pool of everyone's augmented views, encoded once, so that a training step runs neither VAE nor face network."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +17,6 @@ from celeb_basis.faces.types import FaceNetwork, Pixels, Portrait
 from celeb_basis.training.augment import augment, draw_augmentation
 
 _THUMBNAIL = 192
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody to learn."""
-
-    name: str
-    portraits: Sequence[Portrait]
-    """One or more, all of the same size; views are made of each in turn."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class PersonViews:
 
 @dataclass(frozen=True)
 class ViewPool:
-    """All that a training step draws from."""
+    """Everything that training steps sample from."""
 
     people: tuple[PersonViews, ...]
     face_model: str
@@ -54,28 +45,35 @@ class ViewPool:
 
 def encode_views(
     model: DiffusionModel,
-    people: Sequence[Person],
+    portraits: Mapping[str, Sequence[Portrait]],
     faces: FaceNetwork,
     *,
     views: int,
     smallest: float,
     generator: torch.Generator,
 ) -> Generator[Preparing, None, ViewPool]:
-    """Make and encode ``views`` views of each person; yields progress and returns the pool.
+    """Make and encode the views of each person, yielding progress, and return the pool.
 
-    Raises: :class:`TrainingError` for no people, a person without a portrait, portraits of different sizes, or two
-    people of one name.
+    Args:
+        model: Encodes the views with its VAE.
+        portraits: By the person's name, one or more, all of the same size; views are made of each in turn.
+        faces: Aligns and embeds the face in each view.
+        views: Number of views of each person, ``V``.
+        smallest: Smallest width of the picture inside a view, as a share of the frame.
+        generator: The source of all random choices.
+
+    Raises:
+        TrainingError: For no people, a person without a portrait, or portraits of different sizes.
     """
-    _check(people, model.info.size_multiple)
-    total = views * len(people)
+    _check(portraits, model.info.size_multiple)
+    total = views * len(portraits)
     done = 0
     encoded = []
     try:
-        for person in people:
+        for name, of_person in portraits.items():
             latents, aligned, descriptions = [], [], []
             for index in range(views):
-                portrait = person.portraits[index % len(person.portraits)]
-                view = augment(portrait, draw_augmentation(generator, smallest))
+                view = augment(of_person[index % len(of_person)], draw_augmentation(generator, smallest))
                 latents.append(model.encode_images(to_model_range(view.picture)))
                 aligned.append(faces.align(view.picture, view.landmarks))
                 descriptions.append(view.description)
@@ -83,8 +81,8 @@ def encode_views(
                 yield Preparing(done, total)
             encoded.append(
                 PersonViews(
-                    name=person.name,
-                    thumbnail=_thumbnail(person.portraits[0].picture),
+                    name=name,
+                    thumbnail=_thumbnail(of_person[0].picture),
                     latents=LatentDistribution(
                         torch.cat([one.mean for one in latents]), torch.cat([one.std for one in latents])
                     ),
@@ -103,16 +101,13 @@ def to_model_range(picture: Pixels) -> torch.Tensor:
     return tensor.float() / 127.5 - 1.0
 
 
-def _check(people: Sequence[Person], size_multiple: int) -> None:
-    if not people:
+def _check(portraits: Mapping[str, Sequence[Portrait]], size_multiple: int) -> None:
+    if not portraits:
         raise TrainingError("There is nobody to learn: give at least one photo.")
-    names = [person.name.casefold() for person in people]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise TrainingError(f"Two people are both called {twice[0]!r}: give each a name of their own.")
-    for person in people:
-        if not person.portraits:
-            raise TrainingError(f"{person.name} has no usable photo: give at least one with a clear face.")
-    sides = sorted({portrait.picture.shape[:2] for person in people for portrait in person.portraits})
+    for name, of_person in portraits.items():
+        if not of_person:
+            raise TrainingError(f"{name} has no usable photo: give at least one with a clear face.")
+    sides = sorted({portrait.picture.shape[:2] for of_person in portraits.values() for portrait in of_person})
     if len(sides) > 1 or sides[0][0] != sides[0][1]:
         raise TrainingError(f"The portraits have different sizes ({sides}): crop all of them to one square size.")
     if sides[0][0] % size_multiple:

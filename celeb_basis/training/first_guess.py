@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.events import DrawingNames
-from celeb_basis.faces.types import FaceNetwork
+from celeb_basis.faces.types import FaceNetwork, Portrait
 from celeb_basis.files import write_bytes
 from celeb_basis.method import Basis
 
@@ -95,7 +96,7 @@ def _look(model: DiffusionModel, name: str, seed: int, faces: FaceNetwork) -> to
     aligned = [faces.align(picture, found[0].landmarks) for picture in pictures if (found := faces.detect(picture))]
     if not aligned:
         return torch.full((_WIDTH,), torch.nan)
-    return torch.nn.functional.normalize(torch.from_numpy(faces.embed(aligned).mean(0)).float(), dim=0)
+    return functional.normalize(torch.from_numpy(faces.embed(aligned).mean(0)).float(), dim=0)
 
 
 def _kept(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,14 +166,41 @@ def first_guesses(bases: Sequence[Basis], faces: CelebrityFaces) -> tuple[FirstG
     return tuple(guesses)
 
 
-def guessed(bases: Sequence[Basis], guesses: Sequence[FirstGuess], vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """``(E, K)`` coefficients of a ``(512,)`` face vector, one a text encoder, put as far from the mean as celebrities
-    are: a regression's answer is always nearer.
+def guess_coefficients(
+    bases: Sequence[Basis], guesses: Sequence[FirstGuess], vector: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The coefficients that the regressions predict for a face.
+
+    They are scaled to the celebrities' root-mean-square distance to the mean: a regression always predicts less.
+
+    Args:
+        bases: One per text encoder.
+        guesses: One per text encoder.
+        vector: ``(512,)`` face vector.
+
+    Returns:
+        One ``(E, K)`` tensor per text encoder.
     """
     return tuple(
-        torch.nn.functional.normalize(guess(vector), dim=-1) * basis.radius[:, None]
+        functional.normalize(guess(vector), dim=-1) * basis.radius[:, None]
         for basis, guess in zip(bases, guesses, strict=True)
     )
+
+
+def guess_for_portraits(
+    bases: Sequence[Basis], guesses: Sequence[FirstGuess], portraits: Sequence[Portrait], *, shared: bool
+) -> torch.Tensor:
+    """``(G, E, K)`` coefficients at which training starts for a person: the guess for the mean face of the portraits.
+
+    Args:
+        bases: One per text encoder.
+        guesses: One per text encoder.
+        portraits: The person's portraits, at least one.
+        shared: Whether one group of coefficients, the mean of the text encoders', serves all of them.
+    """
+    vector = torch.from_numpy(np.mean([portrait.vector for portrait in portraits], axis=0))
+    coefficients = torch.stack(guess_coefficients(bases, guesses, functional.normalize(vector, dim=0)))
+    return coefficients.mean(dim=0, keepdim=True) if shared else coefficients
 
 
 def fit_first_guess(

@@ -1,4 +1,4 @@
-"""Jobs spread over a Ray cluster: every worker process loads the model once and takes jobs until there are none.
+"""Jobs spread over a Ray cluster: every worker process loads the model once and takes tasks until there are none.
 
 Photos travel to the workers and identities travel back, as bytes: workers need the model's files at the same path, and
 nothing else of the head node's disk.
@@ -21,7 +21,7 @@ from typing import Any
 import celeb_basis
 from celeb_basis.errors import CelebBasisError, MissingPackageError, TrainingError, error_message, is_user_error
 from celeb_basis.files import explained_os_errors
-from celeb_basis.training.run import Outcome, PhotoInput, TaskRunner, TrainingTask, failure, run_one
+from celeb_basis.training.run import PhotoInput, TaskRunner, TrainingResult, TrainingTask, failed_result, run_one
 
 _log = logging.getLogger(__name__)
 
@@ -40,20 +40,20 @@ class RayOptions:
 
 
 def run_on_ray(
-    make_worker: Callable[[], TaskRunner], jobs: Sequence[TrainingTask], interrupt: threading.Event, options: RayOptions
-) -> Iterator[Outcome]:
-    """Learn ``jobs`` on Ray and yield how each ended, as they end; one that fails, or dies, stops no other.
+    make_runner: Callable[[], TaskRunner], tasks: Sequence[TrainingTask], interrupt: threading.Event, options: RayOptions
+) -> Iterator[TrainingResult]:
+    """Learn ``tasks`` on Ray and yield how each ended, as they end; one that fails, or dies, stops no other.
 
-    Parameters: ``make_worker`` is pickled and called once in every worker process.
+    Parameters: ``make_runner`` is pickled and called once in every worker process.
 
     Raises: :class:`MissingPackageError` without Ray; :class:`TrainingError` if the cluster cannot be reached or no worker
     can load the model.
     """
     ray = _import_ray()
     with _connected(ray, options):
-        crew = _Crew(ray, make_worker, min(options.workers, len(jobs)))
+        crew = _Crew(ray, make_runner, min(options.workers, len(tasks)))
         try:
-            yield from crew.run(jobs, interrupt)
+            yield from crew.run(tasks, interrupt)
         finally:
             crew.dismiss()
 
@@ -61,36 +61,36 @@ def run_on_ray(
 class _Actor:
     """Lives in a worker process. Its constructor does nothing that can fail: Ray would hide the reason."""
 
-    def __init__(self, make_worker: Callable[[], TaskRunner]) -> None:
-        self._make_worker = make_worker
-        self._worker: TaskRunner | None = None
+    def __init__(self, make_runner: Callable[[], TaskRunner]) -> None:
+        self._make_runner = make_runner
+        self._runner: TaskRunner | None = None
 
     def open(self) -> str:
         """Load the model; answers what is wrong, or nothing."""
         try:
-            self._worker = self._make_worker()
+            self._runner = self._make_runner()
         except Exception as error:
             if not is_user_error(error):
                 _log.error("The worker could not start", exc_info=error)
             return error_message(error)
         return ""
 
-    def learn(self, job: TrainingTask, contents: Sequence[Sequence[bytes]], home: str) -> Outcome:
-        """Learn ``job`` for the machine called ``home``."""
-        assert self._worker is not None
+    def learn(self, task: TrainingTask, contents: Sequence[Sequence[bytes]], home: str) -> TrainingResult:
+        """Learn ``task`` for the machine called ``home``."""
+        assert self._runner is not None
         try:
             with tempfile.TemporaryDirectory(prefix="celeb-basis-") as folder:
-                here = replace(job, people=tuple(_unpacked(Path(folder), job, contents)))
-                return run_one(self._worker, here, threading.Event(), lambda _job, _event: None)
+                here = replace(task, people=tuple(_unpacked(Path(folder), task, contents)))
+                return run_one(self._runner, here, threading.Event())
         except Exception as error:
-            return _placed(failure(job, error), job.state, home)
+            return _placed(failed_result(task, error), task.state, home)
 
 
 class _Crew:
-    """The worker processes, each busy with one job at a time."""
+    """The worker processes, each busy with one task at a time."""
 
-    def __init__(self, ray: Any, make_worker: Callable[[], TaskRunner], size: int) -> None:
-        self.ray, self.make_worker, self.size = ray, make_worker, size
+    def __init__(self, ray: Any, make_runner: Callable[[], TaskRunner], size: int) -> None:
+        self.ray, self.make_runner, self.size = ray, make_runner, size
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self.kind = ray.remote(num_cpus=1, num_gpus=gpus)(_Actor)
         self.actors: list[Any] = []
@@ -98,9 +98,9 @@ class _Crew:
         """Workers that are loading the model, by the reference to their answer."""
         self.busy: dict[Any, tuple[Any, TrainingTask]] = {}
 
-    def run(self, jobs: Sequence[TrainingTask], interrupt: threading.Event) -> Iterator[Outcome]:
-        """Hand out ``jobs``; yields outcomes as they come."""
-        waiting = deque(jobs)
+    def run(self, tasks: Sequence[TrainingTask], interrupt: threading.Event) -> Iterator[TrainingResult]:
+        """Hand out ``tasks``; yields results as they come."""
+        waiting = deque(tasks)
         for _ in range(self.size):
             self._hire()
         problem = ""
@@ -116,9 +116,9 @@ class _Crew:
                         _log.warning("A Ray worker could not start: %s", problem)
                         continue
                 else:
-                    actor, job = self.busy.pop(reference)
-                    outcome, alive = self._outcome(reference, job)
-                    yield outcome
+                    actor, task = self.busy.pop(reference)
+                    result, alive = self._result(reference, task)
+                    yield result
                     if not alive:
                         if waiting and not interrupt.is_set():
                             self._hire()
@@ -133,26 +133,26 @@ class _Crew:
             with contextlib.suppress(Exception):  # it may be dead already
                 self.ray.kill(actor)
 
-    def _broken_off(self) -> Iterator[Outcome]:
-        """The outcomes of those who were being learned when somebody wished to stop."""
+    def _broken_off(self) -> Iterator[TrainingResult]:
+        """The results of those who were being learned when somebody wished to stop."""
         references = list(self.busy)
         done = self.ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
-        for reference, (_, job) in self.busy.items():
+        for reference, (_, task) in self.busy.items():
             if reference in done:
-                yield self._outcome(reference, job)[0]
+                yield self._result(reference, task)[0]
             else:
-                yield Outcome(job.names, reason="interrupted", error=_INTERRUPTED)
+                yield TrainingResult(task.names, reason="interrupted", error=_INTERRUPTED)
 
-    def _outcome(self, reference: Any, job: TrainingTask) -> tuple[Outcome, bool]:
-        """How ``job`` ended, and whether its worker is still alive."""
+    def _result(self, reference: Any, task: TrainingTask) -> tuple[TrainingResult, bool]:
+        """How ``task`` ended, and whether its worker is still alive."""
         try:
-            outcome: Outcome = self.ray.get(reference)
+            result: TrainingResult = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            return _lost(job, error), False
-        return outcome, True
+            return _lost(task, error), False
+        return result, True
 
     def _hire(self) -> None:
-        actor = self.kind.remote(self.make_worker)
+        actor = self.kind.remote(self.make_runner)
         self.actors.append(actor)
         self.opening[actor.open.remote()] = actor
 
@@ -162,16 +162,16 @@ class _Crew:
         except self.ray.exceptions.RayError as error:
             return _first_line(error)
 
-    def _hand_out(self, waiting: deque[TrainingTask], actor: Any) -> Iterator[Outcome]:
-        """Give ``actor`` the next job whose photos can be read; yields the outcomes of those that cannot."""
+    def _hand_out(self, waiting: deque[TrainingTask], actor: Any) -> Iterator[TrainingResult]:
+        """Give ``actor`` the next task whose photos can be read; yields the results of those that cannot."""
         while waiting:
-            job = waiting.popleft()
+            task = waiting.popleft()
             try:
-                contents = [[_content(path) for path in person.photos] for person in job.people]
+                contents = [[_content(path) for path in person.photos] for person in task.people]
             except CelebBasisError as error:
-                yield failure(job, error)
+                yield failed_result(task, error)
                 continue
-            self.busy[actor.learn.remote(job, contents, platform.node())] = (actor, job)
+            self.busy[actor.learn.remote(task, contents, platform.node())] = (actor, task)
             return
 
 
@@ -180,9 +180,9 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def _unpacked(folder: Path, job: TrainingTask, contents: Sequence[Sequence[bytes]]) -> Iterator[PhotoInput]:
-    """The job's people with their photos in ``folder``, under the names that they had."""
-    for number, (person, pictures) in enumerate(zip(job.people, contents, strict=True)):
+def _unpacked(folder: Path, task: TrainingTask, contents: Sequence[Sequence[bytes]]) -> Iterator[PhotoInput]:
+    """The task's people with their photos in ``folder``, under the names that they had."""
+    for number, (person, pictures) in enumerate(zip(task.people, contents, strict=True)):
         paths = []
         for index, (path, content) in enumerate(zip(person.photos, pictures, strict=True)):
             place = folder / f"{number}-{index}"  # two folders may hold photos of one name
@@ -192,17 +192,17 @@ def _unpacked(folder: Path, job: TrainingTask, contents: Sequence[Sequence[bytes
         yield replace(person, photos=tuple(paths))
 
 
-def _placed(outcome: Outcome, state: Path | None, home: str) -> Outcome:
-    """``outcome`` that says which machine a state is on, where its error names one that is not on ``home``."""
-    if state is None or str(state) not in outcome.error or platform.node() == home:
-        return outcome
-    return replace(outcome, error=f"{outcome.error} That file is on the machine {platform.node()}.")
+def _placed(result: TrainingResult, state: Path | None, home: str) -> TrainingResult:
+    """``result`` that says which machine a state is on, where its error names one that is not on ``home``."""
+    if state is None or str(state) not in result.error or platform.node() == home:
+        return result
+    return replace(result, error=f"{result.error} That file is on the machine {platform.node()}.")
 
 
-def _lost(job: TrainingTask, error: Exception) -> Outcome:
-    _log.info("%s failed", ", ".join(job.names), exc_info=error)
+def _lost(task: TrainingTask, error: Exception) -> TrainingResult:
+    _log.info("%s failed", ", ".join(task.names), exc_info=error)
     reason = f"The Ray worker process died ({_first_line(error)}): it may have run out of memory, so use fewer workers."
-    return Outcome(job.names, error=reason)
+    return TrainingResult(task.names, error=reason)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,13 +1,16 @@
-"""A learner's whole state in one safetensors file: resuming ends bit for bit as if there had been no interruption."""
+"""A trainer's whole state in one safetensors file: a resumed run ends bit for bit as if it had not been interrupted."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import SettingsError, TrainingError
@@ -20,15 +23,28 @@ from celeb_basis.training.trainer import Trainer
 _FORMAT = 1
 
 
+@dataclass(frozen=True)
+class StateSummary:
+    """What a saved state says about its run."""
+
+    names: tuple[str, ...]
+    """Names of the people."""
+    settings: TrainingSettings
+    consent: str
+    """The note on consent that the run was started with; empty in files of versions that did not store it."""
+
+
 def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
-    """Write all of ``learner`` (parameters, optimizer, averages, random state, pool) to ``path``, atomically.
+    """Write the whole state (parameters, optimizer, averages, random state, pool) to ``path``, atomically.
 
-    Parameters: ``consent`` is the note that the identities are to keep.
+    Args:
+        trainer: The trainer, between two steps.
+        path: The file to write.
+        consent: The note on consent that the identities will store.
 
-    Raises: :class:`FileError` for a full disk, a read-only folder and the like.
+    Raises:
+        FileError: For a full disk, a read-only folder and the like.
     """
-    from safetensors.torch import save
-
     header = {
         "format": _FORMAT,
         "settings": trainer.settings.as_dict(),
@@ -43,23 +59,27 @@ def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
         "people": [{"name": p.name, "descriptions": p.descriptions} for p in trainer.pool.people],
         "snapshots": len(trainer.tracker.snapshots),
     }
-    # Not safetensors' own writing of files: its error of a full disk is no OSError.
+    # Not safetensors' own save_file: its error for a full disk is not an OSError.
     write_bytes(path, save(_tensors(trainer), {"state": json.dumps(header, ensure_ascii=False)}))
 
 
 def resume_trainer(path: Path, model: DiffusionModel, bases: Sequence[Basis]) -> Trainer:
-    """The learner kept in ``path``, ready to :meth:`~Trainer.run` on.
+    """The trainer saved in ``path``, ready to :meth:`~Trainer.run`.
 
-    Raises: :class:`TrainingError` for a file that is no state, and for another model or basis than it was begun with.
+    Raises:
+        TrainingError: If the file is not a state, or the run was started with another model or basis.
     """
     header, tensors = _read(path)
     if header["model"]["sha256"] != model.info.sha256:
         raise TrainingError(
-            f"{path.name} was begun with the model {header['model']['name']}, not with {model.info.name}: "
-            "give that model to go on, or learn anew."
+            f"{path.name} was started with the model {header['model']['name']}, not with {model.info.name}: "
+            "give that model to continue, or start again from the photos."
         )
     if header["bases"] != [basis.sha256 for basis in bases]:
-        raise TrainingError(f"{path.name} was begun with another basis: give the same names list, or learn anew.")
+        raise TrainingError(
+            f"{path.name} was started with another basis: give the same list of names to continue, or start again from "
+            "the photos."
+        )
     try:
         settings = TrainingSettings().changed(header["settings"])
         trainer = Trainer(model, bases, _pool(header, tensors), settings)
@@ -69,22 +89,18 @@ def resume_trainer(path: Path, model: DiffusionModel, bases: Sequence[Basis]) ->
     return trainer
 
 
-def state_people(path: Path) -> tuple[str, ...]:
-    """Names of the people that the state in ``path`` is about."""
-    header, _ = _read(path)
-    return tuple(person["name"] for person in header["people"])
+def read_summary(path: Path) -> StateSummary:
+    """The people, settings and note on consent of the run saved in ``path``.
 
-
-def state_consent(path: Path) -> str:
-    """The note on consent that the run in ``path`` was begun with; empty in states of before it was kept."""
-    header, _ = _read(path)
-    return str(header.get("consent", ""))
-
-
-def state_settings(path: Path) -> TrainingSettings:
-    """The settings that the state in ``path`` was begun with."""
-    header, _ = _read(path)
-    return TrainingSettings().changed(header["settings"])
+    Raises:
+        TrainingError: If the file is not a state.
+    """
+    header, _ = _read(path, tensors=False)
+    return StateSummary(
+        names=tuple(person["name"] for person in header["people"]),
+        settings=TrainingSettings().changed(header["settings"]),
+        consent=str(header.get("consent", "")),
+    )
 
 
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -138,7 +154,7 @@ def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.
             trainer.optimizer.state[parameter] = {
                 key: value if value.ndim == 0 else value.to(parameter.device) for key, value in state.items()
             }
-    if header["scaler"]:  # empty from where no loss was scaled: a scaler here begins anew
+    if header["scaler"]:  # empty if no loss was scaled where the run was saved: a scaler here starts afresh
         trainer.scaler.load_state_dict(header["scaler"])
     trainer.generator.set_state(tensors["random"])
     trainer.average.sums = tensors["average.sums"]
@@ -150,24 +166,26 @@ def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.
     trainer.loss_sum = float(header["loss_sum"])
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The header, and copies of the tensors if they are wanted."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["state"])
             if header["format"] != _FORMAT:
                 raise TrainingError(
                     f"{path.name} is a learning state of format {header['format']}, this version reads {_FORMAT}: "
-                    "finish it with the version that began it, or learn anew."
+                    "finish it with the version that started it, or start again from the photos."
                 )
-            # Copies: what is mapped from the file holds it, and Windows would then refuse to write the next state over it.
-            return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies: mapped tensors keep the file open, and Windows would then refuse to overwrite it with the next state.
+            keys = file.keys() if tensors else ()
+            return header, {key: file.get_tensor(key).clone() for key in keys}
     except FileNotFoundError as error:
-        raise TrainingError(f"There is no learning state at {path}: check the path, or learn anew.") from error
+        raise TrainingError(
+            f"There is no learning state at {path}: check the path, or start again from the photos."
+        ) from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path) from error
 
 
 def _unusable(path: Path) -> TrainingError:
-    return TrainingError(f"{path.name} is not a learning state, or is damaged: learn anew.")
+    return TrainingError(f"{path.name} is not a learning state, or is damaged: start again from the photos.")

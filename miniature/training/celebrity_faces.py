@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from celeb_basis.basis import BasisOptions, build_bases, most_components
+from celeb_basis.events import follow
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, obtain_pack
 from celeb_basis.files import atomic_path, cache_folder
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
 from celeb_basis.training.first_guess import chosen, file_name, generate_celebrity_faces
-from celeb_basis.training.run import follow
 
 
 def write_name_faces() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from celeb_basis.cli.progress import LearnBar
 from celeb_basis.events import Event, StepDone
 from celeb_basis.identities.identity import load_identity
-from celeb_basis.training.run import Outcome, TrainingTask
+from celeb_basis.training.run import TrainingResult, TrainingTask
 
 
 @pytest.fixture
@@ -126,9 +126,9 @@ def test_ctrl_c_on_ray_tells_who_was_being_learned(
 ) -> None:
     def stopped(
         _worker: object, jobs: Sequence[TrainingTask], interrupt: threading.Event, _options: object
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[TrainingResult]:
         interrupt.set()
-        yield Outcome(jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again.")
+        yield TrainingResult(jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again.")
 
     monkeypatch.setattr("celeb_basis.training.ray_executor.run_on_ray", stopped)
     answer = celeb("learn", people, *parts.learning, "--executor", "ray", "--json")

@@ -93,7 +93,7 @@ def test_unknown_names_get_the_choices() -> None:
     for name in ("bufalo", "", ".."):
         with pytest.raises(FacePackError, match="buffalo_l, antelopev2, miniature"):
             find_pack(name)
-    with pytest.raises(FacePackError, match=r"python -m celeb_basis\.faces\.miniature"):
+    with pytest.raises(FacePackError, match=r"python -m miniature\.face_pack\.build"):
         find_pack("miniature")
     with pytest.raises(FacePackError, match="no face model pack 'bufalo'"):
         obtain_pack("bufalo")

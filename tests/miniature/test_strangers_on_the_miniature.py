@@ -12,6 +12,7 @@ import torch
 from celeb_basis.cli.demo import STRANGERS, load_model, look
 from celeb_basis.cli.main import main
 from celeb_basis.diffusion_model import DiffusionModel, TokenVectors
+from celeb_basis.events import follow
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
@@ -20,7 +21,7 @@ from celeb_basis.method import add_noise, prediction_target
 from celeb_basis.miniature import shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.run import PhotoInput, TrainingTask, Worker, follow
+from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask
 
 DRAWS = 96
 
@@ -48,11 +49,11 @@ def latent_of(model: DiffusionModel, path: Path, faces: InsightFaceNetwork) -> t
 def test_a_learned_stranger_is_denoised_better_than_by_the_mean_or_as_the_other(
     miniature_faces: InsightFaceNetwork,
 ) -> None:
-    worker = Worker(load_model(), shipped_model_names(), miniature_faces)
+    worker = TrainingSession(load_model(), shipped_model_names(), miniature_faces)
     people = tuple(PhotoInput(f"person{number}", (path,)) for number, path in enumerate(STRANGERS, 1))
     job = TrainingTask(people, TrainingSettings(steps=150, views=32, early_stop=False))
     latents = [latent_of(worker.model, path, miniature_faces) for path in STRANGERS]
-    outcome = follow(worker.learn(job, threading.Event()), lambda _: None)
+    outcome = follow(worker.learn(job, threading.Event()))
     assert any("192 components" in warning for warning in outcome.warnings)
     learned = [identity_from_bytes(content).token_vectors() for content in outcome.identities]
     mean = [built.basis.mean for built in worker.built_bases(192)]

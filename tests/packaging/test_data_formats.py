@@ -18,7 +18,7 @@ from celeb_basis.errors import IdentityError, TrainingError
 from celeb_basis.files import safetensors_remarks
 from celeb_basis.identities.identity import FORMAT_VERSION, READERS, load_identity, save_identity
 from celeb_basis.identities.library import Library
-from celeb_basis.training.state import resume_trainer, state_consent, state_people
+from celeb_basis.training.state import read_summary, resume_trainer
 
 FILES = Path(__file__).parent / "files"
 
@@ -64,13 +64,14 @@ def test_an_identity_of_a_newer_program_is_refused_with_a_sentence(tmp_path: Pat
 def test_an_interrupted_run_of_the_first_version_goes_on_to_its_end() -> None:
     """It was kept after 3 of 30 steps, before recipes, landmarks and notes on consent were in a state."""
     path = FILES / "state-1.safetensors"
-    assert (state_people(path), state_consent(path)) == (("ann",), "")
+    saved = read_summary(path)
+    assert (saved.names, saved.consent) == (("ann",), "")
     model = ToyHost()
     trainer = resume_trainer(path, model, toy_bases(model, 8))
     assert trainer.step == 3
     assert list(trainer.run())
     assert trainer.step == 30
-    assert trainer.results()[0].name == "ann"
+    assert list(trainer.results()) == ["ann"]
 
 
 def test_a_run_of_a_newer_program_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -78,4 +79,4 @@ def test_a_run_of_a_newer_program_is_refused_with_a_sentence(tmp_path: Path) -> 
     header: dict[str, Any] = json.loads(safetensors_remarks(path)["state"])
     file = with_remarks(path, tmp_path / "state.safetensors", state=json.dumps(header | {"format": 2}))
     with pytest.raises(TrainingError, match="state of format 2, this version reads 1"):
-        state_people(file)
+        read_summary(file)

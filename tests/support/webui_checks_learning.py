@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
         {"mode": "head", "start": "random", "shared": True},
     ):
         learning = trainer(host, **settings)
-        starting = [part.clone() for part in learning.model.parameters()]
+        starting = [part.clone() for part in learning.module.parameters()]
         losses = [event.loss for event in learning.run() if hasattr(event, "loss")]
         assert len(losses) == 8
         assert all(0 < loss < 100 for loss in losses)
-        assert any(not torch.equal(a, b) for a, b in zip(starting, learning.model.parameters(), strict=True))
-        for learned in learning.results():
-            assert [part.shape for part in learned.coefficients] == [(2, 16)] * len(host.text_encoders)
+        assert any(not torch.equal(a, b) for a, b in zip(starting, learning.module.parameters(), strict=True))
+        for coefficients in learning.results().values():
+            assert [part.shape for part in coefficients] == [(2, 16)] * len(host.text_encoders)
         assert_as_before(before, model)
 
 
@@ -80,9 +81,10 @@ def check_interrupting_leaves_nothing(_data: Path) -> None:
     host, model = A1111Host(), loaded_model()
     before = fingerprint(model)
     learning = trainer(host, steps=50)
-    for event in learning.run():
+    interrupt = threading.Event()
+    for event in learning.run(interrupt):
         if getattr(event, "step", 0) == 2:
-            learning.interrupt()
+            interrupt.set()
     assert learning.step == 2
     assert_as_before(before, model)
     run = learning.run()

@@ -53,7 +53,7 @@ def test_coefficients_begin_where_they_are_told(
     trainer = Trainer(model, toy_bases(model, components=6), toy_pool(("ann",)), settings)
     assert isinstance(trainer.module, kind)
     if start == "mean":
-        assert not trainer.coefficients(trainer.draw()).any()
+        assert not trainer.coefficients(trainer.sample_batch()).any()
     told = torch.nn.functional.normalize(torch.randn(1, 1, 2, 6), dim=-1)
     trainer.module.initialize_from(told)
-    torch.testing.assert_close(trainer.coefficients(trainer.draw())[0], told[0])
+    torch.testing.assert_close(trainer.coefficients(trainer.sample_batch())[0], told[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from celeb_basis.errors import FileError, NotFiniteError, TrainingError
 from celeb_basis.events import Finished, StepDone
 from celeb_basis.method import MovingAverage
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.state import resume_trainer, save_state, state_people
+from celeb_basis.training.state import read_summary, resume_trainer, save_state
 from celeb_basis.training.trainer import Trainer, nearest_names
 
 _FAST = TrainingSettings(steps=30, components=8, early_stop=False, views=6)
@@ -30,20 +31,21 @@ def _learner(
 
 
 def _run(trainer: Trainer, stop_at: int | None = None) -> list[Any]:
-    events = []
-    for event in trainer.run():
+    events, interrupt = [], threading.Event()
+    for event in trainer.run(interrupt):
         events.append(event)
         if stop_at is not None and trainer.step >= stop_at:
-            trainer.interrupt()
+            interrupt.set()
     return events
 
 
 def _same(first: Trainer, second: Trainer) -> None:
-    for name, value in first.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[name]), name
-    for one, two in zip(first.results(), second.results(), strict=True):
-        assert one.name == two.name
-        assert all(torch.equal(a, b) for a, b in zip(one.coefficients, two.coefficients, strict=True))
+    for name, value in first.module.state_dict().items():
+        assert torch.equal(value, second.module.state_dict()[name]), name
+    of_first, of_second = first.results(), second.results()
+    assert list(of_first) == list(of_second)
+    for name, coefficients in of_first.items():
+        assert all(torch.equal(a, b) for a, b in zip(coefficients, of_second[name], strict=True))
     assert torch.equal(first.generator.get_state(), second.generator.get_state())
     assert first.loss_sum == second.loss_sum
 
@@ -60,7 +62,7 @@ def test_same_seed_same_bits_other_seed_other_result(mode: str, start: str) -> N
     for trainer in (first, second, other):
         _run(trainer)
     _same(first, second)
-    assert not torch.equal(first.results()[0].coefficients[0], other.results()[0].coefficients[0])
+    assert not torch.equal(first.results()["ann"][0], other.results()["ann"][0])
 
 
 @pytest.mark.parametrize(("mode", "start"), _WAYS)
@@ -79,7 +81,7 @@ def test_interrupted_and_resumed_ends_bit_identical(
     assert events[-1].reason == "interrupted"
     assert broken.step == stop
     save_state(broken, tmp_path / "state.safetensors")
-    assert state_people(tmp_path / "state.safetensors") == ("ann", "bob")
+    assert read_summary(tmp_path / "state.safetensors").names == ("ann", "bob")
 
     resumed = resume_trainer(tmp_path / "state.safetensors", model, toy_bases(model))
     assert resumed.step == stop
@@ -116,8 +118,8 @@ def test_events_tell_steps_losses_and_where_everybody_stands() -> None:
     last = reports[-1].people
     assert last is not None
     assert set(last) == {"ann", "bob"}
-    for index, name in enumerate(("ann", "bob")):
-        coefficients = trainer.results()[index].coefficients[0]
+    for name in ("ann", "bob"):
+        coefficients = trainer.results()[name][0]
         basis = trainer.bases[0]
         assert last[name].distance == pytest.approx(float((coefficients.norm(dim=-1) / basis.spread).mean()), rel=1e-5)
         assert [n for n, _ in last[name].nearest] == [n for n, _ in nearest_names([basis], [coefficients], 5)]
@@ -177,9 +179,8 @@ def test_accumulation_equals_one_large_batch() -> None:
     """Two batches of two summed up give the gradient of the mean loss over the four samples."""
     trainer = _learner(_FAST.changed({"accumulation": 2, "mode": "direct"}))
     state = trainer.generator.get_state()
-    draws = [trainer.draw(), trainer.draw()]
-    for draw in draws:
-        (trainer.loss(draw, trainer.coefficients(draw)) / 2).backward()
+    for batch in [trainer.sample_batch(), trainer.sample_batch()]:
+        (trainer.loss(batch, trainer.coefficients(batch)) / 2).backward()
     expected = trainer.module.raw.grad.clone()  # type: ignore[union-attr]
     trainer.generator.set_state(state)
     trainer.optimizer.step = lambda *_, **__: None  # type: ignore[method-assign, assignment]
@@ -208,9 +209,9 @@ def test_not_finite_stops_keeps_the_state_before_and_names_a_setting(tmp_path: P
 def test_host_is_released_when_the_consumer_walks_away() -> None:
     trainer = _learner()
     run = trainer.run()
-    next(run)  # type: ignore[call-overload]
+    next(run)
     assert trainer.model.learning_depth == 1  # type: ignore[attr-defined]
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     assert trainer.model.learning_depth == 0  # type: ignore[attr-defined]
 
 
@@ -224,7 +225,7 @@ def test_shared_coefficients_serve_both_text_encoders() -> None:
     model = ToyHost((32, 24))
     trainer = Trainer(model, toy_bases(model), toy_pool(), _FAST.changed({"shared": True}))
     _run(trainer)
-    first, second = trainer.results()[0].coefficients
+    first, second = trainer.results()["ann"]
     assert torch.equal(first, second)
     assert trainer.shape.size == 2 * 8
     assert Trainer(model, toy_bases(model), toy_pool(), _FAST).shape.size == 2 * 2 * 8

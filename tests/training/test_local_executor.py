@@ -8,21 +8,21 @@ from collections.abc import Generator
 from celeb_basis.errors import PhotoError, is_user_error
 from celeb_basis.events import Event, Preparing
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask, run_local
+from celeb_basis.training.run import PhotoInput, TaskRunner, TrainingResult, TrainingTask, run_local
 
 
 class OutOfMemoryError(RuntimeError):
     """Stands for torch's, which is told by its name."""
 
 
-class Moody:
+class Moody(TaskRunner):
     """Learns nobody, and fails by name."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
-        (name,) = job.names
+    def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:
+        (name,) = task.names
         self.heard.append(name)
         yield Preparing(1, 2)
         if name == "photo":
@@ -33,7 +33,7 @@ class Moody:
             raise ValueError("a wheel came off")
         if name == "stop":
             interrupt.set()
-        return Outcome(job.names, reason="all steps done")
+        return TrainingResult(task.names, reason="all steps done")
 
 
 def _jobs(*names: str) -> list[TrainingTask]:

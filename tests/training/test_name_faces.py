@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,13 +16,12 @@ from support.toys import ToyHost
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import SettingsError, TrainingError
-from celeb_basis.events import DrawingNames, Event, StepDone
+from celeb_basis.events import DrawingNames, Event, StepDone, follow
 from celeb_basis.faces.types import Portrait
 from celeb_basis.method import Basis
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.dataset import Person
-from celeb_basis.training.first_guess import CelebrityFaces, first_guesses, generate_celebrity_faces, guessed
-from celeb_basis.training.run import follow, prepare_trainer
+from celeb_basis.training.first_guess import CelebrityFaces, first_guesses, generate_celebrity_faces, guess_coefficients
+from celeb_basis.training.run import prepare_trainer
 from celeb_basis.training.state import resume_trainer, save_state
 from celeb_basis.training.trainer import Trainer
 
@@ -55,12 +55,12 @@ def test_what_comes_with_a_model_is_not_drawn(model: CountingHost, tmp_path: Pat
     shipped, cache = tmp_path / "shipped", tmp_path / "cache"
     drawn, _ = _drain(model, NAMES, shipped)
     model.drawn.clear()
-    again = follow(generate_celebrity_faces(model, NAMES, PixelFaces(), cache, known=[shipped]), lambda _: None)
+    again = follow(generate_celebrity_faces(model, NAMES, PixelFaces(), cache, known=[shipped]))
     assert model.drawn == []
     assert not cache.exists()
     assert torch.equal(again.vectors.nan_to_num(9), drawn.vectors.nan_to_num(9))
     # Of other names nothing is known there.
-    follow(generate_celebrity_faces(model, NAMES[:5], PixelFaces(), cache, known=[shipped]), lambda _: None)
+    follow(generate_celebrity_faces(model, NAMES[:5], PixelFaces(), cache, known=[shipped]))
     assert len(model.drawn) == 5
 
 
@@ -155,10 +155,9 @@ def _begun(model: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Tra
     vector = faces.vectors[3].numpy()
     marks = np.array([[20, 24], [44, 24], [32, 36], [22, 48], [42, 48]], np.float32)
     picture = np.full((64, 64, 3), 120, np.uint8)
-    person = Person("ann", [Portrait(picture=picture, landmarks=marks, vector=vector, source="", warnings=())])
-    running = prepare_trainer(model, bases, [person], PixelFaces(), settings, guesses=guesses)
-    trainer = follow(running, lambda _: None)
-    return trainer, torch.stack(guessed(bases, guesses, torch.from_numpy(vector))), bases
+    portrait = Portrait(picture=picture, landmarks=marks, vector=vector, source="", warnings=())
+    trainer = follow(prepare_trainer(model, bases, {"ann": [portrait]}, PixelFaces(), settings, guesses=guesses))
+    return trainer, torch.stack(guess_coefficients(bases, guesses, torch.from_numpy(vector))), bases
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -167,10 +166,10 @@ def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bo
     for basis, rows in zip(bases, wanted, strict=True):
         lengths = np.sqrt(np.mean(np.sum(basis.name_coefficients.numpy() ** 2, axis=-1), axis=0))
         np.testing.assert_allclose(rows.norm(dim=-1), lengths, rtol=1e-4)
-    begun = trainer.coefficients(trainer.draw())[0].detach()
+    begun = trainer.coefficients(trainer.sample_batch())[0].detach()
     torch.testing.assert_close(begun, wanted.mean(dim=0, keepdim=True) if shared else wanted)
     list(trainer.run())
-    moved = (trainer.coefficients(trainer.draw())[0].detach() - begun).abs()
+    moved = (trainer.coefficients(trainer.sample_batch())[0].detach() - begun).abs()
     spread = torch.stack([basis.name_coefficients.pow(2).mean(dim=0).sqrt() for basis in bases])
     unit = spread.mean(dim=0, keepdim=True) if shared else spread
     # AdamW's first step is its learning rate in every coordinate, apart from its decay.
@@ -181,13 +180,14 @@ def test_a_run_from_a_guess_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole, _, _ = _begun(ToyHost(), steps=8)
     list(whole.run())
     half, _, bases = _begun(ToyHost(), steps=8)
-    for event in half.run():
+    interrupt = threading.Event()
+    for event in half.run(interrupt):
         if isinstance(event, StepDone) and event.step == 4:
-            half.interrupt()
+            interrupt.set()
     save_state(half, tmp_path / "state.safetensors")
     again = resume_trainer(tmp_path / "state.safetensors", ToyHost(), bases)
     list(again.run())
-    assert torch.equal(again.results()[0].coefficients[0], whole.results()[0].coefficients[0])
+    assert torch.equal(again.results()["ann"][0], whole.results()["ann"][0])
 
 
 def test_a_guess_needs_coefficients_that_are_learned_themselves() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,53 +12,45 @@ from support.sample_photos import sample_photos
 from support.toys import ToyHost
 
 from celeb_basis.errors import TrainingError
-from celeb_basis.events import Preparing
+from celeb_basis.events import Preparing, follow
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.faces.types import Portrait
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.dataset import Person, ViewPool, encode_views, to_model_range
-from celeb_basis.training.run import prepare_trainer, training_size
-
-Result = TypeVar("Result")
+from celeb_basis.training.dataset import ViewPool, encode_views, to_model_range
+from celeb_basis.training.run import PhotoInput, TrainingTask, prepare_trainer, training_size
 
 
 @pytest.fixture(scope="module")
-def two_people(miniature_faces: InsightFaceNetwork) -> list[Person]:
+def two_people(miniature_faces: InsightFaceNetwork) -> dict[str, list[Portrait]]:
     photo = open_photo(sample_photos()["six"])
-    return [Person(f"person{i}", [portrait(photo, miniature_faces, size=128, choose=i)]) for i in range(2)]
-
-
-def drain(steps: Generator[Preparing, None, Result], events: list[Preparing]) -> Result:
-    """Run to the end, keeping the events; answers what is returned."""
-    while True:
-        try:
-            events.append(next(steps))
-        except StopIteration as done:
-            result: Result = done.value
-            return result
+    return {f"person{i}": [portrait(photo, miniature_faces, size=128, choose=i)] for i in range(2)}
 
 
 def _pool(
-    people: list[Person], faces: InsightFaceNetwork, smallest: float = 0.6, views: int = 8, seed: int = 0
+    people: Mapping[str, Sequence[Portrait]],
+    faces: InsightFaceNetwork,
+    smallest: float = 0.6,
+    views: int = 8,
+    seed: int = 0,
 ) -> ViewPool:
     generator = torch.Generator().manual_seed(seed)
     steps = encode_views(ToyHost(), people, faces, views=views, smallest=smallest, generator=generator)
     events: list[Preparing] = []
-    pool = drain(steps, events)
+    pool = follow(steps, events.append)
     assert events == [Preparing(i + 1, views * len(people)) for i in range(views * len(people))]
     return pool
 
 
 def test_face_vectors_of_views_are_like_their_person_and_unlike_the_other(
-    two_people: list[Person], miniature_faces: InsightFaceNetwork
+    two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
     pool = _pool(two_people, miniature_faces)
     assert pool.face_model == miniature_faces.name
-    for index, person in enumerate(pool.people):
-        own = person.vectors.numpy() @ two_people[index].portraits[0].vector
-        other = person.vectors.numpy() @ two_people[1 - index].portraits[0].vector
+    for person, other_name in zip(pool.people, ("person1", "person0"), strict=True):
+        own = person.vectors.numpy() @ two_people[person.name][0].vector
+        other = person.vectors.numpy() @ two_people[other_name][0].vector
         assert own.min() > 0.5, own
         assert (own > other + 0.2).all()
         np.testing.assert_allclose(person.vectors.norm(dim=1), 1, atol=1e-5)
@@ -69,7 +60,7 @@ def test_face_vectors_of_views_are_like_their_person_and_unlike_the_other(
 
 
 def test_same_seed_same_pool_other_seed_other_views(
-    two_people: list[Person], miniature_faces: InsightFaceNetwork
+    two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
     first, again, other = (_pool(two_people, miniature_faces, views=3, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.people[0].latents.mean, again.people[0].latents.mean)
@@ -85,7 +76,7 @@ def test_pictures_reach_the_model_in_its_range() -> None:
 
 
 def test_learner_is_prepared_at_the_models_own_size(
-    two_people: list[Person], miniature_faces: InsightFaceNetwork
+    two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
     from support.bases import toy_bases
 
@@ -93,23 +84,27 @@ def test_learner_is_prepared_at_the_models_own_size(
     settings = TrainingSettings(components=8, views=2, steps=2, early_stop=False)
     assert training_size(model, settings) == 64
     assert training_size(model, settings.changed({"size": 128})) == 128
-    preparing = prepare_trainer(model, toy_bases(model), two_people, miniature_faces, settings)
-    trainer = drain(preparing, [])
+    trainer = follow(prepare_trainer(model, toy_bases(model), two_people, miniature_faces, settings))
     assert trainer.total == 4
 
 
 def test_people_who_cannot_be_learned_are_refused(
-    two_people: list[Person], miniature_faces: InsightFaceNetwork
+    two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
-    first, second = two_people
-    small = replace(first.portraits[0], picture=first.portraits[0].picture[:64, :64])
-    odd: Portrait = replace(first.portraits[0], picture=first.portraits[0].picture[:60, :60])
-    for people, sentence in (
-        ([], "nobody to learn"),
-        ([Person("ann", [])], "no usable photo"),
-        ([first, Person("PERSON0", second.portraits)], "both called"),
-        ([first, Person("small", [small])], "different sizes"),
-        ([Person("odd", [odd])], "multiple of 8"),
-    ):
+    (first,) = two_people["person0"]
+    small = replace(first, picture=first.picture[:64, :64])
+    odd = replace(first, picture=first.picture[:60, :60])
+    cases: list[tuple[dict[str, list[Portrait]], str]] = [
+        ({}, "nobody to learn"),
+        ({"ann": []}, "no usable photo"),
+        (two_people | {"small": [small]}, "different sizes"),
+        ({"odd": [odd]}, "multiple of 8"),
+    ]
+    for people, sentence in cases:
         with pytest.raises(TrainingError, match=sentence):
             _pool(people, miniature_faces)
+
+
+def test_two_people_of_one_name_are_refused() -> None:
+    with pytest.raises(TrainingError, match="Two people are both called 'ann'"):
+        TrainingTask((PhotoInput("ann", ()), PhotoInput("Ann", ())), TrainingSettings())

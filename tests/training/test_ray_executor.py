@@ -17,7 +17,7 @@ from celeb_basis.errors import HostError, MissingPackageError, NotFiniteError, P
 from celeb_basis.events import Event
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.ray_executor import RayOptions, _Actor, run_on_ray
-from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask
+from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingTask
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -56,11 +56,11 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
             with open(mark, "a") as file:
                 file.write(f"{os.getpid()}\n")
 
-        def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
+        def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:
             import os
             import time
 
-            (name,) = job.names
+            (name,) = task.names
             time.sleep(60 if name == "long" else 0.3)
             if name == "fails":
                 raise PhotoError("The photo is no good: take another one.")
@@ -70,8 +70,8 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
                 os._exit(1)
             if interrupt.is_set():
                 yield Event()
-            contents = tuple(path.read_bytes() for path in job.people[0].photos)
-            return Outcome(job.names, identities=(*contents, str(os.getpid()).encode()), reason="all steps done")
+            contents = tuple(path.read_bytes() for path in task.people[0].photos)
+            return TrainingResult(task.names, identities=(*contents, str(os.getpid()).encode()), reason="all steps done")
 
     return Reporter
 
@@ -142,11 +142,11 @@ def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_state_on_another_machine_is_told_with_its_place(tmp_path: Path, elsewhere: bool) -> None:
     class Failing:
-        def learn(self, job: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, Outcome]:
+        def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:
             yield Event()
             if not interrupt.is_set():
-                raise NotFiniteError(f"The loss became NaN. To go on from there, resume {job.state}.")
-            return Outcome(job.names)
+                raise NotFiniteError(f"The loss became NaN. To go on from there, resume {task.state}.")
+            return TrainingResult(task.names)
 
     job = replace(_job("ann"), state=tmp_path / "ann.safetensors")
     actor = _Actor(Failing)

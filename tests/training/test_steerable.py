@@ -36,7 +36,7 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
         for _ in trainer.run():
             pass
         person = pool.people[0]
-        learned = steerable.held_out_loss(person, trainer.results()[0].coefficients)
+        learned = steerable.held_out_loss(person, trainer.results()["stranger"])
         mean = steerable.held_out_loss(person, [torch.zeros(2, COMPONENTS)])
         generator = torch.Generator().manual_seed(seed)
         random = [
@@ -68,5 +68,5 @@ def test_with_two_text_encoders_coefficients_of_their_own_beat_shared_ones() -> 
             trainer = Trainer(world.model, world.bases, pool, settings)
             for _ in trainer.run():
                 pass
-            of_setting.append(world.held_out_loss(pool.people[0], trainer.results()[0].coefficients))
+            of_setting.append(world.held_out_loss(pool.people[0], trainer.results()["stranger"]))
     assert statistics.mean(losses[False]) < statistics.mean(losses[True])

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from support.drawn_names import CountingHost, PixelFaces
 
-from celeb_basis.events import DrawingNames, Event
+from celeb_basis.events import DrawingNames, Event, follow
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.names.lists import name_list
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.run import Outcome, PhotoInput, TrainingTask, Worker, follow
+from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingSession, TrainingTask
 
 NAMES = tuple(f"first{number} last{number}" for number in range(40))
 SETTINGS = TrainingSettings(mode="direct", start="guess", steps=3, views=2, components=6, early_stop=False)
@@ -28,7 +28,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingTask:
     return TrainingTask((PhotoInput("ada", (path,)),), SETTINGS)
 
 
-def _run(worker: Worker, job: TrainingTask, stop_after: int = 10_000) -> tuple[Outcome, list[Event]]:
+def _run(worker: TrainingSession, job: TrainingTask, stop_after: int = 10_000) -> tuple[TrainingResult, list[Event]]:
     interrupt, events = threading.Event(), list[Event]()
 
     def note(event: Event) -> None:
@@ -41,7 +41,7 @@ def _run(worker: Worker, job: TrainingTask, stop_after: int = 10_000) -> tuple[O
 
 def test_the_celebrities_are_drawn_once_and_a_stop_is_heard(job: TrainingTask) -> None:
     model = CountingHost()
-    worker = Worker(model, name_list(NAMES, "toys"), PixelFaces())
+    worker = TrainingSession(model, name_list(NAMES, "toys"), PixelFaces())
     outcome, _ = _run(worker, job, stop_after=5)
     assert (outcome.reason, outcome.identities) == ("interrupted", ())
     assert len(model.drawn) == 5

@@ -8,10 +8,10 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celeb_basis.errors import (
     CelebBasisError,
@@ -22,11 +22,13 @@ from celeb_basis.errors import (
     error_message,
     is_user_error,
 )
+from celeb_basis.events import Event, follow
 from celeb_basis.files import checked_name, now, write_bytes, write_json
 from celeb_basis.hosts.a1111.app import HostApp, open_loaded_model
 from celeb_basis.identities.identity import Identity
+from celeb_basis.miniature import CELEBRITY_FACES
 from celeb_basis.provenance import marked
-from celeb_basis.training.run import Outcome, PhotoInput, PortraitsFound, TrainingTask
+from celeb_basis.training.run import PhotoInput, PortraitsFound, TrainingResult, TrainingTask
 from celeb_basis.webui.faces import told_download
 from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job, JobQueue
@@ -36,7 +38,6 @@ from celeb_basis.webui.tasks.evaluate import stopped_with
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.events import Event
     from celeb_basis.hosts.a1111.app import HostApp
     from celeb_basis.identities.library import Library
     from celeb_basis.names.lists import NameList
@@ -94,13 +95,12 @@ def _draw(job: Job, host: HostApp, trainer: Trainer) -> None:
         people = trainer.results()
     except TrainingError:  # somebody has not been in a step yet
         return
-    for person in people:
+    for name, coefficients in people.items():
         if job.interrupt.is_set():
             return
-        job.say(f"Drawing a preview of {person.name}")
-        word = f"<{person.name}>"
-        pairs = zip(trainer.bases, person.coefficients, strict=True)
-        vectors = [basis.expand(coefficients) for basis, coefficients in pairs]
+        job.say(f"Drawing a preview of {name}")
+        word = f"<{name}>"
+        vectors = [basis.expand(one) for basis, one in zip(trainer.bases, coefficients, strict=True)]
         request = GenerationRequest(
             _PROMPT.format(word), placeholder_tokens={word: vectors}, seed=0, steps=_STEPS, width=side, height=side
         )
@@ -247,10 +247,13 @@ class LearningJobs:
             faces = self._faces.network(told_download(job))
             work = TrainingTask(people, settings, consent=kept.consent, state=self._state(job))
 
-            def begin(model: DiffusionModel) -> Iterator[Event]:
-                from celeb_basis.training.run import Worker
+            def begin(model: DiffusionModel) -> Generator[Event, None, TrainingResult]:
+                from celeb_basis.training.run import TrainingSession
 
-                return Worker(model, self._names(), faces, watch=self._watch(job)).learn(work, job.interrupt)
+                session = TrainingSession(
+                    model, self._names(), faces, known_faces=[CELEBRITY_FACES], on_step=self._watch(job)
+                )
+                return session.learn(work, job.interrupt)
 
             self._follow(job, begin)
         except StoppedError as error:  # while the face models were downloaded
@@ -262,11 +265,11 @@ class LearningJobs:
     def _go_on(self, job: Job) -> None:
         kept = self._kept[job.id]
 
-        def begin(model: DiffusionModel) -> Iterator[Event]:
-            from celeb_basis.training.run import Worker
+        def begin(model: DiffusionModel) -> Generator[Event, None, TrainingResult]:
+            from celeb_basis.training.run import TrainingSession
 
-            worker = Worker(model, self._names(), None, watch=self._watch(job))
-            return worker.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
+            session = TrainingSession(model, self._names(), None, on_step=self._watch(job))
+            return session.resume(self._state(job), {}, job.interrupt, consent=kept.consent)
 
         self._follow(job, begin)
 
@@ -274,7 +277,9 @@ class LearningJobs:
         kept = self._kept[job.id]
         return previews(job, self._host, kept.preview_every, kept.previews)
 
-    def _follow(self, job: Job, begin: Callable[[DiffusionModel], Any]) -> None:
+    def _follow(
+        self, job: Job, begin: Callable[[DiffusionModel], Generator[Event, None, TrainingResult]]
+    ) -> None:
         """Run to the end with the host's queue held, and take over what came of it."""
         job.say("Waiting for the WebUI to finish what it does", step=0, total=0)
         stopped_by = ""
@@ -285,19 +290,16 @@ class LearningJobs:
                 if isinstance(model, contextlib.AbstractContextManager):
                     leaving.enter_context(model)
                 key = self._host.model_key()
-                running = begin(model)
-                try:
-                    while True:
-                        event = next(running)
-                        self._take(job, event)
-                        if not stopped_by and not job.interrupt.is_set():
-                            stopped_by = self._reason_to_stop(key)
-                        if stopped_by:
-                            job.interrupt.set()
-                except StopIteration as done:
-                    outcome: Outcome = done.value
-                finally:
-                    running.close()
+
+                def on_event(event: Event) -> None:
+                    nonlocal stopped_by
+                    self._take(job, event)
+                    if not stopped_by and not job.interrupt.is_set():
+                        stopped_by = self._reason_to_stop(key)
+                    if stopped_by:
+                        job.interrupt.set()
+
+                outcome = follow(begin(model), on_event)
         except StoppedError as error:
             self._interrupted(job, str(error))
             return
@@ -315,10 +317,10 @@ class LearningJobs:
     def _take(self, job: Job, event: Event) -> None:
         job.take(event)
         if isinstance(event, PortraitsFound):
-            found = [(person, one) for person in event.people for one in person.portraits]
+            found = [one for portraits in event.portraits.values() for one in portraits]
             job.say(
                 "Preparing the views",
-                warnings=tuple(f"{one.source}: {text}" for _, one in found for text in one.warnings),
+                warnings=tuple(f"{one.source}: {text}" for one in found for text in one.warnings),
             )
         self._host.report(job.host_progress())
 
@@ -352,7 +354,7 @@ class LearningJobs:
         self._drop_photos(job)
         job.resumable = True
 
-    def _add(self, job: Job, outcome: Outcome) -> None:
+    def _add(self, job: Job, outcome: TrainingResult) -> None:
         from celeb_basis.identities.identity import identity_from_bytes
 
         kept, library = self._kept[job.id], self._library()
