@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.a1111.modules import host_module
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -102,14 +102,14 @@ class A1111App:
 
     def model_key(self) -> object | None:
         """The identity of the loaded model object; it is not kept."""
-        model = program_module("sd_models").model_data.sd_model
+        model = host_module("sd_models").model_data.sd_model
         return None if model is None else (id(model), getattr(model, "sd_model_hash", ""))
 
     @contextlib.contextmanager
     def write_lock(self, task: str | None) -> Iterator[None]:
         """The host's queue lock, and its state while a task is under way."""
-        progress, shared = program_module("progress"), program_module("shared")
-        queue_lock = program_module("call_queue").queue_lock
+        progress, shared = host_module("progress"), host_module("shared")
+        queue_lock = host_module("call_queue").queue_lock
         if task is None:
             with queue_lock:
                 yield
@@ -129,7 +129,7 @@ class A1111App:
 
     def stop_reason(self) -> str:
         """Interrupt, Skip, and Reload UI, before which the host interrupts all that is under way."""
-        state = program_module("shared").state
+        state = host_module("shared").state
         if not (state.interrupted or state.skipped or getattr(state, "stopping_generation", False)):
             return ""
         return INTERRUPTED if time.monotonic() - self._reloaded > RELOAD else RELOADED
@@ -140,15 +140,15 @@ class A1111App:
 
     def stop_generation(self) -> None:
         """As the host's own button does."""
-        program_module("shared").state.interrupted = True
+        host_module("shared").state.interrupted = True
 
     def sampling_step(self) -> int:
         """The host's own count."""
-        return int(program_module("shared").state.sampling_step or 0)
+        return int(host_module("shared").state.sampling_step or 0)
 
     def report(self, progress: HostProgress) -> None:
         """Progress in steps, as the host's own trainer gives it."""
-        state = program_module("shared").state
+        state = host_module("shared").state
         state.job_count = max(progress.total, 1)
         state.job_no = progress.step
         loss = "" if progress.average_loss is None else f" Loss: {progress.average_loss:.4f}"
@@ -156,7 +156,7 @@ class A1111App:
 
     def embedding_names(self) -> frozenset[str]:
         """What the host's database holds, fitting the checkpoint or not."""
-        database = getattr(program_module("sd_hijack").model_hijack, "embedding_db", None)
+        database = getattr(host_module("sd_hijack").model_hijack, "embedding_db", None)
         if database is None:
             return frozenset()
         known = (*database.word_embeddings, *database.skipped_embeddings)
@@ -164,7 +164,7 @@ class A1111App:
 
     def embeddings_folder(self) -> Path:
         """``--embeddings-dir``."""
-        return Path(program_module("shared_cmd_options").cmd_opts.embeddings_dir)
+        return Path(host_module("shared_cmd_options").cmd_opts.embeddings_dir)
 
     def checkpoint(self) -> Checkpoint | None:
         """As the words in prompts see it."""
@@ -177,11 +177,6 @@ class A1111App:
         from celeb_basis.hosts.a1111.prompts import LoadedCheckpoint
 
         return LoadedCheckpoint()
-
-
-def program_module(name: str) -> Any:
-    """The host's ``modules.<name>``, which is there only inside a running WebUI."""
-    return importlib.import_module(f"modules.{name}")
 
 
 def open_loaded_model(program: HostApp) -> DiffusionModel:

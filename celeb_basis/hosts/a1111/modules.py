@@ -1,4 +1,7 @@
-"""The one door to the WebUI's own modules, which are called ``modules.*`` and are there only inside a running WebUI."""
+"""Access to the WebUI's own modules (``modules.*``), which exist only inside a running WebUI.
+
+No other module of the package imports them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,16 @@ from typing import Any, Literal
 from celeb_basis.errors import HostError
 
 HostModule = Literal[
+    "call_queue",
     "devices",
     "extra_networks",
     "lowvram",
+    "paths",
+    "paths_internal",
     "processing",
+    "progress",
     "prompt_parser",
+    "script_callbacks",
     "scripts",
     "sd_hijack",
     "sd_hijack_clip",
@@ -23,15 +31,24 @@ HostModule = Literal[
     "sd_models",
     "sd_unet",
     "shared",
+    "shared_cmd_options",
     "textual_inversion.textual_inversion",
+    "ui_extra_networks",
 ]
-"""The host's modules that this adapter uses; nothing else of it is touched."""
+"""The WebUI's modules that this package uses. It touches nothing else of the WebUI."""
 
 
 def host_module(name: HostModule) -> Any:
-    """The host's ``modules.<name>``.
+    """Import ``modules.<name>`` of the WebUI or fork that is running.
 
-    Raises: :class:`HostError` outside a WebUI.
+    Args:
+        name: The module's name inside the package ``modules``.
+
+    Returns:
+        The imported module. It is the host's own, so a change to its attributes changes the host.
+
+    Raises:
+        HostError: Outside a WebUI, or in one without this module.
     """
     try:
         return importlib.import_module(f"modules.{name}")
