@@ -38,7 +38,7 @@ def main() -> None:
     crowd = _PROMPT.format(*(f"<{name}>" for name in wanted))
     prompt = _PROMPT.format(f"<{wanted[0]}>", "dog", "man")
     plain = _PROMPT.format("cat", "dog", "man")
-    checkpoint = tokens_host.LoadedCheckpoint()()
+    checkpoint = tokens_host.CheckpointTracker()()
     assert checkpoint is not None
     (person,) = add_people(options.data / "one", ("one",), checkpoint)
     folder = options.data / "people"

@@ -80,7 +80,7 @@ def make_learner(options: argparse.Namespace) -> Trainer:
 
     from celeb_basis.basis import build_bases
     from celeb_basis.diffusion_model import LatentDistribution
-    from celeb_basis.hosts.a1111 import A1111Host
+    from celeb_basis.hosts.a1111.host import A1111Host
     from celeb_basis.names.lists import shipped_names
     from celeb_basis.settings import TrainingSettings
     from celeb_basis.training.dataset import PersonViews, ViewPool

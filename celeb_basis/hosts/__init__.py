@@ -1,3 +1,4 @@
-"""Hosts: what runs the diffusion model. ``base`` is the interface; every other module here knows one host's internals."""
+"""What runs the diffusion model: diffusers, AUTOMATIC1111's WebUI, and its forks.
 
-from __future__ import annotations
+Each host implements :class:`celeb_basis.diffusion_model.DiffusionModel`; the package of a host holds all that is known of it.
+"""

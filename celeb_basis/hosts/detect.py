@@ -1,4 +1,4 @@
-"""Which program the extension runs in: told by its folders, of which nothing is imported."""
+"""Which program the extension runs in, recognized by its folders. Nothing of the program is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from celeb_basis.hosts.a1111.app import Adapter
 
-# What only this program has in its folder, and the class of its adapter. Looked at in this order.
+# What only this program has in its folder, and the class of its adapter. Checked in this order.
 _FORKS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("modules_forge", "backend/diffusion_engine"), "celeb_basis.hosts.forge.app:Forge"),
     (("modules_forge", "ldm_patched"), "celeb_basis.hosts.reforge.app:ReForge"),
@@ -20,19 +20,19 @@ _OTHERWISE = "celeb_basis.hosts.a1111.app:Automatic1111"
 
 
 def adapter() -> Adapter:
-    """The adapter for the program around us; AUTOMATIC1111's where there is none, or one that is not known."""
+    """The adapter for the running program; AUTOMATIC1111's where there is none, or one that is not known."""
     return adapter_for(program_folder())
 
 
 def adapter_for(folder: Path | None) -> Adapter:
     """The adapter for the program in ``folder``."""
-    module, _, kind = _place(folder).partition(":")
+    module, _, kind = _adapter_class(folder).partition(":")
     made: Adapter = getattr(importlib.import_module(module), kind)()
     return made
 
 
 def program_folder() -> Path | None:
-    """The folder of the program around us: the one that its package ``modules`` lies in."""
+    """The folder of the running program: the one that its package ``modules`` lies in."""
     try:
         found = importlib.util.find_spec("modules")
     except (ImportError, ValueError):
@@ -41,7 +41,7 @@ def program_folder() -> Path | None:
     return Path(places[0]).parent if places else None
 
 
-def _place(folder: Path | None) -> str:
+def _adapter_class(folder: Path | None) -> str:
     if folder is not None:
         for marks, place in _FORKS:
             if all((folder / mark).exists() for mark in marks):

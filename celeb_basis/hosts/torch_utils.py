@@ -1,43 +1,50 @@
-"""What torch can and cannot do on a device, whichever version of it a program brings."""
+"""What every host needs of torch: frozen weights, precision, inference tensors, memory layout, and memory statistics.
+
+Programs bring different versions of torch (2.1 and later); what differs between them is dealt with here.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
 from celeb_basis.errors import HostError
 
-if TYPE_CHECKING:
-    import torch
+# The names of a UNet's parts in the original code and in diffusers.
+_PARTS = (("input_blocks", "middle_block", "output_blocks"), ("down_blocks", "mid_block", "up_blocks"))
+_RESNETS = frozenset({"ResBlock", "ResnetBlock2D"})
+_DOWN = frozenset({"Downsample", "Downsample2D"})
+_UP = frozenset({"Upsample", "Upsample2D"})
 
 
 def numbered(device: torch.device) -> torch.device:
-    """``device`` with the number of the graphics card that it means; programs often say ``cuda`` alone.
+    """The device with the number of the graphics card that it means; programs often say ``cuda`` alone.
 
     Some of torch's functions ask for the number, and devices with and without it are not equal.
     """
-    import torch
-
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast switched off on ``device``."""
-    import torch
-
+    """Autocast disabled on ``device``."""
     try:
         return torch.autocast(device.type, enabled=False)
-    except RuntimeError:  # torch knows no autocast for such a device, as 2.1 for Apple's: then it is not on
+    except RuntimeError:  # torch has no autocast for such a device, as 2.1 for Apple's: then it is not on
         return nullcontext()
 
 
 def check_autocast(device: torch.device, dtype: torch.dtype) -> None:
-    """Raise :class:`HostError` if torch cannot compute in ``dtype`` with weights of float32 on ``device``."""
-    import torch
+    """Check that torch can compute in ``dtype`` with weights of float32.
 
+    Raises:
+        HostError: If it cannot on this device.
+    """
     try:
         torch.autocast(device.type, dtype=dtype)
     except RuntimeError as error:
@@ -48,17 +55,13 @@ def check_autocast(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def torch_attention_keeps_scores(device: torch.device) -> bool:
-    """Whether torch's own attention keeps its scores for the backward pass: it has another way on graphics cards only."""
+    """Whether torch's own attention keeps its scores for the backward pass: it need not on graphics cards only."""
     return device.type in ("cpu", "mps")
-
-
-# FOLDED: Frozen weights in the right precision for a while, and everything as it was afterwards; for every torch
-# FOLDED: model.
 
 
 @contextmanager
 def frozen(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """No parameter asks for gradients, every module is in evaluation mode."""
+    """No parameter requires gradients and every module is in evaluation mode; afterwards everything is as before."""
     modules = list(modules)
     parameters = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     modes = [(part, part.training) for module in modules for part in module.modules()]
@@ -77,7 +80,7 @@ def frozen(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def upcast(modules: Iterable[torch.nn.Module], dtype: torch.dtype) -> Iterator[None]:
-    """Hold half-precision weights in the wider ``dtype``. Rounding back on leaving is exact."""
+    """Hold narrower weights in the wider ``dtype`` inside the context. Rounding back on leaving is exact."""
     narrower = [
         (tensor, tensor.dtype)
         for module in modules
@@ -93,62 +96,15 @@ def upcast(modules: Iterable[torch.nn.Module], dtype: torch.dtype) -> Iterator[N
             tensor.data = tensor.data.to(before)
 
 
-# FOLDED: Ordinary tensors in the place of those that were made in torch's inference mode, in which some hosts load
-# FOLDED: and draw.
-
-
-def made_in_inference_mode(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """Parameters and buffers that no gradient may pass: what holds each, under which name, and the tensor.
-
-    They may be exchanged while this goes on.
-    """
-    for part in (part for module in modules for part in module.modules()):
-        for held in (part._parameters, part._buffers):
-            for name, tensor in held.items():
-                if tensor is not None and tensor.is_inference():
-                    yield held, name, tensor
-
-
-def of_the_kind(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """``values``, as a parameter if ``tensor`` is one."""
-    import torch
-
-    return torch.nn.Parameter(values, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else values
-
-
-def clone_inference_tensors(modules: Iterable[torch.nn.Module]) -> None:
-    """What was made in inference mode is exchanged for ordinary copies, one after the other.
-
-    The values are the same; a tensor that several modules share stays shared.
-    """
-    import torch
-
-    made: dict[int, torch.Tensor] = {}
-    with torch.inference_mode(False), torch.no_grad():
-        for held, name, tensor in made_in_inference_mode(modules):
-            if id(tensor) not in made:
-                made[id(tensor)] = of_the_kind(tensor, tensor.clone())
-            held[name] = made[id(tensor)]
-
-
-@contextmanager
-def ordinary_tensors() -> Iterator[None]:
-    """What is read and kept meanwhile is for other uses than drawing as well."""
-    import torch
-
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-# FOLDED: Convolutions' weights in the order in which the CPU computes with them, for a while.
-
-
 class ChannelsLast:
     """Holds the weights of 2D convolutions in torch's ``channels_last`` order: the same numbers, other strides.
 
-    A denoiser's attention hands its convolutions pictures in this order; torch's CPU convolutions then bring the whole
+    A denoiser's attention hands its convolutions images in this order; torch's CPU convolutions then bring the whole
     weight into it too, at every call, forward and backward. For full-size Stable Diffusion 1.5 at 256x256 that is a
     fifth of a training step. Weights are exchanged one after the other: there is never a second copy of the model.
+
+    Args:
+        modules: The modules whose convolutions are exchanged.
     """
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
@@ -157,24 +113,18 @@ class ChannelsLast:
 
     def enable(self) -> None:
         """Exchange what is not in this order yet."""
-        import torch
-
         for weight in self._weights():
             self._exchanged.append(weight)
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     def restore(self) -> None:
-        """Every exchanged weight's strides as they were."""
-        import torch
-
+        """Give every exchanged weight its former strides."""
         while self._exchanged:
             weight = self._exchanged.pop()
             # Not contiguous(): where both orders are the same bytes, it would leave the other strides.
             weight.data = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device).copy_(weight.data)
 
     def _weights(self) -> list[torch.Tensor]:
-        import torch
-
         found = {
             id(part.weight): part.weight
             for module in self._modules
@@ -185,23 +135,67 @@ class ChannelsLast:
         return [weight for key, weight in found.items() if key not in exchanged]
 
 
-# FOLDED: What an adapter tells of memory: its denoiser's blocks, its weights, and what is free on its device.
+# Some hosts load weights and generate in torch's inference mode. No gradient may pass the tensors made there.
 
-# The original code and diffusers, which name the same parts differently.
-_WAYS = (("input_blocks", "middle_block", "output_blocks"), ("down_blocks", "mid_block", "up_blocks"))
-_RESNETS = frozenset({"ResBlock", "ResnetBlock2D"})
-_DOWN = frozenset({"Downsample", "Downsample2D"})
-_UP = frozenset({"Upsample", "Upsample2D"})
+
+def inference_tensors(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Parameters and buffers that were made in inference mode.
+
+    Yields:
+        The dictionary that holds a tensor, its name there, and the tensor. It may be exchanged at once.
+    """
+    for part in (part for module in modules for part in module.modules()):
+        for owner in (part._parameters, part._buffers):
+            for name, tensor in owner.items():
+                if tensor is not None and tensor.is_inference():
+                    yield owner, name, tensor
+
+
+def like_tensor(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values``, as a parameter if ``tensor`` is one."""
+    return torch.nn.Parameter(values, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else values
+
+
+def normal_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` itself, or a normal tensor over the same memory if it was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    with leave_inference_mode():
+        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def clone_inference_tensors(modules: Iterable[torch.nn.Module]) -> None:
+    """Exchange what was made in inference mode for normal copies, one after the other.
+
+    The values are the same; a tensor that several modules share stays shared.
+    """
+    made: dict[int, torch.Tensor] = {}
+    with leave_inference_mode():
+        for owner, name, tensor in inference_tensors(modules):
+            if id(tensor) not in made:
+                made[id(tensor)] = like_tensor(tensor, tensor.clone())
+            owner[name] = made[id(tensor)]
+
+
+@contextmanager
+def leave_inference_mode() -> Iterator[None]:
+    """Without gradients, but outside of inference mode: what is made inside is kept for other uses than generation."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def memory_stats(
     unet: Any, modules: Iterable[torch.nn.Module], device: torch.device, *, vae_scale_factor: int, keeps_scores: bool
 ) -> MemoryStats:
-    """IndexedIdentity of a UNet of the original code or of diffusers.
+    """What is known of a model's memory.
 
-    Parameters: ``modules`` are what learning computes with (denoiser and text encoders); ``vae_scale_factor`` is the side in
-    pixels of what one place of a latent stands for; ``keeps_scores`` says whether attention keeps its scores for the
-    backward pass.
+    Args:
+        unet: A UNet of the original code or of diffusers.
+        modules: What training computes with: denoiser and text encoders.
+        device: The device on which it is trained.
+        vae_scale_factor: Pixels along a side of an image for each place of its latent.
+        keeps_scores: Whether attention keeps its scores for the backward pass.
     """
     held = elsewhere = 0
     for module in modules:
@@ -214,13 +208,13 @@ def memory_stats(
 
 def denoiser_blocks(unet: Any) -> tuple[DenoiserBlock, ...]:
     """The UNet's residual and transformer blocks in the order in which they compute."""
-    names = next(names for names in _WAYS if hasattr(unet, names[0]))
+    names = next(names for names in _PARTS if hasattr(unet, names[0]))
     blocks = []
     scale = 1
     for part in (part for name in names for part in getattr(unet, name).modules()):
         kind = {cls.__name__ for cls in type(part).__mro__}
         if kind & _RESNETS:
-            # ``channels`` is ldm's name for what comes in.
+            # ``channels`` is ldm's name for the channels of the input.
             before = getattr(part, "in_channels", None) or part.channels
             blocks.append(DenoiserBlock("resnet", scale, int(before), int(part.out_channels)))
         elif "BasicTransformerBlock" in kind:
@@ -234,11 +228,9 @@ def denoiser_blocks(unet: Any) -> tuple[DenoiserBlock, ...]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that could still be taken on ``device``; ``None`` where nobody can tell."""
-    import torch
-
+    """Bytes that could still be taken on ``device``; ``None`` where that is unknown."""
     if device.type == "cuda":
-        device = numbered(device)  # else torch 2.1 would not tell
+        device = numbered(device)  # torch 2.1 needs the number
         free, _ = torch.cuda.mem_get_info(device)
         # What torch holds in reserve is free for torch.
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -255,15 +247,9 @@ def free_memory(device: torch.device) -> int | None:
     return int(psutil.virtual_memory().available)
 
 
-# FOLDED: The random state of the whole process, which belongs to the host's user.
-
-
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Python's, NumPy's and torch's random generators go on afterwards as if nothing had been drawn."""
-    import numpy as np
-    import torch
-
+    """Preserve the random state of Python, NumPy and torch, which belongs to the host's user."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if used else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 
 from celeb_basis.hosts.a1111.prompts import EngineView
 from celeb_basis.hosts.detect import adapter, adapter_for
-from celeb_basis.hosts.forge.gradients import NormalWeights, ordinary, right_backward
+from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
 from celeb_basis.hosts.forge.host import ForgeHost
-from celeb_basis.hosts.forge.model import casting
+from celeb_basis.hosts.forge.model_patches import NormalWeights, casting, gradients_through
+from celeb_basis.hosts.torch_utils import normal_tensor
 
 
 def test_the_program_is_told_by_its_folder(tmp_path: Path) -> None:
@@ -64,12 +64,12 @@ def test_gradients_pass_weights_of_inference_mode(loaded: torch.nn.Module) -> No
     torch.testing.assert_close(found, expected)
 
 
-def test_ordinary_tensors_stay_themselves() -> None:
+def test_normal_tensors_stay_themselves() -> None:
     plain = torch.randn(3)
-    assert ordinary(plain) is plain
+    assert normal_tensor(plain) is plain
     with torch.inference_mode():
         part = torch.randn(4, 6)[1:, ::2]
-        alias = ordinary(part)
+        alias = normal_tensor(part)
     assert not alias.is_inference()
     assert torch.equal(alias, part)
     assert alias.data_ptr() == part.data_ptr()
@@ -96,14 +96,14 @@ def test_blocks_that_change_their_input_have_the_right_gradient(
     checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear)
-    monkeypatch.setattr("celeb_basis.hosts.forge.gradients.backend_module", lambda _name: kinds)
+    monkeypatch.setattr("celeb_basis.hosts.forge.model_patches.forge_module", lambda _name: kinds)
     torch.manual_seed(0)
     block = Block()
     x = torch.randn(2, 8, requires_grad=True)
     (expected,) = torch.autograd.grad(block(x * 2, in_place=False).square().sum(), x)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(block(x * 2).square().sum(), x)
-    with right_backward(block, checkpointing=checkpointing):
+    with gradients_through(block, checkpointing=checkpointing):
         (found,) = torch.autograd.grad(block(x * 2).square().sum(), x)
     torch.testing.assert_close(found, expected)
     assert "forward" not in vars(block)
@@ -161,15 +161,17 @@ def model(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch
 
     model = Model()
     modules = {
-        "memory_management": types.SimpleNamespace(get_torch_device=lambda: torch.device("cpu"), load_models_gpu=load),
-        "nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
-        "text_processing.classic_engine": types.SimpleNamespace(ClassicTextProcessingEngine=int),
+        "backend.memory_management": types.SimpleNamespace(
+            get_torch_device=lambda: torch.device("cpu"), load_models_gpu=load
+        ),
+        "backend.nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
+        "backend.text_processing.classic_engine": types.SimpleNamespace(ClassicTextProcessingEngine=int),
     }
-    for place in ("host", "gradients", "model"):
-        monkeypatch.setattr(f"celeb_basis.hosts.forge.{place}.backend_module", modules.__getitem__)
-    monkeypatch.setattr(ForgeHost, "internals", replace(ForgeHost.internals, loaded_model=lambda: model))
+    for place in ("host", "model_patches", "checkpoint"):
+        monkeypatch.setattr(f"celeb_basis.hosts.forge.{place}.forge_module", modules.__getitem__)
+    monkeypatch.setattr(ForgeCheckpoint, "live_model", lambda: model)
     found = object.__new__(ForgeHost)
-    found._learning, found._file = None, "a-model"
+    found._training, found._file = None, "a-model"
     return found
 
 
@@ -186,11 +188,11 @@ def test_layers_on_the_cpu_for_want_of_room_go_on_casting_after_learning(
 
 def test_layers_cast_while_learning_but_for_previews(model: ForgeHost, half_held: Block) -> None:
     with model.prepare_for_training("fp32"):
-        assert model._learning is not None
+        assert model._training is not None
         assert half_held.parameters_manual_cast is True
-        model._learning.suspend()
+        model._training.suspend()
         assert half_held.parameters_manual_cast is False
-        model._learning.resume(model._model)
+        model._training.resume(model._checkpoint)
         assert half_held.parameters_manual_cast is True
     assert half_held.parameters_manual_cast is False
 

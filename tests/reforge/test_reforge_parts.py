@@ -13,8 +13,8 @@ from support.forks import stand_in
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.detect import adapter_for
-from celeb_basis.hosts.reforge import model as reforge
-from celeb_basis.hosts.reforge.host import keep_on_device
+from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint
+from celeb_basis.hosts.reforge.host import move_to_device
 from celeb_basis.hosts.torch_utils import clone_inference_tensors
 
 
@@ -72,7 +72,7 @@ def test_reforge_and_sdnext_are_told_by_their_folders(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_settings")
 @pytest.mark.parametrize(("kind", "prediction"), [(EPS, "epsilon"), (V_PREDICTION, "v_prediction")])
 def test_the_schedule_is_read_from_sigmas(kind: type, prediction: str, alphas: torch.Tensor) -> None:
-    schedule = reforge.noise_schedule(model_with(kind, alphas))
+    schedule = ReForgeCheckpoint(model_with(kind, alphas)).schedule
     assert schedule.prediction == prediction
     torch.testing.assert_close(schedule.alphas_cumprod, alphas)
 
@@ -80,7 +80,7 @@ def test_the_schedule_is_read_from_sigmas(kind: type, prediction: str, alphas: t
 @pytest.mark.usefixtures("_settings")
 def test_a_checkpoint_that_predicts_something_else_is_refused_in_words(alphas: torch.Tensor) -> None:
     with pytest.raises(HostError, match=r"a-model predicts neither noise nor velocity: choose"):
-        reforge.noise_schedule(model_with(EDM, alphas))
+        _ = ReForgeCheckpoint(model_with(EDM, alphas)).schedule
 
 
 def test_weights_made_in_inference_mode_let_gradients_pass_afterwards() -> None:
@@ -110,5 +110,5 @@ def test_a_checkpoint_without_room_on_the_device_is_refused_in_words(monkeypatch
     unet, text = types.SimpleNamespace(model=part), types.SimpleNamespace(model=whole)
     originals = types.SimpleNamespace(unet=unet, clip=types.SimpleNamespace(patcher=text))
     with pytest.raises(HostError, match="room for a part of the checkpoint only: close"):
-        keep_on_device(types.SimpleNamespace(forge_objects_original=originals))
+        move_to_device(ReForgeCheckpoint(types.SimpleNamespace(forge_objects_original=originals)))
     assert loaded == [unet, text]

@@ -14,9 +14,8 @@ from support.models import make_host
 from support.webui_people import add_people
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.sdnext import SDNextHost
-from celeb_basis.hosts.sdnext.app import LoadedInSDNext, SDNextTokens, token_of
-from celeb_basis.hosts.sdnext.host import put_token
+from celeb_basis.hosts.sdnext.host import SDNextHost
+from celeb_basis.hosts.sdnext.prompts import SDNextTokens, SDNextTracker, add_token, token_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.prompts.registry import Registry
 
@@ -94,7 +93,7 @@ def test_another_checkpoint_meanwhile_is_told_in_words(modules: Any) -> None:
 
 def test_a_lora_in_the_weights_is_told_in_words(modules: Any) -> None:
     modules["lora__lora_common"].previously_loaded_networks = ["a LoRA"]
-    with pytest.raises(HostError, match="draw one picture without any, then learn"):
+    with pytest.raises(HostError, match="generate one image without any, then learn"):
         SDNextHost()
 
 
@@ -106,23 +105,23 @@ def test_no_checkpoint_is_told_in_words(modules: Any) -> None:
 
 def test_a_model_of_another_kind_is_told_in_words(modules: Any) -> None:
     modules["modeldata"].model_data.sd_model = type("FluxPipeline", (), {"transformer": 1})()
-    with pytest.raises(HostError, match="no Stable Diffusion 1, 2 or XL"):
+    with pytest.raises(HostError, match="not a Stable Diffusion 1, 2 or XL"):
         SDNextHost()
-    loaded = LoadedInSDNext()()
+    loaded = SDNextTracker()()
     assert loaded is not None
-    with pytest.raises(HostError, match="no text encoder of CLIP's"):
+    with pytest.raises(HostError, match="no CLIP text encoder"):
         loaded.encoders()
 
 
 @pytest.mark.usefixtures("modules")
 def test_vectors_of_another_width_are_refused_in_words() -> None:
     with pytest.raises(HostError, match="No text encoder of the loaded checkpoint takes vectors of 5 numbers"):
-        put_token("somebody", [torch.zeros(2, 5)])
+        add_token("somebody", [torch.zeros(2, 5)])
 
 
 @pytest.fixture
 def ada(modules: Any, tmp_path: Path) -> Identity:  # noqa: ARG001
-    checkpoint = LoadedInSDNext()()
+    checkpoint = SDNextTracker()()
     assert checkpoint is not None
     (identity,) = add_people(tmp_path, ["ada"], checkpoint)
     return identity
@@ -130,7 +129,7 @@ def ada(modules: Any, tmp_path: Path) -> Identity:  # noqa: ARG001
 
 @pytest.fixture
 def tokens(ada: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ARG001
-    monkeypatch.setattr("celeb_basis.hosts.sdnext.app.put_token", lambda *_: None)
+    monkeypatch.setattr("celeb_basis.hosts.sdnext.prompts.add_token", lambda *_: None)
     installed = SDNextTokens(Registry(tmp_path))
     installed.install()
     yield installed

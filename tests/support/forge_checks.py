@@ -18,8 +18,8 @@ from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.forge import ForgeHost
-from celeb_basis.hosts.forge.model import loaded_model, text_engines, text_part, unet_of
+from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+from celeb_basis.hosts.forge.host import ForgeHost
 
 PlaceholderTokens = dict[str, list[torch.Tensor]]
 
@@ -35,7 +35,7 @@ def registered(words: PlaceholderTokens) -> Iterator[None]:
     """The same vectors in Forge's own database, under a rare word."""
     from backend.text_processing.textual_inversion import Embedding  # type: ignore[import-not-found]
 
-    engines = text_engines(loaded_model())
+    engines = ForgeCheckpoint.current().text_encoders
     vec = {engine.embedding_key: one for engine, one in zip(engines, words["<v>"], strict=True)}
     embedding = Embedding(vec if len(vec) > 1 else words["<v>"][0], RARE)
     embedding.vectors, embedding.shape = len(words["<v>"][0]), sum(one.shape[1] for one in words["<v>"])
@@ -53,7 +53,7 @@ def forge_conditioning(prompts: list[str], side: int) -> dict[str, torch.Tensor]
 
     with torch.inference_mode():
         batch = prompt_parser.SdConditioning(prompts, width=side, height=side)
-        found = loaded_model().get_learned_conditioning(batch)
+        found = ForgeCheckpoint.current().model.get_learned_conditioning(batch)
     found = found if isinstance(found, dict) else {"crossattn": found}
     return {name: tensor.clone() for name, tensor in found.items()}
 
@@ -71,7 +71,8 @@ def gradient(host: ForgeHost, words: PlaceholderTokens) -> torch.Tensor:
 
 
 def identities() -> list[int]:
-    modules = (unet_of(loaded_model()), text_part(loaded_model()))
+    checkpoint = ForgeCheckpoint.current()
+    modules = (checkpoint.unet, checkpoint.text_model)
     return [id(tensor) for part in modules for tensor in (*part.parameters(), *part.buffers())]
 
 
@@ -88,7 +89,7 @@ def check_words_are_bit_for_bit_forges_embeddings(_data: Path) -> None:
             ours = host.encode_prompts([prompt.format(*["<v>"] * 9)], words)
             assert torch.equal(ours.crossattn, by_forge["crossattn"]), prompt
             assert ours.vector is None or torch.equal(ours.vector, by_forge["vector"]), prompt
-        assert not any(engine.embeddings.word_embeddings for engine in text_engines(loaded_model()))
+        assert not any(engine.embeddings.word_embeddings for engine in ForgeCheckpoint.current().text_encoders)
 
 
 def check_a_word_goes_with_its_sentence_into_the_next_chunk(_data: Path) -> None:
@@ -123,7 +124,7 @@ def check_learning_computes_what_drawing_computes(_data: Path) -> None:
         given["y"] = torch.cat([outside.vector[:, :pooled], sizes], dim=1)
     with torch.inference_mode():
         # Forge's own way: noise levels instead of timesteps, and what is predicted turned into the picture that it means.
-        unet = loaded_model().forge_objects.unet.model
+        unet = ForgeCheckpoint.current().model.forge_objects.unet.model
         denoised = unet.apply_model(latents / rates.sqrt(), sigmas.flatten(), c_crossattn=outside.crossattn, **given)
     if host.schedule.prediction == "epsilon":
         ours = latents / rates.sqrt() - sigmas * predicted
@@ -179,10 +180,10 @@ def check_every_weight_is_forges_own_again(_data: Path) -> None:
     before = identities()
     with host.prepare_for_training("bf16", checkpointing=True):
         gradient(host, some_words(host))
-        assert not any(weight.is_inference() for weight in unet_of(loaded_model()).parameters())
+        assert not any(weight.is_inference() for weight in ForgeCheckpoint.current().unet.parameters())
     assert identities() == before
-    assert all(weight.is_inference() for weight in unet_of(loaded_model()).parameters())
-    assert not any("forward" in vars(part) for part in unet_of(loaded_model()).modules())
+    assert all(weight.is_inference() for weight in ForgeCheckpoint.current().unet.parameters())
+    assert not any("forward" in vars(part) for part in ForgeCheckpoint.current().unet.modules())
 
 
 def check_a_preview_while_learning(_data: Path) -> None:
@@ -206,7 +207,7 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
     from modules import processing, sd_models, shared  # type: ignore[import-not-found]
     from modules_forge import main_entry  # type: ignore[import-not-found]
 
-    host, model = ForgeHost(), loaded_model()
+    host, model = ForgeHost(), ForgeCheckpoint.current().model
     first = data / "models" / "Stable-diffusion" / f"{host.info.name}.safetensors"
     for suffix in (".safetensors", ".yaml"):
         first.with_name(f"other{suffix}").write_bytes(first.with_suffix(suffix).read_bytes())
@@ -218,12 +219,12 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
         with host.prepare_for_training("fp32"):
             main_entry.checkpoint_change("other.safetensors", save=False)
             assert len(list(host.generate(request))) == 1
-            assert loaded_model() is model
+            assert ForgeCheckpoint.current().model is model
         p = processing.StableDiffusionProcessingTxt2Img(
             prompt="a tree", steps=1, width=64, height=64, do_not_save_samples=True, sampler_name="Euler"
         )
         processing.process_images(p)
-        assert loaded_model().sd_checkpoint_info.name_for_extra == "other"
+        assert ForgeCheckpoint.current().model.sd_checkpoint_info.name_for_extra == "other"
         refused(f"Forge has switched from {host.info.name} to other", lambda: host.encode_prompts(["a"], {}))
     finally:
         main_entry.checkpoint_change(first.name, save=False)
@@ -234,7 +235,7 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
 def check_a_lora_of_the_last_prompt_is_not_learned_with(_data: Path) -> None:
     from backend import memory_management  # type: ignore[import-not-found]
 
-    host, model = ForgeHost(), loaded_model()
+    host, model = ForgeHost(), ForgeCheckpoint.current().model
     words = some_words(host)
     plain = host.predict(*noisy(), host.encode_prompts(["<v>", "a"], words))
     key = next(name for name, weight in model.forge_objects.unet.model.named_parameters() if weight.ndim == 4)
@@ -260,7 +261,7 @@ def check_weights_of_8_bits_let_gradients_through(_data: Path) -> None:
         shared.opts.set("forge_unet_storage_dtype", "float8-e4m3fn")
         main_entry.refresh_model_loading_parameters()
         sd_models.forge_model_reload()
-        assert unet_of(loaded_model()).storage_dtype == torch.float8_e4m3fn
+        assert ForgeCheckpoint.current().unet.storage_dtype == torch.float8_e4m3fn
         host = ForgeHost()
         assert host.dtype == torch.float32, "what is computed in"
         with host.prepare_for_training("fp32"):
@@ -274,16 +275,16 @@ def check_weights_of_8_bits_let_gradients_through(_data: Path) -> None:
 
 
 def check_quantized_weights_are_refused(_data: Path) -> None:
-    unet = unet_of(loaded_model())
+    unet = ForgeCheckpoint.current().unet
     before, unet.storage_dtype = unet.storage_dtype, "nf4"
     try:
-        refused(f"{loaded_model().sd_checkpoint_info.name_for_extra} is held in nf4", ForgeHost)
+        refused(f"{ForgeCheckpoint.current().model.sd_checkpoint_info.name_for_extra} is held in nf4", ForgeHost)
     finally:
         unet.storage_dtype = before
 
 
 def check_latents_are_forges(_data: Path) -> None:
-    host, model = ForgeHost(), loaded_model()
+    host, model = ForgeHost(), ForgeCheckpoint.current().model
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ours = host.encode_images(pictures)
     torch.manual_seed(5)

@@ -32,7 +32,7 @@ def start(data: Path) -> Any:
         from modules_forge.main_entry import refresh_model_loading_parameters  # type: ignore[import-not-found]
 
         refresh_model_loading_parameters()
-        from celeb_basis.hosts.forge.model import load_chosen, loaded_model
+        from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint, load_selected_checkpoint
 
-        load_chosen()
-        return loaded_model()
+        load_selected_checkpoint()
+        return ForgeCheckpoint.current().model

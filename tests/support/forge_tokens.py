@@ -20,9 +20,10 @@ from support.reporting import failures
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.hosts.a1111 import prompts as tokens_host
 from celeb_basis.hosts.detect import adapter
-from celeb_basis.hosts.forge import ForgeHost
-from celeb_basis.hosts.forge.app import Forge, ForgeTokens
-from celeb_basis.hosts.forge.model import loaded_model, text_engines, token_embedding
+from celeb_basis.hosts.forge.app import Forge
+from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+from celeb_basis.hosts.forge.host import ForgeHost
+from celeb_basis.hosts.forge.prompts import ForgeTokens
 from celeb_basis.identities.identity import load_identity
 from celeb_basis.prompts.registry import Registry
 
@@ -51,7 +52,7 @@ def conditioning(text: str, negative: bool) -> list[Any]:
     """What Forge makes of a prompt, of all its steps and parts."""
     from modules import extra_networks, prompt_parser  # type: ignore[import-not-found]
 
-    model = loaded_model()
+    model = ForgeCheckpoint.current().model
     if negative:
         batch = prompt_parser.SdConditioning([text], is_negative_prompt=True)
         return [
@@ -79,7 +80,7 @@ def check_every_syntax(data: Path) -> None:
     (vectors,) = load_identity(data / "people" / "ada.safetensors").token_vectors()
     by_hand = Embedding(vectors, RARE)
     by_hand.vectors, by_hand.shape = vectors.shape
-    (engine,) = text_engines(loaded_model())
+    (engine,) = ForgeCheckpoint.current().text_encoders
     engine.embeddings.register_embedding(by_hand)
     expected = {
         (typed, negative): conditioning(written, negative)
@@ -91,7 +92,7 @@ def check_every_syntax(data: Path) -> None:
     engine.embeddings.register_embedding_by_name(None, RARE)
     for (typed, negative), found in expected.items():
         assert not alike(conditioning(typed, negative), found), f"{typed!r} is the same without tokens"
-    with tokens_host.tokens_of(data / "people", ForgeTokens):
+    with tokens_host.installed_for(data / "people", ForgeTokens):
         for (typed, negative), found in expected.items():
             assert alike(conditioning(typed, negative), found), (typed, negative)
         nobody = conditioning("a <bob>, <unknown:1>", True)
@@ -100,11 +101,15 @@ def check_every_syntax(data: Path) -> None:
 
 def check_the_files_vectors_reach_the_text_encoder(data: Path) -> None:
     (vectors,) = load_identity(data / "people" / "ada.safetensors").token_vectors()
-    (engine,) = text_engines(loaded_model())
+    (engine,) = ForgeCheckpoint.current().text_encoders
     seen: list[torch.Tensor] = []
-    hook = token_embedding(engine).register_forward_hook(lambda _part, _given, made: seen.append(made.clone()))
+    hook = (
+        ForgeCheckpoint.current()
+        .token_embedding(engine)
+        .register_forward_hook(lambda _part, _given, made: seen.append(made.clone()))
+    )
     try:
-        with tokens_host.tokens_of(data / "people", ForgeTokens), torch.inference_mode():
+        with tokens_host.installed_for(data / "people", ForgeTokens), torch.inference_mode():
             engine(["a photo of <ada>, smiling"])
     finally:
         hook.remove()
@@ -121,7 +126,7 @@ def check_a_person_learned_anew_is_not_taken_from_the_cache(data: Path) -> None:
     def remembered() -> Any:
         return p.cached_params(["a <ada> and <bob>"], STEPS, {}, None, shared.opts.use_old_scheduling)
 
-    with tokens_host.tokens_of(people, ForgeTokens):
+    with tokens_host.installed_for(people, ForgeTokens):
         first = remembered()
         assert remembered() == first
         shutil.copy(data / "eve.safetensors", people / "ada.safetensors")
@@ -132,7 +137,7 @@ def check_a_person_learned_anew_is_not_taken_from_the_cache(data: Path) -> None:
 
 
 def check_what_is_read_while_drawing_is_ordinary(data: Path) -> None:
-    with torch.inference_mode(), tokens_host.tokens_of(data / "people", ForgeTokens) as tokens:
+    with torch.inference_mode(), tokens_host.installed_for(data / "people", ForgeTokens) as tokens:
         (person,) = tokens.mentioned("<ada>")
     assert person.identity is not None
     assert not any(vectors.is_inference() for vectors in person.identity.token_vectors())
@@ -166,9 +171,9 @@ def write_for_others(data: Path) -> None:
     model = ForgeHost()
     words = {"<ada>": list(load_identity(data / "people" / "ada.safetensors").token_vectors())}
     encoded = {str(number): model.encode_prompts([prompt], words).crossattn for number, prompt in enumerate(PLAIN)}
-    with tokens_host.tokens_of(data / "people", ForgeTokens):
+    with tokens_host.installed_for(data / "people", ForgeTokens):
         for number, prompt in enumerate(PLAIN):
-            typed = loaded_model().get_learned_conditioning(prompt_parser.SdConditioning([prompt]))
+            typed = ForgeCheckpoint.current().model.get_learned_conditioning(prompt_parser.SdConditioning([prompt]))
             assert torch.equal(typed, encoded[str(number)]), prompt
     save_file({name: tensor.contiguous() for name, tensor in encoded.items()}, data / "encoded.safetensors")
     (picture,) = model.generate(GenerationRequest(placeholder_tokens=words, **REQUEST))  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
     import torch
 
     from celeb_basis.hosts.diffusers import load_host
-    from celeb_basis.hosts.reforge import ReForgeHost
+    from celeb_basis.hosts.reforge.host import ReForgeHost
 
     ours, other = ReForgeHost(), load_host(checkpoint)
     picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -82,7 +82,7 @@ def left_as_it_was(model: Any, words: Any) -> dict[str, Any]:
     import torch
 
     from celeb_basis.diffusion_model import GenerationRequest
-    from celeb_basis.hosts.reforge import ReForgeHost
+    from celeb_basis.hosts.reforge.host import ReForgeHost
 
     def state() -> tuple[Any, ...]:
         weights = [one.detach().clone() for one in model.parameters()]
@@ -112,7 +112,7 @@ def with_a_lora(model: Any, words: Any) -> dict[str, Any]:
     import torch
     from ldm_patched.modules import model_management  # type: ignore[import-not-found]
 
-    from celeb_basis.hosts.reforge import ReForgeHost
+    from celeb_basis.hosts.reforge.host import ReForgeHost
 
     host, name = ReForgeHost(), "diffusion_model.middle_block.1.proj_out.weight"
     with host.prepare_for_training("fp32"):
@@ -144,9 +144,9 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
     """What prompts with ``<ada>`` become, beside prompts with the vectors put in by hand."""
     import torch
 
-    from celeb_basis.hosts.a1111.prompts import tokens_of
-    from celeb_basis.hosts.reforge import ReForgeHost
-    from celeb_basis.hosts.reforge.app import ReForgeTokens
+    from celeb_basis.hosts.a1111.prompts import installed_for
+    from celeb_basis.hosts.reforge.host import ReForgeHost
+    from celeb_basis.hosts.reforge.prompts import ReForgeTokens
 
     host, words = ReForgeHost(), {"<ada>": identity.token_vectors()}
     cases = {
@@ -156,7 +156,7 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
         "brackets": ("a (<ada>:1.2) [<ada>]", "a (<ada>:1.2) [<ada>]"),
     }
     told = {}
-    with torch.no_grad(), tokens_of(folder, ReForgeTokens) as tokens:
+    with torch.no_grad(), installed_for(folder, ReForgeTokens) as tokens:
         found = tokens.mentioned(PROMPT)
         told["vectors"] = all(
             torch.equal(a, b) for a, b in zip(found[0].identity.token_vectors(), identity.token_vectors(), strict=True)
@@ -186,9 +186,9 @@ def main() -> None:
     from support.webui_people import add_people
 
     from celeb_basis.hosts.detect import adapter
-    from celeb_basis.hosts.reforge.app import LoadedInReForge
+    from celeb_basis.hosts.reforge.prompts import ReForgeTracker
 
-    checkpoint = LoadedInReForge()()
+    checkpoint = ReForgeTracker()()
     assert checkpoint is not None
     people = data / "celeb-basis" / "people"
     (identity,) = add_people(people, ["ada"], checkpoint)

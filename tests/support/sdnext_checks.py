@@ -44,7 +44,7 @@ def compared(words: Any) -> dict[str, Any]:
     import torch
 
     from celeb_basis.hosts.diffusers import load_host
-    from celeb_basis.hosts.sdnext import SDNextHost
+    from celeb_basis.hosts.sdnext.host import SDNextHost
     from celeb_basis.miniature import shipped_model
 
     ours, other = SDNextHost(), load_host(Path(str(shipped_model())))
@@ -67,7 +67,7 @@ def offloaded(pipeline: Any, words: Any) -> dict[str, Any]:
     """Learning while SD.Next moves modules to the device and away by hooks, as it does where memory is short."""
     from modules import sd_models, shared
 
-    from celeb_basis.hosts.sdnext import SDNextHost
+    from celeb_basis.hosts.sdnext.host import SDNextHost
 
     def hooked() -> list[bool]:
         parts = (pipeline.unet, pipeline.text_encoder, pipeline.vae)
@@ -103,8 +103,8 @@ def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
     from modules import processing_args, shared  # type: ignore[import-not-found]
 
     from celeb_basis.exports.textual_inversion import export_identity
-    from celeb_basis.hosts.sdnext import SDNextHost
-    from celeb_basis.hosts.sdnext.app import SDNextTokens, token_of
+    from celeb_basis.hosts.sdnext.host import SDNextHost
+    from celeb_basis.hosts.sdnext.prompts import SDNextTokens, token_of
     from celeb_basis.prompts.registry import Registry
 
     rows_before = pipeline.text_encoder.get_input_embeddings().weight.shape[0]
@@ -167,9 +167,9 @@ def main() -> None:
     from support.webui_people import add_people
 
     from celeb_basis.hosts.detect import adapter
-    from celeb_basis.hosts.sdnext.app import LoadedInSDNext
+    from celeb_basis.hosts.sdnext.prompts import SDNextTracker
 
-    checkpoint = LoadedInSDNext()()
+    checkpoint = SDNextTracker()()
     assert checkpoint is not None
     people = data / "celeb-basis" / "people"
     (identity,) = add_people(people, ["ada"], checkpoint)

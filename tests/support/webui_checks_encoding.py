@@ -11,8 +11,8 @@ import torch
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import A1111Host
-from celeb_basis.hosts.a1111.model import loaded_model
+from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
+from celeb_basis.hosts.a1111.host import A1111Host
 
 RARE = "xqzwv"
 """A word that no embedding has; the host tokenizes it the same with spaces around it, wherever it stands."""
@@ -51,10 +51,10 @@ class registered:  # noqa: N801 - used as a function
         del host
 
     def __enter__(self) -> None:
-        self._database.register_embedding(self._embedding, loaded_model())
+        self._database.register_embedding(self._embedding, A1111Checkpoint.current().model)
 
     def __exit__(self, *_: object) -> None:
-        self._database.register_embedding_by_name(None, loaded_model(), RARE)
+        self._database.register_embedding_by_name(None, A1111Checkpoint.current().model, RARE)
         self._database.word_embeddings.pop(RARE, None)
 
 
@@ -63,7 +63,7 @@ def host_conditioning(prompts: list[str], width: int, height: int) -> dict[str, 
 
     with torch.no_grad(), devices.autocast():
         batch = prompt_parser.SdConditioning(prompts, width=width, height=height)
-        found = loaded_model().get_learned_conditioning(batch)
+        found = A1111Checkpoint.current().model.get_learned_conditioning(batch)
     return found if isinstance(found, dict) else {"crossattn": found}
 
 
@@ -122,17 +122,17 @@ def check_a_word_goes_with_its_sentence_into_the_next_chunk(_data: Path) -> None
 
 def check_nothing_stays_of_a_word(_data: Path) -> None:
     host = A1111Host()
-    before = fingerprint(loaded_model())
+    before = fingerprint(A1111Checkpoint.current().model)
     alone = host_conditioning(["a <v> person"], 64, 64)["crossattn"]
     with torch.no_grad():
         host.encode_prompts(["a <v> person"], some_words(host))
     assert torch.equal(host_conditioning(["a <v> person"], 64, 64)["crossattn"], alone)
-    assert_as_before(before, loaded_model())
+    assert_as_before(before, A1111Checkpoint.current().model)
 
 
 def check_the_text_encoders_are_the_hosts(_data: Path) -> None:
     host = A1111Host()
-    model = loaded_model()
+    model = A1111Checkpoint.current().model
     text = "Ada Lovelace, a photo"
     names = {"sd1": ["clip_l"], "sd2": ["clip_h"], "sdxl": ["clip_l", "clip_g"]}[host.info.family]
     assert [encoder.name for encoder in host.text_encoders] == names
@@ -150,7 +150,7 @@ def check_the_loss_is_the_hosts(_data: Path) -> None:
     """SD1 and SD2: the host's own ``p_losses``. SDXL has none: sgm's denoiser, which works with sigmas."""
     from celeb_basis.method import diffusion_loss
 
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     generator = torch.Generator().manual_seed(3)
     clean, noise = torch.randn(2, 2, 4, 16, 16, generator=generator)
     timesteps = torch.tensor([37, 801])
@@ -174,7 +174,7 @@ def check_the_loss_is_the_hosts(_data: Path) -> None:
 
 
 def check_latents_are_the_hosts(_data: Path) -> None:
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = fingerprint(model)
     ours = host.encode_images(pictures)
@@ -193,17 +193,17 @@ def check_pictures_are_the_hosts(data: Path) -> None:
 
     host = A1111Host()
     words = some_words(host)
-    before = fingerprint(loaded_model())
+    before = fingerprint(A1111Checkpoint.current().model)
     request = GenerationRequest(
         "a <v>, (in a hat:1.2)", "<v> blurred", placeholder_tokens=words, count=2, seed=7, steps=3, width=64, height=64
     )
     first, second = host.generate(request)
-    assert_as_before(before, loaded_model())
+    assert_as_before(before, A1111Checkpoint.current().model)
     again = next(iter(host.generate(request)))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != second.tobytes()
     # the same prompts to the letter: the host remembers conditionings by their text
-    other = replace(request, words=some_words(host, seed=9))
+    other = replace(request, placeholder_tokens=some_words(host, seed=9))
     assert next(iter(host.generate(other))).tobytes() != first.tobytes()
     with registered(host, words["<v>"]):
         p = processing.StableDiffusionProcessingTxt2Img(

@@ -17,8 +17,8 @@ from support.webui_state import assert_as_before, fingerprint
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111 import A1111Host
-from celeb_basis.hosts.a1111.model import loaded_model, text_part, unet_of
+from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
+from celeb_basis.hosts.a1111.host import A1111Host
 from celeb_basis.method import diffusion_loss
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.settings import TrainingSettings
@@ -49,7 +49,7 @@ def gradients(host: A1111Host, words: dict[str, list[torch.Tensor]], **options: 
 
 
 def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     before = fingerprint(model)
     for settings in (
         {},
@@ -69,7 +69,7 @@ def check_learning_runs_and_leaves_nothing(_data: Path) -> None:
 
 
 def check_inside_all_is_frozen_and_evaluating(_data: Path) -> None:
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     with host.prepare_for_training("fp32"):
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(part.training for part in model.modules())
@@ -78,7 +78,7 @@ def check_inside_all_is_frozen_and_evaluating(_data: Path) -> None:
 
 
 def check_interrupting_leaves_nothing(_data: Path) -> None:
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     before = fingerprint(model)
     learning = trainer(host, steps=50)
     interrupt = threading.Event()
@@ -95,12 +95,12 @@ def check_interrupting_leaves_nothing(_data: Path) -> None:
 
 def check_failing_leaves_nothing(_data: Path) -> None:
     """An error in the forward pass, in the backward pass, and out of memory while weights are being changed."""
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     before = fingerprint(model)
     for kind in (RuntimeError, torch.cuda.OutOfMemoryError, KeyboardInterrupt):
         for backward in (False, True):
             with contextlib.suppress(kind), host.prepare_for_training("bf16", checkpointing=True):
-                with failing(unet_of(model).middle_block, kind("simulated"), backward):
+                with failing(A1111Checkpoint(model).unet.middle_block, kind("simulated"), backward):
                     gradients(host, some_words(host))
                 raise AssertionError("nothing failed")
             assert_as_before(before, model)
@@ -110,11 +110,11 @@ def check_half_precision_comes_back_bit_for_bit(_data: Path) -> None:
     """A host with half-precision weights, as on a GPU: upcast while learning here, since the CPU has no such layers."""
     from modules import devices
 
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     exact = gradients(host, some_words(host), seed=4)
     model.model.half()
-    text_part(model).half()
-    unet = unet_of(model)
+    A1111Checkpoint(model).text_model.half()
+    unet = A1111Checkpoint(model).unet
     own_dtype = unet.dtype
     unet.dtype = devices.dtype = devices.dtype_unet = devices.dtype_inference = torch.float16
     try:
@@ -134,7 +134,7 @@ def check_half_precision_comes_back_bit_for_bit(_data: Path) -> None:
         unet.dtype = own_dtype
         devices.dtype = devices.dtype_unet = devices.dtype_inference = torch.float32
         model.model.float()
-        text_part(model).float()
+        A1111Checkpoint(model).text_model.float()
 
 
 def check_gradients_are_finite_differences(_data: Path) -> None:
@@ -188,7 +188,7 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
     for checkpointing in (False, True):
         with host.prepare_for_training("fp32", checkpointing=checkpointing):
             conditioning = host.encode_prompts(["a photo of <v> person"], words)
-            with counting_kept(loaded_model().parameters()) as counted:
+            with counting_kept(A1111Checkpoint.current().model.parameters()) as counted:
                 host.predict(torch.zeros(1, 4, SIDE, SIDE), torch.tensor([500]), conditioning)
         kept.append(counted.bytes)
     assert kept[1] < 0.5 * kept[0], kept
@@ -204,7 +204,7 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
 def check_previews_disturb_nothing(data: Path) -> None:
     from modules import shared
 
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     before = fingerprint(model)
     words = some_words(host)
     history = data / "params.txt"
@@ -220,7 +220,7 @@ def check_previews_disturb_nothing(data: Path) -> None:
         finally:
             shared.opts.data["sd_model_checkpoint"] = before["settings"]["sd_model_checkpoint"]
         assert drawn.tobytes() == alone.tobytes()
-        assert loaded_model() is model
+        assert A1111Checkpoint.current().model is model
         assert not any(parameter.requires_grad for parameter in model.parameters())
         for one, other in zip(exact, gradients(host, words), strict=True):
             assert torch.equal(one, other)

@@ -14,8 +14,8 @@ from support.webui_checks_learning import gradients, loss_of, refused
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import A1111Host
-from celeb_basis.hosts.a1111.model import loaded_model, weights_dtype
+from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
+from celeb_basis.hosts.a1111.host import A1111Host
 
 
 def plain_loss(host: A1111Host) -> float:
@@ -32,7 +32,7 @@ def check_a_lora_of_the_last_prompt_is_off_while_learning(data: Path) -> None:
     from modules import extra_networks, processing, script_callbacks
 
     script_callbacks.before_ui_callback()  # when the host's extension for LoRAs signs itself in
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     bare = plain_loss(host)
     write_lora(data / "models" / "Lora" / "tiny.safetensors", model)
     p = processing.StableDiffusionProcessingTxt2Img()
@@ -60,7 +60,7 @@ def check_hypernetworks_tiling_token_merging_and_hypertile_are_off_while_learnin
     from modules import sd_hijack, sd_models, shared
     from modules.hypernetworks.hypernetwork import Hypernetwork
 
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     bare = plain_loss(host)
     torch.manual_seed(0)
     network = Hypernetwork(name="tiny", enable_sizes=[768], layer_structure=[1, 1], weight_init="Normal")
@@ -106,14 +106,14 @@ def check_8_bit_weights_are_learned_through_with_previews(_data: Path) -> None:
 
     hold_in_8_bits("Enable")
     try:
-        host, model = A1111Host(), loaded_model()
-        assert weights_dtype(model).itemsize == 1
+        host, model = A1111Host(), A1111Checkpoint.current().model
+        assert A1111Checkpoint(model).weights_dtype.itemsize == 1
         before = fingerprint(model)
         with host.prepare_for_training("fp32"):
             first = gradients(host, some_words(host))
             assert len(list(host.generate(GenerationRequest("a hat", steps=1, width=64, height=64)))) == 1
-            assert loaded_model() is model
-            assert weights_dtype(model) == torch.float32
+            assert A1111Checkpoint.current().model is model
+            assert A1111Checkpoint(model).weights_dtype == torch.float32
             assert all(map(torch.equal, first, gradients(host, some_words(host))))
         assert_as_before(before, model)
     finally:
@@ -125,19 +125,19 @@ def check_a_switch_in_the_middle_is_told(_data: Path) -> None:
     from modules import sd_models
 
     host = A1111Host()
-    first = loaded_model().sd_checkpoint_info
+    first = A1111Checkpoint.current().model.sd_checkpoint_info
     other = next(info for info in sd_models.checkpoints_list.values() if info.model_name == "sdxl")
     with host.prepare_for_training("bf16"):
         gradients(host, some_words(host))
         sd_models.reload_model_weights(info=other)
-        fresh = fingerprint(loaded_model())
+        fresh = fingerprint(A1111Checkpoint.current().model)
         for use in (
             lambda: gradients(host, some_words(host)),
             lambda: list(host.generate(GenerationRequest("a hat", steps=1, width=64, height=64))),
             lambda: host.text_encoders[0].tokenize(["a"]),
         ):
             refused("The WebUI has switched from sd1 to sdxl:", use)
-    after = fingerprint(loaded_model())
+    after = fingerprint(A1111Checkpoint.current().model)
     assert {key: fresh[key] for key in fresh if key.startswith(("parameter", "buffer", "module"))} == {
         key: after[key] for key in after if key.startswith(("parameter", "buffer", "module"))
     }
@@ -162,10 +162,12 @@ def check_bad_requests_are_told(_data: Path) -> None:
     host = A1111Host()
     words = some_words(host)
     refused("There are no prompts", lambda: host.encode_prompts([], words))
-    refused("A word is empty", lambda: host.encode_prompts(["a"], {"": words["<v>"]}))
-    refused("The word <v> has vectors for 2", lambda: host.encode_prompts(["a"], {"<v>": words["<v>"] * 2}))
+    refused("A placeholder token is empty", lambda: host.encode_prompts(["a"], {"": words["<v>"]}))
+    refused(
+        "The placeholder token <v> has vectors for 2", lambda: host.encode_prompts(["a"], {"<v>": words["<v>"] * 2})
+    )
     wrong = {"<v>": [torch.zeros(2, 5)]}
-    refused("The vectors of the word <v> have the shape (2, 5)", lambda: host.encode_prompts(["a"], wrong))
+    refused("The vectors of the placeholder token <v> have the shape (2, 5)", lambda: host.encode_prompts(["a"], wrong))
     refused("The CPU cannot compute in fp16", lambda: host.prepare_for_training("fp16").__enter__())
     refused("Pictures of the shape (1, 3, 60, 64)", lambda: host.encode_images(torch.zeros(1, 3, 60, 64)))
     refused("There are no pictures", lambda: host.encode_images(torch.zeros(0, 3, 64, 64)))
@@ -177,7 +179,7 @@ def check_bad_requests_are_told(_data: Path) -> None:
 def check_schedule_follows_the_setting(_data: Path) -> None:
     from modules import sd_models, shared
 
-    model = loaded_model()
+    model = A1111Checkpoint.current().model
     plain = A1111Host().schedule
     assert torch.equal(plain.alphas_cumprod, model.alphas_cumprod_original.float().cpu())
     shared.opts.data["sd_noise_schedule"] = "Zero Terminal SNR"
@@ -195,7 +197,7 @@ def check_medvram_holds_all_on_the_device(_data: Path) -> None:
     """Run with ``--medvram``: the host's hooks rest while learning, and move modules again afterwards."""
     from modules import lowvram
 
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     assert model.lowvram
     moved = watch_moves(model)
     before = fingerprint(model)
@@ -219,7 +221,7 @@ def check_medvram_holds_all_on_the_device(_data: Path) -> None:
 
 def check_lowvram_is_refused(_data: Path) -> None:
     """Run with ``--lowvram``."""
-    host, model = A1111Host(), loaded_model()
+    host, model = A1111Host(), A1111Checkpoint.current().model
     before = fingerprint(model)
     refused("The WebUI runs with --lowvram", lambda: host.prepare_for_training("fp32").__enter__())
     assert_as_before(before, model)

@@ -19,7 +19,7 @@ from support.webui_stays import switch_to
 from support.webui_syntax import HIRES, NAMES, SYNTAX, Case, drawn
 
 from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import HostTokens
+from celeb_basis.hosts.a1111.prompts import A1111Tokens
 from celeb_basis.identities.identity import Identity
 
 REFINER = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5}
@@ -47,7 +47,7 @@ def main() -> None:
     sd_models.list_models()
     library, report = options.data / "people", {}
     words: dict[str, str] = {}
-    with contextlib.redirect_stdout(sys.stderr), tokens_host.tokens_of(library) as tokens:
+    with contextlib.redirect_stdout(sys.stderr), tokens_host.installed_for(library) as tokens:
         for name, cases in CASES.items():
             switch_to(name)
             encoders = [part for part in shared.sd_model.modules() if hasattr(part, "tokenize_line")]
@@ -63,7 +63,7 @@ def main() -> None:
 
 def compared(
     name: str,
-    tokens: HostTokens,
+    tokens: A1111Tokens,
     cases: dict[str, Case],
     words: dict[str, str],
     ids: dict[str, int],

@@ -23,7 +23,7 @@ from support.webui_inside import parsed_arguments, start
 from support.webui_people import add_people
 
 from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import LoadedCheckpoint
+from celeb_basis.hosts.a1111.prompts import CheckpointTracker
 from celeb_basis.identities.identity import Identity
 
 NAMES = ("person1", "person10", "Ada Lovelace", "zoë")
@@ -34,7 +34,7 @@ def main() -> None:
     """Print how many prompts were compared, and those that came out otherwise."""
     options = parsed_arguments()
     model = start(options.checkpoint, options.data)
-    checkpoint = LoadedCheckpoint()()
+    checkpoint = CheckpointTracker()()
     assert checkpoint is not None
     library = options.data / f"people-{options.checkpoint}"
     people = add_people(library, NAMES, checkpoint)
@@ -52,7 +52,7 @@ def main() -> None:
     ]
     forget_by_hand(model, words)
     different = []
-    with tokens_host.tokens_of(library):
+    with tokens_host.installed_for(library):
         for number, prompt in enumerate(prompts):
             if fingerprint(conditioning(model, prompt.typed, number)) != expected[number]:
                 different.append(prompt.typed)

@@ -19,7 +19,7 @@ def main() -> None:
     start_with(options.file, options.data)
     from safetensors.torch import load_file, save_file
 
-    from celeb_basis.hosts.a1111 import A1111Host
+    from celeb_basis.hosts.a1111.host import A1111Host
 
     given = load_file(str(options.inputs))
     model = A1111Host()

@@ -19,7 +19,7 @@ from support.webui_people import COMPONENTS, add_people
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
 from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import HostTokens
+from celeb_basis.hosts.a1111.prompts import A1111Tokens
 from celeb_basis.identities.expand import expand_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import shipped_names
@@ -39,7 +39,7 @@ def main() -> None:
     options = parsed_arguments()
     start("sd1", options.data)
     folder = options.data / "people"
-    checkpoint = tokens_host.LoadedCheckpoint()()
+    checkpoint = tokens_host.CheckpointTracker()()
     assert checkpoint is not None
     add_people(folder, ("person1", "person10"), checkpoint)
     before = functions()
@@ -81,7 +81,7 @@ def marks(text: str) -> list[tuple[int, str]]:
     return [(mark.offset, mark.embedding.name) for chunk in chunks for mark in chunk.fixes]
 
 
-def reload_ui(tokens: HostTokens, data: Path) -> dict[str, Any]:
+def reload_ui(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     """The script runs again, the package stays."""
     wrapped, expected = functions(), encoded("a <person1>")
     again = tokens_host.install(Registry(data / "people"))
@@ -92,7 +92,7 @@ def reload_ui(tokens: HostTokens, data: Path) -> dict[str, Any]:
     }
 
 
-def embeddings(_tokens: HostTokens, _data: Path) -> dict[str, Any]:
+def embeddings(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     """The embeddings' folder changes; the refresh button is pressed."""
     from modules import sd_hijack, shared
 
@@ -109,7 +109,7 @@ def embeddings(_tokens: HostTokens, _data: Path) -> dict[str, Any]:
     }
 
 
-def counter(_tokens: HostTokens, _data: Path) -> dict[str, Any]:
+def counter(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     """The page's token counter."""
     from modules import ui
 
@@ -122,7 +122,7 @@ def counter(_tokens: HostTokens, _data: Path) -> dict[str, Any]:
     }
 
 
-def emphasis_settings(_tokens: HostTokens, _data: Path) -> dict[str, Any]:
+def emphasis_settings(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     """Emphasis switched off, and the old implementation of it."""
     from modules import shared
 
@@ -154,7 +154,7 @@ def drawn(prompt: str, **options: Any) -> tuple[bytes, Any]:
     return result.images[0].tobytes(), result
 
 
-def drawing(tokens: HostTokens, _data: Path) -> dict[str, Any]:
+def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     """Whole pictures: styles, a second pass, a negative prompt, the parameters written into the picture."""
     from modules import shared
     from modules.styles import PromptStyle  # type: ignore[import-not-found]
@@ -182,7 +182,7 @@ def drawing(tokens: HostTokens, _data: Path) -> dict[str, Any]:
     }
 
 
-def changed_content(tokens: HostTokens, data: Path) -> dict[str, Any]:
+def changed_content(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     """The same prompt before and after the person is learned anew, with the host's cache of conditionings kept."""
     from modules import processing, shared
 
@@ -208,7 +208,7 @@ def switch_to(name: str) -> None:
     sd_models.reload_model_weights(info=info)
 
 
-def checkpoints(tokens: HostTokens, data: Path) -> dict[str, Any]:
+def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     """To other families and back; a person of the family with vectors of another width is expanded anew."""
     from modules import shared
 

@@ -21,7 +21,7 @@ from support.webui_people import add_people
 from support.webui_prompts import fingerprint, forget_by_hand, rare_words, register_by_hand
 
 from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import LoadedCheckpoint
+from celeb_basis.hosts.a1111.prompts import CheckpointTracker
 
 NAMES = ("person1", "person10")
 PERSON = re.compile(r"@(\d)(?:\{([^}]*)\})?")
@@ -94,7 +94,7 @@ def main() -> None:
         width = model.get_learned_conditioning([""])
         width = width["crossattn"] if isinstance(width, dict) else width
         write_hypernetwork(int(width.shape[-1]))
-        checkpoint = LoadedCheckpoint()()
+        checkpoint = CheckpointTracker()()
         assert checkpoint is not None
         library = options.data / "people"
         people = add_people(library, NAMES, checkpoint)
@@ -107,7 +107,7 @@ def main() -> None:
         applied = drawn(NETWORKS["LoRA"], ["a", "b"]) and loaded_layers()
         forget_by_hand(model, words)
         typed = [f"<{name}>" for name in NAMES]
-        with tokens_host.tokens_of(library):
+        with tokens_host.installed_for(library):
             by_name = {name: drawn(case, typed) for name, case in cases.items()}
         as_text = {name: drawn(case, typed) for name, case in SYNTAX.items()}
     report = {

@@ -14,9 +14,14 @@ from support.forks import stand_in
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.host import Additions, _Learning, checkpointed
-from celeb_basis.hosts.a1111.images import draw_one
-from celeb_basis.hosts.a1111.model import AS_THE_HOST, in_precision, keeps_scores
+from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
+from celeb_basis.hosts.a1111.host import _A1111TrainingMode
+from celeb_basis.hosts.a1111.model_patches import (
+    HOST_CONTEXTS,
+    ModelPatches,
+    gradient_checkpointing,
+    in_precision,
+)
 from celeb_basis.hosts.torch_utils import ChannelsLast
 
 CARD = torch.device("cuda")
@@ -59,13 +64,13 @@ def test_a_preview_finds_the_vae_on_the_device(medvram: bool, monkeypatch: pytes
     model: Any = Model()
     model.lowvram = medvram
     nothing: Any = Nothing()
-    learning = _Learning(weakref.ref(model), nothing, AS_THE_HOST, ChannelsLast([]))
+    mode = _A1111TrainingMode(weakref.ref(model), nothing, HOST_CONTEXTS, ChannelsLast([]))
     for _ in range(2):
-        learning.suspend()
+        mode.suspend()
         assert model.first_stage_model.place == ("cpu" if medvram else "cuda"), "with --medvram the WebUI brings it"
         if medvram:
             model.first_stage_model.place, modules["lowvram"].module_in_gpu = "cuda", model.first_stage_model
-        learning.resume(model)
+        mode.resume(A1111Checkpoint(model))
         assert model.first_stage_model.place == "cpu"
         assert model.model.place == model.cond_stage_model.place == "cuda"
         assert modules["lowvram"].module_in_gpu is None
@@ -98,9 +103,10 @@ def test_8_bit_weights_that_were_widened_do_not_make_the_webui_load_them_anew(mo
             "StableDiffusionProcessingTxt2Img": lambda **_: types.SimpleNamespace(close=lambda: None),
         },
     )
-    with in_precision(model, "fp32"):
+    checkpoint = A1111Checkpoint(model)
+    with in_precision(checkpoint, "fp32"):
         assert model.model.diffusion_model.weight.dtype == torch.float32
-        assert draw_one(GenerationRequest("a hat", steps=1), ("a hat", ""), 0, (64, 64)) is None
+        assert checkpoint.generate_image(GenerationRequest("a hat", steps=1), ("a hat", ""), 0, (64, 64)) is None
     assert loaded_anew == [False]
     assert modules["sd_models"].check_fp8 is check_fp8
 
@@ -111,7 +117,8 @@ def test_a_precision_that_the_device_has_no_autocast_for_is_refused_in_words(mon
 
     stand_in(monkeypatch, devices={"device": torch.device("mps")})
     monkeypatch.setattr(torch, "autocast", refuse)
-    with pytest.raises(HostError, match="set precision to fp32"), in_precision(Model(torch.nn.Linear(2, 2)), "fp16"):
+    checkpoint = A1111Checkpoint(Model(torch.nn.Linear(2, 2)))
+    with pytest.raises(HostError, match="set precision to fp32"), in_precision(checkpoint, "fp16"):
         pass
 
 
@@ -153,8 +160,8 @@ def test_checkpointed_blocks_compute_again_as_they_did(upcast_sampling: bool, mo
     with manual_cast():
         output = block(x).square().sum()
     (expected,) = torch.autograd.grad(output, x)
-    with checkpointed(Model(block), True, AS_THE_HOST.blocks):
-        with AS_THE_HOST.denoiser(), manual_cast():
+    with gradient_checkpointing(A1111Checkpoint(Model(block)), True, HOST_CONTEXTS.blocks):
+        with HOST_CONTEXTS.denoiser(), manual_cast():
             output = block(x).square().sum()
         (found,) = torch.autograd.grad(output, x)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -176,10 +183,10 @@ def test_hypertile_of_the_last_picture_rests_while_learning(monkeypatch: pytest.
     tiled[model.cond_stage_model] = types.SimpleNamespace(enabled=False)
     for part, kept in tiled.items():
         setattr(part, "__webui_hypertile_params", kept)
-    additions = Additions(model)
-    additions.disable()
+    patches = ModelPatches(A1111Checkpoint(model))
+    patches.disable()
     assert [kept.enabled for kept in tiled.values()] == [False] * 3
-    additions.restore()
+    patches.restore()
     assert [kept.enabled for kept in tiled.values()] == [True, True, False]
 
 
@@ -198,6 +205,7 @@ def test_which_attention_keeps_its_scores(
     chosen: str | None, on_a_card: bool, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, sd_hijack={"current_optimizer": types.SimpleNamespace(name=chosen)})
-    assert keeps_scores(CARD) is on_a_card
+    checkpoint = A1111Checkpoint(None)
+    assert checkpoint.keeps_attention_scores(CARD) is on_a_card
     for other in ("cpu", "mps"):
-        assert keeps_scores(torch.device(other)) is elsewhere
+        assert checkpoint.keeps_attention_scores(torch.device(other)) is elsewhere

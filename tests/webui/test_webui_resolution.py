@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.model import own_resolution, resolution_of
+from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 
 
 def _model(
@@ -36,7 +36,7 @@ def _model(
     ],
 )
 def test_families(model: SimpleNamespace, expected: int) -> None:
-    assert resolution_of(model) == expected
+    assert A1111Checkpoint(model).resolution == expected
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,22 @@ def test_families(model: SimpleNamespace, expected: int) -> None:
 def test_a_config_may_say_it(tmp_path: Path, content: str, expected: int) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(content, encoding="utf-8")
-    assert resolution_of(_model(path)) == expected
+    assert A1111Checkpoint(_model(path)).resolution == expected
 
 
 def test_a_config_that_is_gone_says_nothing(tmp_path: Path) -> None:
-    assert resolution_of(_model(tmp_path / "gone.yaml")) == 512
+    assert A1111Checkpoint(_model(tmp_path / "gone.yaml")).resolution == 512
 
 
 def test_only_sd2_is_asked_what_it_predicts() -> None:
     """Models of flow matching, for which reForge has no answer, are described all the same."""
 
-    def unknown() -> bool:
-        raise HostError("It predicts neither noise nor velocity.")
+    class OfFlowMatching(A1111Checkpoint):
+        @property
+        def predicts_velocity(self) -> bool:
+            raise HostError("It predicts neither noise nor velocity.")
 
-    assert own_resolution(None, "sd1", unknown) == 512
-    assert own_resolution(None, "sdxl", unknown) == 1024
+    assert OfFlowMatching(_model()).resolution == 512
+    assert OfFlowMatching(_model(sdxl=True)).resolution == 1024
     with pytest.raises(HostError):
-        own_resolution(None, "sd2", unknown)
+        _ = OfFlowMatching(_model(sd2=True)).resolution

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111 import A1111Host
+from celeb_basis.hosts.a1111.host import A1111Host
 from celeb_basis.hosts.a1111.modules import host_module, lora_module, replaced
 
 

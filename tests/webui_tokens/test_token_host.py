@@ -12,7 +12,7 @@ import pytest
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import LoadedCheckpoint
+from celeb_basis.hosts.a1111.prompts import CheckpointTracker
 from celeb_basis.prompts.registry import Registry
 
 
@@ -90,10 +90,10 @@ def test_installed_once_and_taken_out(modules: dict[str, Any], tmp_path: Path) -
 
 def test_for_a_while(modules: dict[str, Any], tmp_path: Path) -> None:
     before = wrapped(modules)
-    with tokens_host.tokens_of(tmp_path) as tokens:
+    with tokens_host.installed_for(tmp_path) as tokens:
         assert tokens_host.installed() is tokens
     assert wrapped(modules) == before
-    with pytest.raises(ZeroDivisionError), tokens_host.tokens_of(tmp_path):
+    with pytest.raises(ZeroDivisionError), tokens_host.installed_for(tmp_path):
         raise ZeroDivisionError
     assert wrapped(modules) == before
 
@@ -112,7 +112,7 @@ def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) 
     comments: list[str] = []
     processing = Processing()
     processing.comment = comments.append  # type: ignore[attr-defined]
-    with tokens_host.tokens_of(tmp_path):
+    with tokens_host.installed_for(tmp_path):
         assert modules["extra_networks"].parse_prompt("<Ada:0.8> <lora:x:1>")[0] == "(<Ada>:0.8) <lora:x:1>"
         assert modules["extra_networks"].parse_prompt("<lost:1 <ada> b")[0] == "<lost:1 <ada> b"
         schedules = modules["prompt_parser"].get_learned_conditioning_prompt_schedules
@@ -129,7 +129,7 @@ def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) 
 
 
 def test_a_loaded_checkpoint_is_one_until_it_changes(modules: dict[str, Any]) -> None:
-    loaded = LoadedCheckpoint()
+    loaded = CheckpointTracker()
     assert loaded() is None
 
     class Model:

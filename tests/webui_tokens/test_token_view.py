@@ -1,4 +1,4 @@
-"""The host's encoder seen through :class:`EncoderView`, its chunks mended, and its functions wrapped and freed."""
+"""The host's text encoder seen through a view, embedding offsets in its chunks, and wrapped functions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
-from celeb_basis.hosts.a1111.prompts import EncoderView, Patches, PlacedWord, owner_of
-from celeb_basis.hosts.a1111.text import fix_embedding_offsets
+from celeb_basis.hosts.a1111.embedding_injection import fix_embedding_offsets
+from celeb_basis.hosts.a1111.modules import FunctionPatches, owner_of
+from celeb_basis.hosts.a1111.prompts import HijackedEncoderView, TokenWithEmbedding
 
 Mark = namedtuple("Mark", ["offset", "embedding"])
 START, END = 49406, 49407
@@ -37,16 +38,16 @@ class Encoder:
         return [[len(word) for word in text.split()] for text in texts]
 
 
-def view() -> tuple[Encoder, EncoderView]:
+def view() -> tuple[Encoder, HijackedEncoderView]:
     encoder = Encoder()
-    return encoder, EncoderView(encoder, lambda name: ADA if name == "ada" else None)
+    return encoder, HijackedEncoderView(encoder, lambda name: ADA if name == "ada" else None)
 
 
 def test_a_person_is_one_token_between_the_texts_tokens() -> None:
     encoder, seen = view()
     tokens = seen.tokenize(["a <ada>'s hat <bob>", "BREAK", "<ada><ada>", ""])
     assert tokens == [[1, -1, 2, 3, 5], [5], [-1, -1], []]
-    assert isinstance(tokens[0][1], PlacedWord)
+    assert isinstance(tokens[0][1], TokenWithEmbedding)
     assert encoder.texts == [["a ", "'s hat <bob>", "BREAK"]]
     assert seen.placed == {ADA}
 
@@ -109,7 +110,7 @@ def owner() -> Any:
 def test_a_wrapper_is_put_in_found_and_taken_out() -> None:
     module = place()
     original, mine = module.double, owner()
-    patches = Patches(mine)
+    patches = FunctionPatches(mine)
     patches.wrap(module, "double", lambda double, number: double(number) + 1)
     assert module.double(3) == 7
     assert owner_of(module, "double") is mine
@@ -121,7 +122,7 @@ def test_a_wrapper_is_put_in_found_and_taken_out() -> None:
 
 def test_under_somebody_elses_wrapper_it_is_found_and_passes_through() -> None:
     module, mine = place(), owner()
-    patches = Patches(mine)
+    patches = FunctionPatches(mine)
     patches.wrap(module, "double", lambda double, number: double(number) + 1)
     ours = module.double
 

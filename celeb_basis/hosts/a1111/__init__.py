@@ -1,7 +1,4 @@
-"""The adapter for AUTOMATIC1111's WebUI: learning and drawing through the checkpoint that it has loaded."""
+"""AUTOMATIC1111's WebUI: training and generating images through the checkpoint that it has loaded.
 
-from __future__ import annotations
-
-from celeb_basis.hosts.a1111.host import A1111Host
-
-__all__ = ["A1111Host"]
+``host`` holds the model, ``app`` the program around it, and ``prompts`` the names in its prompts. Its forks build on these.
+"""

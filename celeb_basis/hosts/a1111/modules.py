@@ -5,9 +5,10 @@ No other module of the package imports them.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ def host_module(name: HostModule) -> Any:
 
 
 def lora_module() -> Any | None:
-    """The module ``networks`` of the host's built-in Lora extension, or ``None`` if it is switched off."""
+    """The module ``networks`` of the WebUI's built-in Lora extension, or ``None`` if it is disabled."""
     module = sys.modules.get("networks")
     needed = ("loaded_networks", "network_apply_weights")
     return module if all(hasattr(module, name) for name in needed) else None
@@ -68,7 +69,12 @@ def lora_module() -> Any | None:
 
 @contextmanager
 def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Attributes of a host's object with other values for a while; what was not the object's own is taken away again."""
+    """Give attributes of a host's object other values inside the context.
+
+    Args:
+        owner: The object, class or module.
+        values: The attributes. Those that are not the object's own are removed again afterwards.
+    """
     own = vars(owner)
     before = {name: own[name] for name in values if name in own}
     try:
@@ -85,7 +91,7 @@ def replaced(owner: Any, **values: Any) -> Iterator[None]:
 
 @contextmanager
 def replaced_options(**values: Any) -> Iterator[None]:
-    """Settings with other values for a while, without the callbacks that a user's change would run."""
+    """Give settings other values inside the context, without the callbacks that a user's change would run."""
     data = host_module("shared").opts.data
     before = {name: data[name] for name in values if name in data}
     try:
@@ -95,3 +101,52 @@ def replaced_options(**values: Any) -> Iterator[None]:
         for name in values:
             data.pop(name, None)
         data.update(before)
+
+
+_MARK = "celeb_basis_patches"
+
+
+class FunctionPatches:
+    """Wrappers around functions of the host's modules and classes, which can be undone and are never put in twice.
+
+    Where another extension has wrapped the wrapper in the meantime, it cannot be removed; it then only passes calls through.
+
+    Args:
+        owner: The object that the patches belong to; :func:`owner_of` finds it again.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self._active = False
+        self._wrapped: list[tuple[Any, str, Any, Any]] = []
+
+    def wrap(self, place: Any, name: str, around: Callable[..., Any]) -> None:
+        """Put ``around(original, *args, **kwargs)`` in place of the function ``name`` of a module or class."""
+        original = vars(place)[name]
+
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return around(original, *args, **kwargs) if self._active else original(*args, **kwargs)
+
+        setattr(wrapper, _MARK, self._owner)
+        setattr(place, name, wrapper)
+        self._wrapped.append((place, name, original, wrapper))
+        self._active = True
+
+    def undo(self) -> None:
+        """Put the originals back. A second call does nothing."""
+        self._active = False
+        for place, name, original, wrapper in reversed(self._wrapped):
+            if vars(place).get(name) is wrapper:
+                setattr(place, name, original)
+        self._wrapped.clear()
+
+
+def owner_of(place: Any, name: str) -> Any | None:
+    """The owner of the :class:`FunctionPatches` around the function ``name`` of ``place``, under other wrappers too."""
+    function = vars(place).get(name)
+    while function is not None:
+        if (owner := vars(function).get(_MARK)) is not None and vars(owner).get("installed"):
+            return owner
+        function = getattr(function, "__wrapped__", None)
+    return None

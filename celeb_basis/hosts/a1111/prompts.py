@@ -1,51 +1,332 @@
-"""The tokens in the WebUI: which of the host's functions are wrapped, and what is done around each.
+"""``<name>`` in the WebUI's prompts: which of its functions are wrapped, and what is done around each.
 
-Nothing is put into the host's embedding database, so nothing that clears it (a checkpoint switch, a changed embeddings
-folder, the refresh button, Reload UI) takes a person away, and a long list of people slows none of the host's own search.
+Nothing is put into the host's embedding database. So nothing that clears it (a checkpoint switch, a changed embeddings
+folder, the refresh button, Reload UI) removes an identity, and a long list of identities slows none of the host's own search.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.model import checkpoint_name, family_of, resolution_of, text_embedders, token_embedding
-from celeb_basis.hosts.a1111.modules import host_module
-from celeb_basis.hosts.a1111.text import A1111TextEncoder, fix_embedding_offsets
+from celeb_basis.hosts.a1111.app import Tokens
+from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
+from celeb_basis.hosts.a1111.embedding_injection import fix_embedding_offsets
+from celeb_basis.hosts.a1111.family import FamilyTextEncoder, LoadedCheckpoint
+from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
 
-# FOLDED: The host's text encoder as its own ``tokenize_line`` is shown it: with people's names tokenized as one
-# FOLDED: word each.
-# FOLDED:
-# FOLDED: The host's code stays in charge of emphasis, chunks and counts. It asks its encoder for a text's tokens
-# FOLDED: and its embedding
-# FOLDED: database for what stands at a token; both questions are answered here where they concern a person, and by
-# FOLDED: the host elsewhere.
+_log = logging.getLogger(__name__)
+
+Place = tuple[Any, str, Callable[..., Any]]
+"""A module or class of the host, the name of a function there, and what is put around it."""
 
 
-class PlacedWord(int):
-    """A person's place in a list of token ids. Equal to no id of any vocabulary; never reaches the text encoder."""
+class A1111Tokens(Tokens):
+    """The identities of one registry as placeholder tokens in the host's prompts, while they are installed.
+
+    A fork has a subclass that overrides the methods below :meth:`mentioned` where it differs.
+
+    Args:
+        registry: Finds the identities.
+    """
+
+    supported = "AUTOMATIC1111's WebUI 1.10"
+    """The program that has all the functions that are needed."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.installed = False
+        self._tracker = self.checkpoint_tracker()
+        self._patches = FunctionPatches(self)
+        self._embeddings: weakref.WeakKeyDictionary[Identity, Any] = weakref.WeakKeyDictionary()
+
+    @property
+    def checkpoint(self) -> Callable[[], Checkpoint | None]:
+        """Returns the loaded checkpoint's text encoders, without loading one."""
+        return self._tracker
+
+    def install(self) -> None:
+        """Wrap the host's functions. Nothing happens if the tokens are installed.
+
+        Raises:
+            HostError: In a host that lacks one of the functions. It then stays as it was.
+        """
+        if self.installed:
+            return
+        self.installed = True
+        for place, name, around in self.places():
+            if name not in vars(place):
+                self.uninstall()
+                raise HostError(f"This WebUI has no {name}, which names in prompts need: use {self.supported}.")
+            self._patches.wrap(place, name, around)
+
+    def uninstall(self) -> None:
+        """Put the host back as it was. A second call does nothing."""
+        self._patches.undo()
+        self.installed = False
+
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
+        """The identities named in ``prompts``, as they are on the loaded checkpoint."""
+        return self.registry.mentioned(prompts, self.checkpoint())
+
+    @classmethod
+    def tokenizing_class(cls) -> Any:
+        """The class that all text encoders inherit ``tokenize_line`` from; its name changed with the host's versions."""
+        wrapper = host_module("sd_hijack_clip").FrozenCLIPEmbedderWithCustomWordsBase
+        return next(kind for kind in wrapper.__mro__ if "tokenize_line" in vars(kind))
+
+    def checkpoint_tracker(self) -> CheckpointTracker:
+        """The tracker for this host."""
+        return CheckpointTracker()
+
+    def places(self) -> list[Place]:
+        """The functions of the host that are wrapped."""
+        return [
+            (self.tokenizing_class(), "tokenize_line", self._tokenize_line),
+            # The setting "use old emphasis implementation" goes another way.
+            (host_module("sd_hijack_clip_old"), "process_text_old", self._process_text_old),
+            *self.prompt_places(),
+        ]
+
+    def prompt_places(self) -> list[Place]:
+        """Those that read prompts before any text encoder does, and remember the result."""
+        return [
+            (host_module("extra_networks"), "parse_prompt", self._parse_prompt),
+            (host_module("prompt_parser"), "get_learned_conditioning_prompt_schedules", self._schedules),
+            (host_module("processing").StableDiffusionProcessing, "cached_params", self._cached_params),
+        ]
+
+    def view_of(self, encoder: Any, find: Callable[[str], Any]) -> TextEncoderView:
+        """What the host's ``tokenize_line`` gets in place of ``encoder``.
+
+        Args:
+            encoder: The host's wrapper of a text encoder.
+            find: Returns the host's embedding for what stands between angle brackets, or ``None``.
+        """
+        return HijackedEncoderView(encoder, find)
+
+    def make_embedding(self, identity: Identity, path: Path) -> Any:
+        """The host's own kind of embedding. Its hash goes into the image's parameters, as any embedding's does."""
+        device = host_module("devices").device
+        vectors = dict(zip(identity.encoders, (one.to(device) for one in identity.token_vectors()), strict=True))
+        # SDXL's text encoders look for theirs by name, the one text encoder of the others takes what there is.
+        vec = vectors if len(vectors) > 1 else next(iter(vectors.values()))
+        embedding = host_module("textual_inversion.textual_inversion").Embedding(vec, f"<{identity.name}>")
+        embedding.vectors = identity.positions
+        embedding.shape = sum(array.shape[-1] for array in identity.vectors)
+        embedding.filename = str(path)
+        embedding.set_hash(identity.content_hash)
+        return embedding
+
+    def has_emphasis(self) -> bool:
+        """Whether the host reads ``(word:0.8)`` as an emphasis."""
+        opts = host_module("shared").opts
+        return opts.emphasis != "None" and not opts.use_old_emphasis_implementation
+
+    def comments(self) -> list[str]:
+        """The host's list of sentences that it shows below the next image."""
+        comments: list[str] = host_module("sd_hijack").model_hijack.comments
+        return comments
+
+    def _tokenize_line(self, original: Any, encoder: Any, line: str, *args: Any, **kwargs: Any) -> Any:
+        if "<" not in line:
+            return original(encoder, line, *args, **kwargs)
+        view = self._view(encoder)
+        chunks, count = original(view, self._with_emphasis(line), *args, **kwargs)
+        fix_embedding_offsets(chunks, view.placed.__contains__)
+        return chunks, count
+
+    def _process_text_old(self, original: Any, encoder: Any, texts: Sequence[str]) -> Any:
+        return original(self._view(encoder), [self._with_emphasis(text) for text in texts])
+
+    def _view(self, encoder: Any) -> TextEncoderView:
+        checkpoint = self.checkpoint()
+        return self.view_of(encoder, lambda text: self._embedding(self.registry.find(text, checkpoint)))
+
+    def _parse_prompt(self, original: Any, prompt: str) -> Any:
+        if "<" not in prompt:
+            return original(prompt)
+        # Before the host takes <name:0.8> for an extra network that it does not have.
+        text, names = sealed(self._with_emphasis(prompt), self.registry.known)
+        text, networks = original(text)
+        return text.translate(names), networks
+
+    def _schedules(self, original: Any, prompts: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        if not any("<" in prompt for prompt in prompts):
+            return original(prompts, *args, **kwargs)
+        # Negative prompts are not searched for extra networks, yet their [a:b:0.5] must not be cut at a name's colon.
+        # Where a colon stands by itself, the host's parser has several readings, and takes one by the lengths of words:
+        # to it, every identity is a word of one character.
+        parts = [sealed(self._with_emphasis(prompt), self.registry.known) for prompt in prompts]
+        schedules = original([text for text, _ in parts], *args, **kwargs)
+        return [
+            [[end, text.translate(names)] for end, text in schedule]
+            for schedule, (_, names) in zip(schedules, parts, strict=True)
+        ]
+
+    def _cached_params(self, original: Any, processing: Any, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        # The cached conditioning depends on an identity's vectors as well.
+        named = self.mentioned(*required_prompts)
+        for one in named:
+            if not one.available:
+                processing.comment(f"<{one.name}> was read as plain text: {one.reason}")
+        content = tuple((one.name, one.reason if one.identity is None else one.identity.content_hash) for one in named)
+        return (*original(processing, required_prompts, *args, **kwargs), content)
+
+    def _with_emphasis(self, text: str) -> str:
+        networks = host_module("extra_networks")
+        return with_emphasis(
+            text,
+            self.registry.known,
+            reserved={*networks.extra_network_registry, *networks.extra_network_aliases},
+            emphasis=self.has_emphasis(),
+            misread=self._misread,
+        )
+
+    def _embedding(self, found: IdentityStatus | None) -> Any | None:
+        if found is None or found.identity is None:
+            return None
+        embedding = self._embeddings.get(found.identity)
+        if embedding is None:
+            embedding = self._embeddings[found.identity] = self.make_embedding(found.identity, found.path)
+        return embedding
+
+    def _misread(self, tag: str) -> None:
+        name = tag[1:-1].partition(":")[0]
+        text = f"{tag} was read as <{name}>: to change its weight, write a number, as in <{name}:0.8>."
+        comments = self.comments()
+        if text not in comments:
+            _log.warning("%s", text)
+            comments.append(text)
+
+
+_Tokens = TypeVar("_Tokens", bound=A1111Tokens)
+
+
+def install(registry: Registry, kind: type[_Tokens] = A1111Tokens) -> _Tokens:  # type: ignore[assignment]
+    """Install the tokens of ``registry``, or point the installed ones to its folder.
+
+    The script runs again at every Reload UI while the package stays.
+    """
+    tokens = installed(kind)
+    if isinstance(tokens, kind):
+        tokens.registry.folder = registry.folder
+        return tokens
+    if tokens is not None:  # of another copy of this package
+        tokens.uninstall()
+    made = kind(registry)
+    made.install()
+    return made
+
+
+def installed(kind: type[A1111Tokens] = A1111Tokens) -> Any | None:
+    """The tokens of this ``kind`` that are installed in this host, or ``None``."""
+    return owner_of(kind.tokenizing_class(), "tokenize_line")
+
+
+def uninstall(kind: type[A1111Tokens] = A1111Tokens) -> None:
+    """Put the host back as it was. Nothing happens if no tokens are installed."""
+    if (tokens := installed(kind)) is not None:
+        tokens.uninstall()
+
+
+@contextmanager
+def installed_for(folder: Path, kind: type[A1111Tokens] = A1111Tokens, **options: Any) -> Iterator[A1111Tokens]:
+    """The identities of ``folder`` in the host's prompts inside the context; ``options`` are those of :class:`Registry`."""
+    uninstall(kind)
+    tokens = kind(Registry(folder, **options))
+    tokens.install()
+    try:
+        yield tokens
+    finally:
+        tokens.uninstall()
+
+
+class CheckpointTracker:
+    """Returns the host's loaded checkpoint as a registry needs it, whichever way it was switched. It never loads one.
+
+    The host keeps several models, reuses one model's object for another file's weights, and calls no callback for it.
+    """
+
+    checkpoint_type: ClassVar[type[LoadedCheckpoint]] = A1111Checkpoint
+
+    def __init__(self) -> None:
+        self._known: tuple[weakref.ref[Any], Any, str | None, Checkpoint] | None = None
+
+    def __call__(self) -> Checkpoint | None:
+        """The checkpoint that is loaded now, the same object as long as it is; ``None`` if there is none."""
+        model = host_module("sd_models").model_data.sd_model
+        described = getattr(model, "sd_checkpoint_info", None)
+        if described is None:
+            return None
+        sha256 = getattr(described, "sha256", None)
+        if (known := self._known) is not None and known[0]() is model and known[1] is described and known[2] == sha256:
+            return known[3]
+        reference = weakref.ref(model)
+        info = self.describe(self.checkpoint_type(model), sha256 or "")
+        checkpoint = Checkpoint(info, lambda: self.encoders(reference, info))
+        self._known = (reference, described, sha256, checkpoint)
+        return checkpoint
+
+    def describe(self, checkpoint: LoadedCheckpoint, sha256: str) -> ModelInfo:
+        """What is known of a checkpoint.
+
+        Args:
+            checkpoint: The loaded checkpoint, which may be of a kind that no identity fits.
+            sha256: The digest of its file; empty if the host has not computed it yet.
+        """
+        family = "sd3" if getattr(checkpoint.model, "is_sd3", False) else checkpoint.family
+        return ModelInfo(checkpoint.name, family, sha256, checkpoint.resolution)
+
+    def encoders(self, reference: weakref.ref[Any], info: ModelInfo) -> Sequence[TextEncoder]:
+        """The text encoders of a model.
+
+        Raises:
+            HostError: If the model is gone, or has no text encoder of CLIP's.
+        """
+        model = reference()
+        if model is None:
+            raise HostError(f"{info.name} is no longer loaded: try again.")
+        try:
+            names = self.encoder_names(self.checkpoint_type(model), info)
+        except AttributeError:  # not CLIP's: AltDiffusion, Stable Diffusion 3
+            names = []
+        if not names:
+            raise HostError(f"{info.name} has no CLIP text encoder: choose a Stable Diffusion 1, 2 or XL checkpoint.")
+        return [
+            FamilyTextEncoder(name, lambda: self.checkpoint_type(reference()), index)
+            for index, name in enumerate(names)
+        ]
+
+    def encoder_names(self, checkpoint: LoadedCheckpoint, info: ModelInfo) -> list[str]:
+        """The names of its text encoders in exported files."""
+        keys = checkpoint.embedding_keys
+        return ["clip_h"] if info.family == "sd2" else keys
+
+
+class TokenWithEmbedding(int):
+    """An identity's place in a list of token ids. Equal to no id of any vocabulary; never reaches the text encoder."""
 
     embedding: Any
 
-    def __new__(cls, embedding: Any) -> PlacedWord:
-        word = super().__new__(cls, -1)
-        word.embedding = embedding
-        return word
+    def __new__(cls, embedding: Any) -> TokenWithEmbedding:
+        token = super().__new__(cls, -1)
+        token.embedding = embedding
+        return token
 
 
 class _Delegate:
-    """Everything that a subclass does not say itself is the original's, asked for once: a view lives for one prompt."""
+    """Delegates whatever a subclass does not define to the original, and caches it: a view lives for one prompt."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -56,20 +337,26 @@ class _Delegate:
         return value
 
 
-class _View(_Delegate):
-    """What a host's ``tokenize_line`` is shown in the place of a text encoder; people are known in its texts.
+class TextEncoderView(_Delegate):
+    """A host's text encoder as its own ``tokenize_line`` sees it, with every ``<name>`` tokenized as one token.
 
-    Parameters: ``find`` answers the host's embedding for what stands between angle brackets, or ``None``.
+    The host's code stays in charge of emphasis, chunks and counts. It asks its encoder for a text's tokens and its
+    embedding database for what stands at a token. Both are answered here where an identity is concerned, and by the host
+    elsewhere.
+
+    Args:
+        encoder: The host's wrapper of a text encoder.
+        find: Returns the host's embedding for what stands between angle brackets, or ``None``.
     """
 
     def __init__(self, encoder: Any, find: Callable[[str], Any]) -> None:
         super().__init__(encoder)
         self._find = find
         self.placed: set[Any] = set()
-        """The embeddings that were put in anybody's place."""
+        """The identities' embeddings that were found in the texts."""
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, a :class:`PlacedWord` for each person; the text between is tokenized by the host."""
+        """Token ids of each text; the host tokenizes the text between identities."""
         cuts = [cut(text, lambda name: self._placed(name)) for text in texts]
         plain = [piece for pieces in cuts for piece in pieces if isinstance(piece, str)]
         ids = iter(self._original.tokenize(plain) if plain else ())
@@ -78,23 +365,23 @@ class _View(_Delegate):
             for pieces in cuts
         ]
 
-    def _placed(self, name: str) -> PlacedWord | None:
+    def _placed(self, name: str) -> TokenWithEmbedding | None:
         if (embedding := self._find(name)) is None:
             return None
         self.placed.add(embedding)
-        return PlacedWord(embedding)
+        return TokenWithEmbedding(embedding)
 
 
-class EncoderView(_View):
-    """A text encoder of the WebUI's, whose embeddings belong to all of them."""
+class HijackedEncoderView(TextEncoderView):
+    """A text encoder of the WebUI, whose embeddings belong to all of them."""
 
     def __init__(self, encoder: Any, find: Callable[[str], Any]) -> None:
         super().__init__(encoder, find)
         self.hijack = _HijackView(encoder.hijack)
 
 
-class EngineView(_View):
-    """A text engine of Forge's, which has embeddings of its own."""
+class EngineView(TextEncoderView):
+    """A text engine of Forge, which has embeddings of its own."""
 
     def __init__(self, engine: Any, find: Callable[[str], Any]) -> None:
         super().__init__(engine, find)
@@ -113,336 +400,8 @@ class _DatabaseView(_Delegate):
         self._find = database.find_embedding_at_position
 
     def find_embedding_at_position(self, tokens: Sequence[int], offset: int) -> Any:
-        """The embedding at ``offset`` and the number of tokens it takes the place of; ``None`` twice where there is none."""
+        """The embedding at ``offset`` and the number of tokens it replaces; ``None`` twice where there is none."""
         token = tokens[offset]
-        if token.__class__ is PlacedWord:
+        if token.__class__ is TokenWithEmbedding:
             return token.embedding, 1
         return self._find(tokens, offset)
-
-
-# FOLDED: Wrapping functions of somebody else's objects, so that it can be undone and is never done twice.
-
-_MARK = "celeb_basis_patches"
-
-
-class Patches:
-    """Wrappers put around functions of other modules and classes. Undone, everything is as it was.
-
-    Where somebody else has wrapped the wrapper meanwhile, it cannot be taken out; it then only passes calls through.
-
-    Parameters: ``owner`` is whoever answers for the patches; :func:`owner_of` finds it again.
-    """
-
-    def __init__(self, owner: Any) -> None:
-        self._owner = owner
-        self._active = False
-        self._wrapped: list[tuple[Any, str, Any, Any]] = []
-
-    def wrap(self, place: Any, name: str, around: Callable[..., Any]) -> None:
-        """Put ``around(original, *args, **kwargs)`` in the place of the function ``name`` of a module or class."""
-        original = vars(place)[name]
-
-        @functools.wraps(original)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return around(original, *args, **kwargs) if self._active else original(*args, **kwargs)
-
-        setattr(wrapper, _MARK, self._owner)
-        setattr(place, name, wrapper)
-        self._wrapped.append((place, name, original, wrapper))
-        self._active = True
-
-    def undo(self) -> None:
-        """Put the originals back. A second time does nothing."""
-        self._active = False
-        for place, name, original, wrapper in reversed(self._wrapped):
-            if vars(place).get(name) is wrapper:
-                setattr(place, name, original)
-        self._wrapped.clear()
-
-
-def owner_of(place: Any, name: str) -> Any | None:
-    """Who has wrapped the function ``name`` of ``place`` through :class:`Patches`, under others' wrappers too."""
-    function = vars(place).get(name)
-    while function is not None:
-        if (owner := vars(function).get(_MARK)) is not None and vars(owner).get("installed"):
-            return owner
-        function = getattr(function, "__wrapped__", None)
-    return None
-
-
-# FOLDED: The WebUI's loaded checkpoint as tokens see it. Asking never makes the host load one.
-
-
-class LoadedCheckpoint:
-    """Tells whether the host's checkpoint is still the same, whichever way it was switched.
-
-    The host keeps several models, reuses one model's object for another file's weights, and calls nobody back for it.
-    A fork's is a subclass, which says with :meth:`model`, :meth:`info` and :meth:`encoders` what is another there.
-    """
-
-    def __init__(self) -> None:
-        self._known: tuple[weakref.ref[Any], Any, str | None, Checkpoint] | None = None
-
-    def __call__(self) -> Checkpoint | None:
-        """The checkpoint that is loaded now, the same object as long as it is; ``None`` if there is none."""
-        model = self.model()
-        described = getattr(model, "sd_checkpoint_info", None)
-        if described is None:
-            return None
-        sha256 = getattr(described, "sha256", None)
-        if (known := self._known) is not None and known[0]() is model and known[1] is described and known[2] == sha256:
-            return known[3]
-        reference = weakref.ref(model)
-        info = self.info(model, sha256 or "")
-        checkpoint = Checkpoint(info, lambda: self.encoders(reference, info))
-        self._known = (reference, described, sha256, checkpoint)
-        return checkpoint
-
-    def model(self) -> Any | None:
-        """The host's model as it is now, or ``None``; what has no ``sd_checkpoint_info`` counts as none."""
-        return host_module("sd_models").model_data.sd_model
-
-    def info(self, model: Any, sha256: str) -> ModelInfo:
-        """What is known of ``model``, whose file has this digest; empty if the host does not know it yet."""
-        family = "sd3" if getattr(model, "is_sd3", False) else str(family_of(model))
-        return ModelInfo(checkpoint_name(model), family, sha256, resolution_of(model))
-
-    def encoders(self, reference: weakref.ref[Any], info: ModelInfo) -> Sequence[TextEncoder]:
-        """The text encoders of the model that ``reference`` is to.
-
-        Raises: :class:`HostError` if it is gone, or has none of CLIP's.
-        """
-        model = reference()
-        if model is None:
-            raise HostError(f"{info.name} is no longer loaded: try again.")
-        try:
-            embedders = text_embedders(model)
-            keys = [token_embedding(embedder).textual_inversion_key for embedder in embedders]
-        except AttributeError:  # none of CLIP's: AltDiffusion, Stable Diffusion 3
-            raise HostError(
-                f"{info.name} has no text encoder of CLIP's: choose a Stable Diffusion 1, 2 or XL."
-            ) from None
-        # The host itself calls the one encoder of any SD1 or SD2 clip_l.
-        names = ["clip_h"] if info.family == "sd2" else keys
-        return [A1111TextEncoder(name, _embedder(reference, i)) for i, name in enumerate(names)]
-
-
-def _embedder(reference: weakref.ref[Any], index: int) -> Callable[[], Any]:
-    return lambda: text_embedders(reference())[index]
-
-
-_log = logging.getLogger(__name__)
-
-Place = tuple[Any, str, Callable[..., Any]]
-"""A module or class of the host's, the name of a function there, and what is put around it."""
-
-
-class HostTokens:
-    """The people of one registry as words of the host's prompts, from :meth:`install` to :meth:`uninstall`.
-
-    A fork's tokens are a subclass, which says with the methods below :meth:`mentioned` what is another there.
-    """
-
-    supported = "AUTOMATIC1111's WebUI 1.10"
-    """The program that has all that is needed."""
-
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
-        self.installed = False
-        self.checkpoint: Callable[[], Checkpoint | None] = self.loaded_checkpoint()
-        self._patches = Patches(self)
-        self._embeddings: weakref.WeakKeyDictionary[Identity, Any] = weakref.WeakKeyDictionary()
-
-    def install(self) -> None:
-        """Wrap the host's functions; with the tokens installed already, nothing.
-
-        Raises: :class:`HostError` in a host that lacks one of them, which then stays as it was.
-        """
-        if self.installed:
-            return
-        self.installed = True
-        for place, name, around in self.places():
-            if name not in vars(place):
-                self.uninstall()
-                raise HostError(f"This WebUI has no {name}, which names in prompts need: use {self.supported}.")
-            self._patches.wrap(place, name, around)
-
-    def uninstall(self) -> None:
-        """Put the host back as it was; a second time, nothing."""
-        self._patches.undo()
-        self.installed = False
-
-    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
-        """Everybody named in ``prompts``, as they are on the loaded checkpoint."""
-        return self.registry.mentioned(prompts, self.checkpoint())
-
-    @classmethod
-    def tokenizing_class(cls) -> Any:
-        """The class that all text encoders' wrappers have ``tokenize_line`` from; its name changed with the host's versions."""
-        wrapper = host_module("sd_hijack_clip").FrozenCLIPEmbedderWithCustomWordsBase
-        return next(kind for kind in wrapper.__mro__ if "tokenize_line" in vars(kind))
-
-    def loaded_checkpoint(self) -> Callable[[], Checkpoint | None]:
-        """What tells the checkpoint that is loaded."""
-        return LoadedCheckpoint()
-
-    def places(self) -> list[Place]:
-        """The functions of the host's that are wrapped."""
-        return [
-            (self.tokenizing_class(), "tokenize_line", self._tokenize_line),
-            # The setting "use old emphasis implementation" goes another way.
-            (host_module("sd_hijack_clip_old"), "process_text_old", self._process_text_old),
-            *self.prompt_places(),
-        ]
-
-    def prompt_places(self) -> list[Place]:
-        """Those that read prompts before any text encoder does, and remember what became of them."""
-        return [
-            (host_module("extra_networks"), "parse_prompt", self._parse_prompt),
-            (host_module("prompt_parser"), "get_learned_conditioning_prompt_schedules", self._schedules),
-            (host_module("processing").StableDiffusionProcessing, "cached_params", self._cached_params),
-        ]
-
-    def view_of(self, encoder: Any, find: Callable[[str], Any]) -> Any:
-        """What the host's ``tokenize_line`` is shown in the place of ``encoder``; ``find`` answers a name's embedding.
-
-        Its attribute ``placed`` holds the embeddings that were put in anybody's place.
-        """
-        return EncoderView(encoder, find)
-
-    def made(self, identity: Identity, path: Path) -> Any:
-        """The host's own kind of embedding. Its hash goes into the picture's parameters, as any embedding's does."""
-        device = host_module("devices").device
-        vectors = dict(zip(identity.encoders, (one.to(device) for one in identity.token_vectors()), strict=True))
-        # SDXL's encoders look for theirs by name, the one encoder of the others takes what there is.
-        vec = vectors if len(vectors) > 1 else next(iter(vectors.values()))
-        embedding = host_module("textual_inversion.textual_inversion").Embedding(vec, f"<{identity.name}>")
-        embedding.vectors = identity.positions
-        embedding.shape = sum(array.shape[-1] for array in identity.vectors)
-        embedding.filename = str(path)
-        embedding.set_hash(identity.content_hash)
-        return embedding
-
-    def has_emphasis(self) -> bool:
-        """Whether the host reads ``(word:0.8)`` as an emphasis."""
-        opts = host_module("shared").opts
-        return opts.emphasis != "None" and not opts.use_old_emphasis_implementation
-
-    def comments(self) -> list[str]:
-        """The host's list of sentences that it shows below the next picture."""
-        comments: list[str] = host_module("sd_hijack").model_hijack.comments
-        return comments
-
-    def _tokenize_line(self, original: Any, encoder: Any, line: str, *args: Any, **kwargs: Any) -> Any:
-        if "<" not in line:
-            return original(encoder, line, *args, **kwargs)
-        checkpoint = self.checkpoint()
-        view = self.view_of(encoder, lambda text: self._embedding(self.registry.find(text, checkpoint)))
-        chunks, count = original(view, self._emphasised(line), *args, **kwargs)
-        fix_embedding_offsets(chunks, view.placed.__contains__)
-        return chunks, count
-
-    def _process_text_old(self, original: Any, encoder: Any, texts: Sequence[str]) -> Any:
-        checkpoint = self.checkpoint()
-        view = self.view_of(encoder, lambda text: self._embedding(self.registry.find(text, checkpoint)))
-        return original(view, [self._emphasised(text) for text in texts])
-
-    def _parse_prompt(self, original: Any, prompt: str) -> Any:
-        if "<" not in prompt:
-            return original(prompt)
-        # Before the host takes <name:0.8> for an extra network that it does not have.
-        text, names = sealed(self._emphasised(prompt), self.registry.known)
-        text, networks = original(text)
-        return text.translate(names), networks
-
-    def _schedules(self, original: Any, prompts: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-        if not any("<" in prompt for prompt in prompts):
-            return original(prompts, *args, **kwargs)
-        # Negative prompts are not searched for extra networks, yet their [a:b:0.5] must not be cut at a name's colon.
-        # Where a colon stands by itself, the host's parser has several readings, and takes one by the lengths of words:
-        # to it, everybody is a word of one character.
-        parts = [sealed(self._emphasised(prompt), self.registry.known) for prompt in prompts]
-        schedules = original([text for text, _ in parts], *args, **kwargs)
-        return [
-            [[end, text.translate(names)] for end, text in schedule]
-            for schedule, (_, names) in zip(schedules, parts, strict=True)
-        ]
-
-    def _cached_params(self, original: Any, processing: Any, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
-        # What a person looks like is a part of what the cached conditioning depends on.
-        people = self.mentioned(*required_prompts)
-        for person in people:
-            if not person.available:
-                processing.comment(f"<{person.name}> was read as plain text: {person.reason}")
-        content = tuple(
-            (person.name, person.reason if person.identity is None else person.identity.content_hash)
-            for person in people
-        )
-        return (*original(processing, required_prompts, *args, **kwargs), content)
-
-    def _emphasised(self, text: str) -> str:
-        networks = host_module("extra_networks")
-        return with_emphasis(
-            text,
-            self.registry.known,
-            reserved={*networks.extra_network_registry, *networks.extra_network_aliases},
-            emphasis=self.has_emphasis(),
-            misread=self._misread,
-        )
-
-    def _embedding(self, found: IdentityStatus | None) -> Any | None:
-        if found is None or found.identity is None:
-            return None
-        embedding = self._embeddings.get(found.identity)
-        if embedding is None:
-            embedding = self._embeddings[found.identity] = self.made(found.identity, found.path)
-        return embedding
-
-    def _misread(self, tag: str) -> None:
-        name = tag[1:-1].partition(":")[0]
-        text = f"{tag} was read as <{name}>: to change its weight, write a number, as in <{name}:0.8>."
-        comments = self.comments()
-        if text not in comments:
-            _log.warning("%s", text)
-            comments.append(text)
-
-
-_Tokens = TypeVar("_Tokens", bound=HostTokens)
-
-
-def install(registry: Registry, kind: type[_Tokens] = HostTokens) -> _Tokens:  # type: ignore[assignment]
-    """The tokens of this host, installed: the ones there are, if any (the script runs anew at every Reload UI, the
-    package stays), now looking into the folder of ``registry``; else those of ``registry``.
-    """
-    tokens = installed(kind)
-    if isinstance(tokens, kind):
-        tokens.registry.folder = registry.folder
-        return tokens
-    if tokens is not None:  # of another copy of this package
-        tokens.uninstall()
-    made = kind(registry)
-    made.install()
-    return made
-
-
-def installed(kind: type[HostTokens] = HostTokens) -> Any | None:
-    """The :class:`HostTokens` that is installed in this host, whose tokens are of this ``kind``, or ``None``."""
-    return owner_of(kind.tokenizing_class(), "tokenize_line")
-
-
-def uninstall(kind: type[HostTokens] = HostTokens) -> None:
-    """Put the host back as it was; where nothing is installed, nothing."""
-    if (tokens := installed(kind)) is not None:
-        tokens.uninstall()
-
-
-@contextmanager
-def tokens_of(folder: Path, kind: type[HostTokens] = HostTokens, **options: Any) -> Iterator[HostTokens]:
-    """The people of ``folder`` as words of the host's prompts for a while; ``options`` are those of :class:`Registry`."""
-    uninstall(kind)
-    tokens = kind(Registry(folder, **options))
-    tokens.install()
-    try:
-        yield tokens
-    finally:
-        tokens.uninstall()

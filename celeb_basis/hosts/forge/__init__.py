@@ -1,7 +1,1 @@
-"""The adapter for Stable Diffusion WebUI Forge: learning and drawing through the checkpoint that it has loaded."""
-
-from __future__ import annotations
-
-from celeb_basis.hosts.forge.host import ForgeHost
-
-__all__ = ["ForgeHost"]
+"""Stable Diffusion WebUI Forge: training and generating images through the checkpoint that it has loaded."""

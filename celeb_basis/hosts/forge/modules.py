@@ -1,8 +1,12 @@
-"""The door to what only Forge has: its package ``backend``. Its ``modules.*`` are reached as in the WebUI it comes from."""
+"""Access to the modules that only Forge has: its package ``backend`` and some of ``modules_forge``.
+
+Its ``modules.*`` are reached as in the WebUI that it comes from. No other module of this package imports Forge's.
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,24 +14,26 @@ from typing import Any, Literal
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.modules import replaced
 
-BackendModule = Literal[
-    "attention",
-    "memory_management",
-    "modules.k_prediction",
-    "nn.unet",
-    "text_processing.classic_engine",
-    "text_processing.textual_inversion",
+ForgeModule = Literal[
+    "backend.attention",
+    "backend.memory_management",
+    "backend.modules.k_prediction",
+    "backend.nn.unet",
+    "backend.text_processing.classic_engine",
+    "backend.text_processing.textual_inversion",
+    "modules_forge.main_entry",
 ]
-"""The modules of Forge's backend that this adapter uses; nothing else of it is touched."""
+"""Forge's own modules that this package uses. It touches nothing else of Forge."""
 
 
-def backend_module(name: BackendModule) -> Any:
-    """Forge's ``backend.<name>``.
+def forge_module(name: ForgeModule) -> Any:
+    """Import a module of Forge's own.
 
-    Raises: :class:`HostError` outside of Forge, or in one too old to have it.
+    Raises:
+        HostError: Outside of Forge, or in one too old to have it.
     """
     try:
-        return importlib.import_module(f"backend.{name}")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise HostError(
             f"The module {error.name} of Forge was not found: use this from inside a Forge of August 2024 or later, as "
@@ -35,9 +41,14 @@ def backend_module(name: BackendModule) -> Any:
         ) from error
 
 
+def embeddings_page() -> Any | None:
+    """The module of Forge's page of embeddings, which reads their folder by itself; ``None`` before it is loaded."""
+    return sys.modules.get("modules.ui_extra_networks_textual_inversion")
+
+
 @contextmanager
-def nothing_moves() -> Iterator[None]:
-    """Forge brings a model to the device whenever it is about to use it; meanwhile everything stays where it is."""
-    memory = backend_module("memory_management")
+def no_model_moves() -> Iterator[None]:
+    """Keep everything where it is inside the context; Forge moves a model to the device whenever it is about to use it."""
+    memory = forge_module("backend.memory_management")
     with replaced(memory, load_model_gpu=lambda *_: None, load_models_gpu=lambda *_, **__: None):
         yield

@@ -1,4 +1,4 @@
-"""The door to what reForge has beside the WebUI's own modules."""
+"""Access to the modules that reForge has beside the WebUI's. No other module of this package imports them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ ReForgeModule = Literal[
     "modules_forge.forge_clip",
     "modules_forge.forge_util",
 ]
-"""Modules of reForge's that this adapter uses, beside those of the WebUI that it keeps."""
+"""Modules of reForge that this package uses, beside those of the WebUI that reForge has too."""
 
 
 def reforge_module(name: ReForgeModule) -> Any:
-    """The module called ``name``.
+    """Import a module of reForge.
 
-    Raises: :class:`HostError` outside reForge.
+    Raises:
+        HostError: Outside reForge.
     """
     try:
         return importlib.import_module(name)

@@ -1,4 +1,7 @@
-"""The one door to SD.Next's own modules, which are called ``modules.*`` and are there only inside a running SD.Next."""
+"""Access to SD.Next's own modules (``modules.*``), which exist only inside a running SD.Next.
+
+No other module of this package imports them.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,14 @@ SDNextModule = Literal[
     "shared",
     "textual_inversion",
 ]
-"""SD.Next's modules that this adapter uses; nothing else of it is touched."""
+"""SD.Next's modules that this package uses. It touches nothing else of SD.Next."""
 
 
 def sdnext_module(name: SDNextModule) -> Any:
-    """SD.Next's ``modules.<name>``.
+    """Import SD.Next's ``modules.<name>``.
 
-    Raises: :class:`HostError` outside of SD.Next.
+    Raises:
+        HostError: Outside of SD.Next.
     """
     try:
         return importlib.import_module(f"modules.{name}")
@@ -33,3 +37,9 @@ def sdnext_module(name: SDNextModule) -> Any:
         raise HostError(
             f"The module {error.name} of SD.Next was not found: update SD.Next, or the extension."
         ) from error
+
+
+def loaded_pipeline_or_none() -> Any | None:
+    """SD.Next's pipeline as it is now, without loading one. Never keep it: SD.Next makes a new one for each task."""
+    pipeline = sdnext_module("modeldata").model_data.sd_model
+    return getattr(pipeline, "pipe", pipeline)

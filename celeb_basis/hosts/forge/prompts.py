@@ -1,0 +1,102 @@
+"""``<name>`` in Forge's prompts: its text engines tokenize prompts as the WebUI's text encoders do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.diffusion_model import ModelInfo
+from celeb_basis.hosts.a1111.family import LoadedCheckpoint
+from celeb_basis.hosts.a1111.modules import host_module
+from celeb_basis.hosts.a1111.prompts import A1111Tokens, CheckpointTracker, EngineView, Place, TextEncoderView
+from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+from celeb_basis.hosts.forge.modules import forge_module
+from celeb_basis.hosts.torch_utils import leave_inference_mode
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.prompts.registry import Registry
+
+_NOT_YET = "no checkpoint is loaded yet: Forge loads it with the first picture."
+
+
+class ForgeTokens(A1111Tokens):
+    """The identities of one registry in Forge's prompts.
+
+    Forge generates in torch's inference mode. What is read and kept then is for other uses as well, so it is read outside
+    of that mode.
+
+    Args:
+        registry: Finds the identities.
+    """
+
+    supported = "a Forge of August 2024 or later"
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry)
+        registry.without_checkpoint = _NOT_YET
+
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
+        """The identities named in ``prompts``."""
+        with leave_inference_mode():
+            return super().mentioned(*prompts)
+
+    @classmethod
+    def tokenizing_class(cls) -> Any:
+        """The class of CLIP's text engines."""
+        return forge_module("backend.text_processing.classic_engine").ClassicTextProcessingEngine
+
+    def checkpoint_tracker(self) -> CheckpointTracker:
+        """The one for Forge."""
+        return ForgeTracker()
+
+    def places(self) -> list[Place]:
+        """Forge has no old emphasis implementation."""
+        return [(self.tokenizing_class(), "tokenize_line", self._tokenize_line), *self.prompt_places()]
+
+    def view_of(self, encoder: Any, find: Callable[[str], Any]) -> TextEncoderView:
+        """A text engine with its own embeddings."""
+
+        def find_outside_inference_mode(text: str) -> Any:
+            with leave_inference_mode():
+                return find(text)
+
+        return EngineView(encoder, find_outside_inference_mode)
+
+    def make_embedding(self, identity: Identity, path: Path) -> Any:
+        """Forge's own kind of embedding."""
+        vectors = dict(zip(identity.encoders, identity.token_vectors(), strict=True))
+        # SDXL's engines look for theirs by name, the one engine of the others takes what there is.
+        vec = vectors if len(vectors) > 1 else next(iter(vectors.values()))
+        embedding = forge_module("backend.text_processing.textual_inversion").Embedding(vec, f"<{identity.name}>")
+        embedding.vectors = identity.positions
+        embedding.shape = sum(array.shape[-1] for array in identity.vectors)
+        embedding.filename = str(path)
+        return embedding
+
+    def has_emphasis(self) -> bool:
+        """Whether Forge reads ``(word:0.8)`` as an emphasis."""
+        return bool(host_module("shared").opts.emphasis != "None")
+
+    def comments(self) -> list[str]:
+        """The loaded model's."""
+        checkpoint = ForgeCheckpoint.current_or_none()
+        comments: list[str] = [] if checkpoint is None else getattr(checkpoint.model, "comments", [])
+        return comments
+
+
+class ForgeTracker(CheckpointTracker):
+    """As in the WebUI; models of other kinds (Stable Diffusion 3, Flux) have a family that no identity is of."""
+
+    checkpoint_type = ForgeCheckpoint
+
+    def describe(self, checkpoint: LoadedCheckpoint, sha256: str) -> ModelInfo:
+        """By the class of Forge's model where it is not a Stable Diffusion."""
+        model = checkpoint.model
+        if model.is_sd1 or model.is_sd2 or model.is_sdxl:
+            return ModelInfo(checkpoint.name, checkpoint.family, sha256, checkpoint.resolution)
+        return ModelInfo(checkpoint.name, "sd3" if model.is_sd3 else type(model).__name__.lower(), sha256, 1024)
+
+    def encoder_names(self, checkpoint: LoadedCheckpoint, info: ModelInfo) -> list[str]:
+        """Those of CLIP's text engines, if it is a Stable Diffusion."""
+        return checkpoint.embedding_keys if info.family in ("sd1", "sd2", "sdxl") else []

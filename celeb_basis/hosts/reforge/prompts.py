@@ -1,0 +1,53 @@
+"""``<name>`` in reForge's prompts, which are the WebUI's; only the loaded checkpoint is recognized in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celeb_basis.diffusion_model import ModelInfo
+from celeb_basis.hosts.a1111.family import LoadedCheckpoint
+from celeb_basis.hosts.a1111.prompts import A1111Tokens, CheckpointTracker, TextEncoderView
+from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint
+from celeb_basis.hosts.torch_utils import leave_inference_mode
+from celeb_basis.identities.library import IdentityStatus
+
+
+class ReForgeTokens(A1111Tokens):
+    """The identities of one registry in reForge's prompts.
+
+    reForge generates in torch's inference mode. What is read and kept then is for other uses as well, so it is read
+    outside of that mode.
+    """
+
+    supported = "reForge's branch main of 2025 or later"
+
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
+        """The identities named in ``prompts``."""
+        with leave_inference_mode():
+            return super().mentioned(*prompts)
+
+    def view_of(self, encoder: Any, find: Callable[[str], Any]) -> TextEncoderView:
+        """As in the WebUI."""
+
+        def find_outside_inference_mode(text: str) -> Any:
+            with leave_inference_mode():
+                return find(text)
+
+        return super().view_of(encoder, find_outside_inference_mode)
+
+    def checkpoint_tracker(self) -> CheckpointTracker:
+        """The one for reForge."""
+        return ReForgeTracker()
+
+
+class ReForgeTracker(CheckpointTracker):
+    """As in the WebUI; models of other kinds have a family that no identity is of."""
+
+    checkpoint_type = ReForgeCheckpoint
+
+    def describe(self, checkpoint: LoadedCheckpoint, sha256: str) -> ModelInfo:
+        """Whatever cannot encode prompts counts as Stable Diffusion 3."""
+        if getattr(checkpoint.model, "is_sd3", False) or not hasattr(checkpoint.model, "get_learned_conditioning"):
+            return ModelInfo(checkpoint.name, "sd3", sha256, 1024)
+        return ModelInfo(checkpoint.name, checkpoint.family, sha256, checkpoint.resolution)
