@@ -1,23 +1,38 @@
-"""``basis``: build a model's celeb basis and look at it."""
+"""``basis``: build the celeb basis of a model and inspect it."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.common import Commands, UsageError, add_command, add_faces, add_model, add_names
+from celeb_basis.cli.common import (
+    Commands,
+    UsageError,
+    add_command,
+    add_faces,
+    add_model,
+    add_names,
+    bases_cache,
+    check_output_file,
+    open_faces,
+    open_model,
+    open_names,
+)
 from celeb_basis.cli.progress import Console
+from celeb_basis.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary, BuiltBasis
     from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.faces.types import FaceNetwork
     from celeb_basis.names.lists import NameList
 
-_ABOUT = """\
-Build the celeb basis of a model: the mean and the principal components of celebrities' token embeddings, one for each
-token position. Tells which names were used and which were dropped and why, how much of their variance the components
-explain, and whether it was in the cache already. 'learn' does the same by itself; this is for looking and for choosing names.
+_DESCRIPTION = """\
+Build the celeb basis of a model: the mean and the principal components of the token embeddings of celebrity names, for each
+token position. Shows which names were used, which were dropped and why, how much of the variance the components explain,
+and whether the basis was cached. 'learn' builds it by itself; this command is for inspecting it and for choosing names.
 
 examples:
   celeb-basis basis --model /models/sd15.safetensors
@@ -27,78 +42,65 @@ examples:
 
 def add_parser(commands: Commands) -> None:
     """Add ``basis`` to the commands."""
-    parser = add_command(commands, "basis", "build a model's celeb basis and look at it", _ABOUT)
+    parser = add_command(commands, "basis", "build the celeb basis of a model and inspect it", _DESCRIPTION)
     parser.set_defaults(run=run)
     add_model(parser)
     add_names(parser)
-    parser.add_argument("--components", type=int, default=512, metavar="K", help="components for each token vector")
-    parser.add_argument("--dropped", action="store_true", help="list every name that was dropped, with its reason")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot of the explained variance, .svg or .png")
+    parser.add_argument("--components", type=int, default=512, metavar="K", help="components for each token position")
+    parser.add_argument("--dropped", action="store_true", help="list every name that was dropped, with the reason")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the explained variance, as .svg or .png")
     group = parser.add_argument_group("names")
     group.add_argument("--max-repeats", type=int, metavar="N", help="at most N names may share a first or a last token")
-    group.add_argument("--draws-face", action="store_true", help="keep only names whose face the model draws (slow)")
+    group.add_argument(
+        "--draws-face", action="store_true", help="keep only names for which the model generates a face (slow)"
+    )
     group.add_argument("--draw-steps", type=int, default=25, metavar="N", help="sampling steps of --draws-face")
-    group.add_argument("--save-names", type=Path, metavar="FILE", help="write the names that were kept, one a line")
+    group.add_argument("--save-names", type=Path, metavar="FILE", help="write the names that were used, one per line")
     add_faces(group)
 
 
-def run(arguments: argparse.Namespace, screen: Console) -> int:
-    """Do it; answers the exit code."""
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the command; returns the exit code."""
     if arguments.components < 1:
         raise UsageError("--components must be at least 1.")
     if arguments.plot is not None and arguments.plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError("--plot must end in .svg or .png.")
 
     from celeb_basis.basis import BasisOptions, build_bases, summarise
-    from celeb_basis.cli.common import bases_cache, check_output_file, open_model, open_names
     from celeb_basis.names.filters import FilterOptions
 
     check_output_file(arguments.plot)
     check_output_file(arguments.save_names)
     names = open_names(arguments)
     options = BasisOptions(arguments.components, FilterOptions(max_repeats=arguments.max_repeats))
-    faces = _faces(arguments, screen)
-    model = open_model(arguments, screen)
-    check = _face_check(arguments, screen, model, faces, names)
+    faces = open_faces(arguments, console) if arguments.draws_face else None
+    model = open_model(arguments, console)
+    check = None if faces is None else _face_check(arguments, console, model, faces, names)
     built = build_bases(model.text_encoders, names, options, draws_face=check, cache=bases_cache())
     summaries = [summarise(one) for one in built]
     _write_files(arguments, built, summaries)
-    screen.result({"model": model.info.name, "names": names.source, "bases": [one.as_dict() for one in summaries]})
+    console.result({"model": model.info.name, "names": names.source, "bases": [one.as_dict() for one in summaries]})
     for summary in summaries:
-        _tell(summary, screen, arguments.dropped)
+        _show(summary, console, list_dropped=arguments.dropped)
     return 0
 
 
-def _faces(arguments: argparse.Namespace, screen: Console) -> Any:
-    if not arguments.draws_face:
-        return None
-    from celeb_basis.cli.common import open_faces
-
-    return open_faces(arguments, screen)
-
-
 def _face_check(
-    arguments: argparse.Namespace, screen: Console, model: DiffusionModel, faces: Any, names: NameList
+    arguments: argparse.Namespace, console: Console, model: DiffusionModel, faces: FaceNetwork, names: NameList
 ) -> Any:
-    """The check of drawn faces, asked once for each name however many text encoders there are."""
-    if faces is None:
-        return None
-    from functools import cache
-
+    """The check of generated faces, which is made once per name even with two text encoders."""
     from celeb_basis.names.filters import GeneratedFaceCheck
 
-    bar = screen.bar(len(names.names), "drawing names", unit="name")
-    return cache(
+    bar = console.bar(len(names.names), "generating faces", unit="name")
+    return functools.cache(
         GeneratedFaceCheck(model, faces, steps=arguments.draw_steps, progress=lambda _name, _why: bar.update())
     )
 
 
 def _write_files(arguments: argparse.Namespace, built: tuple[BuiltBasis, ...], summaries: list[BasisSummary]) -> None:
-    from celeb_basis.files import write_bytes, write_text
-
     if arguments.save_names is not None:
-        kept = [name for name in built[0].filtered.names if all(name in one.filtered.names for one in built[1:])]
-        write_text(arguments.save_names, "\n".join(kept) + "\n")
+        used = [name for name in built[0].filtered.names if all(name in one.filtered.names for one in built[1:])]
+        write_text(arguments.save_names, "\n".join(used) + "\n")
     if arguments.plot is not None:
         from celeb_basis.report.charts import explained_variance
 
@@ -106,19 +108,19 @@ def _write_files(arguments: argparse.Namespace, built: tuple[BuiltBasis, ...], s
         write_bytes(arguments.plot, explained_variance(columns, fmt=arguments.plot.suffix.lower()[1:]))
 
 
-def _tell(summary: BasisSummary, screen: Console, every: bool) -> None:
+def _show(summary: BasisSummary, console: Console, *, list_dropped: bool) -> None:
     report = summary.report
-    screen.say(f"{summary.encoder}: {summary.components} components of {summary.width} numbers, two token positions")
-    screen.say(f"  names: {summary.names_used} used, {summary.names_dropped} dropped")
+    console.say(f"{summary.encoder}: {summary.components} components of {summary.width} numbers, two token positions")
+    console.say(f"  names: {summary.names_used} used, {summary.names_dropped} dropped")
     for reason, count in report["counts"].items():
         example = next(item for item in report["dropped"] if item["kind"] == reason)
-        screen.say(f"    {count} for {reason}, such as {example['name']} ({example['reason']})")
+        console.say(f"    {count} for {reason}, such as {example['name']} ({example['reason']})")
     for position, shares in enumerate(summary.explained, start=1):
         marks = [k for k in (1, 10, 50, 100, 200, 512, 1024) if k < len(shares)] + [len(shares)]
-        told = ", ".join(f"{sum(shares[:k]):.1%} by {k}" for k in marks)
-        screen.say(f"  variance explained at position {position}: {told}")
-    screen.say(f"  spread of the names: {', '.join(f'{value:.3f}' for value in summary.spread)}")
-    screen.say(f"  {'from the cache' if summary.from_cache else 'built anew'}, {summary.sha256[:12]}")
-    if every:
+        listed = ", ".join(f"{sum(shares[:k]):.1%} by {k}" for k in marks)
+        console.say(f"  variance explained at position {position}: {listed}")
+    console.say(f"  spread of the names: {', '.join(f'{value:.3f}' for value in summary.spread)}")
+    console.say(f"  {'from the cache' if summary.from_cache else 'newly built'}, {summary.sha256[:12]}")
+    if list_dropped:
         for item in report["dropped"]:
-            screen.say(f"  dropped: {item['name']} ({item['reason']})")
+            console.say(f"  dropped: {item['name']} ({item['reason']})")

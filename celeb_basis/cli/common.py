@@ -1,18 +1,19 @@
-"""From what stands on the command line to what the core works with: models, names, faces, libraries, identities."""
+"""What the commands share: parsers and their options, and opening the models, faces, names and identities that they name."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import stat
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_hints
 
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
 from celeb_basis.files import cache_folder, checked_name, explained_os_errors
-from celeb_basis.miniature import CELEBRITY_FACES, MODEL
+from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 from celeb_basis.settings import PRESETS, TrainingSettings, preset
 
@@ -24,233 +25,6 @@ if TYPE_CHECKING:
     from celeb_basis.identities.library import Library
     from celeb_basis.method import Basis
     from celeb_basis.names.lists import NameList
-    from celeb_basis.training.run import TrainingSession
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """All that another process needs to make a worker of its own; calling it makes one."""
-
-    model: Path
-    device: str
-    dtype: str
-    names: NameList
-    pack: str
-    """Name of a face model pack, or a folder."""
-    agreed: bool = False
-    """Whether the pack's licence was agreed to."""
-
-    def __call__(self) -> TrainingSession:
-        from celeb_basis.faces.insight import InsightFaceNetwork
-        from celeb_basis.faces.packs import obtain_pack
-        from celeb_basis.training.run import TrainingSession
-
-        pack = obtain_pack(self.pack, agreed=self.agreed)
-        model = load_model(self.model, self.device, self.dtype)
-        return TrainingSession(model, self.names, InsightFaceNetwork(pack.folder), known_faces=[CELEBRITY_FACES])
-
-
-def open_model(arguments: argparse.Namespace, screen: Console) -> DiffusionModel:
-    """The checkpoint of ``--model``."""
-    screen.note(f"Loading {arguments.model} ...")
-    return load_model(arguments.model, arguments.device, arguments.dtype, quiet=not screen.verbose)
-
-
-def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> DiffusionModel:
-    """A checkpoint in diffusers."""
-    from celeb_basis.hosts.diffusers import load_host
-    from celeb_basis.miniature import MODEL, NAME
-
-    if quiet:
-        hush_libraries()
-    return load_host(path, device=device, dtype=dtype, name=NAME if path == MODEL else None)  # type: ignore[arg-type]
-
-
-def open_names(arguments: argparse.Namespace) -> NameList:
-    """The list of ``--names``; without one the shipped list, or the miniature's own for the miniature."""
-    from celeb_basis.miniature import MODEL, shipped_model_names
-    from celeb_basis.names.lists import read_names, shipped_names
-
-    if arguments.names is not None:
-        return read_names(arguments.names)
-    return shipped_model_names() if getattr(arguments, "model", None) == MODEL else shipped_names()
-
-
-def obtain_faces(arguments: argparse.Namespace, screen: Console) -> FacePack:
-    """The pack of ``--faces``; if it is not on this machine yet, its licence is shown and asked for, then it is downloaded.
-
-    Raises: :class:`LicenseError` if nobody agrees.
-    """
-    from celeb_basis.faces.packs import find_pack, obtain_pack
-
-    try:
-        return find_pack(arguments.faces)
-    except FacePackError:
-        _agree(arguments, screen)
-    bar: Any = None
-
-    def progress(done: int, total: int | None) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = screen.bar(total, f"downloading {arguments.faces}", unit="B", scale=True)
-        bar.update(done - bar.n)
-
-    try:
-        return obtain_pack(arguments.faces, progress=progress, agreed=True)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _agree(arguments: argparse.Namespace, screen: Console) -> None:
-    """Show the licence of the pack of ``--faces``, and have it agreed to.
-
-    Raises: :class:`LicenseError` if nobody does.
-    """
-    from celeb_basis.faces.packs import AGREEMENT, SOURCES, licence_to_agree_to, not_agreed
-
-    if (source := SOURCES.get(arguments.faces)) is None:
-        return
-    size = source.archive_bytes / 1e6
-    screen.note(f"The face models {source.name} ({source.about}, {size:.0f} MB) have to be downloaded.")
-    screen.note(f"Their licence: {source.licence} See {source.terms}.")
-    if arguments.accept_licence or licence_to_agree_to(arguments.faces) is None:
-        return
-    if not screen.confirm("Do you agree to this licence?"):
-        raise not_agreed(source, f"add --accept-licence, or set {AGREEMENT}={source.name}")
-
-
-def open_faces(arguments: argparse.Namespace, screen: Console) -> InsightFaceNetwork:
-    """The networks of ``--faces``."""
-    from celeb_basis.faces.insight import InsightFaceNetwork
-
-    return InsightFaceNetwork(obtain_faces(arguments, screen).folder)
-
-
-def open_library(folder: Path) -> Library:
-    """The library in ``folder``, which may not exist yet.
-
-    Raises: :class:`FileError` if identities can be neither read nor written there.
-    """
-    from celeb_basis.identities.library import Library
-
-    check_folder(folder)
-    return Library(folder)
-
-
-def check_name_is_free(library: Library, name: str, *, replace: bool) -> None:
-    """Raises: :class:`IdentityError` for a name of no use, or one that is taken and not to be replaced."""
-    name = checked_name(name)
-    path = library.path_of(name)
-    if path.exists() and not replace:
-        raise IdentityError(
-            f"There is already an identity {name!r} in {library.folder}: choose another name, or add --replace."
-        )
-
-
-def check_folder(folder: Path) -> None:
-    """Raises: :class:`FileError` unless files can be put into ``folder``, which may have to be made. Touches nothing."""
-    folder = Path(folder).expanduser().absolute()
-    modes = ((place, _mode(place, folder)) for place in (folder, *folder.parents))
-    standing, mode = next(((place, mode) for place, mode in modes if mode is not None), (None, 0))
-    if standing is None:  # a drive's letter that is no drive
-        raise FileError(f"{folder.anchor} does not exist: choose another place.")
-    if not stat.S_ISDIR(mode):
-        raise FileError(f"{standing} is a file, not a folder: choose another place.")
-    if not os.access(standing, os.W_OK | os.X_OK):
-        raise FileError(f"{standing} cannot be written: choose another folder or change its permissions.")
-
-
-def check_output_file(path: Path | None) -> None:
-    """Raises: :class:`FileError` unless a file can be written at ``path``. Touches nothing."""
-    if path is None:
-        return
-    mode = _mode(path, path)
-    if mode is not None and stat.S_ISDIR(mode):
-        raise FileError(f"{path} is a folder: give the name of a file.")
-    check_folder(path.parent)
-
-
-def _mode(place: Path, wanted: Path) -> int | None:
-    """What ``place`` is, ``None`` if it is not there. ``Path.exists`` would raise, or not, by Python's version.
-
-    Raises: :class:`FileError`, about ``wanted``, for a name that is too long, or a folder that cannot be looked into.
-    """
-    with explained_os_errors(wanted, "use"):
-        try:
-            return place.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-
-def find_identity(text: str, folder: Path) -> Identity:
-    """The identity called ``text`` in the library ``folder``, or the one in the file ``text``.
-
-    Raises: :class:`IdentityError` if there is none or it is broken, :class:`FileError` for a file that is not there.
-    """
-    from celeb_basis.identities.identity import load_identity
-    from celeb_basis.identities.library import Library
-
-    path = Path(text).expanduser()
-    if path.suffix.lower() == ".safetensors" or len(path.parts) > 1:
-        return load_identity(path)
-    return Library(folder).load(text)
-
-
-def bases_for(model: DiffusionModel, names: NameList, components: int) -> list[Basis]:
-    """The host's bases, through the cache."""
-    from celeb_basis.basis import BasisOptions, build_bases
-
-    options = BasisOptions(components=components)
-    built = build_bases(model.text_encoders, names, options, cache=bases_cache())
-    return [one.basis for one in built]
-
-
-def bases_cache() -> Path:
-    """Folder of the bases that were built before."""
-    return cache_folder() / "bases"
-
-
-def fitted_identity(
-    identity: Identity, model: DiffusionModel, arguments: argparse.Namespace, screen: Console
-) -> Identity:
-    """``identity`` for the loaded checkpoint: as it is, or expanded anew in the basis of another checkpoint of its family.
-
-    Raises: :class:`WrongModelError` for another family or another names list.
-    """
-    from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
-
-    check_model(identity, model.info)
-    if identity.metadata.base_sha256 == model.info.sha256 or stands_for_itself(identity.metadata):
-        return identity
-    components = int(identity.coefficients[0].shape[1])
-    bases = bases_for(model, open_names(arguments), components)
-    fitted = expand_identity(identity, bases, model.info)
-    screen.note(
-        f"{identity.name} was made for {identity.metadata.base_model or 'another model'} and is expanded anew "
-        f"for {model.info.name}."
-    )
-    return fitted
-
-
-def hush_libraries() -> None:
-    """Keep the libraries' own bars and remarks off the screen: ours say what happens."""
-    import warnings
-
-    try:
-        import diffusers
-        import transformers
-    except ImportError:  # load_host says what to install
-        return
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|skimage)(\.|$)")
-
-
-# FOLDED: What several commands' parsers share: their look, and the options for models, faces, names, libraries and
-# FOLDED: settings.
 
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
@@ -258,11 +32,14 @@ _SETTING = "setting_"
 
 
 class UsageError(Exception):
-    """The command line is not understood; its text is a full sentence."""
+    """The command line cannot be understood. The text is a full sentence."""
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Paragraphs as they are written, and a default wherever one says something."""
+# Parsers and the options that several commands have
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps paragraphs as they are written, and appends defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -276,79 +53,87 @@ class CommandParser(argparse.ArgumentParser):
     """A parser that raises :class:`UsageError` where argparse would print its usage and exit."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", _Help)
+        options.setdefault("formatter_class", _HelpFormatter)
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}: run '{self.prog} --help' to see what it takes.")
+        """Raise the error that argparse found."""
+        raise UsageError(f"{message[:1].upper()}{message[1:]}: run '{self.prog} --help' to see the options.")
 
 
 def add_command(commands: Commands, name: str, summary: str, description: str) -> CommandParser:
-    """A command's parser; ``description`` is its paragraph with the examples."""
+    """Add a command with the output options.
+
+    Args:
+        commands: The subparsers of the program.
+        name: Name of the command.
+        summary: Its line in the program's own help.
+        description: Its description with examples, shown by its own help.
+    """
     parser = commands.add_parser(name, help=summary, description=description)
-    add_common(parser, defaults=False)
+    add_output_options(parser, defaults=False)
     return parser
 
 
-def add_common(parser: argparse.ArgumentParser, *, defaults: bool) -> None:
-    """``--json``, ``--quiet`` and ``-v``, which may stand before the command or after it."""
+def add_output_options(parser: argparse.ArgumentParser, *, defaults: bool) -> None:
+    """Add ``--json``, ``--quiet`` and ``--verbose``, which may stand before the command or after it."""
     default: Any = False if defaults else argparse.SUPPRESS
     group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", default=default, help="print the result as JSON and nothing else")
+    group.add_argument("-q", "--quiet", action="store_true", default=default, help="show no progress and no remarks")
     group.add_argument(
-        "--json", action="store_true", default=default, help="print the result as JSON, and nothing else"
+        "-v", "--verbose", action="store_true", default=default, help="show more remarks, and tracebacks of errors"
     )
-    group.add_argument("-q", "--quiet", action="store_true", default=default, help="no progress and no remarks")
-    group.add_argument("-v", "--verbose", action="store_true", default=default, help="more remarks, and tracebacks")
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool = True, why: str = "") -> None:
-    """``--model``, ``--device`` and ``--dtype``."""
+    """Add ``--model``, ``--device`` and ``--dtype``."""
     group = parser.add_argument_group("model")
     text = (
-        "Stable Diffusion 1.x, 2.x or XL: a folder in diffusers' layout or one .safetensors file; "
-        f"or {MINIATURE}, the small one that comes with this program"
+        "Stable Diffusion 1.x, 2.x or XL checkpoint: a folder in diffusers' layout or a .safetensors file; "
+        f"or {MINIATURE}, the small model that comes with this program"
     )
-    group.add_argument("--model", type=_model, required=required, metavar="PATH", help=text + why)
-    group.add_argument("--device", default="auto", help="where it runs: auto, cpu, cuda, cuda:1, mps")
+    group.add_argument("--model", type=_model_path, required=required, metavar="PATH", help=text + why)
+    group.add_argument("--device", default="auto", help="device to run on: auto, cpu, cuda, cuda:1, mps")
     group.add_argument(
-        "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="what its weights are held in"
+        "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="data type of the weights"
     )
 
 
-def _model(text: str) -> Path:
+def _model_path(text: str) -> Path:
     path = Path(text)
     return MODEL if text == MINIATURE and not path.exists() else path
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:
-    """``--names``."""
+    """Add ``--names``."""
     parser.add_argument(
         "--names",
         type=Path,
         metavar="FILE",
-        help="list of celebrity names, one a line, UTF-8; the shipped list if left out",
+        help="list of celebrity names, one per line, in UTF-8; without it, the list that comes with this program",
     )
 
 
 def add_faces(parser: argparse._ActionsContainer) -> None:
-    """``--faces``."""
+    """Add ``--faces`` and ``--accept-licence``."""
     parser.add_argument(
         "--faces",
         default="buffalo_l",
         metavar="PACK",
-        help="face model pack: buffalo_l, antelopev2, miniature (small, for trials), or a folder of .onnx files; "
-        "downloaded on first use",
+        help="face model pack: buffalo_l, antelopev2, miniature (small, for trying things out), or a folder of .onnx "
+        "files; downloaded on first use",
     )
     parser.add_argument(
         "--accept-licence",
         action="store_true",
-        help="agree to the licence of that pack, if it has to be downloaded; it is shown and asked for otherwise",
+        help="accept the license of that pack in case it has to be downloaded; otherwise you are asked",
     )
 
 
 def add_library(parser: argparse._ActionsContainer) -> None:
-    """``--library``."""
+    """Add ``--library``."""
     parser.add_argument(
         "--library",
         type=Path,
@@ -358,13 +143,8 @@ def add_library(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_replace(parser: argparse.ArgumentParser) -> None:
-    """``--replace``."""
-    parser.add_argument("--replace", action="store_true", help="replace an identity of the same name")
-
-
 def default_library() -> Path:
-    """``$CELEB_BASIS_LIBRARY``, else ``celeb-basis/identities`` in the user's data folder."""
+    """``$CELEB_BASIS_LIBRARY``, or else ``celeb-basis/identities`` in the user's data folder."""
     if chosen := os.environ.get("CELEB_BASIS_LIBRARY"):
         return Path(chosen).expanduser()
     if os.name == "nt":
@@ -374,11 +154,16 @@ def default_library() -> Path:
     return Path(base).expanduser() / "celeb-basis" / "identities"
 
 
+def add_replace(parser: argparse.ArgumentParser) -> None:
+    """Add ``--replace``."""
+    parser.add_argument("--replace", action="store_true", help="replace an identity of the same name")
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of :class:`TrainingSettings`, and ``--preset`` for all of them."""
-    group = parser.add_argument_group("settings of learning")
+    """Add an option for every field of :class:`TrainingSettings`, and ``--preset`` for all of them together."""
+    group = parser.add_argument_group("training settings")
     group.add_argument(
-        "--preset", default="balanced", choices=tuple(PRESETS), help="recipe that the options below change"
+        "--preset", default="balanced", choices=tuple(PRESETS), help="recipe that the options below modify"
     )
     hints = get_type_hints(TrainingSettings)
     for item in fields(TrainingSettings):
@@ -394,18 +179,246 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         choices = get_args(kind)
         metavar = "{" + ",".join(choices) + "}" if choices else "N"
         span = "" if choices else f"; {item.metadata['low']:g} to {item.metadata['high']:g}"
-        # Values stay text: TrainingSettings itself checks them, with a sentence that a page shows just as well.
+        # Values stay text: TrainingSettings itself checks them, with a message that suits a page just as well.
         group.add_argument(option, metavar=metavar, help=f"{about} (default: {item.default}{span})", **shared)
 
 
 def settings_changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line."""
+    """The settings that the command line gives."""
     return {key.removeprefix(_SETTING): value for key, value in vars(arguments).items() if key.startswith(_SETTING)}
 
 
 def chosen_settings(arguments: argparse.Namespace) -> TrainingSettings:
     """The preset with the command line's changes.
 
-    Raises: :class:`SettingsError` for a value out of its range.
+    Raises:
+        SettingsError: A value is out of range.
     """
     return preset(arguments.preset).changed(settings_changes(arguments))
+
+
+# Models and names
+
+
+def open_model(arguments: argparse.Namespace, console: Console) -> DiffusionModel:
+    """Load the checkpoint of ``--model``."""
+    console.note(f"Loading {arguments.model} ...")
+    return load_model(arguments.model, arguments.device, arguments.dtype, quiet=not console.verbose)
+
+
+def load_model(path: Path, device: str, dtype: str, *, quiet: bool = True) -> DiffusionModel:
+    """Load a checkpoint with diffusers."""
+    from celeb_basis.hosts.diffusers import load_host
+
+    if quiet:
+        hush_libraries()
+    return load_host(path, device=device, dtype=dtype, name=MINIATURE if path == MODEL else None)  # type: ignore[arg-type]
+
+
+def hush_libraries() -> None:
+    """Keep the progress bars and warnings of libraries off the screen; the commands show their own."""
+    import warnings
+
+    try:
+        import diffusers
+        import transformers
+    except ImportError:  # load_host says what to install
+        return
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|skimage)(\.|$)")
+
+
+def open_names(arguments: argparse.Namespace) -> NameList:
+    """The list of ``--names``, or else the list of the miniature model or the one for all other models."""
+    from celeb_basis.miniature import shipped_model_names
+    from celeb_basis.names.lists import read_names, shipped_names
+
+    if arguments.names is not None:
+        return read_names(arguments.names)
+    return shipped_model_names() if getattr(arguments, "model", None) == MODEL else shipped_names()
+
+
+def bases_for(model: DiffusionModel, names: NameList, components: int) -> list[Basis]:
+    """The model's bases, one per text encoder, loaded from the cache if they were built before."""
+    from celeb_basis.basis import BasisOptions, build_bases
+
+    built = build_bases(model.text_encoders, names, BasisOptions(components=components), cache=bases_cache())
+    return [one.basis for one in built]
+
+
+def bases_cache() -> Path:
+    """Folder of the bases that were built before."""
+    return cache_folder() / "bases"
+
+
+# Face networks
+
+
+def open_faces(arguments: argparse.Namespace, console: Console) -> InsightFaceNetwork:
+    """Load the networks of ``--faces``."""
+    from celeb_basis.faces.insight import InsightFaceNetwork
+
+    return InsightFaceNetwork(obtain_faces(arguments, console).folder)
+
+
+def obtain_faces(arguments: argparse.Namespace, console: Console) -> FacePack:
+    """Find the pack of ``--faces``, or download it once its license is accepted.
+
+    Raises:
+        LicenseError: The license is not accepted.
+    """
+    from celeb_basis.faces.packs import find_pack, obtain_pack
+
+    try:
+        return find_pack(arguments.faces)
+    except FacePackError:
+        _ask_for_license(arguments, console)
+    bar: Any = None
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = console.bar(total, f"downloading {arguments.faces}", unit="B", scale=True)
+        bar.update(done - bar.n)
+
+    try:
+        return obtain_pack(arguments.faces, progress=progress, agreed=True)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _ask_for_license(arguments: argparse.Namespace, console: Console) -> None:
+    from celeb_basis.faces.packs import AGREEMENT, SOURCES, licence_to_agree_to, not_agreed
+
+    if (source := SOURCES.get(arguments.faces)) is None:
+        return
+    size = source.archive_bytes / 1e6
+    console.note(f"The face models {source.name} ({source.about}, {size:.0f} MB) have to be downloaded.")
+    console.note(f"Their license: {source.licence} See {source.terms}.")
+    if arguments.accept_licence or licence_to_agree_to(arguments.faces) is None:
+        return
+    if not console.confirm("Do you agree to this license?"):
+        raise not_agreed(source, f"add --accept-licence, or set {AGREEMENT}={source.name}")
+
+
+# Identities
+
+
+def open_library(folder: Path) -> Library:
+    """The library in ``folder``, which may not exist yet.
+
+    Raises:
+        FileError: Identities can be neither read nor written there.
+    """
+    from celeb_basis.identities.library import Library
+
+    check_folder(folder)
+    return Library(folder)
+
+
+def check_name_is_free(library: Library, name: str, *, replace: bool) -> None:
+    """Check that a new identity may be called ``name``.
+
+    Raises:
+        IdentityError: The name is not usable, or it is taken and must not be replaced.
+    """
+    name = checked_name(name)
+    if library.path_of(name).exists() and not replace:
+        raise IdentityError(
+            f"There is already an identity {name!r} in {library.folder}: choose another name, or add --replace."
+        )
+
+
+def find_identity(text: str, folder: Path) -> Identity:
+    """Load the identity of the name ``text`` from the library ``folder``, or the one in the file ``text``.
+
+    Raises:
+        IdentityError: There is no such identity, or it is damaged.
+        FileError: There is no such file.
+    """
+    from celeb_basis.identities.identity import load_identity
+    from celeb_basis.identities.library import Library
+
+    path = Path(text).expanduser()
+    if path.suffix.lower() == ".safetensors" or len(path.parts) > 1:
+        return load_identity(path)
+    return Library(folder).load(text)
+
+
+def fitted_identity(
+    identity: Identity, model: DiffusionModel, arguments: argparse.Namespace, console: Console
+) -> Identity:
+    """``identity`` for the loaded checkpoint, re-expanded in its basis if it was made for another one of the family.
+
+    Raises:
+        WrongModelError: The identity belongs to another family, or to another list of names.
+    """
+    from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
+
+    check_model(identity, model.info)
+    if identity.metadata.base_sha256 == model.info.sha256 or stands_for_itself(identity.metadata):
+        return identity
+    components = int(identity.coefficients[0].shape[1])
+    bases = bases_for(model, open_names(arguments), components)
+    fitted = expand_identity(identity, bases, model.info)
+    console.note(
+        f"{identity.name} was made for {identity.metadata.base_model or 'another model'} and is re-expanded for "
+        f"{model.info.name}."
+    )
+    return fitted
+
+
+def named_cosines(pairs: Sequence[Sequence[Any]]) -> str:
+    """Celebrities with their cosine similarities: ``"Ada Lovelace 0.31, Marie Curie 0.28"``."""
+    return ", ".join(f"{name} {cosine:.2f}" for name, cosine in pairs)
+
+
+# Places for output, checked before any slow work. Nothing is created.
+
+
+def check_folder(folder: Path) -> None:
+    """Check that files can be written into ``folder``, which may have to be created first.
+
+    Raises:
+        FileError: They cannot.
+    """
+    folder = Path(folder).expanduser().absolute()
+    modes = ((place, _mode(place, folder)) for place in (folder, *folder.parents))
+    standing, mode = next(((place, mode) for place, mode in modes if mode is not None), (None, 0))
+    if standing is None:  # the letter of a drive that does not exist
+        raise FileError(f"{folder.anchor} does not exist: choose another place.")
+    if not stat.S_ISDIR(mode):
+        raise FileError(f"{standing} is a file, not a folder: choose another place.")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise FileError(f"{standing} cannot be written: choose another folder or change its permissions.")
+
+
+def check_output_file(path: Path | None) -> None:
+    """Check that a file can be written at ``path``, if there is a path.
+
+    Raises:
+        FileError: It cannot.
+    """
+    if path is None:
+        return
+    mode = _mode(path, path)
+    if mode is not None and stat.S_ISDIR(mode):
+        raise FileError(f"{path} is a folder: give the name of a file.")
+    check_folder(path.parent)
+
+
+def _mode(place: Path, wanted: Path) -> int | None:
+    """The mode of ``place``, or ``None`` if nothing is there. Whether ``Path.exists`` raises depends on Python's version.
+
+    Raises:
+        FileError: About ``wanted``: its name is too long, or a folder above it cannot be searched.
+    """
+    with explained_os_errors(wanted, "use"):
+        try:
+            return place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None

@@ -1,4 +1,4 @@
-"""``generate``: pictures of learned people, by prompt."""
+"""``generate``: generate images with learned people."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.common import Commands, UsageError, add_command, add_library, add_model, add_names
+from celeb_basis.cli.common import (
+    Commands,
+    UsageError,
+    add_command,
+    add_library,
+    add_model,
+    add_names,
+    check_folder,
+    find_identity,
+    fitted_identity,
+    open_model,
+)
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import IdentityError
-from celeb_basis.provenance import PEOPLE, people_read
+from celeb_basis.provenance import PEOPLE, marked, people_read, save_generated_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,55 +34,62 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import GenerationRequest, ModelInfo
     from celeb_basis.identities.identity import Identity
 
-
-_ABOUT = """\
-Draw pictures by prompt, with learned people as words: <NAME> for each --identity. Every picture is a PNG file that says
-in its text chunk "parameters" how it was drawn, identities and their content hashes included, and that it is an
-AI-generated picture of these people. Picture i is drawn with SEED + i, alone. An identity that was learned on another
-checkpoint of the same family is expanded anew for this one.
+_DESCRIPTION = """\
+Generate images from a prompt that names learned people by placeholder tokens: <NAME> for each --identity. Every image is a
+PNG file whose text chunk "parameters" says how it was generated, with the identities and their content hashes; its metadata
+also say that it is an AI-generated picture of these people. Image i has the seed SEED + i, and is the same if generated
+alone. An identity that was learned on another checkpoint of the same family is re-expanded for this one.
 
 examples:
   celeb-basis generate "an oil painting of <ada>" --identity ada --model /models/sd15 --output pictures
   celeb-basis generate "<ada> and <bob> on a beach" --identity ada --identity bob.safetensors \\
       --model /models/sd15 --count 4 --seed 7 --output pictures"""
 
-_WORD = re.compile(r"<[^<>]+>")
+_PLACEHOLDER_TOKEN = re.compile(r"<[^<>]+>")
 
 
 def add_parser(commands: Commands) -> None:
     """Add ``generate`` to the commands."""
-    parser = add_command(commands, "generate", "draw pictures of learned people", _ABOUT)
+    parser = add_command(commands, "generate", "generate images of learned people", _DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("prompt", metavar="PROMPT", help='what to draw, such as "a photo of <ada>"')
+    parser.add_argument("prompt", metavar="PROMPT", help='the prompt, such as "a photo of <ada>"')
     add_identities(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the images")
     add_sampling(parser)
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="pictures to draw")
-    parser.add_argument("--negative", default="", metavar="TEXT", help="what the pictures should not show")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="number of images")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt")
     add_model(parser)
     add_names(parser)
 
 
 def add_identities(parser: argparse._ActionsContainer) -> None:
-    """``--identity`` and ``--library``."""
+    """Add ``--identity`` and ``--library``."""
     parser.add_argument(
-        "--identity", action="append", default=[], metavar="NAME|FILE", help="of the library, or a file; repeatable"
+        "--identity",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="a person of the library, or an identity file; repeatable",
     )
     add_library(parser)
 
 
 def add_sampling(parser: argparse._ActionsContainer) -> None:
-    """``--seed``, ``--steps``, ``--guidance`` and ``--size``."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first picture")
+    """Add ``--seed``, ``--steps``, ``--guidance`` and ``--size``."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first image")
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="sampling steps")
-    parser.add_argument("--guidance", type=float, default=7.5, metavar="X", help="classifier-free guidance; 1 is none")
-    parser.add_argument("--size", metavar="N|WxH", help="in pixels; the model's own if left out")
+    parser.add_argument("--guidance", type=float, default=7.5, metavar="X", help="CFG scale; 1 is no guidance")
+    parser.add_argument("--size", metavar="N|WxH", help="size in pixels; by default the model's own")
 
 
 def check_sampling(arguments: argparse.Namespace) -> tuple[int | None, int | None]:
-    """Width and height of ``--size``.
+    """Check the sampling options.
 
-    Raises: :class:`UsageError` for numbers of no use.
+    Returns:
+        Width and height of ``--size``, or two ``None`` without it.
+
+    Raises:
+        UsageError: A value is out of range.
     """
     if not 0 <= arguments.seed < 2**32:
         raise UsageError("--seed must be from 0 to 4294967295.")
@@ -90,28 +108,29 @@ def check_sampling(arguments: argparse.Namespace) -> tuple[int | None, int | Non
     return width, height
 
 
-def run(arguments: argparse.Namespace, screen: Console) -> int:
-    """Do it; answers the exit code."""
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the command; returns the exit code."""
     width, height = check_sampling(arguments)
     if not 1 <= arguments.count <= 10_000:
         raise UsageError("--count must be from 1 to 10000.")
 
-    from celeb_basis.cli.common import check_folder, find_identity, fitted_identity, open_model
     from celeb_basis.diffusion_model import GenerationRequest
     from celeb_basis.identities.deletion import GeneratedFiles
 
     check_folder(arguments.output)
     identities = [find_identity(text, arguments.library) for text in arguments.identity]
-    check_words(arguments.prompt + " " + arguments.negative, identities)
+    check_placeholder_tokens(arguments.prompt + " " + arguments.negative, identities)
     for identity in identities:
         if f"<{identity.name}>" not in arguments.prompt:
-            screen.note(f"warning: <{identity.name}> is not in the prompt, so {identity.name} will not be drawn")
-    model = open_model(arguments, screen)
-    identities = [fitted_identity(one, model, arguments, screen) for one in identities]
+            console.note(
+                f"warning: <{identity.name}> is not in the prompt, so {identity.name} will not be in the images"
+            )
+    model = open_model(arguments, console)
+    identities = [fitted_identity(one, model, arguments, console) for one in identities]
     request = GenerationRequest(
         prompt=arguments.prompt,
         negative_prompt=arguments.negative,
-        placeholder_tokens=words_of(identities),
+        placeholder_tokens=placeholder_tokens(identities),
         count=arguments.count,
         seed=arguments.seed,
         steps=arguments.steps,
@@ -122,47 +141,52 @@ def run(arguments: argparse.Namespace, screen: Console) -> int:
     files: list[dict[str, Any]] = []
     number = next_number(arguments.output)
     try:
-        with screen.bar(arguments.count, "drawing", unit="picture") as bar:
+        with console.bar(arguments.count, "generating", unit="image") as bar:
             for index, image in enumerate(model.generate(request)):
                 seed = arguments.seed + index
                 path = arguments.output / f"{number + index:05d}-{seed}.png"
-                save_picture(path, image, request, seed, model.info, identities)
+                save_image(path, image, request, seed, model.info, identities)
                 files.append({"file": str(path), "seed": seed})
                 bar.update()
     finally:
-        derived = GeneratedFiles(arguments.library)
-        derived.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in identities])
+        generated = GeneratedFiles(arguments.library)
+        generated.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in identities])
     hashes = {one.name: one.content_hash for one in identities}
-    screen.result({"prompt": arguments.prompt, "model": model.info.name, "identities": hashes, "pictures": files})
+    console.result({"prompt": arguments.prompt, "model": model.info.name, "identities": hashes, "pictures": files})
     for entry in files:
-        screen.say(entry["file"])
+        console.say(entry["file"])
     return 0
 
 
-def check_words(prompt: str, identities: Sequence[Identity]) -> None:
-    """Raises: :class:`IdentityError` for a ``<word>`` that is nobody's, or two identities of one name."""
+def check_placeholder_tokens(prompt: str, identities: Sequence[Identity]) -> None:
+    """Check that the identities define every placeholder token of a prompt.
+
+    Raises:
+        IdentityError: They do not, or two identities have the same name.
+    """
     names = [identity.name for identity in identities]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise IdentityError(f"Two identities are called {twice[0]!r}: import one of them under another name.")
     known = {f"<{name}>" for name in names}
-    if unknown := [word for word in _WORD.findall(prompt) if word not in known]:
+    if unknown := [token for token in _PLACEHOLDER_TOKEN.findall(prompt) if token not in known]:
         raise IdentityError(
-            f"The prompt says {unknown[0]}, but no identity of that name is given: add --identity {unknown[0][1:-1]}."
+            f"The prompt contains {unknown[0]}, but no identity of that name is given: "
+            f"add --identity {unknown[0][1:-1]}."
         )
 
 
-def words_of(identities: Sequence[Identity]) -> dict[str, Any]:
-    """The identities as a host takes them."""
+def placeholder_tokens(identities: Sequence[Identity]) -> dict[str, Any]:
+    """The identities' token vectors by placeholder token, as a model takes them."""
     return {f"<{identity.name}>": identity.token_vectors() for identity in identities}
 
 
 def next_number(folder: Path) -> int:
-    """A number above those of the pictures that are in ``folder``."""
+    """A number above those of the images in ``folder``."""
     taken = [int(found[1]) for path in folder.glob("*.png") if (found := re.match(r"(\d+)-", path.name))]
     return max(taken, default=0) + 1
 
 
-def save_picture(
+def save_image(
     path: Path,
     image: Image.Image,
     request: GenerationRequest,
@@ -170,9 +194,7 @@ def save_picture(
     info: ModelInfo,
     identities: Sequence[Identity],
 ) -> None:
-    """Write a picture with the text that says how it was drawn and whom it shows, whole or not at all."""
-    from celeb_basis.provenance import marked, save_generated_image
-
+    """Save an image with its generation parameters and provenance marks, whole or not at all."""
     parameters = parameters_text(
         prompt=request.prompt,
         negative=request.negative_prompt,
@@ -184,24 +206,24 @@ def save_picture(
         model_sha256=info.sha256,
         identities={one.name: one.content_hash for one in identities},
     )
-    words = [word for word in (f"<{one.name}>" for one in identities) if word in request.prompt]
-    save_generated_image(path, marked(image, words), texts={KEY: parameters})
+    tokens = [token for token in (f"<{one.name}>" for one in identities) if token in request.prompt]
+    save_generated_image(path, marked(image, tokens), texts={KEY: parameters})
 
 
-# FOLDED: The text in a generated PNG file that says how it was drawn: the WebUI's form, which many tools show.
+# The text chunk that says how an image was generated, in the WebUI's infotext form, which many tools show
 
 KEY = "parameters"
 _NEGATIVE = "Negative prompt: "
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """How a picture was drawn, as far as its file says."""
+class GenerationParameters:
+    """How an image was generated, as far as its file says."""
 
     prompt: str
     seed: int
     words: tuple[str, ...]
-    """The learned words in the prompt, brackets and all."""
+    """Placeholder tokens of the learned people, with their brackets."""
 
 
 def parameters_text(
@@ -216,7 +238,7 @@ def parameters_text(
     model_sha256: str,
     identities: Mapping[str, str],
 ) -> str:
-    """The text for one picture. ``identities`` maps names to content hashes."""
+    """The text for one image. ``identities`` maps names to content hashes."""
     fields: dict[str, Any] = {
         "Steps": steps,
         "CFG scale": f"{guidance:g}",
@@ -233,20 +255,15 @@ def parameters_text(
     return "\n".join(lines)
 
 
-def read_parameters(path: Path) -> Drawn | None:
-    """How the PNG file ``path`` was drawn, or ``None`` if it does not say."""
+def read_parameters(path: Path) -> GenerationParameters | None:
+    """How the image in the PNG file ``path`` was generated, or ``None`` if the file does not say."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(KEY)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ):  # whoever opens it for its pixels says what is wrong
-        return None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None  # opening it for its pixels raises the error that says what is wrong
     if not isinstance(text, str):
         return None
     *prompt, last = text.split("\n")
@@ -256,11 +273,11 @@ def read_parameters(path: Path) -> Drawn | None:
         seed = int(values["Seed"])
     except (KeyError, ValueError):
         return None
-    return Drawn("\n".join(prompt), seed, tuple(f"<{name}>" for name in _names(values.get(PEOPLE, ""))))
+    return GenerationParameters("\n".join(prompt), seed, tuple(f"<{name}>" for name in _names(values.get(PEOPLE, ""))))
 
 
 def _names(value: str) -> tuple[str, ...]:
-    """The people of a picture: as :func:`parameters_text` writes them, or as the WebUI's extension does."""
+    """Names of the people in an image, as :func:`parameters_text` or the WebUI's extension writes them."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
@@ -273,7 +290,7 @@ def _quoted(value: str) -> str:
 
 
 def _fields(line: str) -> dict[str, str]:
-    """``Key: value, Key: "value, with a comma"`` as a table."""
+    """Parse ``Key: value, Key: "value, with a comma"``."""
     decoder, values, rest = json.JSONDecoder(), {}, line
     while rest:
         key, colon, rest = rest.partition(": ")

@@ -1,4 +1,4 @@
-"""What is shown and where: results on standard output, progress and remarks on standard error."""
+"""The console: results go to standard output, progress and remarks to standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from celeb_basis.events import DrawingNames, Event, Preparing, StepDone
 
 @dataclass
 class Console:
-    """The two streams. With ``json``, standard output gets one JSON value and nothing else."""
+    """The two output streams. With ``json``, standard output holds one JSON value and nothing else."""
 
     json: bool
     verbose: bool
@@ -26,15 +26,16 @@ class Console:
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
     def __post_init__(self) -> None:
-        # Redirected on Windows, a stream has the letters of one script, and raises for all others: once everything is done.
+        # A redirected stream on Windows encodes the letters of one script only, and raises for all others, which would
+        # happen when the work is already done.
         for stream in (self.out, self.err):
             if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
                 stream.reconfigure(errors="backslashreplace")
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Send to standard error what libraries print, and log messages as remarks."""
-        handler = _Remarks(self)
+        """Send what libraries print to standard error, and show log messages as remarks."""
+        handler = _RemarkHandler(self)
         level = logging.INFO if self.verbose else logging.WARNING
         logger = logging.getLogger("celeb_basis")
         before = logger.level, logger.propagate
@@ -51,26 +52,26 @@ class Console:
             logger.propagate = before[1]
 
     def say(self, text: str = "") -> None:
-        """A line of the result, for people."""
+        """Print a line of the result for people; nothing with ``json``."""
         if not self.json:
             self.out.write(text + "\n")
             self.out.flush()
 
     def result(self, value: Any) -> None:
-        """The whole result, for programs."""
+        """Print the whole result for programs; nothing without ``json``."""
         if self.json:
-            # Programs expect UTF-8; whatever else the stream may be, it has ASCII's letters.
-            foreign = codecs.lookup(self.out.encoding or "utf-8").name != "utf-8"
-            self.out.write(json.dumps(value, ensure_ascii=foreign, indent=2) + "\n")
+            # Programs expect UTF-8. Any other encoding can at least hold ASCII.
+            ascii_only = codecs.lookup(self.out.encoding or "utf-8").name != "utf-8"
+            self.out.write(json.dumps(value, ensure_ascii=ascii_only, indent=2) + "\n")
             self.out.flush()
 
     def note(self, text: str) -> None:
-        """A remark."""
+        """Show a remark; nothing with ``quiet``."""
         if not self.quiet:
             self._write(text)
 
     def confirm(self, question: str) -> bool | None:
-        """Whether somebody at the terminal agrees; ``None`` where nobody can be asked."""
+        """Ask a yes-or-no question at the terminal; ``None`` without a terminal."""
         if self.json or not sys.stdin.isatty():
             return None
         self.err.write(f"{question} [y/N] ")
@@ -78,12 +79,12 @@ class Console:
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
     def error(self, text: str) -> None:
-        """The sentence that says why nothing came of it."""
+        """Show the error that ended the command."""
         self._write(f"error: {text}")
         self.result({"error": text})
 
     def bar(self, total: int | None, about: str, *, unit: str = "it", scale: bool = False) -> Any:
-        """A tqdm bar on standard error; silent with ``--quiet``."""
+        """Open a tqdm bar on standard error, which is not shown with ``quiet``."""
         from tqdm import tqdm
 
         return tqdm(
@@ -103,34 +104,35 @@ class Console:
         except ImportError:
             self.err.write(text + "\n")
         else:
-            tqdm.write(text, file=self.err)  # above a bar that is being drawn
+            tqdm.write(text, file=self.err)  # above a bar that is on the screen
         self.err.flush()
 
 
-class _Remarks(logging.Handler):
-    def __init__(self, screen: Console) -> None:
+class _RemarkHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
         super().__init__()
-        self.screen = screen
+        self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.screen.note(record.getMessage())
+        """Show a log message as a remark."""
+        self.console.note(record.getMessage())
 
 
 class LearnBar:
-    """Bars for the events of one run: the views that are encoded, then the steps."""
+    """Progress bars for the events of a training run, one per phase: encoding views, then the steps."""
 
-    def __init__(self, screen: Console, about: str) -> None:
-        self.screen, self.about = screen, about
+    def __init__(self, console: Console, about: str) -> None:
+        self.console, self.about = console, about
         self._bar: Any = None
         self._phase: type[Event] | None = None
         self._people = ""
 
     def show(self, event: Event) -> None:
-        """Draw what ``event`` says."""
+        """Update the bar, or open the next one."""
         if isinstance(event, Preparing):
             self._move(event, event.total, event.done, f"{self.about}: encoding views")
         elif isinstance(event, DrawingNames):
-            self._move(event, event.total, event.done, "Drawing the celebrities, once for this model")
+            self._move(event, event.total, event.done, "Generating the celebrities, once for this model")
         elif isinstance(event, StepDone):
             self._move(event, event.total, event.step, f"{self.about}: learning")
             if event.people:
@@ -141,7 +143,7 @@ class LearnBar:
             self._bar.set_postfix_str(f"loss {event.average_loss:.4f}{self._people}", refresh=False)
 
     def close(self) -> None:
-        """Take the bar away; whatever is shown next begins one of its own."""
+        """Remove the bar. The next event opens a new one."""
         if self._bar is not None:
             self._bar.close()
         self._bar, self._phase, self._people = None, None, ""
@@ -150,7 +152,7 @@ class LearnBar:
         if self._phase is not type(event):
             self.close()
             self._phase = type(event)
-            # A resumed run starts where it was left, and its time left is reckoned from there.
-            self._bar = self.screen.bar(total, about, unit="step")
+            # A resumed run starts where it stopped, and its remaining time is estimated from there.
+            self._bar = self.console.bar(total, about, unit="step")
             self._bar.initial = self._bar.n = done - 1
         self._bar.update(done - self._bar.n)

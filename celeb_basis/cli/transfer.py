@@ -8,17 +8,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.cli.common import Commands, UsageError, add_command, add_library, add_model, add_names, add_replace
+from celeb_basis.cli.common import (
+    Commands,
+    UsageError,
+    add_command,
+    add_library,
+    add_model,
+    add_names,
+    add_replace,
+    bases_for,
+    check_folder,
+    check_name_is_free,
+    check_output_file,
+    find_identity,
+    open_library,
+    open_model,
+    open_names,
+)
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import ExportError, IdentityError
-from celeb_basis.exports.textual_inversion import LAYOUTS
+from celeb_basis.files import explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.identities.identity import Identity
 
-_ABOUT_EXPORT = """\
-Write an identity as an ordinary textual inversion file, which needs nothing of this project to be used. A file of that
-name is replaced.
+LAYOUTS = ("webui", "diffusers", "comfyui", "invokeai")
+"""Those of :data:`celeb_basis.exports.textual_inversion.LAYOUTS`, which is too slow to import for a help text."""
+
+_EXPORT = """\
+Write an identity as an ordinary textual inversion file, which works without this project. An existing file of that name is
+replaced.
 
 examples:
   celeb-basis export ada --layout webui --output /webui/embeddings
@@ -26,12 +45,12 @@ examples:
   celeb-basis export ada.safetensors --layout diffusers --output ada-word.safetensors --word "<ada>"
   celeb-basis export ada --layout comfyui --output /comfyui/models/embeddings"""
 
-_ABOUT_IMPORT = """\
-Take a file into the library: an identity file of this project, a textual inversion of any tool (.safetensors, .pt, .bin),
-or a coefficient file of the Celeb Basis authors (embeddings_gs-STEP.pt, id_coefficient_NNN.pt). The last two need the
-model they are for: a textual inversion is projected onto its celeb basis; the authors' coefficients are numbers in the
-authors' own basis, which your copy of their list of names gives (or the celeb_basis.pt that was extracted with them).
-Nothing in a file is ever run.
+_IMPORT = """\
+Add a file to the library: an identity file of this project, a textual inversion of any tool (.safetensors, .pt, .bin), or a
+coefficient file of the CelebBasis repository, the code of the paper's authors (embeddings_gs-STEP.pt,
+id_coefficient_NNN.pt). The last two kinds need the model that they were made for. A textual inversion is projected onto its
+celeb basis. The authors' coefficients refer to the authors' own basis, which is rebuilt from your copy of their list of
+names, or read from the celeb_basis.pt that was extracted with them. No code in a file is ever run.
 
 examples:
   celeb-basis import from-a-friend.safetensors --as ada
@@ -42,29 +61,33 @@ examples:
 
 def add_parser(commands: Commands) -> None:
     """Add ``export`` and ``import`` to the commands."""
-    parser = add_command(commands, "export", "write an identity as another tool's embedding", _ABOUT_EXPORT)
+    parser = add_command(commands, "export", "write an identity as another tool's embedding", _EXPORT)
     parser.set_defaults(run=run_export)
-    parser.add_argument("identity", metavar="NAME|FILE", help="of the library, or a file")
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="webui", help="the tool it is for")
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="a file, or a folder that exists")
-    parser.add_argument("--word", help="the word in prompts of diffusers; <NAME> if left out")
+    parser.add_argument("identity", metavar="NAME|FILE", help="a person of the library, or an identity file")
+    parser.add_argument("--layout", choices=LAYOUTS, default="webui", help="the tool that will read the file")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="a file, or an existing folder")
+    parser.add_argument("--word", help="placeholder token for diffusers; <NAME> by default")
     add_library(parser)
 
-    parser = add_command(commands, "import", "take another tool's file into the library", _ABOUT_IMPORT)
+    parser = add_command(commands, "import", "add another tool's file to the library", _IMPORT)
     parser.set_defaults(run=run_import)
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--as", dest="name", metavar="NAME", help="its name here; its own if left out")
+    parser.add_argument("--as", dest="name", metavar="NAME", help="its name in the library; by default the file's own")
     add_library(parser)
     add_replace(parser)
     add_model(parser, required=False, why="; needed for other tools' files")
     add_names(parser)
     parser.add_argument("--components", type=int, default=512, metavar="K", help="components of the basis")
-    parser.add_argument("--authors-basis", type=Path, metavar="FILE", help="the authors' celeb_basis.pt of that file")
+    parser.add_argument(
+        "--authors-basis",
+        type=Path,
+        metavar="FILE",
+        help="the celeb_basis.pt that was extracted with the authors' file",
+    )
 
 
-def run_export(arguments: argparse.Namespace, screen: Console) -> int:
-    """Do it; answers the exit code."""
-    from celeb_basis.cli.common import check_folder, check_output_file, find_identity
+def run_export(arguments: argparse.Namespace, console: Console) -> int:
+    """Run ``export``; returns the exit code."""
     from celeb_basis.exports.textual_inversion import export_identity, usage
     from celeb_basis.identities.deletion import GeneratedFiles
 
@@ -77,38 +100,35 @@ def run_export(arguments: argparse.Namespace, screen: Console) -> int:
     files = export_identity(identity, output, arguments.layout, word=arguments.word)
     GeneratedFiles(arguments.library).note(files, "export", [identity.name])
     hint = usage(identity, files[0], arguments.layout, word=arguments.word)
-    screen.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
+    console.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
     for path in files:
-        screen.say(str(path))
-    screen.note(f"To use it: {hint}")
+        console.say(str(path))
+    console.note(f"To use it: {hint}")
     return 0
 
 
-def run_import(arguments: argparse.Namespace, screen: Console) -> int:
-    """Do it; answers the exit code."""
-    from celeb_basis.cli.common import check_name_is_free, open_library
-    from celeb_basis.files import explained_os_errors
-
+def run_import(arguments: argparse.Namespace, console: Console) -> int:
+    """Run ``import``; returns the exit code."""
     path: Path = arguments.file
     with explained_os_errors(path, "read"), open(path, "rb"):
         pass
     library = open_library(arguments.library)
     if arguments.name is not None:
         check_name_is_free(library, arguments.name, replace=arguments.replace)
-    identities = _read(path, arguments, screen)
+    identities = _read(path, arguments, console)
     for identity in identities:  # all of them, before the first is written
         check_name_is_free(library, identity.name, replace=arguments.replace)
     files = [library.add(identity, replace=arguments.replace) for identity in identities]
-    screen.result({"identities": [{"name": i.name, "file": str(p)} for i, p in zip(identities, files, strict=True)]})
+    console.result({"identities": [{"name": i.name, "file": str(p)} for i, p in zip(identities, files, strict=True)]})
     for identity, file in zip(identities, files, strict=True):
-        screen.say(f"{identity.name}: {file}")
+        console.say(f"{identity.name}: {file}")
         if identity.metadata.notes:
-            screen.note(identity.metadata.notes)
+            console.note(identity.metadata.notes)
     return 0
 
 
-def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
-    """The people of ``path``, whatever kind of file it is."""
+def _read(path: Path, arguments: argparse.Namespace, console: Console) -> tuple[Identity, ...]:
+    """Read the identities in ``path``, whatever kind of file it is."""
     from celeb_basis.identities.identity import load_identity
 
     not_ours: Exception | None = None
@@ -121,13 +141,12 @@ def _read(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[I
     if arguments.model is None:
         if not_ours is not None:
             raise not_ours
-        raise UsageError("Another tool's file needs --model: the checkpoint that it was made for.")
-    return _read_foreign(path, arguments, screen)
+        raise UsageError("The file of another tool needs --model, the checkpoint that it was made for.")
+    return _read_embedding(path, arguments, console)
 
 
-def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
+def _read_embedding(path: Path, arguments: argparse.Namespace, console: Console) -> tuple[Identity, ...]:
     from celeb_basis.basis import fitting_components
-    from celeb_basis.cli.common import bases_for, open_model, open_names
     from celeb_basis.exports.celebbasis_repo import read_celebbasis_file
     from celeb_basis.exports.textual_inversion import identity_from_embedding, import_embedding
 
@@ -141,17 +160,16 @@ def _read_foreign(path: Path, arguments: argparse.Namespace, screen: Console) ->
             try:
                 read_celebbasis_file(path)
             except ExportError as other:
-                raise ExportError(f"{error} As a file of the authors: {other}") from other
+                raise ExportError(f"{error} As a file of the CelebBasis repository: {other}") from other
     if embedding is None:
-        return _read_authors(path, arguments, screen)
+        return _read_celebbasis(path, arguments, console)
     names = open_names(arguments)
-    model = open_model(arguments, screen)
+    model = open_model(arguments, console)
     bases = bases_for(model, names, fitting_components(model.text_encoders, arguments.components))
     return (identity_from_embedding(embedding, bases, model.info, name=arguments.name),)
 
 
-def _read_authors(path: Path, arguments: argparse.Namespace, screen: Console) -> tuple[Identity, ...]:
-    from celeb_basis.cli.common import open_model
+def _read_celebbasis(path: Path, arguments: argparse.Namespace, console: Console) -> tuple[Identity, ...]:
     from celeb_basis.exports.celebbasis_repo import (
         WITHOUT_A_BASIS,
         import_celebbasis_file,
@@ -163,10 +181,10 @@ def _read_authors(path: Path, arguments: argparse.Namespace, screen: Console) ->
 
     if arguments.authors_basis is not None:
         basis = read_celebbasis_basis(arguments.authors_basis)
-        model = open_model(arguments, screen)
+        model = open_model(arguments, console)
     elif arguments.names is not None:
         names, components = read_names(arguments.names), read_celebbasis_file(path).components
-        model = open_model(arguments, screen)
+        model = open_model(arguments, console)
         basis = rebuild_celebbasis_basis(model.text_encoders[0], names, components)
     else:
         raise ExportError(WITHOUT_A_BASIS.format(file=path.name) + " The options are --names and --authors-basis.")

@@ -108,7 +108,7 @@ def test_ctrl_c_ends_the_whole_folder(
     assert rows["text"]["error"] == "Not started."
     assert [path.name for path in own_library.iterdir()] == ["ann.safetensors"]
 
-    (command,) = (line.split("to go on: ")[1] for line in answer.err.splitlines() if "to go on: " in line)
+    (command,) = (line.split("to resume it: ")[1] for line in answer.err.splitlines() if "to resume it: " in line)
     assert shlex.split(command)[3] == rows["bob"]["state"]
     before = Path(rows["bob"]["state"]).read_bytes()
     resumed = celeb(*shlex.split(command)[1:])
@@ -137,4 +137,4 @@ def test_ctrl_c_on_ray_tells_who_was_being_learned(
     assert (rows["ann"]["reason"], rows["ann"]["state"]) == ("interrupted", None)
     assert rows["ann"]["error"] == "Interrupted, and nothing is kept: learn her again."
     assert rows["bob"]["error"] == "Not started."
-    assert "to go on" not in answer.err
+    assert "to resume" not in answer.err

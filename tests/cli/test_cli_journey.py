@@ -137,7 +137,7 @@ def test_generate_writes_pictures_that_say_how_they_were_drawn(
 def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from celeb_basis.cli.generate import Drawn, parameters_text, read_parameters
+    from celeb_basis.cli.generate import GenerationParameters, parameters_text, read_parameters
 
     text = parameters_text(
         prompt='a "photo", Seed: 3 of <Zoë, B.>',
@@ -154,7 +154,7 @@ def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
     remarks.add_itxt("parameters", text)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=remarks)
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    assert read_parameters(tmp_path / "a.png") == Drawn('a "photo", Seed: 3 of <Zoë, B.>', 9, ("<Zoë, B.>",))
+    assert read_parameters(tmp_path / "a.png") == GenerationParameters('a "photo", Seed: 3 of <Zoë, B.>', 9, ("<Zoë, B.>",))
     assert read_parameters(tmp_path / "b.png") is None
 
 
@@ -170,13 +170,13 @@ def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
 def test_what_the_webui_says_is_read_too(tmp_path: Path, people: str, words: tuple[str, ...]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from celeb_basis.cli.generate import Drawn, read_parameters
+    from celeb_basis.cli.generate import GenerationParameters, read_parameters
 
     remarks = PngInfo()
     lines = "a photo of <ada>\nby the sea\nNegative prompt: blur\n"
     remarks.add_text("parameters", f"{lines}Steps: 20, Seed: 77, Size: 64x64, Celeb Basis: {people}, Version: v1.10.1")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=remarks)
-    assert read_parameters(tmp_path / "a.png") == Drawn("a photo of <ada>\nby the sea", 77, words)
+    assert read_parameters(tmp_path / "a.png") == GenerationParameters("a photo of <ada>\nby the sea", 77, words)
 
 
 def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
@@ -188,7 +188,7 @@ def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
     words = ["--identity", "ada", "--names", parts.names, "--steps", 1, "--output", tmp_path / "out"]
     answer = celeb("generate", "<ada>", "--model", tmp_path / "other-sd1", *words, "--json")
     assert answer.code == 0, answer.err
-    assert "is expanded anew for other-sd1" in answer.err
+    assert "is re-expanded for other-sd1" in answer.err
     assert answer.json["identities"]["ada"] != load_identity(library / "ada.safetensors").content_hash
     # Another list of names: the coefficients would mean somebody else.
     wrong = celeb("generate", "<ada>", "--model", tmp_path / "other-sd1", *words[:2], *words[4:])
@@ -316,7 +316,7 @@ def test_interrupted_and_resumed_ends_as_if_nothing_had_happened(
     person = answer.json["people"][0]
     assert (person["name"], person["ok"], person["steps"]) == ("ada", False, 2)
     assert not (tmp_path / "library").exists()
-    command = shlex.split(answer.err.split("to go on: ")[1])
+    command = shlex.split(answer.err.split("to resume it: ")[1])
     assert command[:4] == ["celeb-basis", "learn", "--resume", person["state"]]
     # The handler is gone again.
     assert signal.getsignal(signal.SIGINT) is handler

@@ -99,7 +99,7 @@ def test_an_error_of_our_own_says_so_and_shows_its_traceback_only_when_asked(
     def broken(*_: object) -> int:
         raise RuntimeError("a wheel came off")
 
-    monkeypatch.setattr("celeb_basis.cli.people._list", broken)
+    monkeypatch.setattr("celeb_basis.cli.people._describe_library", broken)
     assert main(["info"]) == 70
     said = capsys.readouterr().err
     assert said.startswith("error: ")
@@ -116,7 +116,7 @@ def test_what_libraries_print_never_mixes_with_a_result(
         print("find model: det.onnx")
         return {"kind": "library", "folder": "f", "people": []}
 
-    monkeypatch.setattr("celeb_basis.cli.people._list", chatty)
+    monkeypatch.setattr("celeb_basis.cli.people._describe_library", chatty)
     answer = celeb("info", "--json")
     assert answer.json["kind"] == "library"
     assert "find model" in answer.err
@@ -132,3 +132,10 @@ def test_the_default_library_follows_the_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     monkeypatch.setenv("LOCALAPPDATA", "/data")
     assert default_library() == Path("/data/celeb-basis/identities")
+
+
+def test_the_layouts_that_the_help_lists_are_those_of_the_exports() -> None:
+    from celeb_basis.cli import transfer
+    from celeb_basis.exports.textual_inversion import LAYOUTS
+
+    assert tuple(LAYOUTS) == transfer.LAYOUTS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from celeb_basis.cli.learn_people import command_line, resume_command, unfinished_run
 from celeb_basis.cli.main import build_parser
-from celeb_basis.cli.run_results import command_line, resume_command, unfinished_run
 
 MODEL = ["--model", "my models/sd15"]
 

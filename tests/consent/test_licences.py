@@ -82,7 +82,7 @@ def test_the_terminal_is_asked(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(said))
     answer = celeb(*words(parts))
-    assert answer.err.index("Their licence: ") < answer.err.index("Do you agree")
+    assert answer.err.index("Their license: ") < answer.err.index("Do you agree")
     assert bool(asked) == downloads
     # The made-up models are no networks: behind the download, loading them fails.
     assert answer.code == 2

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from celeb_basis.cli.demo import STRANGERS, load_model, look
+from celeb_basis.cli.demo import STRANGERS
+from celeb_basis.cli.demo_run import face_similarity, load_model
 from celeb_basis.cli.main import main
 from celeb_basis.diffusion_model import DiffusionModel, TokenVectors
 from celeb_basis.events import follow
@@ -72,7 +73,7 @@ def test_the_demo_shows_both_people(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "person2.safetensors" in told
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "&lt;person1&gt; and &lt;person2&gt;" in page
-    assert "likeness" in page
+    assert "similarity person1" in page
     assert load_identity(tmp_path / "people" / "person1.safetensors").metadata.base_model == "miniature"
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 10
     for layout in ("webui", "diffusers"):
@@ -103,10 +104,10 @@ class TwoFaces:
 def test_people_are_compared_from_left_to_right() -> None:
     vectors = {"ada": np.array([1.0, 0.0], np.float32), "ben": np.array([0.0, 1.0], np.float32)}
     picture = np.zeros((20, 40, 3), np.uint8)
-    right_way = look(picture, ("ada", "ben"), vectors, TwoFaces([(25, 1), (2, 0)]))  # type: ignore[arg-type]
-    assert right_way.likeness == 1.0
+    right_way = face_similarity(picture, ("ada", "ben"), vectors, TwoFaces([(25, 1), (2, 0)]))  # type: ignore[arg-type]
+    assert right_way.mean == 1.0
     assert right_way.note.startswith("likeness left: ada 1.00 (ben 0.00)")
-    wrong_way = look(picture, ("ada", "ben"), vectors, TwoFaces([(25, 0), (2, 1)]))  # type: ignore[arg-type]
-    assert wrong_way.likeness == 0.0
-    assert look(picture, ("ada", "ben"), vectors, TwoFaces([(2, 0)])).note == "1 of 2 faces found"  # type: ignore[arg-type]
-    assert look(picture, ("ada",), vectors, TwoFaces([])).likeness is None  # type: ignore[arg-type]
+    wrong_way = face_similarity(picture, ("ada", "ben"), vectors, TwoFaces([(25, 0), (2, 1)]))  # type: ignore[arg-type]
+    assert wrong_way.mean == 0.0
+    assert face_similarity(picture, ("ada", "ben"), vectors, TwoFaces([(2, 0)])).note == "1 of 2 faces found"  # type: ignore[arg-type]
+    assert face_similarity(picture, ("ada",), vectors, TwoFaces([])).mean is None  # type: ignore[arg-type]

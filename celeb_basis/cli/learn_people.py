@@ -1,0 +1,309 @@
+"""The people of a ``learn`` command: which ones it asks for, where their interrupted runs are saved, and the results."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.cli.common import UsageError, default_library, named_cosines
+from celeb_basis.cli.progress import Console
+from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError
+from celeb_basis.files import cache_folder, checked_name, explained_os_errors
+from celeb_basis.identities.deletion import GeneratedFiles
+from celeb_basis.identities.identity import identity_from_bytes
+from celeb_basis.identities.library import Library, name_key
+from celeb_basis.training.run import PhotoInput, TrainingResult
+
+# The people that the command line asks for
+
+PICTURES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif"),
+        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi"),
+    )
+)
+"""Suffixes of the files in a folder that count as photos."""
+
+
+@dataclass(frozen=True)
+class RequestedPeople:
+    """The people of one command."""
+
+    people: tuple[PhotoInput, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    """Names in a folder that cannot be learned, each with the reason."""
+    from_folder: bool = False
+    together: bool = False
+    """Whether they are learned in one run."""
+
+
+def requested_people(arguments: argparse.Namespace) -> RequestedPeople:
+    """Find out who is to be learned. Photos are not opened yet.
+
+    Raises:
+        UsageError: Options contradict each other, or nobody is given.
+        PhotoError: A folder holds no people.
+        IdentityError: A name is not usable.
+    """
+    photos: list[Path] = arguments.photos
+    if arguments.person:
+        if photos or arguments.name:
+            raise UsageError("Give either --person for every person, or the photos of one person and --name.")
+        people = tuple(_named_person(text) for text in arguments.person)
+        names = [person.name.casefold() for person in people]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise IdentityError(f"Two people are both called {twice!r}: give each a name of their own.")
+        return RequestedPeople(people, together=True)
+    if not photos:
+        raise UsageError(
+            "There is nobody to learn: give a photo and --name, a folder of people, or --person NAME=PHOTO."
+        )
+    if any(os.path.isdir(path) for path in photos):
+        if len(photos) > 1 or arguments.name:
+            raise UsageError(
+                "A folder of people must be the only argument, without --name: its files and folders name the people."
+            )
+        return _people_of_folder(photos[0], arguments.together)
+    if not arguments.name:
+        raise UsageError("The person needs a name: add --name, such as --name ada.")
+    return RequestedPeople((PhotoInput(checked_name(arguments.name), tuple(photos)),))
+
+
+def _named_person(text: str) -> PhotoInput:
+    name, equals, photos = text.partition("=")
+    paths = tuple(Path(part) for part in photos.split(",") if part)
+    if not equals or not paths:
+        raise UsageError(f"--person {text!r} is not understood: write --person NAME=PHOTO or NAME=PHOTO,PHOTO.")
+    return PhotoInput(checked_name(name), paths)
+
+
+def _people_of_folder(folder: Path, together: bool) -> RequestedPeople:
+    found: dict[str, PhotoInput] = {}
+    refused: list[tuple[str, str]] = []
+    for name, photos in _folder_entries(folder):
+        try:
+            name = checked_name(name)
+            if not photos:
+                raise PhotoError(f"There is no picture in {folder / name}: put the person's photos into it.")
+            if name.casefold() in found:
+                raise PhotoError(f"Two people in {folder} are called {name!r}: rename one file or folder.")
+        except CelebBasisError as error:
+            refused.append((name, str(error)))
+        else:
+            found[name.casefold()] = PhotoInput(name, photos)
+    if not found and not refused:
+        raise PhotoError(f"There is no picture in {folder}: put a photo or a folder of photos for each person into it.")
+    return RequestedPeople(tuple(found.values()), tuple(refused), from_folder=True, together=together)
+
+
+def _folder_entries(folder: Path) -> list[tuple[str, tuple[Path, ...]]]:
+    """Name and photos of every person in ``folder``: one person per subfolder and per picture."""
+    with explained_os_errors(folder, "list"):
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return [
+            (path.name, _pictures_in(path)) if path.is_dir() else (path.stem, (path,))
+            for path in entries
+            if path.is_dir() or _is_picture(path)
+        ]
+
+
+def _pictures_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.is_file() and _is_picture(path)))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
+
+
+# Interrupted runs
+
+
+def unfinished_runs() -> Path:
+    """The folder where the command line saves interrupted runs by default."""
+    return cache_folder() / "unfinished"
+
+
+def unfinished_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
+    """The file of an interrupted run. Runs of other people, on another model or for another library have other files."""
+    places = [str(place.expanduser().resolve()) for place in (arguments.model, arguments.library)]
+    digest = hashlib.sha256(json.dumps([*map(name_key, names), *places]).encode()).hexdigest()
+    # The name is for people who look into the folder. In some scripts 64 characters would fill a whole file name.
+    return unfinished_runs() / f"{names[0][:32]}-{digest[:10]}.safetensors"
+
+
+def resume_command(arguments: argparse.Namespace, state: Path) -> str:
+    """The command that resumes the run in ``state`` with the options in ``arguments``."""
+    words = ["celeb-basis", "learn", "--resume", str(state), "--model", str(arguments.model)]
+    for option in ("device", "dtype"):
+        if (value := getattr(arguments, option)) != "auto":
+            words += [f"--{option}", value]
+    if arguments.names is not None:
+        words += ["--names", str(arguments.names)]
+    if arguments.library != default_library():
+        words += ["--library", str(arguments.library)]
+    if arguments.replace:
+        words.append("--replace")
+    return command_line(words)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """``words`` as one line for this system's shell."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+# Results
+
+_REASONS = {"all steps done": "all {0} steps done", "settled": "settled after {0} steps"}
+
+
+@dataclass
+class Results:
+    """Saves identities as runs end, and collects a row for every person."""
+
+    library: Library
+    arguments: argparse.Namespace
+    console: Console
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One per person, ready for JSON."""
+
+    @property
+    def generated_files(self) -> GeneratedFiles:
+        """The record of files about the library's people."""
+        return GeneratedFiles(self.library.folder)
+
+    @property
+    def succeeded(self) -> list[str]:
+        """Names of the people who were learned."""
+        return [row["name"] for row in self.rows if row["ok"]]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the people who were not."""
+        return [row["name"] for row in self.rows if not row["ok"]]
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Add a person who is not tried at all."""
+        self._add_row(name, error=reason, tried=False)
+
+    def raise_first_error(self) -> None:
+        """Raise the error of the first person who has one."""
+        raise CelebBasisError(next(row["error"] for row in self.rows if row["error"]))
+
+    def add(self, outcome: TrainingResult) -> None:
+        """Save the outcome of one of many runs. Its error, if it has one, becomes a row and is not raised."""
+        names = ", ".join(outcome.names)
+        try:
+            if outcome.reason == "interrupted":
+                self.interrupted(outcome)
+                return
+            if outcome.error:
+                raise CelebBasisError(outcome.error)
+            self.save(outcome)
+            self.forget_run(outcome.names)
+        except CelebBasisError as error:
+            for name in outcome.names:
+                self._add_row(name, error=str(error), warnings=list(outcome.warnings))
+            self.console.note(f"{names}: {error}")
+        else:
+            self.console.note(f"{names}: {_REASONS[outcome.reason].format(outcome.steps)}")
+
+    def save(self, outcome: TrainingResult) -> list[Path]:
+        """Save an outcome's identities in the library.
+
+        Raises:
+            FileError: The disk is full or the like.
+            IdentityError: A name has been taken since the run began.
+        """
+        files = []
+        for name, content in zip(outcome.names, outcome.identities, strict=True):
+            path = self.library.add(identity_from_bytes(content), replace=self.arguments.replace)
+            files.append(path)
+            progress = outcome.progress[name]
+            self._add_row(
+                name,
+                ok=True,
+                file=str(path),
+                reason=outcome.reason,
+                steps=outcome.steps,
+                seconds=round(outcome.seconds, 3),
+                distance=progress.distance,
+                movement=progress.movement,
+                nearest=[list(pair) for pair in progress.nearest],
+                warnings=list(outcome.warnings),
+            )
+        return files
+
+    def interrupted(self, outcome: TrainingResult) -> None:
+        """Add a run that was interrupted, and show how to resume it."""
+        self.note_state(outcome.state, outcome.names)
+        message = outcome.error
+        if not message:
+            saved = "Nothing had been learned yet."
+            if outcome.state is not None:
+                saved = f"Its state is saved; to resume it: {resume_command(self.arguments, outcome.state)}"
+            message = f"interrupted after {outcome.steps} steps. {saved}"
+        self.console.note(f"{', '.join(outcome.names)}: {message}")
+        error = outcome.error or "Interrupted."
+        state = None if outcome.state is None else str(outcome.state)
+        for name in outcome.names:
+            self._add_row(name, error=error, reason="interrupted", steps=outcome.steps, state=state)
+
+    def note_state(self, state: Path | None, names: Sequence[str]) -> None:
+        """Record a state that was saved outside the default folder, so that deleting the people finds it."""
+        if state is not None and state.is_file() and state.parent != unfinished_runs():
+            self.generated_files.note([state], "unfinished run", names, changes=True)
+
+    def forget_run(self, names: Sequence[str]) -> None:
+        """Delete the saved states of a run that has ended well, but no file in a place that the user chose."""
+        folder = unfinished_runs().resolve()
+        for state in {unfinished_run(names, self.arguments), self.arguments.resume} - {None}:
+            if state.resolve().parent != folder:
+                continue
+            try:
+                with explained_os_errors(state, "delete"):
+                    state.unlink(missing_ok=True)
+            except FileError as error:
+                self.console.note(str(error))
+
+    def show(self) -> None:
+        """Show how a single run ended."""
+        interrupted = any(row["reason"] == "interrupted" for row in self.rows)
+        self.console.result({"interrupted": interrupted, "people": self.rows})
+        for row in self.rows:
+            name = row["name"]
+            if not row["ok"]:
+                continue
+            for warning in row["warnings"]:
+                self.console.note(f"warning: {warning}")
+            self.console.say(f"{name}: {_REASONS[row['reason']].format(row['steps'])}, in {row['seconds']:.1f} s")
+            self.console.say(f"  distance to the mean: {row['distance']:.2f} times the celebrities' own")
+            self.console.say(f"  nearest celebrities: {named_cosines(row['nearest'])}")
+            self.console.say(f"  file: {row['file']}")
+            self.console.say(f"  placeholder token: <{name}>")
+
+    def show_table(self, planned: list[str], *, interrupted: bool) -> None:
+        """Show how all people of a folder did; those of ``planned`` without a row were not started."""
+        tried = {row["name"] for row in self.rows if row["tried"]}
+        for name in planned:
+            if name not in tried:
+                self._add_row(name, error="Not started.", tried=False)
+        rows = sorted(self.rows, key=lambda row: (not row["ok"], row["name"].casefold()))
+        self.console.result({"interrupted": interrupted, "people": rows})
+        width = max((len(row["name"]) for row in rows), default=4)
+        for row in rows:
+            status = _REASONS[row["reason"]].format(row["steps"]) if row["ok"] else row["error"]
+            self.console.say(f"{'ok    ' if row['ok'] else 'failed'}  {row['name'].ljust(width)}  {status}")
+        self.console.say(f"{len(self.succeeded)} learned, {len(self.failed)} failed; library: {self.library.folder}")
+
+    def _add_row(self, name: str, **values: Any) -> None:
+        empty = {"name": name, "ok": False, "file": None, "error": "", "reason": "", "steps": 0, "warnings": []}
+        self.rows.append(empty | {"tried": True} | values)
