@@ -238,7 +238,11 @@ def _shown_on(bar: LearnBar, report: RunReport | None) -> Callable[[Event], None
 
 
 def _finish(
-    arguments: argparse.Namespace, outcome: TrainingResult, results: Results, session: TrainingSession, report: RunReport | None
+    arguments: argparse.Namespace,
+    outcome: TrainingResult,
+    results: Results,
+    session: TrainingSession,
+    report: RunReport | None,
 ) -> int:
     if outcome.reason == "interrupted":
         results.interrupted(outcome)
