@@ -1,9 +1,45 @@
 """Celeb Basis: a person from one photo, as a word in any Stable Diffusion prompt.
 
-The core (names, basis, photos, faces, views, learning, identities, judging) knows no host and no page. Importing this
-package imports nothing heavy: torch, insightface and matplotlib load where they are first used.
+The names below are the public Python API; see ``docs/python.md``. Importing this package imports nothing heavy: torch,
+insightface and matplotlib are loaded by the first use of a name.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from celeb_basis.api import learn_person as learn_person
+    from celeb_basis.api import load_model as load_model
+    from celeb_basis.api import loaded_model as loaded_model
+    from celeb_basis.api import open_person as open_person
+    from celeb_basis.api import people_in_prompt as people_in_prompt
+    from celeb_basis.api import save_person as save_person
+    from celeb_basis.api import token_vectors as token_vectors
+    from celeb_basis.diffusion_model import DiffusionModel as DiffusionModel
+    from celeb_basis.diffusion_model import GenerationRequest as GenerationRequest
+    from celeb_basis.errors import CelebBasisError as CelebBasisError
+    from celeb_basis.identities.identity import Identity as Identity
+    from celeb_basis.settings import TrainingSettings as TrainingSettings
+
+_EXPORTS = {
+    **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "api"),
+    **dict.fromkeys(("save_person", "token_vectors"), "api"),
+    **dict.fromkeys(("DiffusionModel", "GenerationRequest"), "diffusion_model"),
+    "CelebBasisError": "errors",
+    "Identity": "identities.identity",
+    "TrainingSettings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -1,0 +1,222 @@
+"""The public Python API: learn a person, open one, get token vectors for a checkpoint, see who is named in a prompt.
+
+Import these names from ``celeb_basis`` itself, which loads this module on first use. The examples run one after the
+other, from top to bottom; they use the miniature model and a photo that ships with the project.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celeb_basis.errors import StoppedError
+from celeb_basis.files import cache_folder
+from celeb_basis.settings import TrainingSettings, preset
+
+if TYPE_CHECKING:
+    import torch
+
+    from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.events import Event
+    from celeb_basis.faces.types import FaceNetwork
+    from celeb_basis.identities.identity import Identity
+    from celeb_basis.names.lists import NameList
+
+
+def load_model(source: str | Path | Any, *, device: str = "auto", dtype: str = "auto") -> DiffusionModel:
+    """Open a Stable Diffusion 1.x, 2.x or XL checkpoint with diffusers.
+
+    Args:
+        source: A folder of diffusers, one ``.safetensors`` file, ``"miniature"`` for the small model that ships, or a
+            pipeline of diffusers that is loaded already; its weights are shared, not copied.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"``. Only for files and folders.
+        dtype: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``. Only for files and folders.
+
+    Raises:
+        HostError: For a model of another family.
+        FileError: If there is no such file or folder.
+
+    Example:
+        >>> import celeb_basis
+        >>> model = celeb_basis.load_model("miniature", device="cpu")
+        >>> model.info.family
+        'sd1'
+    """
+    from celeb_basis.hosts.diffusers import DiffusersHost, load_host
+    from celeb_basis.miniature import NAME, shipped_model
+
+    if not isinstance(source, (str, Path)):
+        return DiffusersHost(source)
+    if source == NAME:
+        return load_host(shipped_model(), device=device, dtype=dtype, name=NAME)  # type: ignore[arg-type]
+    return load_host(Path(source), device=device, dtype=dtype)  # type: ignore[arg-type]
+
+
+def loaded_model() -> DiffusionModel:
+    """The checkpoint that the WebUI, or the fork of it around us, has loaded.
+
+    Hold the program's queue lock while you work with the model (``modules.call_queue.queue_lock`` in the WebUI).
+
+    Raises:
+        HostError: If no checkpoint is loaded, or it is of a family that has no celeb basis.
+    """
+    from celeb_basis.hosts.a1111.app import open_loaded_model
+    from celeb_basis.hosts.detect import adapter
+
+    return open_loaded_model(adapter().program())
+
+
+def learn_person(
+    name: str,
+    photos: Sequence[str | Path],
+    model: DiffusionModel,
+    *,
+    settings: str | TrainingSettings = "balanced",
+    faces: str | Path | FaceNetwork = "buffalo_l",
+    names: NameList | None = None,
+    consent: str = "",
+    on_event: Callable[[Event], None] = lambda _: None,
+    cancel: threading.Event | None = None,
+) -> Identity:
+    """Learn a person from one photo or a few.
+
+    Nothing of the model changes: every weight is frozen, and put back as it was.
+
+    Args:
+        name: What the person is called: ``<name>`` in prompts.
+        photos: Image files; the largest face in each counts.
+        model: From :func:`load_model` or :func:`loaded_model`.
+        settings: A preset (``"quick"``, ``"balanced"``, ``"best"``, ``"paper"``), or settings of your own.
+        faces: A face model pack on this machine by name or folder, or a network that is open already.
+        names: The celebrities' names for the basis; the shipped list, or the miniature's own for the miniature.
+        consent: A note on the person's consent, stored in the identity.
+        on_event: Called with every progress event.
+        cancel: Set it from another thread to stop after the step under way.
+
+    Returns:
+        The identity; :func:`save_person` writes it.
+
+    Raises:
+        StoppedError: If ``cancel`` was set.
+        CelebBasisError: For whatever is wrong with the photos or the model, as a sentence.
+
+    Example:
+        >>> from celeb_basis.miniature import PHOTOS
+        >>> few = celeb_basis.TrainingSettings(steps=3, views=4)
+        >>> ada = celeb_basis.learn_person("ada", [PHOTOS / "stranger1.png"], model, settings=few, faces="miniature")
+        >>> ada.name, ada.coefficients[0].shape
+        ('ada', (2, 192))
+    """
+    from celeb_basis.identities.identity import identity_from_bytes
+    from celeb_basis.miniature import CELEBRITY_FACES
+    from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask, run_one
+
+    session = TrainingSession(model, names or _names_for(model), _network(faces), known_faces=[CELEBRITY_FACES])
+    chosen = preset(settings) if isinstance(settings, str) else settings
+    person = PhotoInput(name, tuple(Path(photo) for photo in photos))
+    task = TrainingTask((person,), chosen, consent=consent)
+    result = run_one(session, task, cancel or threading.Event(), lambda _, event: on_event(event))
+    if not result.identities:
+        raise StoppedError(f"Learning {name} was canceled.")
+    return identity_from_bytes(result.identities[0])
+
+
+def save_person(identity: Identity, file: str | Path) -> None:
+    """Write an identity file, through a temporary file that is renamed.
+
+    Raises:
+        FileError: If it cannot be written.
+
+    Example:
+        >>> celeb_basis.save_person(ada, "ada.safetensors")
+    """
+    from celeb_basis.identities.identity import save_identity
+
+    save_identity(identity, Path(file))
+
+
+def open_person(file: str | Path) -> Identity:
+    """Read an identity file (``.safetensors``).
+
+    Raises:
+        FileError: If there is no such file.
+        IdentityError: For another kind of file or a damaged one.
+
+    Example:
+        >>> celeb_basis.open_person("ada.safetensors").metadata.base_model
+        'miniature'
+    """
+    from celeb_basis.identities.identity import load_identity
+
+    return load_identity(Path(file))
+
+
+def token_vectors(
+    identity: Identity, model: DiffusionModel, *, names: NameList | None = None
+) -> dict[str, torch.Tensor]:
+    """A person's token vectors for a checkpoint.
+
+    On the checkpoint that the person was learned on, they are those of the identity file. On another one of the same
+    family they are expanded again from the coefficients, in that checkpoint's own celeb basis.
+
+    Args:
+        identity: The person.
+        model: The checkpoint.
+        names: The celebrities' names that the person was learned with; as for :func:`learn_person`.
+
+    Returns:
+        ``(E, D)`` float32 for each text encoder, by its name (``"clip_l"``, ``"clip_g"``, ``"clip_h"``).
+
+    Raises:
+        WrongModelError: For another family of models, or another list of names.
+
+    Example:
+        >>> vectors = celeb_basis.token_vectors(ada, model)
+        >>> {encoder: tuple(tensor.shape) for encoder, tensor in vectors.items()}
+        {'clip_l': (2, 192)}
+        >>> request = celeb_basis.GenerationRequest(
+        ...     "a photo of <ada>", placeholder_tokens={"<ada>": list(vectors.values())}, steps=2, guidance=3.0
+        ... )
+        >>> [image.size for image in model.generate(request)]
+        [(128, 128)]
+    """
+    from celeb_basis.prompts.registry import Checkpoint, Fitting
+
+    fitting = Fitting(lambda: [names or _names_for(model)], cache_folder() / "bases")
+    fitted = fitting.fit(identity, Checkpoint(model.info, lambda: model.text_encoders))
+    return dict(zip(fitted.encoders, fitted.token_vectors(), strict=True))
+
+
+def people_in_prompt(prompt: str, library: str | Path) -> tuple[str, ...]:
+    """Names of the people in a library whom a prompt names, each once, in order.
+
+    Args:
+        prompt: Any prompt; ``<name>`` and ``<name:0.8>`` name a person, other tags in angle brackets are ignored.
+        library: A folder of identity files.
+
+    Example:
+        >>> celeb_basis.people_in_prompt("<ada:0.9> and <ben>, <lora:style:1>", library=".")
+        ('ada',)
+    """
+    from celeb_basis.identities.library import Listing
+    from celeb_basis.prompts.syntax import cut
+
+    listing = Listing(Path(library))
+    pieces = cut(prompt, lambda text: listing.find(text.partition(":")[0]))
+    return tuple(dict.fromkeys(piece[0] for piece in pieces if isinstance(piece, tuple)))
+
+
+def _names_for(model: DiffusionModel) -> NameList:
+    from celeb_basis.miniature import NAME, shipped_model_names
+    from celeb_basis.names.lists import shipped_names
+
+    return shipped_model_names() if model.info.name == NAME else shipped_names()
+
+
+def _network(faces: str | Path | FaceNetwork) -> FaceNetwork:
+    from celeb_basis.faces.insight import InsightFaceNetwork
+    from celeb_basis.faces.packs import find_pack
+
+    return InsightFaceNetwork(find_pack(faces).folder) if isinstance(faces, (str, Path)) else faces
