@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from celeb_basis.report.page import render_report, write_report
-from celeb_basis.report.types import (
+from celeb_basis.report.content import (
     Report,
     ReportBasis,
     ReportCommand,
@@ -15,6 +14,7 @@ from celeb_basis.report.types import (
     ReportPicture,
     ReportStage,
 )
+from celeb_basis.report.page import render_report, write_report
 
 __all__ = [
     "Report",

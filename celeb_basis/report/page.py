@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from celeb_basis.report.types import Report, ReportPerson, ReportPhoto, ReportPicture
+    from celeb_basis.report.content import Report, ReportPerson, ReportPhoto, ReportPicture
 
 _FAMILIES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
 
