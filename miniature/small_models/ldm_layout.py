@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.files import write_bytes, write_text
 from celeb_basis.hosts.diffusers.configs import Config, Family
 from celeb_basis.hosts.diffusers.host import family_of
-from celeb_basis.hosts.diffusers.single_file import OPEN_CLIP_PARTS, TEXT_PARTS
+from celeb_basis.hosts.diffusers.single_file import TEXT_PARTS
 
 if TYPE_CHECKING:
     import torch
 
+_OPEN_CLIP_PARTS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+"""OpenCLIP's names of a layer's parts and transformers' names of them; queries, keys and values are stacked there."""
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -225,7 +233,7 @@ def _open_clip(own: dict[str, torch.Tensor], *, repeat_last: bool) -> dict[str, 
         for kind in ("weight", "bias"):
             rows = [own[f"{here}.self_attn.{name}.{kind}"] for name in ("q_proj", "k_proj", "v_proj")]
             new[f"{there}.attn.in_proj_{kind}"] = torch.cat(rows)
-            for old, name in OPEN_CLIP_PARTS.items():
+            for old, name in _OPEN_CLIP_PARTS.items():
                 value = own[f"{here}.{name}.{kind}"]
                 new[f"{there}.{old}.{kind}"] = value.clone() if number >= layers else value
     return new

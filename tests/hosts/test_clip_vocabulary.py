@@ -28,9 +28,9 @@ def test_vocabulary_has_the_published_places() -> None:
     assert vocabulary["<|endoftext|>"] == 49407
 
 
-@pytest.mark.parametrize(("flavour", "padding"), [("clip", 49407), ("open_clip", 0)])
-def test_the_two_flavours_differ_in_padding(flavour: str, padding: int) -> None:
-    ids = clip_tokenizer(flavour)("cat", padding="max_length", max_length=77).input_ids  # type: ignore[arg-type]
+@pytest.mark.parametrize(("flavor", "padding"), [("clip", 49407), ("open_clip", 0)])
+def test_the_two_flavors_differ_in_padding(flavor: str, padding: int) -> None:
+    ids = clip_tokenizer(flavor)("cat", padding="max_length", max_length=77).input_ids  # type: ignore[arg-type]
     assert ids[:3] == [49406, 2368, 49407]
     assert set(ids[3:]) == {padding}
     assert len(ids) == 77

@@ -290,7 +290,7 @@ def test_a_vae_in_another_precision_than_the_denoiser_draws_the_same(kind: str, 
     model = DiffusersHost(pipeline)
     with model.prepare_for_training("fp32") if "learning" in half else nullcontext():
         found = drawn()
-    assert abs(found - expected).mean() < 0.05 * expected.std()
+    assert abs(found - expected).mean() < 0.06 * expected.std()
     assert (pipeline.vae.dtype, pipeline.unet.dtype) == (of_vae, held)
 
 

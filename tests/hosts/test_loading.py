@@ -86,6 +86,19 @@ def test_a_loaded_model_is_the_saved_one(saved: Any, kind: str, form: str, capfd
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_single_file_gives_the_same_weights_as_the_folder(saved: Any, kind: str) -> None:
+    _, place = saved[kind]
+    folder, single = (load_host(place / form, device="cpu")._pipeline for form in ("folder", "single.safetensors"))
+    for name, module in folder.components.items():
+        if isinstance(module, torch.nn.Module):
+            expected, found = module.state_dict(), getattr(single, name).state_dict()
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key], expected[key]) for key in expected)
+            buffers = dict(getattr(single, name).named_buffers())
+            assert all(torch.equal(buffers[key], value) for key, value in module.named_buffers())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_single_files_layout_is_the_one_diffusers_reads(saved: Any, kind: str) -> None:
     """The writer against diffusers' own reader of such files, which knows nothing of ours."""
     import diffusers
@@ -201,6 +214,12 @@ def test_pickles_are_refused_unread(tmp_path: Path, suffix: str) -> None:
         load_host(tmp_path / f"model{suffix}")
 
 
+def test_a_file_that_diffusers_would_open_as_a_pickle_is_refused(saved: Any, tmp_path: Path) -> None:
+    shutil.copy(saved["sd1"][1] / "single.safetensors", tmp_path / "x.SAFETENSORS")
+    with pytest.raises(HostError, match="rename it"):
+        load_host(tmp_path / "x.SAFETENSORS", device="cpu")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello, I am text", b"\xff" * 100, b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_files_that_are_not_safetensors(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -235,9 +254,19 @@ def test_the_refiner_and_a_file_without_text_encoder(saved: Any, tmp_path: Path)
         load_host(tmp_path / "refiner.safetensors")
 
 
-@pytest.mark.parametrize("part", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
-def test_single_files_that_lack_a_weight_are_refused(saved: Any, tmp_path: Path, part: str) -> None:
-    place = saved["sd1"][1]
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("sd1", "model.diffusion_model."),
+        ("sd1", "first_stage_model."),
+        ("sd1", "cond_stage_model."),
+        ("sd2", "cond_stage_model.model.ln_final."),
+        ("sdxl", "conditioner.embedders.0."),
+        ("sdxl", "conditioner.embedders.1.model.ln_final."),
+    ],
+)
+def test_single_files_that_lack_a_weight_are_refused(saved: Any, tmp_path: Path, kind: str, part: str) -> None:
+    place = saved[kind][1]
     weights = load_file(place / "single.safetensors")
     weights.pop(next(key for key in sorted(weights, reverse=True) if key.startswith(part) and key.endswith("weight")))
     save_file(weights, tmp_path / "x.safetensors")

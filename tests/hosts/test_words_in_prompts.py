@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import make_host
 
+from celeb_basis.diffusion_model import split_at_placeholders
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers import DiffusersHost
-from celeb_basis.hosts.diffusers.text import split_at_placeholders
 
 PROMPTS = [
     "a photo of <p>",
@@ -102,7 +102,7 @@ def test_same_ids_as_an_added_token_for_any_prompt(ours_and_theirs: Any, pieces:
         theirs.maybe_convert_prompt(prompt, tokenizer), padding="max_length", max_length=77, truncation=True
     ).input_ids
     found = ours.text_encoders[0]._tokenized(prompt, {word: vectors[0] for word, vectors in words.items()})
-    added = {position: (word, number) for position, word, number in found.places}
+    added = {position: (word, number) for position, word, number in found.positions}
     for position, (mine, reference) in enumerate(zip(found.ids, expected, strict=True)):
         if position in added:
             word, number = added[position]

@@ -1,4 +1,4 @@
-"""The adapter for diffusers: Stable Diffusion 1.x, 2.x and XL from a local folder or one ``.safetensors`` file."""
+"""Stable Diffusion 1.x, 2.x and XL in diffusers, from a local folder or one ``.safetensors`` file."""
 
 from __future__ import annotations
 

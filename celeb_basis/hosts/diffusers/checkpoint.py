@@ -1,4 +1,4 @@
-"""Checkpoints from the local disk, and never from anywhere else."""
+"""Loading a checkpoint from the local disk, as a folder of diffusers or as one file; nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -9,72 +9,16 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import torch
+from safetensors import safe_open
+
+from celeb_basis.diffusion_model import Prediction
 from celeb_basis.errors import HostError, MissingPackageError
 from celeb_basis.files import explained_os_errors
 from celeb_basis.hosts.diffusers.host import DiffusersHost, sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import load_single_file
-
-if TYPE_CHECKING:
-    import torch
-
-    from celeb_basis.diffusion_model import Prediction
-
-
-# FOLDED: Weight files of a diffusers folder: which variant there is, and whether it is all there.
-# FOLDED:
-# FOLDED: transformers fills what a file lacks with random numbers and goes on; a checkpoint that is only half
-# FOLDED: copied must not.
-
-_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
-
-
-def variant_of(path: Path) -> str | None:
-    """Which weights to load: ``None`` for the plain ones, else ``"fp16"`` or what else there is.
-
-    Raises: :class:`HostError` if the UNet has none.
-    """
-    variants = {match["variant"] for file in (path / "unet").glob("*") if (match := _WEIGHTS.fullmatch(file.name))}
-    if not variants:
-        raise HostError(f"{path} holds no .safetensors weights of a UNet: convert its weights to safetensors.")
-    return next((name for name in (None, "fp16", "bf16") if name in variants), None) or min(
-        variants - {None}, default=None
-    )
-
-
-def check_complete(pipeline: Any, path: Path, variant: str | None) -> None:
-    """Raise :class:`HostError` if a component has more numbers in memory than in its files."""
-    for component in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        module = getattr(pipeline, component, None)
-        if module is None:
-            continue
-        files = [
-            file
-            for file in (path / component).glob("*")
-            if (match := _WEIGHTS.fullmatch(file.name)) and match["variant"] in (variant, None)
-        ]
-        held = max(
-            (_numbers([f for f in files if _variant(f) == kind]) for kind in {_variant(f) for f in files}), default=0
-        )
-        if held < sum(parameter.numel() for parameter in module.parameters()):
-            raise HostError(f"The {component} in {path} is incomplete: copy the checkpoint again.")
-
-
-def _variant(file: Path) -> str | None:
-    match = _WEIGHTS.fullmatch(file.name)
-    return match["variant"] if match else None
-
-
-def _numbers(files: list[Path]) -> int:
-    from safetensors import safe_open
-
-    total = 0
-    for file in files:
-        with safe_open(str(file), framework="pt") as opened:
-            total += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
-    return total
-
 
 Dtype: TypeAlias = "Literal['auto', 'fp32', 'bf16', 'fp16'] | torch.dtype"
 
@@ -84,6 +28,7 @@ _PIPELINES = {
     "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
 }
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
 
 
 def load_host(
@@ -96,14 +41,17 @@ def load_host(
 ) -> DiffusersHost:
     """Load Stable Diffusion 1.x, 2.x or XL from a folder of diffusers or one ``.safetensors`` file, offline.
 
-    Parameters:
+    Args:
+        path: The folder or file.
         device: ``auto`` takes a GPU if there is one.
-        dtype: ``auto`` is float32 on the CPU and float16 elsewhere.
-        prediction: what a single file's denoiser predicts, where that is not found out rightly by itself.
-        name: what people call the checkpoint, if not as its file or folder.
+        dtype: What the weights are held in. ``auto`` is float32 on the CPU and float16 elsewhere.
+        prediction: What the denoiser of a single file predicts, for files where the detection is wrong.
+        name: The checkpoint's name, for people to read; that of its file or folder if ``None``.
 
-    Raises: :class:`HostError` for what is not such a checkpoint, :class:`celeb_basis.errors.FileError` for a path that
-    cannot be read, :class:`MissingPackageError` without diffusers.
+    Raises:
+        HostError: It is not such a checkpoint, or it is incomplete; or the device or the dtype cannot be used.
+        FileError: The path cannot be read.
+        MissingPackageError: diffusers is not installed.
     """
     path = Path(path).expanduser()
     with explained_os_errors(path, "read"):
@@ -124,7 +72,7 @@ def load_host(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the libraries on the user's terminal, nor their notes to programmers."""
+    """Silence the progress bars and the developers' warnings of the libraries."""
     import diffusers
     import transformers
 
@@ -168,15 +116,65 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         pipeline = kind.from_pretrained(
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **options
         )
-    except Exception as error:  # whatever diffusers, transformers and safetensors raise for broken files
+    except Exception as error:  # diffusers, transformers and safetensors raise many kinds for broken files
         raise HostError(f"{path} cannot be loaded ({_first_line(error)}): copy the checkpoint again.") from error
     check_complete(pipeline, path, options["variant"])
     return pipeline
 
 
-def _device(device: str | torch.device) -> torch.device:
-    import torch
+def variant_of(path: Path) -> str | None:
+    """The variant of the weights to load: ``None`` for the plain ones, else ``"fp16"`` or another that exists.
 
+    Raises:
+        HostError: The UNet has no weights.
+    """
+    variants = {match["variant"] for file in (path / "unet").glob("*") if (match := _WEIGHTS.fullmatch(file.name))}
+    if not variants:
+        raise HostError(f"{path} holds no .safetensors weights of a UNet: convert its weights to safetensors.")
+    return next((name for name in (None, "fp16", "bf16") if name in variants), None) or min(
+        variants - {None}, default=None
+    )
+
+
+def check_complete(pipeline: Any, path: Path, variant: str | None) -> None:
+    """Check that no component has more numbers in memory than in its files.
+
+    transformers fills weights that a file lacks with random numbers and goes on, so a checkpoint that was copied only in
+    part would load.
+
+    Raises:
+        HostError: A component is incomplete.
+    """
+    for component in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        module = getattr(pipeline, component, None)
+        if module is None:
+            continue
+        files = [
+            file
+            for file in (path / component).glob("*")
+            if (match := _WEIGHTS.fullmatch(file.name)) and match["variant"] in (variant, None)
+        ]
+        stored = max(
+            (_numbers([f for f in files if _variant(f) == kind]) for kind in {_variant(f) for f in files}), default=0
+        )
+        if stored < sum(parameter.numel() for parameter in module.parameters()):
+            raise HostError(f"The {component} in {path} is incomplete: copy the checkpoint again.")
+
+
+def _variant(file: Path) -> str | None:
+    match = _WEIGHTS.fullmatch(file.name)
+    return match["variant"] if match else None
+
+
+def _numbers(files: list[Path]) -> int:
+    total = 0
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            total += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
+    return total
+
+
+def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -189,8 +187,6 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    import torch
-
     names = {
         "auto": torch.float32 if device.type == "cpu" else torch.float16,
         "fp32": torch.float32,

@@ -1,6 +1,6 @@
-"""The public architectures of Stable Diffusion 1.5, 2.x and XL as diffusers configs, component by component.
+"""Configs of Stable Diffusion 1.5, 2.x and XL for diffusers, component by component, and CLIP's tokenizer.
 
-A checkpoint in one file brings no configs; diffusers would ask the model hub for these.
+A checkpoint in one file holds neither; diffusers would ask the model hub for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from celeb_basis.errors import MissingPackageError
+from celeb_basis.diffusion_model import configured_resolution
+from celeb_basis.errors import HostError, MissingPackageError
+from celeb_basis.files import explained_os_errors, write_json
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Config: TypeAlias = "dict[str, Any]"
@@ -23,10 +25,17 @@ PIPELINE_CLASSES: dict[Family, str] = {
     "sd2": "StableDiffusionPipeline",
     "sdxl": "StableDiffusionXLPipeline",
 }
+_COMPONENT_CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+}
 
 
 def component_configs(family: Family) -> dict[str, Config]:
-    """Fresh configs of ``unet``, ``vae``, ``scheduler``, ``text_encoder`` and, for SDXL, ``text_encoder_2``."""
+    """The public configs of ``unet``, ``vae``, ``scheduler``, ``text_encoder`` and, for SDXL, ``text_encoder_2``."""
     configs = {
         "unet": _UNETS[family](),
         "vae": _vae(0.13025 if family == "sdxl" else 0.18215, 1024 if family == "sdxl" else 512),
@@ -38,15 +47,28 @@ def component_configs(family: Family) -> dict[str, Config]:
     return configs
 
 
+def write_configs(folder: Path, family: Family, configs: dict[str, Config]) -> None:
+    """Write configs as a folder of diffusers without weights or tokenizers, as ``from_single_file`` takes it.
+
+    Raises:
+        FileError: The folder cannot be written.
+    """
+    classes = {name: list(_COMPONENT_CLASSES[name]) for name in configs}
+    write_json(folder / "model_index.json", {"_class_name": PIPELINE_CLASSES[family], **classes})
+    for name, config in configs.items():
+        file = "scheduler_config.json" if name == "scheduler" else "config.json"
+        write_json(folder / name / file, config)
+
+
 def sample_sizes(vae: Config, side: int) -> tuple[int, int]:
-    """``sample_size`` of the VAE of this configuration and of its UNet, for square pictures of ``side`` pixels."""
+    """``sample_size`` of a VAE with this config and of its UNet, for square images of ``side`` pixels."""
     return side, side // 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def text_config(activation: str, width: int, layers: int, *, projection: int | None = None) -> Config:
-    """A CLIP text transformer: heads of 64 numbers and a hidden layer four times as wide, as in all of CLIP's.
+    """The config of a CLIP text transformer, whose heads are 64 wide and whose hidden layer is four times as wide.
 
-    The end-of-text id is the tokenizer's own (public configs hold a wrong one), so pooling finds the right place.
+    The end-of-text id is the tokenizer's own, so that pooling finds the right position; public configs hold a wrong one.
     """
     return {
         "vocab_size": 49408,
@@ -141,11 +163,122 @@ def _scheduler(prediction: str) -> Config:
     }
 
 
-# FOLDED: CLIP's tokenizer, made offline from the vocabulary file that ``open_clip_torch`` ships.
-# FOLDED:
-# FOLDED: A checkpoint in one file holds no tokenizer, and every Stable Diffusion uses this one.
+# The ``.yaml`` beside a checkpoint
 
-Flavour = Literal["clip", "open_clip"]
+
+def read_yaml(path: Path) -> Config:
+    """Read the ``.yaml`` beside a checkpoint of unusual make, from where the WebUI takes it too.
+
+    Such files are the training configs of the original code: ``ldm`` for SD1 and SD2, ``sgm`` for SDXL.
+
+    Raises:
+        HostError: The file is not such a config.
+        FileError: The file cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    with explained_os_errors(path, "read"):
+        data = path.read_bytes()
+    try:
+        content = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError) as error:
+        raise HostError(f"{path} is not readable as YAML: repair it or take it away.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise HostError(f"{path} is not the config of a checkpoint: repair it or take it away.")
+    return content
+
+
+def apply_yaml(path: Path, content: Config, family: Family, configs: dict[str, Config]) -> dict[str, Config]:
+    """Return ``configs`` with everything that the ``.yaml`` sets. SD2's ``image_size`` says nothing about its images.
+
+    Args:
+        path: The file, for messages.
+        content: What it holds.
+        family: The checkpoint's.
+        configs: The family's public configs.
+
+    Raises:
+        HostError: The file lacks what every such config has.
+    """
+    try:
+        params = content["model"]["params"]
+        network = params["network_config" if "network_config" in params else "unet_config"]["params"]
+        first_stage = params["first_stage_config"]["params"]["ddconfig"]
+        unet = {**configs["unet"], **_unet_from_yaml(network, family, configs)}
+        vae = {**configs["vae"], **_vae_from_yaml(first_stage)}
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise HostError(
+            f"{path} does not describe a Stable Diffusion ({error!r}): repair it or take it away."
+        ) from error
+    if "scale_factor" in params:
+        vae["scaling_factor"] = float(params["scale_factor"])
+    scheduler = dict(configs["scheduler"])
+    for theirs, ours in (
+        ("linear_start", "beta_start"),
+        ("linear_end", "beta_end"),
+        ("timesteps", "num_train_timesteps"),
+    ):
+        if theirs in params:
+            scheduler[ours] = type(scheduler[ours])(params[theirs])
+    scheduler["prediction_type"] = _prediction_from_yaml(params)
+    resolution = configured_resolution(content)
+    if not resolution and family != "sd2" and isinstance(params.get("image_size"), int):
+        resolution = params["image_size"] * 8
+    if resolution:
+        vae["sample_size"], unet["sample_size"] = sample_sizes(vae, resolution)
+    return {**configs, "unet": unet, "vae": vae, "scheduler": scheduler}
+
+
+def _prediction_from_yaml(params: Config) -> str:
+    scaling = str(params.get("denoiser_config", ""))  # in sgm, the name of a class
+    return "v_prediction" if params.get("parameterization") == "v" or "VScaling" in scaling else "epsilon"
+
+
+def _unet_from_yaml(network: Config, family: Family, configs: dict[str, Config]) -> Config:
+    channels = [int(network["model_channels"]) * multiple for multiple in network["channel_mult"]]
+    levels = len(channels)
+    attends = [2**level in network["attention_resolutions"] for level in range(levels)]
+    depth = network.get("transformer_depth") or 1
+    context = network["context_dim"]
+    heads: Any = network.get("num_heads")
+    if heads in (None, -1):
+        heads = [width // int(network["num_head_channels"]) for width in channels]
+    unet: Config = {
+        "in_channels": network["in_channels"],
+        "out_channels": network["out_channels"],
+        "block_out_channels": channels,
+        "layers_per_block": network["num_res_blocks"],
+        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        "transformer_layers_per_block": depth if isinstance(depth, int) else [max(1, layers) for layers in depth],
+        "cross_attention_dim": context if isinstance(context, int) else context[0],
+        "attention_head_dim": heads,
+        "use_linear_projection": bool(network.get("use_linear_in_transformer", False)),
+    }
+    if family == "sdxl":
+        added = int(network["adm_in_channels"])
+        unet["projection_class_embeddings_input_dim"] = added
+        # Six numbers about size and crop are embedded beside the pooled text.
+        unet["addition_time_embed_dim"] = (added - configs["text_encoder_2"]["projection_dim"]) // 6
+    return unet
+
+
+def _vae_from_yaml(first_stage: Config) -> Config:
+    channels = [int(first_stage["ch"]) * multiple for multiple in first_stage["ch_mult"]]
+    return {
+        "in_channels": first_stage["in_channels"],
+        "out_channels": first_stage["out_ch"],
+        "latent_channels": first_stage["z_channels"],
+        "block_out_channels": channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "layers_per_block": first_stage["num_res_blocks"],
+    }
+
+
+# CLIP's tokenizer
+
+Flavor = Literal["clip", "open_clip"]
 """``clip`` (SD1, SDXL's first) pads with the end-of-text token, ``open_clip`` (SD2, SDXL's second) with ``!``, id 0."""
 
 START = "<|startoftext|>"
@@ -157,18 +290,21 @@ _FILE_NAME = "bpe_simple_vocab_16e6.txt.gz"
 _REMEDY = "install it again with: pip install --force-reinstall open_clip_torch"
 
 
-def clip_tokenizer(flavour: Flavour = "clip") -> Any:
-    """The ``transformers.CLIPTokenizer`` of a Stable Diffusion text encoder, with 49,408 tokens and room for 77.
+def clip_tokenizer(flavor: Flavor = "clip") -> Any:
+    """Make the ``transformers.CLIPTokenizer`` of a Stable Diffusion text encoder: 49,408 tokens, at most 77 a prompt.
 
-    Raises: :class:`MissingPackageError` if ``open_clip_torch`` or ``transformers`` is not installed, or the
-    vocabulary in it is damaged.
+    A checkpoint in one file holds no tokenizer, and every Stable Diffusion uses this one. It is made offline from the
+    vocabulary file that ``open_clip_torch`` ships.
+
+    Raises:
+        MissingPackageError: ``open_clip_torch`` or ``transformers`` is not installed, or its vocabulary is damaged.
     """
     try:
         from transformers import CLIPTokenizer
     except ImportError as error:
         raise MissingPackageError("transformers is not installed: run pip install celeb-basis[diffusers].") from error
     vocabulary, merges = clip_vocabulary()
-    padding = END if flavour == "clip" else "!"
+    padding = END if flavor == "clip" else "!"
     config = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": MAX_TOKENS,
@@ -177,7 +313,7 @@ def clip_tokenizer(flavour: Flavour = "clip") -> Any:
         "unk_token": END,
         "pad_token": padding,
     }
-    # Through files, because that is the one way in that every transformers from 4.44 to 5 has.
+    # Through files, because that works with every transformers from 4.44 to 5.
     with tempfile.TemporaryDirectory(prefix="celeb-basis-") as name:
         folder = Path(name)
         (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
@@ -189,16 +325,17 @@ def clip_tokenizer(flavour: Flavour = "clip") -> Any:
 
 
 def clip_vocabulary() -> tuple[dict[str, int], list[str]]:
-    """CLIP's byte-pair vocabulary (token to id, 49,408 of them) and its merges, best first.
+    """Read CLIP's byte-pair vocabulary, token to id, and its merges, best first.
 
-    Raises: :class:`MissingPackageError` if ``open_clip_torch`` is not installed or its file is damaged.
+    Raises:
+        MissingPackageError: ``open_clip_torch`` is not installed, or its file is damaged.
     """
     path = _vocabulary_file()
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise MissingPackageError(f"CLIP's vocabulary in open_clip_torch is damaged: {_REMEDY}.") from error
-    # The first line is a heading; the file holds more merges than CLIP was trained with.
+    # The first line is a header; the file holds more merges than CLIP was trained with.
     merges = lines[1 : VOCABULARY_SIZE - 512 - 2 + 1]
     characters = _byte_characters()
     tokens = [*characters, *(char + "</w>" for char in characters), *("".join(merge.split()) for merge in merges)]
@@ -210,7 +347,7 @@ def clip_vocabulary() -> tuple[dict[str, int], list[str]]:
 
 
 def _vocabulary_file() -> Path:
-    # find_spec does not run the package, whose import asks for torchvision.
+    # find_spec does not import the package, which would need torchvision.
     spec = importlib.util.find_spec("open_clip")
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(place) / _FILE_NAME).is_file():

@@ -1,4 +1,4 @@
-"""A loaded diffusers pipeline as a :class:`celeb_basis.diffusion_model.DiffusionModel`."""
+"""A loaded diffusers pipeline as a :class:`~celeb_basis.diffusion_model.DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from celeb_basis.diffusion_model import (
     ENCODER_NAMES,
+    Conditioning,
+    DiffusionModel,
+    GenerationRequest,
     LatentDistribution,
     MemoryStats,
     ModelInfo,
     NoiseSchedule,
+    PlaceholderTokens,
+    Precision,
     check_batch,
     check_images,
     image_size,
@@ -29,168 +36,14 @@ from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_stats, torch_attention_keeps_scores, upcast
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
-
-    from celeb_basis.diffusion_model import (
-        Conditioning,
-        DiffusionModel,
-        GenerationRequest,
-        PlaceholderTokens,
-        Precision,
-    )
-
-
-# FOLDED: What a pipeline is, whether it can be used, and its noise schedule.
 
 _ADVICE = "use a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
 
 
-def check_pipeline(pipeline: Any) -> None:
-    """Raise :class:`HostError` unless ``pipeline`` denoises plain latents by its prompt alone."""
-    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
-    if unet is None or vae is None or getattr(pipeline, "tokenizer", None) is None:
-        raise HostError(f"{type(pipeline).__name__} has no UNet, VAE or text encoder of its own: {_ADVICE}.")
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise HostError(f"The first text encoder is missing, as in SDXL's refiner: {_ADVICE}.")
-    channels, latent = unet.config.in_channels, vae.config.latent_channels
-    if channels != latent:
-        kind = {9: "an inpainting", 5: "a depth-to-image", 8: "an InstructPix2Pix"}.get(channels, "a special")
-        raise HostError(f"This is {kind} model: its UNet takes {channels} channels instead of {latent}; {_ADVICE}.")
-    config = unet.config
-    if config.get("class_embed_type") or config.get("num_class_embeds") or config.get("time_cond_proj_dim"):
-        raise HostError(f"The UNet wants more than a prompt (an upscaler, unCLIP or LCM model): {_ADVICE}.")
-    if config.get("addition_embed_type") not in (None, "text_time") or config.get("encoder_hid_dim_type"):
-        raise HostError(f"The UNet wants conditions that are not text: {_ADVICE}.")
-    if pipeline.config.get("requires_aesthetics_score"):
-        raise HostError(f"This is SDXL's refiner: {_ADVICE}.")
-    if getattr(vae.config, "latents_mean", None) is not None or getattr(vae.config, "latents_std", None) is not None:
-        raise HostError(f"The VAE normalises its latents channel by channel, as Playground's does: {_ADVICE}.")
-
-
-def family_of(pipeline: Any) -> Family:
-    """``sdxl`` has two text encoders; ``sd2`` one of width 1024, or a smaller one of OpenCLIP's kind; else ``sd1``."""
-    if getattr(pipeline, "text_encoder_2", None) is not None:
-        return "sdxl"
-    width = pipeline.text_encoder.config.hidden_size
-    if width == 768:
-        return "sd1"
-    # OpenAI's CLIP computes with quick_gelu, OpenCLIP's with gelu. What is predicted says nothing: SD1 predicts velocity too.
-    return "sd2" if width == 1024 or pipeline.text_encoder.config.hidden_act == "gelu" else "sd1"
-
-
-def noise_schedule(scheduler: Any) -> NoiseSchedule:
-    """The forward process of a scheduler's config, zero terminal signal-to-noise ratio included."""
-    import diffusers
-    import torch
-
-    config = scheduler.config
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise HostError(f"The checkpoint predicts {prediction!r}, neither noise nor velocity: {_ADVICE}.")
-    if "beta_start" not in config and config.get("trained_betas") is None:
-        raise HostError(
-            f"{type(scheduler).__name__} is no schedule of a diffusion model with discrete steps: {_ADVICE}."
-        )
-    # DDPM's is the one scheduler that knows every option of the forward process.
-    process = diffusers.DDPMScheduler.from_config(_plain(config))
-    return NoiseSchedule(process.alphas_cumprod.to("cpu", torch.float32).clone(), prediction)
-
-
-def sampler(scheduler: Any) -> Any:
-    """DDIM over the same forward process."""
-    import diffusers
-
-    options: dict[str, Any] = {"clip_sample": False, "thresholding": False}
-    if scheduler.config.get("rescale_betas_zero_snr"):
-        options["timestep_spacing"] = "trailing"  # else the step without any signal would be left out
-    return diffusers.DDIMScheduler.from_config(_plain(scheduler.config), **options)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A config without the marks of the class that it was saved from, which diffusers would warn of."""
-    return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-# FOLDED: Gradient checkpointing in a diffusers model for a while, and everything as it was afterwards.
-
-
-@contextmanager
-def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing switched on or off in every block of a diffusers model that knows it."""
-    keys = ("gradient_checkpointing", "_gradient_checkpointing_func")
-    blocks = [part for part in model.modules() if hasattr(part, keys[0]) or hasattr(part, keys[1])]
-    before = [{key: vars(part)[key] for key in keys if key in vars(part)} for part in blocks]
-    try:
-        if wanted:
-            model.enable_gradient_checkpointing()
-        elif model.is_gradient_checkpointing:
-            model.disable_gradient_checkpointing()
-        yield
-    finally:
-        for part, kept in zip(blocks, before, strict=True):
-            for key in keys:
-                vars(part).pop(key, None)
-            vars(part).update(kept)
-
-
-# FOLDED: SHA-256 of a checkpoint's weights, remembered on disk so that gigabytes are read once.
-
-
-def sha256_of_weights(path: Path) -> str:
-    """Hex digest of a ``.safetensors`` file, or of all of them in a folder in the order of their relative paths.
-
-    A folder's digest covers the names of its files too. Digests are kept in the cache folder by path, size and time of
-    change.
-
-    Raises: :class:`HostError` for a folder without weights, :class:`celeb_basis.errors.FileError` for unreadable files.
-    """
-    path = Path(path)
-    if path.is_file():
-        return _remembered(path)
-    with explained_os_errors(path, "read"):
-        files = sorted(path.rglob("*.safetensors"), key=lambda file: file.relative_to(path).as_posix())
-    if not files:
-        raise HostError(f"{path} holds no .safetensors weights: convert its weights to safetensors.")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(path).as_posix()}\0{_remembered(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def sha256_of_modules(modules: Iterable[torch.nn.Module]) -> str:
-    """Hex digest of the parameters' names, kinds and bytes of modules that came from no file."""
-    import torch
-
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _remembered(file: Path) -> str:
-    file = file.resolve()
-    with explained_os_errors(file, "read"):
-        state = file.stat()
-    key = hashlib.sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
-    note = cache_folder() / "weights" / f"{key[:32]}.json"
-    try:
-        kept = json.loads(note.read_text(encoding="utf-8"))["sha256"]
-        if isinstance(kept, str) and len(kept) == 64:
-            return kept
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    found = sha256_of_file(file)
-    with contextlib.suppress(FileError):  # a cache that cannot be written costs time, no more
-        write_json(note, {"file": str(file), "sha256": found})
-    return found
-
-
 @dataclass(frozen=True)
 class _Encoded:
-    """What :meth:`DiffusersHost.encode_prompts` hands to :meth:`DiffusersHost.predict`."""
+    """Encoded prompts: the output of :meth:`DiffusersHost.encode_prompts`, the input of :meth:`DiffusersHost.predict`."""
 
     states: torch.Tensor
     """``(N, 77, width)``."""
@@ -198,15 +51,16 @@ class _Encoded:
     """``(N, P)`` for SDXL."""
 
 
-class DiffusersHost:
+class DiffusersHost(DiffusionModel):
     """Stable Diffusion 1.x, 2.x or XL in diffusers. No safety checker is ever loaded or run.
 
-    Parameters:
-        pipeline: a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``; its weights are never changed.
-        name: what people call the checkpoint.
-        sha256: hex digest of the weight files; of the weights in memory if ``None``.
+    Args:
+        pipeline: A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``. Its weights are never changed.
+        name: The checkpoint's name, for people to read.
+        sha256: Hex digest of the weight files. If ``None``, it is computed from the weights in memory.
 
-    Raises: :class:`HostError` for a pipeline that is not plain text-to-image.
+    Raises:
+        HostError: The pipeline is not plain text-to-image.
     """
 
     def __init__(self, pipeline: Any, *, name: str = "model", sha256: str | None = None) -> None:
@@ -228,6 +82,7 @@ class DiffusersHost:
 
     @cached_property
     def info(self) -> ModelInfo:
+        """What is known about the checkpoint."""
         sample = self._unet.config.sample_size
         side = sample if isinstance(sample, int) else min(sample or [64])
         levels = len(self._unet.config.block_out_channels)
@@ -235,51 +90,54 @@ class DiffusersHost:
             name=self._name,
             family=self._family,
             sha256=self._sha256 or sha256_of_modules([self._unet, *self._text_models, self._vae]),
-            resolution=side * self._latent_pixel,
-            size_multiple=self._latent_pixel * 2 ** (levels - 1),
+            resolution=side * self._vae_scale_factor,
+            size_multiple=self._vae_scale_factor * 2 ** (levels - 1),
         )
 
     @property
     def text_encoders(self) -> Sequence[DiffusersTextEncoder]:
+        """One text encoder, or SDXL's two."""
         return self._encoders
 
     @property
     def schedule(self) -> NoiseSchedule:
+        """The forward process of the pipeline's scheduler."""
         return self._schedule
 
     @property
     def device(self) -> torch.device:
-        # diffusers' own properties walk through the whole UNet at every call, which a step would feel
+        """The UNet's device."""
+        # diffusers' own properties walk through the whole UNet at every call, which slows each step down
         device: torch.device = next(self._unet.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the UNet's weights."""
         dtype: torch.dtype = next(self._unet.parameters()).dtype
         return dtype
 
     def memory(self) -> MemoryStats:
-        """Diffusers computes attention in torch's own way."""
+        """Memory of the UNet and the text encoders; attention is computed as torch itself does it."""
         return memory_stats(
             self._unet,
             [self._unet, *self._text_models],
             self.device,
-            vae_scale_factor=self._latent_pixel,
+            vae_scale_factor=self._vae_scale_factor,
             keeps_scores=torch_attention_keeps_scores(self.device),
         )
 
     @contextmanager
     def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
-        import torch
-
+        """Freeze all weights and choose how to compute in ``precision``; restore everything on leaving."""
         wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         denoising = [self._unet, *self._text_models]
         before = self._autocast
         with ExitStack() as stack:
             stack.enter_context(frozen([*denoising, self._vae]))
-            stack.enter_context(checkpointed(self._unet, checkpointing))
+            stack.enter_context(gradient_checkpointing(self._unet, checkpointing))
             if any(module.dtype != wanted for module in denoising):
-                # Also from one half precision to the other: autocast starts from float32.
+                # Also from one half precision to the other, because autocast starts from float32.
                 if wanted != torch.float32:
                     check_autocast(self.device, wanted)
                 stack.enter_context(upcast(denoising, torch.float32))
@@ -291,36 +149,33 @@ class DiffusersHost:
             finally:
                 self._autocast = before
 
-    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
-        import torch
-
-        check_images(pictures, self._latent_pixel)
+    def encode_images(self, images: torch.Tensor) -> LatentDistribution:
+        """Encode ``(N, 3, S, S)`` images in [-1, 1] with the VAE, one at a time."""
+        check_images(images, self._vae_scale_factor)
         config = self._vae.config
         factor, shift = float(config.scaling_factor), float(getattr(config, "shift_factor", None) or 0.0)
         means, stds = [], []
-        with torch.no_grad(), self._held_vae() as vae:
-            for picture in pictures:
-                moments = vae.encode(picture[None].to(vae.device, vae.dtype)).latent_dist
+        with torch.no_grad(), self._vae_on_device() as vae:
+            for image in images:
+                moments = vae.encode(image[None].to(vae.device, vae.dtype)).latent_dist
                 means.append((moments.mean.float() - shift) * factor)
                 stds.append(moments.std.float() * factor)
         return LatentDistribution(torch.cat(means).cpu(), torch.cat(stds).cpu())
 
     def release_vae(self) -> None:
-        import torch
-
+        """Move the VAE to the CPU."""
         if self.device.type != "cpu":
             self._vae.to("cpu")
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
-        import torch
-
+        """Encode prompts with the vectors of their placeholder tokens in place; differentiable in the vectors."""
         if not prompts:
             raise HostError("There are no prompts to encode: give at least one.")
         penultimate = self._family == "sdxl"
         states, pooled = [], None
-        with self._computing():
+        with self._autocast_context():
             for which, (encoder, model) in enumerate(zip(self._encoders, self._text_models, strict=True)):
                 of_encoder, of_pooled = encoder.encode(prompts, placeholder_tokens, which, penultimate=penultimate)
                 states.append(of_encoder.to(self.device, model.dtype))
@@ -329,11 +184,12 @@ class DiffusersHost:
         return _Encoded(together, None if pooled is None else pooled.to(self.device))
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The UNet's output for ``(N, C, h, w)`` noisy latents: float32, same shape."""
         check_batch(latents, timesteps, len(conditioning.states))
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": self._time_ids(latents)}
-        with self._computing():
+        with self._autocast_context():
             output: torch.Tensor = self._unet(
                 latents.to(self.device, self.dtype),
                 timesteps.to(self.device),
@@ -344,15 +200,16 @@ class DiffusersHost:
         return output.float()
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
-        """DDIM without noise, as the paper samples; noise is drawn on the CPU, so that a seed means the same everywhere."""
-        import torch
+        """Generate with deterministic DDIM, as the paper does.
 
-        width, height = image_size(request, self.info, self._latent_pixel, self.schedule.timesteps)
+        The first latents are drawn on the CPU, so that a seed gives the same image on every device.
+        """
+        width, height = image_size(request, self.info, self._vae_scale_factor, self.schedule.timesteps)
         pipeline = self._sampling_pipeline()
         with torch.no_grad():
             encoded = self._generation_prompts(request)
         for number in range(request.count):
-            with torch.no_grad(), frozen([self._unet]), self._held_vae() as vae:
+            with torch.no_grad(), frozen([self._unet]), self._vae_on_device() as vae:
                 latents = pipeline(
                     **encoded,
                     width=width,
@@ -363,28 +220,24 @@ class DiffusersHost:
                     generator=torch.Generator().manual_seed((request.seed + number) % 2**63),
                     output_type="latent",
                 ).images
-                # The pipeline itself would not decode where the VAE is held in another precision than the denoiser.
+                # The pipeline itself does not decode if the VAE is held in another precision than the UNet.
                 decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-            picture: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
-            yield picture.convert("RGB")
+            image: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+            yield image.convert("RGB")
 
     @property
-    def _latent_pixel(self) -> int:
-        """Side in pixels of what one place of a latent stands for."""
+    def _vae_scale_factor(self) -> int:
+        """Side in pixels of the image area that one latent pixel stands for: the VAE's scale factor."""
         return int(2 ** (len(self._vae.config.block_out_channels) - 1))
 
-    def _computing(self) -> AbstractContextManager[Any]:
-        import torch
-
+    def _autocast_context(self) -> AbstractContextManager[Any]:
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)
 
     @contextmanager
-    def _held_vae(self) -> Iterator[Any]:
-        """The VAE on the device and evaluating, in float32 where half precision would overflow (SDXL's)."""
-        import torch
-
+    def _vae_on_device(self) -> Iterator[Any]:
+        """The VAE on the device, in evaluation mode, and in float32 where half precision would overflow (SDXL's)."""
         self._vae.to(self.device)
         overflows = self._vae.dtype == torch.float16 and getattr(self._vae.config, "force_upcast", False)
         wide = upcast([self._vae], torch.float32) if overflows else nullcontext()
@@ -392,15 +245,13 @@ class DiffusersHost:
             yield self._vae
 
     def _time_ids(self, latents: torch.Tensor) -> torch.Tensor:
-        """SDXL's size conditioning ``(N, 6)``: original size, crop and target size of a picture that was not cropped."""
-        import torch
-
-        height, width = (side * self._latent_pixel for side in latents.shape[-2:])
+        """SDXL's size conditioning ``(N, 6)``: original size, crop and target size of an image that was not cropped."""
+        height, width = (side * self._vae_scale_factor for side in latents.shape[-2:])
         ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
         return ids.expand(len(latents), -1)
 
     def _sampling_pipeline(self) -> Any:
-        """A second pipeline over the same modules, with DDIM; the one given is not touched."""
+        """A second pipeline over the same modules, with DDIM; the pipeline that was passed in is not changed."""
         parts = {**self._pipeline.components, "scheduler": sampler(self._pipeline.scheduler)}
         if self._family == "sdxl":
             parts["add_watermarker"] = False
@@ -411,19 +262,163 @@ class DiffusersHost:
         return pipeline
 
     def _generation_prompts(self, request: GenerationRequest) -> dict[str, torch.Tensor]:
-        import torch
-
         positive = self.encode_prompts([request.prompt], request.placeholder_tokens)
         arguments = {"prompt_embeds": positive.states, "pooled_prompt_embeds": positive.pooled}
         if request.guidance > 1.0:
             negative = self.encode_prompts([request.negative_prompt], request.placeholder_tokens)
             states, pooled = negative.states, negative.pooled
             if not request.negative_prompt and self._pipeline.config.get("force_zeros_for_empty_prompt", False):
-                # SDXL was trained with zeros for no prompt
+                # SDXL was trained with zeros for an empty prompt
                 states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
             arguments |= {"negative_prompt_embeds": states, "negative_pooled_prompt_embeds": pooled}
         return {key: value for key, value in arguments.items() if value is not None}
 
 
-if TYPE_CHECKING:
-    _FITS: type[DiffusionModel] = DiffusersHost  # the type checker's proof that the interface is met
+# Pipelines and their schedules
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Check that a pipeline denoises plain latents conditioned on its prompt alone.
+
+    Raises:
+        HostError: It does not; the message names what the model is instead.
+    """
+    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
+    if unet is None or vae is None or getattr(pipeline, "tokenizer", None) is None:
+        raise HostError(f"{type(pipeline).__name__} has no UNet, VAE or text encoder of its own: {_ADVICE}.")
+    if getattr(pipeline, "text_encoder", None) is None:
+        raise HostError(f"The first text encoder is missing, as in SDXL's refiner: {_ADVICE}.")
+    channels, latent = unet.config.in_channels, vae.config.latent_channels
+    if channels != latent:
+        kind = {9: "an inpainting", 5: "a depth-to-image", 8: "an InstructPix2Pix"}.get(channels, "a special")
+        raise HostError(f"This is {kind} model: its UNet takes {channels} channels instead of {latent}; {_ADVICE}.")
+    config = unet.config
+    if config.get("class_embed_type") or config.get("num_class_embeds") or config.get("time_cond_proj_dim"):
+        raise HostError(f"The UNet needs more than a prompt (an upscaler, unCLIP or LCM model): {_ADVICE}.")
+    if config.get("addition_embed_type") not in (None, "text_time") or config.get("encoder_hid_dim_type"):
+        raise HostError(f"The UNet needs conditions that are not text: {_ADVICE}.")
+    if pipeline.config.get("requires_aesthetics_score"):
+        raise HostError(f"This is SDXL's refiner: {_ADVICE}.")
+    if getattr(vae.config, "latents_mean", None) is not None or getattr(vae.config, "latents_std", None) is not None:
+        raise HostError(f"The VAE normalizes its latents channel by channel, as Playground's does: {_ADVICE}.")
+
+
+def family_of(pipeline: Any) -> Family:
+    """The family of a pipeline: ``sdxl`` has two text encoders, ``sd2`` has OpenCLIP's, all others are ``sd1``."""
+    if getattr(pipeline, "text_encoder_2", None) is not None:
+        return "sdxl"
+    width = pipeline.text_encoder.config.hidden_size
+    if width == 768:
+        return "sd1"
+    # OpenAI's CLIP computes with quick_gelu, OpenCLIP with gelu. The prediction type does not help, because there are
+    # SD1 checkpoints that predict velocity.
+    return "sd2" if width == 1024 or pipeline.text_encoder.config.hidden_act == "gelu" else "sd1"
+
+
+def noise_schedule(scheduler: Any) -> NoiseSchedule:
+    """The forward process of a scheduler's config, including a zero terminal signal-to-noise ratio.
+
+    Raises:
+        HostError: The scheduler is not one of a diffusion model with discrete steps, or the prediction type is unknown.
+    """
+    import diffusers
+
+    config = scheduler.config
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise HostError(f"The checkpoint predicts {prediction!r}, neither noise nor velocity: {_ADVICE}.")
+    if "beta_start" not in config and config.get("trained_betas") is None:
+        raise HostError(
+            f"{type(scheduler).__name__} is not a schedule of a diffusion model with discrete steps: {_ADVICE}."
+        )
+    # DDPMScheduler is the only scheduler that supports every option of the forward process.
+    process = diffusers.DDPMScheduler.from_config(_plain(config))
+    return NoiseSchedule(process.alphas_cumprod.to("cpu", torch.float32).clone(), prediction)
+
+
+def sampler(scheduler: Any) -> Any:
+    """A DDIM scheduler over the same forward process."""
+    import diffusers
+
+    options: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        options["timestep_spacing"] = "trailing"  # otherwise the step without any signal is left out
+    return diffusers.DDIMScheduler.from_config(_plain(scheduler.config), **options)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A config without the private keys of the class that saved it, about which diffusers would warn."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+@contextmanager
+def gradient_checkpointing(model: Any, wanted: bool) -> Iterator[None]:
+    """Enable or disable gradient checkpointing in every block of a diffusers model, and restore it on leaving."""
+    keys = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    blocks = [part for part in model.modules() if hasattr(part, keys[0]) or hasattr(part, keys[1])]
+    before = [{key: vars(part)[key] for key in keys if key in vars(part)} for part in blocks]
+    try:
+        if wanted:
+            model.enable_gradient_checkpointing()
+        elif model.is_gradient_checkpointing:
+            model.disable_gradient_checkpointing()
+        yield
+    finally:
+        for part, saved in zip(blocks, before, strict=True):
+            for key in keys:
+                vars(part).pop(key, None)
+            vars(part).update(saved)
+
+
+# Digests of weights
+
+
+def sha256_of_weights(path: Path) -> str:
+    """Hex digest of a ``.safetensors`` file, or of all ``.safetensors`` files of a folder sorted by relative path.
+
+    The digest of a folder covers the names of its files too. Digests are cached on disk by path, size and time of
+    change, so that gigabytes are read only once.
+
+    Raises:
+        HostError: The folder holds no weights.
+        FileError: A file cannot be read.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _cached_sha256(path)
+    with explained_os_errors(path, "read"):
+        files = sorted(path.rglob("*.safetensors"), key=lambda file: file.relative_to(path).as_posix())
+    if not files:
+        raise HostError(f"{path} holds no .safetensors weights: convert its weights to safetensors.")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_cached_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def sha256_of_modules(modules: Iterable[torch.nn.Module]) -> str:
+    """Hex digest of the names, dtypes, shapes and bytes of the parameters, for modules that were not loaded from a file."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _cached_sha256(file: Path) -> str:
+    file = file.resolve()
+    with explained_os_errors(file, "read"):
+        state = file.stat()
+    key = hashlib.sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "weights" / f"{key[:32]}.json"
+    try:
+        cached = json.loads(note.read_text(encoding="utf-8"))["sha256"]
+        if isinstance(cached, str) and len(cached) == 64:
+            return cached
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = sha256_of_file(file)
+    with contextlib.suppress(FileError):  # an unwritable cache only costs time
+        write_json(note, {"file": str(file), "sha256": found})
+    return found

@@ -1,7 +1,7 @@
-"""Prompts with words in them: tokenized around the words, encoded with the words' vectors in their tokens' places.
+"""Encoding prompts with placeholder tokens: the vectors of a token replace the embeddings at its positions.
 
-The outcome is bit for bit what diffusers makes of the same vectors loaded with ``load_textual_inversion``, but
-differentiable, and neither tokenizer nor embedding table is touched.
+The result is bit for bit that of diffusers with the same vectors loaded by ``load_textual_inversion``, but it is
+differentiable, and neither the tokenizer nor the embedding table is changed.
 """
 
 from __future__ import annotations
@@ -10,35 +10,38 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celeb_basis.diffusion_model import split_at_placeholders
+import torch
+
+from celeb_basis.diffusion_model import PlaceholderTokens, TextEncoder, split_at_placeholders
 from celeb_basis.errors import HostError
-
-if TYPE_CHECKING:
-    import torch
-
-    from celeb_basis.diffusion_model import PlaceholderTokens
 
 _log = logging.getLogger(__name__)
 
 _PLACEHOLDER = 0
-"""The id under a vector. Any id of the vocabulary below the end-of-text token serves: its row is replaced."""
+"""The id at a position whose embedding is replaced. Any id below that of the end-of-text token would do."""
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """Token ids of a prompt, special tokens and padding included, and where words' vectors go."""
+    """Token ids of a prompt, with special tokens and padding, and the positions that vectors go to."""
 
     ids: list[int]
     length: int
-    """Ids before the padding."""
-    places: list[tuple[int, str, int]]
-    """Position in ``ids``, word, and which of the word's vectors."""
+    """Number of ids before the padding."""
+    positions: list[tuple[int, str, int]]
+    """Position in ``ids``, placeholder token, and which of its vectors."""
 
 
-class DiffusersTextEncoder:
-    """A CLIP text transformer of ``transformers`` with its tokenizer."""
+class DiffusersTextEncoder(TextEncoder):
+    """A CLIP text transformer of ``transformers`` with its tokenizer.
+
+    Args:
+        name: Its name in exported files, such as ``"clip_l"``.
+        model: A ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
+        tokenizer: A ``CLIPTokenizer``.
+    """
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         self._name = name
@@ -47,38 +50,48 @@ class DiffusersTextEncoder:
 
     @property
     def name(self) -> str:
+        """Its name in exported files."""
         return self._name
 
     @property
     def width(self) -> int:
+        """``D``: the width of a token embedding."""
         return int(self.token_table().shape[1])
 
     @property
     def max_tokens(self) -> int:
-        """Longest prompt in tokens, start and end included."""
+        """The length of the longest prompt in tokens, including the start and end tokens."""
         return int(min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens, padding or truncation."""
         if not texts:
             return []
         return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False).input_ids]
 
     def token_table(self) -> torch.Tensor:
+        """``(V, D)`` token embeddings, detached."""
         table: torch.Tensor = self._model.get_input_embeddings().weight.detach()
         return table
 
     def encode(
-        self, prompts: Sequence[str], words: PlaceholderTokens, which: int, *, penultimate: bool
+        self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens, which: int, *, penultimate: bool
     ) -> tuple[Any, Any]:
-        """Hidden states ``(N, 77, width)`` and, of an encoder with a projection, the pooled output ``(N, P)``.
+        """Encode prompts with the vectors of their placeholder tokens.
 
-        Parameters:
-            which: this encoder's place in the words' token vectors.
-            penultimate: the states before the last layer (SDXL) instead of the final, normalised ones.
+        Args:
+            prompts: ``N`` prompts.
+            placeholder_tokens: The tokens, and their vectors for every text encoder of the model.
+            which: The index of this encoder in the vectors of a token.
+            penultimate: Return the states before the last layer (SDXL) instead of the final, normalized ones.
+
+        Returns:
+            Hidden states ``(N, 77, width)`` and, from an encoder with a projection, the pooled output ``(N, P)``.
+
+        Raises:
+            HostError: A token has no usable vectors for this encoder.
         """
-        import torch
-
-        vectors = {word: self._checked(word, of_word, which) for word, of_word in words.items()}
+        vectors = {token: self._checked(token, of_token, which) for token, of_token in placeholder_tokens.items()}
         tokenized = [self._tokenized(prompt, vectors) for prompt in prompts]
         ids = torch.tensor([prompt.ids for prompt in tokenized], device=self._model.device)
         mask = None
@@ -91,15 +104,17 @@ class DiffusersTextEncoder:
             return output[0], None
         return output.hidden_states[-2], output[0] if output[0].ndim == 2 else None
 
-    def _checked(self, word: str, of_word: Sequence[torch.Tensor], which: int) -> torch.Tensor:
-        if not word:
-            raise HostError("A word is empty: give it a name such as <person1>.")
-        if len(of_word) <= which:
-            raise HostError(f"The word {word} has no vectors for the text encoder {self.name}: learn it on this model.")
-        vectors = of_word[which]
+    def _checked(self, token: str, of_token: Sequence[torch.Tensor], which: int) -> torch.Tensor:
+        if not token:
+            raise HostError("A placeholder token is empty: give it a name such as <person1>.")
+        if len(of_token) <= which:
+            raise HostError(
+                f"The placeholder token {token} has no vectors for the text encoder {self.name}: learn it on this model."
+            )
+        vectors = of_token[which]
         if vectors.ndim != 2 or vectors.shape[1] != self.width or not len(vectors):
             raise HostError(
-                f"The vectors of the word {word} have the shape {tuple(vectors.shape)}, but the text encoder "
+                f"The vectors of the placeholder token {token} have the shape {tuple(vectors.shape)}, but the text encoder "
                 f"{self.name} takes rows of {self.width} numbers: use vectors made for this model."
             )
         return vectors
@@ -107,13 +122,13 @@ class DiffusersTextEncoder:
     def _tokenized(self, prompt: str, vectors: dict[str, torch.Tensor]) -> TokenizedPrompt:
         tokenizer = self._tokenizer
         ids: list[int] = []
-        places: list[tuple[int, str, int]] = []
+        positions: list[tuple[int, str, int]] = []
         for piece in split_at_placeholders(prompt, list(vectors)):
             if piece not in vectors:
                 ids += self.tokenize([piece])[0]
                 continue
             for number in range(len(vectors[piece])):
-                places.append((1 + len(ids), piece, number))
+                positions.append((1 + len(ids), piece, number))
                 ids.append(_PLACEHOLDER)
         room = self.max_tokens - 2
         if len(ids) > room:
@@ -125,25 +140,23 @@ class DiffusersTextEncoder:
                 prompt,
             )
             ids = ids[:room]
-            places = [place for place in places if place[0] <= room]
+            positions = [position for position in positions if position[0] <= room]
         ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
         padding = [tokenizer.pad_token_id] * (self.max_tokens - len(ids))
-        return TokenizedPrompt(ids + padding, len(ids), places)
+        return TokenizedPrompt(ids + padding, len(ids), positions)
 
     @contextmanager
     def _vectors_in_place(self, prompts: list[TokenizedPrompt], vectors: dict[str, torch.Tensor]) -> Iterator[None]:
-        import torch
-
-        places = [(row, *place) for row, prompt in enumerate(prompts) for place in prompt.places]
-        if not places:
+        positions = [(row, *position) for row, prompt in enumerate(prompts) for position in prompt.positions]
+        if not positions:
             yield
             return
 
         def replace(_module: Any, _inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
-            ready = {word: of_word.to(embedded) for word, of_word in vectors.items()}
-            rows = torch.tensor([place[0] for place in places], device=embedded.device)
-            columns = torch.tensor([place[1] for place in places], device=embedded.device)
-            values = torch.stack([ready[word][number] for _, _, word, number in places])
+            ready = {token: of_token.to(embedded) for token, of_token in vectors.items()}
+            rows = torch.tensor([position[0] for position in positions], device=embedded.device)
+            columns = torch.tensor([position[1] for position in positions], device=embedded.device)
+            values = torch.stack([ready[token][number] for _, _, token, number in positions])
             return embedded.index_put((rows, columns), values)
 
         hook = self._model.get_input_embeddings().register_forward_hook(replace)
