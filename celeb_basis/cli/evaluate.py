@@ -98,7 +98,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     import numpy as np
 
-    from celeb_basis.evaluation import contact_sheet, evaluate_images, load_clip, write_result, write_sheet
+    from celeb_basis.evaluation import contact_sheet, evaluate_images, write_result, write_sheet
+    from celeb_basis.evaluation.clip import load_clip
     from celeb_basis.faces.portraits import choose_face
     from celeb_basis.identities.deletion import GeneratedFiles
     from celeb_basis.photos import open_photo

@@ -1,8 +1,10 @@
-"""Judging generated pictures: the paper's three figures, the prompts for them, and a contact sheet."""
+"""Evaluation of generated images: the paper's three figures, the prompts for them, and a contact sheet.
+
+:mod:`celeb_basis.evaluation.clip`, which needs torch, is imported by itself.
+"""
 
 from __future__ import annotations
 
-from celeb_basis.evaluation.clip import ClipScorer, load_clip
 from celeb_basis.evaluation.contact_sheet import contact_sheet, write_sheet
 from celeb_basis.evaluation.metrics import (
     Estimate,
@@ -17,7 +19,6 @@ from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS, as_person, evalua
 
 __all__ = [
     "EVALUATION_PROMPTS",
-    "ClipScorer",
     "Estimate",
     "EvaluationResult",
     "FaceChoice",
@@ -27,7 +28,6 @@ __all__ = [
     "contact_sheet",
     "evaluate_images",
     "evaluation_prompts",
-    "load_clip",
     "write_result",
     "write_sheet",
 ]

@@ -1,4 +1,4 @@
-"""A contact sheet: one row a prompt, one column a seed, the photo for comparison, figures under every picture."""
+"""A contact sheet of generated images: a row for each prompt, a column for each seed, and figures under every image."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from celeb_basis.errors import EvaluationError
 from celeb_basis.provenance import marked, save_generated_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from PIL import Image, ImageDraw
 
     from celeb_basis.evaluation.metrics import EvaluationResult, ImageScores, ImageToEvaluate
     from celeb_basis.faces.types import Pixels
@@ -27,38 +27,47 @@ _WARN = (163, 63, 0)
 _MARGIN = 28
 _GAP = 14
 _MAX_CAPTION = 1000
-"""Characters of a prompt that are looked at: more than a sheet has room for."""
+"""Longest part of a prompt that is laid out, in characters: more than a sheet has room for."""
 _JPEG_SIDE = 65_500
 _MAX_PIXELS = 120_000_000
-"""Above this, pictures are shrunk: a sheet is to be looked at."""
+"""Images are made smaller if a sheet would have more pixels."""
 
 
 def contact_sheet(
     pictures: Sequence[ImageToEvaluate],
-    verdict: EvaluationResult,
+    result: EvaluationResult,
     *,
     reference: Pixels | None = None,
     title: str = "",
     cell: int = 224,
 ) -> Image.Image:
-    """Lay judged pictures out: rows are prompts in their order, columns seeds in rising order. The sheet knows whom it shows.
+    """Lay out evaluated images: rows are prompts in their order, columns are seeds in ascending order.
 
-    Parameters: ``pictures`` are those that ``verdict`` judged, in the same order; ``reference`` ``(H, W, 3)`` is the
-    photo; ``cell`` the side of a picture on the sheet in pixels (smaller if the sheet would be enormous).
+    The sheet carries the names of the people that it shows (:func:`celeb_basis.provenance.marked`).
 
-    Raises: :class:`EvaluationError` if pictures and verdict do not belong together.
+    Args:
+        pictures: The images that ``result`` was computed from, in the same order.
+        result: Their figures.
+        reference: The photo ``(H, W, 3)``.
+        title: A line above the figures.
+        cell: Side of an image on the sheet in pixels. It is smaller if the sheet would be too large.
+
+    Raises:
+        EvaluationError: The images and the result do not belong together.
     """
-    if not pictures or len(pictures) != verdict.count:
-        raise EvaluationError("The contact sheet needs the very pictures that were judged: judge them again.")
+    if not pictures or len(pictures) != result.count:
+        raise EvaluationError("The contact sheet needs the images that were evaluated: evaluate them again.")
     words = dict.fromkeys(word for item in pictures for word in _words(item))
-    sheet = _Sheet(pictures, verdict, reference, _clean(title), cell).draw()
+    sheet = _Sheet(pictures, result, reference, _clean(title), cell).draw()
     return marked(sheet, tuple(words), composite=True)
 
 
 def write_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet whole or not at all, as PNG, or as JPEG if ``path`` ends in .jpg; the file says what it shows.
+    """Write a sheet atomically, as JPEG if ``path`` ends in .jpg and as PNG otherwise, with its provenance.
 
-    Raises: :class:`EvaluationError` for a sheet larger than JPEG can hold; :class:`~celeb_basis.errors.FileError`.
+    Raises:
+        EvaluationError: The sheet is larger than JPEG allows.
+        FileError: The file cannot be written.
     """
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     if jpeg and max(sheet.size) > _JPEG_SIDE:
@@ -72,7 +81,7 @@ def write_sheet(path: Path, sheet: Image.Image) -> None:
 class _Row:
     prompt: str
     cells: dict[tuple[int, int], tuple[Pixels, ImageScores]] = field(default_factory=dict)
-    """By seed, and by occurrence where one seed was drawn more than once (at other settings, say)."""
+    """By seed, and by occurrence if a seed was used more than once, for instance with other settings."""
 
 
 class _Sheet:
@@ -81,32 +90,30 @@ class _Sheet:
     def __init__(
         self,
         pictures: Sequence[ImageToEvaluate],
-        verdict: EvaluationResult,
+        result: EvaluationResult,
         reference: Pixels | None,
         title: str,
         cell: int,
     ) -> None:
         rows: dict[str, _Row] = {}
-        for item, judged in zip(pictures, verdict.pictures, strict=True):
+        for item, scores in zip(pictures, result.pictures, strict=True):
             row = rows.setdefault(item.prompt, _Row(item.prompt))
             again = sum(seed == item.seed for seed, _ in row.cells)
-            row.cells[item.seed, again] = (item.picture, judged)
+            row.cells[item.seed, again] = (item.picture, scores)
         self.rows = list(rows.values())
         self.columns = sorted({place for row in self.rows for place in row.cells})
-        self.verdict, self.reference, self.title = verdict, reference, title
+        self.result, self.reference, self.title = result, reference, title
         places = (len(self.columns) + 1) * (len(self.rows) + 1)
         largest = int((_MAX_PIXELS / places) ** 0.5) - 60
         self.cell = max(32, min(cell, largest))
         self.text_size = max(9, min(15, self.cell // 15))
         self.side = max(120, int(self.cell * 0.85))
-        """Width of the column of prompts."""
+        """Width of the column of prompts, in pixels."""
         self.font, self.bold = _font(self.text_size), _font(self.text_size, bold=True)
         self.note = self.text_size * 2
-        """Height of the figures under a picture."""
+        """Height of the figures under an image, in pixels."""
 
     def draw(self) -> Image.Image:
-        from PIL import Image, ImageDraw
-
         head = self._head_height()
         pitch = self.cell + self.note + _GAP
         details = max(self.font.getlength(detail) for _, _, detail in self._figures())
@@ -134,7 +141,7 @@ class _Sheet:
         return max(140, min(self.side, self.cell))
 
     def _head_left(self) -> int:
-        """Where title and figures begin: beside the photo, if there is one."""
+        """Left edge of the title and the figures: beside the photo, if there is one."""
         return _MARGIN if self.reference is None else max(_MARGIN + self._photo_side() + _GAP, self._column(0))
 
     def _draw_head(self, sheet: Image.Image, pen: ImageDraw.ImageDraw, width: int) -> None:
@@ -156,18 +163,18 @@ class _Sheet:
             y += int(self.text_size * 1.7)
 
     def _figures(self) -> list[tuple[str, str, str]]:
-        result = []
+        rows = []
         for name, figure in (
-            ("Identity", self.verdict.identity),
-            ("Prompt", self.verdict.prompt),
-            ("Detect", self.verdict.detect),
+            ("Identity", self.result.identity),
+            ("Prompt", self.result.prompt),
+            ("Detect", self.result.detect),
         ):
             if figure is None:
-                result.append((name, "–", "no face found" if name == "Identity" else "no CLIP given"))
+                rows.append((name, "–", "no face found" if name == "Identity" else "no CLIP given"))
                 continue
             between = "" if figure.low is None else f"{figure.low:.2f} to {figure.high:.2f} (95 %), "
-            result.append((name, f"{figure.value:.3f}", f"{between}{figure.count} pictures"))
-        return result
+            rows.append((name, f"{figure.value:.3f}", f"{between}{figure.count} pictures"))
+        return rows
 
     def _draw_row(self, sheet: Image.Image, pen: ImageDraw.ImageDraw, row: _Row, top: int, width: int) -> None:
         if top + self.cell < sheet.height:
@@ -181,27 +188,25 @@ class _Sheet:
             if place not in row.cells:
                 pen.rectangle((x, top, x + self.cell - 1, top + self.cell - 1), fill=_EMPTY)
                 continue
-            picture, judged = row.cells[place]
+            picture, scores = row.cells[place]
             _paste(sheet, picture, (x, top), self.cell)
-            caption, colour = _caption(judged)
-            pen.text((x + self.cell // 2, top + self.cell + 5), caption, font=font, fill=colour, anchor="ma")
+            caption, color = _caption(scores)
+            pen.text((x + self.cell // 2, top + self.cell + 5), caption, font=font, fill=color, anchor="ma")
 
 
 def _words(item: ImageToEvaluate) -> tuple[str, ...]:
     return (item.word,) if isinstance(item.word, str) else item.word
 
 
-def _caption(judged: ImageScores) -> tuple[str, tuple[int, int, int]]:
-    prompt = "" if judged.prompt_score is None else f"prompt {judged.prompt_score:.2f}"
-    if judged.identity is None:
+def _caption(scores: ImageScores) -> tuple[str, tuple[int, int, int]]:
+    prompt = "" if scores.prompt_score is None else f"prompt {scores.prompt_score:.2f}"
+    if scores.identity is None:
         return ("no face" + (f" · {prompt}" if prompt else "")), _WARN
-    return (f"identity {judged.identity:.2f}" + (f" · {prompt}" if prompt else "")), _QUIET
+    return (f"identity {scores.identity:.2f}" + (f" · {prompt}" if prompt else "")), _QUIET
 
 
 def _paste(sheet: Image.Image, picture: Pixels, corner: tuple[int, int], side: int) -> None:
-    """Fit a picture into a square without cropping it, centred on grey."""
-    from PIL import Image
-
+    """Fit an image into a square without cropping it, centered on gray."""
     image = Image.fromarray(picture)
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -211,12 +216,12 @@ def _paste(sheet: Image.Image, picture: Pixels, corner: tuple[int, int], side: i
 
 
 def _clean(text: str) -> str:
-    """One line without control characters, which fonts draw as boxes and layout trips over."""
+    """One line without control characters, which fonts draw as boxes and which break the layout."""
     return " ".join("".join(" " if unicodedata.category(char)[0] == "C" else char for char in text).split())
 
 
 def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, most: int) -> list[str]:
-    """``text`` in at most ``most`` lines no wider than ``width``; overlong words are broken, the rest becomes "…"."""
+    """Wrap ``text`` into at most ``most`` lines no wider than ``width``. Long words are broken, the rest becomes "…"."""
     lines: list[str] = []
     line = ""
     for word in text[:_MAX_CAPTION].split(" "):
@@ -243,7 +248,7 @@ def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, most: i
 
 
 def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> int:
-    """How many characters of ``text`` fit into ``width``, at least one; ``text`` as a whole does not."""
+    """How many characters of ``text`` fit into ``width``, at least one; the whole ``text`` is too wide."""
     fits, too_many = 1, len(text)
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
@@ -255,9 +260,7 @@ def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> int:
 
 
 def _font(size: int, *, bold: bool = False) -> Any:
-    """DejaVu Sans, which matplotlib ships and which covers most alphabets; else Pillow's own."""
-    from PIL import ImageFont
-
+    """DejaVu Sans, which matplotlib ships and which covers most alphabets; otherwise Pillow's own font."""
     try:
         import matplotlib
 

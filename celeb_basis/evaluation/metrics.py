@@ -1,4 +1,4 @@
-"""The paper's three figures for a set of generated pictures: Identity, Prompt and Detect (its section on metrics)."""
+"""The paper's three figures for a set of generated images: Identity, Prompt and Detect, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from celeb_basis.errors import EvaluationError
 from celeb_basis.evaluation.prompts import as_person
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
 
 
-# FOLDED: A figure with its 95 % interval: how far it would move if as many other pictures were drawn.
-
 _RESAMPLES = 2000
 _Z95 = 1.959963984540054
 """The standard normal's 97.5 % point."""
@@ -30,18 +29,18 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a share, and its 95 % interval."""
+    """A mean or a share, and its 95 % interval: how far it would move with as many other images."""
 
     value: float
     low: float | None
-    """``None`` where fewer than two pictures leave nothing to tell it from."""
+    """``None`` if there are too few images for an interval."""
     high: float | None
     count: int
-    """Pictures it was computed over."""
+    """Number of images that it was computed from."""
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean with a bootstrapped percentile interval (Efron 1979), the same at every call; ``None`` of no values."""
+    """The mean with a bootstrapped percentile interval (Efron 1979). It is deterministic; ``None`` if there are no values."""
     count = len(values)
     if count == 0:
         return None
@@ -49,7 +48,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate | None:
     if count == 1:
         return Estimate(float(sample[0]), None, None, 1)
     generator = np.random.default_rng(0)
-    # One count of how often each value is drawn is a row of the multinomial: a resample without an index array.
+    # A row of the multinomial counts how often each value is sampled: a resample without an array of indices.
     weights = generator.multinomial(count, np.full(count, 1.0 / count), size=_RESAMPLES)
     low, high = np.quantile(weights @ sample / count, (0.025, 0.975))
     return Estimate(float(sample.mean()), float(low), float(high), count)
@@ -65,38 +64,41 @@ def share_estimate(hits: int, count: int) -> Estimate:
 
 
 FaceChoice = Literal["largest", "best"]
-"""Which face of a picture is compared. ``largest``: the figure of the paper, whose pictures are of one person.
-``best``: the one most like the reference, for pictures with other people in them (kinder, so never mix the two)."""
+"""Which face of an image is compared with the reference.
+
+``largest`` is the figure of the paper, whose images show one person. ``best`` is the face most like the reference, for
+images with other people in them. It gives higher figures, so never compare the two.
+"""
 
 _CLIP_BATCH = 16
 
 
 @dataclass(frozen=True)
 class ImageToEvaluate:
-    """A generated picture and what it was drawn from."""
+    """A generated image and what it was generated from."""
 
     picture: Pixels
     """``(H, W, 3)`` RGB."""
     prompt: str
-    """As it was drawn, with the word in it."""
+    """The prompt as it was used, with the placeholder tokens in it."""
     word: str | tuple[str, ...]
-    """The learned word or words in the prompt; "person" takes their place in the Prompt figure."""
+    """The placeholder tokens in the prompt. They are replaced by "person" for the Prompt figure."""
     seed: int
     name: str = ""
-    """File name or the like, for people to read."""
+    """A file name, for people to read."""
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """The figures of one picture."""
+    """The figures of one image."""
 
     name: str
     prompt: str
     seed: int
     faces: int
-    """Faces found in it."""
+    """Number of faces found in it."""
     identity: float | None
-    """Cosine with the reference, averaged over the reference photos; ``None`` where no face was found."""
+    """Cosine with the reference, averaged over the reference photos; ``None`` if no face was found."""
     prompt_score: float | None
     """CLIP cosine with the prompt; ``None`` without a CLIP."""
 
@@ -112,14 +114,14 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The three figures of a set of pictures, with 95 % intervals, and the figures of every picture."""
+    """The three figures of a set of images, and the figures of every image."""
 
     identity: Estimate | None
-    """Mean over the pictures with a face; ``None`` if no picture has one."""
+    """Mean over the images with a face; ``None`` if no image has one."""
     prompt: Estimate | None
-    """Mean over all pictures; ``None`` without a CLIP."""
+    """Mean over all images; ``None`` without a CLIP."""
     detect: Estimate
-    """Share of the pictures with a face."""
+    """Share of the images with a face."""
     face: FaceChoice
     face_network: str
     clip: str | None
@@ -127,12 +129,12 @@ class EvaluationResult:
 
     @property
     def count(self) -> int:
-        """Pictures judged."""
+        """Number of evaluated images."""
         return len(self.pictures)
 
     @property
     def detected_count(self) -> int:
-        """Pictures with a face."""
+        """Number of images with a face."""
         return sum(picture.detected for picture in self.pictures)
 
     @property
@@ -140,7 +142,7 @@ class EvaluationResult:
         """Why a figure is missing, one sentence each."""
         notes = []
         if self.identity is None:
-            notes.append("Identity cannot be told: no face was found in any picture.")
+            notes.append("Identity could not be measured: no face was found in any image.")
         if self.prompt is None:
             notes.append("Prompt was not measured: no CLIP was given.")
         return tuple(notes)
@@ -183,55 +185,66 @@ def evaluate_images(
     face: FaceChoice = "largest",
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
-    """Judge generated pictures against the face vectors of the person's photos.
+    """Evaluate generated images against the face embeddings of the person's photos.
 
-    Parameters: ``reference_vectors`` ``(M, 512)`` or ``(512,)``, one a photo; ``progress`` is called with the pictures
-    done and their total.
+    Identity is the cosine of face embeddings, Prompt the cosine of CLIP's embeddings of image and prompt, and Detect the
+    share of images in which a face is found.
 
-    Raises: :class:`EvaluationError` for no pictures, for reference vectors that are no such thing, and for a CLIP whose
-    answers are not numbers.
+    Args:
+        pictures: The images.
+        reference_vectors: Face embeddings ``(M, 512)`` of ``M`` photos, or ``(512,)`` of one.
+        faces: The networks that find and embed faces.
+        clip: Scores the prompts. If ``None``, the Prompt figure is left out.
+        face: Which face of an image is compared.
+        progress: Called with the number of images done and their total.
+
+    Raises:
+        EvaluationError: There are no images, the reference vectors are unusable, or the scores of the CLIP are not finite.
     """
     if not pictures:
-        raise EvaluationError("There is no picture to judge: generate some first.")
+        raise EvaluationError("There is no image to evaluate: generate some first.")
     references = _unit_rows(reference_vectors)
-    judged: list[ImageScores] = []
+    evaluated: list[ImageScores] = []
     for start in range(0, len(pictures), _CLIP_BATCH):
         batch = pictures[start : start + _CLIP_BATCH]
         scores = _prompt_scores(batch, clip)
         for item, score in zip(batch, scores, strict=True):
             found, likeness = _identity(item.picture, references, faces, face)
-            judged.append(ImageScores(item.name, item.prompt, item.seed, found, likeness, score))
+            evaluated.append(ImageScores(item.name, item.prompt, item.seed, found, likeness, score))
             if progress is not None:
-                progress(len(judged), len(pictures))
-    return _verdict(judged, face, faces.name, None if clip is None else clip.name)
+                progress(len(evaluated), len(pictures))
+    return _result(evaluated, face, faces.name, None if clip is None else clip.name)
 
 
-def merge_results(verdicts: Sequence[EvaluationResult]) -> EvaluationResult:
-    """The figures over all pictures of several people, each judged against their own photos by the same networks.
+def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
+    """The figures over all images of several people, each evaluated against their own photos by the same networks.
 
-    Raises: :class:`EvaluationError` if there is none, or if they were judged differently.
+    Raises:
+        EvaluationError: There are no results, or they come from different networks.
     """
-    ways = {(one.face, one.face_network, one.clip) for one in verdicts}
-    if len(ways) != 1:
-        raise EvaluationError("Only pictures judged in one and the same way have common figures: judge them alike.")
-    return _verdict([picture for one in verdicts for picture in one.pictures], *ways.pop())
+    networks = {(one.face, one.face_network, one.clip) for one in results}
+    if len(networks) != 1:
+        raise EvaluationError(
+            "Only images evaluated by the same networks have common figures: evaluate all of them alike."
+        )
+    return _result([image for one in results for image in one.pictures], *networks.pop())
 
 
-def _verdict(judged: Sequence[ImageScores], face: FaceChoice, face_network: str, clip: str | None) -> EvaluationResult:
+def _result(scores: Sequence[ImageScores], face: FaceChoice, face_network: str, clip: str | None) -> EvaluationResult:
     return EvaluationResult(
-        identity=mean_estimate([one.identity for one in judged if one.identity is not None]),
-        prompt=mean_estimate([one.prompt_score for one in judged if one.prompt_score is not None]),
-        detect=share_estimate(sum(one.detected for one in judged), len(judged)),
+        identity=mean_estimate([one.identity for one in scores if one.identity is not None]),
+        prompt=mean_estimate([one.prompt_score for one in scores if one.prompt_score is not None]),
+        detect=share_estimate(sum(one.detected for one in scores), len(scores)),
         face=face,
         face_network=face_network,
         clip=clip,
-        pictures=tuple(judged),
+        pictures=tuple(scores),
     )
 
 
-def write_result(path: Path, verdict: EvaluationResult) -> None:
-    """Write a verdict as JSON, whole or not at all."""
-    write_json(path, verdict.as_dict())
+def write_result(path: Path, result: EvaluationResult) -> None:
+    """Write a result as JSON, atomically."""
+    write_json(path, result.as_dict())
 
 
 def _identity(
@@ -249,8 +262,6 @@ def _identity(
 def _prompt_scores(batch: Sequence[ImageToEvaluate], clip: ClipScorer | None) -> list[float | None]:
     if clip is None:
         return [None] * len(batch)
-    from PIL import Image
-
     scores = np.asarray(
         clip.score([Image.fromarray(one.picture) for one in batch], [as_person(one.prompt, one.word) for one in batch])
     )

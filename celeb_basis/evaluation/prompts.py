@@ -1,4 +1,4 @@
-"""The prompts that generated pictures are judged on, and the same prompts with "person" in the word's place."""
+"""The evaluation prompts, and prompts with "person" in place of a placeholder token."""
 
 from __future__ import annotations
 
@@ -62,21 +62,24 @@ EVALUATION_PROMPTS: Mapping[str, Sequence[str]] = {
         "{} playing chess against a robot",
     ),
 }
-"""Prompts by kind, ``{}`` standing for the word. In ``"company"`` others may be in the picture, so the largest face
-need not be the person's: judge those with ``face="best"`` (:func:`celeb_basis.evaluation.judge`)."""
+"""Prompts by kind, with ``{}`` for the placeholder token.
+
+Images of ``"company"`` may show other people, so the largest face need not be the person's: evaluate those with
+``face="best"`` (:func:`celeb_basis.evaluation.evaluate_images`).
+"""
 
 
 def evaluation_prompts(word: str, kinds: Sequence[str] | None = None) -> list[str]:
-    """The grid's prompts with ``word`` filled in, of the given ``kinds`` or of all."""
+    """The evaluation prompts of the given ``kinds``, or of all, for a placeholder token ``word``."""
     chosen = EVALUATION_PROMPTS if kinds is None else kinds
     return [prompt.replace("{}", word) for kind in chosen for prompt in EVALUATION_PROMPTS[kind]]
 
 
 def as_person(prompt: str, word: str | Sequence[str]) -> str:
-    """``prompt`` with every whole occurrence of ``word`` (or of each of several words) replaced by "person".
+    """Replace every whole occurrence of a placeholder token, or of each of several, by "person".
 
-    A "person" that already follows the word, as in ``"sks person"``, is swallowed: CLIP is asked about one person, not
-    about a person person. ``"<p1>"`` does not match inside ``"<p10>"``, nor ``"ann"`` inside ``"anna"``.
+    A "person" that already follows the token, as in ``"sks person"``, is dropped, so that CLIP does not see "person"
+    twice. ``"<p1>"`` does not match inside ``"<p10>"``, nor ``"ann"`` inside ``"anna"``.
     """
     words = [word] if isinstance(word, str) else list(word)
     words = sorted((one for one in words if one), key=len, reverse=True)

@@ -88,7 +88,8 @@ class Evaluation:
 
     def run(self, job: Job) -> None:
         """Do it; the pictures drawn before an interruption are judged."""
-        from celeb_basis.evaluation import contact_sheet, evaluate_images, load_clip
+        from celeb_basis.evaluation import contact_sheet, evaluate_images
+        from celeb_basis.evaluation.clip import load_clip
 
         job.say("Loading the face models")
         network = self._service.faces.network()

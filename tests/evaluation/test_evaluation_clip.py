@@ -1,4 +1,4 @@
-"""CLIP adapters against transformers and open_clip themselves."""
+"""Both ways to load a CLIP, against transformers and open_clip themselves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from celeb_basis.errors import EvaluationError, MissingPackageError
-from celeb_basis.evaluation import load_clip
-from celeb_basis.evaluation.clip import ClipPixels
+from celeb_basis.evaluation.clip import load_clip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,44 +79,6 @@ def test_folder_equals_transformers(clip_folder: Path) -> None:
     many = scorer.score(pictures() * 5, PROMPTS * 5)
     np.testing.assert_allclose(many, np.tile(expected, 5), atol=2e-6)
     assert scorer.score([], []).shape == (0,)
-
-
-def test_own_pixels_equal_transformers() -> None:
-    processor = (getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor)()
-    extra = [Image.new("RGB", (1, 1), "red"), Image.new("RGB", (5, 1000)), Image.new("CMYK", (225, 224), 7)]
-    for picture in [*pictures(), *extra]:
-        theirs = processor(picture.convert("RGB"), return_tensors="np")["pixel_values"][0]
-        np.testing.assert_allclose(ClipPixels()(picture), theirs, atol=1e-6)
-
-
-def test_own_pixels_take_over(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = direct_scores(clip_folder)
-    name = "CLIPImageProcessorPil" if hasattr(transformers, "CLIPImageProcessorPil") else "CLIPImageProcessor"
-
-    class Unusable:
-        def __init__(self) -> None:
-            raise ImportError("torchvision")
-
-        @classmethod
-        def from_pretrained(cls, *_: object, **__: object) -> Unusable:
-            return cls()
-
-    monkeypatch.setattr(transformers, name, Unusable)
-    np.testing.assert_allclose(load_clip(str(clip_folder)).score(pictures(), PROMPTS), expected, atol=2e-6)
-
-
-def test_pixels_of_new_and_old_configs() -> None:
-    old = ClipPixels.from_config({"size": 30, "crop_size": 20, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]})
-    new = ClipPixels.from_config(
-        {
-            "size": {"shortest_edge": 30},
-            "crop_size": {"height": 20, "width": 20},
-            "image_mean": [0] * 3,
-            "image_std": [1] * 3,
-        }
-    )
-    assert old == new
-    assert old(Image.new("RGB", (50, 40), "white")).shape == (3, 20, 20)
 
 
 def copy_of(folder: Path, to: Path, *without: str) -> Path:

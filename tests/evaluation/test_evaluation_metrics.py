@@ -78,59 +78,59 @@ def test_three_figures() -> None:
     faces = PlannedFaces({0: [(10, 60)], 1: [], 2: [(9, 30), (20, 90)], 3: [(5, 0)]})
     clip = PlannedClip([0.2, 0.3, 0.4, 0.1])
     seen: list[tuple[int, int]] = []
-    verdict = evaluate_images(
+    result = evaluate_images(
         numbered(4), REFERENCE, faces, clip, progress=lambda done, total: seen.append((done, total))
     )
 
-    assert [one.identity for one in verdict.pictures] == [
+    assert [one.identity for one in result.pictures] == [
         pytest.approx(0.5, abs=1e-6),
         None,
         pytest.approx(0.0, abs=1e-6),  # the largest face, though the smaller one is more alike
         pytest.approx(1.0, abs=1e-6),
     ]
-    assert verdict.identity is not None
-    assert verdict.identity.value == pytest.approx(0.5, abs=1e-6)
-    assert verdict.identity.count == 3
-    assert verdict.prompt is not None
-    assert verdict.prompt.value == pytest.approx(0.25)
-    assert verdict.detect.value == 0.75
-    assert (verdict.count, verdict.detected_count) == (4, 3)
-    assert [one.faces for one in verdict.pictures] == [1, 0, 2, 1]
+    assert result.identity is not None
+    assert result.identity.value == pytest.approx(0.5, abs=1e-6)
+    assert result.identity.count == 3
+    assert result.prompt is not None
+    assert result.prompt.value == pytest.approx(0.25)
+    assert result.detect.value == 0.75
+    assert (result.count, result.detected_count) == (4, 3)
+    assert [one.faces for one in result.pictures] == [1, 0, 2, 1]
     assert clip.asked == ["a photo of person"] * 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_best_face_in_company() -> None:
     faces = PlannedFaces({0: [(9, 30), (20, 90)]})
-    verdict = evaluate_images(numbered(1), REFERENCE, faces, face="best")
-    assert verdict.pictures[0].identity == pytest.approx(np.cos(np.radians(30)), abs=1e-6)
+    result = evaluate_images(numbered(1), REFERENCE, faces, face="best")
+    assert result.pictures[0].identity == pytest.approx(np.cos(np.radians(30)), abs=1e-6)
 
 
 def test_several_photos_are_averaged_whatever_their_length() -> None:
     references = np.stack([at_angle(0, 3.0), at_angle(90, 0.5)])
-    verdict = evaluate_images(numbered(1), references, PlannedFaces({0: [(10, 60)]}))
-    assert verdict.pictures[0].identity == pytest.approx((0.5 + np.cos(np.radians(30))) / 2, abs=1e-6)
+    result = evaluate_images(numbered(1), references, PlannedFaces({0: [(10, 60)]}))
+    assert result.pictures[0].identity == pytest.approx((0.5 + np.cos(np.radians(30))) / 2, abs=1e-6)
     single = evaluate_images(numbered(1), at_angle(0), PlannedFaces({0: [(10, 60)]}))
     assert single.pictures[0].identity == pytest.approx(0.5, abs=1e-6)
 
 
 def test_more_pictures_than_one_batch() -> None:
     answers = list(np.linspace(0, 1, 40))
-    verdict = evaluate_images(numbered(40), REFERENCE, PlannedFaces({i: [] for i in range(40)}), PlannedClip(answers))
-    assert [one.prompt_score for one in verdict.pictures] == pytest.approx(answers)
+    result = evaluate_images(numbered(40), REFERENCE, PlannedFaces({i: [] for i in range(40)}), PlannedClip(answers))
+    assert [one.prompt_score for one in result.pictures] == pytest.approx(answers)
 
 
 def test_without_clip_and_without_faces(tmp_path: Path) -> None:
-    verdict = evaluate_images(numbered(3), REFERENCE, PlannedFaces({0: [], 1: [], 2: []}))
-    path = tmp_path / "verdict.json"
-    write_result(path, verdict)
-    told = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-    assert told["identity"] is None
-    assert told["prompt"] is None
-    assert told["detect"]["value"] == 0.0
-    assert len(told["notes"]) == 2
-    assert "no CLIP" in " ".join(told["notes"])
-    assert told["pictures"][2] == {
+    result = evaluate_images(numbered(3), REFERENCE, PlannedFaces({0: [], 1: [], 2: []}))
+    path = tmp_path / "result.json"
+    write_result(path, result)
+    written = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert written["identity"] is None
+    assert written["prompt"] is None
+    assert written["detect"]["value"] == 0.0
+    assert len(written["notes"]) == 2
+    assert "no CLIP" in " ".join(written["notes"])
+    assert written["pictures"][2] == {
         "name": "2.png",
         "prompt": "a photo of <anna> person",
         "seed": 102,
@@ -139,7 +139,7 @@ def test_without_clip_and_without_faces(tmp_path: Path) -> None:
         "prompt_score": None,
         "detected": False,
     }
-    table = verdict.table().splitlines()
+    table = result.table().splitlines()
     assert [line.split()[0] for line in table] == ["figure", "Identity", "Prompt", "Detect"]
     assert "no CLIP given" in table[2]
     assert "0.000" in table[3]

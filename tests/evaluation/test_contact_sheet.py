@@ -17,31 +17,31 @@ from celeb_basis.evaluation.metrics import mean_estimate, share_estimate
 if TYPE_CHECKING:
     from pathlib import Path
 
-COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+COLORS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
 
 def drawn(
     *places: tuple[str, int], shape: tuple[int, int] = (40, 40)
 ) -> tuple[list[ImageToEvaluate], EvaluationResult]:
-    """One plain picture a place, each in a colour of its own, and a verdict on them."""
+    """One plain picture a place, each in a color of its own, and a result on them."""
     pictures = [
-        ImageToEvaluate(np.full((*shape, 3), COLOURS[i % 4], np.uint8), prompt, "<a>", seed)
+        ImageToEvaluate(np.full((*shape, 3), COLORS[i % 4], np.uint8), prompt, "<a>", seed)
         for i, (prompt, seed) in enumerate(places)
     ]
-    judged = tuple(ImageScores("", one.prompt, one.seed, 1, 0.5, 0.25) for one in pictures)
-    verdict = EvaluationResult(mean_estimate([0.5]), None, share_estimate(1, 1), "largest", "f", None, judged)
-    return pictures, verdict
+    scores = tuple(ImageScores("", one.prompt, one.seed, 1, 0.5, 0.25) for one in pictures)
+    result = EvaluationResult(mean_estimate([0.5]), None, share_estimate(1, 1), "largest", "f", None, scores)
+    return pictures, result
 
 
-def extent(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what has exactly this colour."""
-    ys, xs = np.nonzero((np.asarray(sheet) == colour).all(axis=2))
+def extent(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what has exactly this color."""
+    ys, xs = np.nonzero((np.asarray(sheet) == color).all(axis=2))
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
 
 
 def test_rows_are_prompts_and_columns_seeds() -> None:
     sheet = contact_sheet(*drawn(("p", 9), ("p", 3), ("q", 3), ("q", 9)), cell=100)
-    red, green, blue, yellow = (extent(sheet, colour) for colour in COLOURS)
+    red, green, blue, yellow = (extent(sheet, color) for color in COLORS)
     for box in (red, green, blue, yellow):
         assert (box[2] - box[0], box[3] - box[1]) == (100, 100)
     assert green[0] < red[0]  # seed 3 left of seed 9
@@ -54,7 +54,7 @@ def test_rows_are_prompts_and_columns_seeds() -> None:
 
 def test_missing_places_and_repeated_seeds() -> None:
     sheet = contact_sheet(*drawn(("p", 1), ("q", 2), ("p", 1)), cell=60)
-    red, green, blue = (extent(sheet, colour) for colour in COLOURS[:3])
+    red, green, blue = (extent(sheet, color) for color in COLORS[:3])
     assert red[1] == blue[1]
     assert red[0] < blue[0] < green[0]
 
@@ -66,12 +66,12 @@ def test_reference_is_fitted_whole() -> None:
 
 
 def test_captions_are_drawn() -> None:
-    pictures, verdict = drawn(("p", 1))
+    pictures, result = drawn(("p", 1))
     blind = EvaluationResult(
         None, None, share_estimate(0, 1), "largest", "f", None, (ImageScores("", "p", 1, 0, None, None),)
     )
-    with_face, without = contact_sheet(pictures, verdict), contact_sheet(pictures, blind)
-    below = extent(with_face, COLOURS[0])[3]
+    with_face, without = contact_sheet(pictures, result), contact_sheet(pictures, blind)
+    below = extent(with_face, COLORS[0])[3]
     strips = [np.asarray(sheet)[below + 2 : below + 28] for sheet in (with_face, without)]
     assert all(strip.min() < 190 for strip in strips)
     assert not np.array_equal(*strips)
@@ -87,9 +87,9 @@ def test_intervals_are_whole_in_narrow_sheets_too(monkeypatch: pytest.MonkeyPatc
         real(pen, place, words, **more)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
-    pictures, verdict = drawn(("p", 1))
-    verdict = replace(verdict, identity=mean_estimate([0.4, 0.5, 0.7]), detect=share_estimate(117, 120))
-    sheet = contact_sheet(pictures, verdict, reference=np.zeros((90, 90, 3), np.uint8), cell=cell)
+    pictures, result = drawn(("p", 1))
+    result = replace(result, identity=mean_estimate([0.4, 0.5, 0.7]), detect=share_estimate(117, 120))
+    sheet = contact_sheet(pictures, result, reference=np.zeros((90, 90, 3), np.uint8), cell=cell)
     intervals = [(end, words) for end, words in written if "(95 %)" in words]
     assert [words.split(", ")[-1] for _, words in intervals] == ["3 pictures", "120 pictures"]
     assert all(end <= sheet.width for end, _ in intervals)
@@ -127,9 +127,9 @@ def test_too_long_for_jpeg(tmp_path: Path) -> None:
 
 
 def test_pictures_and_verdict_belong_together() -> None:
-    pictures, verdict = drawn(("p", 1), ("p", 2))
-    with pytest.raises(EvaluationError, match="judged"):
-        contact_sheet(pictures[:1], verdict)
+    pictures, result = drawn(("p", 1), ("p", 2))
+    with pytest.raises(EvaluationError, match="evaluated"):
+        contact_sheet(pictures[:1], result)
 
 
 def test_written_whole(tmp_path: Path) -> None:
