@@ -73,7 +73,7 @@ def parts(cli_model: Path, miniature_folder: Path, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(autouse=True)
 def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The default library of the test, which is nobody's."""
+    """An empty default library for each test."""
     folder = tmp_path / "library"
     monkeypatch.setenv("CELEB_BASIS_LIBRARY", str(folder))
     return folder

@@ -1,4 +1,4 @@
-"""The issue's table of bad input: exit code 2, one sentence that says what to do, and nothing half-written."""
+"""Bad input, one case per row: exit code 2, a sentence that says what to do, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from celeb_basis.identities.identity import Identity, IdentityMetadata, save_ide
 
 
 @dataclass
-class World:
-    """What the rows of the table are made of."""
+class Files:
+    """The files that the rows of the table use."""
 
     parts: Any
     folder: Path
@@ -91,7 +91,7 @@ def _identity(name: str, encoder: str, width: int, **details: Any) -> Identity:
     )
 
 
-Row = tuple[Callable[[World], list[object]], str]
+Row = tuple[Callable[[Files], list[object]], str]
 
 TABLE: Mapping[str, Row] = {
     # photos
@@ -271,8 +271,8 @@ def test_bad_input(
     own_library.mkdir()
     save_identity(_identity("taken", "clip_l", 64, family="sd1"), own_library / "taken.safetensors")
     make, fragment = TABLE[row]
-    world = World(parts, tmp_path, own_library, output, monkeypatch)
-    arguments = make(world)
+    files = Files(parts, tmp_path, own_library, output, monkeypatch)
+    arguments = make(files)
     before = _snapshot(tmp_path)
 
     answer = celeb(*arguments, "--quiet", "--json")
@@ -307,16 +307,16 @@ def test_places_that_cannot_be_reached(
                 check(tmp_path / "somewhere" / "below")
 
 
-def test_nan_keeps_the_last_good_state_and_says_how_to_go_on(
+def test_nan_saves_the_last_good_state_and_says_how_to_resume(
     celeb: Callable[..., Any], parts: Any, tmp_path: Path, own_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(parts, tmp_path, own_library, tmp_path, monkeypatch)
-    answer = celeb(*world.learn(parts.photo, "--model", world.nan_model()))
+    files = Files(parts, tmp_path, own_library, tmp_path, monkeypatch)
+    answer = celeb(*files.learn(parts.photo, "--model", files.nan_model()))
     assert answer.code == 2
     (state,) = (cache_folder() / "unfinished").glob("new-*.safetensors")
     assert str(state) in answer.err
-    told = celeb("info", state, "--json").json
-    assert (told["kind"], told["people"]) == ("learning state", ["new"])
+    shown = celeb("info", state, "--json").json
+    assert (shown["kind"], shown["people"]) == ("learning state", ["new"])
     assert not own_library.exists()
 
 

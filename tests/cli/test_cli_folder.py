@@ -1,4 +1,4 @@
-"""A folder of people: each alone or together, and failures that stop nobody else."""
+"""A folder of people: learned one by one or together, and failures that do not stop the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celeb_basis.training.run import TrainingResult, TrainingTask
 
 @pytest.fixture
 def people(tmp_path: Path, parts: Any) -> Path:
-    """Two people who can be learned, two who cannot, and files that are nobody."""
+    """Two people who can be learned, two who cannot, and files that are not people."""
     folder = tmp_path / "people"
     (folder / "bob").mkdir(parents=True)
     photo = parts.photo.read_bytes()
@@ -34,7 +34,7 @@ def people(tmp_path: Path, parts: Any) -> Path:
     return folder
 
 
-def test_the_others_are_learned_and_failures_told(
+def test_the_others_are_learned_and_failures_are_listed(
     celeb: Callable[..., Any], parts: Any, people: Path, own_library: Path
 ) -> None:
     answer = celeb("learn", people, *parts.learning, "--json")
@@ -121,14 +121,16 @@ def test_ctrl_c_ends_the_whole_folder(
     assert not Path(rows["bob"]["state"]).exists()
 
 
-def test_ctrl_c_on_ray_tells_who_was_being_learned(
+def test_ctrl_c_on_ray_lists_who_was_being_learned(
     celeb: Callable[..., Any], parts: Any, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(
         _worker: object, jobs: Sequence[TrainingTask], interrupt: threading.Event, _options: object
     ) -> Iterator[TrainingResult]:
         interrupt.set()
-        yield TrainingResult(jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again.")
+        yield TrainingResult(
+            jobs[0].names, reason="interrupted", error="Interrupted, and nothing is kept: learn her again."
+        )
 
     monkeypatch.setattr("celeb_basis.training.ray_executor.run_on_ray", stopped)
     answer = celeb("learn", people, *parts.learning, "--executor", "ray", "--json")

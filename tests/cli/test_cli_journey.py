@@ -1,4 +1,4 @@
-"""The real journey in this process: a small SD1 model folder, real small face networks, a real photo."""
+"""All commands end to end in this process: a small SD1 model folder, real small face networks, a real photo."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from celeb_basis.identities.identity import load_identity
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Path:
+def learned(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Path:
     """A folder in which ``ada`` has been learned; its library is ``library``."""
-    folder = tmp_path_factory.mktemp("house")
+    folder = tmp_path_factory.mktemp("learned")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CELEB_BASIS_CACHE", str(folder / "cache"))
         words = ["learn", parts.photo, "--name", "ada", "--consent", "she said yes", *parts.learning]
@@ -32,13 +32,13 @@ def house(tmp_path_factory: pytest.TempPathFactory, parts: Any) -> Path:
 
 
 @pytest.fixture
-def library(house: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CELEB_BASIS_LIBRARY", str(house / "library"))
-    monkeypatch.setenv("CELEB_BASIS_CACHE", str(house / "cache"))
-    return house / "library"
+def library(learned: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CELEB_BASIS_LIBRARY", str(learned / "library"))
+    monkeypatch.setenv("CELEB_BASIS_CACHE", str(learned / "cache"))
+    return learned / "library"
 
 
-def test_basis_tells_names_variance_and_the_cache(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
+def test_basis_reports_names_variance_and_the_cache(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     # One double that is to be dropped, and found in the report.
     names.write_text(parts.names.read_text(encoding="utf-8") + parts.names.read_text(encoding="utf-8").split("\n")[0])
@@ -75,7 +75,7 @@ def test_basis_can_ask_the_model_for_faces(celeb: Callable[..., Any], parts: Any
     assert not kept.exists()
 
 
-def test_learning_leaves_an_identity_and_a_report(library: Path, parts: Any, house: Path) -> None:
+def test_learning_leaves_an_identity_and_a_report(library: Path, parts: Any, learned: Path) -> None:
     identity = load_identity(library / "ada.safetensors")
     assert identity.metadata.base_model == "small-sd1"
     assert identity.metadata.consent == "she said yes"
@@ -84,37 +84,37 @@ def test_learning_leaves_an_identity_and_a_report(library: Path, parts: Any, hou
     assert identity.coefficients[0].shape == (2, 8)
     norms = np.linalg.norm(identity.coefficients[0], axis=1)  # four steps from the mean are no long way
     assert ((norms > 0) & (norms < 0.3)).all()
-    page = (house / "ada.html").read_text(encoding="utf-8")
+    page = (learned / "ada.html").read_text(encoding="utf-8")
     assert "Done after 4 steps." in page
     assert parts.photo.name in page
     assert page.count("data:image/") >= 2
-    assert not (house / "cache" / "unfinished").exists()
+    assert not (learned / "cache" / "unfinished").exists()
 
 
 def test_info(celeb: Callable[..., Any], parts: Any, library: Path) -> None:
     plain = celeb("info", "ada")
     assert "word: <ada>" in plain.out
     assert "nearest" not in plain.out
-    told = celeb("info", "ada", "--model", parts.model, "--names", parts.names, "--json").json
+    shown = celeb("info", "ada", "--model", parts.model, "--names", parts.names, "--json").json
     known = set(parts.names.read_text(encoding="utf-8").split("\n"))
-    assert len(told["nearest"]) == 10
-    assert {name for name, _ in told["nearest"]} <= known
-    assert told["distance"] > 0
+    assert len(shown["nearest"]) == 10
+    assert {name for name, _ in shown["nearest"]} <= known
+    assert shown["distance"] > 0
     model = celeb("info", parts.model, "--json").json
-    assert (model["kind"], model["family"], model["sha256"]) == ("model", "sd1", told["base_sha256"])
+    assert (model["kind"], model["family"], model["sha256"]) == ("model", "sd1", shown["base_sha256"])
     assert [one["name"] for one in celeb("info", "--json").json["people"]] == ["ada"]
-    assert celeb("info", library / "ada.safetensors", "--json").json["content_hash"] == told["content_hash"]
+    assert celeb("info", library / "ada.safetensors", "--json").json["content_hash"] == shown["content_hash"]
 
 
-def test_generate_writes_pictures_that_say_how_they_were_drawn(
+def test_generate_writes_images_with_their_parameters(
     celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:
     words = ["generate", "a photo of <ada>", "--identity", "ada", "--model", parts.model, "--steps", 2]
     words += ["--seed", 5, "--negative", "blur, noise: none", "--output", tmp_path / "out", "--json"]
-    told = celeb(*words, "--count", 2).json
+    shown = celeb(*words, "--count", 2).json
     identity = load_identity(library / "ada.safetensors")
-    assert [entry["seed"] for entry in told["pictures"]] == [5, 6]
-    with Image.open(told["pictures"][1]["file"]) as image:
+    assert [entry["seed"] for entry in shown["pictures"]] == [5, 6]
+    with Image.open(shown["pictures"][1]["file"]) as image:
         text = image.text["parameters"]
         second = np.asarray(image)
         assert image.size == (64, 64)
@@ -125,7 +125,7 @@ def test_generate_writes_pictures_that_say_how_they_were_drawn(
 
     # Picture i is SEED + i alone; earlier pictures are never written over.
     again = celeb(*words, "--count", 1, "--seed", 6).json
-    assert again["pictures"][0]["file"] not in {entry["file"] for entry in told["pictures"]}
+    assert again["pictures"][0]["file"] not in {entry["file"] for entry in shown["pictures"]}
     with Image.open(again["pictures"][0]["file"]) as image:
         np.testing.assert_array_equal(np.asarray(image), second)
     other = celeb("generate", "a photo of a cat", *words[2:4], *words[4:], "--count", 1, "--seed", 6)
@@ -134,7 +134,7 @@ def test_generate_writes_pictures_that_say_how_they_were_drawn(
         assert not np.array_equal(np.asarray(image), second)
 
 
-def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
+def test_parameters_are_read_back(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     from celeb_basis.cli.generate import GenerationParameters, parameters_text, read_parameters
@@ -154,7 +154,9 @@ def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
     remarks.add_itxt("parameters", text)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=remarks)
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    assert read_parameters(tmp_path / "a.png") == GenerationParameters('a "photo", Seed: 3 of <Zoë, B.>', 9, ("<Zoë, B.>",))
+    assert read_parameters(tmp_path / "a.png") == GenerationParameters(
+        'a "photo", Seed: 3 of <Zoë, B.>', 9, ("<Zoë, B.>",)
+    )
     assert read_parameters(tmp_path / "b.png") is None
 
 
@@ -167,7 +169,7 @@ def test_what_a_picture_says_is_read_back(tmp_path: Path) -> None:
         ("[" * 100_000, ()),
     ],
 )
-def test_what_the_webui_says_is_read_too(tmp_path: Path, people: str, words: tuple[str, ...]) -> None:
+def test_the_webuis_infotext_is_read_too(tmp_path: Path, people: str, words: tuple[str, ...]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     from celeb_basis.cli.generate import GenerationParameters, read_parameters
@@ -179,7 +181,7 @@ def test_what_the_webui_says_is_read_too(tmp_path: Path, people: str, words: tup
     assert read_parameters(tmp_path / "a.png") == GenerationParameters("a photo of <ada>\nby the sea", 77, words)
 
 
-def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
+def test_an_identity_is_re_expanded_for_another_checkpoint_of_its_family(
     celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:
     from miniature.small_models.pipelines import make_pipeline, save_pipeline
@@ -190,20 +192,20 @@ def test_another_checkpoint_of_the_family_gets_the_identity_expanded_anew(
     assert answer.code == 0, answer.err
     assert "is re-expanded for other-sd1" in answer.err
     assert answer.json["identities"]["ada"] != load_identity(library / "ada.safetensors").content_hash
-    # Another list of names: the coefficients would mean somebody else.
+    # With another list of names the coefficients would mean another person.
     wrong = celeb("generate", "<ada>", "--model", tmp_path / "other-sd1", *words[:2], *words[4:])
     assert wrong.code == 2
     assert "another names list" in wrong.err
 
 
 @pytest.mark.parametrize(("layout", "suffix"), [("webui", ".pt"), ("comfyui", ".safetensors"), ("diffusers", ".bin")])
-def test_export_and_import_return_the_same_word(
+def test_export_and_import_return_the_same_vectors(
     layout: str, suffix: str, celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:
-    told = celeb("export", "ada", "--layout", layout, "--output", tmp_path / f"ada{suffix}", "--json").json
-    assert told["files"] == [str(tmp_path / f"ada{suffix}")]
+    shown = celeb("export", "ada", "--layout", layout, "--output", tmp_path / f"ada{suffix}", "--json").json
+    assert shown["files"] == [str(tmp_path / f"ada{suffix}")]
     words = ["--model", parts.model, "--names", parts.names, "--components", 8, "--library", tmp_path / "other"]
-    answer = celeb("import", told["files"][0], "--as", "back", *words)
+    answer = celeb("import", shown["files"][0], "--as", "back", *words)
     assert answer.code == 0, answer.err
     assert "explains 100%" in answer.err
     original, back = load_identity(library / "ada.safetensors"), load_identity(tmp_path / "other" / "back.safetensors")
@@ -253,15 +255,15 @@ def test_blend_is_arithmetic_on_coefficients(
         load_identity(tmp_path / "mild.safetensors").coefficients[0], 0.75 * ada.coefficients[0], atol=1e-6
     )
     star = parts.names.read_text(encoding="utf-8").split("\n")[3]
-    told = celeb("blend", path, "--toward-celebrity", f"{star}=1", "--as", "star", *words, "--json").json
-    assert told["nearest"][0][0] == star
-    assert told["nearest"][0][1] == pytest.approx(1, abs=1e-5)
+    shown = celeb("blend", path, "--toward-celebrity", f"{star}=1", "--as", "star", *words, "--json").json
+    assert shown["nearest"][0][0] == star
+    assert shown["nearest"][0][1] == pytest.approx(1, abs=1e-5)
     unknown = celeb("blend", path, "--toward-celebrity", "Nobody Atall=0.5", "--as", "x", *words)
     assert unknown.code == 2
     assert "Nobody Atall" in unknown.err
 
 
-def test_evaluate_judges_a_folder_and_draws_anew(
+def test_evaluate_takes_a_folder_or_generates_images(
     celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:
     pictures = tmp_path / "pictures"
@@ -269,11 +271,11 @@ def test_evaluate_judges_a_folder_and_draws_anew(
     (pictures / "photo.png").write_bytes(parts.photo.read_bytes())
     Image.new("RGB", (64, 64), "grey").save(pictures / "grey.png")
     common = ["--reference", parts.photo, "--faces", parts.faces]
-    told = celeb(
+    shown = celeb(
         "evaluate", pictures, *common, "--json", "--sheet", tmp_path / "s.png", "--output", tmp_path / "v.json"
     )
-    verdict = told.json
-    # The reference itself among the pictures is itself, and a grey square is nobody.
+    verdict = shown.json
+    # The reference itself has similarity 1, and a gray square has no face.
     assert verdict["identity"]["value"] == pytest.approx(1, abs=1e-5)
     assert verdict["detect"]["value"] == 0.5
     assert verdict["prompt"] is None

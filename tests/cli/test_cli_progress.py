@@ -1,4 +1,4 @@
-"""What stands on the two streams: bars of one person after the other, and names that a stream has no letters for."""
+"""The two output streams: one progress bar after the other, and names that a stream cannot encode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.events import Preparing, StepDone
 
 
-def test_a_bar_begins_anew_for_the_next_person() -> None:
+def test_the_next_person_gets_a_new_bar() -> None:
     err = io.StringIO()
     bar = LearnBar(Console(json=False, verbose=False, quiet=False, err=err), "1/3 ann")
     bar.show(Preparing(1, 4))
@@ -31,7 +31,7 @@ def test_a_bar_begins_anew_for_the_next_person() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_a_name_that_the_streams_have_no_letters_for_is_told_all_the_same(encoding: str) -> None:
+def test_a_name_that_a_stream_cannot_encode_is_escaped(encoding: str) -> None:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for _ in range(2))
     screen = Console(json=False, verbose=False, quiet=False, out=out, err=err)
     name = "Zoë \u738b \N{GRINNING FACE}"
@@ -48,9 +48,9 @@ def test_a_name_that_the_streams_have_no_letters_for_is_told_all_the_same(encodi
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
 def test_json_is_json_in_every_encoding(encoding: str) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
-    told = {"name": "Zoë \u738b \x81 \N{GRINNING FACE}"}
-    Console(json=True, verbose=False, quiet=False, out=out).result(told)
-    assert json.loads(_written(out)) == told
+    shown = {"name": "Zoë \u738b \x81 \N{GRINNING FACE}"}
+    Console(json=True, verbose=False, quiet=False, out=out).result(shown)
+    assert json.loads(_written(out)) == shown
     assert ("\u738b" in _written(out)) == (encoding == "utf-8")
 
 

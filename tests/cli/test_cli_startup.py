@@ -1,4 +1,4 @@
-"""Starting is light, help teaches, and exit codes and streams are what they promise to be."""
+"""Starting is fast, examples in help texts parse, and exit codes and streams are as documented."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _commands() -> dict[str, Any]:
     return dict(action.choices)
 
 
-def test_all_commands_of_the_issue_are_there() -> None:
+def test_all_commands_are_there() -> None:
     assert set(_commands()) >= {"basis", "learn", "generate", "evaluate", "export", "import", "blend", "info", "demo"}
 
 
@@ -93,7 +93,7 @@ def test_json_may_stand_before_or_after_the_command(celeb: Callable[..., Any], w
     assert answer.json["people"] == []
 
 
-def test_an_error_of_our_own_says_so_and_shows_its_traceback_only_when_asked(
+def test_an_internal_error_says_so_and_shows_its_traceback_only_with_verbose(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> int:

@@ -1,4 +1,4 @@
-"""Interrupted runs: the command that goes on says all that the run was begun with."""
+"""Interrupted runs: their files, and the command that resumes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celeb_basis.cli.main import build_parser
 MODEL = ["--model", "my models/sd15"]
 
 
-def test_the_command_says_what_the_run_was_begun_with() -> None:
+def test_the_resume_command_has_the_options_of_the_run() -> None:
     parser = build_parser()
     begun = ["--device", "cuda:1", "--dtype", "fp32", "--names", "few.txt", "--library", "there", "--replace"]
     command = resume_command(parser.parse_args(["learn", "ada.jpg", *MODEL, *begun]), Path("a state.safetensors"))

@@ -1,4 +1,4 @@
-"""Consent on the command line: the note outlives an interruption, deleting finds everything, and nothing is sent anywhere."""
+"""Consent on the command line: the note survives an interruption, deleting finds everything, nothing is sent anywhere."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from celeb_basis.identities.identity import load_identity
 
 NAME = "Zyxwvada"
 
-# Python tells an audit hook of every connection, every datagram, and every name that is looked up. (A library looks at its
-# import whether the machine has IPv6, by binding a socket to itself: that reaches nobody.)
+# Python calls an audit hook for every connection, every datagram and every name lookup. (A library checks at its import
+# whether the machine has IPv6, by binding a socket to itself: that reaches no other machine.)
 HOOK = """
 import socket, sys
 REACHING = ("connect", "sendto", "sendmsg", "getaddrinfo", "gethostbyname", "gethostbyaddr", "getnameinfo", "listen")
@@ -128,7 +128,7 @@ def test_deleting_finds_everything(
     assert celeb("delete", NAME, "--yes").code == 2
 
 
-def test_a_state_that_was_kept_elsewhere_is_deleted_too(
+def test_a_state_that_was_saved_elsewhere_is_deleted_too(
     celeb: Callable[..., Any], parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(_bar: LearnBar, event: Event) -> None:
@@ -145,7 +145,7 @@ def test_a_state_that_was_kept_elsewhere_is_deleted_too(
     assert not state.exists()
 
 
-def test_a_file_that_was_changed_is_left_and_named(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
+def test_a_changed_file_is_kept_and_listed(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
     assert learned(parts, "--report", tmp_path / "report.html") == 0
     (tmp_path / "report.html").write_text("mine")
     answer = celeb("delete", NAME, "--yes")
@@ -154,13 +154,13 @@ def test_a_file_that_was_changed_is_left_and_named(celeb: Callable[..., Any], pa
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
-def test_pictures_of_generate_name_the_people_in_the_prompt(
+def test_images_of_generate_name_the_people_in_the_prompt(
     celeb: Callable[..., Any], parts: Any, tmp_path: Path
 ) -> None:
     assert learned(parts) == 0
     words = ["generate", f"<{NAME}> at sea", "--identity", NAME, "--model", parts.model, "--steps", 1]
-    (told,) = celeb(*words, "--output", tmp_path / "drawn", "--json").json["pictures"]
-    with Image.open(told["file"]) as image:
+    (shown,) = celeb(*words, "--output", tmp_path / "drawn", "--json").json["pictures"]
+    with Image.open(shown["file"]) as image:
         texts = image.text
     assert f"AI-generated picture of <{NAME}>," in texts["AI-generated person"]
     assert "digitalsourcetype/trainedAlgorithmicMedia" in texts["XML:com.adobe.xmp"]
@@ -168,7 +168,7 @@ def test_pictures_of_generate_name_the_people_in_the_prompt(
 
 
 def run_watched(*arguments: object) -> list[Any]:
-    """The command line in a process of its own; whom it tried to reach."""
+    """Run the command line in another process; returns what it tried to reach."""
     words = [str(argument) for argument in arguments]
     script = f"{HOOK}\nimport json\nfrom celeb_basis.cli.main import main\ncode = main({words!r})\n"
     script += "print(json.dumps([code, reached]))"
@@ -178,15 +178,15 @@ def run_watched(*arguments: object) -> list[Any]:
     return list(reached)
 
 
-def test_learning_on_the_miniature_reaches_nobody(miniature_folder: Path, tmp_path: Path) -> None:
+def test_learning_on_the_miniature_opens_no_connection(miniature_folder: Path, tmp_path: Path) -> None:
     words = ["learn", STRANGERS[0], "--name", NAME, "--model", "miniature", "--faces", miniature_folder]
     few = ["--steps", 2, "--views", 2, "--batch-size", 1, "--library", tmp_path / "people", "--quiet"]
     assert run_watched(*words, *few, "--report", tmp_path / "report.html") == []
     assert (tmp_path / "people" / f"{NAME}.safetensors").is_file()
 
 
-def test_the_watch_would_see_a_connection() -> None:
-    """Else the test above would say nothing."""
+def test_the_hook_would_see_a_connection() -> None:
+    """Otherwise the test above would prove nothing."""
     script = f"{HOOK}\ntry: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: print(len(reached))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 2

@@ -76,8 +76,8 @@ class Shell:
         headers = dict(header.split(": ", 1) for header in asked.headers)
         data = {"content": content} if content else {"data": fields or None, "files": files or None}
         answer = self.client.request(asked.method, asked.url, headers=headers, **data)
-        if answer.headers["content-type"].startswith("application/json") and "kind" in (told := answer.json()):
-            self.job = told["id"]
+        if answer.headers["content-type"].startswith("application/json") and "kind" in (answered := answer.json()):
+            self.job = answered["id"]
         return answer
 
 
@@ -129,10 +129,10 @@ def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.Mon
 
 def routes(app: Any) -> dict[tuple[str, str], re.Pattern[str]]:
     """What matches a path of each route, by method and path."""
-    told = app.openapi()["paths"]
+    answered = app.openapi()["paths"]
     return {
         (method.upper(), path): re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
-        for path, methods in told.items()
+        for path, methods in answered.items()
         for method in methods
     }
 

@@ -1,4 +1,4 @@
-"""The page on licences names every package and model that this project asks anybody to have."""
+"""The page on licenses lists every package and model that this project uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain(name: str) -> str:
 
 
 def rows() -> dict[str, str]:
-    """Licence by package, as the tables tell it."""
+    """License by package, from the tables."""
     found = {}
     for line in PAGE.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -52,12 +52,12 @@ def test_every_package_is_listed() -> None:
 @pytest.mark.parametrize("name", ["numpy", "safetensors", "onnxruntime", "psutil", "hypothesis", "pytest", "tqdm"])
 def test_a_licence_is_what_the_installed_package_says(name: str) -> None:
     about = importlib.metadata.metadata(name)
-    told = " ".join(
+    shown = " ".join(
         filter(None, [about.get("License-Expression"), about.get("License"), *about.get_all("Classifier", [])])
     )
     family = re.match(r"[A-Za-z]+", rows()[name])
     assert family is not None
-    assert family[0].casefold() in told.casefold()
+    assert family[0].casefold() in shown.casefold()
 
 
 def test_face_models_are_listed_with_their_terms() -> None:

@@ -1,4 +1,4 @@
-"""The report's page: everything told, nothing let through, nothing asked of the network."""
+"""The report's page: everything is on it, text stays text, and nothing is loaded from the network."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def full_report(name: str = "anna", **changes: object) -> Report:
     return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
 
 
-def test_everything_is_told() -> None:
+def test_everything_is_on_the_page() -> None:
     page = Page(rendered())
     for words in (
         "Title of anna", "Summary of anna.", "<anna>", "<second>", "model anna", "anna.jpg", "anna is blurred.",
@@ -184,7 +184,7 @@ def test_hostile_text_stays_text() -> None:
     source.encode("utf-8")
 
 
-def test_nothing_is_asked_of_the_network() -> None:
+def test_nothing_is_loaded_from_the_network() -> None:
     page = Page(rendered(HOSTILE))
     for tag, attrs in page.tags:
         for key in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
@@ -243,7 +243,7 @@ def test_large_photos_are_shrunk() -> None:
     assert (photo["width"], photo["height"]) == ("3000", "1500")  # boxes stay in the photo's own pixels
 
 
-def test_untrained_model_is_owned_up_to() -> None:
+def test_an_untrained_model_is_pointed_out() -> None:
     trained = rendered()
     untrained = Page(render_report(full_report(model=ReportModel("tiny", "sd1", trained=False)))).text
     assert "noise" not in trained.replace("amount of noise", "")
@@ -281,9 +281,9 @@ def test_written_whole_and_repeatable(tmp_path: Path) -> None:
 def test_files_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"abc" * 1000)
-    told = ReportFile.of(path, "three thousand bytes")
-    assert (told.path, told.size) == (str(path), 3000)
-    assert told.sha256 == hashlib.sha256(b"abc" * 1000).hexdigest()
+    measured = ReportFile.of(path, "three thousand bytes")
+    assert (measured.path, measured.size) == (str(path), 3000)
+    assert measured.sha256 == hashlib.sha256(b"abc" * 1000).hexdigest()
     with pytest.raises(FileError):
         ReportFile.of(tmp_path / "missing")
 

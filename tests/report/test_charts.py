@@ -1,4 +1,4 @@
-"""Curves: readable files, the same bytes for the same data, and data where the axes say."""
+"""Charts: valid files, the same bytes for the same data, and markers where the axes say."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PLOTS: dict[str, Callable[[charts.Format], bytes]] = {
     ),
     "gauge": lambda fmt: charts.distance_gauge({"a": 3.0, HOSTILE: 0.2}, [0.9, 1.0, 1.1, 1.3], fmt=fmt),
     "gauge alone": lambda fmt: charts.distance_gauge({"a": 0.0}, fmt=fmt),
-    "gauge of nobody": lambda fmt: charts.distance_gauge({}, [], fmt=fmt),
+    "gauge without people": lambda fmt: charts.distance_gauge({}, [], fmt=fmt),
 }
 
 
