@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,19 @@ def test_canceled_before_the_first_step() -> None:
         celeb_basis.learn_person(
             "ada", [PHOTOS / "stranger1.png"], model, settings=few, faces="miniature", cancel=cancel
         )
+
+
+def test_the_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from celeb_basis.miniature import PHOTOS
+
+    Image.open(PHOTOS / "stranger1.png").save(tmp_path / "ada.jpg")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    generate, name = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(generate, {})
+    assert Image.open(tmp_path / "ada-0.png").size == (128, 128)
+    known: dict[str, Any] = {}
+    exec(name, known)
+    assert known["people"]("<ada> and <ben>", tmp_path) == ("ada",)
