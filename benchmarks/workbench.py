@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.figures import Figure
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from celeb_basis.method import Basis
     from celeb_basis.training.dataset import ViewPool
 
-ROOT = Path(__file__).resolve().parents[1]
 CORES = 2
 """The limits are those of two cores."""
 
@@ -80,12 +77,11 @@ class Workbench:
 
     @cached_property
     def faces(self) -> FaceNetwork:
-        """The real, small face networks, assembled if they are not there."""
+        """The real, small face networks that ship with the package."""
         from celeb_basis.faces.insight import InsightFaceNetwork
-        from celeb_basis.faces.packs import MINIATURE, obtain_pack
+        from celeb_basis.faces.packs import MINIATURE, find_pack
 
-        root = Path(os.environ.get("CELEB_BASIS_FACES") or ROOT / ".assets" / "faces" / "models")
-        return InsightFaceNetwork(obtain_pack(MINIATURE, root=root).folder)
+        return InsightFaceNetwork(find_pack(MINIATURE).folder)
 
     def portrait(self, side: int) -> Portrait:
         """A stand-in for a photo: how long it takes to encode does not depend on what is in it."""

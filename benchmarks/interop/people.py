@@ -107,13 +107,13 @@ def _learned(host: DiffusersHost, steps: int) -> list[Identity]:
     from celeb_basis.cli.demo import STRANGERS
     from celeb_basis.events import follow
     from celeb_basis.faces.insight import InsightFaceNetwork
-    from celeb_basis.faces.packs import MINIATURE, obtain_pack
+    from celeb_basis.faces.packs import MINIATURE, find_pack
     from celeb_basis.identities.identity import identity_from_bytes
     from celeb_basis.miniature import CELEBRITY_FACES, shipped_model_names
     from celeb_basis.settings import TrainingSettings
     from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask
 
-    faces = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
+    faces = InsightFaceNetwork(find_pack(MINIATURE).folder)
     session = TrainingSession(host, shipped_model_names(), faces, known_faces=[CELEBRITY_FACES])
     people = tuple(PhotoInput(name, (photo,)) for name, photo in zip(PEOPLE, STRANGERS, strict=True))
     settings = TrainingSettings(steps=steps, views=16)

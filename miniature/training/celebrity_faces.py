@@ -13,7 +13,7 @@ from tqdm import tqdm
 from celeb_basis.basis import BasisOptions, build_bases, most_components
 from celeb_basis.events import follow
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.packs import MINIATURE, obtain_pack
+from celeb_basis.faces.packs import MINIATURE, find_pack
 from celeb_basis.files import atomic_path, cache_folder
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
@@ -22,7 +22,7 @@ from celeb_basis.training.first_guess import chosen, file_name, generate_celebri
 
 def write_name_faces() -> None:
     """Draw the names as *quick* and *best* would, and keep the face vectors in half precision."""
-    model, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(obtain_pack(MINIATURE).folder)
+    model, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(find_pack(MINIATURE).folder)
     options = BasisOptions(components=most_components(model.text_encoders))
     (built,) = build_bases(model.text_encoders, shipped_model_names(), options)
     names = built.basis.names

@@ -23,8 +23,10 @@ def scene_classifier_file() -> Path:
 
 
 def face_pack() -> Path:
-    """The small face networks: in ``$CELEB_BASIS_FACES``, or where ``make setup`` assembles them."""
-    return Path(os.environ.get("CELEB_BASIS_FACES", ROOT / ".assets" / "faces" / "models")) / "miniature"
+    """Folder of the small face networks: those that ship with the package, unless ``$CELEB_BASIS_FACES`` has others."""
+    from celeb_basis.faces.packs import MINIATURE, find_pack
+
+    return find_pack(MINIATURE).folder
 
 
 def face_network() -> InsightFaceNetwork:

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError, LicenseError
 from celeb_basis.faces import packs
-from celeb_basis.faces.packs import MANIFEST, SOURCES, find_pack, obtain_pack, unpack
+from celeb_basis.faces.packs import MANIFEST, SHIPPED_PACKS, SOURCES, find_pack, obtain_pack, unpack
 
 DETECTOR = np.random.default_rng(1).bytes(120_000)
 RECOGNISER = np.random.default_rng(2).bytes(150_000)
@@ -60,6 +61,25 @@ def test_where_packs_are_looked_for(tmp_path: Path, private_cache: Path, monkeyp
     assert "non-commercial" in find_pack("buffalo_l").licence
 
 
+def test_the_shipped_pack_is_found_last(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = SHIPPED_PACKS / "miniature"
+    assert packs.pack_folders()[-1] == packs.pack_folders(tmp_path)[-1] == SHIPPED_PACKS
+    assert find_pack("miniature").folder == obtain_pack("miniature").folder == shipped
+    assert find_pack("miniature", tmp_path).folder == shipped
+    find_pack("miniature").verify()
+    cached = private_cache / "faces" / "models" / "miniature"
+    shutil.copytree(shipped, cached)
+    assert find_pack("miniature").folder == cached
+    (cached / "detector.onnx").unlink()
+    assert find_pack("miniature").folder == shipped
+    monkeypatch.setattr(packs, "SHIPPED_PACKS", tmp_path / "nothing")
+    shutil.rmtree(cached)
+    with pytest.raises(FacePackError, match="install celeb-basis again"):
+        obtain_pack("miniature")
+
+
 def test_a_whole_pack_is_preferred_to_an_incomplete_one(tmp_path: Path, private_cache: Path) -> None:
     put_pack(private_cache / "faces" / "models" / "buffalo_l").joinpath("w600k_r50.onnx").unlink()
     with pytest.raises(FacePackError, match=r"lacks w600k_r50\.onnx"):
@@ -93,8 +113,6 @@ def test_unknown_names_get_the_choices() -> None:
     for name in ("bufalo", "", ".."):
         with pytest.raises(FacePackError, match="buffalo_l, antelopev2, miniature"):
             find_pack(name)
-    with pytest.raises(FacePackError, match=r"python -m miniature\.face_pack\.build"):
-        find_pack("miniature")
     with pytest.raises(FacePackError, match="no face model pack 'bufalo'"):
         obtain_pack("bufalo")
 

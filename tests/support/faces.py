@@ -1,4 +1,4 @@
-"""Real face networks and real photos for tests, assembled or downloaded once and shared by all runs of a checkout."""
+"""Real face networks and real photos for tests; photos are downloaded once and shared by all runs of a checkout."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from support.sample_photos import sample_photos
 
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.packs import MINIATURE, SHIPPED_PACKS
 from celeb_basis.faces.types import Pixels
-from miniature.face_pack.build import assemble_miniature
 from miniature.face_pack.registries import extract, pypi_archive
 
 ASSETS = Path(__file__).resolve().parents[2] / ".assets"
@@ -27,9 +27,8 @@ OTHER_PERSON = "biden.jpg"
 
 @pytest.fixture(scope="session")
 def miniature_folder() -> Path:
-    """Folder of the pack ``miniature``: ``$CELEB_BASIS_MINIATURE``, else assembled once below ``.assets``."""
-    chosen = os.environ.get("CELEB_BASIS_MINIATURE")
-    return assemble_miniature(Path(chosen) if chosen else ASSETS / "faces" / "models" / "miniature").folder
+    """Folder of the pack ``miniature``: ``$CELEB_BASIS_MINIATURE``, or else the shipped one."""
+    return Path(os.environ.get("CELEB_BASIS_MINIATURE") or SHIPPED_PACKS / MINIATURE)
 
 
 @pytest.fixture(scope="session")
