@@ -110,7 +110,7 @@ def test_the_wheel_alone_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
     }
     environment |= dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA"), str(tmp_path / "home"))
     environment |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    said = run([str(scripts / "celeb-basis"), "demo"], cwd=tmp_path / "empty", env=environment)
+    said = run([str(scripts / "celeb-basis"), "demo", "--steps", "40"], cwd=tmp_path / "empty", env=environment)
     page = tmp_path / "empty" / "demo-output" / "index.html"
     assert str(page.relative_to(tmp_path / "empty")) in said
     assert page.stat().st_size > 100_000
