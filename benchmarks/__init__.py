@@ -1,3 +1,3 @@
-"""Speed and memory as figures with limits: ``python -m benchmarks``. Nearly all are ratios within one run."""
+"""Speed and memory as figures with limits: ``python -m benchmarks``. Nearly all figures are ratios within one run."""
 
 from __future__ import annotations

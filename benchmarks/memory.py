@@ -1,4 +1,4 @@
-"""Peak memory of learning beside that of bare steps, each in a process of its own."""
+"""Peak memory of learning compared with that of bare steps, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from benchmarks.figures import Figure
-from benchmarks.workbench import ROOT, Workbench
-
-WORDS = "memory"
-SLOW = True
+from benchmarks.figures import Figure, peak_bytes
+from benchmarks.learning_steps import BareStep, random_batch
+from benchmarks.workbench import ROOT, Subject, Workbench
+from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.trainer import Trainer
 
 _LIMIT = 300.0
 _STEPS = 3
@@ -21,7 +20,7 @@ _MB = 1e6
 
 
 def measure(bench: Workbench) -> Iterator[Figure]:
-    """Ours is a whole run: face network, basis, views encoded by the VAE, steps. Both hold the same loaded checkpoint."""
+    """Ours is a whole run: face network, basis, views encoded by the VAE, steps. Both hold the same checkpoint."""
     for side in bench.sides(256, 512):
         peaks = {kind: _in_a_process(kind, side, bench.tiny) for kind in ("ours", "bare")}
         yield Figure(
@@ -40,10 +39,7 @@ def _in_a_process(kind: str, side: int, tiny: bool) -> float:
 
 
 def run_ours(bench: Workbench, side: int) -> None:
-    """Prepare and learn a few steps, as the command line does."""
-    from celeb_basis.settings import TrainingSettings
-    from celeb_basis.training.trainer import Trainer
-
+    """Prepare and run a few learning steps, as the command line does."""
     settings = TrainingSettings(batch_size=1, precision="fp32", early_stop=False)
     trainer = Trainer(bench.host, [bench.basis], bench.pool(side, views=2), settings)
     for _ in itertools.islice(trainer.run(), _STEPS):
@@ -51,9 +47,7 @@ def run_ours(bench: Workbench, side: int) -> None:
 
 
 def run_bare(bench: Workbench, side: int) -> None:
-    """As many bare steps, in the same loaded and frozen checkpoint."""
-    from benchmarks.bare import BareStep, random_batch
-
+    """Run as many bare steps on the same frozen checkpoint."""
     pipeline = bench.pipeline
     for module in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
         module.requires_grad_(False)
@@ -62,18 +56,6 @@ def run_bare(bench: Workbench, side: int) -> None:
     for _ in range(_STEPS):
         batch.vectors.grad = None
         step(batch)
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held at once."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux its figure starts with that of the process that started this one.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
@@ -87,6 +69,8 @@ def main() -> None:
     run(Workbench(tiny=arguments.tiny), arguments.side)
     sys.stdout.write(f"{peak_bytes() / _MB:.1f}\n")
 
+
+SUBJECTS = (Subject("memory", slow=True, measure=measure),)
 
 if __name__ == "__main__":
     main()

@@ -1,33 +1,40 @@
-"""What several subjects measure with, made once a run and only when asked for."""
+"""The model, face network and views that the subjects measure with, created once per run and only when used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from benchmarks.figures import Figure
+from celeb_basis.basis import build_basis
+from celeb_basis.events import follow
+from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.packs import MINIATURE, find_pack
+from celeb_basis.faces.types import FaceNetwork, Portrait
+from celeb_basis.hosts.diffusers import DiffusersHost
+from celeb_basis.method import Basis
+from celeb_basis.names.lists import shipped_names
+from celeb_basis.training.dataset import ViewPool, encode_views
+from miniature.small_models.pipelines import make_pipeline
 
-if TYPE_CHECKING:
-    from celeb_basis.faces.types import FaceNetwork, Portrait
-    from celeb_basis.hosts.diffusers import DiffusersHost
-    from celeb_basis.method import Basis
-    from celeb_basis.training.dataset import ViewPool
-
-CORES = 2
-"""The limits are those of two cores."""
+ROOT = Path(__file__).resolve().parents[1]
 
 
-class Subject(Protocol):
-    """A module that measures one thing."""
+@dataclass(frozen=True)
+class Subject:
+    """One thing that is measured."""
 
-    WORDS: str
+    name: str
     """Its name on the command line."""
-    SLOW: bool
+    slow: bool
     """Whether it belongs to ``--full``."""
-
-    def measure(self, bench: Workbench) -> Iterator[Figure]: ...
+    measure: Callable[[Workbench], Iterator[Figure]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Workbench:
     """The model that steps are measured on: Stable Diffusion 1.5's architecture with random weights, float32, CPU."""
 
     tiny: bool = False
-    """A model of a thousandth of the size instead, to try the benchmarks themselves: its figures mean nothing."""
+    """Use a model of a thousandth of the size, to try the benchmarks themselves: its figures mean nothing."""
 
     pairs: int | None = None
     """Pairs of each comparison, if other than the subject's own."""
@@ -46,7 +53,7 @@ class Workbench:
         return "small model" if self.tiny else "SD1.5"
 
     def sides(self, *wanted: int) -> tuple[int, ...]:
-        """Sides of pictures to measure with, in pixels."""
+        """Sides in pixels of the images to measure with."""
         return (64,) if self.tiny else wanted
 
     def times(self, usual: int) -> int:
@@ -56,39 +63,26 @@ class Workbench:
     @cached_property
     def pipeline(self) -> Any:
         """The loaded checkpoint: UNet, text encoder, VAE."""
-        from miniature.small_models.pipelines import make_pipeline
-
         return make_pipeline("sd1", full_size=not self.tiny)
 
     @cached_property
     def host(self) -> DiffusersHost:
-        from celeb_basis.hosts.diffusers import DiffusersHost
-
-        # The digest is given, since hashing gigabytes of weights is no part of any figure.
+        """The checkpoint as the project sees it."""
+        # The hash is given, since hashing gigabytes of weights is no part of any figure.
         return DiffusersHost(self.pipeline, name="benchmark", sha256="0" * 64)
 
     @cached_property
     def basis(self) -> Basis:
-        """The shipped list's, for the model's text encoder."""
-        from celeb_basis.basis import build_basis
-        from celeb_basis.names.lists import shipped_names
-
+        """The basis of the shipped list for the model's text encoder."""
         return build_basis(self.host.text_encoders[0], shipped_names()).basis
 
     @cached_property
     def faces(self) -> FaceNetwork:
-        """The real, small face networks that ship with the package."""
-        from celeb_basis.faces.insight import InsightFaceNetwork
-        from celeb_basis.faces.packs import MINIATURE, find_pack
-
+        """The real, small face networks."""
         return InsightFaceNetwork(find_pack(MINIATURE).folder)
 
     def portrait(self, side: int) -> Portrait:
-        """A stand-in for a photo: how long it takes to encode does not depend on what is in it."""
-        import numpy as np
-
-        from celeb_basis.faces.types import Portrait
-
+        """A stand-in for a photo: the time to encode it does not depend on its content."""
         random = np.random.default_rng(side)
         picture = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
         landmarks = np.array([[0.4, 0.45], [0.6, 0.45], [0.5, 0.55], [0.42, 0.65], [0.58, 0.65]], np.float32) * side
@@ -96,13 +90,6 @@ class Workbench:
 
     def pool(self, side: int, views: int) -> ViewPool:
         """One person's views, encoded by the project's own code."""
-        import torch
-
-        from celeb_basis.events import follow
-        from celeb_basis.training.dataset import encode_views
-
         generator = torch.Generator().manual_seed(side)
         portraits = {"person": [self.portrait(side)]}
-        return follow(
-            encode_views(self.host, portraits, self.faces, views=views, smallest=0.1, generator=generator)
-        )
+        return follow(encode_views(self.host, portraits, self.faces, views=views, smallest=0.1, generator=generator))

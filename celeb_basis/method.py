@@ -162,7 +162,7 @@ class Basis:
         """Token vectors ``z_e = m_e + sum_k c[e, k] B_e[k]`` (equation 5). Differentiable.
 
         Args:
-            coefficients: ``(..., E, K)``; the computation is in float32 on their device.
+            coefficients: ``(..., E, K)``; the computation is on their device, in the basis' dtype.
 
         Returns:
             ``(..., E, D)`` token vectors.
@@ -171,7 +171,7 @@ class Basis:
             BasisError: If the last two dimensions are not ``(E, K)``.
         """
         self._check(coefficients, self.size, "coefficients")
-        values = coefficients.float()
+        values = coefficients.to(self.components.dtype)
         components = self.components.to(values.device)
         return self.mean.to(values.device) + torch.einsum("...ek,ekd->...ed", values, components)
 

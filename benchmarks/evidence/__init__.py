@@ -1,3 +1,3 @@
-"""The evidence: strangers learned from one picture each, drawn in scenes never shown for them, judged by others' eyes."""
+"""The evidence: people the model has never seen, learned from one photo each by many methods and measured on new prompts."""
 
 from __future__ import annotations

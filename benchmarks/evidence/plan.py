@@ -1,12 +1,12 @@
-"""Who competes in what, and in which order: first those that others need the time of, then the rest, group by group."""
+"""What is run: the methods, how many strangers and seeds each of them gets, and which of them are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.evidence.contestants import Contestant, Trained, Untrained
-from benchmarks.evidence.spaces import Space
+from benchmarks.evidence.methods import Method, Trained, Untrained
+from benchmarks.evidence.precompute import Space
 from celeb_basis.settings import PRESETS, TrainingSettings
 
 PAPER = "paper"
@@ -16,10 +16,10 @@ LORA = "LoRA, same time"
 DESCRIBED = "views described"
 TEXTUAL_INVERSION_DESCRIBED = "textual inversion, views described"
 RANDOM, NEAREST, MEAN, GUESS = "random name", "nearest name", "mean", "first guess"
-PRESETS_GUESS = "first guess, names drawn as by the presets"
+PRESETS_GUESS = "first guess, presets' name images"
 
 _PAPER = PRESETS["paper"]
-_OURS = replace(PRESETS["balanced"], early_stop=False)
+_BALANCED = replace(PRESETS["balanced"], early_stop=False)
 
 
 def _textual_inversion(name: str, *, describe: bool = False, same_time_as: str = "") -> Trained:
@@ -27,7 +27,7 @@ def _textual_inversion(name: str, *, describe: bool = False, same_time_as: str =
     return Trained(name, settings, space=Space("free"), loop="free", start="person", same_time_as=same_time_as)
 
 
-MAIN: tuple[Contestant, ...] = (
+MAIN: tuple[Method, ...] = (
     Untrained(RANDOM, "random name"),
     Untrained(NEAREST, "nearest name"),
     Untrained(MEAN, "mean"),
@@ -44,16 +44,16 @@ MAIN: tuple[Contestant, ...] = (
         same_time_as=PAPER,
     ),
     Trained("quick", replace(PRESETS["quick"], early_stop=False)),
-    Trained("balanced", _OURS),
+    Trained("balanced", _BALANCED),
     Trained("best", PRESETS["best"]),
 )
-"""The comparison: what costs nothing, the paper's recipe, what others do, and our presets."""
+"""The main comparison: methods without training, the paper's recipe, the baselines, and the presets."""
 
-BALANCED_BEFORE = "head and unit sphere"
-"""What *balanced* was until learning began at the mean: the paper's head and sphere, with views described."""
+FORMER_BALANCED = "head and unit sphere"
+"""What *balanced* was before its coefficients started at the mean: the paper's head and sphere, with views described."""
 
-LEFT = (
-    BALANCED_BEFORE,
+REJECTED = (
+    FORMER_BALANCED,
     "radius of celebrities",
     "low noise",
     "middle noise",
@@ -72,14 +72,14 @@ LEFT = (
     "best, large views",
     "best, face masked",
 )
-"""What was tried and left away: their code is gone, their results are kept."""
+"""Candidates that were tested and rejected. Their code was removed; their results and recipes are still published."""
 
 
 def _with(**changes: object) -> TrainingSettings:
     return replace(_PAPER, **changes)  # type: ignore[arg-type]
 
 
-ABLATIONS: tuple[Contestant, ...] = (
+ABLATIONS: tuple[Method, ...] = (
     *(Trained(f"K = {size}", _with(components=size)) for size in (8, 32, 128)),
     *(Trained(f"{names} names", _PAPER, space=Space(names=names)) for names in (50, 150, 300)),
     Trained(DESCRIBED, _with(describe=True)),
@@ -92,10 +92,10 @@ ABLATIONS: tuple[Contestant, ...] = (
     Trained("alone", _PAPER),
     Trained("ten at once", _PAPER),
 )
-"""The paper's ablations, each one thing beside *paper*."""
+"""The paper's ablations: each changes one thing of *paper*."""
 
-SIZES = {"alone": 1, "ten at once": 10}
-"""People learned together, where it is not two."""
+GROUP_SIZES = {"alone": 1, "ten at once": 10}
+"""How many people a method learns together, where it is not two."""
 
 
 PAIRED: tuple[tuple[str, str], ...] = (
@@ -120,51 +120,50 @@ PAIRED: tuple[tuple[str, str], ...] = (
     (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED),
     *((one.name, PAPER) for one in ABLATIONS if one.name != TEXTUAL_INVERSION_DESCRIBED),
 )
-"""Who is compared with whom on the same strangers."""
-PAIRED_LEFT = (
-    (BALANCED_BEFORE, "balanced"),
-    *((name, "best" if name.startswith("best") else BALANCED_BEFORE) for name in LEFT[1:]),
+"""Methods and the baselines that they are compared with on the same strangers."""
+PAIRED_REJECTED = (
+    (FORMER_BALANCED, "balanced"),
+    *((name, "best" if name.startswith("best") else FORMER_BALANCED) for name in REJECTED[1:]),
 )
-"""The same of what was left away: each beside what it changed."""
+"""The same for the rejected candidates, each compared with the recipe that it changed."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run."""
+    """Which methods are run, on whom, and how they are measured."""
 
-    contestants: tuple[Contestant, ...]
+    methods: tuple[Method, ...]
     strangers: int
     seeds: tuple[int, ...]
-    pictures: int
-    """Of each prompt."""
+    images_per_prompt: int
     milestones: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     """Shares of a run's steps (or of its time) at which it is measured."""
-    name_pictures: int = 2
-    """Drawn of each name, to learn what its face is."""
+    images_per_name: int = 2
+    """Images that are generated of each celebrity to measure their face."""
     steps: int = 0
-    """The most steps a person for every loop; 0 for the recipe's own."""
-    watched: int = 1_000_000
-    """Strangers whose runs with the first seed are measured on the way, if the contestant is in :data:`MAIN`; everybody
-    else's are at their end alone."""
-    aside: tuple[int, int] | None = None
-    """Strangers and seeds for whoever is not in :data:`MAIN`; as for the others if ``None``."""
+    """The most steps per person of every training loop; 0 for the recipe's own."""
+    tracked: int = 1_000_000
+    """How many strangers' runs with the first seed are measured at every milestone, for methods of :data:`MAIN`. All
+    other runs are measured at their end alone."""
+    reduced: tuple[int, int] | None = None
+    """How many strangers and seeds methods outside :data:`MAIN` get; ``None`` for as many as the others."""
 
     def __post_init__(self) -> None:
-        names = [one.name for one in self.contestants]
-        assert len(set(names)) == len(names), "two contestants of one name"
+        names = [one.name for one in self.methods]
+        assert len(set(names)) == len(names), "two methods have the same name"
 
-    def extent(self, contestant: str) -> tuple[int, tuple[int, ...]]:
-        """How many strangers, and which seeds, a contestant has."""
-        if self.aside is None or contestant in {one.name for one in MAIN}:
+    def extent(self, method: str) -> tuple[int, tuple[int, ...]]:
+        """The number of strangers and the seeds of a method."""
+        if self.reduced is None or method in {one.name for one in MAIN}:
             return self.strangers, self.seeds
-        if contestant in (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED):  # they tell why *paper* stands where it does
-            return self.strangers, self.seeds[: self.aside[1]]
-        return min(self.strangers, self.aside[0]), self.seeds[: self.aside[1]]
+        if method in (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED):  # they explain the result of *paper*
+            return self.strangers, self.seeds[: self.reduced[1]]
+        return min(self.strangers, self.reduced[0]), self.seeds[: self.reduced[1]]
 
-    def milestones_of(self, contestant: str, stranger: int, seed: int) -> tuple[float, ...]:
-        """When a contestant's run is measured whose first stranger has that number."""
-        watched = self.aside is None or contestant in {one.name for one in MAIN}
-        if watched and stranger < self.watched and seed == self.seeds[0]:
+    def milestones_of(self, method: str, stranger: int, seed: int) -> tuple[float, ...]:
+        """The milestones of a run; ``stranger`` is the number of its first stranger."""
+        tracked = self.reduced is None or method in {one.name for one in MAIN}
+        if tracked and stranger < self.tracked and seed == self.seeds[0]:
             return self.milestones
         return self.milestones[-1:]
 
@@ -173,24 +172,33 @@ FULL = Plan(
     (*MAIN, *ABLATIONS),
     strangers=30,
     seeds=(0, 1, 2),
-    pictures=2,
-    name_pictures=4,
-    watched=6,
-    aside=(10, 1),
+    images_per_prompt=2,
+    images_per_name=4,
+    tracked=6,
+    reduced=(10, 1),
 )
-QUICK = Plan(MAIN, strangers=4, seeds=(0,), pictures=1, milestones=(0.25, 1.0), name_pictures=1, steps=100)
+QUICK = Plan(MAIN, strangers=4, seeds=(0,), images_per_prompt=1, milestones=(0.25, 1.0), images_per_name=1, steps=100)
 
 
-def shortened(contestant: Contestant, steps: int) -> Contestant:
-    """The contestant with no more steps than so many, and no more views than they can use."""
-    if not steps or isinstance(contestant, Untrained):
-        return contestant
-    settings = contestant.settings
+def limited(plan: Plan, only: Sequence[str]) -> Plan:
+    """The plan with the methods in ``only``, and those whose time they are given."""
+    wanted = set(only)
+    for one in plan.methods:
+        if one.name in wanted and isinstance(one, Trained) and one.same_time_as:
+            wanted.add(one.same_time_as)
+    return replace(plan, methods=tuple(one for one in plan.methods if one.name in wanted))
+
+
+def shortened(method: Method, steps: int) -> Method:
+    """The method with at most ``steps`` steps, and no more views than those can use; unchanged for 0."""
+    if not steps or isinstance(method, Untrained):
+        return method
+    settings = method.settings
     steps = min(steps, settings.steps)
     most = steps * settings.batch_size * settings.accumulation
-    return replace(contestant, settings=replace(settings, steps=steps, views=min(settings.views, most)))
+    return replace(method, settings=replace(settings, steps=steps, views=min(settings.views, most)))
 
 
 def groups_of(names: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    """Whole groups of neighbours; who is left over at the end is in none."""
+    """Complete groups of neighbors; a remainder at the end is dropped."""
     return [tuple(names[start : start + size]) for start in range(0, len(names) - size + 1, size)]

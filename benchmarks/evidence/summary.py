@@ -1,4 +1,7 @@
-"""From cells to figures with intervals: a stranger is one observation, however many seeds and pictures were drawn."""
+"""Statistics over cells: means with 95 % intervals over strangers, and paired differences of two methods.
+
+A stranger is one observation, however many seeds and images were measured.
+"""
 
 from __future__ import annotations
 
@@ -9,85 +12,139 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.measuring import FIGURES
+from benchmarks.evidence.metrics import METRICS
+from benchmarks.evidence.results import Finished, Measurements
 from celeb_basis.evaluation.metrics import Estimate, mean_estimate
 
-ALL_FIGURES = (*FIGURES, "both")
+ALL_METRICS = (*METRICS, "both")
+PAIRED_METRICS = ("identity", "recognized", "prompt", "detect")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A contestant at one milestone."""
+    """A method at one milestone."""
 
     evaluations: float
-    """Of the denoiser, for each person."""
+    """Denoiser evaluations per person."""
     seconds: float
-    prepared: float
+    encoding_seconds: float
     figures: dict[str, Estimate | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant, with its milestones in order."""
+    """A method with its milestones in order."""
 
-    contestant: str
+    method: str
     points: tuple[Point, ...]
-    """Of the runs that were measured on the way, all of them at every milestone: of the same strangers."""
+    """Of the tracked runs, each of which is measured at every milestone: all points are of the same strangers."""
     last: Point
-    """Where all runs ended."""
+    """The end of all runs."""
     strangers: int
     seeds: int
 
 
-def summarise(finished: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]], order: Sequence[str]) -> list[Row]:
-    """Rows of the contestants in ``order`` that have results. Figures are means over strangers (``both``: over pairs)
-    of the means over seeds; intervals are bootstrapped over strangers (pairs).
+def summarize(finished: Iterable[Finished], order: Sequence[str]) -> list[Row]:
+    """Summarize the methods of ``order`` that have results.
+
+    Figures are means over strangers (``both``: over pairs) of the means over seeds, with intervals bootstrapped over
+    strangers (pairs).
     """
-    by_contestant: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = defaultdict(list)
-    for cell, milestones in finished:
-        if milestones:
-            by_contestant[cell["contestant"]].append((cell, milestones))
-    return [_row(name, by_contestant[name]) for name in order if name in by_contestant]
+    by_method: dict[str, list[Finished]] = defaultdict(list)
+    for cell, measurements in finished:
+        if measurements:
+            by_method[cell.method].append((cell, measurements))
+    return [_row(name, by_method[name]) for name in order if name in by_method]
 
 
-def _row(name: str, cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> Row:
-    reached = [milestones for _, milestones in cells]
-    # Some runs are measured at their end alone, and short ones may lack their first milestones: count from the end.
-    watched = [milestones for milestones in reached if len(milestones) > 1] or reached
-    count = min(map(len, watched))
-    points = tuple(_point([milestones[-back] for milestones in watched]) for back in range(count, 0, -1))
-    people = {person for milestones in reached for person in milestones[-1]["people"]}
-    last = _point([milestones[-1] for milestones in reached])
-    return Row(name, points, last, len(people), len({cell["seed"] for cell, _ in cells}))
+def _row(name: str, finished: list[Finished]) -> Row:
+    runs = [measurements for _, measurements in finished]
+    # Most runs are measured at their end alone, and short ones may lack their first milestones: count from the end.
+    tracked = [measurements for measurements in runs if len(measurements) > 1] or runs
+    count = min(map(len, tracked))
+    points = tuple(_point([measurements[-back] for measurements in tracked]) for back in range(count, 0, -1))
+    people = {person for measurements in runs for person in measurements[-1]["people"]}
+    last = _point([measurements[-1] for measurements in runs])
+    return Row(name, points, last, len(people), len({cell.seed for cell, _ in finished}))
 
 
-def _point(reached: list[dict[str, Any]]) -> Point:
-    figures = {figure: _figure(reached, "people", figure) for figure in FIGURES}
-    figures["both"] = _figure(reached, "pairs", "both")
-    mean = {cost: float(np.mean([one[cost] for one in reached])) for cost in ("evaluations", "seconds", "prepared")}
-    return Point(mean["evaluations"], mean["seconds"], mean["prepared"], figures)
+def _point(measured: Measurements) -> Point:
+    figures = {metric: _figure(measured, "people", metric) for metric in METRICS}
+    figures["both"] = _figure(measured, "pairs", "both")
+    costs = ("evaluations", "seconds", "encoding_seconds")
+    evaluations, seconds, encoding_seconds = (float(np.mean([one[cost] for one in measured])) for cost in costs)
+    return Point(evaluations, seconds, encoding_seconds, figures)
 
 
-def _figure(reached: list[dict[str, Any]], kind: str, figure: str) -> Estimate | None:
+def _figure(measured: Measurements, kind: str, metric: str) -> Estimate | None:
     values: dict[str, list[float]] = defaultdict(list)
-    for one in reached:
-        for name, measured in one[kind].items():
-            if measured[figure] is not None:
-                values[name].append(measured[figure])
+    for one in measured:
+        for name, found in one[kind].items():
+            if found[metric] is not None:
+                values[name].append(found[metric])
     return mean_estimate([float(np.mean(values[name])) for name in sorted(values)])
 
 
-def apart(better: Estimate | None, worse: Estimate | None) -> bool:
-    """Whether ``better`` is the higher and the two intervals do not touch."""
+def separated(better: Estimate | None, worse: Estimate | None) -> bool:
+    """Whether ``better`` is higher and the two intervals do not overlap."""
     if better is None or worse is None or better.low is None or worse.high is None:
         return False
     return better.low > worse.high
 
 
-def evaluations_to(row: Row, figure: str, level: float) -> float | None:
-    """Denoiser evaluations at the first milestone whose figure is at least ``level``; ``None`` if none is."""
+def evaluations_to_reach(row: Row, metric: str, level: float) -> float | None:
+    """Denoiser evaluations at the first milestone whose figure is at least ``level``; ``None`` if there is none."""
     for point in row.points:
-        reached = point.figures[figure]
+        reached = point.figures[metric]
         if reached is not None and reached.value >= level:
             return point.evaluations
     return None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``method`` minus ``baseline``, over the strangers that both have."""
+
+    method: str
+    baseline: str
+    strangers: int
+    figures: dict[str, Estimate | None]
+
+
+def paired_differences(finished: Iterable[Finished], pairs: Iterable[tuple[str, str]]) -> list[Difference]:
+    """The final differences of those ``pairs`` that have strangers in common.
+
+    Two intervals over 30 strangers can overlap because strangers differ, however consistently one method is better on
+    each of them; the interval of the paired differences shows it.
+
+    A stranger's difference is the mean over the seeds that both methods have. A stranger without a face in any image of
+    one of them has no Identity and is excluded from that figure.
+    """
+    ends: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
+    for cell, measurements in finished:
+        if measurements:
+            for person, measured in measurements[-1]["people"].items():
+                ends[cell.method][person, cell.seed] = measured
+    found = []
+    for method, baseline in pairs:
+        common = sorted(ends[method].keys() & ends[baseline].keys())
+        if common:
+            figures = {name: _paired_figure(ends[method], ends[baseline], common, name) for name in PAIRED_METRICS}
+            found.append(Difference(method, baseline, len({person for person, _ in common}), figures))
+    return found
+
+
+def _paired_figure(
+    method: dict[Any, Any], baseline: dict[Any, Any], common: Sequence[tuple[str, int]], metric: str
+) -> Estimate | None:
+    by_stranger: dict[str, list[float]] = defaultdict(list)
+    for key in common:
+        one, other = method[key][metric], baseline[key][metric]
+        if one is not None and other is not None:
+            by_stranger[key[0]].append(one - other)
+    return mean_estimate([float(np.mean(values)) for values in by_stranger.values()])
+
+
+def significant(figure: Estimate | None) -> bool:
+    """Whether the interval excludes zero."""
+    return figure is not None and figure.low is not None and figure.high is not None and figure.low * figure.high > 0

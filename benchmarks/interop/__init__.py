@@ -1,3 +1,3 @@
-"""One person in every tool: an exported identity used for real, beside what this project itself makes of it."""
+"""Interoperability: exported identities used in other tools, compared with what this project itself computes."""
 
 from __future__ import annotations

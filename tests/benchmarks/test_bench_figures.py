@@ -1,4 +1,4 @@
-"""The benchmarks' lines, limits and exit codes: what a reader and a script rely on."""
+"""The benchmarks' lines, limits and exit codes, which people and scripts rely on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.figures import Figure, exit_code  # noqa: E402
-from benchmarks.timing import Comparison, take_turns  # noqa: E402
+from benchmarks.figures import Comparison, Figure, exit_code, take_turns  # noqa: E402
 
 GOOD = Figure("a step / a bare step", 1.012, 1.03, "ratio")
 BAD = Figure("import", 120.0, 100.0, "ms")
@@ -39,7 +38,7 @@ def test_columns_are_aligned_whatever_the_unit() -> None:
     ("value", "limit", "ok"),
     [(1.03, 1.03, True), (1.0301, 1.03, False), (-5.0, 300.0, True), (math.nan, 1.0, False), (0.5, math.nan, False)],
 )
-def test_a_limit_is_kept_up_to_itself_and_never_by_what_was_not_measured(value: float, limit: float, ok: bool) -> None:
+def test_a_limit_is_inclusive_and_never_met_by_what_was_not_measured(value: float, limit: float, ok: bool) -> None:
     figure = Figure("something", value, limit, "ratio")
     assert figure.ok is ok
     assert figure.line().endswith("ok" if ok else "short")
@@ -56,7 +55,7 @@ def test_yes_and_no() -> None:
     assert Figure("torch", 1.0, 0.0, "yes/no").line().split()[1:] == ["yes", "no", "short"]
 
 
-def test_exit_code_is_0_only_if_every_limit_is_kept() -> None:
+def test_exit_code_is_0_only_if_every_limit_is_met() -> None:
     assert exit_code([GOOD, GOOD]) == 0
     assert exit_code([GOOD, BAD]) == 1
     assert exit_code([GOOD, UNMEASURED]) == 1
@@ -91,7 +90,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def test_the_command_prints_a_line_a_figure_and_writes_them_as_json(tmp_path: Path) -> None:
+def test_the_command_prints_one_line_per_figure_and_writes_them_as_json(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = _run("--only", "import", "--json", str(file))
     figures = json.loads(file.read_text(encoding="utf-8"))["figures"]

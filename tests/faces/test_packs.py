@@ -61,9 +61,7 @@ def test_where_packs_are_looked_for(tmp_path: Path, private_cache: Path, monkeyp
     assert "non-commercial" in find_pack("buffalo_l").licence
 
 
-def test_the_shipped_pack_is_found_last(
-    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shipped_pack_is_found_last(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = SHIPPED_PACKS / "miniature"
     assert packs.pack_folders()[-1] == packs.pack_folders(tmp_path)[-1] == SHIPPED_PACKS
     assert find_pack("miniature").folder == obtain_pack("miniature").folder == shipped

@@ -1,14 +1,14 @@
-"""A world that is made once."""
+"""A testbed that is created once."""
 
 from __future__ import annotations
 
 import pytest
-from support.interop_worlds import world_by_chance
+from support.interop_testbeds import random_testbed
 
-from benchmarks.interop.people import World
+from benchmarks.interop.testbed import InteropTestbed
 
 
 @pytest.fixture(scope="session")
-def chance(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Two people by chance on the miniature."""
-    return world_by_chance(tmp_path_factory.mktemp("chance"))
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> InteropTestbed:
+    """Two random identities on the miniature."""
+    return random_testbed(tmp_path_factory.mktemp("testbed"))

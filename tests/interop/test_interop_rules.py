@@ -1,4 +1,4 @@
-"""How prompts are written for each tool, where tools are looked for, and what counts as the same."""
+"""How prompts are written for each tool, where tools are found, and what counts as the same."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.interop.cases import CASES, PEOPLE, STAND_INS, Case, handled
-from benchmarks.interop.comparing import compared, largest_difference
-from benchmarks.interop.people import World
-from benchmarks.interop.running import Answer
-from benchmarks.interop.tools import TOOLS, known
+from benchmarks.interop.comparison import Answer, compare, largest_difference
+from benchmarks.interop.testbed import InteropTestbed
+from benchmarks.interop.tools import CASES, NAMES, STAND_INS, TOOLS, Case, supported, tool_named
 from celeb_basis.hosts.diffusers.configs import clip_tokenizer
 
 CASE = {case.name: case for case in CASES}
@@ -33,27 +31,27 @@ CASE = {case.name: case for case in CASES}
         ("WebUI with the extension", "emphasis", "a photo of (<adamo>:1.3) in a forest"),
     ],
 )
-def test_prompts_as_the_tools_users_write_them(tool: str, case: str, prompt: str) -> None:
-    assert known(tool).syntax.prompt(CASE[case]) == prompt
+def test_prompts_are_written_as_each_tools_users_write_them(tool: str, case: str, prompt: str) -> None:
+    assert tool_named(tool).syntax.prompt(CASE[case]) == prompt
 
 
 def test_plain_prompts_have_two_tokens_for_each_person() -> None:
     tokenizer = clip_tokenizer("clip")
-    ids = [tokenizer(word, add_special_tokens=False).input_ids for name in PEOPLE for word in STAND_INS[name]]
+    ids = [tokenizer(word, add_special_tokens=False).input_ids for name in NAMES for word in STAND_INS[name]]
     assert [len(one) for one in ids] == [1, 1, 1, 1]
-    assert known("ComfyUI").syntax.plain(CASE["before a full stop"]) == "a photo of sks ata. It rains"
-    assert known("InvokeAI").syntax.plain(CASE["emphasis"]) == "a photo of (sks ata)1.3 in a forest"
+    assert tool_named("ComfyUI").syntax.plain(CASE["before a full stop"]) == "a photo of sks ata. It rains"
+    assert tool_named("InvokeAI").syntax.plain(CASE["emphasis"]) == "a photo of (sks ata)1.3 in a forest"
 
 
-def test_what_a_tool_has_not_is_told() -> None:
-    names = {case.name for case in handled(known("diffusers").syntax)}
+def test_unsupported_cases_have_a_reason() -> None:
+    names = {case.name for case in supported(tool_named("diffusers").syntax)}
     assert names == {case.name for case in CASES if not case.emphasis and not case.long}
-    assert "77" in known("diffusers").syntax.why_not(CASE["beyond 77 tokens"])
-    assert len(handled(known("WebUI without the extension").syntax)) == len(CASES)
+    assert "77" in tool_named("diffusers").syntax.unsupported(CASE["beyond 77 tokens"])
+    assert len(supported(tool_named("WebUI without the extension").syntax)) == len(CASES)
 
 
 def test_tools_are_found_by_their_variables(tmp_path: Path) -> None:
-    comfyui = known("ComfyUI")
+    comfyui = tool_named("ComfyUI")
     assert comfyui.folder({}) is None
     assert comfyui.python({}) == sys.executable
     named = {"CELEB_BASIS_COMFYUI": str(tmp_path)}
@@ -67,39 +65,39 @@ def test_tools_are_found_by_their_variables(tmp_path: Path) -> None:
     assert all(tool.variable for tool in TOOLS if tool.name != "diffusers")
 
 
-def answered(world: World, case: Case, shift: float = 0.0) -> Answer:
-    """What a tool would answer that computes as this project does, save for ``shift`` in its states."""
-    values = {f"vectors/{key}": rows for key, rows in world.vectors().items()}
-    for way, plain in (("word", False), ("plain", True), ("placed", False)):
-        for part, value in world.encode(case, plain=plain).items():
-            values[f"{way}/0/{part}"] = value + (shift if way == "word" else 0.0)
+def answer_of(testbed: InteropTestbed, case: Case, shift: float = 0.0) -> Answer:
+    """The answer of a tool that computes as this project does, except for ``shift`` in its states."""
+    values = {f"vectors/{key}": rows for key, rows in testbed.vectors().items()}
+    for kind, plain in (("placeholder", False), ("plain", True), ("patched", False)):
+        for part, value in testbed.encode(case, plain=plain).items():
+            values[f"{kind}/0/{part}"] = value + (shift if kind == "placeholder" else 0.0)
     return Answer("1", torch.__version__, (case,), (case.text,), values)
 
 
-def test_a_tool_that_computes_alike_is_the_same(chance: World) -> None:
-    assert compared(answered(chance, CASE["alone"]), chance).same
+def test_a_tool_that_computes_the_same_agrees(testbed: InteropTestbed) -> None:
+    assert compare(answer_of(testbed, CASE["alone"]), testbed).same
 
 
-def test_what_differs_is_seen(chance: World) -> None:
-    good = answered(chance, CASE["alone"])
-    assert not compared(answered(chance, CASE["alone"], shift=1e-6), chance).same
-    (key, *_) = chance.vectors()
+def test_differences_are_found(testbed: InteropTestbed) -> None:
+    good = answer_of(testbed, CASE["alone"])
+    assert not compare(answer_of(testbed, CASE["alone"], shift=1e-6), testbed).same
+    (key, *_) = testbed.vectors()
     rows = good.values[f"vectors/{key}"].clone()
     rows[0, 0] += 1e-7
     for spoiled in (
         good.values | {f"vectors/{key}": rows},
         {name: value for name, value in good.values.items() if name != f"vectors/{key}"},
         good.values
-        | {"word/0/states": good.values["plain/0/states"], "placed/0/states": good.values["plain/0/states"]},
-        good.values | {"word/0/states": torch.cat([good.values["word/0/states"]] * 2, dim=1)},
-        good.values | {"word/0/states": torch.full_like(good.values["word/0/states"], float("nan"))},
-        {name: value for name, value in good.values.items() if not name.startswith("placed")},
+        | {"placeholder/0/states": good.values["plain/0/states"], "patched/0/states": good.values["plain/0/states"]},
+        good.values | {"placeholder/0/states": torch.cat([good.values["placeholder/0/states"]] * 2, dim=1)},
+        good.values | {"placeholder/0/states": torch.full_like(good.values["placeholder/0/states"], float("nan"))},
+        {name: value for name, value in good.values.items() if not name.startswith("patched")},
     ):
-        assert not compared(replace(good, values=spoiled), chance).same
-    assert not compared(replace(good, cases=(), prompts=()), chance).same
+        assert not compare(replace(good, values=spoiled), testbed).same
+    assert not compare(replace(good, cases=(), prompts=()), testbed).same
 
 
-def test_differences() -> None:
+def test_largest_difference() -> None:
     one = {"states": torch.zeros(2)}
     assert largest_difference(one, {"states": torch.tensor([0.0, 0.5])}) == 0.5
     assert largest_difference({}, {}) == float("inf")

@@ -71,7 +71,9 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
             if interrupt.is_set():
                 yield Event()
             contents = tuple(path.read_bytes() for path in task.people[0].photos)
-            return TrainingResult(task.names, identities=(*contents, str(os.getpid()).encode()), reason="all steps done")
+            return TrainingResult(
+                task.names, identities=(*contents, str(os.getpid()).encode()), reason="all steps done"
+            )
 
     return Reporter
 

@@ -1,3 +1,3 @@
-"""What runs in the other tools' own Pythons. Nothing here needs more of this project than this folder and torch."""
+"""Modules that run in the other tools' own Pythons. They need nothing of this project but this folder, and torch."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ComfyUI: its own text encoders, tokenizer and embedding loader, from the folder that ``CELEB_BASIS_COMFYUI`` names."""
+"""ComfyUI: its own text encoders, tokenizer and embedding loader, from the folder in ``CELEB_BASIS_COMFYUI``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 
 
 class ComfyUI:
-    """ComfyUI's ``CLIP`` object, as its nodes hand it around."""
+    """ComfyUI's ``CLIP`` object, as its nodes pass it on."""
 
     name = "ComfyUI"
 
     def __init__(self, task: Task) -> None:
         folder = os.environ["CELEB_BASIS_COMFYUI"]
         sys.path.insert(0, folder)
-        # Weights in float32: on the CPU it would hold them in float16, and the comparison's rows with them.
+        # Weights in float32: on the CPU it would use float16, for the comparison's rows as well.
         sys.argv = [sys.argv[0], "--cpu", "--fp32-text-enc"]
         import comfy.options  # type: ignore[import-not-found]
 
@@ -65,7 +65,7 @@ class ComfyUI:
         weight: torch.Tensor = model.transformer.get_input_embeddings().weight
         return weight
 
-    def ids(self, encoder: str, word: str) -> list[int]:
+    def token_ids(self, encoder: str, word: str) -> list[int]:
         return plain_ids(getattr(self.clip.tokenizer, encoder).tokenizer, word)
 
     def _encoders(self) -> list[str]:
@@ -73,20 +73,20 @@ class ComfyUI:
 
 
 def _clip(sd: Any, task: Task, embeddings: str) -> Any:
-    """The text encoders of ``task``. The small ones' sizes are told; for SD1 its own loader then makes and fills them."""
+    """The task's text encoders, with their sizes given explicitly; for SD1 its own loader creates and fills them."""
     encoders = ("clip_l",) if task.family == "sd1" else ("clip_l", "clip_g")
     folders = {which: task.model / _FOLDERS[which] for which in encoders}
     configs = {which: json.loads((folder / "config.json").read_text("utf-8")) for which, folder in folders.items()}
     sizes = {f"{which}_model_config": {key: config[key] for key in _SIZES} for which, config in configs.items()}
     weights = {which: _weights(folder / "model.safetensors") for which, folder in folders.items()}
     if task.family == "sd1":
-        # Its loader writes the number of positions into "model_config", and takes that for the encoder's config.
+        # Its loader writes the number of positions into "model_config", and then uses that as the encoder's config.
         options = {"model_config": sizes["clip_l_model_config"]}
         return sd.load_text_encoder_state_dicts([weights["clip_l"]], embeddings, model_options=options)
 
-    # Its loader tells the two apart by the number of layers, which a small model has too few of.
+    # Its loader distinguishes the two by the number of layers, of which a small model has too few.
     class Target:
-        params: dict[str, Any] = {}  # noqa: RUF012 - the shape that sd.CLIP asks for
+        params: dict[str, Any] = {}  # noqa: RUF012 - the shape that sd.CLIP requires
         clip = sd.sdxl_clip.SDXLClipModel
         tokenizer = sd.sdxl_clip.SDXLTokenizer
 
@@ -94,7 +94,7 @@ def _clip(sd: Any, task: Task, embeddings: str) -> Any:
     for which, state in weights.items():
         missing, unexpected = getattr(clip.cond_stage_model, which).load_sd(state)
         if unexpected or [key for key in missing if "text_projection" not in key and "logit_scale" not in key]:
-            raise SystemExit(f"{which} was not filled: {missing} are missing, {unexpected} are unknown")
+            raise SystemExit(f"{which} was not loaded completely: {missing} are missing, {unexpected} are unknown")
     return clip
 
 

@@ -46,7 +46,7 @@ class Diffusers:
         weight: torch.Tensor = self.parts[encoder][0].get_input_embeddings().weight
         return weight
 
-    def ids(self, encoder: str, word: str) -> list[int]:
+    def token_ids(self, encoder: str, word: str) -> list[int]:
         return plain_ids(self.parts[encoder][1], word)
 
 

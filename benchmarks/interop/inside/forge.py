@@ -1,4 +1,4 @@
-"""Forge: its own text engine with its own embeddings loader, around a text encoder of its own class."""
+"""Forge: its own text engine and embeddings loader, with a text encoder of its own class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLAGS = ("--always-cpu", "--skip-torch-cuda-test", "--skip-install", "--disable
 
 
 class Forge:
-    """What Forge's engine for SD1 makes of a prompt."""
+    """Forge's engine for SD1."""
 
     name = "Forge"
 
@@ -51,7 +51,9 @@ class Forge:
             {key: value.float() for key, value in weights.items()}, strict=False
         )
         if unexpected or [key for key in missing if "position_ids" not in key]:
-            raise SystemExit(f"The text encoder was not filled: {missing} are missing, {unexpected} are unknown")
+            raise SystemExit(
+                f"The text encoder was not loaded completely: {missing} are missing, {unexpected} are unknown"
+            )
         self.engine = ClassicTextProcessingEngine(
             model.float().eval(),
             CLIPTokenizer.from_pretrained(str(task.model / "tokenizer"), local_files_only=True),
@@ -67,12 +69,12 @@ class Forge:
         return {"states": self.engine([prompt])}
 
     def table(self, encoder: str) -> torch.Tensor:
-        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+        assert encoder == "clip_l", "only SD1 checkpoints are tested"
         weight: torch.Tensor = self._embeddings().token_embedding.wrapped.weight
         return weight
 
-    def ids(self, encoder: str, word: str) -> list[int]:
-        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+    def token_ids(self, encoder: str, word: str) -> list[int]:
+        assert encoder == "clip_l", "only SD1 checkpoints are tested"
         return plain_ids(self.engine.tokenizer, word)
 
     def _embeddings(self) -> Any:

@@ -1,4 +1,4 @@
-"""InvokeAI: its own loader of textual inversions, and its prompt nodes, with a stand-in for its store of models alone."""
+"""InvokeAI: its own textual inversion loader and prompt nodes; only its model store is replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class InvokeAI:
 
         self.version = __version__
         self.base = {"sd1": BaseModelType.StableDiffusion1, "sdxl": BaseModelType.StableDiffusionXL}[task.family]
-        self.people = {name: TextualInversionModelRaw.from_checkpoint(file) for name, (file,) in task.files.items()}
+        self.embeddings = {name: TextualInversionModelRaw.from_checkpoint(file) for name, (file,) in task.files.items()}
         kinds = {"clip_l": (CLIPTextModel, "")}
         if task.family == "sdxl":
             kinds["clip_g"] = (CLIPTextModelWithProjection, "_2")
@@ -38,7 +38,7 @@ class InvokeAI:
         }
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
-        raw = self.people[name]
+        raw = self.embeddings[name]
         if len(self.parts) == 1:
             return {"clip_l": raw.embedding}
         return {"clip_g": raw.embedding, "clip_l": raw.embedding_2}
@@ -53,11 +53,11 @@ class InvokeAI:
             )
             for which in self.parts
         }
-        kept: list[Any] = []
-        context = self._context(kept)
+        saved: list[Any] = []
+        context = self._context(saved)
         if len(self.parts) == 1:
             compel.CompelInvocation.model_construct(prompt=prompt, clip=clip["clip_l"]).invoke(context)
-            return {"states": kept[0].conditionings[0].embeds}
+            return {"states": saved[0].conditionings[0].embeds}
         size = {"original_width": 64, "original_height": 64, "target_width": 64, "target_height": 64}
         node = compel.SDXLCompelPromptInvocation.model_construct(
             prompt=prompt,
@@ -70,18 +70,18 @@ class InvokeAI:
             **size,
         )
         node.invoke(context)
-        encoded = kept[0].conditionings[0]
+        encoded = saved[0].conditionings[0]
         return {"states": encoded.embeds, "pooled": encoded.pooled_embeds}
 
     def table(self, encoder: str) -> torch.Tensor:
         weight: torch.Tensor = self.parts[encoder][0].get_input_embeddings().weight
         return weight
 
-    def ids(self, encoder: str, word: str) -> list[int]:
+    def token_ids(self, encoder: str, word: str) -> list[int]:
         return plain_ids(self.parts[encoder][1], word)
 
-    def _context(self, kept: list[Any]) -> Any:
-        """What a node is given of the application: the models by name, and where conditioning is kept."""
+    def _context(self, saved: list[Any]) -> Any:
+        """The parts of the application that a node uses: models by name, and where conditioning is saved."""
         from invokeai.app.services.model_records import UnknownModelException  # type: ignore[import-not-found]
 
         def load(name: str) -> Any:
@@ -93,12 +93,12 @@ class InvokeAI:
             raise UnknownModelException(name)
 
         def load_by_attrs(name: str, **_: Any) -> Any:
-            if name not in self.people:
+            if name not in self.embeddings:
                 raise UnknownModelException(name)
-            return _Loaded(self.people[name], self.base)
+            return _Loaded(self.embeddings[name], self.base)
 
         def save(data: Any) -> str:
-            kept.append(data)
+            saved.append(data)
             return "conditioning"
 
         return SimpleNamespace(
@@ -110,7 +110,7 @@ class InvokeAI:
 
 
 class _Loaded:
-    """A model out of the store."""
+    """A model from the store."""
 
     compute_device = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's WebUI: its own embeddings loader on the exported files, or, with ``--extension``, this extension in it."""
+"""AUTOMATIC1111's WebUI: its own embeddings loader on the exported files, or, with ``--extension``, this extension."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.interop.inside.common import Task, main, plain_ids
 
 
 class WebUI:
-    """The loaded checkpoint of a WebUI without the extension: the files lie in its embeddings folder."""
+    """The loaded checkpoint of a WebUI without the extension; the files are in its embeddings folder."""
 
     name = "WebUI"
 
@@ -35,19 +35,19 @@ class WebUI:
         return dict(vec) if isinstance(vec, dict) else {"clip_l": vec}
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
-        from modules import devices, prompt_parser  # type: ignore[import-not-found]
+        from modules import devices, prompt_parser
 
         with devices.autocast():
             states = self.model.get_learned_conditioning(prompt_parser.SdConditioning([prompt]))
         return {"states": states}
 
     def table(self, encoder: str) -> torch.Tensor:
-        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+        assert encoder == "clip_l", "only SD1 checkpoints are tested"
         weight: torch.Tensor = self._text().text_model.embeddings.token_embedding.wrapped.weight
         return weight
 
-    def ids(self, encoder: str, word: str) -> list[int]:
-        assert encoder == "clip_l", "only checkpoints of SD1 are tried"
+    def token_ids(self, encoder: str, word: str) -> list[int]:
+        assert encoder == "clip_l", "only SD1 checkpoints are tested"
         return plain_ids(self.model.cond_stage_model.wrapped.tokenizer, word)
 
     def _text(self) -> Any:
@@ -55,12 +55,12 @@ class WebUI:
 
 
 class WithExtension(WebUI):
-    """The same with this extension's words, its embeddings folder empty: the people lie in the extension's own folder."""
+    """The same with this extension: the embeddings folder is empty, and the identities are in the extension's own folder."""
 
     name = "WebUI with the extension"
 
     def __init__(self, task: Task) -> None:
-        from celeb_basis.hosts.a1111 import prompts as tokens_host
+        from celeb_basis.hosts.a1111 import tokens as tokens_host
         from celeb_basis.prompts.registry import Registry
 
         super().__init__(Task(task.folder, task.model, task.family, {}, (), {}, {}))
@@ -69,15 +69,15 @@ class WithExtension(WebUI):
         for files in task.files.values():
             for file in files:
                 (people / file.name).write_bytes(file.read_bytes())
-        # The words are those of the checkpoint that they were learned on: its hash is told, as the host would find it.
+        # Identities belong to the checkpoint that they were learned on: its hash is set, as the host would compute it.
         from celeb_basis.identities.identity import load_identity
 
-        (some, *_) = (load_identity(file) for files in task.files.values() for file in files)
-        self.model.sd_checkpoint_info.sha256 = some.metadata.base_sha256
-        self.words = tokens_host.install(Registry(people))
+        (first, *_) = (load_identity(file) for files in task.files.values() for file in files)
+        self.model.sd_checkpoint_info.sha256 = first.metadata.base_sha256
+        self.tokens: Any = tokens_host.install(Registry(people))
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
-        (found,) = self.words.mentioned(f"<{name}>")
+        (found,) = self.tokens.mentioned(f"<{name}>")
         return dict(zip(found.identity.encoders, found.identity.token_vectors(), strict=True))
 
 

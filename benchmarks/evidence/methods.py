@@ -1,0 +1,228 @@
+"""The methods that are compared: ways from one photo to token vectors, each described by data that results refer to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmarks.evidence.baselines import RANK, FreeLearner, LoraLearner, lora_adapters
+from benchmarks.evidence.precompute import Precomputed, Space
+from benchmarks.evidence.testbed import Stranger
+from celeb_basis.diffusion_model import TokenVectors
+from celeb_basis.errors import TrainingError
+from celeb_basis.method import Basis, DirectCoefficients, ScaledCoefficients
+from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.dataset import ViewPool
+from celeb_basis.training.first_guess import guess_coefficients
+from celeb_basis.training.trainer import Trainer
+
+Source = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
+Loop = Literal["plain", "free", "lora"]
+Start = Literal["random", "first guess", "person"]
+
+_NEED_NAME_FACES = ("nearest name", "first guess")
+"""Sources and starts that need the celebrities' face vectors."""
+
+_LOOPS: Mapping[str, type[Trainer]] = {
+    "plain": Trainer,
+    "free": FreeLearner,
+    "lora": LoraLearner,
+}
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """The state of a run at a milestone. Until the next one is requested, the model generates with this state."""
+
+    token_vectors: Mapping[str, TokenVectors]
+    """By the strangers' names."""
+    step: int
+    evaluations: int
+    """Of the denoiser: one per sample, with forward and backward counted together."""
+    seconds: float
+    """Of learning alone."""
+    encoding_seconds: float
+    """Spent on encoding views before."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Token vectors without any training."""
+
+    name: str
+    source: Source
+
+    def prepare(self, shared: Precomputed) -> None:
+        """Compute the celebrities' faces if this method needs them: they are stored for all workers."""
+        if self.source == "presets' guess":
+            _ = shared.preset_name_faces
+        elif self.source in _NEED_NAME_FACES:
+            _ = shared.name_vectors
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, JSON-ready."""
+        return {"untrained": self.source}
+
+    def learn(
+        self,
+        shared: Precomputed,
+        group: Sequence[Stranger],
+        seed: int,
+        milestones: Sequence[float],
+        budget: float | None,
+    ) -> Iterator[Milestone]:
+        """Yield one milestone, at no cost."""
+        del milestones, budget
+        bases = shared.bases(Space(), 10_000)
+        yield Milestone({one.name: self._vectors(shared, bases, one, seed) for one in group}, 0, 0, 0.0, 0.0)
+
+    def _vectors(self, shared: Precomputed, bases: Sequence[Basis], stranger: Stranger, seed: int) -> TokenVectors:
+        if self.source == "mean":
+            return [basis.mean for basis in bases]
+        if self.source in ("first guess", "presets' guess"):
+            coefficients = _first_guess(shared, bases, stranger, as_presets=self.source == "presets' guess")
+            return [basis.expand(one) for basis, one in zip(bases, coefficients, strict=True)]
+        if self.source == "nearest name":
+            row = shared.nearest_name(stranger)
+        else:
+            row = int(np.random.default_rng([seed, *stranger.name.encode()]).integers(len(bases[0].names)))
+        return [basis.expand(basis.name_coefficients[basis.names.index(bases[0].names[row])]) for basis in bases]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Token vectors that a training loop learns."""
+
+    name: str
+    settings: TrainingSettings
+    space: Space = field(default_factory=Space)
+    loop: Loop = "plain"
+    start: Start = "random"
+    same_time_as: str = ""
+    """Learn for as many seconds as the method of that name took, instead of a number of steps."""
+
+    def prepare(self, shared: Precomputed) -> None:
+        """Compute the celebrities' faces if this method needs them: they are stored for all workers."""
+        if self.initialization in _NEED_NAME_FACES:
+            _ = shared.name_vectors
+
+    @property
+    def initialization(self) -> Start:
+        """Where the coefficients start, which the settings may define as well."""
+        return "first guess" if self.settings.start == "guess" else self.start
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, JSON-ready. It holds no seed, which is the cell's."""
+        settings = {key: value for key, value in self.settings.as_dict().items() if key != "seed"}
+        if self.same_time_as:
+            settings.pop("steps")
+        return {
+            "settings": settings,
+            "space": asdict(self.space),
+            "loop": self.loop,
+            "start": self.start,
+            "same_time_as": self.same_time_as,
+            **({"rank": RANK} if self.loop == "lora" else {}),
+        }
+
+    def learn(
+        self,
+        shared: Precomputed,
+        group: Sequence[Stranger],
+        seed: int,
+        milestones: Sequence[float],
+        budget: float | None,
+    ) -> Iterator[Milestone]:
+        """Run the training loop once, yielding at each milestone.
+
+        Args:
+            shared: Bases, views and name faces.
+            group: The strangers that are learned together.
+            seed: Seed of the run.
+            milestones: Shares of the run's steps, or of its time, at which to yield.
+            budget: Seconds to learn for, for a method that gets another's time; ``None`` for its own number of steps.
+        """
+        pool, encoding_seconds = shared.pool(group, seed, self.settings.views, self.settings.smallest)
+        trainer = self._learner(shared, group, pool, seed, timed=budget is not None)
+        with ExitStack() as stack:
+            if isinstance(trainer, LoraLearner):
+                if shared.testbed.denoiser is None:
+                    raise TrainingError("This testbed does not expose its denoiser's layers: run it without the LoRA.")
+                trainer.use(stack.enter_context(lora_adapters(shared.testbed.denoiser, trainer.generator)))
+            for share in milestones:
+                _advance(trainer, share, budget)
+                values = [trainer.average.value(number) for number in range(len(group))]
+                if any(value is None for value in values):
+                    continue  # a person of the group has not been in any batch yet
+                with torch.no_grad():
+                    token_vectors = {
+                        person.name: [
+                            one.detach().cpu() for one in trainer.token_vectors(value.to(trainer.model.device))
+                        ]
+                        for person, value in zip(group, values, strict=True)
+                        if value is not None
+                    }
+                samples = self.settings.batch_size * self.settings.accumulation
+                evaluations = trainer.step * samples
+                yield Milestone(token_vectors, trainer.step, evaluations, trainer.seconds, encoding_seconds)
+
+    def _learner(
+        self, shared: Precomputed, group: Sequence[Stranger], pool: ViewPool, seed: int, *, timed: bool
+    ) -> Trainer:
+        bases = shared.bases(self.space, self.settings.components)
+        changes: dict[str, Any] = {"components": bases[0].size, "seed": seed, "early_stop": False}
+        if timed:
+            changes["steps"] = 100_000
+        settings = replace(self.settings, **changes)
+        trainer = _LOOPS[self.loop](shared.testbed.model, bases, pool, settings)
+        if self.initialization != "random":
+            if not isinstance(trainer.module, (DirectCoefficients, ScaledCoefficients)):
+                raise TrainingError("Only coefficients that are parameters themselves can be initialized: use direct.")
+            people = [torch.stack(self._initial(shared, bases, one)) for one in group]
+            trainer.module.initialize_from(torch.stack(people).to(trainer.model.device))
+        return trainer
+
+    def _initial(self, shared: Precomputed, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
+        """``(E, K)`` coefficients to start from, one per text encoder."""
+        if self.initialization == "first guess":
+            return _first_guess(shared, bases, stranger)
+        return [basis.project(_person_rows(shared, number, basis)) for number, basis in enumerate(bases)]
+
+
+Method = Untrained | Trained
+
+
+def _person_rows(shared: Precomputed, number: int, basis: Basis) -> torch.Tensor:
+    """``(E, D)``: the token vector of "person" at every position."""
+    encoder = shared.testbed.model.text_encoders[number]
+    ids = encoder.tokenize(["person"])[0]
+    row: torch.Tensor = encoder.token_table()[torch.tensor(ids[:1])].float().cpu()
+    return row.expand(basis.positions, -1)
+
+
+def _first_guess(
+    shared: Precomputed, bases: Sequence[Basis], stranger: Stranger, *, as_presets: bool = False
+) -> list[torch.Tensor]:
+    vector = torch.from_numpy(np.asarray(stranger.portrait.vector, np.float32))
+    return list(guess_coefficients(bases, shared.guess(bases, as_presets=as_presets), vector))
+
+
+def _advance(trainer: Trainer, share: float, budget: float | None) -> None:
+    """Run until a share of all steps, or a share of the seconds and until everyone has been in a batch."""
+    if budget is None and trainer.step >= round(share * trainer.total):
+        return
+    enough = threading.Event()
+    for _ in trainer.run(enough):
+        if budget is None:
+            reached = trainer.step >= round(share * trainer.total)
+        else:
+            sampled = (trainer.average.value(number) is not None for number in range(len(trainer.pool.people)))
+            reached = trainer.seconds >= share * budget and all(sampled)
+        if reached:
+            enough.set()

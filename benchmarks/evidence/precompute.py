@@ -1,0 +1,237 @@
+"""What methods share and is computed once: bases of each space, encoded views, and face vectors of the celebrities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from benchmarks.evidence.testbed import EvidenceTestbed, Stranger, generate
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
+from celeb_basis.errors import TrainingError
+from celeb_basis.events import follow
+from celeb_basis.faces.types import Floats
+from celeb_basis.files import atomic_path
+from celeb_basis.method import Basis
+from celeb_basis.miniature import CELEBRITY_FACES
+from celeb_basis.names.lists import NameList, name_list
+from celeb_basis.training.dataset import PersonViews, ViewPool, encode_views
+from celeb_basis.training.first_guess import CelebrityFaces, FirstGuess, first_guesses, generate_celebrity_faces
+
+_MAX_ENCODED = 24
+"""How many strangers' encoded views are held in memory."""
+
+SpaceKind = Literal["celebrities", "random", "free"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space that coefficients live in."""
+
+    kind: SpaceKind = "celebrities"
+    """``celebrities`` is the celeb basis; ``random`` has random orthonormal rows around the names' mean; ``free`` has the
+    standard basis, so that coefficients are token vectors."""
+    names: int = 0
+    """How many names the basis is built from, evenly spread over the list; 0 is all of them."""
+    distinct: bool = False
+    """Whether every token counts once."""
+
+
+def make_bases(model: DiffusionModel, names: NameList, space: Space, components: int) -> tuple[Basis, ...]:
+    """Build one basis per text encoder. ``components`` is lowered to what the names' tokens span."""
+    used = _subset(names, space.names)
+    rank = _rank(model, used)
+    # Other spaces start from everything the names span, so that the names' own vectors are represented exactly.
+    size = min(components, rank) if space.kind == "celebrities" else rank
+    options = BasisOptions(components=size, distinct_tokens=space.distinct)
+    bases = [built.basis for built in build_bases(model.text_encoders, used, options)]
+    if space.kind == "random":
+        bases = [_random_basis(basis, min(components, basis.size)) for basis in bases]
+    if space.kind == "free":
+        bases = [_free_basis(basis) for basis in bases]
+    return tuple(bases)
+
+
+def _subset(names: NameList, count: int) -> NameList:
+    if not count or count >= len(names.names):
+        return names
+    rows = torch.linspace(0, len(names.names) - 1, count).round().long().tolist()
+    return name_list([names.names[row] for row in rows], f"{count} of {names.source}")
+
+
+def _rank(model: DiffusionModel, names: NameList) -> int:
+    """Dimensions that the names' tokens span in every column: one fewer than there are tokens, at most the width."""
+    built = build_bases(model.text_encoders, names, BasisOptions(components=1))
+    columns = [len(np.unique(column)) - 1 for one in built for column in one.filtered.token_ids.T]
+    return min(*columns, *(encoder.width for encoder in model.text_encoders))
+
+
+def _random_basis(basis: Basis, size: int) -> Basis:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(basis.positions, basis.width, size, generator=generator, dtype=torch.float64)
+    components = torch.linalg.qr(rows)[0].transpose(1, 2).float().contiguous()
+    return _with_components(basis, "random", basis.mean, components)
+
+
+def _free_basis(basis: Basis) -> Basis:
+    components = torch.eye(basis.width).expand(basis.positions, -1, -1).contiguous()
+    return _with_components(basis, "free", torch.zeros_like(basis.mean), components)
+
+
+def _with_components(basis: Basis, kind: str, mean: torch.Tensor, components: torch.Tensor) -> Basis:
+    vectors = basis.expand(basis.name_coefficients)
+    coefficients = torch.einsum("ned,ekd->nek", vectors - mean, components)
+    return replace(
+        basis,
+        mean=mean,
+        components=components,
+        variance=coefficients.var(dim=0, unbiased=False),
+        name_coefficients=coefficients,
+        sha256=hashlib.sha256(f"{basis.sha256} {kind}".encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class EncodedViews:
+    """The encoded views of one stranger."""
+
+    views: PersonViews
+    face_model: str
+    seconds: float
+    """Seconds to encode one view."""
+
+
+class Precomputed:
+    """Work that all methods on one testbed share; everything is computed at its first use."""
+
+    def __init__(self, testbed: EvidenceTestbed, folder: Path, *, images_per_name: int = 2) -> None:
+        """Set up the caches; nothing is computed yet.
+
+        Args:
+            testbed: The model and its strangers.
+            folder: Where the celebrities' face vectors are stored.
+            images_per_name: Images that are generated of each celebrity to measure their face.
+        """
+        self.testbed, self._folder, self._images_per_name = testbed, folder, images_per_name
+        self._bases: dict[tuple[Space, int], tuple[Basis, ...]] = {}
+        self._views: dict[tuple[str, int, float], EncodedViews] = {}
+
+    def bases(self, space: Space, components: int) -> tuple[Basis, ...]:
+        """The bases of a space."""
+        key = (space, components)
+        if key not in self._bases:
+            self._bases[key] = make_bases(self.testbed.model, self.testbed.names, space, components)
+        return self._bases[key]
+
+    def pool(self, group: Sequence[Stranger], seed: int, views: int, smallest: float) -> tuple[ViewPool, float]:
+        """The first ``views`` views of everyone in ``group``, and the seconds that encoding them took.
+
+        The views of a stranger and a seed are the same for all methods; fewer views are the first of more.
+        """
+        encoded = [self._encoded(stranger, seed, views, smallest) for stranger in group]
+        people = tuple(_first_views(one.views, views) for one in encoded)
+        return ViewPool(people, encoded[0].face_model), sum(one.seconds * views for one in encoded)
+
+    def _encoded(self, stranger: Stranger, seed: int, views: int, smallest: float) -> EncodedViews:
+        key = (stranger.name, seed, smallest)
+        known = self._views.get(key)
+        if known is None or len(known.views.descriptions) < views:
+            started = time.perf_counter()
+            generator = torch.Generator().manual_seed(1_000_003 * seed + _number(stranger.name))
+            work = encode_views(
+                self.testbed.model,
+                {stranger.name: [stranger.portrait]},
+                self.testbed.faces,
+                views=views,
+                smallest=smallest,
+                generator=generator,
+            )
+            pool = follow(work)
+            known = EncodedViews(pool.people[0], pool.face_model, (time.perf_counter() - started) / views)
+            self._views.pop(key, None)
+            while len(self._views) >= _MAX_ENCODED:
+                self._views.pop(next(iter(self._views)))
+            self._views[key] = known
+        return known
+
+    @cached_property
+    def name_vectors(self) -> Floats:
+        """``(N, 512)`` face vectors of the celebrities as the model renders them, in the full basis's order.
+
+        NaN where no face is found.
+        """
+        testbed, names = self.testbed, self.bases(Space(), 1)[0].names
+        path = self._folder / f"names-{_digest(testbed.key, str(self._images_per_name), *names)}.npy"
+        if path.exists():
+            vectors: Floats = np.load(path, allow_pickle=False)
+            return vectors
+        totals = np.zeros((len(names), 512), np.float32)
+        for number in range(self._images_per_name):
+            prompts = [testbed.prompts[0].prompt.format(name) for name in names]
+            seeds = [7_000_000 + 10 * row + number for row in range(len(names))]
+            for row, image in enumerate(generate(testbed, prompts, {}, seeds)):
+                if found := testbed.faces.detect(image):
+                    aligned = testbed.faces.align(image, found[0].landmarks)
+                    totals[row] += testbed.faces.embed([aligned])[0]
+        lengths = np.linalg.norm(totals, axis=1, keepdims=True)
+        vectors = np.where(lengths > 0, totals / np.maximum(lengths, 1e-9), np.nan).astype(np.float32)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, vectors)
+        return vectors
+
+    def nearest_name(self, stranger: Stranger) -> int:
+        """The row of the celebrity whose rendered face is most similar to the stranger's photo."""
+        cosines = np.nan_to_num(self.name_vectors, nan=-1.0) @ stranger.portrait.vector
+        if not np.isfinite(self.name_vectors).any():
+            raise TrainingError("The model generates no face for any name: train it for longer.")
+        return int(cosines.argmax())
+
+    @cached_property
+    def preset_name_faces(self) -> CelebrityFaces:
+        """The celebrities' faces as the presets measure them, with their own number of images, steps and guidance.
+
+        Those that ship with the miniature are used where they fit.
+        """
+        names = self.bases(Space(), 1)[0].names
+        work = generate_celebrity_faces(
+            self.testbed.model, names, self.testbed.faces, self._folder / "name-faces", known=[CELEBRITY_FACES]
+        )
+        return follow(work)
+
+    def guess(self, bases: Sequence[Basis], *, as_presets: bool = False) -> tuple[FirstGuess, ...]:
+        """The regression from faces to coefficients, one per text encoder.
+
+        Args:
+            bases: The bases that the coefficients belong to.
+            as_presets: Fit it on :attr:`preset_name_faces` instead of :attr:`name_vectors`.
+        """
+        if as_presets:
+            return first_guesses(bases, self.preset_name_faces)
+        names = self.bases(Space(), 1)[0].names
+        return first_guesses(bases, CelebrityFaces(names, torch.from_numpy(self.name_vectors)))
+
+
+def _first_views(views: PersonViews, count: int) -> PersonViews:
+    return replace(
+        views,
+        latents=LatentDistribution(views.latents.mean[:count], views.latents.std[:count]),
+        vectors=views.vectors[:count],
+        descriptions=views.descriptions[:count],
+    )
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
