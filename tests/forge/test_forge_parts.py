@@ -18,7 +18,7 @@ from celeb_basis.hosts.forge.model_patches import NormalWeights, casting, gradie
 from celeb_basis.hosts.torch_utils import normal_tensor
 
 
-def test_the_program_is_told_by_its_folder(tmp_path: Path) -> None:
+def test_the_program_is_recognized_by_its_folder(tmp_path: Path) -> None:
     assert adapter_for(tmp_path).name == "AUTOMATIC1111's WebUI"
     (tmp_path / "modules_forge").mkdir()
     assert adapter_for(tmp_path).name == "AUTOMATIC1111's WebUI", "reForge has this too"
@@ -197,7 +197,7 @@ def test_layers_cast_while_learning_but_for_previews(model: ForgeHost, half_held
     assert half_held.parameters_manual_cast is False
 
 
-def test_layers_that_forge_moved_meanwhile_are_as_they_were_once_it_fetches_them_back(half_held: Block) -> None:
+def test_layers_that_forge_moved_in_the_meantime_are_as_they_were_once_it_fetches_them_back(half_held: Block) -> None:
     with casting(half_held, torch.float32):
         put_on_the_cpu(half_held)
     assert half_held.parameters_manual_cast is True, "its weights are on the CPU"

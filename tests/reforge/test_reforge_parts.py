@@ -53,7 +53,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, shared={"opts": types.SimpleNamespace(sd_noise_schedule="Default")})
 
 
-def test_reforge_and_sdnext_are_told_by_their_folders(tmp_path: Path) -> None:
+def test_reforge_and_sdnext_are_recognized_by_their_folders(tmp_path: Path) -> None:
     for name, marks in {
         "reForge": ["modules_forge/", "ldm_patched/"],
         "SD.Next": ["installer.py", "modules/processing_diffusers.py"],

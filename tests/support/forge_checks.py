@@ -203,7 +203,7 @@ def check_a_preview_while_learning(_data: Path) -> None:
 
 
 def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
-    """The user may choose another one while somebody is learned: it is loaded with the user's next picture."""
+    """The user may choose another one while an identity is learned: it is loaded with the user's next picture."""
     from modules import processing, sd_models, shared  # type: ignore[import-not-found]
     from modules_forge import main_entry  # type: ignore[import-not-found]
 

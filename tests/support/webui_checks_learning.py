@@ -213,7 +213,7 @@ def check_previews_disturb_nothing(data: Path) -> None:
     alone = next(iter(host.generate(request)))
     with host.prepare_for_training("bf16"):
         exact = gradients(host, words)
-        shared.opts.data["sd_model_checkpoint"] = "another.safetensors"  # chosen by the user meanwhile
+        shared.opts.data["sd_model_checkpoint"] = "another.safetensors"  # chosen by the user in the meantime
         try:
             drawn = next(iter(host.generate(request)))
             assert shared.opts.data["sd_model_checkpoint"] == "another.safetensors"

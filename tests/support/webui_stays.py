@@ -183,7 +183,7 @@ def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
 
 
 def changed_content(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """The same prompt before and after the person is learned anew, with the host's cache of conditionings kept."""
+    """The same prompt before and after the person is learned again, with the host's cache of conditionings kept."""
     from modules import processing, shared
 
     shared.opts.data["persistent_cond_cache"] = True
@@ -209,7 +209,7 @@ def switch_to(name: str) -> None:
 
 
 def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """To other families and back; a person of the family with vectors of another width is expanded anew."""
+    """To other families and back; a person of the family with vectors of another width is expanded again."""
     from modules import shared
 
     folder = data / "people"
