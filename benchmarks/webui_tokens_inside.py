@@ -15,7 +15,7 @@ from typing import Any
 from support.webui_inside import parsed_arguments, start_with
 from support.webui_people import add_people
 
-from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.identities.identity import Identity, identity_to_bytes
 from celeb_basis.prompts.registry import Registry
 

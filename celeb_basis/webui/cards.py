@@ -157,7 +157,7 @@ _NOBODY = "<div class='nocards'><h1>Nobody yet: learn a person on the tab Celeb 
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.hosts.a1111.app.Tokens`."""
+    """What is needed of :class:`celeb_basis.hosts.a1111.tokens.Tokens`."""
 
     registry: Registry
 

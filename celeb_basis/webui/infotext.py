@@ -30,7 +30,7 @@ _WRITTEN = re.compile(rf'(?:^|, ){PEOPLE}: "([^"\n]*)"')
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.hosts.a1111.app.Tokens`."""
+    """What is needed of :class:`celeb_basis.hosts.a1111.tokens.Tokens`."""
 
     registry: Registry
 

@@ -13,8 +13,8 @@ from support.forks import stand_in
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.detect import adapter_for
-from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint
 from celeb_basis.hosts.reforge.host import move_to_device
+from celeb_basis.hosts.reforge.model import ReForgeCheckpoint
 from celeb_basis.hosts.torch_utils import clone_inference_tensors
 
 

@@ -15,7 +15,7 @@ from support.webui_people import add_people
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.sdnext.host import SDNextHost
-from celeb_basis.hosts.sdnext.prompts import SDNextTokens, SDNextTracker, add_token, token_of
+from celeb_basis.hosts.sdnext.tokens import SDNextTokens, SDNextTracker, add_token, token_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.prompts.registry import Registry
 
@@ -129,7 +129,7 @@ def ada(modules: Any, tmp_path: Path) -> Identity:  # noqa: ARG001
 
 @pytest.fixture
 def tokens(ada: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ARG001
-    monkeypatch.setattr("celeb_basis.hosts.sdnext.prompts.add_token", lambda *_: None)
+    monkeypatch.setattr("celeb_basis.hosts.sdnext.tokens.add_token", lambda *_: None)
     installed = SDNextTokens(Registry(tmp_path))
     installed.install()
     yield installed

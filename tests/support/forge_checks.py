@@ -18,8 +18,8 @@ from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
 from celeb_basis.hosts.forge.host import ForgeHost
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
 
 PlaceholderTokens = dict[str, list[torch.Tensor]]
 

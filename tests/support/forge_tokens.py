@@ -18,12 +18,12 @@ from support.forge_inside import start
 from support.reporting import failures
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.hosts.detect import adapter
 from celeb_basis.hosts.forge.app import Forge
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
 from celeb_basis.hosts.forge.host import ForgeHost
-from celeb_basis.hosts.forge.prompts import ForgeTokens
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
+from celeb_basis.hosts.forge.tokens import ForgeTokens
 from celeb_basis.identities.identity import load_identity
 from celeb_basis.prompts.registry import Registry
 

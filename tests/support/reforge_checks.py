@@ -144,9 +144,9 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
     """What prompts with ``<ada>`` become, beside prompts with the vectors put in by hand."""
     import torch
 
-    from celeb_basis.hosts.a1111.prompts import installed_for
+    from celeb_basis.hosts.a1111.tokens import installed_for
     from celeb_basis.hosts.reforge.host import ReForgeHost
-    from celeb_basis.hosts.reforge.prompts import ReForgeTokens
+    from celeb_basis.hosts.reforge.tokens import ReForgeTokens
 
     host, words = ReForgeHost(), {"<ada>": identity.token_vectors()}
     cases = {
@@ -186,7 +186,7 @@ def main() -> None:
     from support.webui_people import add_people
 
     from celeb_basis.hosts.detect import adapter
-    from celeb_basis.hosts.reforge.prompts import ReForgeTracker
+    from celeb_basis.hosts.reforge.tokens import ReForgeTracker
 
     checkpoint = ReForgeTracker()()
     assert checkpoint is not None

@@ -104,7 +104,7 @@ def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
 
     from celeb_basis.exports.textual_inversion import export_identity
     from celeb_basis.hosts.sdnext.host import SDNextHost
-    from celeb_basis.hosts.sdnext.prompts import SDNextTokens, token_of
+    from celeb_basis.hosts.sdnext.tokens import SDNextTokens, token_of
     from celeb_basis.prompts.registry import Registry
 
     rows_before = pipeline.text_encoder.get_input_embeddings().weight.shape[0]
@@ -167,7 +167,7 @@ def main() -> None:
     from support.webui_people import add_people
 
     from celeb_basis.hosts.detect import adapter
-    from celeb_basis.hosts.sdnext.prompts import SDNextTracker
+    from celeb_basis.hosts.sdnext.tokens import SDNextTracker
 
     checkpoint = SDNextTracker()()
     assert checkpoint is not None

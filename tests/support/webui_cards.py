@@ -34,7 +34,7 @@ def main() -> None:
     start("sd1", options.data)
     from modules import script_callbacks  # type: ignore[import-not-found]
 
-    from celeb_basis.hosts.a1111.prompts import installed
+    from celeb_basis.hosts.a1111.tokens import installed
 
     seen: dict[str, Any] = {}
     with contextlib.redirect_stdout(sys.stderr):

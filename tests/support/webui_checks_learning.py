@@ -17,8 +17,8 @@ from support.webui_state import assert_as_before, fingerprint
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import A1111Host
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.method import diffusion_loss
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.settings import TrainingSettings

@@ -14,8 +14,8 @@ from support.webui_checks_learning import gradients, loss_of, refused
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import A1111Host
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 
 
 def plain_loss(host: A1111Host) -> float:

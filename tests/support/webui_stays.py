@@ -18,8 +18,8 @@ from support.webui_people import COMPONENTS, add_people
 
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
-from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import A1111Tokens
+from celeb_basis.hosts.a1111 import tokens as tokens_host
+from celeb_basis.hosts.a1111.tokens import A1111Tokens
 from celeb_basis.identities.expand import expand_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import shipped_names

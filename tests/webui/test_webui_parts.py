@@ -14,8 +14,8 @@ from support.forks import stand_in
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import _A1111TrainingMode
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.hosts.a1111.model_patches import (
     HOST_CONTEXTS,
     ModelPatches,

@@ -60,7 +60,7 @@ class WithExtension(WebUI):
     name = "WebUI with the extension"
 
     def __init__(self, task: Task) -> None:
-        from celeb_basis.hosts.a1111 import prompts as tokens_host
+        from celeb_basis.hosts.a1111 import tokens as tokens_host
         from celeb_basis.prompts.registry import Registry
 
         super().__init__(Task(task.folder, task.model, task.family, {}, (), {}, {}))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.hosts.a1111.family import LoadedCheckpoint
-from celeb_basis.hosts.a1111.prompts import A1111Tokens, CheckpointTracker
-from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint
+from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker
+from celeb_basis.hosts.reforge.model import ReForgeCheckpoint
 
 
 class ReForgeTokens(A1111Tokens):

@@ -15,8 +15,8 @@ import torch
 
 from celeb_basis.diffusion_model import ENCODER_NAMES, ModelInfo, TextEncoder
 from celeb_basis.errors import CelebBasisError, HostError
-from celeb_basis.hosts.a1111.app import Tokens
 from celeb_basis.hosts.a1111.modules import FunctionPatches, owner_of
+from celeb_basis.hosts.a1111.tokens import Tokens
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.sdnext.host import SDNextCheckpoint
 from celeb_basis.hosts.sdnext.modules import sdnext_module

@@ -9,8 +9,8 @@ from typing import Any
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.hosts.a1111.family import LoadedCheckpoint
 from celeb_basis.hosts.a1111.modules import host_module
-from celeb_basis.hosts.a1111.prompts import A1111Tokens, CheckpointTracker, EngineView, Place, TextEncoderView
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker, EngineView, Place, TextEncoderView
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
 from celeb_basis.hosts.forge.modules import forge_module
 from celeb_basis.identities.identity import Identity
 from celeb_basis.prompts.registry import Registry
