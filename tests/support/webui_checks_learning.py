@@ -22,7 +22,7 @@ from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.method import diffusion_loss
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.memory import kept_bytes
+from celeb_basis.training.memory import saved_bytes
 from celeb_basis.training.trainer import Trainer
 
 SIDE = 32
@@ -196,7 +196,7 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
     assert facts.free is None or facts.free > 10**6
     assert facts.weights > 10**6
     assert facts.elsewhere == 0
-    estimated = kept_bytes(facts, SIDE, 1, 4, checkpointing=False)
+    estimated = saved_bytes(facts, SIDE, 1, 4, checkpointing=False)
     # Before the first cross-attention nothing is kept, which is much of so small a model.
     assert 0.8 < estimated / kept[0] < 2, (estimated, kept)
 
