@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from celeb_basis.identities.library import IdentityStatus, Listing
 from celeb_basis.prompts.registry import Registry
 from celeb_basis.prompts.syntax import prompts_beside
-from celeb_basis.provenance import PEOPLE, people_read, png_texts
+from celeb_basis.provenance import PEOPLE, parse_people, png_texts
 from celeb_basis.webui.cards import IdentityIndex
 from celeb_basis.webui.extension import add_callback
 
@@ -108,7 +108,7 @@ class Infotext:
 
     def check(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """What the user should know before drawing pasted ``parameters`` again: who is missing, who is another."""
-        people = people_read(parameters.get(PEOPLE))
+        people = parse_people(parameters.get(PEOPLE))
         tokens = self._tokens()
         if not people or tokens is None:
             return ()
@@ -133,7 +133,7 @@ class Infotext:
         text = str(params.pnginfo.get("parameters") or "")[-_LOOKED_AT:]
         prompt = text.partition("\nNegative prompt: ")[0].casefold()
         found = _WRITTEN.search(text.rpartition("\n")[2])
-        words = [f"<{name}>" for name, _ in people_read(found[1] if found else None) if f"<{name.casefold()}" in prompt]
+        words = [f"<{name}>" for name, _ in parse_people(found[1] if found else None) if f"<{name.casefold()}" in prompt]
         if words:
             params.pnginfo.update(png_texts(words))
 

@@ -253,12 +253,12 @@ class Service:
 
         Raises: :class:`SettingsError`, :class:`NamesError`; :class:`StoppedError` if ``job`` was interrupted.
         """
-        from celeb_basis.basis import fitting_components, summarise
+        from celeb_basis.basis import fitting_components, summarize
 
         _check_components(components)
         with self.model(job) as model:
             fitting = fitting_components(model.text_encoders, components)
-            return [summarise(one) for one in built_bases(model, self.names(), fitting, job)]
+            return [summarize(one) for one in built_bases(model, self.names(), fitting, job)]
 
     def start_basis(self, components: int = 512) -> Job:
         """:meth:`basis_summary` as a job; the summaries are in its ``outcome``.

@@ -91,7 +91,7 @@ def test_one_after_the_other_in_their_order() -> None:
     ("error", "words"),
     [
         (TrainingError("A sentence."), "A sentence."),
-        (MemoryError(), "The memory is full"),
+        (MemoryError(), "Out of memory"),
         (KeyError("x"), "error in celeb-basis itself"),
         (SystemExit(1), "error in celeb-basis itself"),
     ],
