@@ -281,7 +281,8 @@ def quality_warnings(
     warnings = []
     if len(all_faces) > 1:
         warnings.append(
-            f"There are {len(all_faces)} faces in the photo and the largest was chosen: choose another one if it is not the person."
+            f"There are {len(all_faces)} faces in the photo and the largest was chosen: choose another one if it is not the "
+            "person."
         )
     if square.side < SMALLEST_SQUARE:
         warnings.append(

@@ -80,7 +80,7 @@ def test_the_threshold_is_on_the_cosine_and_the_reason_tells_it() -> None:
 def test_more_pictures_are_compared_pair_by_pair() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, 70, 100]})
     mean = np.cos(np.deg2rad([60, 90, 30])).mean()
-    assert f"cosine {mean:.2f}" in (_check(painter, pictures=3, same_face=0.9)("Tom Hanks") or "")
+    assert f"cosine similarity {mean:.2f}" in (_check(painter, pictures=3, same_face=0.9)("Tom Hanks") or "")
 
 
 def test_a_picture_without_a_face_ends_the_drawing() -> None:
