@@ -95,7 +95,7 @@ def test_a_folder_instead_of_a_name(tmp_path: Path) -> None:
     with pytest.raises(FacePackError, match="There is no folder"):
         find_pack(tmp_path / "elsewhere")
     (folder / "w600k_r50.onnx").unlink()
-    with pytest.raises(FacePackError, match="does not contain the .onnx files of a detector"):
+    with pytest.raises(FacePackError, match=r"does not contain the \.onnx files of a detector"):
         find_pack(folder)
 
 
