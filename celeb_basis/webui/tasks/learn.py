@@ -218,8 +218,7 @@ class LearnTasks:
                     if not job.interrupt.is_set() and (stopped_by := self._reason_to_stop(key)):
                         job.interrupt.set()
 
-                running = stack.enter_context(contextlib.closing(begin(model)))
-                result = follow(running, on_event)
+                result = follow(begin(model), on_event)
         except StoppedError as error:
             self._interrupted(job, str(error))
             return
