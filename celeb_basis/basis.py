@@ -1,4 +1,4 @@
-"""Building the basis of a text encoder from a list of names, through the cache."""
+"""The celeb basis of a text encoder, built from a list of names or read from the cache (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 
 from celeb_basis.diffusion_model import TextEncoder
 from celeb_basis.errors import FileError, NamesError
@@ -20,126 +23,13 @@ from celeb_basis.method import Basis, principal_components
 from celeb_basis.names.filters import Dropped, FaceCheck, FilteredNames, FilterOptions, filter_names
 from celeb_basis.names.lists import NameList
 
-# FOLDED: Bases on the disk, one safetensors file each, named by the hash of what they were made from.
-
 _log = logging.getLogger(__name__)
-
-_TENSORS = ("mean", "components", "variance", "total_variance", "name_coefficients")
-
-
-def load_cached(folder: Path, key: str) -> Basis | None:
-    """The basis with the hash ``key``, or ``None`` if it is not there or not readable (it is then made anew)."""
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / f"{key}.safetensors"
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["basis"])
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        basis = Basis(**header | {"names": tuple(header["names"])}, **tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        _log.warning("The cached basis %s is not readable and is made anew: %s", path, error)
-        return None
-    return basis if basis.sha256 == key and _consistent(basis) else None
-
-
-def store_cached(folder: Path, basis: Basis) -> None:
-    """Keep ``basis`` in ``folder``; a folder that cannot be written costs time at the next start, nothing else."""
-    from safetensors.torch import save
-
-    header = {
-        "encoder": basis.encoder,
-        "names": basis.names,
-        "names_sha256": basis.names_sha256,
-        "sha256": basis.sha256,
-    }
-    tensors = {name: getattr(basis, name) for name in _TENSORS}
-    try:
-        data = save(tensors, {"basis": json.dumps(header, ensure_ascii=False)})
-        write_bytes(folder / f"{basis.sha256}.safetensors", data)
-    except FileError as error:
-        _log.warning("The basis is not cached. %s", error)
-
-
-def _consistent(basis: Basis) -> bool:
-    e, k, d = basis.components.shape
-    shapes = {
-        "mean": (e, d),
-        "variance": (e, k),
-        "total_variance": (e,),
-        "name_coefficients": (len(basis.names), e, k),
-    }
-    tensors: dict[str, torch.Tensor] = {name: getattr(basis, name) for name in _TENSORS}
-    return all(tuple(tensors[name].shape) == shape for name, shape in shapes.items()) and all(
-        tensor.dtype == torch.float32 for tensor in tensors.values()
-    )
-
-
-# FOLDED: Filtered names on the disk: tokenizing and filtering thousands of names takes longer than all the rest of
-# FOLDED: a cached basis.
-
-_PROBES = 64
-_IDS, _HEADER = "token_ids", "names"
-
-
-def filtered_names(
-    encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int, cache: Path | None
-) -> FilteredNames:
-    """:func:`filter_names` without a face check, through the folder ``cache``.
-
-    The key holds the list, the options, the size of the vocabulary and the tokens of names spread over the list: a
-    tokenizer that agrees on all of these and still cuts another name differently is not one of CLIP's.
-    """
-    if cache is None:
-        return filter_names(names, encoder.tokenize, options, tokens=tokens)
-    path = cache / f"names-{_key(encoder, names, options, tokens)}.safetensors"
-    if (known := _load(path)) is not None:
-        return known
-    filtered = filter_names(names, encoder.tokenize, options, tokens=tokens)
-    _store(path, filtered)
-    return filtered
-
-
-def _key(encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int) -> str:
-    probes = names.names[:: max(1, len(names.names) // _PROBES)]
-    known = [names.sha256, asdict(options), tokens, int(encoder.token_table().shape[0]), encoder.tokenize(probes)]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
-
-
-def _load(path: Path) -> FilteredNames | None:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads(file.metadata()[_HEADER])
-            ids = file.get_tensor(_IDS)
-        kept, dropped = tuple(header["kept"]), tuple(Dropped(*item) for item in header["dropped"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        _log.warning("The remembered names in %s are not readable and are filtered anew: %s", path, error)
-        return None
-    fits = ids.dtype == np.int64 and ids.ndim == 2 and len(ids) == len(kept)
-    return FilteredNames(kept, ids, dropped) if fits else None
-
-
-def _store(path: Path, filtered: FilteredNames) -> None:
-    from safetensors.numpy import save
-
-    dropped = [(item.name, item.reason, item.kind) for item in filtered.dropped]
-    header = json.dumps({"kept": filtered.names, "dropped": dropped})
-    try:
-        write_bytes(path, save({_IDS: filtered.token_ids}, metadata={_HEADER: header}))
-    except FileError as error:
-        _log.warning("The filtered names are not remembered. %s", error)
-
 
 TOKENS = 2
 """``E``: token vectors of one identity, a first and a last name (paper section 3.2)."""
 
 _VERSION = b"celeb-basis 1"
+_TENSORS = ("mean", "components", "variance", "total_variance", "name_coefficients")
 
 
 @dataclass(frozen=True)
@@ -150,17 +40,29 @@ class BasisOptions:
     """``K``."""
     filters: FilterOptions = FilterOptions()
     distinct_tokens: bool = False
-    """Let every token of a column count once. The paper's code means to, but never does, so that a first name which
-    fifty celebrities share weighs fifty times; ``False`` keeps that."""
+    """Count each token of a column once. The paper's code intends this but never does it, so that a first name shared by
+    fifty celebrities has fifty times the weight; ``False`` keeps that."""
 
 
 @dataclass(frozen=True)
 class BuiltBasis:
-    """A basis with the report of its names."""
+    """A basis with the report on its names."""
 
     basis: Basis
     filtered: FilteredNames
     from_cache: bool
+
+
+def build_bases(
+    encoders: Sequence[TextEncoder],
+    names: NameList,
+    options: BasisOptions | None = None,
+    *,
+    face_check: FaceCheck | None = None,
+    cache: Path | None = None,
+) -> tuple[BuiltBasis, ...]:
+    """:func:`build_basis` for each text encoder of a model, in order."""
+    return tuple(build_basis(e, names, options, face_check=face_check, cache=cache) for e in encoders)
 
 
 def build_basis(
@@ -168,21 +70,27 @@ def build_basis(
     names: NameList,
     options: BasisOptions | None = None,
     *,
-    draws_face: FaceCheck | None = None,
+    face_check: FaceCheck | None = None,
     cache: Path | None = None,
 ) -> BuiltBasis:
-    """The basis of ``encoder`` for ``names``: made, or read from the folder ``cache`` if it was made before.
+    """Build the basis of a text encoder, or read it from the cache.
 
-    Parameters: ``draws_face`` says of a name why the model cannot draw it (``None`` if it can); see ``names.drawn``.
+    Args:
+        encoder: The text encoder.
+        names: The celebrities' names.
+        options: Number of components and filters.
+        face_check: Additional check of each name; see :class:`celeb_basis.names.filters.GeneratedFaceCheck`.
+        cache: Folder of bases that were built before.
 
-    Raises: :class:`NamesError` for a list with fewer usable names than components, :class:`BasisError` for names that
-    span too few dimensions.
+    Raises:
+        NamesError: If the list has fewer usable names than components.
+        BasisError: If the names span too few dimensions.
     """
     options = options or BasisOptions()
-    if draws_face is None:
+    if face_check is None:
         filtered = filtered_names(encoder, names, options.filters, TOKENS, cache)
     else:
-        filtered = filter_names(names, encoder.tokenize, options.filters, tokens=TOKENS, draws_face=draws_face)
+        filtered = filter_names(names, encoder.tokenize, options.filters, tokens=TOKENS, face_check=face_check)
     usable = len(filtered.names)
     if usable <= options.components:
         raise NamesError(
@@ -190,21 +98,21 @@ def build_basis(
             f"components need at least {options.components + 1}: give a longer list or fewer components."
         )
     ids = torch.from_numpy(filtered.token_ids)
-    # The table is gathered as the host holds it and upcast afterwards: the whole table is never copied.
+    # Rows are gathered in the table's own dtype and upcast afterwards: the whole table is never copied.
     table = encoder.token_table()
     used, where = torch.unique(ids, return_inverse=True)
     rows = table[used.to(table.device)].to("cpu", torch.float32)
     key = _content_hash(rows, where, filtered.names, encoder.name, options)
     if cache is not None and (cached := load_cached(cache, key)) is not None:
         return BuiltBasis(cached, filtered, from_cache=True)
-    basis = _make(encoder.name, names, filtered.names, rows, where, options, key)
+    basis = _compute(encoder.name, names, filtered.names, rows, where, options, key)
     if cache is not None:
         store_cached(cache, basis)
     return BuiltBasis(basis, filtered, from_cache=False)
 
 
 def most_components(encoders: Sequence[TextEncoder]) -> int:
-    """The most components that bases of these text encoders can have: as many as the narrowest's vectors have numbers."""
+    """The largest possible number of components: the width of the narrowest text encoder."""
     return min(encoder.width for encoder in encoders)
 
 
@@ -213,19 +121,7 @@ def fitting_components(encoders: Sequence[TextEncoder], wanted: int) -> int:
     return min(wanted, most_components(encoders))
 
 
-def build_bases(
-    encoders: Sequence[TextEncoder],
-    names: NameList,
-    options: BasisOptions | None = None,
-    *,
-    draws_face: FaceCheck | None = None,
-    cache: Path | None = None,
-) -> tuple[BuiltBasis, ...]:
-    """:func:`build_basis` for each text encoder of a host, in order."""
-    return tuple(build_basis(e, names, options, draws_face=draws_face, cache=cache) for e in encoders)
-
-
-def _make(
+def _compute(
     encoder: str,
     names: NameList,
     used_names: tuple[str, ...],
@@ -258,7 +154,7 @@ def _make(
 def _content_hash(
     rows: torch.Tensor, where: torch.Tensor, names: Sequence[str], encoder: str, options: BasisOptions
 ) -> str:
-    """Hash of exactly what the result depends on, so that a fine-tuned text encoder never meets a stale basis."""
+    """Hash of exactly what the result depends on, so that a fine-tuned text encoder never gets a stale basis."""
     digest = hashlib.sha256(_VERSION)
     digest.update(f"{encoder}|{options.components}|{options.distinct_tokens}|{tuple(rows.shape)}|".encode())
     digest.update("\n".join(names).encode())
@@ -267,12 +163,116 @@ def _content_hash(
     return digest.hexdigest()
 
 
-# FOLDED: What a basis looks like from outside: for a table, a page or JSON.
+# The cache of bases: one safetensors file each, named by the hash of what the basis was made from.
+
+
+def load_cached(folder: Path, key: str) -> Basis | None:
+    """The basis with the hash ``key``; ``None`` if it is not there or cannot be read, and has to be built again."""
+    path = folder / f"{key}.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["basis"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        basis = Basis(**header | {"names": tuple(header["names"])}, **tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        _log.warning("The cached basis %s cannot be read and is built again: %s", path, error)
+        return None
+    return basis if basis.sha256 == key and _consistent(basis) else None
+
+
+def store_cached(folder: Path, basis: Basis) -> None:
+    """Store ``basis`` in ``folder``; if the folder cannot be written, only time is lost at the next start."""
+    header = {
+        "encoder": basis.encoder,
+        "names": basis.names,
+        "names_sha256": basis.names_sha256,
+        "sha256": basis.sha256,
+    }
+    tensors = {name: getattr(basis, name) for name in _TENSORS}
+    try:
+        data = safetensors.torch.save(tensors, {"basis": json.dumps(header, ensure_ascii=False)})
+        write_bytes(folder / f"{basis.sha256}.safetensors", data)
+    except FileError as error:
+        _log.warning("The basis is not cached. %s", error)
+
+
+def _consistent(basis: Basis) -> bool:
+    e, k, d = basis.components.shape
+    shapes = {
+        "mean": (e, d),
+        "variance": (e, k),
+        "total_variance": (e,),
+        "name_coefficients": (len(basis.names), e, k),
+    }
+    tensors: dict[str, torch.Tensor] = {name: getattr(basis, name) for name in _TENSORS}
+    return all(tuple(tensors[name].shape) == shape for name, shape in shapes.items()) and all(
+        tensor.dtype == torch.float32 for tensor in tensors.values()
+    )
+
+
+# The cache of filtered names: tokenizing and filtering thousands of names takes longer than everything else about a cached
+# basis.
+
+_PROBES = 64
+_IDS, _HEADER = "token_ids", "names"
+
+
+def filtered_names(
+    encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int, cache: Path | None
+) -> FilteredNames:
+    """:func:`filter_names` without a face check, through the folder ``cache``.
+
+    The key is made of the list, the options, the size of the vocabulary and the tokens of a sample of the names: a
+    tokenizer that agrees on all of these but tokenizes another name differently is not one of CLIP's.
+    """
+    if cache is None:
+        return filter_names(names, encoder.tokenize, options, tokens=tokens)
+    path = cache / f"names-{_names_key(encoder, names, options, tokens)}.safetensors"
+    if (cached := _load_names(path)) is not None:
+        return cached
+    filtered = filter_names(names, encoder.tokenize, options, tokens=tokens)
+    _store_names(path, filtered)
+    return filtered
+
+
+def _names_key(encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int) -> str:
+    probes = names.names[:: max(1, len(names.names) // _PROBES)]
+    parts = [names.sha256, asdict(options), tokens, int(encoder.token_table().shape[0]), encoder.tokenize(probes)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _load_names(path: Path) -> FilteredNames | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads(file.metadata()[_HEADER])
+            ids = file.get_tensor(_IDS)
+        kept, dropped = tuple(header["kept"]), tuple(Dropped(*item) for item in header["dropped"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        _log.warning("The cached names in %s cannot be read and are filtered again: %s", path, error)
+        return None
+    fits = ids.dtype == np.int64 and ids.ndim == 2 and len(ids) == len(kept)
+    return FilteredNames(kept, ids, dropped) if fits else None
+
+
+def _store_names(path: Path, filtered: FilteredNames) -> None:
+    dropped = [(item.name, item.reason, item.kind) for item in filtered.dropped]
+    header = json.dumps({"kept": filtered.names, "dropped": dropped})
+    try:
+        write_bytes(path, safetensors.numpy.save({_IDS: filtered.token_ids}, metadata={_HEADER: header}))
+    except FileError as error:
+        _log.warning("The filtered names are not cached. %s", error)
+
+
+# The summary of a basis for a table, a page or JSON.
 
 
 @dataclass(frozen=True)
 class BasisSummary:
-    """An inspectable summary of one text encoder's basis."""
+    """Key figures of one text encoder's basis, JSON-ready."""
 
     encoder: str
     width: int
@@ -293,8 +293,8 @@ class BasisSummary:
         return dict(self.__dict__)
 
 
-def summarise(built: BuiltBasis) -> BasisSummary:
-    """The summary of a basis and of the names it was made from."""
+def summarize(built: BuiltBasis) -> BasisSummary:
+    """Summarize a basis and the names it was made from."""
     basis = built.basis
     explained = basis.variance / basis.total_variance[:, None]
     return BasisSummary(

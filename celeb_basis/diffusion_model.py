@@ -1,11 +1,12 @@
-"""The one small interface between the core and whatever runs the diffusion model.
+"""The interface between the core and whatever runs the diffusion model, with the checks that all implementations share.
 
-A host is an adapter: the WebUI, one of its forks, or diffusers. The core calls nothing of a host but what stands here,
-and no type of a host's own crosses it, save the opaque :data:`Conditioning`, which the core only carries from
-:meth:`Host.encode_prompts` to :meth:`Host.predict`.
+Each host (diffusers, AUTOMATIC1111's WebUI or one of its forks) implements :class:`DiffusionModel` for the checkpoint that
+it has loaded. The core uses nothing else of a host, and no type of a host's own crosses this interface, except for the
+opaque :data:`Conditioning`, which the core only passes from :meth:`DiffusionModel.encode_prompts` to
+:meth:`DiffusionModel.predict`.
 
 Shapes: ``N`` pictures or prompts, ``S`` the side of a picture in pixels, ``C x h x w`` a latent, ``E`` token vectors
-of a word, ``D`` the width of a text encoder's token embeddings, ``T`` the timesteps of the noise schedule.
+of a placeholder token, ``D`` the width of a text encoder's token embeddings, ``T`` the timesteps of the noise schedule.
 """
 
 from __future__ import annotations
@@ -14,48 +15,46 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from PIL import Image
 
 from celeb_basis.errors import HostError
 from celeb_basis.method import NoiseSchedule as NoiseSchedule
 from celeb_basis.method import Prediction as Prediction
 
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-
-
 Precision = Literal["fp32", "bf16", "fp16"]
 
-TokenVectors: TypeAlias = "Sequence[torch.Tensor]"
-"""The vectors of one word: one ``(E, D_i)`` tensor a text encoder, in the order of :attr:`Host.text_encoders`."""
+TokenVectors: TypeAlias = Sequence[torch.Tensor]
+"""The vectors of one placeholder token: one ``(E, D_i)`` tensor per text encoder, in the model's order of encoders."""
 
-PlaceholderTokens: TypeAlias = "Mapping[str, TokenVectors]"
-"""Words as they stand in a prompt (``"<person1>"``, brackets and all) and the vectors put in their place."""
+PlaceholderTokens: TypeAlias = Mapping[str, TokenVectors]
+"""Placeholder tokens as written in a prompt (``"<person1>"``, with the brackets) and the vectors that replace them."""
 
 Conditioning: TypeAlias = Any
-"""A host's own encoded prompts; opaque to the core. Gradients flow through it back to the words' vectors."""
+"""A host's own encoded prompts; opaque to the core. Gradients flow through it back to the token vectors."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of the loaded checkpoint."""
+    """Description of the loaded checkpoint."""
 
     name: str
-    """The checkpoint's file or folder name, for people to read."""
+    """The checkpoint's file or folder name, for display."""
     family: str
-    """``"sd1"``, ``"sd2"`` or ``"sdxl"``: identities move between checkpoints of one family only."""
+    """``"sd1"``, ``"sd2"`` or ``"sdxl"``: identities can be used with checkpoints of one family only."""
     sha256: str
-    """Hex digest of the weights, so that an identity can say what it was learned on."""
+    """Hex digest of the weights, so that an identity can record what it was learned on."""
     resolution: int
-    """Side in pixels of the square pictures the checkpoint was made for."""
+    """Side in pixels of the square pictures the checkpoint was trained for."""
     size_multiple: int = 64
-    """Sides of pictures must be multiples of this (VAE's times UNet's downscaling)."""
+    """Sides of pictures must be multiples of this (the VAE's downscaling factor times the UNet's)."""
 
 
 @dataclass(frozen=True)
 class LatentDistribution:
-    """What the VAE's encoder says of pictures, already multiplied by the VAE's scaling factor (and shifted, if it is)."""
+    """The VAE's posterior for ``N`` pictures, after the VAE's scaling factor (and shift, if it has one) was applied."""
 
     mean: torch.Tensor
     """``(N, C, h, w)`` float32 on the CPU."""
@@ -65,28 +64,31 @@ class LatentDistribution:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Pictures to draw. ``words`` are put into ``prompt`` and ``negative_prompt`` alike."""
+    """Pictures to generate."""
 
     prompt: str
     negative_prompt: str = ""
     placeholder_tokens: PlaceholderTokens = field(default_factory=dict)
+    """Replaced in ``prompt`` and ``negative_prompt`` alike."""
     count: int = 1
     seed: int = 0
-    """Picture ``i`` is drawn with ``seed + i``, alone, so that it does not depend on ``count``."""
+    """Picture ``i`` is generated with ``seed + i`` in a batch of its own, so that it does not depend on ``count``."""
     steps: int = 50
     guidance: float = 7.5
+    """Scale of classifier-free guidance."""
     width: int | None = None
     """Pixels; the checkpoint's own resolution if ``None``."""
     height: int | None = None
+    """Pixels; the checkpoint's own resolution if ``None``."""
 
 
 @dataclass(frozen=True)
 class DenoiserBlock:
-    """One block of the denoiser, as far as its memory goes."""
+    """One block of the denoiser, as far as its memory use is concerned."""
 
     kind: Literal["resnet", "transformer"]
     scale: int
-    """How many places of the latent, along a side, one place of the block stands for: 1, 2, 4, ..."""
+    """Downscaling of the block's feature maps with respect to the latent, along a side: 1, 2, 4, ..."""
     channels_in: int
     channels: int
     heads: int = 0
@@ -94,19 +96,19 @@ class DenoiserBlock:
 
 @dataclass(frozen=True)
 class MemoryStats:
-    """What an estimate of learning's memory needs to know, as it is at that moment."""
+    """What an estimate of training's memory use has to know about a model, at the moment of the call."""
 
     blocks: tuple[DenoiserBlock, ...]
     vae_scale_factor: int
-    """Side in pixels of what one place of a latent stands for."""
+    """Side in pixels of the patch that one latent position stands for."""
     weights: int
-    """Bytes of the denoiser's and the text encoders' weights, as they are held."""
-    elsewhere: int
-    """Bytes of those that are not on the device yet, and will be while learning."""
+    """Size in bytes of the denoiser's and the text encoders' weights in their current dtype."""
+    offloaded: int
+    """Bytes of these that are not on the device yet, but will be during training."""
     keeps_scores: bool
-    """Whether attention keeps its scores for the backward pass, which then grow with the fourth power of the side."""
+    """Whether attention stores its scores for the backward pass; they grow with the fourth power of the side."""
     free: int | None
-    """Bytes that could still be taken on the device; ``None`` where nobody can tell."""
+    """Bytes that can still be allocated on the device; ``None`` if unknown."""
 
 
 class TextEncoder(Protocol):
@@ -114,81 +116,104 @@ class TextEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Short lasting name, as exported files use it: ``"clip_l"``, ``"clip_g"``, ``"clip_h"``."""
+        """Short, stable name, as in exported files: ``"clip_l"``, ``"clip_g"``, ``"clip_h"``."""
 
     @property
     def width(self) -> int:
-        """``D``: the width of a token embedding."""
+        """``D``, the width of a token embedding."""
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens, padding or truncation."""
 
     def token_table(self) -> torch.Tensor:
-        """``(V, D)`` token embeddings: detached, on whatever device and in whatever dtype the host holds them."""
+        """``(V, D)`` token embeddings: detached, on whatever device and in whatever dtype the host keeps them."""
 
 
 class DiffusionModel(Protocol):
-    """A loaded checkpoint that can encode, denoise and draw. Frozen: nothing of it is ever trained or changed."""
+    """A loaded checkpoint that can encode, denoise and generate. It is frozen: nothing of it is ever trained or changed."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """Description of the checkpoint."""
 
     @property
     def text_encoders(self) -> Sequence[TextEncoder]:
-        """SD1 and SD2 have one, SDXL two."""
+        """One for SD1 and SD2, two for SDXL."""
 
     @property
-    def schedule(self) -> NoiseSchedule: ...
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule and what the denoiser predicts."""
 
     @property
     def device(self) -> torch.device:
-        """Where latents, timesteps and words' vectors are to be put."""
+        """Where latents, timesteps and token vectors have to be."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the denoiser's weights are held in."""
+        """The dtype of the denoiser's weights."""
 
     def memory(self) -> MemoryStats:
-        """What is known of the model's memory now. Quick; nothing is loaded or moved."""
+        """Current facts about the model's memory. Fast; nothing is loaded or moved."""
 
     def prepare_for_training(
         self, precision: Precision, *, checkpointing: bool = False
     ) -> AbstractContextManager[None]:
-        """Make the model ready for gradients to the words' vectors, and put everything back as it was on leaving.
+        """Make the model ready for gradients with respect to token vectors, and restore everything on exit.
 
-        Inside, all weights are frozen (``requires_grad`` off), modules are in evaluation mode, and
-        :meth:`encode_prompts` and :meth:`predict` compute in ``precision`` (autocast where the weights are wider).
-        ``checkpointing`` trades time for memory in the denoiser.
+        Inside the context, all weights are frozen (``requires_grad`` off), modules are in evaluation mode, and
+        :meth:`encode_prompts` and :meth:`predict` compute in ``precision`` (with autocast if the weights are wider).
+
+        Args:
+            precision: Precision of the forward and backward pass.
+            checkpointing: Whether to use gradient checkpointing in the denoiser: less memory, slower steps.
         """
 
     def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
-        """Encode ``(N, 3, S, S)`` float32 RGB pictures in [-1, 1] with the VAE, without gradients, one at a time."""
+        """Encode pictures with the VAE, without gradients, one at a time.
+
+        Args:
+            pictures: ``(N, 3, S, S)`` float32 RGB in [-1, 1].
+        """
 
     def release_vae(self) -> None:
-        """Take the VAE off the device, where that frees memory; :meth:`encode_images` brings it back."""
+        """Move the VAE off the device, if that frees memory; :meth:`encode_images` brings it back."""
 
     def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
-        """Encode prompts with every word of ``words`` replaced by its ``E`` vectors, and nothing else changed.
+        """Encode prompts, with each placeholder token replaced by its ``E`` vectors and nothing else changed.
 
-        The text around a word is tokenized as if the word were one plain word of its own. Differentiable in the vectors.
-        A prompt too long for the text encoder is cut at its end, with a warning in the log.
+        The text around a placeholder token is tokenized as if the token were one plain word. Differentiable with respect
+        to the vectors. A prompt that is too long for the text encoder is truncated at its end, with a warning in the log.
         """
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The denoiser's output for ``(N, C, h, w)`` noisy latents at ``(N,)`` int64 timesteps: float32, same shape."""
+        """Run the denoiser.
+
+        Args:
+            latents: ``(N, C, h, w)`` noisy latents.
+            timesteps: ``(N,)`` int64.
+            conditioning: ``N`` encoded prompts.
+
+        Returns:
+            ``(N, C, h, w)`` float32: the predicted noise or velocity.
+        """
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
-        """Draw ``request.count`` RGB pictures, one after the other, without gradients. Repeatable for a seed."""
+        """Generate ``request.count`` RGB pictures one after the other, without gradients. Reproducible for a seed."""
 
 
-# FOLDED: What every adapter asks of what it is given, and the names that its text encoders have in files.
+# What every implementation has in common: the text encoders of each family, validation of requests, cutting prompts at
+# placeholder tokens, and the resolution that a checkpoint was trained for.
 
 ENCODER_NAMES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
 """The text encoders of each family, in order, as exported files name them."""
 
 
 def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) -> None:
-    """Raises: :class:`HostError` unless there are as many timesteps and encoded prompts as latents."""
+    """Check that there are as many timesteps and encoded prompts as latents.
+
+    Raises:
+        HostError: If there are not.
+    """
     if prompts != len(latents) or timesteps.shape != (len(latents),):
         raise HostError(
             f"{len(latents)} latents need as many timesteps and prompts, but there are "
@@ -197,9 +222,14 @@ def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) ->
 
 
 def check_images(pictures: torch.Tensor, vae_scale_factor: int) -> None:
-    """Raises: :class:`HostError` unless there are ``(N, 3, H, W)`` pictures with sides that the VAE can halve.
+    """Check that pictures have the shape ``(N, 3, H, W)`` with sides that the VAE can downscale.
 
-    Parameters: ``vae_scale_factor`` is the side in pixels of what one place of a latent stands for.
+    Args:
+        pictures: The pictures to encode.
+        vae_scale_factor: Side in pixels of the patch that one latent position stands for.
+
+    Raises:
+        HostError: If they do not.
     """
     sides = pictures.shape[2:]
     if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % vae_scale_factor or not side for side in sides):
@@ -212,42 +242,41 @@ def check_images(pictures: torch.Tensor, vae_scale_factor: int) -> None:
 
 
 def image_size(request: GenerationRequest, info: ModelInfo, vae_scale_factor: int, timesteps: int) -> tuple[int, int]:
-    """Width and height in pixels of the pictures asked for.
+    """Width and height in pixels of the requested pictures.
 
-    Parameters: ``vae_scale_factor`` is the side in pixels of what one place of a latent stands for; ``timesteps`` is ``T``.
+    Args:
+        request: The request to check.
+        info: The checkpoint, for its resolution.
+        vae_scale_factor: Side in pixels of the patch that one latent position stands for.
+        timesteps: ``T``.
 
-    Raises: :class:`HostError` for a size, a count or a number of steps that cannot be drawn.
+    Raises:
+        HostError: For a size, a count or a number of steps that is not possible.
     """
     width, height = (side or info.resolution for side in (request.width, request.height))
     if any(side < vae_scale_factor or side % vae_scale_factor for side in (width, height)):
         raise HostError(
-            f"Pictures of {width}x{height} pixels cannot be drawn: choose multiples of {info.size_multiple}."
+            f"Pictures of {width}x{height} pixels cannot be generated: choose multiples of {info.size_multiple}."
         )
     if not 1 <= request.steps <= timesteps or request.count < 0:
         raise HostError(
-            f"{request.count} pictures in {request.steps} steps cannot be drawn: choose 1 to "
+            f"{request.count} pictures in {request.steps} steps cannot be generated: choose 1 to "
             f"{timesteps} steps and a count that is not negative."
         )
     return width, height
 
 
-# FOLDED: Where words stand in a prompt: what every adapter must agree on.
-
-
-def split_at_placeholders(prompt: str, words: Sequence[str]) -> list[str]:
-    """Cut a prompt into the words and what stands between them; where words overlap, the longest one counts.
+def split_at_placeholders(prompt: str, tokens: Sequence[str]) -> list[str]:
+    """Cut a prompt into its placeholder tokens and the text between them; of overlapping tokens, the longest one wins.
 
     Example:
         >>> split_at_placeholders("<a>, smiling", ["<a>"])
         ['<a>', ', smiling']
     """
-    if not words:
+    if not tokens:
         return [prompt] if prompt else []
-    pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    pattern = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
     return [piece for piece in re.split(f"({pattern})", prompt) if piece]
-
-
-# FOLDED: The side in pixels of the square pictures that a checkpoint was made for.
 
 
 def configured_resolution(config: Any) -> int | None:
@@ -259,10 +288,13 @@ def configured_resolution(config: Any) -> int | None:
 
 
 def family_resolution(family: Literal["sd1", "sd2", "sdxl"], predicts_v: Callable[[], bool]) -> int:
-    """What a family's checkpoints were made for. The config published with SD2's says the same for both of its kinds.
+    """The resolution that a family's checkpoints were trained for, in pixels.
 
-    Only of SD2 it is asked whether it ``predicts_v``: other models that a host has loaded, such as those of flow
-    matching, may have no answer.
+    Args:
+        family: The checkpoint's family.
+        predicts_v: Whether the model predicts the velocity; this alone distinguishes the two kinds of SD2, whose published
+            configs are the same. It is called for SD2 only: other models that a host may have loaded, such as
+            flow-matching ones, may have no answer.
     """
     if family == "sdxl":
         return 1024

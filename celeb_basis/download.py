@@ -1,4 +1,8 @@
-"""One file from the web, whole or not at all: with progress, resumed after a cut, checked against a digest."""
+"""Downloading a file: with progress, resumed after an interruption, checked against a digest.
+
+Written with the standard library alone, since resuming with a check that the server's file is still the same takes little
+more than a hundred lines.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,9 @@ from celeb_basis.files import explained_os_errors, sha256_of_file
 _log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
-"""Called with the bytes that are there (resumed ones included) and the bytes there will be, if that is known."""
+"""Called with the bytes that have arrived (resumed ones included) and the total, if it is known."""
 
-_PIECE = 1 << 18
+_CHUNK = 1 << 18
 _PAUSE = 1.0
 """Seconds before the second attempt; doubled before each further one."""
 
@@ -31,9 +35,10 @@ _NETWORK_FAULTS = (urllib.error.URLError, http.client.HTTPException, ConnectionE
 
 
 class Opener(Protocol):
-    """What opens an address: :func:`urllib.request.urlopen`, or something a test puts in its place."""
+    """What opens an address: :func:`urllib.request.urlopen`, or a replacement in a test."""
 
-    def __call__(self, request: urllib.request.Request, /, *, timeout: float) -> Any: ...
+    def __call__(self, request: urllib.request.Request, /, *, timeout: float) -> Any:
+        """Open the request."""
 
 
 class _CutOffError(Exception):
@@ -52,12 +57,21 @@ def fetch(
 ) -> Path:
     """Download ``url`` to ``target``.
 
-    While it runs, the bytes stand in ``target`` with ``.part`` added, which the next call takes up again if the server
-    still offers the same file (by its ETag or date). A ``target`` that already has the right digest is left as it is.
+    While it runs, the bytes are in ``target`` with ``.part`` added, which the next call resumes if the server still offers
+    the same file (by its ETag or date). A ``target`` that already has the right digest is left as it is.
 
-    Parameters: ``sha256`` is the hex digest the file must have; ``timeout`` the seconds without any byte that count as
-    a cut connection; ``attempts`` how often to connect before giving up.
-    Raises: :class:`DownloadError` for what the network or server did, :class:`FileError` for what the disk did.
+    Args:
+        url: The address.
+        target: The file to write.
+        sha256: Hex digest that the file must have.
+        progress: Called before each chunk.
+        opener: Opens the address.
+        attempts: Number of connections before giving up.
+        timeout: Seconds without data after which a connection counts as lost.
+
+    Raises:
+        DownloadError: If the network or the server failed, or the digest differs.
+        FileError: If the file cannot be written.
     """
     target = Path(target)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -81,17 +95,17 @@ def fetch(
             part.finish(target)
             return target
         part.discard()
-        # Bytes of an earlier day may have been at fault; what came in one go is not.
+        # Bytes from an earlier call may be at fault; a file that came in one go will not change.
         if not resumed:
             break
     raise DownloadError(
-        f"The file from {url} is not the one that was expected (its SHA-256 differs), so it was thrown away: try again "
-        "later or from another network, and check the address and the checksum."
+        f"The file from {url} is not the expected one (its SHA-256 differs), so it was deleted: try again later or from "
+        "another network, and check the address and the checksum."
     )
 
 
 class _Part:
-    """The unfinished file, and which version of the server's file it is the beginning of."""
+    """The unfinished file, and the version of the server's file that it is the beginning of."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
@@ -125,10 +139,7 @@ class _Part:
 
 
 def _attempt(url: str, part: _Part, opener: Opener, timeout: float, progress: Progress | None) -> None:
-    """Connect once and read to the end.
-
-    Raises: the network's errors, :class:`_CutOffError`, or :class:`FileError`.
-    """
+    """Connect once and read to the end. Raises the network's errors, :class:`_CutOffError` or :class:`FileError`."""
     headers = {"User-Agent": f"celeb-basis/{__version__}", "Accept-Encoding": "identity"}
     have, version = part.size, part.version
     if have and version:
@@ -139,7 +150,7 @@ def _attempt(url: str, part: _Part, opener: Opener, timeout: float, progress: Pr
         with error:
             if error.code != 416:
                 raise
-            # Nothing lies beyond what we have: it is either all there, or not of this file.
+            # The server has nothing beyond our bytes: either they are complete, or they are not from this file.
             if error.headers.get("Content-Range", "") == f"bytes */{have}":
                 return
         part.discard()
@@ -160,12 +171,12 @@ def _attempt(url: str, part: _Part, opener: Opener, timeout: float, progress: Pr
             while True:
                 if progress:
                     progress(done, total)
-                piece = response.read(_PIECE)
-                if not piece:
+                chunk = response.read(_CHUNK)
+                if not chunk:
                     break
                 with _disk(part):
-                    file.write(piece)
-                done += len(piece)
+                    file.write(chunk)
+                done += len(chunk)
         finally:
             with _disk(part):
                 file.close()
@@ -175,7 +186,7 @@ def _attempt(url: str, part: _Part, opener: Opener, timeout: float, progress: Pr
 
 @contextlib.contextmanager
 def _disk(part: _Part) -> Any:
-    """Turn the disk's errors into a :class:`FileError`, and give its space back: nobody can use half a file."""
+    """Turn the disk's errors into a :class:`FileError`, and free the space that the unfinished file takes."""
     try:
         with explained_os_errors(part.path, "write"):
             yield
@@ -186,7 +197,7 @@ def _disk(part: _Part) -> Any:
 
 
 def _version_of(headers: Any) -> str:
-    """A strong ETag, else the date: what If-Range may be asked with."""
+    """A strong ETag, else the date: what ``If-Range`` accepts."""
     etag = headers.get("ETag") or ""
     return etag if etag.startswith('"') else (headers.get("Last-Modified") or "")
 
@@ -205,8 +216,8 @@ def _explanation(url: str, error: Exception, have: int) -> str:
     host = urllib.parse.urlsplit(url).netloc
     if have:
         return (
-            f"The download from {host} broke off after {have:,} bytes: check the internet connection and try again, "
-            "and it goes on from there."
+            f"The download from {host} was interrupted after {have:,} bytes: check the internet connection and try again; "
+            "it will be resumed."
         )
     reason = getattr(error, "reason", error)
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

@@ -1,41 +1,41 @@
-"""Every error that a user can meet, each raised with one sentence that says what is wrong and what to do about it.
+"""The errors that a user can meet, each raised with a sentence that says what happened and what to do about it.
 
-A front end shows ``str(error)`` as it is. The command line answers any of them with exit code 2.
+Front ends show ``str(error)`` as it is. The command line exits with code 2 for any of them.
 """
 
 from __future__ import annotations
 
 
 class CelebBasisError(Exception):
-    """The base of every error that is the user's to mend; its text is a full sentence."""
+    """Base class of all errors that the user can fix. The text is a full sentence."""
 
 
 class NamesError(CelebBasisError):
-    """A list of names is unreadable, empty, or has too few usable names."""
+    """A list of names cannot be read, is empty, or has too few usable names."""
 
 
 class BasisError(CelebBasisError):
-    """A basis cannot be built, or does not fit the coefficients given to it."""
+    """A basis cannot be built, or does not fit the given coefficients."""
 
 
 class PhotoError(CelebBasisError):
-    """A picture file cannot be read, or is of no use as a photo."""
+    """A picture file cannot be read, or is not usable as a photo."""
 
 
 class FaceError(CelebBasisError):
-    """No face, or not the face asked for, was found in a photo."""
+    """No face was found in a photo, or not the requested one."""
 
 
 class FacePackError(CelebBasisError):
-    """A face model pack is missing, incomplete or broken."""
+    """A face model pack is missing, incomplete or damaged."""
 
 
 class LicenseError(FacePackError):
-    """A pack would have to be downloaded, and nobody has agreed to its licence."""
+    """A pack would have to be downloaded, but its license has not been accepted."""
 
 
 class DownloadError(CelebBasisError):
-    """A download failed or brought something else than was promised."""
+    """A download failed, or the downloaded file is not the expected one."""
 
 
 class SettingsError(CelebBasisError):
@@ -43,15 +43,15 @@ class SettingsError(CelebBasisError):
 
 
 class TrainingError(CelebBasisError):
-    """Learning cannot start, go on, or be resumed."""
+    """Training cannot start, continue, or be resumed."""
 
 
 class NotFiniteError(TrainingError):
-    """The loss or the coefficients became NaN or infinite; the last good state was kept."""
+    """The loss or a gradient became NaN or infinite. The last good state is preserved."""
 
 
 class IdentityError(CelebBasisError):
-    """An identity file is unreadable, or its name is not usable."""
+    """An identity file cannot be read, or its name is not usable."""
 
 
 class WrongModelError(IdentityError):
@@ -59,15 +59,15 @@ class WrongModelError(IdentityError):
 
 
 class ExportError(CelebBasisError):
-    """An identity cannot be written, or read, in another tool's layout."""
+    """An identity cannot be written in, or read from, another tool's format."""
 
 
 class EvaluationError(CelebBasisError):
-    """Pictures cannot be judged with what was given."""
+    """Pictures cannot be evaluated with what was given."""
 
 
 class HostError(CelebBasisError):
-    """A checkpoint cannot be loaded, or cannot do what was asked of it."""
+    """A checkpoint cannot be loaded, or does not support what was asked of it."""
 
 
 class FileError(CelebBasisError):
@@ -82,23 +82,19 @@ class MissingPackageError(CelebBasisError):
     """An optional package is not installed; the text names the command that installs it."""
 
 
-# FOLDED: What an error is told as: errors of the user's and of the machine's limits in a sentence that says what
-# FOLDED: to do.
-
-
 def is_user_error(error: BaseException) -> bool:
-    """Whether :func:`error_message` says what to do about ``error``; else it is an error in this program."""
+    """Whether the user can fix ``error``: errors of this module, and running out of memory. Others are bugs."""
     return isinstance(error, (CelebBasisError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
 
 
 def error_message(error: BaseException) -> str:
-    """The sentence for ``error``."""
+    """The sentence that a front end shows for ``error``, whatever it is."""
     if isinstance(error, CelebBasisError):
         return str(error)
-    if is_user_error(error):  # torch's own error is known by its name: torch is not imported for it
+    if is_user_error(error):  # torch's error is recognized by its name, so that torch need not be imported
         return (
-            "The memory is full: hold the model in fp16 or bf16, learn with batch_size 1 and checkpointing, "
-            "use a smaller size, or close other programs."
+            "Out of memory: load the model in fp16 or bf16, use batch_size 1 and gradient checkpointing, choose a smaller "
+            "size, or close other programs."
         )
     kind = type(error).__name__
     return f"This is an error in celeb-basis itself ({kind}: {error}): run it again with -v and report it."

@@ -1,4 +1,4 @@
-"""Files as users need them: written whole or not at all, named safely, hashed by content."""
+"""Files: atomic writing, safe names, content hashes, and errors of the system as sentences."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typing import Any
 from celeb_basis.errors import FileError, IdentityError
 
 MAX_NAME_LENGTH = 64
-"""Longest name of an identity, in characters: it becomes a file name and a word in prompts."""
+"""Longest name of an identity, in characters: it becomes a file name and a placeholder token."""
 
 _MAX_HEADER = 100_000_000
-"""Bytes of a safetensors file's header; the format allows no more."""
+"""Largest size in bytes of a safetensors file's header that the format allows."""
 
 _WINDOWS_RESERVED = frozenset(
     {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
@@ -31,9 +31,11 @@ _FORBIDDEN_IN_NAMES = re.compile(r'[<>:"/\\|?*()\[\]{}]')
 
 @contextlib.contextmanager
 def explained_os_errors(path: Path, action: str) -> Iterator[None]:
-    """Turn an ``OSError`` on ``path`` into a :class:`FileError` whose sentence says what to do.
+    """Turn an ``OSError`` on ``path`` into a :class:`FileError` that says what to do.
 
-    Parameters: ``action`` completes "Could not ... PATH", e.g. ``"write"``.
+    Args:
+        path: The file or folder, for the message.
+        action: Completes "Could not ... PATH", e.g. ``"write"``.
     """
     try:
         yield
@@ -54,11 +56,12 @@ def explained_os_errors(path: Path, action: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success flush it to the disk and rename it over ``path``.
+    """Yield a temporary path next to ``path``; on success flush it to the disk and rename it to ``path``.
 
-    On any error the temporary file is removed and ``path`` stays as it was. Missing parent folders are made.
+    On any error the temporary file is removed and ``path`` stays as it was. Missing parent folders are created.
 
-    Raises: :class:`FileError` for a full disk, a read-only folder and the like.
+    Raises:
+        FileError: For a full disk, a read-only folder and the like.
     """
     path = Path(path)
     with explained_os_errors(path, "write"):
@@ -85,7 +88,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically, as UTF-8 with Unix line ends."""
+    """Write ``text`` to ``path`` atomically, as UTF-8 with Unix line endings."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -94,31 +97,32 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def safetensors_remarks(path: Path) -> dict[str, str]:
-    """The remarks in a safetensors file's header, without reading its tensors; none for any other file."""
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors file's header, without reading its tensors; empty for any other file."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            remarks = json.loads(file.read(length)).get("__metadata__", {}) if length <= _MAX_HEADER else {}
+            metadata = json.loads(file.read(length)).get("__metadata__", {}) if length <= _MAX_HEADER else {}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return {key: value for key, value in remarks.items() if isinstance(value, str)} if isinstance(remarks, dict) else {}
+    return {key: value for key, value in metadata.items() if isinstance(value, str)} if isinstance(metadata, dict) else {}
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's content, read in pieces."""
+    """Hex SHA-256 of a file's content, read in chunks."""
     digest = hashlib.sha256()
     with explained_os_errors(path, "read"), open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def checked_name(name: str) -> str:
-    """Return ``name`` trimmed and in Unicode's composed form (NFC) if it can name an identity, a file and a prompt's word.
+    """Return ``name`` trimmed and in Unicode's composed form (NFC), if it can name an identity, a file and a token.
 
-    Raises: :class:`IdentityError` for an empty or overlong name, path parts, control characters, characters that
-    prompts or file systems give a meaning, and names that Windows reserves.
+    Raises:
+        IdentityError: For an empty or overlong name, path parts, control characters, characters with a meaning in prompts
+            or file systems, and names that Windows reserves.
     """
     cleaned = unicodedata.normalize("NFC", name).strip()
     shown = ascii(name[:40])
@@ -127,10 +131,10 @@ def checked_name(name: str) -> str:
     if len(cleaned) > MAX_NAME_LENGTH:
         raise IdentityError(f"The name {shown}... has {len(cleaned)} characters: use at most {MAX_NAME_LENGTH}.")
     if any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for char in cleaned):
-        raise IdentityError(f"The name {shown} holds control or invisible characters: use letters, digits and spaces.")
+        raise IdentityError(f"The name {shown} contains control or invisible characters: use letters, digits and spaces.")
     if bad := _FORBIDDEN_IN_NAMES.search(cleaned):
         raise IdentityError(
-            f"The name {shown} holds {bad.group()!r}, which files or prompts cannot hold: leave it out."
+            f"The name {shown} contains {bad.group()!r}, which is not possible in file names or prompts: leave it out."
         )
     if cleaned.startswith(".") or cleaned.endswith(".") or cleaned.split(".")[0].casefold() in _WINDOWS_RESERVED:
         raise IdentityError(f"The name {shown} cannot be a file name on every system: choose another one.")
@@ -138,12 +142,12 @@ def checked_name(name: str) -> str:
 
 
 def now() -> str:
-    """The present moment as ISO 8601 in UTC, to the second."""
+    """The current time as ISO 8601 in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def cache_folder() -> Path:
-    """Folder for what can be made again: ``$CELEB_BASIS_CACHE``, else ``celeb-basis`` in the user's cache folder."""
+    """Folder for files that can be recreated: ``$CELEB_BASIS_CACHE``, or ``celeb-basis`` in the user's cache folder."""
     if chosen := os.environ.get("CELEB_BASIS_CACHE"):
         return Path(chosen).expanduser()
     if os.name == "nt":

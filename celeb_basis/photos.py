@@ -1,4 +1,4 @@
-"""Any picture file as upright RGB pixels of a workable size, or an error that says what is wrong with it."""
+"""Reading any picture file as upright RGB pixels of a reasonable size, or explaining what is wrong with it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from celeb_basis.errors import PhotoError
+from celeb_basis.faces.types import Pixels
 from celeb_basis.files import explained_os_errors
 
-if TYPE_CHECKING:
-    from celeb_basis.faces.types import Pixels
-
 SMALLEST_SIDE = 32
-"""Pixels. In less no face can be told."""
+"""Pixels. A smaller picture cannot show a recognizable face."""
 
 LARGEST_SIDE = 20_000
 LARGEST_AREA = 120_000_000
-"""Pixels of side and area above which a file is refused, by its header alone: it may be a decompression bomb."""
+"""Pixels of side and area above which a file is refused by its header alone: it may be a decompression bomb."""
 
 WORKING_SIDE = 4096
-"""Longer pictures are scaled down to this many pixels: a face in them is still larger than any training picture."""
+"""Longer pictures are scaled down to this side in pixels: their faces are still larger than any training picture."""
 
 # Pillow's names. Formats that run other programs (EPS) or have no signature (TGA) are left out on purpose.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "ICO")
@@ -50,15 +48,20 @@ def open_photo(
     max_pixels: int = LARGEST_AREA,
     working_side: int = WORKING_SIDE,
 ) -> Pixels:
-    """Read a picture file, or the bytes of one, as upright ``(H, W, 3)`` uint8 sRGB, at most ``working_side`` long.
+    """Read a picture file, or the bytes of one, as upright ``(H, W, 3)`` uint8 sRGB.
 
-    EXIF orientation and embedded colour profiles are applied, transparent parts become white, animations give their
-    first frame, and 16-bit, 32-bit and floating-point grey is brought to 8 bits.
+    EXIF orientation and embedded color profiles are applied, transparent parts become white, animations give their first
+    frame, and 16-bit, 32-bit and floating-point gray is converted to 8 bits.
 
-    Parameters: ``name`` stands for the picture in messages (the file's name by default); ``max_pixels`` is the largest
-    area that is decoded at all.
-    Raises: :class:`PhotoError` for what is no picture, damaged, too small or too large; :class:`FileError` if the file
-    cannot be opened.
+    Args:
+        source: The file, or its content.
+        name: Name of the picture in messages; the file's name by default.
+        max_pixels: Largest area that is decoded.
+        working_side: Longer pictures are scaled down to this side in pixels.
+
+    Raises:
+        PhotoError: If it is not a picture, or is damaged, too small or too large.
+        FileError: If the file cannot be opened.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(source), name or "The picture", max_pixels, working_side)
@@ -79,10 +82,10 @@ def _read(file: IO[bytes], name: str, max_pixels: int, working_side: int) -> Pix
 
 @contextlib.contextmanager
 def _explained(file: IO[bytes], name: str) -> Iterator[None]:
-    """Turn whatever Pillow makes of a bad file into a :class:`PhotoError`."""
+    """Turn whatever Pillow raises for a bad file into a :class:`PhotoError`."""
     try:
         with warnings.catch_warnings():
-            # Of many pixels, where Pillow's limit is lower than ours, and of damaged EXIF data, which we do without.
+            # Warnings of many pixels, where Pillow's limit is lower than ours, and of damaged EXIF data, which is ignored.
             warnings.simplefilter("ignore")
             yield
     except PhotoError:
@@ -101,7 +104,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     shown = f"{name} is {width:,} x {height:,} pixels"
     if min(size) < SMALLEST_SIDE:
-        raise PhotoError(f"{shown}, too small to hold a face: give a photo of at least {SMALLEST_SIDE} on each side.")
+        raise PhotoError(f"{shown}, too small to show a face: give a photo of at least {SMALLEST_SIDE} on each side.")
     if max(size) > LARGEST_SIDE or width * height > max_pixels:
         raise PhotoError(
             f"{shown}, too large to be decoded safely (at most {LARGEST_SIDE:,} on a side and {max_pixels:,} in all): "
@@ -110,24 +113,24 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def _decode(image: Image.Image, working_side: int) -> None:
-    """Load the pixels. JPEG is reduced while it is decoded, to no less than ``working_side``."""
+    """Load the pixels. JPEGs are reduced while they are decoded, to no less than ``working_side``."""
     if max(image.size) > working_side:
         image.draft(None, _fitted(image.size, working_side))
     image.load()
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What sets a decoded picture upright."""
+    """The transposition that turns a decoded picture upright, if one is needed."""
     if image.format == "TIFF":
-        return None  # Pillow turns these while decoding, and some versions leave the tag as it was
+        return None  # Pillow turns these while decoding, and some versions leave the tag unchanged
     try:
         return _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data is common, and no reason to refuse the picture
+    except Exception:  # damaged EXIF data is common and no reason to refuse a picture
         return None
 
 
 def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """``size`` scaled so that the longer side is ``side``; never below one pixel, however thin."""
+    """``size`` scaled so that the longer side is ``side``; at least one pixel, however thin."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -151,7 +154,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The picture as L, RGB, RGBA, CMYK or another mode that can be scaled: no palette, no key colour."""
+    """The picture as L, RGB, RGBA, CMYK or another mode that can be scaled: no palette, no transparent color."""
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         return image.convert("RGBA")
     if image.mode in ("P", "1"):
@@ -160,7 +163,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """Apply an embedded colour profile (phones' Display P3, printers' CMYK); a useless one is passed over."""
+    """Apply an embedded color profile (Display P3 of phones, CMYK of printers); an unusable one is ignored."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "CMYK", "LAB"):
         return image
@@ -177,7 +180,7 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Deep grey as L. The range is the file's own where its type tells it, else guessed from its largest value."""
+    """Convert deep gray to L. The range is the file type's where that defines it, else guessed from the largest value."""
     if image.mode not in _DEEP_MODES:
         return image
     values = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
@@ -186,7 +189,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         white = 65535.0
     elif image.mode == "F":
         white = next((limit for limit in (1.0, 255.0, 65535.0) if largest <= limit), largest)
-    else:  # "I" holds 16 bits as a rule, but a file of 32 may hold anything
+    else:  # "I" usually holds 16 bits, but a 32-bit file may hold anything
         white = next((limit for limit in (255.0, 65535.0) if largest <= limit), largest)
         if image.format == "PNG":
             white = 65535.0
@@ -194,7 +197,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _formats(file: IO[bytes]) -> list[str]:
-    """The formats we read, of those that this Pillow knows, with a plug-in for AVIF or HEIC where one is installed."""
+    """Our formats that this Pillow can read, with a plug-in for AVIF or HEIC if one is installed."""
     Image.init()
     kind = _iso_media_kind(file)
     with contextlib.suppress(Exception):  # no plug-in, or a broken one: the message says what to install
@@ -220,7 +223,7 @@ def _unknown(file: IO[bytes], name: str) -> str:
 
 
 def _iso_media_kind(file: IO[bytes]) -> str:
-    """``"AVIF"`` or ``"HEIC"`` by the file's first bytes, or nothing. Leaves the file at its start."""
+    """``"AVIF"`` or ``"HEIC"`` by the file's first bytes, or an empty string. Leaves the file at its start."""
     file.seek(0)
     head = file.read(32)
     file.seek(0)

@@ -1,8 +1,8 @@
-"""What every picture of a learned person that we draw says of itself: made by a generative model, and whom it shows.
+"""Provenance marks in generated pictures of learned people: made by a generative model, and whom they show.
 
-Two forms in every file: an XMP packet with the *Digital Source Type* of the IPTC photo metadata standard, which platforms
-and agencies read, and a sentence for people. In PNG files the sentence stands under :data:`KEY`, in JPEG files it is the
-comment. :func:`save_generated_image` is the one place that writes such a file.
+Every file carries two of them: an XMP packet with the *Digital Source Type* of the IPTC photo metadata standard, which
+platforms and agencies read, and a sentence for people. In PNG files the sentence has the keyword :data:`KEY`, in JPEG
+files it is the comment. :func:`save_generated_image` is the one place that writes such files.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from xml.sax.saxutils import escape
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from celeb_basis import __version__
 from celeb_basis.files import write_bytes
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 KEY = "AI-generated person"
 """Keyword of the sentence in a PNG file."""
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's term for a picture that a trained model made."""
+"""IPTC's term for a picture made by a trained model."""
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""IPTC's term for such pictures laid out together with others, as a contact sheet beside the photo."""
+"""IPTC's term for such pictures combined with others, such as a contact sheet with the photo."""
 
 PEOPLE = "Celeb Basis"
-"""The generation parameter that names a picture's people, each with the hash of their identity's vectors."""
+"""The generation parameter with a picture's people, each with the hash of the identity's vectors."""
 
 Kind = Literal["PNG", "JPEG"]
 
@@ -41,35 +41,38 @@ _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
 
 
 def marked(image: Image.Image, words: Sequence[str], *, composite: bool = False) -> Image.Image:
-    """``image`` that knows, as long as it is in memory, whom it shows; :func:`generated_image_bytes` writes it into the file.
+    """Note in ``image`` whom it shows, for as long as it is in memory; :func:`generated_image_bytes` writes it to the file.
 
-    Parameters: ``words`` are the people's words, brackets and all; ``composite`` says that it holds real photos as well.
+    Args:
+        image: The picture.
+        words: The people's placeholder tokens, with the brackets.
+        composite: Whether it contains real photos as well.
     """
     image.info[_WORDS], image.info[_COMPOSITE] = tuple(words), composite
     return image
 
 
 def words_in(image: Image.Image) -> tuple[str, ...]:
-    """The people's words that :func:`marked` noted; none for any other picture."""
+    """The placeholder tokens that :func:`marked` noted; none for any other picture."""
     return tuple(image.info.get(_WORDS, ()))
 
 
 def sentence(words: Sequence[str], *, composite: bool = False) -> str:
-    """What is said to people."""
+    """The sentence for people."""
     who = " and ".join(words) or "a person"
     begins = "This sheet shows AI-generated pictures" if composite else "This is an AI-generated picture"
-    return f"{begins} of {who}, drawn by Celeb Basis {__version__}. It is no photo, and nothing in it happened."
+    return f"{begins} of {who}, made with Celeb Basis {__version__}. It is not a photo, and nothing in it happened."
 
 
 def png_texts(words: Sequence[str], *, composite: bool = False) -> dict[str, str]:
-    """The texts of a PNG file by keyword, for who writes the file otherwise."""
+    """The texts of a PNG file by keyword, for files that are written elsewhere."""
     return {KEY: sentence(words, composite=composite), _PNG_XMP: _xmp(words, composite)}
 
 
-def people_read(value: object) -> tuple[tuple[str, str], ...]:
-    """Names and hashes in the WebUI's value of :data:`PEOPLE`, ``person1: 3da88c0dcb81, person2: ...``.
+def parse_people(value: object) -> tuple[tuple[str, str], ...]:
+    """Parse the value of :data:`PEOPLE`, ``person1: 3da88c0dcb81, person2: ...``, into names and hashes.
 
-    As far as it is one: pictures come from anywhere.
+    Anything else is ignored: pictures come from anywhere.
     """
     if not isinstance(value, str) or len(value) > _LONGEST:
         return ()
@@ -77,18 +80,19 @@ def people_read(value: object) -> tuple[tuple[str, str], ...]:
 
 
 def generated_image_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:
-    """The file's content of a picture that was drawn, with what it has to say of itself.
+    """The file content of a generated picture with its provenance marks.
 
-    Parameters: ``texts`` are more texts of a PNG file, by keyword.
+    Args:
+        image: The picture, from :func:`marked`.
+        kind: The file format.
+        texts: Additional texts of a PNG file, by keyword.
     """
     words, composite = words_in(image), bool(image.info.get(_COMPOSITE))
     buffer = io.BytesIO()
     if kind == "JPEG":
-        told = sentence(words, composite=composite)
-        image.save(buffer, "JPEG", quality=90, subsampling=0, comment=told.encode("utf-8"))
+        comment = sentence(words, composite=composite).encode("utf-8")
+        image.save(buffer, "JPEG", quality=90, subsampling=0, comment=comment)
         return _with_jpeg_xmp(buffer.getvalue(), _xmp(words, composite))
-    from PIL.PngImagePlugin import PngInfo
-
     remarks = PngInfo()
     for keyword, text in {**(texts or {}), **png_texts(words, composite=composite)}.items():
         remarks.add_itxt(keyword, text)
@@ -97,9 +101,15 @@ def generated_image_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapp
 
 
 def save_generated_image(path: Path, image: Image.Image, *, texts: Mapping[str, str] | None = None) -> None:
-    """Write a picture that was drawn to ``path``, whole or not at all: as JPEG if ``path`` ends so, else as PNG.
+    """Write a generated picture atomically: as JPEG if the name of ``path`` ends so, else as PNG.
 
-    Raises: :class:`~celeb_basis.errors.FileError` for a full disk, a read-only folder and the like.
+    Args:
+        path: The file to write.
+        image: The picture, from :func:`marked`.
+        texts: Additional texts of a PNG file, by keyword.
+
+    Raises:
+        FileError: For a full disk, a read-only folder and the like.
     """
     kind: Kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     write_bytes(path, generated_image_bytes(image, kind, texts=texts))

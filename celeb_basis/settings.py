@@ -1,4 +1,4 @@
-"""Every setting of learning once: default, range and help text, for the command line, a page and an API alike."""
+"""The settings of training: default, range and help text of each, defined once for command line, page and API."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ def _setting(default: Any, help_text: str, *, low: float | None = None, high: fl
 class TrainingSettings:
     """How a person is learned. The defaults are the preset ``balanced``; ``PRESETS["paper"]`` is the paper's recipe.
 
-    Raises: :class:`SettingsError` at construction for a value out of its range.
+    Raises:
+        SettingsError: At construction, for a value out of its range.
     """
 
     mode: Mode = _setting(
         "direct",
-        "direct: learn the coefficients; head: learn a layer that turns face vectors into them, as in the paper",
+        "direct: optimize the coefficients themselves; head: train a layer that maps face vectors to them, as in the paper",
     )
     start: Start = _setting(
         "mean",
-        "mean: in the middle of the celebrities; guess: where the faces that the model draws for them say (drawn once for "
-        "each checkpoint); both go on in units of the celebrities' spread and need the mode direct. random: on the unit "
-        "sphere and staying there, as in the paper",
+        "where the coefficients start. mean: at the mean of the celebrities; guess: predicted from the photo by a "
+        "regression on generated pictures of the celebrities (generated once per checkpoint); both need mode direct. "
+        "random: at a random point of the unit sphere, where they stay, as in the paper",
     )
-    steps: int = _setting(400, "optimizer steps for each person", low=1, high=100_000)
-    batch_size: int = _setting(2, "augmented views in one step", low=1, high=64)
-    accumulation: int = _setting(1, "batches summed up before one optimizer step", low=1, high=64)
+    steps: int = _setting(400, "optimizer steps per person", low=1, high=100_000)
+    batch_size: int = _setting(2, "augmented views per batch", low=1, high=64)
+    accumulation: int = _setting(1, "gradient accumulation: batches per optimizer step", low=1, high=64)
     learning_rate: float = _setting(0.01, "learning rate of AdamW", low=1e-7, high=10.0)
-    weight_decay: float = _setting(0.01, "decoupled weight decay of AdamW", low=0.0, high=1.0)
-    components: int = _setting(512, "basis components (K) for each token vector", low=1, high=4096)
-    shared: bool = _setting(False, "models with two text encoders: one set of coefficients serves both")
+    weight_decay: float = _setting(0.01, "weight decay of AdamW", low=0.0, high=1.0)
+    components: int = _setting(512, "basis components (K) per token vector", low=1, high=4096)
+    shared: bool = _setting(False, "for models with two text encoders: use one set of coefficients for both")
     average_decay: float = _setting(0.99, "decay of the moving average of the coefficients", low=0.0, high=0.99999)
-    precision: PrecisionChoice = _setting("auto", "auto: what the model is held in; fp32 is the safest")
+    precision: PrecisionChoice = _setting("auto", "auto: the dtype that the model is loaded in; fp32 is the most stable")
     checkpointing: SwitchChoice = _setting(
-        "auto", "gradient checkpointing: less memory, slower steps; auto: when the memory that is free asks for it"
+        "auto", "gradient checkpointing: less memory, slower steps; auto: only if there is too little memory without it"
     )
-    size: int = _setting(0, "side of the training pictures in pixels; 0 is the model's own", low=0, high=2048)
-    views: int = _setting(64, "augmented views of each person, encoded once before the first step", low=1, high=4096)
+    size: int = _setting(0, "side of the training pictures in pixels; 0 is the model's own resolution", low=0, high=2048)
+    views: int = _setting(64, "augmented views per person, encoded once before the first step", low=1, high=4096)
     smallest: float = _setting(
-        0.1, "smallest width of the picture inside an augmented view's frame", low=0.05, high=1.0
+        0.1, "smallest width of the picture in an augmented view, as a share of the frame", low=0.05, high=1.0
     )
-    describe: bool = _setting(True, "say in the training prompt what the augmentation did to the view")
-    early_stop: bool = _setting(True, "stop as soon as the coefficients have settled")
-    settled: float = _setting(0.02, "relative movement over 50 steps that counts as settled", low=0.0, high=1.0)
-    seed: int = _setting(0, "same seed, same result", low=0, high=2**32 - 1)
+    describe: bool = _setting(True, "describe in the training prompt what the augmentation did to the view")
+    early_stop: bool = _setting(True, "stop as soon as the coefficients have converged")
+    settled: float = _setting(0.02, "relative movement over 50 steps that counts as converged", low=0.0, high=1.0)
+    seed: int = _setting(0, "random seed; the same seed gives the same result", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -66,8 +67,8 @@ class TrainingSettings:
             object.__setattr__(self, item.name, _checked(item, hints[item.name], getattr(self, item.name)))
         if self.start != "random" and self.mode != "direct":
             raise SettingsError(
-                f"start = {self.start} is a place for coefficients that are learned themselves: use mode = direct, "
-                "or start = random."
+                f"start = {self.start} needs coefficients that are optimized themselves: use mode = direct, or "
+                "start = random."
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,9 +76,13 @@ class TrainingSettings:
         return asdict(self)
 
     def changed(self, changes: Mapping[str, Any]) -> TrainingSettings:
-        """A copy with ``changes`` applied; values may be text, as from a command line or a form.
+        """A copy with ``changes`` applied.
 
-        Raises: :class:`SettingsError` for an unknown setting.
+        Args:
+            changes: New values by name; they may be text, as from a command line or a form.
+
+        Raises:
+            SettingsError: For an unknown setting or a value out of its range.
         """
         known = {item.name for item in fields(self)}
         if unknown := sorted(set(changes) - known):
@@ -95,7 +100,7 @@ def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
     if kind is bool:
         as_text = str(value).lower()
         if as_text not in _SPELLED:
-            raise SettingsError(f"{item.name} is {value!r}: say yes or no.")
+            raise SettingsError(f"{item.name} is {value!r}: choose yes or no.")
         return _SPELLED[as_text]
     try:
         number = kind(value)
@@ -118,14 +123,15 @@ PRESETS: Mapping[str, TrainingSettings] = {
         mode="head", start="random", learning_rate=0.01, describe=False, early_stop=False, views=800
     ),
 }
-"""Named recipes. ``paper`` draws as many views as the paper's 400 steps of two pictures do; the others are ours.
-``quick`` and ``best`` ask the model to draw up to 640 celebrities first, once for each checkpoint (``docs/evidence.md``)."""
+"""Named recipes. ``paper`` uses as many views as the paper's 400 steps of two pictures do; the others are ours. ``quick`` and
+``best`` first generate pictures of up to 640 celebrities, once per checkpoint (``docs/evidence.md``)."""
 
 
 def preset(name: str) -> TrainingSettings:
-    """The settings called ``name``.
+    """The preset called ``name``.
 
-    Raises: :class:`SettingsError` if there is no such preset.
+    Raises:
+        SettingsError: If there is no such preset.
     """
     try:
         return PRESETS[name]

@@ -1,4 +1,4 @@
-"""The door for the WebUI, which runs every file of this folder at its start: all else is in the package beside it."""
+"""The extension's entry point: the WebUI runs every file of this folder at its start."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 _ROOT = str(Path(__file__).resolve().parents[1])
-# First, so that another copy of the package, installed into the host's environment, is not taken; and for good: the host
-# takes its own entry away when the scripts have been loaded.
+# First, so that another copy of the package in the host's environment is not imported instead; and for good, because the
+# host removes its own entry once the scripts are loaded.
 if sys.path[:1] != [_ROOT]:
     sys.path[:] = [_ROOT, *(entry for entry in sys.path if entry != _ROOT)]
 

@@ -1,4 +1,4 @@
-"""Tells each picture's generation parameters which people are in it, and checks pasted ones."""
+"""Writes the people in a picture into its generation parameters, and checks pasted parameters."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.plot is not None and arguments.plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError("--plot must end in .svg or .png.")
 
-    from celeb_basis.basis import BasisOptions, build_bases, summarise
+    from celeb_basis.basis import BasisOptions, build_bases, summarize
     from celeb_basis.names.filters import FilterOptions
 
     check_output_file(arguments.plot)
@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     faces = open_faces(arguments, console) if arguments.draws_face else None
     model = open_model(arguments, console)
     check = None if faces is None else _face_check(arguments, console, model, faces, names)
-    built = build_bases(model.text_encoders, names, options, draws_face=check, cache=bases_cache())
-    summaries = [summarise(one) for one in built]
+    built = build_bases(model.text_encoders, names, options, face_check=check, cache=bases_cache())
+    summaries = [summarize(one) for one in built]
     _write_files(arguments, built, summaries)
     console.result({"model": model.info.name, "names": names.source, "bases": [one.as_dict() for one in summaries]})
     for summary in summaries:

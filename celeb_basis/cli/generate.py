@@ -24,7 +24,7 @@ from celeb_basis.cli.common import (
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import IdentityError
-from celeb_basis.provenance import PEOPLE, marked, people_read, save_generated_image
+from celeb_basis.provenance import PEOPLE, marked, parse_people, save_generated_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -282,7 +282,7 @@ def _names(value: str) -> tuple[str, ...]:
         found = json.loads(value)
     except (ValueError, RecursionError):
         found = None
-    return tuple(found) if isinstance(found, dict) else tuple(name for name, _ in people_read(value))
+    return tuple(found) if isinstance(found, dict) else tuple(name for name, _ in parse_people(value))
 
 
 def _quoted(value: str) -> str:

@@ -1,4 +1,4 @@
-"""insightface behind :class:`~celeb_basis.faces.types.FaceNetwork`: the one module that knows the package."""
+"""The face network that runs insightface's models: the one module that imports insightface."""
 
 from __future__ import annotations
 
@@ -14,66 +14,71 @@ import numpy as np
 
 from celeb_basis.errors import FacePackError, MissingPackageError
 from celeb_basis.faces.packs import check_pack
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels
+from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.files import sha256_of_file
 
 _log = logging.getLogger(__name__)
 
 BORDERS = (0.25, 0.5)
-"""Borders put around a picture in which no face was found, as parts of its longer side: detectors miss tight crops."""
+"""Borders added to a picture in which no face was found, as shares of its longer side: detectors miss tight crops."""
 
-_BORDER_GREY = 127
+_BORDER_GRAY = 127
 _SMALLEST_SIDE = 8
 _THINNEST = 100
-"""Pictures longer than this many times their width shrink to nothing in the detector's input."""
+"""Pictures longer than this many times their width would vanish in the detector's input."""
 
 _INSTALL = '`python -m pip install "insightface>=2.1" onnxruntime`'
 
 
-class InsightFaceNetwork:
-    """A detector and an ArcFace-family recogniser out of one pack's folder, run by unmodified insightface.
+class InsightFaceNetwork(FaceNetwork):
+    """A detector and an ArcFace-family recognizer from one pack's folder, run by unmodified insightface.
 
-    Runs on the CPU unless ``providers`` names others (onnxruntime's execution providers, best first): so a photo gives
-    the same vector on every machine. Never downloads.
+    Runs on the CPU by default, so that a photo gives the same vector on every machine. Never downloads.
     """
 
     def __init__(self, folder: Path, *, name: str | None = None, providers: Sequence[str] | None = None) -> None:
         """Load the pack.
 
-        Raises: :class:`MissingPackageError` without a working insightface; :class:`FacePackError` for a folder that is
-        no whole pack.
+        Args:
+            folder: The pack's folder.
+            name: Name of the pack; the folder's name by default.
+            providers: onnxruntime's execution providers, best first.
+
+        Raises:
+            MissingPackageError: If insightface is missing or does not work.
+            FacePackError: If the folder is not a complete pack.
         """
         pack = check_pack(folder)
         pack.verify()
         app = _load(pack.folder, list(providers or ["CPUExecutionProvider"]))
         self._detector: Any = app.models["detection"]
-        self._recogniser: Any = app.models["recognition"]
+        self._recognizer: Any = app.models["recognition"]
         if not getattr(self._detector, "use_kps", False):
             raise FacePackError(f"The detector in {pack.folder} gives no landmarks: choose another pack.")
-        shape = list(self._recogniser.output_shape)
-        if tuple(self._recogniser.input_size) != (112, 112) or shape[-1] != 512:
+        shape = list(self._recognizer.output_shape)
+        if tuple(self._recognizer.input_size) != (112, 112) or shape[-1] != 512:
             raise FacePackError(
-                f"The recogniser in {pack.folder} gives no 512 numbers for 112x112 pixels: choose another pack."
+                f"The recognizer in {pack.folder} gives no 512 numbers for 112x112 pixels: choose another pack."
             )
-        self._one_by_one = isinstance(self._recogniser.input_shape[0], int)
-        digest = sha256_of_file(Path(self._recogniser.model_file))
+        self._one_by_one = isinstance(self._recognizer.input_shape[0], int)
+        digest = sha256_of_file(Path(self._recognizer.model_file))
         self._name = f"{name or pack.name}:{digest[:8]}"
 
     @property
     def name(self) -> str:
-        """Pack's name and the first eight hex digits of the recogniser's SHA-256, e.g. ``buffalo_l:4c06341c``."""
+        """The pack's name and the first eight hex digits of the recognizer's SHA-256, e.g. ``buffalo_l:4c06341c``."""
         return self._name
 
     def detect(self, picture: Pixels) -> list[DetectedFace]:
-        """Every face in an RGB picture, largest first; in a tight crop too, by looking again with a border around it."""
+        """Every face in an RGB picture, largest first. If none is found, it looks again with a border: a crop may be tight."""
         faces = self._detect(picture)
         for border in BORDERS:
             if faces:
                 break
             margin = round(border * max(picture.shape[:2]))
-            grown = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=_BORDER_GREY)
-            faces = [_moved(face, -margin) for face in self._detect(grown)]
-        # A stable order for faces of one size.
+            padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=_BORDER_GRAY)
+            faces = [_moved(face, -margin) for face in self._detect(padded)]
+        # The box makes the order of faces of one size stable.
         return sorted(faces, key=lambda face: (-face.area, face.box))
 
     def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
@@ -86,15 +91,15 @@ class InsightFaceNetwork:
         return crop
 
     def embed(self, aligned: Sequence[Pixels]) -> Floats:
-        """``(N, 512)`` L2-normalised face vectors of N aligned crops."""
+        """``(N, 512)`` L2-normalized face vectors of N aligned crops."""
         if not len(aligned):
             return np.zeros((0, 512), np.float32)
         crops = [_bgr(crop) for crop in aligned]
         batches = [[crop] for crop in crops] if self._one_by_one else [crops]
-        vectors = np.concatenate([self._recogniser.get_feat(batch) for batch in batches]).astype(np.float32)
+        vectors = np.concatenate([self._recognizer.get_feat(batch) for batch in batches]).astype(np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        normalised: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
-        return normalised
+        normalized: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
+        return normalized
 
     def _detect(self, picture: Pixels) -> list[DetectedFace]:
         height, width = picture.shape[:2]
@@ -108,10 +113,7 @@ class InsightFaceNetwork:
 
 
 def _load(folder: Path, providers: list[str]) -> Any:
-    """Insightface's ``FaceAnalysis`` with detector and recogniser, ready.
-
-    Raises: :class:`MissingPackageError`, :class:`FacePackError`.
-    """
+    """Insightface's ``FaceAnalysis`` with detector and recognizer, ready to use."""
     with _quiet():
         try:
             import onnxruntime
@@ -121,11 +123,11 @@ def _load(folder: Path, providers: list[str]) -> Any:
         except Exception as error:  # a broken onnxruntime or OpenCV fails in ways of its own
             raise MissingPackageError(f"insightface does not load ({error}): run {_INSTALL}.") from error
         options = onnxruntime.SessionOptions()
-        # Threads that wait in a loop for the next photo take the processor away from torch.
+        # Threads that spin while they wait for the next photo would take CPU time from torch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             app = FaceAnalysis(
-                # An existing folder as the name: the documented way past insightface's own downloads.
+                # An existing folder as the name is the documented way to avoid insightface's own downloads.
                 name=str(folder),
                 root=str(folder.parent),
                 allowed_modules=["detection", "recognition"],
@@ -137,13 +139,13 @@ def _load(folder: Path, providers: list[str]) -> Any:
             reason = (str(error).splitlines() or [""])[0][:200] or "no detector among its files"
             raise FacePackError(f"insightface cannot load the pack in {folder} ({reason}): get it again.") from error
     if "recognition" not in app.models:
-        raise FacePackError(f"No recogniser is among the files in {folder}: get the pack again or choose another one.")
+        raise FacePackError(f"No recognizer is among the files in {folder}: get the pack again or choose another one.")
     return app
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Send what insightface prints to the log."""
+    """Send insightface's output to the log."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):

@@ -1,13 +1,13 @@
-"""Face model packs: which there are, where they lie, whether they are whole, and how one is downloaded on first use.
+"""Face model packs: finding them, checking that they are complete, and downloading them on first use.
 
-A pack is a folder with a detector's and a recogniser's ``.onnx`` file, as insightface wants it. What is verified:
+A pack is a folder with the ``.onnx`` files of a detector and a recognizer, in insightface's layout. What is verified:
 
-* the zip of a known pack is compared with the SHA-256 that is published for it, so a cut, changed or exchanged download
-  is refused. A user may give a checksum of their own for any other zip;
-* beside the unpacked files we write :data:`MANIFEST` with their sizes and SHA-256; sizes are compared whenever the pack
-  is found, digests whenever it is loaded, so that later damage is seen;
-* a folder that somebody else unpacked has no manifest: there, only the presence and plausible size of the files that we
-  know by name is checked, and insightface's own parsing decides.
+* the zip of a known pack is compared with its published SHA-256, so that a truncated or modified download is refused. For
+  any other zip, the user may give a checksum;
+* next to the unpacked files, :data:`MANIFEST` records their sizes and SHA-256; sizes are compared whenever the pack is
+  found, digests whenever it is loaded, so that later damage is noticed;
+* a folder that was unpacked by hand has no manifest: only the presence and plausible size of the files known by name are
+  checked, and insightface's own parsing decides.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from celeb_basis.files import cache_folder, explained_os_errors, now, sha256_of_
 _log = logging.getLogger(__name__)
 
 MANIFEST = "celeb-basis-pack.json"
-"""Our record beside a pack's files. (insightface gives ``manifest.json`` a meaning of its own.)"""
+"""Name of the record next to a pack's files. (``manifest.json`` has a meaning in insightface.)"""
 
 RELEASES = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 
 AGREEMENT = "CELEB_BASIS_ACCEPT_LICENCE"
-"""Environment variable with the names of packs, commas between them, whose licences are agreed to."""
+"""Environment variable with the names of packs, separated by commas, whose licenses the user accepts."""
 
 _INSIGHTFACE_LICENCE = "insightface's pretrained models are available for non-commercial research purposes only."
 _INSIGHTFACE_TERMS = "https://github.com/deepinsight/insightface#license"
@@ -48,17 +48,18 @@ class PackSource:
 
     name: str
     files: tuple[str, str]
-    """File names of detector and recogniser."""
+    """File names of detector and recognizer."""
     archive_sha256: str
     archive_bytes: int
     licence: str
-    """One sentence for front ends to show before the download, which begins only when somebody has agreed."""
+    """One sentence that front ends show before the download, which starts only after the user has agreed."""
     terms: str
-    """Where the licence stands in its owner's words."""
+    """Address of the license in its owner's words."""
     about: str
 
     @property
     def url(self) -> str:
+        """Address of the zip."""
         return f"{RELEASES}/{self.name}.zip"
 
 
@@ -94,11 +95,11 @@ SHIPPED_PACKS = Path(__file__).parents[1] / "miniature" / "face_pack"
 """Folder that holds the shipped pack; its README names the origin and the licenses of the networks."""
 
 _SMALLEST_MODEL = 100_000
-"""Bytes. Anything smaller is a web page or a pointer file that was saved under a model's name."""
+"""Bytes. Anything smaller is a web page or a Git LFS pointer saved under a model's name."""
 
 
 class _Recorded(NamedTuple):
-    """What the manifest says of a file."""
+    """A file's entry in the manifest."""
 
     size: int
     sha256: str
@@ -106,22 +107,23 @@ class _Recorded(NamedTuple):
 
 @dataclass(frozen=True)
 class FacePack:
-    """A pack that lies on this machine."""
+    """A pack on this machine."""
 
     name: str
     folder: Path
     licence: str = ""
-    """One sentence, where the licence is known."""
+    """One sentence, if the license is known."""
 
     def verify(self) -> None:
-        """Compare every file with the manifest's SHA-256, where there is a manifest. Reads all of them.
+        """Compare every file with the SHA-256 in the manifest, if there is one. Reads all files.
 
-        Raises: :class:`FacePackError` for a file that has changed.
+        Raises:
+            FacePackError: If a file has changed.
         """
         for name, recorded in _manifest_files(self.folder).items():
             if sha256_of_file(self.folder / name) != recorded.sha256:
                 raise FacePackError(
-                    f"{self.folder / name} has changed since it was put there: delete {self.folder} and get the pack "
+                    f"{self.folder / name} has changed since it was installed: delete {self.folder} and get the pack "
                     f"{self.name} again."
                 )
 
@@ -143,14 +145,14 @@ def pack_folders(root: Path | None = None) -> tuple[Path, ...]:
 
 
 def download_folder() -> Path:
-    """Where downloaded packs are put: ``<cache>/faces/models``."""
+    """Where downloaded packs are stored: ``<cache>/faces/models``."""
     return cache_folder() / "faces" / "models"
 
 
 def licence_to_agree_to(name: str, root: Path | None = None) -> PackSource | None:
-    """The pack ``name`` if it is not on this machine and its licence has to be agreed to before it is downloaded.
+    """The source of the pack ``name`` if its license must be accepted before it is downloaded.
 
-    ``None`` for a pack that is here, one without such a licence, and one that :data:`AGREEMENT` names.
+    ``None`` for a pack that is on this machine, one without such a license, and one that :data:`AGREEMENT` names.
     """
     source = SOURCES.get(name)
     if source is None or name in [one.strip() for one in os.environ.get(AGREEMENT, "").split(",")]:
@@ -163,9 +165,9 @@ def licence_to_agree_to(name: str, root: Path | None = None) -> PackSource | Non
 
 
 def not_agreed(source: PackSource, how: str = f"set {AGREEMENT} to its name") -> LicenseError:
-    """The refusal to download a pack; ``how`` says how one agrees, after "To agree, "."""
+    """The error for a license that was not accepted; ``how`` says how to accept it, after "To agree, "."""
     return LicenseError(
-        f"The face models {source.name} are not on this machine, and their licence must be agreed to before they are "
+        f"The face models {source.name} are not on this machine, and their license must be accepted before they are "
         f"downloaded ({source.archive_bytes / 1e6:.0f} MB): {source.licence} See {source.terms}. To agree, {how}; or "
         "choose another face model pack."
     )
@@ -197,9 +199,10 @@ def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
 
 
 def check_pack(folder: Path) -> FacePack:
-    """The pack in ``folder``, if its files are there and of the sizes that are known or recorded.
+    """The pack in ``folder``, if its files are there and have the known or recorded sizes.
 
-    Raises: :class:`FacePackError` that says what is missing.
+    Raises:
+        FacePackError: If not; the text says what is missing.
     """
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
@@ -207,7 +210,7 @@ def check_pack(folder: Path) -> FacePack:
             f"There is no folder {folder}: give {_choices()}, or the folder that holds a pack's .onnx files."
         )
     if any(char in str(folder) for char in "*?["):
-        raise FacePackError(f"insightface cannot read from {folder} for its *, ? or [: move the pack to a plain path.")
+        raise FacePackError(f"insightface cannot read from {folder} because of *, ? or [ in it: move the pack to a plain path.")
     source = SOURCES.get(folder.name)
     recorded = _manifest_files(folder)
     wanted = {name: entry.size for name, entry in recorded.items()}
@@ -220,11 +223,11 @@ def check_pack(folder: Path) -> FacePack:
         found = path.stat().st_size
         if (size and found != size) or found < min(_SMALLEST_MODEL, size or _SMALLEST_MODEL):
             raise FacePackError(
-                f"{path} is not whole ({found:,} bytes): delete it and get the pack again; {_remedy(folder, source)}."
+                f"{path} is incomplete ({found:,} bytes): delete it and get the pack again; {_remedy(folder, source)}."
             )
     if sum(1 for _ in folder.glob("*.onnx")) < 2:
         raise FacePackError(
-            f"{folder} does not hold a detector's and a recogniser's .onnx file: {_remedy(folder, source)}."
+            f"{folder} does not contain the .onnx files of a detector and a recognizer: {_remedy(folder, source)}."
         )
     return FacePack(folder.name, folder, source.licence if source else "")
 
@@ -240,11 +243,18 @@ def obtain_pack(
 ) -> FacePack:
     """Find a pack, or download it on first use.
 
-    Parameters: ``root`` is the folder that gets ``NAME/*.onnx``, our cache by default. ``sha256`` and ``url`` are for
-    a mirror or a zip of one's own: then the name is free, and without ``sha256`` nothing vouches for the zip. ``agreed``
-    says that the user was shown the pack's licence and agreed to it; a pack that is here already needs no agreement.
-    Raises: :class:`FacePackError` for an unknown name; :class:`LicenseError` if nobody has agreed to the pack's licence;
-    :class:`DownloadError` when the download fails, with the files to fetch by hand and where to put them.
+    Args:
+        name: Name of the pack; any name with ``url``.
+        root: The folder for ``NAME/*.onnx``; the cache by default.
+        progress: Called while downloading.
+        sha256: Checksum of the zip at ``url``. Without one, a zip of the user's own is not verified.
+        url: Address of a mirror, or of a zip of the user's own.
+        agreed: Whether the user was shown the pack's license and accepted it; not needed for a pack that is already here.
+
+    Raises:
+        FacePackError: For an unknown name.
+        LicenseError: If the pack's license was not accepted.
+        DownloadError: If the download fails; the text says which files to download by hand and where to put them.
     """
     if Path(name).name != name or name in ("", ".", ".."):
         return find_pack(Path(name))
@@ -264,8 +274,8 @@ def obtain_pack(
         fetch(url, archive, sha256=expected, progress=progress)
     except DownloadError as error:
         raise DownloadError(f"{error} By hand: {_by_hand(target, source, url)}.") from error
-    told = {"licence": source.licence, "licence_agreed": now()} if source else {}
-    unpack(archive, target, files=source.files if source else None, origin=url, **told)
+    details = {"licence": source.licence, "licence_agreed": now()} if source else {}
+    unpack(archive, target, files=source.files if source else None, origin=url, **details)
     with explained_os_errors(archive, "delete"):
         archive.unlink(missing_ok=True)
     return check_pack(target)
@@ -274,12 +284,19 @@ def obtain_pack(
 def unpack(
     archive: Path, target: Path, *, files: tuple[str, ...] | None = None, origin: str = "", **more: object
 ) -> None:
-    """Unpack the ``.onnx`` files of a pack's zip, wherever in it they lie, into the new folder ``target``.
+    """Unpack the ``.onnx`` files of a pack's zip, wherever they are in it, into the new folder ``target``.
 
-    Folders inside the zip are ignored, so no path in it can lead anywhere. With ``files``, only these are taken. ``more``
-    stands in the manifest too.
+    Folders inside the zip are ignored, so that no path in it can lead out of ``target``.
 
-    Raises: :class:`FacePackError` for a damaged zip or one that lacks a file.
+    Args:
+        archive: The zip.
+        target: The pack's folder.
+        files: If given, only these are unpacked, and all of them are required.
+        origin: Where the zip comes from, for the manifest.
+        more: Further entries of the manifest.
+
+    Raises:
+        FacePackError: For a damaged zip or one that lacks a file.
     """
     try:
         with zipfile.ZipFile(archive) as zipped, new_pack(target) as folder:
@@ -291,8 +308,8 @@ def unpack(
             missing = [name for name in files or () if name not in members]
             if missing or not members:
                 raise FacePackError(
-                    f"{archive.name} from {origin or archive} holds no {', '.join(missing) or '.onnx file'}, so it is "
-                    "not the pack that was asked for: check the address."
+                    f"{archive.name} from {origin or archive} does not contain {', '.join(missing) or 'any .onnx file'}, so "
+                    "it is not the requested pack: check the address."
                 )
             for name in files or tuple(members):
                 with zipped.open(members[name]) as packed, open(folder / name, "wb") as file:
@@ -304,11 +321,12 @@ def unpack(
 
 @contextmanager
 def new_pack(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target``; when all went well, its files are moved into ``target``, one by one.
+    """Yield an empty folder next to ``target``; on success, its files are moved into ``target``, one by one.
 
-    Files of the same names are replaced, others stay. The manifest goes last, so a pack with a manifest is whole.
+    Files of the same names are replaced, others stay. The manifest is moved last, so a pack with a manifest is complete.
 
-    Raises: :class:`FileError` if the disk refuses.
+    Raises:
+        FileError: If the folder cannot be written.
     """
     target = Path(target)
     with explained_os_errors(target, "write"):
@@ -334,9 +352,10 @@ def write_manifest(folder: Path, name: str, origin: str, **more: object) -> None
 
 
 def read_manifest(folder: Path) -> dict[str, object]:
-    """The manifest beside a pack, empty where there is none.
+    """A pack's manifest; empty if there is none.
 
-    Raises: :class:`FacePackError` if it is damaged.
+    Raises:
+        FacePackError: If it is damaged.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
@@ -350,7 +369,7 @@ def read_manifest(folder: Path) -> dict[str, object]:
 
 
 def _manifest_files(folder: Path) -> dict[str, _Recorded]:
-    """Files that the manifest records, by name; empty where there is no manifest."""
+    """The manifest's entries by file name; empty if there is no manifest."""
     manifest = read_manifest(folder)
     try:
         files: Any = manifest.get("files", {})

@@ -1,4 +1,4 @@
-"""What the rest of the core knows of faces. numpy only; insightface stays behind :class:`FaceNetwork`."""
+"""Types for faces that the rest of the core uses. numpy only; insightface is behind :class:`FaceNetwork`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class DetectedFace:
 
 
 class FaceNetwork(Protocol):
-    """A frozen detector and recogniser."""
+    """A frozen detector and recognizer."""
 
     @property
     def name(self) -> str:
-        """Name of the model pack, kept in identities: coefficients of a head belong to one recogniser."""
+        """Name of the model pack, stored in identities: the coefficients of a head belong to one recognizer."""
 
     def detect(self, picture: Pixels) -> list[DetectedFace]:
         """Every face in an RGB picture, largest first."""
@@ -47,19 +47,19 @@ class FaceNetwork(Protocol):
         """The ``(112, 112, 3)`` ArcFace-aligned crop for ``(5, 2)`` landmarks (similarity transform, black outside)."""
 
     def embed(self, aligned: Sequence[Pixels]) -> Floats:
-        """``(N, 512)`` L2-normalised face vectors of N aligned crops."""
+        """``(N, 512)`` L2-normalized face vectors of N aligned crops."""
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """The chosen face of one photo, ready for learning."""
+    """The chosen face of one photo, ready for training."""
 
     picture: Pixels
     """``(S, S, 3)`` FFHQ-style square crop: hair, chin and some background around the face."""
     landmarks: Floats
     """``(5, 2)`` x, y in the crop's pixels."""
     vector: Floats
-    """``(512,)`` L2-normalised face vector."""
+    """``(512,)`` L2-normalized face vector."""
     source: str
     """File name of the photo, for messages."""
     warnings: tuple[str, ...] = ()

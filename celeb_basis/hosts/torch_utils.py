@@ -23,7 +23,7 @@ _DOWN = frozenset({"Downsample", "Downsample2D"})
 _UP = frozenset({"Upsample", "Upsample2D"})
 
 
-def numbered(device: torch.device) -> torch.device:
+def with_index(device: torch.device) -> torch.device:
     """The device with the number of the graphics card that it means; programs often say ``cuda`` alone.
 
     Some of torch's functions ask for the number, and devices with and without it are not equal.
@@ -230,7 +230,7 @@ def denoiser_blocks(unet: Any) -> tuple[DenoiserBlock, ...]:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that could still be taken on ``device``; ``None`` where that is unknown."""
     if device.type == "cuda":
-        device = numbered(device)  # torch 2.1 needs the number
+        device = with_index(device)  # torch 2.1 needs the number
         free, _ = torch.cuda.mem_get_info(device)
         # What torch holds in reserve is free for torch.
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import BasisError, IdentityError
-from celeb_basis.files import safetensors_remarks
+from celeb_basis.files import safetensors_metadata
 from celeb_basis.identities.expand import check_bases, check_model, new_identity, tensors_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library, name_key
@@ -213,7 +213,7 @@ def _recipes(library: Library) -> dict[str, Mapping[str, Any]]:
     """The recipes of everybody who was mixed. Only headers are read: there may be thousands of people."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, path in library.files():
-        text = safetensors_remarks(path).get("identity", "")
+        text = safetensors_metadata(path).get("identity", "")
         if '"blended"' not in text:
             continue
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, IdentityError
-from celeb_basis.files import checked_name, explained_os_errors, safetensors_remarks, sha256_of_file, write_json
+from celeb_basis.files import checked_name, explained_os_errors, safetensors_metadata, sha256_of_file, write_json
 from celeb_basis.identities.blending import blends_of
 from celeb_basis.identities.library import Library, name_key, sidecar_files
 
@@ -258,7 +258,7 @@ def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
     wanted = {name_key(name) for name in people}
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
         try:
-            described = json.loads(safetensors_remarks(path)["state"])
+            described = json.loads(safetensors_metadata(path)["state"])
             names = {name_key(str(person["name"])) for person in described["people"]}
         except (KeyError, ValueError, TypeError):
             continue

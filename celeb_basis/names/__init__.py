@@ -1,3 +1,3 @@
-"""Celebrities' names, from which a basis is built: the shipped list, reading lists, filtering them (paper section 3.2)."""
+"""Celebrities' names, from which a basis is built: the shipped list, the user's own lists, filters (paper section 3.2)."""
 
 from __future__ import annotations

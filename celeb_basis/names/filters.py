@@ -1,4 +1,8 @@
-"""The automatic filter: which names of a list go into a text encoder's basis, and why the others do not."""
+"""Filters on names: which names of a list are used for a text encoder's basis, and why the others are not.
+
+:func:`filter_names` applies the rules on tokens and duplicates. :class:`GeneratedFaceCheck` asks the model itself whether
+it renders a name with a face, and with the same face each time (paper section 3.2; its authors picked such names by eye).
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,12 @@ from celeb_basis.faces.types import FaceNetwork, Floats
 from celeb_basis.names.lists import NameList
 
 FaceCheck: TypeAlias = Callable[[str], "str | None"]
-"""Says of a name why it is no good, or ``None`` if the model draws it; see :mod:`celeb_basis.names.filters`."""
+"""Returns why a name is not usable, or ``None`` if it is; see :class:`GeneratedFaceCheck`."""
 
 Kind = Literal["too few tokens", "too many tokens", "duplicate name", "same tokens", "too common token", "face"]
 """The rules, in the order in which they are applied."""
 
-# Accents of Latin, Greek and Cyrillic, white space, and the punctuation that stands in names.
+# Accents of Latin, Greek and Cyrillic, white space, and the punctuation that occurs in names.
 _IGNORED = re.compile(r"[\u0300-\u036f\s" + re.escape(string.punctuation) + r"\u00b7\u2010-\u205e\u3000-\u303f\u30fb]+")
 _ASCII_KEY = str.maketrans("", "", string.whitespace + string.punctuation)
 
@@ -35,23 +39,24 @@ _ASCII_KEY = str.maketrans("", "", string.whitespace + string.punctuation)
 class FilterOptions:
     """Which names are kept.
 
-    Raises: :class:`SettingsError` at construction for a value out of its range.
+    Raises:
+        SettingsError: At construction, for a value out of its range.
     """
 
     min_tokens: int = 2
-    """Drop names of fewer tokens. Names with fewer tokens than an identity has vectors are dropped in any case."""
+    """Drop names with fewer tokens. Names with fewer tokens than an identity has vectors are dropped in any case."""
     max_tokens: int | None = None
-    """Drop names of more tokens; ``None`` keeps them, with the tokens beyond an identity's vectors left out."""
+    """Drop names with more tokens; ``None`` keeps them and ignores the tokens beyond an identity's vectors."""
     drop_duplicates: bool = True
-    """Drop a name that was there before (case, accents, spaces and punctuation aside), or whose tokens were."""
+    """Drop a name that occurred before (ignoring case, accents, spaces and punctuation), or whose tokens did."""
     max_repeats: int | None = None
-    """At most so many kept names may share one token in one column; later ones are dropped as too common. ``None`` keeps
-    all, as the paper does, whose basis weighs a first name that fifty celebrities share fifty times."""
+    """How many kept names may share one token in one column; later ones are dropped as too common. ``None`` keeps all,
+    as the paper does, in whose basis a first name shared by fifty celebrities has fifty times the weight."""
 
     def __post_init__(self) -> None:
         _check_whole("min_tokens", self.min_tokens)
         if not isinstance(self.drop_duplicates, bool):
-            raise SettingsError(f"drop_duplicates is {self.drop_duplicates!r}: say yes or no.")
+            raise SettingsError(f"drop_duplicates is {self.drop_duplicates!r}: choose yes or no.")
         if self.max_repeats is not None:
             _check_whole("max_repeats", self.max_repeats)
         if self.max_tokens is not None:
@@ -64,18 +69,18 @@ class FilterOptions:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A name that was left out."""
+    """A name that was dropped."""
 
     name: str
     reason: str
-    """For people, e.g. ``"same tokens as Ansel Adams"``."""
+    """For display, e.g. ``"same tokens as Ansel Adams"``."""
     kind: Kind
     """The rule that dropped it, for counting."""
 
 
 @dataclass(frozen=True, eq=False)
 class FilteredNames:
-    """What is left of a list for one text encoder."""
+    """The usable names of a list for one text encoder."""
 
     names: tuple[str, ...]
     """The ``N`` kept names, in the list's order."""
@@ -101,15 +106,20 @@ def filter_names(
     options: FilterOptions | None = None,
     *,
     tokens: int = 2,
-    draws_face: FaceCheck | None = None,
+    face_check: FaceCheck | None = None,
 ) -> FilteredNames:
-    """Apply the rules of ``options`` and, last and only to names that passed them, ``draws_face``.
+    """Apply the rules of ``options`` and then, only to names that passed them, ``face_check``.
 
-    Parameters: ``tokenize`` gives the token ids of each text without special tokens and is called once; ``tokens`` is
-    ``E``, the token vectors of an identity.
+    Args:
+        names: The list.
+        tokenize: Returns the token ids of each text, without special tokens; called once.
+        options: The rules.
+        tokens: ``E``, the token vectors of an identity.
+        face_check: An additional check of each name.
 
-    Raises: :class:`SettingsError` for an ``E`` that no name can fill, :class:`HostError` if the tokenizer's answer does
-    not fit the names.
+    Raises:
+        SettingsError: If no name can have ``tokens`` tokens.
+        HostError: If the tokenizer does not return as many lists of tokens as there are names.
     """
     options = options or FilterOptions()
     _check_whole("tokens", tokens)
@@ -120,27 +130,27 @@ def filter_names(
     ids = tokenize(list(names.names))
     if len(ids) != len(names.names):
         raise HostError(
-            f"The tokenizer answered {len(names.names)} names with {len(ids)} lists of tokens: check the host's adapter."
+            f"The tokenizer returned {len(ids)} lists of tokens for {len(names.names)} names: check the host's integration."
         )
     rules = _Rules(options, tokens)
     kept: list[int] = []
     dropped: list[Dropped] = []
     for index, (name, name_ids) in enumerate(zip(names.names, ids, strict=True)):
-        verdict = rules.why_not(name, name_ids)
-        if verdict is None and draws_face is not None and (reason := draws_face(name)) is not None:
-            verdict = (reason, "face")
-            rules.meet(name)
-        if verdict is None:
+        problem = rules.problem(name, name_ids)
+        if problem is None and face_check is not None and (reason := face_check(name)) is not None:
+            problem = (reason, "face")
+            rules.remember(name)
+        if problem is None:
             kept.append(index)
             rules.keep(name, name_ids)
         else:
-            dropped.append(Dropped(name, *verdict))
+            dropped.append(Dropped(name, *problem))
     token_ids = np.array([ids[index][:tokens] for index in kept], dtype=np.int64).reshape(len(kept), tokens)
     return FilteredNames(tuple(names.names[index] for index in kept), token_ids, tuple(dropped))
 
 
 class _Rules:
-    """The rules on names and tokens, with what they have to remember of the names kept so far."""
+    """The rules on names and tokens, with what they have to remember about earlier names."""
 
     def __init__(self, options: FilterOptions, tokens: int) -> None:
         self._options = options
@@ -150,7 +160,8 @@ class _Rules:
         self._seen_tokens: dict[tuple[int, ...], str] = {}
         self._repeats: Counter[tuple[int, int]] = Counter()
 
-    def why_not(self, name: str, ids: Sequence[int]) -> tuple[str, Kind] | None:
+    def problem(self, name: str, ids: Sequence[int]) -> tuple[str, Kind] | None:
+        """Why a name is dropped, and by which rule; ``None`` if it passes."""
         options = self._options
         if len(ids) < self._fewest:
             return f"{_counted(len(ids))}, fewer than {self._fewest}", "too few tokens"
@@ -171,14 +182,14 @@ class _Rules:
                     )
         return None
 
-    def meet(self, name: str) -> None:
-        """Remember a name that failed for its face, so that the model never draws another spelling of it."""
+    def remember(self, name: str) -> None:
+        """Remember a name that failed the face check, so that other spellings of it are not generated as well."""
         if self._options.drop_duplicates:
             self._seen_names[comparison_key(name)] = name
 
     def keep(self, name: str, ids: Sequence[int]) -> None:
-        """Remember a kept name and its tokens; a name without a face leaves its tokens to the next one."""
-        self.meet(name)
+        """Remember a kept name and its tokens; the tokens of a name without a face can be used by the next one."""
+        self.remember(name)
         if self._options.drop_duplicates:
             self._seen_tokens[tuple(ids[: self._tokens])] = name
         if self._options.max_repeats is not None:
@@ -189,9 +200,9 @@ class _Rules:
 
 
 def comparison_key(name: str) -> str:
-    """What two spellings of one name have in common: case, accents, spaces and punctuation aside.
+    """The same key for all spellings of a name, ignoring case, accents, spaces and punctuation.
 
-    Only the accents of Latin, Greek and Cyrillic are left out: in other scripts the marks are letters.
+    Only the accents of Latin, Greek and Cyrillic are ignored: in other scripts such marks are letters.
     """
     if name.isascii():
         return name.translate(_ASCII_KEY).lower() or name
@@ -209,26 +220,16 @@ def _check_whole(name: str, value: object) -> None:
         raise SettingsError(f"{name} is {value!r}: give a whole number of at least 1.")
 
 
-# FOLDED: The filter that asks the model itself: does it draw a face for a name, and the same face each time?
-# FOLDED:
-# FOLDED: The authors picked such names by eye; this is the same question put to a face network (method: paper
-# FOLDED: section 3.2).
-
 Progress = Callable[[str, "str | None"], None]
-"""Called after each name with the name and its verdict: why it is no good, or ``None``."""
+"""Called after each name with the name and why it is not usable, or ``None``."""
 
 
 class GeneratedFaceCheck:
-    """A :data:`~celeb_basis.names.filters.FaceCheck` that lets ``host`` draw each name and looks at the faces.
+    """A :data:`FaceCheck` that lets the model generate pictures of each name and compares the faces in them.
 
-    A name fails if one of its pictures shows no face, or if the mean cosine between the faces' vectors, over all pairs
-    of its pictures, is below ``same_face``. With one picture only the first is asked. In a picture of several faces the
-    largest counts.
-
-    Parameters: ``template`` is the prompt, with ``{}`` where the name goes; picture ``i`` is drawn with ``seed + i``;
-    ``progress`` is called after each name, and what it raises ends the work.
-
-    Raises: :class:`SettingsError` at construction for a value out of its range.
+    A name fails if one of its pictures shows no face, or if the mean cosine similarity between the face vectors, over all
+    pairs of its pictures, is below ``same_face``. With a single picture, only a face is required. In a picture with
+    several faces the largest one counts.
     """
 
     def __init__(
@@ -243,8 +244,23 @@ class GeneratedFaceCheck:
         steps: int = 25,
         progress: Progress | None = None,
     ) -> None:
+        """Configure the check.
+
+        Args:
+            model: The model that generates.
+            faces: Detects and embeds the faces.
+            template: The prompt, with ``{}`` for the name.
+            pictures: Number of pictures per name.
+            same_face: Lowest mean cosine similarity.
+            seed: Picture ``i`` is generated with ``seed + i``.
+            steps: Sampling steps.
+            progress: Called after each name; an exception that it raises ends the work.
+
+        Raises:
+            SettingsError: For a value out of its range.
+        """
         if template.count("{}") != 1:
-            raise SettingsError(f"The template {template!r} must hold {{}} once, where the name goes: change it.")
+            raise SettingsError(f"The template {template!r} must contain {{}} exactly once, for the name: change it.")
         if not 1 <= pictures <= 64:
             raise SettingsError(f"pictures is {pictures}: choose from 1 to 64.")
         if not -1.0 <= same_face <= 1.0:
@@ -253,7 +269,7 @@ class GeneratedFaceCheck:
             raise SettingsError(f"steps is {steps}: choose from 1 to 1000.")
         if not 0 <= seed < 2**32:
             raise SettingsError(f"seed is {seed}: choose from 0 to {2**32 - 1}.")
-        self._host = model
+        self._model = model
         self._faces = faces
         self._template = template
         self._pictures = pictures
@@ -263,38 +279,39 @@ class GeneratedFaceCheck:
         self._progress = progress
 
     def __call__(self, name: str) -> str | None:
-        """Why ``name`` is no good, or ``None``.
+        """Check one name; returns why it is not usable, or ``None`` if it is.
 
-        Raises: :class:`HostError` if the host draws fewer pictures than asked for, and whatever the host raises.
+        Raises:
+            HostError: If the model generates fewer pictures than requested.
         """
-        verdict = self._verdict(name)
+        problem = self._problem(name)
         if self._progress is not None:
-            self._progress(name, verdict)
-        return verdict
+            self._progress(name, problem)
+        return problem
 
-    def _verdict(self, name: str) -> str | None:
-        # replace, not format: braces in a template or a name mean nothing here.
+    def _problem(self, name: str) -> str | None:
+        # replace, not format: braces in a template or a name have no meaning here.
         prompt = self._template.replace("{}", name)
         request = GenerationRequest(prompt=prompt, count=self._pictures, seed=self._seed, steps=self._steps)
         vectors: list[Floats] = []
-        for picture in self._host.generate(request):
+        for picture in self._model.generate(request):
             pixels = np.array(picture.convert("RGB"), dtype=np.uint8)
             found = self._faces.detect(pixels)
             if not found:
-                # The rest is not drawn: a host draws one picture after the other.
-                return f"no face in drawn picture {len(vectors) + 1} of {self._pictures}"
+                # The rest is not generated: a model generates one picture after the other.
+                return f"no face in generated picture {len(vectors) + 1} of {self._pictures}"
             vectors.append(self._faces.embed([self._faces.align(pixels, found[0].landmarks)])[0])
         if len(vectors) != self._pictures:
             raise HostError(
-                f"The model drew {len(vectors)} of {self._pictures} pictures for {name!r}: "
-                "was it interrupted? Start the filter again."
+                f"The model generated {len(vectors)} of {self._pictures} pictures for {name!r}: if it was interrupted, "
+                "start the filter again."
             )
         if self._pictures == 1:
             return None
         cosine = float(np.mean([_cosine(one, other) for one, other in combinations(vectors, 2)]))
-        # Written so that NaN fails too.
+        # Not "cosine < ...": NaN has to fail too.
         if not cosine >= self._same_face:
-            return f"draws a different face each time (cosine {cosine:.2f}, wanted {self._same_face:.2f})"
+            return f"a different face each time (cosine similarity {cosine:.2f}, required {self._same_face:.2f})"
         return None
 
 

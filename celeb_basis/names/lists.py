@@ -15,10 +15,10 @@ from celeb_basis.errors import FileError, NamesError
 from celeb_basis.files import explained_os_errors
 
 MAX_LINE = 200
-"""Longest line of a list, in characters, comments aside: beyond it the file is no list of names."""
+"""Longest line of a list in characters, except for comments: a file with longer ones is not a list of names."""
 
 MAX_BYTES = 32 << 20
-"""Largest list that is read: over a million names."""
+"""Largest list that is read, in bytes: over a million names."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
@@ -30,33 +30,39 @@ _SHIPPED = "celebrities.txt"
 
 @dataclass(frozen=True)
 class NameList:
-    """Names in the order of their list; may hold duplicates, which filtering drops."""
+    """Names in the order of their list; may contain duplicates, which filtering drops."""
 
     names: tuple[str, ...]
     """In Unicode's composed form (NFC), trimmed, one space between words."""
     sha256: str
-    """Hex SHA-256 over the UTF-8 of the normalised names joined by newlines: comments, blank lines, further columns,
-    line ends, a byte order mark, spacing and the Unicode form of the file change nothing; the names' order does."""
+    """Hex SHA-256 of the normalized names joined by newlines, in UTF-8. Comments, blank lines, further columns, line
+    endings, a byte order mark, spacing and the Unicode form of the file do not change it; the order of the names does."""
     source: str
     """Where the names come from, for messages."""
 
 
 def name_list(names: Iterable[str], source: str) -> NameList:
-    """The :class:`NameList` of ``names``, normalised and hashed. Blank names and those starting with ``#`` are left out.
+    """Normalize and hash ``names``; blank names and those that start with ``#`` are skipped.
 
-    Raises: :class:`NamesError` if nothing is left.
+    Args:
+        names: The names.
+        source: Where they come from, for messages.
+
+    Raises:
+        NamesError: If no name is left.
     """
-    cleaned = tuple(name for name in map(_normalised, names) if name and not name.startswith("#"))
+    cleaned = tuple(name for name in map(_normalized, names) if name and not name.startswith("#"))
     if not cleaned:
-        raise NamesError(f"There is no name in {source}: give a text file with one name a line.")
+        raise NamesError(f"There is no name in {source}: give a text file with one name per line.")
     return NameList(cleaned, hashlib.sha256("\n".join(cleaned).encode("utf-8")).hexdigest(), source)
 
 
 @functools.cache
 def shipped_names() -> NameList:
-    """The project's own list.
+    """The list that comes with the package.
 
-    Raises: :class:`NamesError` if the installation lacks it.
+    Raises:
+        NamesError: If the installation lacks it.
     """
     try:
         data = resources.files("celeb_basis.names").joinpath(_SHIPPED).read_bytes()
@@ -66,13 +72,14 @@ def shipped_names() -> NameList:
 
 
 def read_names(path: Path) -> NameList:
-    """Read a list of names: UTF-8 with or without byte order mark, one name a line.
+    """Read a list of names: UTF-8 with or without byte order mark, one name per line.
 
-    Of a line with columns, only what stands before the first comma or tab is the name. Blank lines and lines starting
-    with ``#`` are skipped.
+    In a line with columns, the name is what comes before the first comma or tab. Blank lines and lines that start with
+    ``#`` are skipped.
 
-    Raises: :class:`NamesError` for a file that is missing, unreadable, too large, not UTF-8 text, that holds control
-    characters or lines above :data:`MAX_LINE` characters, or no name at all.
+    Raises:
+        NamesError: For a file that is missing, unreadable, too large or not UTF-8 text, that contains control characters
+            or lines longer than :data:`MAX_LINE` characters, or that has no name at all.
     """
     path = Path(path)
     try:
@@ -96,7 +103,7 @@ def _parsed(data: bytes, source: str) -> NameList:
             )
         if control := _CONTROL.search(line):
             raise NamesError(
-                f"Line {number} of {source} holds the control character U+{ord(control.group()):04X}: remove it."
+                f"Line {number} of {source} contains the control character U+{ord(control.group()):04X}: remove it."
             )
         names.append(_COLUMN_END.split(line, maxsplit=1)[0])
     return name_list(names, source)
@@ -106,19 +113,19 @@ def _decoded(data: bytes, source: str) -> str:
     if len(data) > MAX_BYTES:
         raise NamesError(f"{source} is larger than {MAX_BYTES >> 20} MB, too large for a list of names: shorten it.")
     if data.startswith(_UTF16_MARKS):
-        raise NamesError(f"{source} is text in UTF-16: save it as UTF-8.")
+        raise NamesError(f"{source} is encoded in UTF-16: save it as UTF-8.")
     if b"\0" in data:
-        raise NamesError(f"{source} is a binary file: give a text file in UTF-8 with one name a line.")
+        raise NamesError(f"{source} is a binary file: give a text file in UTF-8 with one name per line.")
     try:
-        # A byte order mark goes with the first line's invisible ends.
+        # A byte order mark is removed with the invisible characters around the first line.
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = len(re.findall(rb"\r\n|\r|\n", data[: error.start])) + 1
         raise NamesError(f"Line {line} of {source} is not UTF-8: save the file as UTF-8 text.") from error
 
 
-def _normalised(name: str) -> str:
-    """NFC, without spreadsheets' quotes and invisible ends, one space between words."""
+def _normalized(name: str) -> str:
+    """NFC, without the quotes of spreadsheets and invisible characters at the ends, one space between words."""
     bare = _INVISIBLE_ENDS.sub("", name)
     if len(bare) > 1 and bare[0] == bare[-1] == '"':
         bare = _INVISIBLE_ENDS.sub("", bare[1:-1])

@@ -1,4 +1,8 @@
-"""Random views of a portrait: flip, colour, size, place, plain background (paper section 4, "implementation details")."""
+"""Random views of a portrait and training prompts that describe them (paper section 4, "implementation details").
+
+A view is the portrait with a random flip, color, size and place on a plain background. The prompts are neutral templates
+in textual inversion's tradition.
+"""
 
 from __future__ import annotations
 
@@ -10,53 +14,6 @@ import torch
 from PIL import Image, ImageEnhance
 
 from celeb_basis.faces.types import Floats, Pixels, Portrait
-
-# FOLDED: Neutral training prompts in textual inversion's tradition, and words for what the augmentation did to a
-# FOLDED: view.
-
-_MEDIA = (
-    "photo", "picture", "photograph", "image", "portrait", "snapshot", "rendering", "depiction", "shot", "close-up photo",
-)  # fmt: skip
-_MANNERS = ("a", "a good", "a clear", "a plain", "a simple", "one")
-
-TEMPLATES: tuple[str, ...] = tuple(f"{manner} {medium} of the {{}}" for manner in _MANNERS for medium in _MEDIA)
-"""Sixty prompts that say nothing of the person, each with one ``{}``."""
-
-SUBJECT = "face of {} person"
-"""What stands in a template's ``{}``: the word, with a class noun behind it (the paper's training prompt)."""
-
-# Upper bounds of a view's width as a share of the frame.
-_SIZES = ((0.25, "very small"), (0.5, "small"), (0.8, "smaller"))
-_WHOLE_FRAME = 0.95
-
-
-def training_prompt(template: str, word: str, description: str) -> str:
-    """``template`` about ``word``, followed by the view's ``description`` if there is one.
-
-    >>> training_prompt("a photo of the {}", "<p>", "small, on a plain grey background")
-    'a photo of the face of <p> person, small, on a plain grey background'
-    """
-    prompt = template.format(SUBJECT.format(word))
-    return f"{prompt}, {description}" if description else prompt
-
-
-def describe_view(scale: float, centre: Sequence[float], background: str) -> str:
-    """What the augmentation did: size, place and background; empty where the picture fills the frame.
-
-    Parameters: ``scale`` is the picture's width as a share of the frame's, ``centre`` its middle (x, y), 0 to 1.
-
-    >>> describe_view(0.2, (0.15, 0.5), "grey")
-    'very small, on the left, on a plain grey background'
-    """
-    if scale >= _WHOLE_FRAME:
-        return ""
-    words = [name for bound, name in _SIZES if scale < bound][:1]
-    x, y = centre
-    vertical = "at the top" if y < 1 / 3 else "at the bottom" if y > 2 / 3 else ""
-    horizontal = "on the left" if x < 1 / 3 else "on the right" if x > 2 / 3 else ""
-    words += [" ".join(filter(None, (vertical, horizontal)))] if vertical or horizontal else []
-    return ", ".join([*words, f"on a plain {background} background"])
-
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
@@ -72,12 +29,13 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "red": (180, 50, 50),
     "yellow": (235, 205, 80),
 }
-"""Plain backgrounds by the name a prompt gives them (RGB)."""
+"""Plain backgrounds (RGB) by the name that prompts use."""
 
-_COLOUR = (0.8, 1.2)
+# Ranges of the random choices. Brightness, contrast and saturation share one.
+_COLOR = (0.8, 1.2)
 _HUE = 0.01
 _ASPECT = (0.9, 1.1)
-# A mirrored face's left eye is the right eye of the original, and so for the corners of the mouth.
+# The left eye of a mirrored face is the original's right eye; the same holds for the corners of the mouth.
 _MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
 
 
@@ -88,41 +46,47 @@ class View:
     picture: Pixels
     """``(S, S, 3)``."""
     landmarks: Floats
-    """``(5, 2)`` where the face's landmarks went."""
+    """``(5, 2)`` x, y of the face's landmarks in the view's pixels."""
     description: str
-    """What the augmentation did, in a prompt's words; empty if nothing that shows."""
+    """What the augmentation did, in words for a prompt; empty if nothing visible."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random choices behind a view, so that they can be looked at and repeated."""
+    """The random choices behind a view, so that they can be inspected and repeated."""
 
     flip: bool
     brightness: float
     contrast: float
     saturation: float
     hue: float
-    """Shift around the colour circle, as a share of it."""
+    """Shift around the color circle, as a share of it."""
     width: float
     """Width of the picture, as a share of the frame."""
     aspect: float
     """Height over width."""
     left: float
-    """Place within the room that is left over, 0 (left) to 1 (right)."""
+    """Place within the remaining space, 0 (left) to 1 (right)."""
     top: float
+    """Place within the remaining space, 0 (top) to 1 (bottom)."""
     background: str
 
 
 def draw_augmentation(generator: torch.Generator, smallest: float) -> Augmentation:
-    """Random choices: widths are uniform from ``smallest`` to 1 of the frame, colours within a fifth, hue 0.01."""
+    """Draw random choices, all uniform.
+
+    Args:
+        generator: The source of randomness.
+        smallest: Smallest width of the picture, as a share of the frame.
+    """
     uniform = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
     names = list(BACKGROUNDS)
     within: Callable[[float, float, float], float] = lambda u, low, high: low + u * (high - low)  # noqa: E731
     return Augmentation(
         flip=uniform[0] < 0.5,
-        brightness=within(uniform[1], *_COLOUR),
-        contrast=within(uniform[2], *_COLOUR),
-        saturation=within(uniform[3], *_COLOUR),
+        brightness=within(uniform[1], *_COLOR),
+        contrast=within(uniform[2], *_COLOR),
+        saturation=within(uniform[3], *_COLOR),
         hue=within(uniform[4], -_HUE, _HUE),
         width=within(uniform[5], smallest, 1.0),
         aspect=within(uniform[6], *_ASPECT),
@@ -133,7 +97,7 @@ def draw_augmentation(generator: torch.Generator, smallest: float) -> Augmentati
 
 
 def augment(portrait: Portrait, choice: Augmentation) -> View:
-    """The view of ``portrait`` that ``choice`` describes. The landmarks move along, so no face needs to be found again."""
+    """The view of ``portrait`` that ``choice`` describes. The landmarks are moved too, so no face has to be detected again."""
     side = portrait.picture.shape[0]
     landmarks = portrait.landmarks.astype(np.float64)
     picture = Image.fromarray(portrait.picture)
@@ -153,13 +117,13 @@ def augment(portrait: Portrait, choice: Augmentation) -> View:
     frame = Image.new("RGB", (side, side), BACKGROUNDS[choice.background])
     frame.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, top))
     scale = np.array([width / side, height / side])
-    # Landmarks are pixel centres: half a pixel is added before scaling and taken away after it.
+    # Landmarks are pixel centers: half a pixel is added before scaling and subtracted after it.
     moved = (landmarks + 0.5) * scale - 0.5 + (left, top)
-    centre = ((left + width / 2) / side, (top + height / 2) / side)
+    center = ((left + width / 2) / side, (top + height / 2) / side)
     return View(
         picture=np.asarray(frame),
         landmarks=moved.astype(np.float32),
-        description=describe_view(width / side, centre, choice.background),
+        description=describe_view(width / side, center, choice.background),
     )
 
 
@@ -170,3 +134,57 @@ def _shift_hue(picture: Image.Image, shift: float) -> Image.Image:
     hue, saturation, value = picture.convert("HSV").split()
     turned = hue.point([(level + steps) % 256 for level in range(256)])
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+# Training prompts.
+
+_MEDIA = (
+    "photo", "picture", "photograph", "image", "portrait", "snapshot", "rendering", "depiction", "shot", "close-up photo",
+)  # fmt: skip
+_MANNERS = ("a", "a good", "a clear", "a plain", "a simple", "one")
+
+TEMPLATES: tuple[str, ...] = tuple(f"{manner} {medium} of the {{}}" for manner in _MANNERS for medium in _MEDIA)
+"""Sixty prompts that say nothing about the person, each with one ``{}``."""
+
+SUBJECT = "face of {} person"
+"""What replaces a template's ``{}``: the placeholder token with a class noun behind it (the paper's training prompt)."""
+
+# Upper bounds of a view's width as a share of the frame.
+_SIZES = ((0.25, "very small"), (0.5, "small"), (0.8, "smaller"))
+_WHOLE_FRAME = 0.95
+
+
+def training_prompt(template: str, token: str, description: str) -> str:
+    """The prompt of one training sample.
+
+    Args:
+        template: One of :data:`TEMPLATES`.
+        token: The placeholder token.
+        description: What the augmentation did to the view; may be empty.
+
+    >>> training_prompt("a photo of the {}", "<p>", "small, on a plain grey background")
+    'a photo of the face of <p> person, small, on a plain grey background'
+    """
+    prompt = template.format(SUBJECT.format(token))
+    return f"{prompt}, {description}" if description else prompt
+
+
+def describe_view(scale: float, center: Sequence[float], background: str) -> str:
+    """Describe the size, place and background of a view; empty if the picture fills the frame.
+
+    Args:
+        scale: Width of the picture as a share of the frame's.
+        center: Middle (x, y) of the picture, 0 to 1.
+        background: Name of the background, a key of :data:`BACKGROUNDS`.
+
+    >>> describe_view(0.2, (0.15, 0.5), "grey")
+    'very small, on the left, on a plain grey background'
+    """
+    if scale >= _WHOLE_FRAME:
+        return ""
+    words = [name for bound, name in _SIZES if scale < bound][:1]
+    x, y = center
+    vertical = "at the top" if y < 1 / 3 else "at the bottom" if y > 2 / 3 else ""
+    horizontal = "on the left" if x < 1 / 3 else "on the right" if x > 2 / 3 else ""
+    words += [" ".join(filter(None, (vertical, horizontal)))] if vertical or horizontal else []
+    return ", ".join([*words, f"on a plain {background} background"])

@@ -1,7 +1,7 @@
-"""What the celebrities know: from a face vector straight to coefficients, by a regression that is fitted in a second.
+"""A first guess of a person's coefficients from their face, without any training (this project's own addition).
 
-The model draws every name; the recognition network looks at the pictures; a ridge regression says which coefficients
-belong to which face. A stranger's coefficients are then known before any training.
+The model generates pictures of the celebrities, a face network embeds them, and a ridge regression learns which
+coefficients belong to which face. It is fitted in a second, and then predicts the coefficients of a stranger.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch.nn import functional
 
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
@@ -22,116 +24,118 @@ from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.events import DrawingNames
 from celeb_basis.faces.types import FaceNetwork, Portrait
 from celeb_basis.files import write_bytes
-from celeb_basis.method import Basis
-
-# FOLDED: How the model draws the celebrities: a face vector for every name, drawn once for each checkpoint and
-# FOLDED: kept on the disk.
+from celeb_basis.method import FACE_WIDTH, Basis
 
 _log = logging.getLogger(__name__)
 
 PROMPT = "a photo of {}"
 PICTURES, STEPS, GUIDANCE = 2, 20, 5.0
-"""Of each name: one picture alone says less of how the model sees somebody."""
+"""For each name. One picture alone says less about how the model renders a person."""
+
 MOST = 640
-"""Names that are drawn of a longer list, evenly spread: a regression needs no more, and every picture takes time."""
-_WIDTH = 512
-_KEEP_EVERY = 20
+"""Names that are used of a longer list, evenly spread: a regression needs no more, and every picture takes time."""
+
+STRENGTHS = tuple(10.0**power for power in range(-4, 5))
+"""Ridge penalties to choose from."""
+
+_SAVE_EVERY = 20
 
 
 @dataclass(frozen=True)
 class CelebrityFaces:
-    """Who the model believes that its celebrities are."""
+    """Face embeddings of the celebrities as this checkpoint renders them."""
 
     names: tuple[str, ...]
     vectors: torch.Tensor
-    """``(N, 512)`` float32, of length 1; NaN where no picture of a name shows a face."""
+    """``(N, 512)`` float32, L2-normalized; NaN if no picture of a name shows a face."""
 
 
 def generate_celebrity_faces(
     model: DiffusionModel, names: tuple[str, ...], faces: FaceNetwork, folder: Path, *, known: Sequence[Path] = ()
 ) -> Generator[DrawingNames, None, CelebrityFaces]:
-    """Draw two pictures of every name and look at their largest faces; yields after each name. Of more than
-    :data:`MOST` names some are chosen.
+    """Generate two pictures of every name and embed their largest faces, yielding after each name.
 
-    What was drawn before is read from ``folder``, and kept there on the way: whoever stops loses a few pictures at most.
-    A folder that cannot be written costs the time again, nothing else. ``known`` are folders that are looked into first,
-    and never written: what comes with a model need not be drawn.
+    Finished names are saved on the way, so that an interruption costs a few pictures at most.
+
+    Args:
+        model: The model that generates.
+        names: The names of the basis; of more than :data:`MOST`, an even selection is used.
+        faces: Detects, aligns and embeds the faces.
+        folder: Where results are read from and saved to. If it cannot be written, only the time is lost.
+        known: Folders that are searched first and never written: faces that come with a model need not be generated.
+
+    Raises:
+        TrainingError: If the host was interrupted while it generated.
     """
     names = chosen(names)
     path = folder / file_name(model, names, faces)
-    found = next((file for place in known if (file := place / path.name).is_file()), path)
-    vectors, drawn = _kept(found, len(names))
-    missing = (~drawn).nonzero()[:, 0].tolist()
+    source = next((file for place in known if (file := place / path.name).is_file()), path)
+    vectors, done = _load(source, len(names))
+    missing = (~done).nonzero()[:, 0].tolist()
     try:
         for number, row in enumerate(missing, 1):
-            vectors[row] = _look(model, names[row], row, faces)
-            drawn[row] = True
-            if number % _KEEP_EVERY == 0:
-                _keep(path, vectors, drawn)
+            vectors[row] = _generate_face(model, names[row], row, faces)
+            done[row] = True
+            if number % _SAVE_EVERY == 0:
+                _save(path, vectors, done)
             yield DrawingNames(len(names) - len(missing) + number, len(names))
     finally:
         if missing:
-            _keep(path, vectors, drawn)
+            _save(path, vectors, done)
     return CelebrityFaces(names, vectors)
 
 
 def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that are drawn of a list: :data:`MOST` at most, evenly spread."""
+    """The names of a list that are used: :data:`MOST` at most, evenly spread."""
     return tuple(names[row] for row in np.linspace(0, len(names) - 1, min(len(names), MOST)).round().astype(int))
 
 
 def file_name(model: DiffusionModel, names: tuple[str, ...], faces: FaceNetwork) -> str:
-    """What the file is called that keeps the faces of :func:`chosen` names."""
+    """Name of the file with the faces of :func:`chosen` names; it changes with everything that the faces depend on."""
     parts = [model.info.sha256, model.info.resolution, faces.name, PROMPT, PICTURES, STEPS, GUIDANCE, *names]
     return f"faces-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.safetensors"
 
 
-def _look(model: DiffusionModel, name: str, seed: int, faces: FaceNetwork) -> torch.Tensor:
+def _generate_face(model: DiffusionModel, name: str, row: int, faces: FaceNetwork) -> torch.Tensor:
+    """``(512,)`` normalized mean of the face vectors in a name's pictures; NaN if none of them shows a face."""
     request = GenerationRequest(
-        PROMPT.replace("{}", name), count=PICTURES, seed=PICTURES * seed, steps=STEPS, guidance=GUIDANCE
+        PROMPT.replace("{}", name), count=PICTURES, seed=PICTURES * row, steps=STEPS, guidance=GUIDANCE
     )
     pictures = [np.asarray(picture.convert("RGB")) for picture in model.generate(request)]
     if len(pictures) < PICTURES:
-        raise TrainingError("Drawing the celebrities was interrupted; what was drawn is kept: start again to go on.")
+        raise TrainingError(
+            "Generating the celebrities was interrupted. The finished ones are saved: start again to continue."
+        )
     aligned = [faces.align(picture, found[0].landmarks) for picture in pictures if (found := faces.detect(picture))]
     if not aligned:
-        return torch.full((_WIDTH,), torch.nan)
+        return torch.full((FACE_WIDTH,), torch.nan)
     return functional.normalize(torch.from_numpy(faces.embed(aligned).mean(0)).float(), dim=0)
 
 
-def _kept(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(N, 512)`` vectors and ``(N,)`` which of them were drawn."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _load(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(N, 512)`` vectors and ``(N,)`` flags of those that are done; none are if there is no readable file."""
     if path.is_file():
         try:
             stored = load_file(str(path))
-            # Copies: what is mapped from the file holds it, and Windows would then refuse to write over it.
-            vectors, drawn = stored["vectors"].float().clone(), stored["drawn"].bool().clone()
-            if vectors.shape == (count, _WIDTH) and drawn.shape == (count,):
-                return vectors, drawn
+            # Copies: mapped tensors keep the file open, and Windows would then refuse to overwrite it.
+            vectors, done = stored["vectors"].float().clone(), stored["drawn"].bool().clone()
+            if vectors.shape == (count, FACE_WIDTH) and done.shape == (count,):
+                return vectors, done
         except (SafetensorError, OSError, KeyError) as error:
-            _log.warning("The faces of the names in %s are not readable and are drawn anew: %s", path, error)
-    return torch.full((count, _WIDTH), torch.nan), torch.zeros(count, dtype=torch.bool)
+            _log.warning("The celebrities' faces in %s cannot be read and are generated again: %s", path, error)
+    return torch.full((count, FACE_WIDTH), torch.nan), torch.zeros(count, dtype=torch.bool)
 
 
-def _keep(path: Path, vectors: torch.Tensor, drawn: torch.Tensor) -> None:
-    from safetensors.torch import save
-
+def _save(path: Path, vectors: torch.Tensor, done: torch.Tensor) -> None:
     try:
-        write_bytes(path, save({"vectors": vectors, "drawn": drawn}))
+        write_bytes(path, save({"vectors": vectors, "drawn": done}))
     except FileError as error:
-        _log.warning("The faces of the names are not kept. %s", error)
-
-
-STRENGTHS = tuple(10.0**power for power in range(-4, 5))
-"""Ridge penalties that are tried."""
+        _log.warning("The celebrities' faces are not saved. %s", error)
 
 
 @dataclass(frozen=True)
 class FirstGuess:
-    """An affine map from face vectors to coefficients."""
+    """An affine map from face vectors to the coefficients of one text encoder."""
 
     weight: torch.Tensor
     """``(512, E*K)``."""
@@ -142,9 +146,9 @@ class FirstGuess:
     shape: tuple[int, ...]
     """``(E, K)``."""
     strength: float
-    """The penalty."""
+    """The ridge penalty."""
     explained: float
-    """Share of the variance of coefficients that is told, of names left out one at a time; below 0: worse than the mean."""
+    """Share of the coefficients' variance that is explained (leave-one-out R2); below 0 is worse than the mean."""
 
     def __call__(self, vector: torch.Tensor) -> torch.Tensor:
         """``(..., E, K)`` coefficients of ``(..., 512)`` face vectors."""
@@ -153,15 +157,16 @@ class FirstGuess:
 
 
 def first_guesses(bases: Sequence[Basis], faces: CelebrityFaces) -> tuple[FirstGuess, ...]:
-    """One regression a text encoder, on the names of its basis.
+    """Fit one regression per text encoder, on the names of its basis.
 
-    Raises: :class:`TrainingError` as :func:`fit_first_guess` does.
+    Raises:
+        TrainingError: If fewer than three names have a face.
     """
     guesses = []
     for basis in bases:
         rows = {name: row for row, name in enumerate(basis.names)}
-        known = [place for place, name in enumerate(faces.names) if name in rows]
-        coefficients = basis.name_coefficients[[rows[faces.names[place]] for place in known]]
+        known = [index for index, name in enumerate(faces.names) if name in rows]
+        coefficients = basis.name_coefficients[[rows[faces.names[index]] for index in known]]
         guesses.append(fit_first_guess(faces.vectors[known], coefficients))
     return tuple(guesses)
 
@@ -206,16 +211,24 @@ def guess_for_portraits(
 def fit_first_guess(
     vectors: torch.Tensor, coefficients: torch.Tensor, strengths: Sequence[float] = STRENGTHS
 ) -> FirstGuess:
-    """Fit ridge regression of ``(N, E, K)`` coefficients on ``(N, 512)`` face vectors.
+    """Fit a ridge regression from face vectors to coefficients.
 
-    The penalty is the one of ``strengths`` with the least error on names left out, one at a time, in closed form.
-    Names whose vector is not finite (no face was found) are left away.
+    The penalty is the one with the smallest leave-one-out error, which has a closed form.
 
-    Raises: :class:`TrainingError` for fewer than three names with a face.
+    Args:
+        vectors: ``(N, 512)`` face vectors; names whose vector is not finite (no face was found) are skipped.
+        coefficients: ``(N, E, K)``.
+        strengths: Ridge penalties to choose from.
+
+    Raises:
+        TrainingError: If fewer than three names have a face.
     """
     seen = torch.isfinite(vectors).all(dim=1)
     if int(seen.sum()) < 3:
-        raise TrainingError("Fewer than three names have a face: draw more names, or use a better trained model.")
+        raise TrainingError(
+            "The model renders fewer than three of the names with a face: use a longer list of names, or a better trained "
+            "model."
+        )
     x, y = vectors[seen].double(), coefficients[seen].double().flatten(1)
     face_mean, mean = x.mean(dim=0), y.mean(dim=0)
     count = len(x)

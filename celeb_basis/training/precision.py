@@ -1,4 +1,4 @@
-"""Which precision to learn in, and the loss scaling that half precision needs."""
+"""The precision of training, and the loss scaling that half precision needs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ _BY_DTYPE: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16
 
 
 def resolve_precision(choice: PrecisionChoice, dtype: torch.dtype, device: torch.device) -> Precision:
-    """``auto`` is what the model's weights are held in; fp32 in place of fp16 on a device without loss scaling."""
+    """The precision to train in: for ``auto`` the weights' own, but fp32 instead of fp16 on a device without loss scaling.
+
+    Args:
+        choice: The setting.
+        dtype: Dtype of the denoiser's weights.
+        device: Where the model runs.
+    """
     if choice != "auto":
         return choice
-    held = _BY_DTYPE.get(dtype, "fp32")
-    return "fp32" if held == "fp16" and not _can_scale(device) else held
+    own = _BY_DTYPE.get(dtype, "fp32")
+    return "fp32" if own == "fp16" and not _can_scale(device) else own
 
 
 def make_scaler(device: torch.device, precision: Precision) -> Any:
-    """A gradient scaler that is switched on for fp16 only: fp16's smallest numbers would swallow the gradients. It is off
-    where torch cannot scale.
+    """A gradient scaler, enabled for fp16 only, where small gradients would underflow; disabled where torch cannot scale.
 
-    Its starting scale is far below torch's 65,536: the loss's gradient passes through the whole model in fp16, and a
-    scale too high costs a skipped step each time it is halved.
+    The initial scale is far below torch's 65,536: the loss's gradient passes through the whole model in fp16, and a scale
+    that is too high costs a skipped step each time it is halved.
     """
     enabled = precision == "fp16" and _can_scale(device)
     if hasattr(torch.amp, "GradScaler"):
@@ -42,10 +47,10 @@ def _can_scale(device: torch.device) -> bool:
 
 @functools.cache
 def _gradients_come_back(kind: str) -> bool:
-    """Whether scaled gradients can be scaled back on a device.
+    """Whether scaled gradients can be unscaled on a device.
 
-    On Apple's that went through float64 at first, which they do not have; from which version on it does not is not
-    remembered here, but tried out.
+    Early versions of torch unscaled through float64, which Apple's devices do not have. This is tried out instead of
+    comparing version numbers.
     """
     try:
         with torch.inference_mode(False), torch.enable_grad():

@@ -1,7 +1,7 @@
-"""Jobs spread over a Ray cluster: every worker process loads the model once and takes tasks until there are none.
+"""Training tasks on a Ray cluster: each worker process loads the model once and runs one task after the other.
 
 Photos travel to the workers and identities travel back, as bytes: workers need the model's files at the same path, and
-nothing else of the head node's disk.
+nothing else from the head node's disk.
 """
 
 from __future__ import annotations
@@ -26,47 +26,52 @@ from celeb_basis.training.run import PhotoInput, TaskRunner, TrainingResult, Tra
 _log = logging.getLogger(__name__)
 
 _POLL = 0.5
-"""Seconds between two looks at a wish to stop."""
-_INTERRUPTED = "Interrupted on its Ray worker, and nothing of it is kept: learn this person again."
+"""Seconds between two checks of the cancellation flag."""
+_INTERRUPTED = "Interrupted on its Ray worker, which saves no state: learn this person again."
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where and how wide."""
+    """Which cluster, and how many workers."""
 
     workers: int = 2
     address: str | None = None
-    """A running cluster's, such as ``auto`` or ``ray://head:10001``; a Ray of our own on this machine if ``None``."""
+    """Address of a running cluster, such as ``auto`` or ``ray://head:10001``; ``None`` starts Ray on this machine."""
 
 
 def run_on_ray(
     make_runner: Callable[[], TaskRunner], tasks: Sequence[TrainingTask], interrupt: threading.Event, options: RayOptions
 ) -> Iterator[TrainingResult]:
-    """Learn ``tasks`` on Ray and yield how each ended, as they end; one that fails, or dies, stops no other.
+    """Run ``tasks`` on Ray and yield results as they come; a task that fails, or a worker that dies, stops no other.
 
-    Parameters: ``make_runner`` is pickled and called once in every worker process.
+    Args:
+        make_runner: Pickled, and called once in each worker process.
+        tasks: What to run.
+        interrupt: Cooperative cancellation flag, checked every half second.
+        options: Which cluster, and how many workers.
 
-    Raises: :class:`MissingPackageError` without Ray; :class:`TrainingError` if the cluster cannot be reached or no worker
-    can load the model.
+    Raises:
+        MissingPackageError: If Ray is not installed.
+        TrainingError: If the cluster cannot be reached, or no worker can load the model.
     """
     ray = _import_ray()
     with _connected(ray, options):
-        crew = _Crew(ray, make_runner, min(options.workers, len(tasks)))
+        pool = _WorkerPool(ray, make_runner, min(options.workers, len(tasks)))
         try:
-            yield from crew.run(tasks, interrupt)
+            yield from pool.run(tasks, interrupt)
         finally:
-            crew.dismiss()
+            pool.close()
 
 
 class _Actor:
-    """Lives in a worker process. Its constructor does nothing that can fail: Ray would hide the reason."""
+    """A worker process. Its constructor does nothing that can fail: Ray would hide the reason."""
 
     def __init__(self, make_runner: Callable[[], TaskRunner]) -> None:
         self._make_runner = make_runner
         self._runner: TaskRunner | None = None
 
     def open(self) -> str:
-        """Load the model; answers what is wrong, or nothing."""
+        """Load the model; returns what is wrong, or an empty string."""
         try:
             self._runner = self._make_runner()
         except Exception as error:
@@ -76,18 +81,24 @@ class _Actor:
         return ""
 
     def learn(self, task: TrainingTask, contents: Sequence[Sequence[bytes]], home: str) -> TrainingResult:
-        """Learn ``task`` for the machine called ``home``."""
+        """Run one task.
+
+        Args:
+            task: The task.
+            contents: Content of each photo, by person.
+            home: Name of the machine that the task comes from, for messages.
+        """
         assert self._runner is not None
         try:
             with tempfile.TemporaryDirectory(prefix="celeb-basis-") as folder:
-                here = replace(task, people=tuple(_unpacked(Path(folder), task, contents)))
-                return run_one(self._runner, here, threading.Event())
+                local_task = replace(task, people=tuple(_write_photos(Path(folder), task, contents)))
+                return run_one(self._runner, local_task, threading.Event())
         except Exception as error:
-            return _placed(failed_result(task, error), task.state, home)
+            return _with_machine(failed_result(task, error), task.state, home)
 
 
-class _Crew:
-    """The worker processes, each busy with one task at a time."""
+class _WorkerPool:
+    """The worker processes, each with one task at a time."""
 
     def __init__(self, ray: Any, make_runner: Callable[[], TaskRunner], size: int) -> None:
         self.ray, self.make_runner, self.size = ray, make_runner, size
@@ -97,12 +108,13 @@ class _Crew:
         self.opening: dict[Any, Any] = {}
         """Workers that are loading the model, by the reference to their answer."""
         self.busy: dict[Any, tuple[Any, TrainingTask]] = {}
+        """Workers that run a task, by the reference to its result."""
 
     def run(self, tasks: Sequence[TrainingTask], interrupt: threading.Event) -> Iterator[TrainingResult]:
-        """Hand out ``tasks``; yields results as they come."""
+        """Assign ``tasks`` to workers and yield results as they come."""
         waiting = deque(tasks)
         for _ in range(self.size):
-            self._hire()
+            self._start_worker()
         problem = ""
         while (waiting or self.busy) and not interrupt.is_set():
             if not self.opening and not self.busy:
@@ -111,8 +123,8 @@ class _Crew:
             for reference in done:
                 if reference in self.opening:
                     actor = self.opening.pop(reference)
-                    if said := self._answer(reference):
-                        problem = said
+                    if answer := self._answer(reference):
+                        problem = answer
                         _log.warning("A Ray worker could not start: %s", problem)
                         continue
                 else:
@@ -121,20 +133,20 @@ class _Crew:
                     yield result
                     if not alive:
                         if waiting and not interrupt.is_set():
-                            self._hire()
+                            self._start_worker()
                         continue
                 if not interrupt.is_set():
-                    yield from self._hand_out(waiting, actor)
-        yield from self._broken_off()
+                    yield from self._assign(waiting, actor)
+        yield from self._interrupted()
 
-    def dismiss(self) -> None:
-        """End all worker processes."""
+    def close(self) -> None:
+        """Stop all worker processes."""
         for actor in self.actors:
             with contextlib.suppress(Exception):  # it may be dead already
                 self.ray.kill(actor)
 
-    def _broken_off(self) -> Iterator[TrainingResult]:
-        """The results of those who were being learned when somebody wished to stop."""
+    def _interrupted(self) -> Iterator[TrainingResult]:
+        """The results of tasks that were running when the run was interrupted."""
         references = list(self.busy)
         done = self.ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
         for reference, (_, task) in self.busy.items():
@@ -151,7 +163,7 @@ class _Crew:
             return _lost(task, error), False
         return result, True
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         actor = self.kind.remote(self.make_runner)
         self.actors.append(actor)
         self.opening[actor.open.remote()] = actor
@@ -162,12 +174,12 @@ class _Crew:
         except self.ray.exceptions.RayError as error:
             return _first_line(error)
 
-    def _hand_out(self, waiting: deque[TrainingTask], actor: Any) -> Iterator[TrainingResult]:
-        """Give ``actor`` the next task whose photos can be read; yields the results of those that cannot."""
+    def _assign(self, waiting: deque[TrainingTask], actor: Any) -> Iterator[TrainingResult]:
+        """Assign ``actor`` the next task whose photos can be read; yields the results of those that cannot."""
         while waiting:
             task = waiting.popleft()
             try:
-                contents = [[_content(path) for path in person.photos] for person in task.people]
+                contents = [[_read(path) for path in person.photos] for person in task.people]
             except CelebBasisError as error:
                 yield failed_result(task, error)
                 continue
@@ -175,25 +187,25 @@ class _Crew:
             return
 
 
-def _content(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     with explained_os_errors(path, "read"):
         return path.read_bytes()
 
 
-def _unpacked(folder: Path, task: TrainingTask, contents: Sequence[Sequence[bytes]]) -> Iterator[PhotoInput]:
-    """The task's people with their photos in ``folder``, under the names that they had."""
+def _write_photos(folder: Path, task: TrainingTask, contents: Sequence[Sequence[bytes]]) -> Iterator[PhotoInput]:
+    """Write the photos to ``folder`` under their own names; yields the people with the new paths."""
     for number, (person, pictures) in enumerate(zip(task.people, contents, strict=True)):
         paths = []
         for index, (path, content) in enumerate(zip(person.photos, pictures, strict=True)):
-            place = folder / f"{number}-{index}"  # two folders may hold photos of one name
-            place.mkdir()
-            (place / path.name).write_bytes(content)
-            paths.append(place / path.name)
+            own = folder / f"{number}-{index}"  # photos from different folders may have the same name
+            own.mkdir()
+            (own / path.name).write_bytes(content)
+            paths.append(own / path.name)
         yield replace(person, photos=tuple(paths))
 
 
-def _placed(result: TrainingResult, state: Path | None, home: str) -> TrainingResult:
-    """``result`` that says which machine a state is on, where its error names one that is not on ``home``."""
+def _with_machine(result: TrainingResult, state: Path | None, home: str) -> TrainingResult:
+    """``result`` with the machine added to an error that names a saved state, unless that machine is ``home``."""
     if state is None or str(state) not in result.error or platform.node() == home:
         return result
     return replace(result, error=f"{result.error} That file is on the machine {platform.node()}.")
@@ -220,11 +232,11 @@ def _import_ray() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
-    """Join the cluster, or start a Ray on this machine's loopback, and leave it again if it was us who joined."""
+    """Connect to the cluster, or start Ray on this machine's loopback; disconnects at the end unless already connected."""
     if ray.is_initialized():
         yield
         return
-    # Workers import this package from where this process has it.
+    # Workers import this package from the same place as this process.
     package_root = str(Path(celeb_basis.__file__).resolve().parents[1])
     local: dict[str, Any] = {
         "num_cpus": options.workers,

@@ -60,7 +60,8 @@ class PhotoInput:
 class TrainingTask:
     """People who are learned in one run, and share the head if there is one.
 
-    Raises: :class:`TrainingError` at construction if two people have the same name.
+    Raises:
+        TrainingError: At construction, if two people have the same name.
     """
 
     people: tuple[PhotoInput, ...]
@@ -129,7 +130,8 @@ class TaskRunner(Protocol):
     def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:
         """Learn the people of a task, yielding progress.
 
-        Raises: :class:`CelebBasisError` for whatever is wrong with the task.
+        Raises:
+            CelebBasisError: For whatever is wrong with the task.
         """
 
 
@@ -161,7 +163,9 @@ class TrainingSession(TaskRunner):
     def built_bases(self, components: int) -> tuple[BuiltBasis, ...]:
         """The model's bases with ``components`` components, one per text encoder.
 
-        Raises: :class:`NamesError` or :class:`BasisError` for a list that is too short for them.
+        Raises:
+            NamesError: If the list has too few usable names.
+            BasisError: If the names span too few dimensions.
         """
         if components not in self._built:
             options = BasisOptions(components=components)
@@ -176,9 +180,10 @@ class TrainingSession(TaskRunner):
             task: The people, their photos and the settings.
             interrupt: Cooperative cancellation flag, checked between steps.
 
-        Raises: :class:`CelebBasisError` for whatever is wrong with the task. :class:`NotFiniteError`, and
-            :class:`HostError` for a checkpoint that was switched during the run, are raised after the last good state
-            was saved to ``task.state``.
+        Raises:
+            CelebBasisError: For whatever is wrong with the task.
+            NotFiniteError: If the loss or a gradient is not finite; the last good state was saved to ``task.state``.
+            HostError: If the checkpoint was switched during the run; the last good state was saved as well.
         """
         if self.faces is None:
             raise TrainingError("Learning needs a face model pack: give one.")
@@ -222,7 +227,8 @@ class TrainingSession(TaskRunner):
             consent: Replaces the note on consent that the run was started with, unless empty.
             state: Where the state is saved if the run is interrupted again; ``path`` if ``None``.
 
-        Raises: :class:`TrainingError` for an unusable state, another model, or a setting that cannot change.
+        Raises:
+            TrainingError: For an unusable state, another model, or a setting that cannot change.
         """
         saved = read_summary(path)
         settings = saved.settings.changed(changes)
@@ -387,7 +393,8 @@ def run_one(
 ) -> TrainingResult:
     """Run one task.
 
-    Raises: :class:`CelebBasisError` if it fails.
+    Raises:
+        CelebBasisError: If it fails.
     """
     return follow(runner.learn(task, interrupt), None if on_event is None else lambda event: on_event(task, event))
 

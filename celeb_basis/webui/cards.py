@@ -1,7 +1,7 @@
-"""The page "Celeb Basis" among the host's Extra Networks: a card for everybody in the library.
+"""The page "Celeb Basis" among the host's Extra Networks: a card for each identity of the library.
 
-The host's own code draws the page. A thumbnail is read when the browser asks for it, by the host's own route for pictures
-inside of files, so no path leaves the library.
+The host's own code renders the page. It reads a thumbnail when the browser asks for it, by its own route for pictures inside
+files, so that no path of the library is sent to the browser.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import html
-import importlib
 import io
 import json
 import logging
@@ -22,9 +21,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from markupsafe import Markup
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
 from celeb_basis.basis import load_cached
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
+from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.identities.expand import tensors_of
 from celeb_basis.identities.identity import MAX_FILE_SIZE, READERS, Identity, IdentityMetadata, load_identity
 from celeb_basis.identities.library import Listing
@@ -34,34 +38,50 @@ from celeb_basis.prompts.registry import Registry
 if TYPE_CHECKING:
     from celeb_basis.prompts.registry import Checkpoint
 
+_log = logging.getLogger(__name__)
 
-# FOLDED: What the host's own pages tell about people, read without their pictures and kept until a file changes.
+TITLE = "Celeb Basis"
+PAGE = "celeb_basis"
+
+_COVER = "ssmd_cover_images"
+"""The key under which the host looks for pictures inside a file."""
+_LARGEST_SIDE = 4096
+_NOBODY = "<div class='nocards'><h1>Nobody yet: learn a person on the tab Celeb Basis.</h1></div>"
 
 _Stamp = tuple[int, int, int]
+"""Modification time in nanoseconds, size and inode: another stamp is another file."""
+
+
+# An index of the library
 
 
 @dataclass(frozen=True)
 class IndexedIdentity:
-    """One identity file, without its coefficients, vectors and thumbnail."""
+    """What an index keeps of one identity file.
+
+    An :class:`~celeb_basis.identities.library.IdentityStatus` holds the identity itself; of ten thousand identities, an
+    index has no room for coefficients, token vectors and thumbnails.
+    """
 
     name: str
     path: Path
     stamp: _Stamp
     problem: str = ""
-    """Why the file cannot be used; else empty, and the rest is there."""
+    """Why the file cannot be read; else empty, and the rest is known."""
     content_hash: str = ""
-    """Of the vectors in the file, whichever checkpoint is loaded."""
-    about: IdentityMetadata | None = None
+    """Hash of the vectors in the file, whichever checkpoint is loaded."""
+    metadata: IdentityMetadata | None = None
     """Always without the thumbnail."""
     has_thumbnail: bool = False
     distance: float | None = None
-    """To the mean celebrity, in units of the celebrities' own distance; ``None`` where its basis is not cached here."""
+    """To the mean celebrity, in units of the celebrities' own distance; ``None`` where the basis is not cached here."""
 
 
 class IdentityIndex:
-    """IndexedIdentity of identity files; a file is read again when its time stamp, size or place changed. Safe in threads.
+    """Reads identity files once: again only when the modification time, size or inode changed. Safe in threads.
 
-    Parameters: ``bases`` is the folder of cached bases, for distances; without it there are none.
+    Args:
+        bases: The folder of cached bases, for distances; without it there are none.
     """
 
     def __init__(self, bases: Path | None = None) -> None:
@@ -70,7 +90,7 @@ class IdentityIndex:
         self._known: dict[str, IndexedIdentity] = {}
 
     def of(self, files: Iterable[tuple[str, Path]]) -> tuple[IndexedIdentity, ...]:
-        """IndexedIdentity of each name and its file, in order; files that are gone are left out."""
+        """The identities of names and their files, in order; missing files are left out."""
         found: list[IndexedIdentity] = []
         bases: dict[str, Basis | None] = {}
         for name, path in files:
@@ -80,31 +100,31 @@ class IdentityIndex:
                 continue
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             with self._lock:
-                facts = self._known.get(str(path))
-            if facts is None or facts.stamp != stamp or facts.name != name:
-                facts = self._read(name, path, stamp, bases)
+                known = self._known.get(str(path))
+            if known is None or known.stamp != stamp or known.name != name:
+                known = self._read(name, path, stamp, bases)
                 with self._lock:
-                    self._known[str(path)] = facts
-            found.append(facts)
+                    self._known[str(path)] = known
+            found.append(known)
         return tuple(found)
 
     def keep_only(self, paths: Iterable[Path]) -> None:
-        """Forget every other file."""
+        """Drop all other files."""
         kept = {str(path) for path in paths}
         with self._lock:
-            self._known = {path: facts for path, facts in self._known.items() if path in kept}
+            self._known = {path: known for path, known in self._known.items() if path in kept}
 
     def _read(self, name: str, path: Path, stamp: _Stamp, bases: dict[str, Basis | None]) -> IndexedIdentity:
         try:
             checked_name(name)
-            identity, has_thumbnail = _without_picture(path)
+            identity, has_thumbnail = _read_without_thumbnail(path)
         except CelebBasisError as error:
             return IndexedIdentity(name, path, stamp, problem=str(error))
-        about = identity.metadata
-        if about.thumbnail is not None:
-            about = replace(about, thumbnail=None)
+        metadata = identity.metadata
+        if metadata.thumbnail is not None:
+            metadata = replace(metadata, thumbnail=None)
         distance = self._distance(identity, bases)
-        return IndexedIdentity(name, path, stamp, "", identity.content_hash, about, has_thumbnail, distance)
+        return IndexedIdentity(name, path, stamp, "", identity.content_hash, metadata, has_thumbnail, distance)
 
     def _distance(self, identity: Identity, bases: dict[str, Basis | None]) -> float | None:
         distances = []
@@ -119,20 +139,15 @@ class IdentityIndex:
 
 
 def thumbnail_of(path: Path) -> bytes | None:
-    """The thumbnail in the identity file ``path``, or ``None`` if there is none, or no whole file."""
+    """The thumbnail in the identity file ``path``; ``None`` if there is none, or the file is broken."""
     try:
         return load_identity(path).metadata.thumbnail
     except CelebBasisError:
         return None
 
 
-def _without_picture(path: Path) -> tuple[Identity, bool]:
-    """The identity in ``path`` without reading its thumbnail, and whether it has one.
-
-    Raises: :class:`IdentityError` and :class:`FileError` as :func:`load_identity` does.
-    """
-    from safetensors import SafetensorError, safe_open
-
+def _read_without_thumbnail(path: Path) -> tuple[Identity, bool]:
+    """The identity in ``path`` without its thumbnail, and whether it has one. Raises as :func:`load_identity` does."""
     try:
         if path.stat().st_size > MAX_FILE_SIZE:
             raise ValueError
@@ -141,23 +156,15 @@ def _without_picture(path: Path) -> tuple[Identity, bool]:
             tensors = {key: file.get_tensor(key) for key in keys - {"thumbnail"}}
         return READERS[int(header["format_version"])](tensors, header), "thumbnail" in keys
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, CelebBasisError):
-        identity = load_identity(path)  # which says in words what is wrong
+        identity = load_identity(path)  # whose error says what is wrong
         return identity, identity.metadata.thumbnail is not None
 
 
-_log = logging.getLogger(__name__)
-
-TITLE = "Celeb Basis"
-PAGE = "celeb_basis"
-
-_COVER = "ssmd_cover_images"
-"""The key under which the host looks for pictures inside of a file."""
-_LARGEST_SIDE = 4096
-_NOBODY = "<div class='nocards'><h1>Nobody yet: learn a person on the tab Celeb Basis.</h1></div>"
+# The content of cards
 
 
 class Tokens(Protocol):
-    """What is needed of :class:`celeb_basis.hosts.a1111.app.Tokens`."""
+    """What is needed of :class:`celeb_basis.hosts.a1111.tokens.Tokens`."""
 
     registry: Registry
 
@@ -166,14 +173,16 @@ class Tokens(Protocol):
 
 
 class Cards:
-    """Everybody in the library, as cards tell it. No host here.
+    """The identities of the library, and the texts of their cards. Independent of a host.
 
-    Parameters: ``bases`` is the folder of cached bases, for distances.
+    Args:
+        tokens: The names in the host's prompts.
+        bases: The folder of cached bases, for distances.
     """
 
     def __init__(self, tokens: Tokens, bases: Path | None = None) -> None:
         self._tokens = tokens
-        self._facts = IdentityIndex(bases)
+        self._index = IdentityIndex(bases)
 
     @property
     def folder(self) -> Path:
@@ -181,104 +190,100 @@ class Cards:
         return self._tokens.registry.folder
 
     def all(self) -> tuple[IndexedIdentity, ...]:
-        """Everybody, in alphabetical order, from the folder as it is now. Files that no prompt can name are left out."""
-        files = [(name, path) for name, path in Listing(self.folder).files() if _usable(name)]
-        self._facts.keep_only(path for _, path in files)
-        return self._facts.of(files)
+        """All identities in alphabetical order, from the folder as it is now. Files that no prompt can name are left out."""
+        files = [(name, path) for name, path in Listing(self.folder).files() if _is_usable(name)]
+        self._index.keep_only(path for _, path in files)
+        return self._index.of(files)
 
     def one(self, name: str) -> IndexedIdentity | None:
-        """Who is called ``name``, or ``None``."""
+        """The identity called ``name``, or ``None``."""
         found = Listing(self.folder).find(name)
-        facts = self._facts.of([(found[0], Path(found[1]))]) if found and _usable(found[0]) else ()
-        return facts[0] if facts else None
+        identities = self._index.of([(found[0], Path(found[1]))]) if found and _is_usable(found[0]) else ()
+        return identities[0] if identities else None
 
     def reasons(self) -> Callable[[IndexedIdentity], str]:
-        """What tells of each person why the loaded checkpoint cannot draw them; empty if it can, or if none is loaded.
+        """A function that answers why prompts cannot use an identity; empty if they can, or if no checkpoint is loaded.
 
         For one page; see :meth:`Registry.reasons`.
         """
         try:
             checkpoint = self._tokens.checkpoint()
         except CelebBasisError as error:
-            broken = str(error)
-            return lambda facts: facts.problem or broken
+            unusable = str(error)
+            return lambda identity: identity.problem or unusable
         reason = self._tokens.registry.reasons(checkpoint) if checkpoint is not None else None
 
-        def told(facts: IndexedIdentity) -> str:
-            if facts.problem or facts.about is None or reason is None:
-                return facts.problem
-            return reason(facts.name, facts.about)
+        def reason_of(identity: IndexedIdentity) -> str:
+            if identity.problem or identity.metadata is None or reason is None:
+                return identity.problem
+            return reason(identity.name, identity.metadata)
 
-        return told
+        return reason_of
 
-    def why_not(self, facts: IndexedIdentity) -> str:
-        """Why the loaded checkpoint cannot draw this person, as :meth:`reasons` tells it."""
-        return self.reasons()(facts)
+    def reason(self, identity: IndexedIdentity) -> str:
+        """Why prompts cannot use this identity, as :meth:`reasons` answers."""
+        return self.reasons()(identity)
 
-    def description(self, facts: IndexedIdentity, reason: str) -> str:
-        """The card's text: the ``reason``, if the person cannot be drawn; then model, date and distance."""
+    def description(self, identity: IndexedIdentity, reason: str) -> str:
+        """The card's text: the ``reason``, if there is one, then the model, the date and the distance."""
         lines = [f"⚠ Not available: {reason}"] if reason else []
-        if (about := facts.about) is not None:
-            model = about.learned_on or about.base_model or "an unknown model"
-            relation = "for" if about.source == "imported" else "on"
-            lines.append(f"{about.source} {relation} {model}" + (f" ({about.family})" if about.family else ""))
-            lines.append(datetime.fromisoformat(about.created).date().isoformat())
-            if facts.distance is not None:
-                lines.append(f"distance {facts.distance:.2f} (celebrities: 1)")
+        if (metadata := identity.metadata) is not None:
+            model = metadata.learned_on or metadata.base_model or "an unknown model"
+            relation = "for" if metadata.source == "imported" else "on"
+            lines.append(f"{metadata.source} {relation} {model}" + (f" ({metadata.family})" if metadata.family else ""))
+            lines.append(datetime.fromisoformat(metadata.created).date().isoformat())
+            if identity.distance is not None:
+                lines.append(f"distance {identity.distance:.2f} (celebrities: 1)")
         return "\n".join(lines)
+
+
+_SHOWN = ("base_model", "family", "learned_on", "face_model", "steps", "source", "created", "consent", "notes")
+"""Fields of :class:`IdentityMetadata` that a card's dialog shows."""
 
 
 class CardMetadata(Mapping[str, Any]):
     """What the host shows of a card's file. The thumbnail is read at the moment when the host asks for it."""
 
-    def __init__(self, facts: IndexedIdentity) -> None:
-        self._facts = facts
-        about = facts.about
-        self._told: dict[str, Any] = {"name": facts.name, "hash": facts.content_hash}
-        if about is None:
-            self._told["problem"] = facts.problem
+    def __init__(self, identity: IndexedIdentity) -> None:
+        self._identity = identity
+        self._shown: dict[str, Any] = {"name": identity.name, "hash": identity.content_hash}
+        metadata = identity.metadata
+        if metadata is None:
+            self._shown["problem"] = identity.problem
         else:
-            keys = (
-                "base_model",
-                "family",
-                "learned_on",
-                "face_model",
-                "steps",
-                "source",
-                "created",
-                "consent",
-                "notes",
-            )
-            self._told |= {key: getattr(about, key) for key in keys if getattr(about, key) not in ("", 0)}
-            self._told |= {"distance": round(facts.distance, 3)} if facts.distance is not None else {}
-            self._told |= {f"settings/{key}": _flat(value) for key, value in about.settings.items()}
+            self._shown |= {key: getattr(metadata, key) for key in _SHOWN if getattr(metadata, key) not in ("", 0)}
+            self._shown |= {"distance": round(identity.distance, 3)} if identity.distance is not None else {}
+            self._shown |= {f"settings/{key}": _flat(value) for key, value in metadata.settings.items()}
 
     def __getitem__(self, key: str) -> Any:
         if key == _COVER:
             return json.dumps(self._pictures())
-        return self._told[key]
+        return self._shown[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._told, _COVER))
+        return iter((*self._shown, _COVER))
 
     def __len__(self) -> int:
-        return len(self._told) + 1
+        return len(self._shown) + 1
 
     def _pictures(self) -> list[str]:
-        thumbnail = thumbnail_of(self._facts.path) if self._facts.has_thumbnail else None
-        if thumbnail is None or not _of_sane_size(thumbnail):
+        thumbnail = thumbnail_of(self._identity.path) if self._identity.has_thumbnail else None
+        if thumbnail is None or not _is_of_sane_size(thumbnail):
             return []
         return [base64.b64encode(thumbnail).decode("ascii")]
 
 
-def add_page(tokens: Tokens, bases: Path | None = None) -> None:
-    """Add the page to those that the host is about to build. Called before each page of the host's.
+# The page inside the host
 
-    A fork whose pages are of another kind, as SD.Next's are, gets none.
+
+def add_page(tokens: Tokens, bases: Path | None = None) -> None:
+    """Add the page to those that the host is about to build. Called before each of the host's pages.
+
+    A fork whose pages are of another kind, such as SD.Next, gets none.
     """
-    model: Any = importlib.import_module("modules.ui_extra_networks")
-    if hasattr(model.ExtraNetworksPage, "create_card_view_html"):
-        model.register_page(page_of(Cards(tokens, bases)))
+    networks = host_module("ui_extra_networks")
+    if hasattr(networks.ExtraNetworksPage, "create_card_view_html"):
+        networks.register_page(page_of(Cards(tokens, bases)))
 
 
 def page_of(cards: Cards) -> Any:
@@ -288,10 +293,12 @@ def page_of(cards: Cards) -> Any:
 
 @functools.cache
 def _page_class() -> Any:
-    model: Any = importlib.import_module("modules.ui_extra_networks")
-    shared: Any = importlib.import_module("modules.shared")
+    networks: Any = host_module("ui_extra_networks")
+    shared: Any = host_module("shared")
 
-    class CelebBasisPage(model.ExtraNetworksPage):  # type: ignore[misc]
+    class CelebBasisPage(networks.ExtraNetworksPage):  # type: ignore[misc]
+        """The host's base class calls these methods for every page of cards."""
+
         def __init__(self, cards: Cards) -> None:
             super().__init__(TITLE)
             # The page's script asks for metadata by the tab's name, the host looks it up by this one.
@@ -301,15 +308,15 @@ def _page_class() -> Any:
 
         def list_items(self) -> Iterator[dict[str, Any]]:
             # The host asked for them once, before another data folder was chosen.
-            model.allowed_dirs.update(self.allowed_directories_for_previews())
-            why_not = self.cards.reasons()
-            for index, facts in enumerate(self.cards.all()):
-                yield self._item(facts, index, why_not(facts))
+            networks.allowed_dirs.update(self.allowed_directories_for_previews())
+            reason = self.cards.reasons()
+            for index, identity in enumerate(self.cards.all()):
+                yield self._item(identity, index, reason(identity))
 
         def create_item(self, name: str, index: int | None = None, enable_filter: bool = True) -> Any:
             del enable_filter
-            facts = self.cards.one(name)
-            return None if facts is None else self._item(facts, index, self.cards.why_not(facts))
+            identity = self.cards.one(name)
+            return None if identity is None else self._item(identity, index, self.cards.reason(identity))
 
         def allowed_directories_for_previews(self) -> list[str]:
             return [str(self.cards.folder)]
@@ -318,20 +325,20 @@ def _page_class() -> Any:
             return super().create_card_view_html(tabname, none_message=none_message or _NOBODY)
 
         def read_user_metadata(self, item: dict[str, Any], use_cache: bool = True) -> None:
-            told = item["description"]
+            description = item["description"]
             try:
                 super().read_user_metadata(item, use_cache)
                 written = item["user_metadata"].get("description")
-            except AttributeError:  # a file beside the identity that holds something else
+            except AttributeError:  # the sidecar file holds something else
                 item["user_metadata"], written = {}, None
-            # What is told above is not the user's to edit, and stays under what the user wrote.
+            # The user cannot edit our description; it stays under what the user wrote.
             item["user_metadata"].setdefault("description", "")
-            item["description"] = "\n".join(filter(None, (str(written or ""), told)))
+            item["description"] = "\n".join(filter(None, (str(written or ""), description)))
 
         def create_item_html(self, tabname: str, item: dict[str, Any], template: str | None = None) -> Any:
-            word = json.dumps(f"<{item['name']}>")
+            token = json.dumps(f"<{item['name']}>")
             shown = item | {
-                "onclick": html.escape(f"celebBasisCardClicked({json.dumps(tabname)}, {word});"),
+                "onclick": html.escape(f"celebBasisCardClicked({json.dumps(tabname)}, {token});"),
                 # The host puts it into an attribute as it is.
                 "filename": html.escape(item["filename"]),
             }
@@ -340,45 +347,45 @@ def _page_class() -> Any:
                 made = made.replace('class="card"', f'class="card celeb-basis-unavailable" {_title(item)}', 1)
             return made
 
-        def _item(self, facts: IndexedIdentity, index: int | None, reason: str) -> dict[str, Any]:
-            file = str(facts.path)
+        def _item(self, identity: IndexedIdentity, index: int | None, reason: str) -> dict[str, Any]:
+            file = str(identity.path)
             stem = os.path.splitext(file)[0]
-            described = self.cards.description(facts, reason)
+            description = self.cards.description(identity, reason)
             if shared.opts.extra_networks_card_description_is_html:
-                described = html.escape(described)
-            about = facts.about
-            terms = [self.search_terms_from_path(file), f"<{facts.name}>", facts.content_hash]
-            terms += [about.base_model, about.family, about.source] if about else []
+                description = html.escape(description)
+            metadata = identity.metadata
+            terms = [self.search_terms_from_path(file), f"<{identity.name}>", identity.content_hash]
+            terms += [metadata.base_model, metadata.family, metadata.source] if metadata else []
             return {
-                "name": facts.name,
+                "name": identity.name,
                 "filename": file,
-                "shorthash": facts.content_hash,
-                "preview": self.find_preview(stem) or self._embedded(facts),
-                "description": described,
+                "shorthash": identity.content_hash,
+                "preview": self.find_preview(stem) or self._thumbnail_url(identity),
+                "description": description,
                 "search_terms": [html.escape(term) for term in terms if term],
-                "metadata": CardMetadata(facts),
-                "prompt": model.quote_js(f"<{facts.name}>"),
+                "metadata": CardMetadata(identity),
+                "prompt": networks.quote_js(f"<{identity.name}>"),
                 "local_preview": f"{stem}.preview.{shared.opts.samples_format}",
                 "sort_keys": {"default": index, **self.get_sort_keys(file)},
                 "unavailable": reason,
             }
 
-        def _embedded(self, facts: IndexedIdentity) -> str | None:
-            if not facts.has_thumbnail:
+        def _thumbnail_url(self, identity: IndexedIdentity) -> str | None:
+            if not identity.has_thumbnail:
                 return None
-            query = {"page": self.name, "item": facts.name, "mtime": facts.stamp[0]}
+            query = {"page": self.name, "item": identity.name, "mtime": identity.stamp[0]}
             return f"./sd_extra_networks/cover-images?{urllib.parse.urlencode(query)}"
 
     return CelebBasisPage
 
 
 def _title(item: dict[str, Any]) -> str:
-    """The whole reason, for the mouse and for screen readers: the host cuts long descriptions."""
-    told = html.escape(item["unavailable"])
-    return f'title="{told}" aria-label="{html.escape(item["name"])}: {told}"'
+    """Attributes with the whole reason, for the mouse and for screen readers: the host cuts long descriptions."""
+    attributes = Markup('title="{reason}" aria-label="{name}: {reason}"')
+    return str(attributes.format(name=item["name"], reason=item["unavailable"]))
 
 
-def _usable(name: str) -> bool:
+def _is_usable(name: str) -> bool:
     try:
         checked_name(name)
     except CelebBasisError as error:
@@ -387,9 +394,7 @@ def _usable(name: str) -> bool:
     return True
 
 
-def _of_sane_size(picture: bytes) -> bool:
-    from PIL import Image
-
+def _is_of_sane_size(picture: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(picture)) as image:
             return bool(max(image.size) <= _LARGEST_SIDE)

@@ -1,42 +1,25 @@
-"""What happens when the host starts, and at every Reload UI: callbacks, each of which keeps its errors to itself.
+"""The extension's callbacks in the host: at its start, and at every Reload UI. Each keeps its errors to itself.
 
-Nothing heavy is imported here: torch, gradio and fastapi are the host's own and are there already; insightface comes with
-the first photo.
+Nothing heavy is imported here. What needs torch, gradio or fastapi is imported by the callbacks, when the host has them
+loaded already; insightface comes with the first photo.
 """
 
 from __future__ import annotations
 
 import functools
-import html
 import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from markupsafe import Markup
+
+from celeb_basis.hosts.a1111.modules import host_module
+
 if TYPE_CHECKING:
+    from celeb_basis.webui.options import Options
     from celeb_basis.webui.service import Service
-
-
-# FOLDED: Registering callbacks with the host.
-
-
-def add_callback(category: str, callback: Callable[..., Any], file: str) -> None:
-    """Have the host call ``callback`` for ``category`` (``"ui_tabs"``, ``"app_started"``), as a part of the extension that
-    ``file`` belongs to.
-
-    Told the file, the host does not look for it in the stack, which takes it 50 ms for each callback.
-    """
-    callbacks: Any = importlib.import_module("modules.script_callbacks")
-    try:
-        known = callbacks.callback_map[f"callbacks_{category}"]
-        callbacks.add_callback(known, callback, category=category, filename=file)
-    except (AttributeError, KeyError, TypeError):  # a fork, or an older host
-        name = {"on_reload": "on_before_reload"}.get(category, f"on_{category}")
-        register = getattr(callbacks, name, None)
-        if register is not None:  # SD.Next has no Train tab
-            register(callback)
-
 
 _log = logging.getLogger(__name__)
 
@@ -51,132 +34,144 @@ _OPEN_TAB = (
 )
 
 
-@functools.cache
-def service() -> Service:
-    """The one service of this host. It outlives Reload UI, and with it a run that is under way."""
-    from celeb_basis.hosts.detect import adapter
-    from celeb_basis.names.lists import read_names, shipped_names
-    from celeb_basis.prompts.registry import Registry
-    from celeb_basis.webui.options import read_options
-    from celeb_basis.webui.service import Service
-    from celeb_basis.webui.tasks.basis import bases_cache
-
-    shared = importlib.import_module("modules.shared")
-    root = _data_folder()
-    flag = getattr(shared.cmd_opts, "celeb_basis_dir", None)
-
-    def options() -> Any:
-        return read_options(shared.opts, shared.cmd_opts)
-
-    def own_list() -> Path | None:
-        chosen = options().names_file
-        return root / Path(chosen).expanduser() if chosen else None
-
-    def lists() -> list[Any]:
-        own = own_list()
-        return [*([read_names(own)] if own else []), shipped_names()]
-
-    def lists_key() -> object:
-        own = own_list()
-        try:
-            status = None if own is None else own.stat()
-        except OSError:
-            status = None
-        return own, status and (status.st_mtime_ns, status.st_size)
-
-    made = Service(adapter().program(), options, root=root, flag=flag)
-    made.registry = Registry(made.paths.people, lists=lists, lists_key=lists_key, cache=bases_cache())
-    return made
-
-
-def _data_folder() -> Path:
-    """The host's ``--data-dir``, which SD.Next knows under another name, and as nothing for its own folder."""
-    internal = importlib.import_module("modules.paths_internal")
-    if not hasattr(internal, "data_path"):
-        internal = importlib.import_module("modules.paths")
-    return Path(internal.data_path).absolute()
-
-
 def register(script: str) -> None:
-    """Register everything with the host. Called by the extension's script, the file ``script``, each time it is run."""
-    wanted: tuple[tuple[str, Callable[..., Any], Callable[[], Any] | None], ...] = (
+    """Register all callbacks with the host.
+
+    Args:
+        script: The extension's script, which calls this each time the host runs it.
+    """
+    callbacks: tuple[tuple[str, Callable[..., Any], Callable[[], Any] | None], ...] = (
         ("ui_settings", _settings, None),
-        ("before_ui", _words, None),
+        ("before_ui", _names_in_prompts, None),
         ("before_ui", _cards, None),
         ("ui_tabs", _tab, list),
         ("ui_train_tabs", _train_tab, None),
         ("app_started", _api, None),
         ("on_reload", _reload, None),
     )
-    for category, callback, otherwise in wanted:
+    for category, callback, otherwise in callbacks:
         add_callback(category, _guarded(callback, otherwise), script)
 
 
+def add_callback(category: str, callback: Callable[..., Any], file: str) -> None:
+    """Have the host call ``callback`` for ``category``, such as ``"ui_tabs"`` or ``"app_started"``.
+
+    Args:
+        category: What the callback is for.
+        callback: The function.
+        file: A file of the extension that the callback belongs to. Without it the host would search the stack for one,
+            which takes it 50 ms for each callback.
+    """
+    callbacks: Any = host_module("script_callbacks")
+    try:
+        known = callbacks.callback_map[f"callbacks_{category}"]
+        callbacks.add_callback(known, callback, category=category, filename=file)
+    except (AttributeError, KeyError, TypeError):  # a fork, or an older host
+        name = {"on_reload": "on_before_reload"}.get(category, f"on_{category}")
+        add = getattr(callbacks, name, None)
+        if add is not None:  # SD.Next has no Train tab
+            add(callback)
+
+
+@functools.cache
+def service() -> Service:
+    """The one service of this host. It outlives Reload UI, and with it a run that is under way."""
+    from celeb_basis.hosts.detect import adapter
+    from celeb_basis.prompts.registry import Registry
+    from celeb_basis.webui.options import Workspace, read_options
+    from celeb_basis.webui.service import Service
+    from celeb_basis.webui.tasks.basis import bases_cache
+
+    shared = host_module("shared")
+
+    def options() -> Options:
+        return read_options(shared.opts, shared.cmd_opts)
+
+    workspace = Workspace(options, _host_data_folder(), getattr(shared.cmd_opts, "celeb_basis_dir", None))
+    workspace.registry = Registry(
+        workspace.paths.people, lists=workspace.known_names, lists_key=workspace.known_names_key, cache=bases_cache()
+    )
+    return Service(adapter().program(), workspace)
+
+
+def _host_data_folder() -> Path:
+    """The host's ``--data-dir``; SD.Next has it in another module, and empty for its own folder."""
+    internal = host_module("paths_internal")
+    if not hasattr(internal, "data_path"):
+        internal = host_module("paths")
+    return Path(internal.data_path).absolute()
+
+
 def _settings() -> None:
+    """The section on the settings page."""
     from celeb_basis.webui.options import DATA_FOLDER, add_settings
 
     add_settings()
-    shared = importlib.import_module("modules.shared")
-    shared.opts.onchange(DATA_FOLDER, _guarded(_follow_folder), call=False)
+    host_module("shared").opts.onchange(DATA_FOLDER, _guarded(_follow_folder), call=False)
 
 
 def _follow_folder() -> None:
-    """Prompts and cards know the people of the folder that is chosen now."""
-    service().follow_folder()
+    """Let prompts and cards read the library that is chosen now."""
+    service().workspace.follow_folder()
 
 
-def _words() -> None:
-    """``<name>`` in prompts, from before the first page on; a second time, nothing."""
+def _names_in_prompts() -> None:
+    """``<name>`` in prompts, from before the first page on. A second call changes nothing."""
     from celeb_basis.hosts.detect import adapter
 
     _follow_folder()
-    registry = service().registry
+    registry = service().workspace.registry
     if registry is not None:
         adapter().install_tokens(registry)
 
 
 def _cards() -> None:
-    """Everybody as a card among the host's Extra Networks."""
+    """A card for each identity among the host's Extra Networks."""
     from celeb_basis.hosts.detect import adapter
     from celeb_basis.webui.cards import add_page
     from celeb_basis.webui.tasks.basis import bases_cache
 
-    _words()  # the host calls the last callback first
+    _names_in_prompts()  # the host calls the last callback first
     if (tokens := adapter().installed_tokens()) is not None:
         add_page(tokens, bases_cache())
 
 
 def _tab() -> list[Any]:
     """The page; where it cannot be built, a page that says why."""
+    gradio: Any = importlib.import_module("gradio")
+
     try:
-        page = importlib.import_module("celeb_basis.webui.ui.app")
-        return [(page.create_page(service()), TITLE, TAB_ID)]
+        from celeb_basis.webui.ui.app import create_page
+
+        return [(create_page(service()), TITLE, TAB_ID)]
     except Exception as error:
         _log.exception("the page of Celeb Basis cannot be built")
-        gradio = importlib.import_module("gradio")
         with gradio.Blocks(analytics_enabled=False) as blocks:
-            gradio.HTML(
-                f"<p>The page of {TITLE} cannot be built: {html.escape(f'{type(error).__name__}: {error}')}. Update the "
-                "extension and restart the WebUI; with --api, the API under /celeb-basis/v1/ may work nevertheless.</p>"
+            sentence = Markup(
+                "<p>The page of {} cannot be built: {}. Update the extension and restart the WebUI; with --api, the API under "
+                "/celeb-basis/v1/ may still work.</p>"
             )
+            gradio.HTML(str(sentence.format(TITLE, f"{type(error).__name__}: {error}")))
         return [(blocks, TITLE, TAB_ID)]
 
 
 def _train_tab(_params: Any) -> None:
     """An entry in the host's Train tab that leads to the page."""
-    gradio = importlib.import_module("gradio")
+    gradio: Any = importlib.import_module("gradio")
+
     with gradio.Tab(label=TITLE, id="celeb_basis_train"):
-        gradio.HTML(
-            "<p>A person from one photo, as a word in any prompt: learned on a page of its own.</p>"
-            f'<button type="button" class="celeb-basis-go" onclick="{_OPEN_TAB}">Open {TITLE}</button>'
+        content = Markup(
+            "<p>Learn a person from one photo, and name them in any prompt: on a page of its own.</p>"
+            '<button type="button" class="celeb-basis-go" onclick="{}">Open {}</button>'
         )
+        gradio.HTML(str(content.format(_OPEN_TAB, TITLE)))
 
 
 def _api(_demo: Any, app: Any) -> None:
-    """The routes, in the application that this start made: where the host serves its own API, and only there."""
+    """The routes, in the application that this start made: only where the host serves its own API."""
     from celeb_basis.webui.api.routes import mount
 
-    cmd_opts = importlib.import_module("modules.shared").cmd_opts
+    cmd_opts = host_module("shared").cmd_opts
     if not (getattr(cmd_opts, "api", False) or getattr(cmd_opts, "nowebui", False)):
         return
     mount(app, service(), getattr(cmd_opts, "api_auth", None))

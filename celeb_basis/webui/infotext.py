@@ -1,4 +1,4 @@
-"""Who is in a picture: written into its generation parameters, and looked up again when they are pasted.
+"""The people in a picture's generation parameters: written when it is generated, checked when they are pasted.
 
 A picture whose prompts name people carries ``Celeb Basis: "person1: 3da88c0dcb81"``. The hash is that of the identity
 file's own vectors, so it can be compared whichever checkpoint is loaded.
@@ -18,14 +18,14 @@ from typing import Any, Protocol
 from celeb_basis.identities.library import IdentityStatus, Listing
 from celeb_basis.prompts.registry import Registry
 from celeb_basis.prompts.syntax import prompts_beside
-from celeb_basis.provenance import PEOPLE, people_read, png_texts
+from celeb_basis.provenance import PEOPLE, parse_people, png_texts
 from celeb_basis.webui.cards import IdentityIndex
 from celeb_basis.webui.extension import add_callback
 
 _log = logging.getLogger(__name__)
 
-_LOOKED_AT = 20_000
-"""Characters at the end of a picture's parameters."""
+_SEARCHED = 20_000
+"""Characters at the end of a picture's parameters that are searched."""
 _WRITTEN = re.compile(rf'(?:^|, ){PEOPLE}: "([^"\n]*)"')
 
 
@@ -38,22 +38,22 @@ class Tokens(Protocol):
 
 
 def installed_tokens() -> Tokens | None:
-    """The tokens of this host, or ``None`` while there are none."""
+    """The names in this host's prompts, or ``None`` while there are none."""
     from celeb_basis.hosts.detect import adapter
 
     return adapter().installed_tokens()
 
 
 def written(people: Iterable[tuple[str, str]]) -> str | None:
-    """Names and hashes as one parameter's value; ``None`` for nobody. Names hold neither colons nor quotes."""
+    """Names and hashes as the parameter's value; ``None`` for nobody. Names hold neither colons nor quotes."""
     return ", ".join(f"{name}: {content_hash}" for name, content_hash in people) or None
 
 
 @dataclass(frozen=True)
 class PerPicture:
-    """A parameter that differs between the pictures of a job: the host calls it for each.
+    """A parameter that differs between the pictures of a job; the host calls it for each.
 
-    The host's own lists of values do not do: it counts pictures within a batch in some places, and within the job in others.
+    The host's own lists of values are no help: it counts pictures within a batch in some places, within the job in others.
     """
 
     values: tuple[str | None, ...]
@@ -61,7 +61,7 @@ class PerPicture:
     def __call__(
         self, p: Any, index: int, all_prompts: Sequence[str], use_main_prompt: bool = False, **_: Any
     ) -> str | None:
-        """The value for picture ``index`` of the list of prompts that the host is at: all of the job's, or a batch's."""
+        """The value for picture ``index`` of the host's present list of prompts: all of the job's, or a batch's."""
         if not use_main_prompt and all_prompts is not p.all_prompts:
             index += int(p.iteration) * int(p.batch_size)
         return self.values[index] if index < len(self.values) else None
@@ -70,7 +70,9 @@ class PerPicture:
 class Infotext:
     """Writes and checks the parameter.
 
-    Parameters: ``tokens`` tells whom prompts mean; ``warn`` shows the user a sentence.
+    Args:
+        tokens: Answers the names in the host's prompts.
+        warn: Shows the user a sentence.
     """
 
     def __init__(
@@ -78,20 +80,20 @@ class Infotext:
     ):
         self._tokens = tokens
         self._warn = warn or _warn_on_the_page
-        self._facts = IdentityIndex()
+        self._index = IdentityIndex()
 
     def value(self, prompts: Iterable[str]) -> str | None:
-        """The parameter's value for a picture drawn from ``prompts``: everybody in them whom the checkpoint can draw."""
+        """The parameter's value for a picture of ``prompts``: all identities in them that the checkpoint can use."""
         tokens = self._tokens()
         if tokens is None:
             return None
-        words = [one for one in tokens.mentioned(*prompts) if one.available]
-        return written((one.name, one.content_hash) for one in self._facts.of((one.name, one.path) for one in words))
+        files = [(one.name, one.path) for one in tokens.mentioned(*prompts) if one.available]
+        return written((one.name, one.content_hash) for one in self._index.of(files))
 
     def note(self, processing: Any, batch_number: int) -> None:
         """Put the parameter into the host's processing object, for each picture from this batch on.
 
-        What earlier batches were drawn with stays, should a person be learned anew in between.
+        Earlier batches keep theirs, in case a person is learned again in between.
         """
         parameters: dict[str, Any] = processing.extra_generation_params
         before = parameters.pop(PEOPLE, None)
@@ -107,8 +109,8 @@ class Infotext:
             parameters[PEOPLE] = values[0] if len(set(values)) == 1 else PerPicture(tuple(values))
 
     def check(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """What the user should know before drawing pasted ``parameters`` again: who is missing, who is another."""
-        people = people_read(parameters.get(PEOPLE))
+        """Warnings before pasted ``parameters`` are used again: which identities are missing, which have changed."""
+        people = parse_people(parameters.get(PEOPLE))
         tokens = self._tokens()
         if not people or tokens is None:
             return ()
@@ -116,24 +118,26 @@ class Infotext:
         warnings = []
         for name, content_hash in people:
             found = listing.find(name)
-            facts = self._facts.of([(found[0], Path(found[1]))]) if found else ()
-            if not facts:
+            identities = self._index.of([(found[0], Path(found[1]))]) if found else ()
+            if not identities:
                 warnings.append(self._missing(name, content_hash, listing))
-            elif facts[0].problem:
-                warnings.append(f"The picture was made with <{name}>, whose file here is unusable: {facts[0].problem}")
-            elif facts[0].content_hash != content_hash:
+            elif identities[0].problem:
+                warnings.append(
+                    f"The picture was made with <{name}>, whose file here is unusable: {identities[0].problem}"
+                )
+            elif identities[0].content_hash != content_hash:
                 warnings.append(
                     f"The picture was made with another <{name}> ({content_hash}) than the one here "
-                    f"({facts[0].content_hash}): it will be drawn with yours and look different."
+                    f"({identities[0].content_hash}): with yours it will look different."
                 )
         return tuple(warnings)
 
     def saved(self, params: Any) -> None:
-        """The host's callback before it saves a picture: one with people in it says that it is generated, and of whom."""
-        text = str(params.pnginfo.get("parameters") or "")[-_LOOKED_AT:]
+        """The host's callback before it saves a picture: one with people in it says that it is generated, and whom it shows."""
+        text = str(params.pnginfo.get("parameters") or "")[-_SEARCHED:]
         prompt = text.partition("\nNegative prompt: ")[0].casefold()
         found = _WRITTEN.search(text.rpartition("\n")[2])
-        words = [f"<{name}>" for name, _ in people_read(found[1] if found else None) if f"<{name.casefold()}" in prompt]
+        words = [f"<{name}>" for name, _ in parse_people(found[1] if found else None) if f"<{name.casefold()}" in prompt]
         if words:
             params.pnginfo.update(png_texts(words))
 
@@ -146,14 +150,14 @@ class Infotext:
 
     def _missing(self, name: str, content_hash: str, listing: Listing) -> str:
         made = f"The picture was made with <{name}> ({content_hash}), who is not in your library"
-        twin = next((one for one in self._facts.of(listing.files()) if one.content_hash == content_hash), None)
+        twin = next((one for one in self._index.of(listing.files()) if one.content_hash == content_hash), None)
         if twin is not None:
-            return f"{made} under that name: write <{twin.name}>, who is the same."
-        return f"{made}: import that identity, or learn the person anew; until then <{name}> is read as plain text."
+            return f"{made} under that name: write <{twin.name}>, which is the same identity."
+        return f"{made}: import that identity, or learn the person again; until then <{name}> is read as plain text."
 
 
 def register(tokens: Callable[[], Tokens | None] = installed_tokens) -> Infotext:
-    """Have pasted parameters checked, and saved pictures say whom they show, from now on.
+    """Register the host's callbacks for pasted parameters and saved pictures.
 
     Called once each time the host loads its scripts.
     """
@@ -164,7 +168,7 @@ def register(tokens: Callable[[], Tokens | None] = installed_tokens) -> Infotext
 
 
 def _prompts_of_pictures(processing: Any) -> list[tuple[str, ...]]:
-    """All prompts that each picture of a job is drawn from, styles applied, as they were written."""
+    """All prompts of each picture of a job, as they were written, with styles applied."""
     columns: list[Sequence[str]] = [processing.all_prompts, processing.all_negative_prompts]
     if getattr(processing, "enable_hr", False):
         columns += [

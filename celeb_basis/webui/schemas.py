@@ -1,4 +1,4 @@
-"""What page and API ask of the service, and what they get back: plain data without gradio or fastapi."""
+"""Requests of the page and the API to the service, and its answers: plain data without gradio or fastapi."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from celeb_basis.settings import TrainingSettings, preset
 
 
 class NoSuchPersonError(IdentityError):
-    """Nobody in the library is called so."""
+    """No identity in the library has this name."""
 
 
 class NoSuchJobError(TrainingError):
@@ -25,32 +25,34 @@ class NoSuchJobError(TrainingError):
 
 
 class BusyError(IdentityError):
-    """A job is at work on the person."""
+    """A job is working on the identity."""
 
 
 class NameTakenError(IdentityError):
-    """The name belongs to somebody or something else."""
+    """The name already belongs to an identity or an embedding."""
 
 
 MAX_PEOPLE = 32
-"""People of one run. They share a head and its steps; more are better learned one after the other."""
+"""People of one run. They share a head and its steps; more are better learned one after another."""
 MAX_PHOTOS = 64
 """Photos of one person."""
+MAX_PREVIEWS = 4
+"""Images of one blend that is not saved."""
 
 
 @dataclass(frozen=True)
-class PhotoToLearn:
-    """One photo, and which of its faces is the person's."""
+class UploadedPhoto:
+    """One photo, still in memory, and which of its faces is the person's."""
 
     data: bytes | Pixels
-    """A picture file's content, or upright RGB pixels."""
+    """The content of a picture file, or upright ``(H, W, 3)`` RGB pixels."""
     name: str = "photo"
     """File name, for messages."""
     face: int | None = None
-    """Counted from 0 by falling size, as :class:`FoundFaces` lists them; the largest if ``None``."""
+    """Counted from 0 by decreasing size, as :class:`FoundFaces` lists them; the largest if ``None``."""
 
     def file_content(self) -> bytes:
-        """The photo as a picture file's content."""
+        """The content of a picture file with the photo."""
         if isinstance(self.data, bytes):
             return self.data
         from PIL import Image
@@ -61,44 +63,48 @@ class PhotoToLearn:
 
 
 @dataclass(frozen=True)
-class PersonToLearn:
-    """Somebody to learn."""
+class PhotoUpload:
+    """A :class:`~celeb_basis.training.run.PhotoInput` whose photos are not files yet."""
 
     name: str
-    photos: tuple[PhotoToLearn, ...]
+    photos: tuple[UploadedPhoto, ...]
 
 
 @dataclass(frozen=True)
 class LearnRequest:
     """A run: people who are learned together and share its head."""
 
-    people: tuple[PersonToLearn, ...]
+    people: tuple[PhotoUpload, ...]
     preset: str = "balanced"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the preset's settings; values may be text."""
     consent: bool = False
-    """Whether the user states that everybody shown agrees. Nobody is learned without."""
+    """Whether the user states that everyone shown has agreed. Without it nobody is learned."""
     consent_note: str = ""
-    """Kept in the identities, with the statement."""
+    """Saved in the identities; a standard sentence if empty."""
     notes: str = ""
     replace: bool = False
     """Whether identities of the same names are replaced."""
     accept_licence: bool = False
-    """Whether the user agrees to the licence of the face models, should they have to be downloaded."""
+    """Whether the user agrees to the license of the face models, in case they have to be downloaded."""
     preview_every: int | None = None
-    """Steps between two preview pictures, 0 for none; what the settings page says if ``None``."""
+    """Steps between two previews, 0 for none; what the settings page says if ``None``."""
 
     def learn_settings(self) -> TrainingSettings:
         """The preset with the changes.
 
-        Raises: :class:`SettingsError` for an unknown preset or setting, or a value out of its range.
+        Raises:
+            SettingsError: A preset or setting is unknown, or a value is out of its range.
         """
         return preset(self.preset).changed(self.settings)
 
     def check(self) -> None:
-        """Raise the sentence that says what is wrong with the request, without looking at the photos.
+        """Raise an error that says what is wrong with the request. Photos are not looked at.
 
-        Raises: :class:`TrainingError`, :class:`IdentityError`, :class:`SettingsError`.
+        Raises:
+            TrainingError: There are too few or too many people or photos, or consent is missing.
+            IdentityError: A name is unusable.
+            SettingsError: A preset or setting is unknown, or a value is out of its range.
         """
         if not self.people:
             raise TrainingError("There is nobody to learn: give at least one person with a photo.")
@@ -108,7 +114,7 @@ class LearnRequest:
         for person in self.people:
             name = checked_name(person.name)
             if name.casefold() in seen:
-                raise TrainingError(f"Two people are both called {name!r}: give each a name of their own.")
+                raise TrainingError(f"Two people are both called {name!r}: give each a different name.")
             seen.add(name.casefold())
             if not person.photos:
                 raise TrainingError(f"{name} has no photo: give at least one with a clear face.")
@@ -116,24 +122,24 @@ class LearnRequest:
                 raise TrainingError(f"{name} has {len(person.photos)} photos: give at most {MAX_PHOTOS}.")
         if not self.consent:
             raise TrainingError(
-                "Consent is missing: confirm that everybody in the photos agrees to being learned, then start again."
+                "Consent is missing: confirm that everyone in the photos has agreed to this, then start again."
             )
         self.learn_settings()
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """The three figures for one person on a grid of prompts."""
+    """Measuring one identity on a grid of prompts."""
 
     name: str
-    photos: tuple[PhotoToLearn, ...] = ()
+    photos: tuple[UploadedPhoto, ...] = ()
     """Real photos to compare with; the identity's thumbnail if there are none."""
     kinds: tuple[str, ...] = ()
-    """Kinds of ``judging.EVALUATION_PROMPTS``; all if empty."""
+    """Kinds of :data:`~celeb_basis.evaluation.prompts.EVALUATION_PROMPTS`; all if empty."""
     prompts: int = 0
-    """Only the first so many; 0 takes all."""
+    """How many of the prompts, from the first; 0 takes all."""
     seeds: int = 1
-    """Pictures of each prompt."""
+    """Images for each prompt."""
     seed: int = 0
     steps: int = 30
     guidance: float = 7.5
@@ -141,20 +147,19 @@ class EvaluateRequest:
     """As in :class:`LearnRequest`."""
 
     def check(self) -> None:
-        """Raise the sentence that says what is wrong with the numbers.
+        """Raise an error that says what is wrong with the numbers.
 
-        Raises: :class:`SettingsError`.
+        Raises:
+            SettingsError: A number is out of its range, or a kind of prompts is unknown.
         """
-        ranges = (
+        _check_ranges(
+            self,
             ("prompts", 0, 1000),
             ("seeds", 1, 64),
             ("seed", 0, 2**32 - 1),
             ("steps", 1, 150),
             ("guidance", 0, 50),
         )
-        for name, low, high in ranges:
-            if not low <= getattr(self, name) <= high:
-                raise SettingsError(f"{name} is {getattr(self, name)}: choose a value from {low} to {high}.")
         if unknown := [kind for kind in self.kinds if kind not in EVALUATION_PROMPTS]:
             raise SettingsError(
                 f"There is no kind of prompts {unknown[0]!r}: choose from {', '.join(EVALUATION_PROMPTS)}."
@@ -162,8 +167,52 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
+class BlendRequest:
+    """A weighted mean of identities, then moved toward the mean of all celebrities or toward one of them."""
+
+    parts: tuple[tuple[str, float], ...]
+    """Names and weights."""
+    name: str
+    toward_mean: float = 0.0
+    toward_celebrity: str = ""
+    celebrity_amount: float = 0.0
+    keep_radius: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class PreviewRequest:
+    """Images of a blend that is not saved."""
+
+    blend: BlendRequest
+    """Its name may be empty."""
+    prompt: str = "a photo of {}"
+    """``{}`` is where the blend's placeholder token goes."""
+    count: int = 1
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 7.5
+
+    def check(self) -> None:
+        """Raise an error that says what is wrong with the numbers or the prompt.
+
+        Raises:
+            SettingsError: A number is out of its range, or the prompt has no ``{}``.
+        """
+        _check_ranges(self, ("count", 1, MAX_PREVIEWS), ("seed", 0, 2**32 - 1), ("steps", 1, 150), ("guidance", 0, 50))
+        if "{}" not in self.prompt:
+            raise SettingsError("The prompt has no {}: put it where the blended person is to appear.")
+
+
+def _check_ranges(request: EvaluateRequest | PreviewRequest, *ranges: tuple[str, float, float]) -> None:
+    for name, low, high in ranges:
+        if not low <= getattr(request, name) <= high:
+            raise SettingsError(f"{name} is {getattr(request, name)}: choose a value from {low} to {high}.")
+
+
+@dataclass(frozen=True)
 class FoundFace:
-    """A face in a photo, with what may keep it from giving a good likeness."""
+    """A face in a photo, with warnings about what may cost likeness."""
 
     face: DetectedFace
     warnings: tuple[str, ...]
@@ -180,17 +229,17 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class FoundFaces:
-    """What was found in a photo."""
+    """The faces of a photo."""
 
     picture: Pixels
     """``(H, W, 3)`` upright RGB; boxes and landmarks are in its pixels."""
     faces: tuple[FoundFace, ...]
     """Largest first."""
     problem: str
-    """The sentence that says that nothing was found and what to do; else empty."""
+    """Why no face can be used and what to do; else empty."""
 
     def within(self, side: int) -> FoundFaces:
-        """The same in a picture of at most ``side`` pixels a side: all that a page shows of it."""
+        """The same in a picture of at most ``side`` pixels a side, which is all that a page shows."""
         from PIL import Image
 
         height, width = self.picture.shape[:2]

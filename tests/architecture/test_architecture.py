@@ -292,7 +292,7 @@ def test_modules_are_topics() -> None:
 
 
 SAME_IN_EACH = {
-    *("host", "app", "modules", "model", "text"),  # a host's own
+    *("host", "app", "modules", "model", "text", "tokens"),  # a host's own
     *("basis", "people", "learn", "evaluate", "blend"),  # a command, a task and a sub-tab of one thing
 }
 

@@ -12,7 +12,7 @@ from support.bases import name_list
 from support.full_disk import full_disk
 from support.toys import ToyHost, ToyTextEncoder, tokenize
 
-from celeb_basis.basis import BasisOptions, build_bases, build_basis, summarise
+from celeb_basis.basis import BasisOptions, build_bases, build_basis, summarize
 from celeb_basis.errors import BasisError, NamesError
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import name_list as names_of
@@ -177,7 +177,7 @@ def test_every_text_encoder_gets_a_basis_of_its_own_width() -> None:
 def test_summary_tells_explained_variance_and_dropped_names() -> None:
     names = names_of([*name_list(60).names, "Alone", "FIRST1 last1"], "a list")
     built = build_basis(_encoder(), names, _OPTIONS)
-    summary = summarise(built)
+    summary = summarize(built)
     assert (summary.names_used, summary.names_dropped) == (60, 2)
     assert {item["name"] for item in summary.report["dropped"]} == {"Alone", "FIRST1 last1"}
     for position in summary.explained:

@@ -15,15 +15,16 @@ from support.sample_photos import sample_photos
 
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import (
+    BlendRequest,
     BusyError,
     EvaluateRequest,
     LearnRequest,
     NoSuchPersonError,
-    PersonToLearn,
-    PhotoToLearn,
+    PhotoUpload,
+    PreviewRequest,
+    UploadedPhoto,
 )
 from celeb_basis.webui.service import Service
-from celeb_basis.webui.tasks.blend import BlendRequest, PreviewRequest
 
 NAME = "Zyxwvada"
 SETTINGS = {"steps": 4, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
@@ -31,7 +32,7 @@ PHOTO = sample_photos()["six"].read_bytes()
 
 
 def learn(service: Service, name: str, *, face: int = 0, replace: bool = False, **settings: Any) -> Job:
-    people = (PersonToLearn(name, (PhotoToLearn(PHOTO, "six.jpg", face),)),)
+    people = (PhotoUpload(name, (UploadedPhoto(PHOTO, "six.jpg", face),)),)
     wanted = LearnRequest(
         people,
         settings=SETTINGS | settings,
@@ -73,9 +74,9 @@ def everything(service: Service) -> tuple[bytes, ...]:
     identity = service.people.identity(NAME)
     assert identity.metadata.thumbnail is not None
     card = picture()
-    (service.paths.people / f"{NAME}.preview.png").write_bytes(card)
-    (service.paths.people / f"{NAME}.json").write_text('{"notes": "the user\'s words"}')
-    service.exchange.to_host(NAME)
+    (service.workspace.paths.people / f"{NAME}.preview.png").write_bytes(card)
+    (service.workspace.paths.people / f"{NAME}.json").write_text('{"notes": "the user\'s words"}')
+    service.import_export.to_host(NAME)
     parts = ((NAME, 1.0), ("bob", 1.0))
     service.blend(BlendRequest(parts, "both", toward_mean=0.1))
     service.blend(BlendRequest((("both", 1.0),), "softer", toward_mean=0.5))
@@ -121,7 +122,7 @@ def test_mixtures_can_be_kept(service: Service) -> None:
 
 def test_an_embedding_that_is_another_by_now_stays(service: Service) -> None:
     ended(learn(service, "ada"))
-    (path,) = service.exchange.to_host("ada")
+    (path,) = service.import_export.to_host("ada")
     path.write_bytes(b"the user's own")
     deleted = service.people.delete("ada")
     assert path.read_bytes() == b"the user's own"
@@ -146,18 +147,18 @@ def test_consent_goes_where_the_person_goes(service: Service) -> None:
     ended(learn(service, "bob", face=4))
     assert service.people.entry("ada").as_dict()["consent"] == "ada said yes"
     assert service.people.rename("ada", "adele").as_dict()["consent"] == "ada said yes"
-    (exported,) = service.exchange.export("adele")
+    (exported,) = service.import_export.export("adele")
     bob = service.people.identity("bob")
-    service.library.add(replace(bob, name="bea", metadata=replace(bob.metadata, consent="")))
+    service.workspace.library.add(replace(bob, name="bea", metadata=replace(bob.metadata, consent="")))
     mixed = service.blend(BlendRequest((("adele", 1.0), ("bea", 1.0)), "both", toward_mean=0.2))
     assert mixed.as_dict()["consent"] == "adele: ada said yes\nbea: nothing was noted"
     service.people.delete("adele")
-    (back,) = service.exchange.import_file(exported[1], exported[0])
+    (back,) = service.import_export.import_file(exported[1], exported[0])
     assert back.as_dict()["consent"] == "ada said yes"
 
 
-def test_consent_outlives_an_interruption_and_a_restart(service: Service, program: Any, tmp_path: Path) -> None:
+def test_consent_outlives_an_interruption_and_a_restart(service: Service, program: Any) -> None:
     run = interrupted(service, "ada", steps=600)
-    later = Service(program, service.options, root=tmp_path, registry=service.registry)
+    later = Service(program, replace(service.workspace))
     assert ended(later.resume(run.id)).state == "done"
     assert later.people.entry("ada").as_dict()["consent"] == "ada said yes"

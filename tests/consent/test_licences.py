@@ -103,7 +103,7 @@ def test_agreeing_beforehand(
 def fresh(service: Service, asked: list[str]) -> Service:
     """The service with ``buffalo_l`` chosen, which is not here."""
     assert asked == []
-    service.options = lambda: Options(face_pack="buffalo_l")
+    service.workspace.options = lambda: Options(face_pack="buffalo_l")
     service.faces._loaded = None
     return service
 

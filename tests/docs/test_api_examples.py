@@ -9,6 +9,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,15 @@ def app(service: Service) -> Any:
 
 
 def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.learning, "_previews", lambda: 1)
+    options = replace(service.workspace.options(), previews=1)
+    monkeypatch.setattr(service.workspace, "options", lambda: options)
     photo = sample_photos()["six"].read_bytes()
     shell = Shell(testclient.TestClient(app), {"ada.jpg": photo})
     found = commands()
     assert len(found) >= 30
     for command in found:
         if "bea.safetensors" in command and "bea.safetensors" not in shell.files:
-            shell.files["bea.safetensors"] = service.exchange.export("adele")[0][1]
+            shell.files["bea.safetensors"] = service.import_export.export("adele")[0][1]
         if command.startswith("printf"):
             shell.write(command)
             continue

@@ -70,7 +70,7 @@ def test_the_person_is_drawn(server: Server) -> None:
     assert draw(server, "a photo of a person", negative_prompt="<ada>")[0] != plain
 
 
-def test_the_same_prompt_draws_a_person_learned_anew(server: Server) -> None:
+def test_the_same_prompt_draws_a_person_learned_again(server: Server) -> None:
     before = draw(server, "a photo of <ada>")[0]
     assert draw(server, "a photo of <ada>")[0] == before
     assert learn(server, STRANGERS[1], replace=True)["state"] == "done"

@@ -18,7 +18,7 @@ from celeb_basis.identities.identity import identity_to_bytes
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Server]:
-    """Forge with somebody in the library, whom its checkpoint cannot draw."""
+    """Forge with an identity in the library that does not fit its checkpoint."""
     forge, data = need_forge(), tmp_path_factory.mktemp("data")
     people = data / "celeb-basis" / "people"
     people.mkdir(parents=True)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from celeb_basis.hosts.a1111.prompts import EngineView
+from celeb_basis.hosts.a1111.tokens import EngineView
 from celeb_basis.hosts.detect import adapter, adapter_for
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+from celeb_basis.hosts.forge.gradients import NormalWeights, casting, gradients_through
 from celeb_basis.hosts.forge.host import ForgeHost
-from celeb_basis.hosts.forge.model_patches import NormalWeights, casting, gradients_through
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
 from celeb_basis.hosts.torch_utils import normal_tensor
 
 
-def test_the_program_is_told_by_its_folder(tmp_path: Path) -> None:
+def test_the_program_is_recognized_by_its_folder(tmp_path: Path) -> None:
     assert adapter_for(tmp_path).name == "AUTOMATIC1111's WebUI"
     (tmp_path / "modules_forge").mkdir()
     assert adapter_for(tmp_path).name == "AUTOMATIC1111's WebUI", "reForge has this too"
@@ -96,7 +96,7 @@ def test_blocks_that_change_their_input_have_the_right_gradient(
     checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear)
-    monkeypatch.setattr("celeb_basis.hosts.forge.model_patches.forge_module", lambda _name: kinds)
+    monkeypatch.setattr("celeb_basis.hosts.forge.gradients.forge_module", lambda _name: kinds)
     torch.manual_seed(0)
     block = Block()
     x = torch.randn(2, 8, requires_grad=True)
@@ -167,7 +167,7 @@ def model(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch
         "backend.nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
         "backend.text_processing.classic_engine": types.SimpleNamespace(ClassicTextProcessingEngine=int),
     }
-    for place in ("host", "model_patches", "checkpoint"):
+    for place in ("host", "gradients", "model"):
         monkeypatch.setattr(f"celeb_basis.hosts.forge.{place}.forge_module", modules.__getitem__)
     monkeypatch.setattr(ForgeCheckpoint, "live_model", lambda: model)
     found = object.__new__(ForgeHost)
@@ -197,7 +197,7 @@ def test_layers_cast_while_learning_but_for_previews(model: ForgeHost, half_held
     assert half_held.parameters_manual_cast is False
 
 
-def test_layers_that_forge_moved_meanwhile_are_as_they_were_once_it_fetches_them_back(half_held: Block) -> None:
+def test_layers_that_forge_moved_in_the_meantime_are_as_they_were_once_it_fetches_them_back(half_held: Block) -> None:
     with casting(half_held, torch.float32):
         put_on_the_cpu(half_held)
     assert half_held.parameters_manual_cast is True, "its weights are on the CPU"

@@ -12,8 +12,8 @@ from celeb_basis.errors import HostError
 from celeb_basis.hosts.torch_utils import (
     check_autocast,
     free_memory,
-    numbered,
     torch_attention_keeps_scores,
+    with_index,
     without_autocast,
 )
 
@@ -49,12 +49,12 @@ def old_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("cards")
-@pytest.mark.parametrize(("told", "free"), [("cuda", 100 * CARD + 10), ("cuda:1", 110)])
-def test_free_memory_of_a_card_that_a_program_gives_no_number(told: str, free: int) -> None:
-    assert free_memory(torch.device(told)) == free
+@pytest.mark.parametrize(("given", "free"), [("cuda", 100 * CARD + 10), ("cuda:1", 110)])
+def test_free_memory_of_a_card_that_a_program_gives_no_number(given: str, free: int) -> None:
+    assert free_memory(torch.device(given)) == free
 
 
-def test_free_memory_of_apples_device_is_unknown_where_torch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_of_apples_device_is_unknown_where_torch_does_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "mps", types.SimpleNamespace(driver_allocated_memory=lambda: 20))
     assert free_memory(torch.device("mps")) is None
     torch.mps.recommended_max_memory = lambda: 120
@@ -63,8 +63,8 @@ def test_free_memory_of_apples_device_is_unknown_where_torch_does_not_tell(monke
 
 @pytest.mark.usefixtures("cards")
 def test_a_card_without_a_number_is_the_one_in_use() -> None:
-    for told, meant in {"cuda": f"cuda:{CARD}", "cuda:1": "cuda:1", "cpu": "cpu", "mps": "mps"}.items():
-        assert numbered(torch.device(told)) == torch.device(meant)
+    for given, meant in {"cuda": f"cuda:{CARD}", "cuda:1": "cuda:1", "cpu": "cpu", "mps": "mps"}.items():
+        assert with_index(torch.device(given)) == torch.device(meant)
 
 
 @pytest.mark.usefixtures("old_autocast")

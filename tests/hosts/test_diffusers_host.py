@@ -330,7 +330,7 @@ def test_drawing_leaves_the_pipeline_as_it_was() -> None:
 
 @pytest.mark.parametrize("change", [{"width": 30}, {"height": -8}, {"steps": 0}, {"steps": 1001}, {"count": -1}])
 def test_impossible_pictures_are_refused(sd1_host: DiffusersHost, change: dict[str, int]) -> None:
-    with pytest.raises(HostError, match="cannot be drawn"):
+    with pytest.raises(HostError, match="cannot be generated"):
         list(sd1_host.generate(GenerationRequest("a", **change)))  # type: ignore[arg-type]
 
 

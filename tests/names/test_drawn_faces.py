@@ -74,18 +74,18 @@ def test_the_threshold_is_on_the_cosine_and_the_reason_tells_it() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, 70]})
     assert _check(painter, same_face=0.49)("Tom Hanks") is None
     reason = _check(painter, same_face=0.51)("Tom Hanks")
-    assert reason == "draws a different face each time (cosine 0.50, wanted 0.51)"
+    assert reason == "a different face each time (cosine similarity 0.50, required 0.51)"
 
 
 def test_more_pictures_are_compared_pair_by_pair() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, 70, 100]})
     mean = np.cos(np.deg2rad([60, 90, 30])).mean()
-    assert f"cosine {mean:.2f}" in (_check(painter, pictures=3, same_face=0.9)("Tom Hanks") or "")
+    assert f"cosine similarity {mean:.2f}" in (_check(painter, pictures=3, same_face=0.9)("Tom Hanks") or "")
 
 
 def test_a_picture_without_a_face_ends_the_drawing() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, BLANK, 10, 10]})
-    assert _check(painter, pictures=4)("Tom Hanks") == "no face in drawn picture 2 of 4"
+    assert _check(painter, pictures=4)("Tom Hanks") == "no face in generated picture 2 of 4"
     assert painter.drawn == 2
 
 
@@ -93,7 +93,7 @@ def test_one_picture_asks_only_for_a_face() -> None:
     painter = Painter({"a photo of Tom Hanks": [10], "a photo of Nobody Here": [BLANK]})
     check = _check(painter, pictures=1)
     assert check("Tom Hanks") is None
-    assert check("Nobody Here") == "no face in drawn picture 1 of 1"
+    assert check("Nobody Here") == "no face in generated picture 1 of 1"
 
 
 def test_vectors_that_are_not_numbers_fail() -> None:
@@ -140,7 +140,7 @@ def test_it_is_a_face_check_of_the_filter() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, 20], "a photo of Uma Thurman": [10, 200]})
     ids = {"Tom Hanks": [1, 2], "Uma Thurman": [3, 4], "Cher": [5]}
     filtered = filter_names(
-        name_list(ids, "test"), lambda texts: [ids[text] for text in texts], draws_face=_check(painter)
+        name_list(ids, "test"), lambda texts: [ids[text] for text in texts], face_check=_check(painter)
     )
     assert filtered.names == ("Tom Hanks",)
     assert [item.kind for item in filtered.dropped] == ["face", "too few tokens"]

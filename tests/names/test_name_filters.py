@@ -102,7 +102,7 @@ def test_the_face_check_runs_last_and_only_on_names_that_passed() -> None:
     names = name_list(
         ["Tom Hanks", "Cher", "tom hanks", "Bob Dylan", "bob dylan", "Bob Dylan Senior", "Uma Thurman"], "t"
     )
-    filtered = filter_names(names, PlaceholderTokens(), draws_face=check)
+    filtered = filter_names(names, PlaceholderTokens(), face_check=check)
     # Another spelling of a name that failed is not drawn again; another person with its first tokens is.
     assert asked == ["Tom Hanks", "Bob Dylan", "Bob Dylan Senior", "Uma Thurman"]
     assert filtered.names == ("Tom Hanks", "Uma Thurman")
@@ -115,7 +115,7 @@ def test_a_name_without_a_face_does_not_use_up_a_common_token() -> None:
         name_list(["Tom Hanks", "Tom Hardy"], "t"),
         PlaceholderTokens(),
         FilterOptions(max_repeats=1),
-        draws_face=lambda name: "no face" if name == "Tom Hanks" else None,
+        face_check=lambda name: "no face" if name == "Tom Hanks" else None,
     )
     assert filtered.names == ("Tom Hardy",)
 
@@ -177,7 +177,7 @@ def test_impossible_numbers_of_tokens_are_refused() -> None:
 
 
 def test_a_tokenizer_that_loses_names_is_found_out() -> None:
-    with pytest.raises(HostError, match="2 names with 1"):
+    with pytest.raises(HostError, match="1 lists of tokens for 2 names"):
         filter_names(name_list(["Tom Hanks", "Uma Thurman"], "t"), lambda texts: [[1, 2] for _ in texts[1:]])
 
 

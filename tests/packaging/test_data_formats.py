@@ -15,7 +15,7 @@ from support.bases import toy_bases
 from support.toys import ToyHost
 
 from celeb_basis.errors import IdentityError, TrainingError
-from celeb_basis.files import safetensors_remarks
+from celeb_basis.files import safetensors_metadata
 from celeb_basis.identities.identity import FORMAT_VERSION, READERS, load_identity, save_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.training.state import read_summary, resume_trainer
@@ -26,7 +26,7 @@ FILES = Path(__file__).parent / "files"
 def test_there_is_a_file_of_every_version() -> None:
     assert sorted(READERS) == list(range(1, FORMAT_VERSION + 1))
     for version in READERS:
-        assert safetensors_remarks(FILES / f"identity-{version}.safetensors")["format_version"] == str(version)
+        assert safetensors_metadata(FILES / f"identity-{version}.safetensors")["format_version"] == str(version)
 
 
 @pytest.mark.parametrize("version", sorted(READERS))
@@ -47,7 +47,7 @@ def test_an_identity_of_every_version_opens_and_is_written_anew(version: int, tm
 
 
 def with_remarks(file: Path, target: Path, **changes: str) -> Path:
-    target.write_bytes(save(load_file(file), safetensors_remarks(file) | changes))
+    target.write_bytes(save(load_file(file), safetensors_metadata(file) | changes))
     return target
 
 
@@ -76,7 +76,7 @@ def test_an_interrupted_run_of_the_first_version_goes_on_to_its_end() -> None:
 
 def test_a_run_of_a_newer_program_is_refused_with_a_sentence(tmp_path: Path) -> None:
     path = FILES / "state-1.safetensors"
-    header: dict[str, Any] = json.loads(safetensors_remarks(path)["state"])
+    header: dict[str, Any] = json.loads(safetensors_metadata(path)["state"])
     file = with_remarks(path, tmp_path / "state.safetensors", state=json.dumps(header | {"format": 2}))
     with pytest.raises(TrainingError, match="state of format 2, this version reads 1"):
         read_summary(file)

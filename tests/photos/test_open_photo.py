@@ -234,7 +234,7 @@ def test_truncated_files(kind: str) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 500), (500, 31)])
 def test_too_small(size: tuple[int, int]) -> None:
-    with pytest.raises(PhotoError, match="too small to hold a face"):
+    with pytest.raises(PhotoError, match="too small to show a face"):
         open_photo(encoded(Image.new("RGB", size), "PNG"))
 
 

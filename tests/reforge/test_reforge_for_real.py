@@ -22,17 +22,17 @@ def test_reforge_is_recognised(seen: dict[str, Any]) -> None:
 
 
 def test_the_checkpoint_is_what_diffusers_says_it_is(seen: dict[str, Any]) -> None:
-    told = seen["compared"]
-    assert (told["family"], told["resolution"], told["prediction"]) == ("sd1", 128, "v_prediction")
-    assert told["schedule"] < 1e-6
-    assert told["table"] == 0
+    found = seen["compared"]
+    assert (found["family"], found["resolution"], found["prediction"]) == ("sd1", 128, "v_prediction")
+    assert found["schedule"] < 1e-6
+    assert found["table"] == 0
 
 
 def test_it_encodes_and_denoises_as_diffusers_does(seen: dict[str, Any]) -> None:
-    told = seen["compared"]
-    assert told["latents"] < ROUNDING
-    assert told["conditioning"] < ROUNDING
-    assert told["prediction_of_noise"] < ROUNDING
+    found = seen["compared"]
+    assert found["latents"] < ROUNDING
+    assert found["conditioning"] < ROUNDING
+    assert found["prediction_of_noise"] < ROUNDING
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -13,8 +13,8 @@ from support.forks import stand_in
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.detect import adapter_for
-from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint
 from celeb_basis.hosts.reforge.host import move_to_device
+from celeb_basis.hosts.reforge.model import ReForgeCheckpoint
 from celeb_basis.hosts.torch_utils import clone_inference_tensors
 
 
@@ -53,7 +53,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, shared={"opts": types.SimpleNamespace(sd_noise_schedule="Default")})
 
 
-def test_reforge_and_sdnext_are_told_by_their_folders(tmp_path: Path) -> None:
+def test_reforge_and_sdnext_are_recognized_by_their_folders(tmp_path: Path) -> None:
     for name, marks in {
         "reForge": ["modules_forge/", "ldm_patched/"],
         "SD.Next": ["installer.py", "modules/processing_diffusers.py"],

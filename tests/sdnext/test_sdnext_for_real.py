@@ -20,10 +20,10 @@ def test_sdnext_is_recognised(seen: dict[str, Any]) -> None:
 
 
 def test_the_checkpoint_is_what_diffusers_says_it_is(seen: dict[str, Any]) -> None:
-    told = seen["compared"]
-    assert (told["family"], told["resolution"], told["prediction"]) == ("sd1", 128, "v_prediction")
-    assert told["schedule"] == 0
-    assert told["same_weights"]
+    found = seen["compared"]
+    assert (found["family"], found["resolution"], found["prediction"]) == ("sd1", 128, "v_prediction")
+    assert found["schedule"] == 0
+    assert found["same_weights"]
 
 
 def test_gradients_to_a_persons_vectors_are_those_of_diffusers(seen: dict[str, Any]) -> None:
@@ -54,5 +54,5 @@ def test_sdnext_is_put_back_as_it_was(seen: dict[str, Any]) -> None:
 
 
 def test_balanced_offloading_is_there_again_after_learning(seen: dict[str, Any]) -> None:
-    told = seen["offloaded"]
-    assert told["before"] == told["after"] == [True] * 4
+    found = seen["offloaded"]
+    assert found["before"] == found["after"] == [True] * 4

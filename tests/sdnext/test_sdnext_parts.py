@@ -15,7 +15,7 @@ from support.webui_people import add_people
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.sdnext.host import SDNextHost
-from celeb_basis.hosts.sdnext.prompts import SDNextTokens, SDNextTracker, add_token, token_of
+from celeb_basis.hosts.sdnext.tokens import SDNextTokens, SDNextTracker, add_token, token_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.prompts.registry import Registry
 
@@ -79,31 +79,31 @@ def test_the_device_is_sdnexts_own_where_the_denoiser_is_offloaded(
     model = SDNextHost()
     assert model.device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    for told, meant in (("cuda", "cuda:1"), ("cuda:0", "cuda:0")):
-        modules["devices"].device = torch.device(told)
+    for given, meant in (("cuda", "cuda:1"), ("cuda:0", "cuda:0")):
+        modules["devices"].device = torch.device(given)
         assert model.device == torch.device(meant)
 
 
-def test_another_checkpoint_meanwhile_is_told_in_words(modules: Any) -> None:
+def test_another_checkpoint_in_the_meantime_is_explained(modules: Any) -> None:
     model = SDNextHost()
     modules["modeldata"].model_data.sd_model = None
     with pytest.raises(HostError, match="switched from small to nothing: switch back"):
         model.encode_prompts(["a dog"], {})
 
 
-def test_a_lora_in_the_weights_is_told_in_words(modules: Any) -> None:
+def test_a_lora_in_the_weights_is_explained(modules: Any) -> None:
     modules["lora__lora_common"].previously_loaded_networks = ["a LoRA"]
     with pytest.raises(HostError, match="generate one image without any, then learn"):
         SDNextHost()
 
 
-def test_no_checkpoint_is_told_in_words(modules: Any) -> None:
+def test_no_checkpoint_is_explained(modules: Any) -> None:
     modules["modeldata"].model_data.sd_model = None
     with pytest.raises(HostError, match="no checkpoint loaded: choose one"):
         SDNextHost()
 
 
-def test_a_model_of_another_kind_is_told_in_words(modules: Any) -> None:
+def test_a_model_of_another_kind_is_explained(modules: Any) -> None:
     modules["modeldata"].model_data.sd_model = type("FluxPipeline", (), {"transformer": 1})()
     with pytest.raises(HostError, match="not a Stable Diffusion 1, 2 or XL"):
         SDNextHost()
@@ -116,7 +116,7 @@ def test_a_model_of_another_kind_is_told_in_words(modules: Any) -> None:
 @pytest.mark.usefixtures("modules")
 def test_vectors_of_another_width_are_refused_in_words() -> None:
     with pytest.raises(HostError, match="No text encoder of the loaded checkpoint takes vectors of 5 numbers"):
-        add_token("somebody", [torch.zeros(2, 5)])
+        add_token("ada", [torch.zeros(2, 5)])
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def ada(modules: Any, tmp_path: Path) -> Identity:  # noqa: ARG001
 
 @pytest.fixture
 def tokens(ada: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ARG001
-    monkeypatch.setattr("celeb_basis.hosts.sdnext.prompts.add_token", lambda *_: None)
+    monkeypatch.setattr("celeb_basis.hosts.sdnext.tokens.add_token", lambda *_: None)
     installed = SDNextTokens(Registry(tmp_path))
     installed.install()
     yield installed

@@ -135,5 +135,5 @@ def _write_vocabulary(folder: Path, padding: str) -> None:
 
 
 def _tell(data: Path, base: str, configs: Path, sizes: dict[str, Any], heads: dict[str, int]) -> None:
-    told = {"base": base, "configs": str(configs.absolute()), "sizes": sizes, "heads": heads}
-    (data / "small-model.json").write_text(json.dumps(told), "utf-8")
+    described = {"base": base, "configs": str(configs.absolute()), "sizes": sizes, "heads": heads}
+    (data / "small-model.json").write_text(json.dumps(described), "utf-8")

@@ -18,8 +18,8 @@ from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
 from celeb_basis.hosts.forge.host import ForgeHost
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
 
 PlaceholderTokens = dict[str, list[torch.Tensor]]
 
@@ -203,7 +203,7 @@ def check_a_preview_while_learning(_data: Path) -> None:
 
 
 def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
-    """The user may choose another one while somebody is learned: it is loaded with the user's next picture."""
+    """The user may choose another one while an identity is learned: it is loaded with the user's next picture."""
     from modules import processing, sd_models, shared  # type: ignore[import-not-found]
     from modules_forge import main_entry  # type: ignore[import-not-found]
 

@@ -32,7 +32,7 @@ def start(data: Path) -> Any:
         from modules_forge.main_entry import refresh_model_loading_parameters  # type: ignore[import-not-found]
 
         refresh_model_loading_parameters()
-        from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint, load_selected_checkpoint
+        from celeb_basis.hosts.forge.model import ForgeCheckpoint, load_selected_checkpoint
 
         load_selected_checkpoint()
         return ForgeCheckpoint.current().model

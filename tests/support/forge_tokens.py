@@ -18,12 +18,12 @@ from support.forge_inside import start
 from support.reporting import failures
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import prompts as tokens_host
+from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.hosts.detect import adapter
 from celeb_basis.hosts.forge.app import Forge
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
 from celeb_basis.hosts.forge.host import ForgeHost
-from celeb_basis.hosts.forge.prompts import ForgeTokens
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
+from celeb_basis.hosts.forge.tokens import ForgeTokens
 from celeb_basis.identities.identity import load_identity
 from celeb_basis.prompts.registry import Registry
 
@@ -96,7 +96,7 @@ def check_every_syntax(data: Path) -> None:
         for (typed, negative), found in expected.items():
             assert alike(conditioning(typed, negative), found), (typed, negative)
         nobody = conditioning("a <bob>, <unknown:1>", True)
-    assert alike(conditioning("a <bob>, <unknown:1>", True), nobody), "a name of nobody's is text as before"
+    assert alike(conditioning("a <bob>, <unknown:1>", True), nobody), "an unknown name is text as before"
 
 
 def check_the_files_vectors_reach_the_text_encoder(data: Path) -> None:
@@ -116,7 +116,7 @@ def check_the_files_vectors_reach_the_text_encoder(data: Path) -> None:
     assert torch.equal(seen[-1][0, 4 : 4 + len(vectors)], vectors), "bit for bit"
 
 
-def check_a_person_learned_anew_is_not_taken_from_the_cache(data: Path) -> None:
+def check_a_person_learned_again_is_not_taken_from_the_cache(data: Path) -> None:
     from modules import processing, shared  # type: ignore[import-not-found]
 
     p = processing.StableDiffusionProcessingTxt2Img(prompt="<ada>", steps=STEPS)

@@ -11,7 +11,7 @@ PLAIN = (
     "person 1", "person1", "person10", "PERSON 1", "ada lovelace", "<person12>", "<nobody>", "< person>", "<>", "5 > 3",
     "café", "naïve", "東京", "🙂", "don't", "hat's", "x_y", "semi-real", "#1", "100%", "<lora:none:0.7>", "<endoftext",
 )  # fmt: skip
-"""Words and look-alikes that are nobody."""
+"""Words and look-alikes that name no identity."""
 
 BETWEEN = (
     " ",

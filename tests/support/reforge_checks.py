@@ -51,7 +51,7 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
     picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)) * 2 - 1
     noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     times = torch.tensor([20, 700])
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "family": ours.info.family,
         "resolution": ours.info.resolution,
         "prediction": ours.schedule.prediction,
@@ -61,12 +61,12 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
     }
     with torch.no_grad():
         mine, theirs = (host.encode_prompts([PROMPT, "a dog"], words) for host in (ours, other))
-        told["conditioning"] = _largest(mine.crossattn, theirs.states)
-        told["prediction_of_noise"] = _largest(ours.predict(noisy, times, mine), other.predict(noisy, times, theirs))
+        report["conditioning"] = _largest(mine.crossattn, theirs.states)
+        report["prediction_of_noise"] = _largest(ours.predict(noisy, times, mine), other.predict(noisy, times, theirs))
     for checkpointing in (False, True):
         slopes = [_slope(host, words, noisy, times, checkpointing) for host in (ours, other)]
-        told[f"slope_checkpointing_{checkpointing}"] = float((slopes[0] - slopes[1]).norm() / slopes[1].norm())
-    return told
+        report[f"slope_checkpointing_{checkpointing}"] = float((slopes[0] - slopes[1]).norm() / slopes[1].norm())
+    return report
 
 
 def _slope(host: Any, words: Any, noisy: Any, times: Any, checkpointing: bool) -> Any:
@@ -123,11 +123,11 @@ def with_a_lora(model: Any, words: Any) -> dict[str, Any]:
     with torch.inference_mode():
         model_management.load_models_gpu([patched])
     weight = model.model.diffusion_model.middle_block[1].proj_out.weight
-    told = {"merged": _largest(weight.detach(), before), "in_inference_mode": weight.is_inference()}
+    report = {"merged": _largest(weight.detach(), before), "in_inference_mode": weight.is_inference()}
     with host.prepare_for_training("fp32"):
-        told["slopes_differ"] = _largest(_slope_inside(host, words), clean)
-    told["left"] = _largest(model.state_dict()[f"model.{name}"], before)
-    return told
+        report["slopes_differ"] = _largest(_slope_inside(host, words), clean)
+    report["left"] = _largest(model.state_dict()[f"model.{name}"], before)
+    return report
 
 
 def _slope_inside(host: Any, words: Any) -> Any:
@@ -144,9 +144,9 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
     """What prompts with ``<ada>`` become, beside prompts with the vectors put in by hand."""
     import torch
 
-    from celeb_basis.hosts.a1111.prompts import installed_for
+    from celeb_basis.hosts.a1111.tokens import installed_for
     from celeb_basis.hosts.reforge.host import ReForgeHost
-    from celeb_basis.hosts.reforge.prompts import ReForgeTokens
+    from celeb_basis.hosts.reforge.tokens import ReForgeTokens
 
     host, words = ReForgeHost(), {"<ada>": identity.token_vectors()}
     cases = {
@@ -155,22 +155,22 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
         "emphasis": ("<ada:0.8> in a park", "(<ada>:0.8) in a park"),
         "brackets": ("a (<ada>:1.2) [<ada>]", "a (<ada>:1.2) [<ada>]"),
     }
-    told = {}
+    report = {}
     with torch.no_grad(), installed_for(folder, ReForgeTokens) as tokens:
         found = tokens.mentioned(PROMPT)
-        told["vectors"] = all(
+        report["vectors"] = all(
             torch.equal(a, b) for a, b in zip(found[0].identity.token_vectors(), identity.token_vectors(), strict=True)
         )
         for case, (typed, meant) in cases.items():
             with torch.inference_mode():  # as reForge draws
                 typed_states = model.get_learned_conditioning([typed])
-            told[case] = _largest(typed_states, host.encode_prompts([meant], words).crossattn)
+            report[case] = _largest(typed_states, host.encode_prompts([meant], words).crossattn)
         vectors = tokens.mentioned(PROMPT)[0].identity.token_vectors()
-        told["kept_for_gradients"] = not any(one.is_inference() for one in vectors)
-        told["unknown"] = _largest(
+        report["kept_for_gradients"] = not any(one.is_inference() for one in vectors)
+        report["unknown"] = _largest(
             model.get_learned_conditioning(["<nobody>"]), host.encode_prompts(["<nobody>"], {}).crossattn
         )
-    return told
+    return report
 
 
 def _largest(one: Any, other: Any) -> float:
@@ -186,7 +186,7 @@ def main() -> None:
     from support.webui_people import add_people
 
     from celeb_basis.hosts.detect import adapter
-    from celeb_basis.hosts.reforge.prompts import ReForgeTracker
+    from celeb_basis.hosts.reforge.tokens import ReForgeTracker
 
     checkpoint = ReForgeTracker()()
     assert checkpoint is not None
@@ -194,14 +194,14 @@ def main() -> None:
     (identity,) = add_people(people, ["ada"], checkpoint)
     words = {"<ada>": identity.token_vectors()}
     torch.set_num_threads(1)
-    told = {
+    report = {
         "adapter": adapter().name,
         "compared": compared(words, _checkpoint(data)),
         "left": left_as_it_was(model, words),
         "lora": with_a_lora(model, words),
         "names": names(model, identity, people),
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def compared(words: Any) -> dict[str, Any]:
     from celeb_basis.miniature import shipped_model
 
     ours, other = SDNextHost(), load_host(Path(str(shipped_model())))
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "family": ours.info.family,
         "resolution": ours.info.resolution,
         "prediction": ours.schedule.prediction,
@@ -56,11 +56,11 @@ def compared(words: Any) -> dict[str, Any]:
         "same_weights": ours.info.sha256 == other.info.sha256,
     }
     slopes = [_slope(host, words) for host in (ours, other)]
-    told["slope"] = float((slopes[0] - slopes[1]).norm() / slopes[1].norm())
+    report["slope"] = float((slopes[0] - slopes[1]).norm() / slopes[1].norm())
     before = [one.detach().clone() for one in ours._unet.parameters()]
     _slope(ours, words)
-    told["weights_stay"] = all(torch.equal(a, b) for a, b in zip(before, ours._unet.parameters(), strict=True))
-    return told
+    report["weights_stay"] = all(torch.equal(a, b) for a, b in zip(before, ours._unet.parameters(), strict=True))
+    return report
 
 
 def offloaded(pipeline: Any, words: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
 
     from celeb_basis.exports.textual_inversion import export_identity
     from celeb_basis.hosts.sdnext.host import SDNextHost
-    from celeb_basis.hosts.sdnext.prompts import SDNextTokens, token_of
+    from celeb_basis.hosts.sdnext.tokens import SDNextTokens, token_of
     from celeb_basis.prompts.registry import Registry
 
     rows_before = pipeline.text_encoder.get_input_embeddings().weight.shape[0]
@@ -112,7 +112,7 @@ def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
     embeddings.mkdir(parents=True, exist_ok=True)
     export_identity(identity, embeddings / "adaembedding.safetensors", "webui")
     pipeline.embedding_db.load_textual_inversion_embeddings(force_reload=True)
-    told: dict[str, Any] = {"embedding_loaded": "adaembedding" in pipeline.embedding_db.word_embeddings}
+    report: dict[str, Any] = {"embedding_loaded": "adaembedding" in pipeline.embedding_db.word_embeddings}
     tokens = SDNextTokens(Registry(folder))
     tokens.install()
 
@@ -122,21 +122,21 @@ def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
         "emphasis": ("<ada:0.8> in a park", "(adaembedding:0.8) in a park"),
     }
     for case, (typed, meant) in cases.items():
-        told[case] = _largest(_encoded(pipeline, typed, "native"), _encoded(pipeline, meant, "native"))
+        report[case] = _largest(_encoded(pipeline, typed, "native"), _encoded(pipeline, meant, "native"))
     for way in ("a1111", "fixed"):
-        told[way] = _largest(_encoded(pipeline, PROMPT, way), _encoded(pipeline, cases["plain"][1], way))
+        report[way] = _largest(_encoded(pipeline, PROMPT, way), _encoded(pipeline, cases["plain"][1], way))
     with torch.no_grad():
         by_hand = SDNextHost().encode_prompts([PROMPT], {"<ada>": identity.token_vectors()}).states
-    told["diffusers"] = _largest(_encoded(pipeline, PROMPT, "native"), by_hand)
+    report["diffusers"] = _largest(_encoded(pipeline, PROMPT, "native"), by_hand)
     table = pipeline.text_encoder.get_input_embeddings().weight
-    told["rows"] = int(table.shape[0] - rows_before)
+    report["rows"] = int(table.shape[0] - rows_before)
     known = pipeline.tokenizer.added_tokens_encoder
     token = token_of(identity.content_hash)
     vectors = table[[known[token], known[f"{token}_1"]]]
-    told["vectors"] = bool(torch.equal(vectors.float(), identity.token_vectors()[0]))
+    report["vectors"] = bool(torch.equal(vectors.float(), identity.token_vectors()[0]))
     tokens.uninstall()
-    told["uninstalled"] = not hasattr(processing_args.set_prompt, "celeb_basis_patches")
-    return told
+    report["uninstalled"] = not hasattr(processing_args.set_prompt, "celeb_basis_patches")
+    return report
 
 
 def _encoded(pipeline: Any, prompt: str, attention: str) -> Any:
@@ -167,19 +167,19 @@ def main() -> None:
     from support.webui_people import add_people
 
     from celeb_basis.hosts.detect import adapter
-    from celeb_basis.hosts.sdnext.prompts import SDNextTracker
+    from celeb_basis.hosts.sdnext.tokens import SDNextTracker
 
     checkpoint = SDNextTracker()()
     assert checkpoint is not None
     people = data / "celeb-basis" / "people"
     (identity,) = add_people(people, ["ada"], checkpoint)
-    told = {
+    report = {
         "adapter": adapter().name,
         "compared": compared({"<ada>": identity.token_vectors()}),
         "offloaded": offloaded(pipeline, {"<ada>": identity.token_vectors()}),
         "names": names(pipeline, identity, people),
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from support.sample_photos import sample_photos
 
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.schemas import LearnRequest, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.schemas import LearnRequest, PhotoUpload, UploadedPhoto
 
 SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
 
@@ -16,8 +16,8 @@ SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_sto
 def request(
     *names: str, face: int | None = 0, consent: bool = True, replace: bool = False, **settings: Any
 ) -> LearnRequest:
-    photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six people.jpg", face)
-    people = tuple(PersonToLearn(name, (photo,)) for name in names)
+    photo = UploadedPhoto(sample_photos()["six"].read_bytes(), "six people.jpg", face)
+    people = tuple(PhotoUpload(name, (photo,)) for name in names)
     return LearnRequest(people, settings=SETTINGS | settings, consent=consent, notes="a note", replace=replace)
 
 

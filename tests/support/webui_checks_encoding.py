@@ -11,8 +11,8 @@ import torch
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import A1111Host
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 
 RARE = "xqzwv"
 """A word that no embedding has; the host tokenizes it the same with spaces around it, wherever it stands."""

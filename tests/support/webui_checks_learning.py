@@ -17,12 +17,12 @@ from support.webui_state import assert_as_before, fingerprint
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import A1111Host
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.method import diffusion_loss
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.memory import kept_bytes
+from celeb_basis.training.memory import saved_bytes
 from celeb_basis.training.trainer import Trainer
 
 SIDE = 32
@@ -196,7 +196,7 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
     assert facts.free is None or facts.free > 10**6
     assert facts.weights > 10**6
     assert facts.elsewhere == 0
-    estimated = kept_bytes(facts, SIDE, 1, 4, checkpointing=False)
+    estimated = saved_bytes(facts, SIDE, 1, 4, checkpointing=False)
     # Before the first cross-attention nothing is kept, which is much of so small a model.
     assert 0.8 < estimated / kept[0] < 2, (estimated, kept)
 
@@ -213,7 +213,7 @@ def check_previews_disturb_nothing(data: Path) -> None:
     alone = next(iter(host.generate(request)))
     with host.prepare_for_training("bf16"):
         exact = gradients(host, words)
-        shared.opts.data["sd_model_checkpoint"] = "another.safetensors"  # chosen by the user meanwhile
+        shared.opts.data["sd_model_checkpoint"] = "another.safetensors"  # chosen by the user in the meantime
         try:
             drawn = next(iter(host.generate(request)))
             assert shared.opts.data["sd_model_checkpoint"] == "another.safetensors"

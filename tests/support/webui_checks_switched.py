@@ -14,8 +14,8 @@ from support.webui_checks_learning import gradients, loss_of, refused
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import A1111Host
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 
 
 def plain_loss(host: A1111Host) -> float:
@@ -97,7 +97,7 @@ def hypertile(model: Any, enable: bool) -> None:
 
 
 def check_8_bit_weights_are_learned_through_with_previews(_data: Path) -> None:
-    """The host must not find while it draws that its weights are no longer of 8 bits, and load them anew."""
+    """The host must not find while it draws that its weights are no longer of 8 bits, and load them again."""
     from modules import sd_models, shared
 
     def hold_in_8_bits(how: str) -> None:
@@ -120,7 +120,7 @@ def check_8_bit_weights_are_learned_through_with_previews(_data: Path) -> None:
         hold_in_8_bits("Disable")
 
 
-def check_a_switch_in_the_middle_is_told(_data: Path) -> None:
+def check_a_switch_in_the_middle_is_reported(_data: Path) -> None:
     """The host throws the old model away; leaving ``learning`` then still works, and the new one is untouched."""
     from modules import sd_models
 
@@ -147,7 +147,7 @@ def check_a_switch_in_the_middle_is_told(_data: Path) -> None:
     host.text_encoders[0].tokenize(["a"])
 
 
-def check_no_checkpoint_is_told(_data: Path) -> None:
+def check_no_checkpoint_is_reported(_data: Path) -> None:
     from modules import sd_models
 
     kept = sd_models.model_data.sd_model
@@ -158,7 +158,7 @@ def check_no_checkpoint_is_told(_data: Path) -> None:
         sd_models.model_data.sd_model = kept
 
 
-def check_bad_requests_are_told(_data: Path) -> None:
+def check_bad_requests_are_refused(_data: Path) -> None:
     host = A1111Host()
     words = some_words(host)
     refused("There are no prompts", lambda: host.encode_prompts([], words))

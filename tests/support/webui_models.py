@@ -18,8 +18,8 @@ from support.webui_prompts import rare_words
 from support.webui_stays import switch_to
 from support.webui_syntax import HIRES, NAMES, SYNTAX, Case, drawn
 
-from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import A1111Tokens
+from celeb_basis.hosts.a1111 import tokens as tokens_host
+from celeb_basis.hosts.a1111.tokens import A1111Tokens
 from celeb_basis.identities.identity import Identity
 
 REFINER = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5}

@@ -22,8 +22,8 @@ from support.prompt_grammar import Grammar, Prompt
 from support.webui_inside import parsed_arguments, start
 from support.webui_people import add_people
 
-from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import CheckpointTracker
+from celeb_basis.hosts.a1111 import tokens as tokens_host
+from celeb_basis.hosts.a1111.tokens import CheckpointTracker
 from celeb_basis.identities.identity import Identity
 
 NAMES = ("person1", "person10", "Ada Lovelace", "zoë")

@@ -31,12 +31,12 @@ def main() -> None:
     save_file(
         {key: value.float().contiguous() for key, value in answer.items()}, str(options.data / "answer.safetensors")
     )
-    told = {
+    found = {
         "family": model.info.family,
         "size_multiple": model.info.size_multiple,
         "prediction": model.schedule.prediction,
     }
-    print(json.dumps(told))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

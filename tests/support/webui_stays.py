@@ -18,8 +18,8 @@ from support.webui_people import COMPONENTS, add_people
 
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
-from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import A1111Tokens
+from celeb_basis.hosts.a1111 import tokens as tokens_host
+from celeb_basis.hosts.a1111.tokens import A1111Tokens
 from celeb_basis.identities.expand import expand_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import shipped_names
@@ -183,7 +183,7 @@ def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
 
 
 def changed_content(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """The same prompt before and after the person is learned anew, with the host's cache of conditionings kept."""
+    """The same prompt before and after the person is learned again, with the host's cache of conditionings kept."""
     from modules import processing, shared
 
     shared.opts.data["persistent_cond_cache"] = True
@@ -209,7 +209,7 @@ def switch_to(name: str) -> None:
 
 
 def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """To other families and back; a person of the family with vectors of another width is expanded anew."""
+    """To other families and back; a person of the family with vectors of another width is expanded again."""
     from modules import shared
 
     folder = data / "people"

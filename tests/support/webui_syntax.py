@@ -20,8 +20,8 @@ from support.webui_networks import HYPERNETWORK, LORA, loaded_layers, write_hype
 from support.webui_people import add_people
 from support.webui_prompts import fingerprint, forget_by_hand, rare_words, register_by_hand
 
-from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import CheckpointTracker
+from celeb_basis.hosts.a1111 import tokens as tokens_host
+from celeb_basis.hosts.a1111.tokens import CheckpointTracker
 
 NAMES = ("person1", "person10")
 PERSON = re.compile(r"@(\d)(?:\{([^}]*)\})?")

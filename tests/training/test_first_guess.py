@@ -40,7 +40,7 @@ def test_the_first_guess_is_scikit_learns_ridge() -> None:
 
 
 def test_too_few_faces_are_told() -> None:
-    with pytest.raises(TrainingError, match="Fewer than three"):
+    with pytest.raises(TrainingError, match="fewer than three"):
         fit_first_guess(torch.full((5, 512), float("nan")), torch.zeros(5, 2, 3))
 
 

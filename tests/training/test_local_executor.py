@@ -47,7 +47,7 @@ def test_each_failure_is_told_and_stops_nobody_else() -> None:
     assert [one.names[0] for one in outcomes] == ["photo", "one", "memory", "surprise", "two"]
     errors = [one.error for one in outcomes]
     assert errors[0] == "The photo is no good: take another one."
-    assert "memory is full" in errors[2]
+    assert "Out of memory" in errors[2]
     assert "ValueError: a wheel came off" in errors[3]
     assert errors[1] == errors[4] == ""
     assert events == [one.names[0] for one in outcomes]

@@ -15,7 +15,7 @@ from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
 from celeb_basis.errors import SettingsError
 from celeb_basis.hosts.torch_utils import denoiser_blocks, free_memory
 from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.memory import estimate, kept_bytes
+from celeb_basis.training.memory import estimate, saved_bytes
 from celeb_basis.training.trainer import Trainer
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -55,7 +55,7 @@ def test_what_is_kept_of_full_size_models(full_size: Any, side: int, batch: int)
     with counting_kept(full_size.parameters()) as kept:
         _run(full_size, side, batch)
     facts = MemoryStats(denoiser_blocks(full_size), 8, 0, 0, True, None)
-    assert kept_bytes(facts, side, batch, 4, checkpointing=False) == pytest.approx(kept.bytes, rel=0.1)
+    assert saved_bytes(facts, side, batch, 4, checkpointing=False) == pytest.approx(kept.bytes, rel=0.1)
 
 
 def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
@@ -70,9 +70,9 @@ def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
         full_size.eval()
     between = kept.bytes
     facts = MemoryStats(denoiser_blocks(full_size), 8, 0, 0, True, None)
-    plain = kept_bytes(facts, side, 1, 4, checkpointing=False)
-    checkpointed = kept_bytes(facts, side, 1, 4, checkpointing=True)
-    largest = max(kept_bytes(replace(facts, blocks=(b,)), side, 1, 4, checkpointing=False) for b in facts.blocks)
+    plain = saved_bytes(facts, side, 1, 4, checkpointing=False)
+    checkpointed = saved_bytes(facts, side, 1, 4, checkpointing=True)
+    largest = max(saved_bytes(replace(facts, blocks=(b,)), side, 1, 4, checkpointing=False) for b in facts.blocks)
     # diffusers keeps whole levels' inputs where we count every block's: never more than we say.
     assert between < checkpointed < plain * 0.6
     assert checkpointed - largest == pytest.approx(between, rel=0.6)
@@ -129,10 +129,10 @@ def test_checkpointing_is_chosen_by_the_memory_that_is_free() -> None:
     missing = estimate(_Host(short), settings)
     assert missing.checkpointing
     assert not missing.fits
-    assert "smaller" in missing.sentence()
+    assert "reduce the batch size" in missing.sentence()
     forced = estimate(_Host(tight), replace(settings, checkpointing="off"))
     assert not forced.checkpointing
-    assert "switch gradient checkpointing on" in forced.sentence()
+    assert "enable gradient checkpointing" in forced.sentence()
     assert estimate(_Host(plenty), replace(settings, checkpointing="on")).checkpointing
 
 

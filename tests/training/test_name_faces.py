@@ -106,7 +106,7 @@ def test_who_stops_loses_nothing_that_was_drawn(model: CountingHost, tmp_path: P
 
 def test_a_host_that_is_interrupted_is_told_of(model: CountingHost, tmp_path: Path) -> None:
     model.broken_after = 5
-    with pytest.raises(TrainingError, match="start again to go on"):
+    with pytest.raises(TrainingError, match="start again to continue"):
         _drain(model, NAMES, tmp_path)
     model.broken_after = 10_000
     _drain(model, NAMES, tmp_path)
@@ -119,7 +119,7 @@ def test_a_full_disk_costs_the_time_again_and_nothing_else(
     with full_disk():
         faces, _ = _drain(model, NAMES, tmp_path)
     assert torch.isfinite(faces.vectors).any()
-    assert "are not kept" in caplog.text
+    assert "are not saved" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 

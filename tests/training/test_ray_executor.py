@@ -128,7 +128,7 @@ def test_a_model_that_no_worker_can_load_is_one_error(local_ray: Any) -> None:
 
 
 @needs_ray
-def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_workers(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
     interrupt = threading.Event()
     outcomes = []
@@ -138,7 +138,7 @@ def test_a_wish_to_stop_ends_the_crew(local_ray: Any, tmp_path: Path) -> None:
         interrupt.set()
     # Who was learned meanwhile is told of, and nobody else is begun.
     assert [(one.names[0], one.reason) for one in outcomes] == [("one", "all steps done"), ("long", "interrupted")]
-    assert "nothing of it is kept: learn this person again" in outcomes[1].error
+    assert "saves no state: learn this person again" in outcomes[1].error
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

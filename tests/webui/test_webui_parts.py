@@ -14,8 +14,8 @@ from support.forks import stand_in
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.host import _A1111TrainingMode
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.hosts.a1111.model_patches import (
     HOST_CONTEXTS,
     ModelPatches,
@@ -76,12 +76,12 @@ def test_a_preview_finds_the_vae_on_the_device(medvram: bool, monkeypatch: pytes
         assert modules["lowvram"].module_in_gpu is None
 
 
-def test_8_bit_weights_that_were_widened_do_not_make_the_webui_load_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bit_weights_that_were_widened_do_not_make_the_webui_load_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(torch.nn.Linear(2, 2).to(torch.float8_e4m3fn))
-    loaded_anew: list[bool] = []
+    loaded_again: list[bool] = []
 
     def process_images(_p: Any) -> Any:
-        loaded_anew.append(modules["sd_models"].check_fp8(model) != modules["devices"].fp8)
+        loaded_again.append(modules["sd_models"].check_fp8(model) != modules["devices"].fp8)
         return types.SimpleNamespace(images=[])
 
     def check_fp8(_model: Any) -> bool:
@@ -107,7 +107,7 @@ def test_8_bit_weights_that_were_widened_do_not_make_the_webui_load_them_anew(mo
     with in_precision(checkpoint, "fp32"):
         assert model.model.diffusion_model.weight.dtype == torch.float32
         assert checkpoint.generate_image(GenerationRequest("a hat", steps=1), ("a hat", ""), 0, (64, 64)) is None
-    assert loaded_anew == [False]
+    assert loaded_again == [False]
     assert modules["sd_models"].check_fp8 is check_fp8
 
 

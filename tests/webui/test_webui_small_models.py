@@ -46,8 +46,8 @@ def test_it_is_the_same_model_in_the_webui(tmp_path: Path, prediction: str) -> N
     }
     save_file(given, str(tmp_path / "inputs.safetensors"))
     words = ("--file", str(tmp_path / "models" / "small.safetensors"), "--inputs", str(tmp_path / "inputs.safetensors"))
-    told = webui.answer_of("support.webui_small", *words, data=tmp_path)
-    assert told == {"family": "sd1", "size_multiple": 16, "prediction": prediction}
+    found = webui.answer_of("support.webui_small", *words, data=tmp_path)
+    assert found == {"family": "sd1", "size_multiple": 16, "prediction": prediction}
     answer = load_file(str(tmp_path / "answer.safetensors"))
     model = DiffusersHost(pipeline)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.hosts.a1111.app import HostProgress
 from celeb_basis.names.lists import read_names, shipped_names
 from celeb_basis.prompts.registry import Checkpoint, Registry
-from celeb_basis.webui.options import Options
+from celeb_basis.webui.options import Options, Workspace
 from celeb_basis.webui.service import Service
 
 
@@ -98,8 +98,8 @@ def service(
     names = tmp_path / "names.txt"
     names.write_text("\n".join(shipped_names().names[:60]), "utf-8")
     options = Options(face_pack=str(miniature_folder), names_file=str(names))
-    made = Service(program, lambda: options, root=tmp_path, registry=None)
-    made.registry = Registry(made.paths.people, lists=lambda: (read_names(names),))
+    made = Service(program, Workspace(lambda: options, tmp_path))
+    made.workspace.registry = Registry(made.workspace.paths.people, lists=lambda: (read_names(names),))
     made.faces._loaded = str(miniature_folder), miniature_faces  # loaded once for all tests
     yield made
     for job in made.queue.jobs():

@@ -66,11 +66,13 @@ def test_memory_is_told_before_the_start(client: Any, program: Any) -> None:
 def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) -> None:
     from celeb_basis.identities.expand import new_identity
 
-    with service.model() as model:
-        bases = service.own_bases(model, 8)
+    with service.model.read() as model:
+        bases = service.model.bases(model, 8)
         for index, name in enumerate(("ada", "bob")):
             given = [basis.name_coefficients[index] for basis in bases]
-            service.library.add(new_identity(name, given, bases, model.info, face_model="toy", source="learned"))
+            service.workspace.library.add(
+                new_identity(name, given, bases, model.info, face_model="toy", source="learned")
+            )
 
     def ended(answer: Any) -> Any:
         assert answer.status_code == 202, answer.text

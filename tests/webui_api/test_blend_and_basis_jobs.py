@@ -13,9 +13,16 @@ from PIL import Image
 from celeb_basis.errors import IdentityError, SettingsError
 from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOADED
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.schemas import LearnRequest, NameTakenError, NoSuchPersonError, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.schemas import (
+    BlendRequest,
+    LearnRequest,
+    NameTakenError,
+    NoSuchPersonError,
+    PhotoUpload,
+    PreviewRequest,
+    UploadedPhoto,
+)
 from celeb_basis.webui.service import Service
-from celeb_basis.webui.tasks.blend import BlendRequest, PreviewRequest
 
 HALF = BlendRequest((("Ada", 1.0), ("Bob", 1.0)), "")
 
@@ -37,11 +44,13 @@ def people(service: Service, program: Any) -> Service:
     """Ada and Bob in the library, of coefficients on the toy checkpoint's own basis."""
     from celeb_basis.identities.expand import new_identity
 
-    with service.model() as model:
-        bases = service.own_bases(model, 8)
+    with service.model.read() as model:
+        bases = service.model.bases(model, 8)
         for index, name in enumerate(("Ada", "Bob")):
             given = [basis.name_coefficients[index] for basis in bases]
-            service.library.add(new_identity(name, given, bases, model.info, face_model="toy", source="learned"))
+            service.workspace.library.add(
+                new_identity(name, given, bases, model.info, face_model="toy", source="learned")
+            )
     program.held.clear()
     return service
 
@@ -52,12 +61,12 @@ def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: A
     assert job.kind == "preview"
     assert job.people == ("Ada", "Bob")
     assert job.result == {"word": "<mixture>", "prompt": "a photo of <mixture> at sea", "pictures": 2}
-    assert people.library.names() == ("Ada", "Bob")
+    assert people.workspace.library.names() == ("Ada", "Bob")
     assert program.held == [job.task], "in the program's own queue"
     from celeb_basis.diffusion_model import GenerationRequest
 
-    with people.model() as model:
-        mixed = people.mixing.mixed(HALF, model)
+    with people.model.read() as model:
+        mixed = people.blending.blended(HALF, model)
         words = {"<mixture>": mixed.token_vectors()}
         expected = list(
             model.generate(GenerationRequest(job.result["prompt"], placeholder_tokens=words, count=2, seed=7, steps=3))
@@ -98,7 +107,7 @@ def test_a_preview_stops_at_once_and_drops_the_half_drawn_picture(people: Servic
     program.model.generate = slow
     job = people.preview_blend(PreviewRequest(HALF, count=3, steps=10))
     until(job, lambda: len(job.pictures) == 1 and job.progress().step >= 10)
-    assert job.progress().stage == "Drawing picture 2 of 3"
+    assert job.progress().stage == "Generating image 2 of 3"
     assert job.progress().total == 30
     people.interrupt(job.id)
     ended(job)
@@ -131,14 +140,14 @@ def test_a_stopped_blend_saves_nobody(people: Service, program: Any) -> None:
         program.lock.release()
     assert job.state == "interrupted"
     assert "while it waited" in job.error
-    assert people.library.names() == ("Ada", "Bob")
+    assert people.workspace.library.names() == ("Ada", "Bob")
 
 
 def test_a_basis_as_a_job(people: Service) -> None:
     job = ended(people.start_basis(8))
     assert job.state == "done", job.error
     assert [one.as_dict() for one in job.outcome] == [
-        one.as_dict() | {"from_cache": job.outcome[0].from_cache} for one in people.basis_summary(8)
+        one.as_dict() | {"from_cache": job.outcome[0].from_cache} for one in people.model.summaries(8)
     ]
     assert job.result == {"components": 8, "encoders": [job.outcome[0].encoder]}
     with pytest.raises(SettingsError):
@@ -154,8 +163,8 @@ def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
 ) -> None:
     names = tmp_path / "long.txt"
     names.write_text("\n".join(f"Name{i} Family{i}" for i in range(5000)), "utf-8")
-    options = replace(people.options(), names_file=str(names))
-    people.options = lambda: options
+    options = replace(people.workspace.options(), names_file=str(names))
+    people.workspace.options = lambda: options
     encoder = type(people.host.loaded_model().text_encoders[0])
     real = encoder.tokenize
     sizes = []
@@ -178,9 +187,9 @@ def test_a_basis_of_a_long_list_tells_its_progress_and_stops(
 def test_learning_that_waits_for_the_program_can_be_stopped_and_resumed(people: Service, program: Any) -> None:
     from support.sample_photos import sample_photos
 
-    photo = PhotoToLearn(sample_photos()["six"].read_bytes(), "six.jpg", 0)
+    photo = UploadedPhoto(sample_photos()["six"].read_bytes(), "six.jpg", 0)
     settings = {"steps": 3, "views": 2, "batch_size": 1, "components": 8, "early_stop": False}
-    request = LearnRequest((PersonToLearn("Eve", (photo,)),), settings=settings, consent=True)
+    request = LearnRequest((PhotoUpload("Eve", (photo,)),), settings=settings, consent=True)
     assert program.lock.acquire(timeout=5)
     try:
         job = people.start_learning(request)

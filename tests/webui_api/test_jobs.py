@@ -20,11 +20,11 @@ def step(number: int, total: int, people: dict[str, PersonProgress] | None = Non
 
 def test_progress_follows_the_events() -> None:
     job = Job("learn", ("ada",))
-    job.take(Preparing(3, 8))
+    job.add_event(Preparing(3, 8))
     assert (job.progress().stage, job.progress().step, job.progress().total) == ("Preparing the views", 3, 8)
     near = {"ada": PersonProgress(0.5, 2.0, (("Marie Curie", 0.4),))}
-    job.take(step(1, 4, near))
-    job.take(step(2, 4))
+    job.add_event(step(1, 4, near))
+    job.add_event(step(2, 4))
     progress = job.progress()
     assert (progress.step, progress.total, progress.fraction, progress.seconds_left) == (2, 4, 0.5, 2.0)
     assert (progress.loss, progress.average_loss) == (0.5, 1.0)
@@ -36,7 +36,7 @@ def test_a_long_run_keeps_its_whole_curve_thinned() -> None:
     job = Job("learn", ("ada",))
     total = 10 * MAX_CURVE
     for number in range(1, total + 1):
-        job.take(step(number, total))
+        job.add_event(step(number, total))
     steps = [point[0] for point in job.progress().curve]
     assert MAX_CURVE / 4 < len(steps) <= MAX_CURVE
     assert steps == sorted(set(steps))
@@ -63,7 +63,7 @@ def test_a_watcher_sees_every_event_once_while_it_is_written() -> None:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     for number in range(1, 601):
-        job.take(step(number, 600))
+        job.add_event(step(number, 600))
     watcher.join(20)
     assert seen == list(range(601))
 
@@ -91,7 +91,7 @@ def test_one_after_the_other_in_their_order() -> None:
     ("error", "words"),
     [
         (TrainingError("A sentence."), "A sentence."),
-        (MemoryError(), "The memory is full"),
+        (MemoryError(), "Out of memory"),
         (KeyError("x"), "error in celeb-basis itself"),
         (SystemExit(1), "error in celeb-basis itself"),
     ],

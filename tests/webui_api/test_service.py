@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +16,16 @@ from support.toys import ToyHost
 
 from celeb_basis.errors import HostError, IdentityError, SettingsError, TrainingError
 from celeb_basis.webui.schemas import (
+    BlendRequest,
     EvaluateRequest,
     LearnRequest,
     NameTakenError,
     NoSuchJobError,
     NoSuchPersonError,
-    PersonToLearn,
-    PhotoToLearn,
+    PhotoUpload,
+    UploadedPhoto,
 )
 from celeb_basis.webui.service import Service
-from celeb_basis.webui.tasks.blend import BlendRequest
 
 
 def test_a_person_is_learned_and_known(service: Service, program: Any) -> None:
@@ -44,7 +43,7 @@ def test_a_person_is_learned_and_known(service: Service, program: Any) -> None:
     assert entry.identity is not None
     assert entry.identity.metadata.notes == "a note"
     assert "confirmed" in entry.identity.metadata.consent
-    assert not (service.paths.uploads / job.id).exists(), "the photos are deleted"
+    assert not (service.workspace.paths.uploads / job.id).exists(), "the photos are deleted"
 
 
 def test_events_are_numbered_and_end_with_the_end(service: Service) -> None:
@@ -62,7 +61,7 @@ def test_events_are_numbered_and_end_with_the_end(service: Service) -> None:
 def test_several_people_share_a_run_and_each_photo_has_its_face(service: Service) -> None:
     two = LearnRequest(
         tuple(
-            PersonToLearn(name, (PhotoToLearn(sample_photos()["six"].read_bytes(), "six.jpg", face),))
+            PhotoUpload(name, (UploadedPhoto(sample_photos()["six"].read_bytes(), "six.jpg", face),))
             for name, face in (("Ada", 0), ("Bob", 4))
         ),
         settings=SETTINGS,
@@ -96,12 +95,12 @@ def test_an_interrupted_run_goes_on_and_ends_as_without(service: Service) -> Non
         service.resume(job.id)
 
 
-def test_an_interrupted_run_is_found_after_a_restart(service: Service, program: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_found_after_a_restart(service: Service, program: Any) -> None:
     job = service.start_learning(request("Ada", steps=500))
     until(job, 2)
     service.interrupt(job.id)
     ended(job)
-    later = Service(program, service.options, root=tmp_path, registry=service.registry)
+    later = Service(program, replace(service.workspace))
     (found,) = later.jobs()
     assert (found.id, found.people, found.state, found.resumable) == (job.id, ("Ada",), "interrupted", True)
     later.resume(job.id)
@@ -110,11 +109,11 @@ def test_an_interrupted_run_is_found_after_a_restart(service: Service, program: 
     ended(found)
     later.forget(job.id)
     assert later.jobs() == []
-    assert list(service.paths.unfinished.iterdir()) == []
+    assert list(service.workspace.paths.unfinished.iterdir()) == []
 
 
 def test_a_damaged_record_of_a_run_hides_no_other(service: Service) -> None:
-    folder = service.paths.unfinished
+    folder = service.workspace.paths.unfinished
     folder.mkdir(parents=True)
     for name, text in (("aaaaaaaaaaaa", "{"), ("bbbbbbbbbbbb", '{"people": ["../x"]}'), ("../evil", "{}")):
         if "/" not in name:
@@ -213,7 +212,7 @@ def test_no_checkpoint(service: Service, program: Any) -> None:
     assert (job.state, job.error) == ("failed", "No checkpoint is loaded: choose one.")
     assert service.people.entries() == []
     with pytest.raises(HostError):
-        service.basis_summary(8)
+        service.model.summaries(8)
 
 
 def test_a_bug_becomes_a_sentence_and_the_queue_goes_on(service: Service, program: Any) -> None:
@@ -227,7 +226,7 @@ def test_a_photo_without_the_face_fails_and_leaves_nothing(service: Service) -> 
     job = ended(service.start_learning(request("Ada", face=17)))
     assert job.state == "failed"
     assert "no face number 17 in six people.jpg" in job.error
-    assert list(service.paths.uploads.iterdir()) == []
+    assert list(service.workspace.paths.uploads.iterdir()) == []
 
 
 def test_a_name_taken_meanwhile_does_not_cost_the_run(service: Service) -> None:
@@ -235,8 +234,8 @@ def test_a_name_taken_meanwhile_does_not_cost_the_run(service: Service) -> None:
     until(job, 1)
     ada = ended(service.queue.jobs()[0]) if job.finished else None
     assert ada is None
-    (service.paths.people).mkdir(parents=True, exist_ok=True)
-    (service.paths.people / "ADA.safetensors").write_bytes(b"somebody else's")
+    (service.workspace.paths.people).mkdir(parents=True, exist_ok=True)
+    (service.workspace.paths.people / "ADA.safetensors").write_bytes(b"somebody else's")
     assert ended(job).state == "done", job.error
     assert job.result["people"][0]["name"] == "Ada-2"
 
@@ -251,9 +250,9 @@ def test_a_name_taken_meanwhile_does_not_cost_the_run(service: Service) -> None:
         (request("Ada", "ada"), TrainingError, "Two people"),
         (request("Ada", steps=0), SettingsError, "steps is 0"),
         (request("Ada", stepps=1), SettingsError, "no setting"),
-        (LearnRequest((PersonToLearn("Ada", ()),), consent=True), TrainingError, "no photo"),
+        (LearnRequest((PhotoUpload("Ada", ()),), consent=True), TrainingError, "no photo"),
         (
-            LearnRequest((PersonToLearn("Ada", (PhotoToLearn(b""),)),), "finest", consent=True),
+            LearnRequest((PhotoUpload("Ada", (UploadedPhoto(b""),)),), "finest", consent=True),
             SettingsError,
             "no preset",
         ),
@@ -265,7 +264,7 @@ def test_requests_that_cannot_be_right(
     with pytest.raises(kind, match=words):
         service.start_learning(wrong)
     assert service.jobs() == []
-    assert not service.paths.uploads.exists()
+    assert not service.workspace.paths.uploads.exists()
 
 
 def test_blends_are_arithmetic(service: Service) -> None:
@@ -306,10 +305,10 @@ def test_evaluate_draws_judges_and_lays_out(service: Service) -> None:
 
 
 def test_faces_of_a_photo_with_warnings(service: Service) -> None:
-    found = service.detect(sample_photos()["six"].read_bytes(), "six.jpg")
+    found = service.faces.find_faces(sample_photos()["six"].read_bytes(), "six.jpg")
     assert len(found.faces) == 6
     assert any("small" in text for one in found.faces for text in one.warnings)
-    assert not any("faces are in the photo" in text for one in found.faces for text in one.warnings), "each was chosen"
+    assert not any("faces in the photo" in text for one in found.faces for text in one.warnings), "each was chosen"
     json.dumps(found.as_dict())
 
 

@@ -45,8 +45,8 @@ def test_another_data_folder_is_known_to_prompts_at_once(
     shared: Any, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = [Options()]
-    service.options = lambda: chosen[0]
-    service.registry = Registry(tmp_path / "nowhere")
+    service.workspace.options = lambda: chosen[0]
+    service.workspace.registry = Registry(tmp_path / "nowhere")
     asked: dict[str, Callable[[], None]] = {}
     shared.OptionInfo = lambda *_, **__: SimpleNamespace(info=lambda _about: None)
     shared.opts = SimpleNamespace(
@@ -56,4 +56,4 @@ def test_another_data_folder_is_known_to_prompts_at_once(
     extension._settings()
     chosen[0] = Options(data_folder=str(tmp_path / "other"))
     asked[DATA_FOLDER]()
-    assert service.registry.folder == tmp_path / "other" / "people"
+    assert service.workspace.registry.folder == tmp_path / "other" / "people"

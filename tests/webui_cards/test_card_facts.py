@@ -18,7 +18,7 @@ from support.people import PNG, family_bases, model_info, person, unit_coefficie
 from celeb_basis.basis import store_cached
 from celeb_basis.identities.library import Library
 from celeb_basis.prompts.registry import Checkpoint, Registry
-from celeb_basis.webui import cards as facts_module
+from celeb_basis.webui import cards as cards_module
 from celeb_basis.webui.cards import CardMetadata, Cards, IndexedIdentity
 
 
@@ -46,7 +46,7 @@ def test_everybody_is_listed_in_alphabetical_order(library: Library) -> None:
     assert [one.name for one in found] == ["Ada", "person1"]
     assert [one.content_hash for one in found] == [library.load(name).content_hash for name in ("Ada", "person1")]
     assert [one.has_thumbnail for one in found] == [False, True]
-    assert all(one.about is not None and one.about.thumbnail is None for one in found)
+    assert all(one.metadata is not None and one.metadata.thumbnail is None for one in found)
 
 
 def test_folder_is_read_anew_each_time(library: Library) -> None:
@@ -68,8 +68,8 @@ def test_no_folder_is_nobody(tmp_path: Path) -> None:
 def test_another_family_is_unavailable_with_the_reason(library: Library) -> None:
     cards = cards_of(library)
     ada, person1 = cards.all()
-    assert cards.why_not(person1) == ""
-    reason = cards.why_not(ada)
+    assert cards.reason(person1) == ""
+    reason = cards.reason(ada)
     assert "sdxl" in reason
     assert "sd1" in reason
     assert cards.description(ada, reason).startswith("⚠ Not available: 'Ada' was made for a-model (sdxl)")
@@ -78,7 +78,7 @@ def test_another_family_is_unavailable_with_the_reason(library: Library) -> None
 def test_reason_follows_the_loaded_checkpoint(library: Library) -> None:
     for family, available in (("sdxl", ["Ada"]), ("sd1", ["person1"]), (None, ["Ada", "person1"])):
         cards = cards_of(library, family)
-        assert [one.name for one in cards.all() if not cards.why_not(one)] == available
+        assert [one.name for one in cards.all() if not cards.reason(one)] == available
 
 
 def test_import_of_unknown_family_is_judged_by_its_shapes(library: Library) -> None:
@@ -88,7 +88,7 @@ def test_import_of_unknown_family_is_judged_by_its_shapes(library: Library) -> N
     cards = cards_of(library)  # of a checkpoint without any text encoder
     one = cards.one("imported")
     assert one is not None
-    assert "text encoders" in cards.why_not(one)
+    assert "text encoders" in cards.reason(one)
     assert "imported for a-model\n" in cards.description(one, "")
 
 
@@ -100,9 +100,9 @@ def test_reason_met_in_a_prompt_is_told_on_the_card(library: Library) -> None:
     cards = Cards(tokens)
     one = cards.one("person1")
     assert one is not None
-    assert cards.why_not(one) == ""
+    assert cards.reason(one) == ""
     tokens.registry.find("person1", loaded)
-    assert "text encoders" in cards.why_not(one)
+    assert "text encoders" in cards.reason(one)
 
 
 def test_broken_file_is_a_card_with_its_reason(library: Library) -> None:
@@ -110,7 +110,7 @@ def test_broken_file_is_a_card_with_its_reason(library: Library) -> None:
     cards = cards_of(library)
     broken = cards.one("broken")
     assert broken is not None
-    assert "broken.safetensors cannot be used" in cards.why_not(broken)
+    assert "broken.safetensors cannot be used" in cards.reason(broken)
     assert CardMetadata(broken)["problem"]
 
 
@@ -131,12 +131,12 @@ def test_description_tells_model_date_and_distance(library: Library, tmp_path: P
     cards = cards_of(library, bases=tmp_path / "bases")
     person1 = cards.one("person1")
     assert person1 is not None
-    assert person1.about is not None
+    assert person1.metadata is not None
     wanted = bases[0].distance(unit_coefficients(bases, 1)[0])
     assert person1.distance == pytest.approx(wanted)
     text = cards.description(person1, "")
     assert "a-model (sd1)" in text
-    assert person1.about.created[:10] in text
+    assert person1.metadata.created[:10] in text
     assert f"distance {wanted:.2f}" in text
 
 
@@ -148,8 +148,8 @@ def test_no_distance_without_the_basis(library: Library, tmp_path: Path) -> None
 
 def test_thumbnail_is_read_only_when_asked_for(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: list[Path] = []
-    load = facts_module.load_identity
-    monkeypatch.setattr(facts_module, "load_identity", lambda path: whole.append(path) or load(path))
+    load = cards_module.load_identity
+    monkeypatch.setattr(cards_module, "load_identity", lambda path: whole.append(path) or load(path))
     cards = cards_of(library)
     person1 = cards.all()[1]
     metadata = CardMetadata(person1)

@@ -18,7 +18,7 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
 from celeb_basis.identities.library import IdentityStatus, Library
 from celeb_basis.prompts.registry import Checkpoint, Registry
-from celeb_basis.provenance import PEOPLE, people_read
+from celeb_basis.provenance import PEOPLE, parse_people
 from celeb_basis.webui.infotext import Infotext, written
 
 # As the host's own parser has it: one "Key: value" of the last line, quoted where it holds commas or colons.
@@ -258,7 +258,7 @@ def test_what_is_written_is_read_again_through_the_hosts_parser(people: list[tup
         assert value is None
         return
     assert value is not None
-    assert people_read(value) == tuple(people)
+    assert parse_people(value) == tuple(people)
     line = f"Steps: 20, Size: 64x64, {PEOPLE}: {json.dumps(value, ensure_ascii=False)}, Version: v1.10.1"
     parsed = dict(HOST_PARAMETER.findall(line))
     assert json.loads(parsed[PEOPLE]) == value
@@ -267,6 +267,6 @@ def test_what_is_written_is_read_again_through_the_hosts_parser(people: list[tup
 
 @given(st.text())
 def test_reading_never_fails(text: str) -> None:
-    for name, content_hash in people_read(text):
+    for name, content_hash in parse_people(text):
         assert not set(name) & set('<>":\n')
         assert len(content_hash) == 12

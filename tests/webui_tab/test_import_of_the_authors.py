@@ -10,7 +10,7 @@ import pytest
 import torch
 
 
-class Exchange:
+class ImportExport:
     """Notes what it is given."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ def fixture_tab(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> A
     assert gradio_module
     from celeb_basis.webui.ui.people import PeopleTab
 
-    tab = PeopleTab(SimpleNamespace(exchange=Exchange()))  # type: ignore[arg-type]
+    tab = PeopleTab(SimpleNamespace(import_export=ImportExport()))  # type: ignore[arg-type]
     monkeypatch.setattr(tab, "show", lambda *_: ())
     return tab
 
@@ -41,12 +41,12 @@ def test_the_basis_goes_with_the_coefficients(tab: Any, tmp_path: Path) -> None:
     coefficients = saved(torch.ones(2, 1, 512), tmp_path / "id_coefficient_000.pt")
     tab.take([basis, coefficients], "ada", False, "")
     content = (tmp_path / "celeb_basis.pt").read_bytes()
-    assert tab.service.exchange.given == [("id_coefficient_000.pt", "ada", content)]
+    assert tab.service.import_export.given == [("id_coefficient_000.pt", "ada", content)]
     tab.take([coefficients], "", False, "")
-    assert tab.service.exchange.given[1:] == [("id_coefficient_000.pt", None, None)]
+    assert tab.service.import_export.given[1:] == [("id_coefficient_000.pt", None, None)]
 
 
 def test_the_basis_alone_is_nobody(tab: Any, tmp_path: Path) -> None:
     *_, told = tab.take([saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")], "", False, "")
     assert "give it together with their coefficient files" in told
-    assert not tab.service.exchange.given
+    assert not tab.service.import_export.given

@@ -12,7 +12,7 @@ import pytest
 from celeb_basis.errors import NamesError, SettingsError
 from celeb_basis.names.lists import read_names, shipped_names
 from celeb_basis.webui.options import Paths
-from celeb_basis.webui.tasks.basis import keep_list, use_shipped
+from celeb_basis.webui.tasks.basis import use_own_names, use_shipped_names
 
 
 class Settings:
@@ -48,25 +48,28 @@ def service(tmp_path: Path, settings: Settings) -> Any:
         chosen = settings.data.get("celeb_basis_names", "")
         return read_names(Path(chosen)) if chosen else shipped_names()
 
-    return SimpleNamespace(paths=Paths(tmp_path / "data"), names=names)
+    return SimpleNamespace(workspace=SimpleNamespace(paths=Paths(tmp_path / "data"), names=names))
 
 
 def test_a_list_is_kept_and_used(service: Any, settings: Settings) -> None:
-    assert keep_list(service, "mine.txt", b"Ada Lovelace\nAlan Turing\n").names == ("Ada Lovelace", "Alan Turing")
+    assert use_own_names(service.workspace, "mine.txt", b"Ada Lovelace\nAlan Turing\n").names == (
+        "Ada Lovelace",
+        "Alan Turing",
+    )
     assert Path(settings.data["celeb_basis_names"]).read_bytes() == b"Ada Lovelace\nAlan Turing\n"
     assert settings.saved == 1
-    assert use_shipped(service).names == shipped_names().names
+    assert use_shipped_names(service.workspace).names == shipped_names().names
 
 
 def test_a_list_of_no_use_changes_nothing(service: Any, settings: Settings) -> None:
-    keep_list(service, "mine.txt", b"Ada Lovelace\n")
+    use_own_names(service.workspace, "mine.txt", b"Ada Lovelace\n")
     with pytest.raises(NamesError, match=r"^bad\.txt is a binary file"):
-        keep_list(service, "bad.txt", b"\0\0")
-    assert service.names().names == ("Ada Lovelace",)
+        use_own_names(service.workspace, "bad.txt", b"\0\0")
+    assert service.workspace.names().names == ("Ada Lovelace",)
     assert settings.saved == 1
 
 
 def test_frozen_settings_are_told(service: Any, settings: Settings) -> None:
     settings.frozen = True
     with pytest.raises(SettingsError, match="changing settings is disabled"):
-        keep_list(service, "mine.txt", b"Ada Lovelace\n")
+        use_own_names(service.workspace, "mine.txt", b"Ada Lovelace\n")

@@ -252,7 +252,7 @@ def test_a_long_preview_is_stopped(browser: Any, server: Server) -> None:
     page.locator("#celeb_basis_blend_drawing .label-wrap").click()
     fill(page, "celeb_basis_blend_steps", "150")
     page.locator("#celeb_basis_blend_preview").click()
-    status(page, "blend").get_by_text("Drawing picture 1 of 1").wait_for()
+    status(page, "blend").get_by_text("Generating image 1 of 1").wait_for()
     page.locator("#celeb_basis_blend_stop").click()
     status(page, "blend").get_by_text("Interrupted", exact=True).wait_for(timeout=30_000)
     assert page.locator("#celeb_basis_blend_poll_pictures img").count() == 0

@@ -97,11 +97,12 @@ def test_completion_offers_beginnings_first(gradio_module: ModuleType) -> None:
     assert gradio_module
     completion = importlib.import_module("celeb_basis.webui.ui.app")
     names = ("Adam", "ada", "Grada", "bob", '<b id="x">')
-    service = SimpleNamespace(library=SimpleNamespace(names=lambda: names))
+    service = SimpleNamespace(workspace=SimpleNamespace(library=SimpleNamespace(names=lambda: names)))
     html = completion.offered(service, "7:AD")
     assert html == '<div data-query="7:AD"><i>Adam</i><i>ada</i><i>Grada</i></div>'
     assert "<b id" not in completion.offered(service, "8:")
-    many = SimpleNamespace(library=SimpleNamespace(names=lambda: tuple(f"p{i}" for i in range(500))))
+    library = SimpleNamespace(names=lambda: tuple(f"p{i}" for i in range(500)))
+    many = SimpleNamespace(workspace=SimpleNamespace(library=library))
     assert completion.offered(many, "1:p").count("<i>") == completion.MOST
 
 
@@ -122,7 +123,7 @@ def test_photos_go_to_whom_they_were_dropped_for(gradio_module: ModuleType, monk
     files = [("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c"), ("d.jpg", b"d")]
     monkeypatch.setattr(gradio_module, "uploads", lambda _given, **_: files)
     people = SimpleNamespace(check_name=lambda _name, **_: None)
-    tab = learn.LearnTab(SimpleNamespace(detect=detect, people=people))
+    tab = learn.LearnTab(SimpleNamespace(faces=SimpleNamespace(find_faces=detect), people=people))
     *_, told = tab.add_photos(draft, "ada", None)
     assert "c.jpg is no picture." in told
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]

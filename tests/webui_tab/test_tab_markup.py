@@ -62,7 +62,7 @@ def running(step: int = 3, total: int = 10) -> Job:
     job = Job("learn", (EVIL,))
     job.set_state("running")
     near = {EVIL: PersonProgress(0.5, 1.25, (("Zoë Saldaña", 0.42), (EVIL, 0.4)))}
-    job.take(StepDone(step, total, 0.2, 0.25, near, 75.0))
+    job.add_event(StepDone(step, total, 0.2, 0.25, near, 75.0))
     return job
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111 import prompts as tokens_host
-from celeb_basis.hosts.a1111.prompts import CheckpointTracker
+from celeb_basis.hosts.a1111 import tokens as tokens_host
+from celeb_basis.hosts.a1111.tokens import CheckpointTracker
 from celeb_basis.prompts.registry import Registry
 
 

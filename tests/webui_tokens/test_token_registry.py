@@ -145,7 +145,7 @@ def test_the_right_list_given_later_mends_it_at_once(tmp_path: Path, home: Check
     assert registry.unavailable == {}
 
 
-def told(registry: Registry, on: Checkpoint | None, *names: str) -> list[str]:
+def reasons(registry: Registry, on: Checkpoint | None, *names: str) -> list[str]:
     """What a page says of people."""
     reason, library = registry.reasons(on), Library(registry.folder)
     return [reason(name, library.load(name).metadata) for name in names]
@@ -171,21 +171,21 @@ def test_a_page_says_before_the_first_use_what_a_prompt_would(tmp_path: Path, ho
         library.add(person)
     names = [person.name for person in people]
     registry = Registry(tmp_path, lists=lambda: (NAMES,))
-    assert told(registry, home, *names)[:2] == ["", ""]
+    assert reasons(registry, home, *names)[:2] == ["", ""]
     for other in (
         checkpoint(width=32, sha256="bb"),
         checkpoint(sha256=""),
         checkpoint(family="sd2", name="clip_h"),
         None,
     ):
-        before = told(registry, other, *names)
+        before = reasons(registry, other, *names)
         answers = [registry.find(name, other) for name in names]
         assert before == ["" if one is None else one.reason for one in answers]
-        assert before == told(registry, other, *names)
+        assert before == reasons(registry, other, *names)
         assert "AND" in before[2]
-    assert "another names list" in told(registry, checkpoint(width=32, sha256="bb"), "ann")[0]
+    assert "another names list" in reasons(registry, checkpoint(width=32, sha256="bb"), "ann")[0]
     mended = Registry(tmp_path, lists=lambda: (OTHERS, NAMES))
-    assert told(mended, checkpoint(width=32, sha256="bb"), "ann", "bob") == ["", ""]
+    assert reasons(mended, checkpoint(width=32, sha256="bb"), "ann", "bob") == ["", ""]
 
 
 def test_a_page_of_thousands_reads_no_file_and_goes_through_the_names_once(
@@ -208,18 +208,18 @@ def test_a_page_of_thousands_reads_no_file_and_goes_through_the_names_once(
         reason = registry.reasons(other)
         assert {reason(f"person{number}", about) for number in range(2000)} == {""}
     assert filtered == ["clip_l"]
-    assert len(lists) == 2  # the list may have been chosen anew between two pages
+    assert len(lists) == 2  # the list may have been chosen again between two pages
 
 
-def test_a_bad_list_of_names_is_told(tmp_path: Path, home: Checkpoint) -> None:
+def test_a_bad_list_of_names_is_reported(tmp_path: Path, home: Checkpoint) -> None:
     def lists() -> Sequence[NameList]:
         raise NamesError("There is no name in it.")
 
     Library(tmp_path).add(learned("ann", home))
     registry = Registry(tmp_path, lists=lists)
     other = checkpoint(width=32, sha256="bb")
-    assert told(registry, other, "ann") == [reason(registry, "ann", other)] == ["There is no name in it."]
-    assert told(registry, home, "ann") == [""]
+    assert reasons(registry, other, "ann") == [reason(registry, "ann", other)] == ["There is no name in it."]
+    assert reasons(registry, home, "ann") == [""]
 
 
 def test_sdxls_refiner_gets_the_part_of_its_one_text_encoder(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_sdxls_refiner_gets_the_part_of_its_one_text_encoder(tmp_path: Path) -> 
     whole, part = word(registry, "ann", base), word(registry, "ann", refiner)
     assert (whole.encoders, part.encoders) == (("clip_l", "clip_g"), ("clip_g",))
     assert np.array_equal(part.vectors[0], whole.vectors[1])
-    assert told(registry, refiner, "ann", "bob")[0] == ""
-    assert told(registry, refiner, "bob") == [reason(registry, "bob", refiner)]
+    assert reasons(registry, refiner, "ann", "bob")[0] == ""
+    assert reasons(registry, refiner, "bob") == [reason(registry, "bob", refiner)]
     alone = Checkpoint(ModelInfo("half", "sdxl", "cc", 1024), lambda: both[1:])
     Library(tmp_path).add(learned("eve", alone))
     assert "text encoders" in reason(registry, "eve", base)
@@ -244,7 +244,7 @@ def test_without_a_checkpoint(registry: Registry, home: Checkpoint) -> None:
     word(registry, "person1", home)
 
 
-def test_a_broken_file_is_told_and_mended(registry: Registry, home: Checkpoint) -> None:
+def test_a_broken_file_is_reported_and_mended(registry: Registry, home: Checkpoint) -> None:
     path = Library(registry.folder).path_of("person1")
     whole = path.read_bytes()
     word(registry, "person1", home)

@@ -80,19 +80,19 @@ def test_pieces_are_the_whole_text_in_order(parts: list[str]) -> None:
     ],
 )
 def test_a_number_in_the_brackets_is_an_emphasis(text: str, written: str) -> None:
-    told: list[str] = []
-    assert with_emphasis(text, find, reserved={"lora", "hypernet"}, misread=told.append) == written
-    assert told == []
+    misread: list[str] = []
+    assert with_emphasis(text, find, reserved={"lora", "hypernet"}, misread=misread.append) == written
+    assert misread == []
     assert with_emphasis(written, find, reserved={"lora", "hypernet"}) == written
 
 
 @pytest.mark.parametrize(
     "tag", ["<person1:>", "<person1:high>", "<person1:0.8:0.6>", "<person1:1e3>", "<person1:1.2.3>"]
 )
-def test_anything_but_a_number_is_left_out_and_told(tag: str) -> None:
-    told: list[str] = []
-    assert with_emphasis(f"a {tag} b", find, misread=told.append) == "a <person1> b"
-    assert told == [tag]
+def test_anything_but_a_number_is_left_out_and_reported(tag: str) -> None:
+    misread: list[str] = []
+    assert with_emphasis(f"a {tag} b", find, misread=misread.append) == "a <person1> b"
+    assert misread == [tag]
 
 
 def test_without_emphasis_the_number_is_left_out() -> None:

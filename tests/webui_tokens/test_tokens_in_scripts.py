@@ -139,7 +139,7 @@ def different(drawn: list[Any]) -> int:
     return len({one.tobytes() for one in drawn})
 
 
-def told(infotext: str) -> set[str]:
+def reported(infotext: str) -> set[str]:
     """Who the parameters say is in the picture."""
     match = re.search(r'Celeb Basis: "([^"\n]*)"', infotext)
     return set(re.findall(r"(\w+): [0-9a-f]{12}", match.group(1))) if match else set()
@@ -159,14 +159,14 @@ def test_batches(server: Server) -> None:
     body = {"prompt": "[<person1>:<person10>:1], tree", "batch_size": 2, "n_iter": 2}
     drawn, info = same(server, "txt2img", body)
     assert different(drawn) == 4
-    assert [told(text) for text in info["infotexts"]] == [{"person1", "person10"}] * 4
+    assert [reported(text) for text in info["infotexts"]] == [{"person1", "person10"}] * 4
 
 
 def test_styles(server: Server) -> None:
     drawn, info = same(server, "txt2img", {"prompt": "tree", "styles": ["named"]})
     written, _ = pictures(server, "txt2img", {"prompt": "<person1>, tree", "negative_prompt": "<person10>."})
     assert np.array_equal(drawn[0], written[0])
-    assert told(info["infotexts"][0]) == {"person1", "person10"}
+    assert reported(info["infotexts"][0]) == {"person1", "person10"}
 
 
 def test_second_pass_with_its_own_prompts(server: Server) -> None:
@@ -174,7 +174,7 @@ def test_second_pass_with_its_own_prompts(server: Server) -> None:
     body = {"prompt": "tree", **second, "hr_prompt": "<person1:1.2>, tree", "hr_negative_prompt": "<person10>"}
     drawn, info = same(server, "txt2img", body)
     assert drawn[0].shape == (128, 128, 3)
-    assert told(info["infotexts"][0]) == {"person1", "person10"}
+    assert reported(info["infotexts"][0]) == {"person1", "person10"}
     plain, _ = pictures(server, "txt2img", {"prompt": "tree", **second})
     assert not np.array_equal(drawn[0], plain[0])
 
@@ -191,7 +191,7 @@ def test_xyz_plot_searches_and_replaces_names(server: Server) -> None:
     drawn, info = same(server, "txt2img", {"prompt": "<person1> in rain", **search}, drawn_text=1)
     assert different(drawn) == len(drawn) == 6
     for text in info["infotexts"][1:]:
-        assert told(text) == named(text.split("\nNegative prompt")[0].split("\nSteps")[0]), text
+        assert reported(text) == named(text.split("\nNegative prompt")[0].split("\nSteps")[0]), text
     alone, _ = pictures(server, "txt2img", {"prompt": "<person10> in rain", "seed": 6})
     assert sum(np.array_equal(one, alone[0]) for one in drawn) == 1
 
@@ -200,7 +200,7 @@ def test_prompt_matrix(server: Server) -> None:
     body = {"prompt": "a photo|<person1>|<person10> smiling", "script_name": "prompt matrix"}
     drawn, info = same(server, "txt2img", {**body, "script_args": [False, False, "positive", "comma", 0]}, drawn_text=1)
     assert different(drawn) == 4
-    assert [told(text) for text in info["infotexts"][1:]] == [
+    assert [reported(text) for text in info["infotexts"][1:]] == [
         set(),
         {"person1"},
         {"person10"},
@@ -219,7 +219,7 @@ def test_prompts_from_file(server: Server) -> None:
     body = {"prompt": "", "script_name": "prompts from file or textbox", "script_args": [False, False, "start", lines]}
     drawn, info = same(server, "txt2img", body)
     assert different(drawn) == 4
-    assert [told(text) for text in info["infotexts"]] == [{"person1"}, {"person1", "person10"}, {"person10"}, set()]
+    assert [reported(text) for text in info["infotexts"]] == [{"person1"}, {"person1", "person10"}, {"person10"}, set()]
 
 
 def test_prompts_that_another_extension_writes(server: Server) -> None:
@@ -227,7 +227,7 @@ def test_prompts_that_another_extension_writes(server: Server) -> None:
     body = {"prompt": "__who__, tree", "n_iter": 2, "batch_size": 2, **second, "hr_prompt": "[__who__:cat:0.5]"}
     drawn, info = same(server, "txt2img", body)
     assert different(drawn) == 4
-    assert [told(text) for text in info["infotexts"]] == [{"person10"}, {"person1"}] * 2
+    assert [reported(text) for text in info["infotexts"]] == [{"person10"}, {"person1"}] * 2
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_img2img_and_inpaint(server: Server, photo: str) -> None:
     body = {"init_images": [photo], "prompt": "<person1>'s hat", "negative_prompt": "(<person10>:1.2)", "steps": 4}
     over, info = same(server, "img2img", {**body, "n_iter": 2, "denoising_strength": 0.8})
     assert different(over) == 2
-    assert told(info["infotexts"][0]) == {"person1", "person10"}
+    assert reported(info["infotexts"][0]) == {"person1", "person10"}
     painted, _ = same(server, "img2img", {**body, "mask": masked(), "inpainting_fill": 1, "denoising_strength": 0.8})
     assert not np.array_equal(painted[0], over[0])
 
@@ -269,12 +269,12 @@ def test_after_a_restart_people_are_there_and_a_pasted_picture_is_drawn_again(st
     picture, people = answer["images"][0], server.ours("GET", "/people")
     status, read = server.call("POST", "/sdapi/v1/png-info", {"image": "data:image/png;base64," + picture})
     assert status == 200
-    assert told(read["info"]) == {"person1", "person10"}
+    assert reported(read["info"]) == {"person1", "person10"}
     server.process.terminate()
     server.process.wait(20)
     shutil.rmtree(started.options["data"] / "embeddings")
     with serving(**started.options) as again:
-        # The host answers before its checkpoint is loaded, and until then nobody is available.
+        # The host answers before its checkpoint is loaded, and until then no identity is available.
         deadline = time.monotonic() + 120
         while (found := again.ours("GET", "/people")) != people and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -282,4 +282,4 @@ def test_after_a_restart_people_are_there_and_a_pasted_picture_is_drawn_again(st
         # The parameters alone, as "PNG Info" reads them and the arrow below the prompt fills them in.
         pasted, info = answered(again, "txt2img", {"infotext": read["info"]})
         assert np.array_equal(pasted[0], pixels(picture))
-        assert told(info["infotexts"][0]) == {"person1", "person10"}
+        assert reported(info["infotexts"][0]) == {"person1", "person10"}

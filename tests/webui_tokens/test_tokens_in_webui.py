@@ -24,7 +24,7 @@ def test_random_prompts_are_bit_identical_to_vectors_placed_by_hand(tmp_path: Pa
     assert report["placed"] > 2 * COUNT
     assert report["long"] > 0.2 * COUNT
     assert report["moved_by_the_host"] > 0.01 * COUNT
-    assert report["alike_without_tokens"] <= 10  # of fifty, some of which name nobody
+    assert report["alike_without_tokens"] <= 10  # of fifty, some of which name no identity
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_hosts_embeddings_may_come_and_go(seen: dict[str, Any]) -> None:
 
 def test_the_pages_counter_counts_two_tokens_a_person(seen: dict[str, Any]) -> None:
     shown = {key: text.split(">")[1].split("<")[0] for key, text in seen["counter"].items()}
-    # A comma is a token. "<person12>" is nobody: "<", "person", "1", "2" and ">," with what stands around it.
+    # A comma is a token. "<person12>" is no identity: "<", "person", "1", "2" and ">," with what stands around it.
     assert shown == {"plain": "4/75", "person": "5/75", "weighted": "5/75", "nobody": "8/75"}
 
 
@@ -67,7 +67,7 @@ def test_a_changed_person_draws_a_new_picture(seen: dict[str, Any]) -> None:
     assert seen["changed_content"] == {"cached": True, "changed": True, "back": True}
 
 
-def test_on_another_family_the_reason_is_told_with_every_picture(seen: dict[str, Any]) -> None:
+def test_on_another_family_the_reason_is_shown_with_every_picture(seen: dict[str, Any]) -> None:
     switched = seen["checkpoints"]
     assert "sd1" in switched["reason"]
     assert "sdxl" in switched["reason"]

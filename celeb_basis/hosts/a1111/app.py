@@ -15,7 +15,7 @@ from celeb_basis.hosts.a1111.modules import host_module
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.identities.library import IdentityStatus
+    from celeb_basis.hosts.a1111.tokens import Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
 
 _log = logging.getLogger(__name__)
@@ -102,22 +102,6 @@ def open_loaded_model(app: HostApp) -> DiffusionModel:
         raise HostError(f"The loaded checkpoint cannot be reached ({error}): this WebUI is not supported.") from error
 
 
-class Tokens(Protocol):
-    """``<name>`` in the program's prompts, as installed there."""
-
-    registry: Registry
-
-    @property
-    def checkpoint(self) -> Callable[[], Checkpoint | None]:
-        """Returns the loaded checkpoint's text encoders, without loading one."""
-
-    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
-        """The identities named in ``prompts``, as they are on the loaded checkpoint."""
-
-    def uninstall(self) -> None:
-        """Put the program back as it was. A second call does nothing."""
-
-
 class Adapter(Protocol):
     """One program. Making an adapter imports nothing of it; every method imports what it needs."""
 
@@ -149,13 +133,13 @@ class Automatic1111(Adapter):
 
     def install_tokens(self, registry: Registry) -> Tokens:
         """Have the WebUI's text encoders read ``<name>``."""
-        from celeb_basis.hosts.a1111.prompts import install
+        from celeb_basis.hosts.a1111.tokens import install
 
         return install(registry)
 
     def installed_tokens(self) -> Tokens | None:
         """Those of the WebUI's text encoders."""
-        from celeb_basis.hosts.a1111.prompts import installed
+        from celeb_basis.hosts.a1111.tokens import installed
 
         return installed()
 
@@ -247,6 +231,6 @@ class A1111App(HostApp):
 
     def checkpoint_tracker(self) -> Callable[[], Checkpoint | None]:
         """The tracker for this program."""
-        from celeb_basis.hosts.a1111.prompts import CheckpointTracker
+        from celeb_basis.hosts.a1111.tokens import CheckpointTracker
 
         return CheckpointTracker()

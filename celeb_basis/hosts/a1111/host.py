@@ -27,8 +27,8 @@ from celeb_basis.diffusion_model import (
     image_size,
 )
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.family import CheckpointT, FamilyTextEncoder
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.hosts.a1111.model_patches import (
     HOST_CONTEXTS,
     ComputeContexts,

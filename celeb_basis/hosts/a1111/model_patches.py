@@ -21,7 +21,7 @@ from celeb_basis.hosts.torch_utils import check_autocast, upcast
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import Precision
-    from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
+    from celeb_basis.hosts.a1111.model import A1111Checkpoint
 
 _log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp, Tokens
+from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp
 from celeb_basis.hosts.forge.modules import embeddings_page
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.hosts.a1111.prompts import CheckpointTracker
+    from celeb_basis.hosts.a1111.tokens import CheckpointTracker, Tokens
     from celeb_basis.prompts.registry import Registry
 
 
@@ -26,7 +26,7 @@ class ForgeApp(A1111App):
 
     def model_key(self) -> object | None:
         """The identity of the loaded model object, which is not kept."""
-        from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+        from celeb_basis.hosts.forge.model import ForgeCheckpoint
 
         checkpoint = ForgeCheckpoint.current_or_none()
         return None if checkpoint is None else (id(checkpoint.model), checkpoint.model.sd_model_hash)
@@ -34,7 +34,7 @@ class ForgeApp(A1111App):
     @contextlib.contextmanager
     def write_lock(self, task: str | None) -> Iterator[None]:
         """Forge's queue lock, with the checkpoint loaded that is selected at the top of its page."""
-        from celeb_basis.hosts.forge.checkpoint import load_selected_checkpoint
+        from celeb_basis.hosts.forge.model import load_selected_checkpoint
 
         with super().write_lock(task):
             load_selected_checkpoint()
@@ -42,7 +42,7 @@ class ForgeApp(A1111App):
 
     def embedding_names(self) -> frozenset[str]:
         """What the loaded model's databases hold, and the page's, which is there before any model is."""
-        from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+        from celeb_basis.hosts.forge.model import ForgeCheckpoint
 
         checkpoint = ForgeCheckpoint.current_or_none()
         databases: list[Any] = [] if checkpoint is None else list(checkpoint.embedding_databases)
@@ -53,7 +53,7 @@ class ForgeApp(A1111App):
 
     def checkpoint_tracker(self) -> CheckpointTracker:
         """The one for Forge."""
-        from celeb_basis.hosts.forge.prompts import ForgeTracker
+        from celeb_basis.hosts.forge.tokens import ForgeTracker
 
         return ForgeTracker()
 
@@ -69,14 +69,14 @@ class Forge(Adapter):
 
     def install_tokens(self, registry: Registry) -> Tokens:
         """Have Forge's text engines read ``<name>``."""
-        from celeb_basis.hosts.a1111.prompts import install
-        from celeb_basis.hosts.forge.prompts import ForgeTokens
+        from celeb_basis.hosts.a1111.tokens import install
+        from celeb_basis.hosts.forge.tokens import ForgeTokens
 
         return install(registry, ForgeTokens)
 
     def installed_tokens(self) -> Tokens | None:
         """Those of Forge's text engines."""
-        from celeb_basis.hosts.a1111.prompts import installed
-        from celeb_basis.hosts.forge.prompts import ForgeTokens
+        from celeb_basis.hosts.a1111.tokens import installed
+        from celeb_basis.hosts.forge.tokens import ForgeTokens
 
         return installed(ForgeTokens)

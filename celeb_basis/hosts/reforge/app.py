@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp, Tokens
+from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.hosts.a1111.prompts import CheckpointTracker
+    from celeb_basis.hosts.a1111.tokens import CheckpointTracker, Tokens
     from celeb_basis.prompts.registry import Registry
 
 
@@ -23,7 +23,7 @@ class ReForgeApp(A1111App):
 
     def checkpoint_tracker(self) -> CheckpointTracker:
         """The one for reForge."""
-        from celeb_basis.hosts.reforge.prompts import ReForgeTracker
+        from celeb_basis.hosts.reforge.tokens import ReForgeTracker
 
         return ReForgeTracker()
 
@@ -39,14 +39,14 @@ class ReForge(Adapter):
 
     def install_tokens(self, registry: Registry) -> Tokens:
         """Have reForge's text encoders read ``<name>``."""
-        from celeb_basis.hosts.a1111.prompts import install
-        from celeb_basis.hosts.reforge.prompts import ReForgeTokens
+        from celeb_basis.hosts.a1111.tokens import install
+        from celeb_basis.hosts.reforge.tokens import ReForgeTokens
 
         return install(registry, ReForgeTokens)
 
     def installed_tokens(self) -> Tokens | None:
         """Those of reForge's text encoders."""
-        from celeb_basis.hosts.a1111.prompts import installed
-        from celeb_basis.hosts.reforge.prompts import ReForgeTokens
+        from celeb_basis.hosts.a1111.tokens import installed
+        from celeb_basis.hosts.reforge.tokens import ReForgeTokens
 
         return installed(ReForgeTokens)

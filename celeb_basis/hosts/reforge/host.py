@@ -19,7 +19,7 @@ from celeb_basis.hosts.a1111.model_patches import (
     in_precision,
 )
 from celeb_basis.hosts.a1111.modules import host_module, replaced
-from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint, attention_has_gradients
+from celeb_basis.hosts.reforge.model import ReForgeCheckpoint, attention_has_gradients
 from celeb_basis.hosts.reforge.modules import reforge_module
 from celeb_basis.hosts.torch_utils import ChannelsLast, clone_inference_tensors, frozen, preserved_random_state
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp, Tokens
+from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp
 from celeb_basis.hosts.sdnext.modules import loaded_pipeline_or_none, sdnext_module
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.hosts.a1111.tokens import Tokens
     from celeb_basis.prompts.registry import Checkpoint, Registry
 
 
@@ -63,7 +64,7 @@ class SDNextApp(A1111App):
 
     def checkpoint_tracker(self) -> Callable[[], Checkpoint | None]:
         """The one for SD.Next."""
-        from celeb_basis.hosts.sdnext.prompts import SDNextTracker
+        from celeb_basis.hosts.sdnext.tokens import SDNextTracker
 
         return SDNextTracker()
 
@@ -80,13 +81,13 @@ class SDNext(Adapter):
 
     def install_tokens(self, registry: Registry) -> Tokens:
         """Have ``<name>`` written as tokens just before SD.Next encodes a prompt."""
-        from celeb_basis.hosts.sdnext.prompts import install
+        from celeb_basis.hosts.sdnext.tokens import install
 
         return install(registry)
 
     def installed_tokens(self) -> Tokens | None:
         """Those around SD.Next's encoding of prompts."""
-        from celeb_basis.hosts.sdnext.prompts import installed
+        from celeb_basis.hosts.sdnext.tokens import installed
 
         return installed()
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from celeb_basis.errors import PhotoError
-from celeb_basis.webui.schemas import LearnRequest, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.schemas import LearnRequest, PhotoUpload, UploadedPhoto
 
 MAX_FILE = 32 << 20
 """Bytes of one uploaded file."""
@@ -79,9 +79,11 @@ class LearnBody(Body):
     def request(self) -> LearnRequest:
         """What the service takes."""
         people = tuple(
-            PersonToLearn(
+            PhotoUpload(
                 person.name,
-                tuple(PhotoToLearn(decoded(photo.data, photo.name), photo.name, photo.face) for photo in person.photos),
+                tuple(
+                    UploadedPhoto(decoded(photo.data, photo.name), photo.name, photo.face) for photo in person.photos
+                ),
             )
             for person in self.people
         )

@@ -39,15 +39,16 @@ from celeb_basis.webui.api.payloads import (
 )
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import (
+    BlendRequest,
     EvaluateRequest,
     FoundFaces,
     LearnRequest,
     NoSuchJobError,
-    PersonToLearn,
-    PhotoToLearn,
+    PhotoUpload,
+    PreviewRequest,
+    UploadedPhoto,
 )
 from celeb_basis.webui.service import Service
-from celeb_basis.webui.tasks.blend import BlendRequest, PreviewRequest
 
 LEARN_LIMIT = 256 << 20
 """Bytes of all photos of one run, as they are sent."""
@@ -80,8 +81,8 @@ def work_router(service: Service) -> APIRouter:
     @router.post("/faces", summary="Find the faces of a photo (base64)")
     @body_limit(MAX_FILE * 3 // 2)
     def faces_json(body: FacesBody) -> Answer:
-        service.check_licence(body.accept_licence)
-        return service.detect(decoded(body.data, body.name), body.name).as_dict()
+        service.check_license(body.accept_licence)
+        return service.faces.find_faces(decoded(body.data, body.name), body.name).as_dict()
 
     @router.post("/faces/form", summary="Find the faces of a photo (multipart)")
     @body_limit(MAX_FILE + (1 << 20))
@@ -89,8 +90,8 @@ def work_router(service: Service) -> APIRouter:
         photo: UploadFile = File(...),  # noqa: B008
         accept_licence: bool = Form(False, description=LICENCE),
     ) -> Answer:
-        service.check_licence(accept_licence)
-        found: FoundFaces = service.detect(_content(photo), photo.filename or "the photo")
+        service.check_license(accept_licence)
+        found: FoundFaces = service.faces.find_faces(_content(photo), photo.filename or "the photo")
         return found.as_dict()
 
     @router.post("/learn/estimate", summary="How much memory a run would take now")
@@ -120,9 +121,9 @@ def work_router(service: Service) -> APIRouter:
         replace: bool = Form(False),
         accept_licence: bool = Form(False, description=LICENCE),
     ) -> Answer:
-        files = tuple(PhotoToLearn(_content(one), one.filename or "photo", face) for one in photos)
+        files = tuple(UploadedPhoto(_content(one), one.filename or "photo", face) for one in photos)
         request = LearnRequest(
-            (PersonToLearn(name, files),),
+            (PhotoUpload(name, files),),
             preset=preset,
             settings=_json_object(settings),
             consent=consent,
@@ -136,7 +137,7 @@ def work_router(service: Service) -> APIRouter:
     @router.post("/evaluate", summary="Draw a grid of prompts and judge it", status_code=202)
     @body_limit(LEARN_LIMIT * 3 // 2)
     def evaluate(body: EvaluateBody) -> Answer:
-        photos = tuple(PhotoToLearn(decoded(one.data, one.name), one.name, one.face) for one in body.photos)
+        photos = tuple(UploadedPhoto(decoded(one.data, one.name), one.name, one.face) for one in body.photos)
         numbers = (body.prompts, body.seeds, body.seed, body.steps, body.guidance)
         request = EvaluateRequest(body.name, photos, tuple(body.kinds), *numbers, accept_licence=body.accept_licence)
         return service.evaluate(request).as_dict()
@@ -186,7 +187,7 @@ def work_router(service: Service) -> APIRouter:
 
     @router.get("/basis", summary="The loaded checkpoint's celeb basis")
     def basis(components: int = 512) -> Answer:
-        return {"bases": [one.as_dict() for one in service.basis_summary(components)]}
+        return {"bases": [one.as_dict() for one in service.model.summaries(components)]}
 
     @router.post("/basis", summary="Build it, as a job that can be watched and interrupted", status_code=202)
     def start_basis(body: BasisBody) -> Answer:
@@ -284,12 +285,12 @@ def people_router(service: Service) -> APIRouter:
     def export(
         name: str, layout: str = Query("identity", description="identity, webui, diffusers, comfyui, invokeai")
     ) -> Answer:
-        files = service.exchange.export(name, layout)
+        files = service.import_export.export(name, layout)
         return {"layout": layout, "files": [{"name": file, "data": encoded(content)} for file, content in files]}
 
     @router.post("/people/{name}/embedding", summary="Put a person into the WebUI's embeddings folder")
     def export_to_host(name: str) -> Answer:
-        return {"files": [path.name for path in service.exchange.to_host(name)]}
+        return {"files": [path.name for path in service.import_export.to_host(name)]}
 
     @router.post("/people/import", summary="Take a file into the library (base64)")
     @body_limit(MAX_FILE * 3)
@@ -342,7 +343,9 @@ def _imported(
 ) -> Answer:
     if max(len(data), len(authors_basis or b"")) > MAX_FILE:
         raise IdentityError(f"The file is larger than {MAX_FILE >> 20} MB, so it is no identity: choose another one.")
-    people = service.exchange.import_file(data, file_name, name, replace_existing=replace, authors_basis=authors_basis)
+    people = service.import_export.import_file(
+        data, file_name, name, replace_existing=replace, authors_basis=authors_basis
+    )
     return {"people": [person.as_dict() for person in people]}
 
 

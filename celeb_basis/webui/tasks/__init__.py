@@ -1,3 +1,1 @@
-"""TODO."""
-
-from __future__ import annotations
+"""What the extension's jobs do: learning, evaluating, blending and building a basis."""

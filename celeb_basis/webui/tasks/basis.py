@@ -1,59 +1,129 @@
-"""Bases of the loaded checkpoint with progress and a way to stop: a long list is tokenized in pieces."""
+"""Reading the loaded checkpoint: its bases, and identities fitted to it; and the user's own list of names."""
 
 from __future__ import annotations
 
-import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+
+from celeb_basis.basis import BasisOptions, BasisSummary, BuiltBasis, build_basis, fitting_components, summarize
+from celeb_basis.diffusion_model import DiffusionModel, TextEncoder
 from celeb_basis.errors import NamesError, SettingsError
 from celeb_basis.files import cache_folder, write_bytes
-from celeb_basis.webui.options import NAMES
+from celeb_basis.hosts.a1111.app import open_loaded_model
+from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
+from celeb_basis.identities.identity import Identity
+from celeb_basis.method import Basis
+from celeb_basis.names.lists import NameList, read_names
+from celeb_basis.webui.host_queue import HostQueue
+from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.options import Workspace, set_names_option
 
-if TYPE_CHECKING:
-    import torch
-
-    from celeb_basis.basis import BuiltBasis
-    from celeb_basis.diffusion_model import DiffusionModel, TextEncoder
-    from celeb_basis.names.lists import NameList
-    from celeb_basis.webui.jobs import Job
-    from celeb_basis.webui.service import Service
-
-_PIECE = 1000
-"""Names tokenized between two looks at whether the job is to stop."""
+_BATCH = 1000
+"""Names that are tokenized between two checks for an interruption."""
 
 
 def bases_cache() -> Path:
-    """Folder of the bases that were built before."""
+    """The folder of cached bases."""
     return cache_folder() / "bases"
 
 
-def built_bases(model: DiffusionModel, names: NameList, components: int, job: Job | None = None) -> list[BuiltBasis]:
-    """One basis a text encoder, from the cache where they were built before; ``job`` tells how far it is.
+@dataclass(frozen=True)
+class ModelAccess:
+    """Reading the loaded checkpoint while jobs of ours may work with it.
 
-    Raises: :class:`NamesError`, :class:`BasisError`; :class:`StoppedError` if ``job`` was interrupted.
+    A ``job`` given to a method is shown its progress, and ends with :class:`StoppedError` when it is interrupted.
     """
-    from celeb_basis.basis import BasisOptions, build_basis
 
-    options, cache = BasisOptions(components), bases_cache()
-    if job is None:
-        return [build_basis(encoder, names, options, cache=cache) for encoder in model.text_encoders]
-    built = []
-    for encoder in model.text_encoders:
-        watched = _Watched(encoder, job)
-        job.say(f"Building the basis of {encoder.name}", step=0, total=0)
+    queue: HostQueue
+    names: Callable[[], NameList]
+    """The list of names that bases are made from, as it is chosen now."""
+
+    @contextmanager
+    def read(self, job: Job | None = None) -> Iterator[DiffusionModel]:
+        """The loaded checkpoint, to read from: only jobs of ours work with it at the same time.
+
+        Raises:
+            HostError: No checkpoint is loaded, or one of a kind that people cannot be learned on.
+            StoppedError: ``job`` was interrupted during the wait.
+        """
+        with self.queue.read_lock(None if job is None else job.interrupt):
+            yield open_loaded_model(self.queue.app)
+
+    def build_bases(self, model: DiffusionModel, components: int, job: Job | None = None) -> list[BuiltBasis]:
+        """One basis for each text encoder, from the cache where they were built before.
+
+        Raises:
+            NamesError: The list of names is unusable, or too short.
+            BasisError: There are fewer distinct token vectors than components.
+            StoppedError: ``job`` was interrupted.
+        """
+        options, cache, names = BasisOptions(components), bases_cache(), self.names()
+        if job is None:
+            return [build_basis(encoder, names, options, cache=cache) for encoder in model.text_encoders]
+        built = []
+        for encoder in model.text_encoders:
+            job.report(f"Building the basis of {encoder.name}", step=0, total=0)
+            job.check_interrupted()
+            built.append(build_basis(_ReportingEncoder(encoder, job), names, options, cache=cache))
         job.check_interrupted()
-        built.append(build_basis(watched, names, options, cache=cache))
-    job.check_interrupted()
-    return built
+        return built
+
+    def bases(self, model: DiffusionModel, components: int, job: Job | None = None) -> list[Basis]:
+        """The bases of :meth:`build_bases` without the report on their names."""
+        return [one.basis for one in self.build_bases(model, components, job)]
+
+    def fit(self, identity: Identity, model: DiffusionModel, job: Job | None = None) -> Identity:
+        """``identity`` on the loaded checkpoint: as it is, or expanded again in that checkpoint's basis.
+
+        Raises:
+            WrongModelError: The identity was learned on another family or with another list of names.
+            StoppedError: ``job`` was interrupted.
+        """
+        check_model(identity, model.info)
+        if identity.metadata.base_sha256 == model.info.sha256 or stands_for_itself(identity.metadata):
+            return identity
+        components = int(identity.coefficients[0].shape[1])
+        return expand_identity(identity, self.bases(model, components, job), model.info)
+
+    def summaries(self, components: int = 512, job: Job | None = None) -> list[BasisSummary]:
+        """Summaries of the bases, one for each text encoder.
+
+        Args:
+            components: How many components; fewer where a text encoder's vectors have fewer numbers.
+            job: Is shown the progress, and ends the work when it is interrupted.
+
+        Raises:
+            SettingsError: No basis has so many components.
+            NamesError: The list of names is unusable, or too short.
+            StoppedError: ``job`` was interrupted.
+        """
+        check_components(components)
+        with self.read(job) as model:
+            fitting = fitting_components(model.text_encoders, components)
+            return [summarize(one) for one in self.build_bases(model, fitting, job)]
+
+    def run_summaries(self, job: Job, components: int) -> None:
+        """The work of a job: :meth:`summaries`, which become its ``outcome``."""
+        job.report("Waiting for the WebUI to finish its work")
+        job.outcome = self.summaries(components, job)
+        job.result = {"components": job.outcome[0].components, "encoders": [one.encoder for one in job.outcome]}
+        job.report("Built", step=1, total=1)
+
+
+def check_components(components: int) -> None:
+    """Raise :class:`SettingsError` for a number of components that no basis has."""
+    if not 1 <= components <= 4096:
+        raise SettingsError(f"components is {components}: choose a value from 1 to 4096.")
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """A text encoder that tells its job how many names it has tokenized."""
+class _ReportingEncoder(TextEncoder):
+    """A text encoder that shows its job how many names it has tokenized."""
 
     encoder: TextEncoder
     job: Job
@@ -70,54 +140,47 @@ class _Watched:
         return self.encoder.token_table()
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(texts) <= _PIECE:
+        if len(texts) <= _BATCH:
             return self.encoder.tokenize(texts)
         ids: list[list[int]] = []
-        for start in range(0, len(texts), _PIECE):
+        for start in range(0, len(texts), _BATCH):
             self.job.check_interrupted()
-            ids += self.encoder.tokenize(texts[start : start + _PIECE])
-            self.job.say(f"Reading the names with {self.name}", step=len(ids), total=len(texts))
-        self.job.say(f"Finding the components of {self.name}", step=0, total=0)
+            ids += self.encoder.tokenize(texts[start : start + _BATCH])
+            self.job.report(f"Tokenizing the names with {self.name}", step=len(ids), total=len(texts))
+        self.job.report(f"Computing the components of {self.name}", step=0, total=0)
         return ids
 
 
-# FOLDED: A list of names of the user's own, dropped on the page: checked, kept in the data folder, and put into
-# FOLDED: the settings.
+# The user's own list of names
 
-FILE = "names.txt"
+_NAMES_FILE = "names.txt"
 
 
-def keep_list(service: Service, file_name: str, data: bytes) -> NameList:
-    """Use the list in ``data`` from now on; people who were learned keep their vectors.
+def use_own_names(workspace: Workspace, file_name: str, data: bytes) -> NameList:
+    """Save a list of names in the data folder and choose it in the settings. Identities keep their vectors.
 
-    Raises: :class:`NamesError` for a list of no use, which is not kept; :class:`SettingsError` where the host's settings
-    are frozen.
+    Raises:
+        NamesError: The list is unusable; it is not saved.
+        SettingsError: The host's settings are frozen.
     """
-    from celeb_basis.names.lists import read_names
-
     with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / FILE
+        trial = Path(folder) / _NAMES_FILE
         trial.write_bytes(data)
         try:
             read_names(trial)
         except NamesError as error:
             raise NamesError(str(error).replace(str(trial), file_name)) from error
-    target = service.paths.data / FILE
+    target = workspace.paths.data / _NAMES_FILE
     write_bytes(target, data)
-    _choose(target)
-    return service.names()
+    set_names_option(target)
+    return workspace.names()
 
 
-def use_shipped(service: Service) -> NameList:
-    """Use the list that comes with Celeb Basis again; the user's own stays in the data folder."""
-    _choose(None)
-    return service.names()
+def use_shipped_names(workspace: Workspace) -> NameList:
+    """Choose the list that comes with Celeb Basis again. The user's own list stays in the data folder.
 
-
-def _choose(path: Path | None) -> None:
-    shared = importlib.import_module("modules.shared")
-    try:
-        shared.opts.set(NAMES, "" if path is None else str(path))
-        shared.opts.save(shared.config_filename)
-    except AssertionError as error:  # the host's way of saying that it was started with frozen settings
-        raise SettingsError(f"The WebUI does not let its settings be changed: {error}.") from error
+    Raises:
+        SettingsError: The host's settings are frozen.
+    """
+    set_names_option(None)
+    return workspace.names()

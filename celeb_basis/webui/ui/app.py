@@ -88,7 +88,7 @@ def offered(service: Service, asked: str) -> str:
     from the one that it waits for.
     """
     wanted = asked.partition(":")[2].casefold()
-    names = [name for name in service.library.names() if wanted in name.casefold() and _usable(name)]
+    names = [name for name in service.workspace.library.names() if wanted in name.casefold() and _usable(name)]
     first = [name for name in names if name.casefold().startswith(wanted)]
     others = [name for name in names if not name.casefold().startswith(wanted)]
     items = "".join(f"<i>{markup.text(name)}</i>" for name in (first + others)[:MOST])

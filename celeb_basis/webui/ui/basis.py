@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.webui.tasks.basis import keep_list, use_shipped
+from celeb_basis.webui.tasks.basis import use_own_names, use_shipped_names
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import Watch, gradio, on, own
 
@@ -62,20 +62,20 @@ class BasisTab:
 
     def source(self) -> str:
         """Which list of names is used."""
-        names = self.service.names()
-        own_list = self.service.options().names_file
+        names = self.service.workspace.names()
+        own_list = self.service.workspace.options().names_file
         which = f"the list {own_list}" if own_list else "the list that comes with Celeb Basis"
         return markup.note(f"{len(names.names):,} names, from {which}.")
 
     def take_list(self, uploaded: Any) -> tuple[Any, ...]:
         """Use the dropped list."""
         for name, data in components.uploads(uploaded):
-            keep_list(self.service, name, data)
+            use_own_names(self.service.workspace, name, data)
         return None, self.source()
 
     def use_shipped(self) -> str:
         """Use the shipped list again."""
-        use_shipped(self.service)
+        use_shipped_names(self.service.workspace)
         return self.source()
 
     def show(self, components: float | None) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.webui.tasks.blend import MOST_PICTURES, BlendRequest, PreviewRequest
+from celeb_basis.webui.schemas import MAX_PREVIEWS, BlendRequest, PreviewRequest
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import KEEP, Watch, gradio, on, own, update
 
@@ -96,7 +96,7 @@ class BlendTab:
                 )
             )
             with gradio.Row():
-                count = own(gradio.Slider(1, MOST_PICTURES, value=1, step=1, label="Pictures"))
+                count = own(gradio.Slider(1, MAX_PREVIEWS, value=1, step=1, label="Pictures"))
                 steps = own(
                     gradio.Slider(1, 150, value=20, step=1, label="Sampling steps", elem_id="celeb_basis_blend_steps")
                 )
@@ -107,12 +107,12 @@ class BlendTab:
 
     def choices(self, chosen: list[str] | None) -> Any:
         """Everybody as they are now."""
-        names = list(self.service.library.names())
+        names = list(self.service.workspace.library.names())
         return update(choices=names, value=[name for name in chosen or [] if name in names])
 
     def everybody(self) -> tuple[Any, ...]:
         """The same when a mixture was saved; who is chosen stays."""
-        return (update(choices=list(self.service.library.names())),)
+        return (update(choices=list(self.service.workspace.library.names())),)
 
     def sliders(self, people: list[str] | None, before: list[str], *weights: float) -> tuple[Any, ...]:
         """A slider for each chosen person, who keeps what theirs was moved to; ``before`` are those of the last time."""

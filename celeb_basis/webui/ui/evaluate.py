@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import IdentityError
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
-from celeb_basis.webui.schemas import EvaluateRequest, PhotoToLearn
+from celeb_basis.webui.schemas import EvaluateRequest, UploadedPhoto
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import Watch, gradio, on, own, update
 
@@ -70,7 +70,7 @@ class EvaluateTab:
 
     def choices(self, chosen: str | None) -> Any:
         """Everybody as they are now."""
-        names = list(self.service.library.names())
+        names = list(self.service.workspace.library.names())
         return update(choices=names, value=chosen if chosen in names else None)
 
     def start(
@@ -89,7 +89,7 @@ class EvaluateTab:
             raise IdentityError("Nobody is chosen: choose the person to evaluate.")
         request = EvaluateRequest(
             name=person,
-            photos=tuple(PhotoToLearn(data, name) for name, data in components.uploads(photos)),
+            photos=tuple(UploadedPhoto(data, name) for name, data in components.uploads(photos)),
             kinds=tuple(kinds or ()),
             prompts=int(prompts),
             seeds=int(seeds),
@@ -99,7 +99,7 @@ class EvaluateTab:
         )
         job = self.service.evaluate(request)
         # They stay in the form, for the next evaluation; deleting the person finds them.
-        self.service.exchange.note_files(person, components.upload_copies(photos), "photo")
+        self.service.import_export.note_files(person, components.upload_copies(photos), "photo")
         told = "It has begun, and goes on when this page is closed."
         return *self.watch.follow(job), markup.note(told, "good")
 

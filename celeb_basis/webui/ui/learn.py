@@ -214,7 +214,7 @@ class LearnTab:
         try:
             for file_name, data in files:
                 try:
-                    person.add_photo(file_name, data, self.service.detect(data, file_name))
+                    person.add_photo(file_name, data, self.service.faces.find_faces(data, file_name))
                 except Exception as error:
                     if not components.explained(error):
                         raise

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from celeb_basis.errors import TrainingError
 from celeb_basis.settings import TrainingSettings, preset
-from celeb_basis.webui.schemas import FoundFaces, LearnRequest, PersonToLearn, PhotoToLearn
+from celeb_basis.webui.schemas import FoundFaces, LearnRequest, PhotoUpload, UploadedPhoto
 from celeb_basis.webui.ui.markup import PHOTO_SIDE
 
 
@@ -117,9 +117,9 @@ class Draft:
         people = [person for person in self.people if person.name.strip() or person.photos] or self.people
         return LearnRequest(
             people=tuple(
-                PersonToLearn(
+                PhotoUpload(
                     person.name.strip(),
-                    tuple(PhotoToLearn(photo.data, photo.name, photo.face) for photo in person.photos),
+                    tuple(UploadedPhoto(photo.data, photo.name, photo.face) for photo in person.photos),
                 )
                 for person in people
             ),

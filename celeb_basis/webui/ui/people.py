@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from celeb_basis.errors import IdentityError
 from celeb_basis.identities.library import IdentityStatus
-from celeb_basis.webui.people import authors_basis_among
+from celeb_basis.webui.people import split_off_celebbasis_basis
 from celeb_basis.webui.schemas import NoSuchPersonError
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import gradio, on, own, update
@@ -130,7 +130,7 @@ class PeopleTab:
     def cards(self, chosen: str, search: str) -> str:
         """Everybody whose name holds ``search``; only those that are shown are read."""
         wanted = (search or "").casefold().strip("<> ")
-        everybody = self.service.library.names()
+        everybody = self.service.workspace.library.names()
         names = [name for name in everybody if wanted in name.casefold()]
         people = self.service.people.entries_of(names[:MOST_CARDS])
         total = len(names) or len(everybody)
@@ -145,7 +145,7 @@ class PeopleTab:
         except NoSuchPersonError:
             return None
         except IdentityError as error:
-            path = dict(self.service.library.files()).get(name)
+            path = dict(self.service.workspace.library.files()).get(name)
             return None if path is None else IdentityStatus(name, path, problem=str(error), reason=str(error))
 
     def show(self, chosen: str, search: str) -> tuple[Any, ...]:
@@ -198,14 +198,14 @@ class PeopleTab:
     def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
         """Links that hold the files."""
         links = []
-        for name, data in self.service.exchange.export(chosen, _layouts()[layout]):
+        for name, data in self.service.import_export.export(chosen, _layouts()[layout]):
             uri = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
             links.append(f'<a download="{markup.text(name)}" href="{uri}">Download {markup.text(name)}</a>')
         return f'<p class="celeb-basis-links">{"<br>".join(links)}</p>', ""
 
     def export_to_host(self, chosen: str) -> str:
         """A copy that works without this extension."""
-        paths = self.service.exchange.to_host(chosen)
+        paths = self.service.import_export.to_host(chosen)
         return markup.note(f"Written to {', '.join(str(path) for path in paths)}.", "good")
 
     def take(self, files: Any, name: str, replace: bool, search: str) -> tuple[Any, ...]:
@@ -214,7 +214,7 @@ class PeopleTab:
         if not given:
             return *self.show("", search), None, markup.note("Give a file first.", "error")
         # The authors' basis is nobody: it tells what the coefficients beside it mean.
-        basis, given = authors_basis_among(given)
+        basis, given = split_off_celebbasis_basis(given)
         if not given:
             text = "This is the authors' basis and no person: give it together with their coefficient files."
             return *self.show("", search), None, markup.note(text, "error")
@@ -222,7 +222,7 @@ class PeopleTab:
         told, last = "", ""
         for file_name, data in given:
             try:
-                taken = self.service.exchange.import_file(
+                taken = self.service.import_export.import_file(
                     data, file_name, own_name or None, replace_existing=bool(replace), authors_basis=basis
                 )
             except Exception as error:

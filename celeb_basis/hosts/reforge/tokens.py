@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.hosts.a1111.family import LoadedCheckpoint
-from celeb_basis.hosts.a1111.prompts import A1111Tokens, CheckpointTracker, TextEncoderView
-from celeb_basis.hosts.reforge.checkpoint import ReForgeCheckpoint
-from celeb_basis.hosts.torch_utils import leave_inference_mode
-from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker
+from celeb_basis.hosts.reforge.model import ReForgeCheckpoint
 
 
 class ReForgeTokens(A1111Tokens):
-    """The identities of one registry in reForge's prompts.
-
-    reForge generates in torch's inference mode. What is read and kept then is for other uses as well, so it is read
-    outside of that mode.
-    """
+    """The identities of one registry in reForge's prompts."""
 
     supported = "reForge's branch main of 2025 or later"
-
-    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
-        """The identities named in ``prompts``."""
-        with leave_inference_mode():
-            return super().mentioned(*prompts)
-
-    def view_of(self, encoder: Any, find: Callable[[str], Any]) -> TextEncoderView:
-        """As in the WebUI."""
-
-        def find_outside_inference_mode(text: str) -> Any:
-            with leave_inference_mode():
-                return find(text)
-
-        return super().view_of(encoder, find_outside_inference_mode)
 
     def checkpoint_tracker(self) -> CheckpointTracker:
         """The one for reForge."""

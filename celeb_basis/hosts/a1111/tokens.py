@@ -11,15 +11,15 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.app import Tokens
-from celeb_basis.hosts.a1111.checkpoint import A1111Checkpoint
 from celeb_basis.hosts.a1111.embedding_injection import fix_embedding_offsets
 from celeb_basis.hosts.a1111.family import FamilyTextEncoder, LoadedCheckpoint
+from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of
+from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Checkpoint, Registry
@@ -29,6 +29,22 @@ _log = logging.getLogger(__name__)
 
 Place = tuple[Any, str, Callable[..., Any]]
 """A module or class of the host, the name of a function there, and what is put around it."""
+
+
+class Tokens(Protocol):
+    """``<name>`` in the program's prompts, as installed there."""
+
+    registry: Registry
+
+    @property
+    def checkpoint(self) -> Callable[[], Checkpoint | None]:
+        """Returns the loaded checkpoint's text encoders, without loading one."""
+
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
+        """The identities named in ``prompts``, as they are on the loaded checkpoint."""
+
+    def uninstall(self) -> None:
+        """Put the program back as it was. A second call does nothing."""
 
 
 class A1111Tokens(Tokens):
@@ -77,7 +93,9 @@ class A1111Tokens(Tokens):
 
     def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
         """The identities named in ``prompts``, as they are on the loaded checkpoint."""
-        return self.registry.mentioned(prompts, self.checkpoint())
+        # Forks generate in torch's inference mode. What is read and cached here is for other uses as well.
+        with leave_inference_mode():
+            return self.registry.mentioned(prompts, self.checkpoint())
 
     @classmethod
     def tokenizing_class(cls) -> Any:
@@ -151,7 +169,12 @@ class A1111Tokens(Tokens):
 
     def _view(self, encoder: Any) -> TextEncoderView:
         checkpoint = self.checkpoint()
-        return self.view_of(encoder, lambda text: self._embedding(self.registry.find(text, checkpoint)))
+
+        def find(text: str) -> Any | None:
+            with leave_inference_mode():
+                return self._embedding(self.registry.find(text, checkpoint))
+
+        return self.view_of(encoder, find)
 
     def _parse_prompt(self, original: Any, prompt: str) -> Any:
         if "<" not in prompt:

@@ -10,10 +10,10 @@ import torch
 
 from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.checkpoint import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint, encode_each
+from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
-from celeb_basis.hosts.forge.model_patches import casting
+from celeb_basis.hosts.forge.gradients import casting
 from celeb_basis.hosts.forge.modules import forge_module
 from celeb_basis.hosts.torch_utils import normal_tensor, torch_attention_keeps_scores
 

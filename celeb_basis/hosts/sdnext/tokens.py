@@ -15,12 +15,11 @@ import torch
 
 from celeb_basis.diffusion_model import ENCODER_NAMES, ModelInfo, TextEncoder
 from celeb_basis.errors import CelebBasisError, HostError
-from celeb_basis.hosts.a1111.app import Tokens
 from celeb_basis.hosts.a1111.modules import FunctionPatches, owner_of
-from celeb_basis.hosts.diffusers.host import family_of
+from celeb_basis.hosts.a1111.tokens import Tokens
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
-from celeb_basis.hosts.sdnext.host import checkpoint_name, is_stable_diffusion, sha256_of, text_models
-from celeb_basis.hosts.sdnext.modules import loaded_pipeline_or_none, sdnext_module
+from celeb_basis.hosts.sdnext.host import SDNextCheckpoint
+from celeb_basis.hosts.sdnext.modules import sdnext_module
 from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Checkpoint, Registry
@@ -223,18 +222,15 @@ class SDNextTracker:
 
     def __call__(self) -> Checkpoint | None:
         """The checkpoint that is loaded now, the same object as long as it is; ``None`` if there is none."""
-        pipeline = loaded_pipeline_or_none()
-        if pipeline is None:
+        loaded = SDNextCheckpoint.current_or_none()
+        if loaded is None:
             return None
-        mark = getattr(pipeline, "text_encoder", None)
-        mark = pipeline if mark is None else mark
+        mark = _mark(loaded.pipeline)
         if (known := self._known) is not None and known[0]() is mark:
             return known[1]
-        plain = is_stable_diffusion(pipeline)
-        family = family_of(pipeline) if plain else type(pipeline).__name__.lower()
         # A folder's digest is that of its weights, which training records as well.
-        sha256 = (sha256_of(pipeline) or "") if plain else ""
-        info = ModelInfo(checkpoint_name(pipeline), family, sha256, 0)
+        sha256 = (loaded.sha256 or "") if loaded.is_stable_diffusion else ""
+        info = ModelInfo(loaded.name, loaded.family, sha256, 0)
         reference = weakref.ref(mark)
         checkpoint = Checkpoint(info, lambda: _encoders(info, reference))
         self._known = (reference, checkpoint)
@@ -242,18 +238,20 @@ class SDNextTracker:
 
 
 def _encoders(info: ModelInfo, reference: weakref.ref[Any]) -> Sequence[TextEncoder]:
-    pipeline, mark = loaded_pipeline_or_none(), reference()
-    if (
-        pipeline is None
-        or mark is None
-        or all(mark is not one for one in (pipeline, getattr(pipeline, "text_encoder", None)))
-    ):
+    loaded, mark = SDNextCheckpoint.current_or_none(), reference()
+    if loaded is None or mark is None or mark is not _mark(loaded.pipeline):
         raise HostError(f"{info.name} is no longer loaded: try again.")
-    if not is_stable_diffusion(pipeline):
+    if not loaded.is_stable_diffusion:
         raise HostError(f"{info.name} has no CLIP text encoder: choose a Stable Diffusion 1, 2 or XL checkpoint.")
-    tokenizers = [pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None)]
-    names = ENCODER_NAMES[family_of(pipeline)]
+    tokenizers = [loaded.pipeline.tokenizer, getattr(loaded.pipeline, "tokenizer_2", None)]
+    names = ENCODER_NAMES[loaded.family]
     return [
         DiffusersTextEncoder(name, part, tokenizer)
-        for name, part, tokenizer in zip(names, text_models(pipeline), tokenizers, strict=False)
+        for name, part, tokenizer in zip(names, loaded.text_models, tokenizers, strict=False)
     ]
+
+
+def _mark(pipeline: Any) -> Any:
+    """What stays as long as the checkpoint does: its first text encoder, or the pipeline where there is none."""
+    encoder = getattr(pipeline, "text_encoder", None)
+    return pipeline if encoder is None else encoder

@@ -1,27 +1,31 @@
-"""The face networks, loaded when a photo first needs them, and what they find in one."""
+"""The face models of the chosen pack: loaded when a photo first needs them, downloaded once their license is agreed to."""
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import FaceError, FacePackError
+from celeb_basis.errors import FaceError, FacePackError, MissingPackageError
+from celeb_basis.faces.packs import SOURCES, PackSource, find_pack, licence_to_agree_to, not_agreed, obtain_pack
+from celeb_basis.faces.portraits import choose_face, quality_warnings
 from celeb_basis.faces.types import FaceNetwork, Pixels
+from celeb_basis.photos import open_photo
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 
 if TYPE_CHECKING:
     from celeb_basis.download import Progress
-    from celeb_basis.faces.packs import PackSource
     from celeb_basis.webui.jobs import Job
 
 _HOW_TO_AGREE = 'press "I agree" on the tab Celeb Basis, or send "accept_licence": true over the API'
 
 
-class Faces:
-    """One face network for all threads; another pack in the settings loads another one.
+class FaceModels:
+    """One face network for all threads. When another pack is chosen in the settings, that one is loaded.
 
-    Parameters: ``pack`` answers the name or folder that is chosen now.
+    Args:
+        pack: Answers the name or folder of the pack that is chosen now.
     """
 
     def __init__(self, pack: Callable[[], str]) -> None:
@@ -31,44 +35,43 @@ class Faces:
         self._agreed: set[str] = set()
 
     def agree(self) -> None:
-        """The user was shown the licence of the chosen pack and agrees to it."""
+        """Note that the user was shown the license of the chosen pack and agrees to it."""
         self._agreed.add(self._pack())
 
-    def check_licence(self) -> None:
+    def check_license(self) -> None:
         """Raise unless the chosen pack is here, or may be downloaded.
 
-        Raises: :class:`LicenseError`.
+        Raises:
+            LicenseError: The pack would have to be downloaded, and its license was not agreed to.
         """
-        from celeb_basis.faces.packs import not_agreed
-
         if (source := self._to_agree_to()) is not None:
             raise not_agreed(source, _HOW_TO_AGREE)
 
     def network(self, progress: Progress | None = None) -> FaceNetwork:
-        """The network of the chosen pack, which is downloaded if it is not there and its licence was agreed to.
+        """The network of the chosen pack, downloaded if it is missing and its license was agreed to.
 
-        Raises: :class:`MissingPackageError` without insightface, :class:`FacePackError`, :class:`LicenseError`,
-        :class:`DownloadError`.
+        Raises:
+            MissingPackageError: insightface or what it needs is not installed.
+            FacePackError: The pack is incomplete or broken.
+            LicenseError: The license was not agreed to.
+            DownloadError: The download failed.
         """
         with self._lock:
             pack = self._pack()
             if self._loaded is None or self._loaded[0] != pack:
                 from celeb_basis.faces.insight import InsightFaceNetwork
-                from celeb_basis.faces.packs import obtain_pack
 
                 _check_packages()
-                self.check_licence()
+                self.check_license()
                 obtained = obtain_pack(pack, progress=progress, agreed=pack in self._agreed)
                 self._loaded = pack, InsightFaceNetwork(obtained.folder)
             return self._loaded[1]
 
     def status(self) -> dict[str, Any]:
-        """What a page says before the first photo: the pack, whether it is there, its size, licence and remedy."""
-        from celeb_basis.faces.packs import SOURCES, find_pack
-
+        """What a page shows before the first photo: the pack, whether it is here, its size, its license, what to do."""
         pack = self._pack()
         source = SOURCES.get(pack)
-        told: dict[str, Any] = {
+        status: dict[str, Any] = {
             "pack": pack,
             "present": True,
             "problem": "",
@@ -81,26 +84,19 @@ class Faces:
             _check_packages()
             find_pack(pack)
         except FacePackError as error:
-            told |= {"present": False, "problem": "" if source else str(error)}
+            status |= {"present": False, "problem": "" if source else str(error)}
         except Exception as error:  # whatever is broken: the page must appear and say so
-            told |= {"present": False, "problem": str(error)}
-        told["to_agree"] = not told["problem"] and self._to_agree_to() is not None
-        return told
+            status |= {"present": False, "problem": str(error)}
+        status["to_agree"] = not status["problem"] and self._to_agree_to() is not None
+        return status
 
-    def _to_agree_to(self) -> PackSource | None:
-        from celeb_basis.faces.packs import licence_to_agree_to
+    def find_faces(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
+        """Every face of a photo, with warnings about what may cost likeness.
 
-        pack = self._pack()
-        return None if pack in self._agreed else licence_to_agree_to(pack)
-
-    def find(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
-        """Every face of a photo, with warnings.
-
-        Raises: :class:`PhotoError` for what is no picture; what :meth:`network` raises.
+        Raises:
+            PhotoError: ``photo`` is no picture file.
+            CelebBasisError: What :meth:`network` raises.
         """
-        from celeb_basis.faces.portraits import choose_face, quality_warnings
-        from celeb_basis.photos import open_photo
-
         picture = open_photo(photo, name=name) if isinstance(photo, bytes) else photo
         network = self.network()
         found = network.detect(picture)
@@ -115,24 +111,27 @@ class Faces:
         )
         return FoundFaces(picture, faces, problem)
 
+    def _to_agree_to(self) -> PackSource | None:
+        pack = self._pack()
+        return None if pack in self._agreed else licence_to_agree_to(pack)
 
-def told_download(job: Job) -> Progress:
-    """What tells ``job`` how far a download is, and ends it when the job is interrupted; what has arrived is kept."""
 
-    def tell(done: int, total: int | None) -> None:
+def download_progress(job: Job) -> Progress:
+    """A callback that shows a download's progress in ``job`` and ends it when the job is interrupted.
+
+    What has arrived stays on the disk, and the next download goes on from there.
+    """
+
+    def report(done: int, total: int | None) -> None:
         job.check_interrupted()
-        job.say("Downloading the face models", step=done, total=total or 0)
+        job.report("Downloading the face models", step=done, total=total or 0)
 
-    return tell
+    return report
 
 
 def _check_packages() -> None:
     """Raise :class:`MissingPackageError` that says what to do in the WebUI, without importing anything."""
-    from importlib.util import find_spec
-
-    from celeb_basis.errors import MissingPackageError
-
-    missing = [name for name in ("insightface", "onnxruntime", "onnx") if find_spec(name) is None]
+    missing = [name for name in ("insightface", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackageError(
             f"The package {missing[0]} is missing, so no face can be found: restart the WebUI once while it is online and "

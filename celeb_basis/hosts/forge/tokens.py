@@ -9,12 +9,10 @@ from typing import Any
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.hosts.a1111.family import LoadedCheckpoint
 from celeb_basis.hosts.a1111.modules import host_module
-from celeb_basis.hosts.a1111.prompts import A1111Tokens, CheckpointTracker, EngineView, Place, TextEncoderView
-from celeb_basis.hosts.forge.checkpoint import ForgeCheckpoint
+from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker, EngineView, Place, TextEncoderView
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
 from celeb_basis.hosts.forge.modules import forge_module
-from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.identity import Identity
-from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Registry
 
 _NOT_YET = "no checkpoint is loaded yet: Forge loads it with the first picture."
@@ -22,9 +20,6 @@ _NOT_YET = "no checkpoint is loaded yet: Forge loads it with the first picture."
 
 class ForgeTokens(A1111Tokens):
     """The identities of one registry in Forge's prompts.
-
-    Forge generates in torch's inference mode. What is read and kept then is for other uses as well, so it is read outside
-    of that mode.
 
     Args:
         registry: Finds the identities.
@@ -35,11 +30,6 @@ class ForgeTokens(A1111Tokens):
     def __init__(self, registry: Registry) -> None:
         super().__init__(registry)
         registry.without_checkpoint = _NOT_YET
-
-    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
-        """The identities named in ``prompts``."""
-        with leave_inference_mode():
-            return super().mentioned(*prompts)
 
     @classmethod
     def tokenizing_class(cls) -> Any:
@@ -56,12 +46,7 @@ class ForgeTokens(A1111Tokens):
 
     def view_of(self, encoder: Any, find: Callable[[str], Any]) -> TextEncoderView:
         """A text engine with its own embeddings."""
-
-        def find_outside_inference_mode(text: str) -> Any:
-            with leave_inference_mode():
-                return find(text)
-
-        return EngineView(encoder, find_outside_inference_mode)
+        return EngineView(encoder, find)
 
     def make_embedding(self, identity: Identity, path: Path) -> Any:
         """Forge's own kind of embedding."""
