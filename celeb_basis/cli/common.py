@@ -103,7 +103,9 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, why: st
 
 def _model_path(text: str) -> Path:
     path = Path(text)
-    return MODEL if text == MINIATURE and not path.exists() else path
+    # A clone of the repository has a folder of this name that is no checkpoint.
+    own = path.is_file() or (path / "model_index.json").is_file()
+    return MODEL if text == MINIATURE and not own else path
 
 
 def add_names(parser: argparse.ArgumentParser) -> None:

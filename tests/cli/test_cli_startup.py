@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,7 +124,6 @@ def test_what_libraries_print_never_mixes_with_a_result(
 
 
 def test_the_default_library_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
 
     from celeb_basis.cli.common import default_library
 
@@ -139,3 +139,15 @@ def test_the_layouts_that_the_help_lists_are_those_of_the_exports() -> None:
     from celeb_basis.exports.textual_inversion import LAYOUTS
 
     assert tuple(LAYOUTS) == transfer.LAYOUTS
+
+
+def test_the_miniature_is_found_from_within_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a folder ``miniature`` is not a checkpoint; one that is a checkpoint is meant."""
+    from celeb_basis.miniature import MODEL
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "miniature").mkdir()
+    words = ["learn", "photo.jpg", "--model", "miniature"]
+    assert build_parser().parse_args(words).model == MODEL
+    (tmp_path / "miniature" / "model_index.json").write_text("{}")
+    assert build_parser().parse_args(words).model == Path("miniature")

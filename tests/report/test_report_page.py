@@ -31,7 +31,6 @@ from celeb_basis.report import (
     render_report,
     write_report,
 )
-from celeb_basis.templating import duration, file_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -286,20 +285,3 @@ def test_files_are_measured(tmp_path: Path) -> None:
     assert measured.sha256 == hashlib.sha256(b"abc" * 1000).hexdigest()
     with pytest.raises(FileError):
         ReportFile.of(tmp_path / "missing")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.031, "0.03 s"), (0.44, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"),
-     (200, "3 min 20 s"), (3599.7, "1 h 0 min"), (7500, "2 h 5 min")],
-)  # fmt: skip
-def test_durations(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [(0, "0 bytes"), (999, "999 bytes"), (7213, "7.2 kB"), (123_456, "123 kB"), (999_999, "1.0 MB"), (5 * 10**12, "5000 GB")],
-)  # fmt: skip
-def test_sizes(count: int, said: str) -> None:
-    assert file_size(count) == said
