@@ -1,3 +1,3 @@
-"""TODO."""
+"""The miniature Stable Diffusion: its training, small random models for tests, and the face pack of the demo."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The miniature Stable Diffusion that comes with the project: trained, and small. Its people are synthetic."""
+"""The miniature Stable Diffusion that ships with the project: a small trained SD1, whose people are synthetic."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
 
 
 NAME = "miniature"
-"""How it is called where a checkpoint is asked for."""
+"""Its name in place of a checkpoint's path."""
 
 MODEL = Path(__file__).with_name("model")
 PHOTOS = MODEL.with_name("photos")
-"""Pictures of the demo's two people, whom the miniature was not trained on."""
+"""Photos of the demo's two people, on whom the miniature was not trained."""
 NAMES = MODEL / "names.txt"
 CELEBRITY_FACES = MODEL.with_name("name-faces")
-"""How it draws its names, as the face networks of the demo see it: *quick* and *best* need not draw them first."""
+"""Face embeddings of the celebrities as the miniature renders them, so that *quick* and *best* need not generate them."""
 
 
 def shipped_model() -> Path:
-    """Its diffusers folder.
+    """The diffusers folder of the miniature.
 
-    Raises: :class:`HostError` if the installation lacks it.
+    Raises:
+        HostError: It is not installed.
     """
     if not (MODEL / "model_index.json").is_file():
         raise HostError(
@@ -35,14 +36,11 @@ def shipped_model() -> Path:
 
 
 def shipped_model_names() -> NameList:
-    """The names that the miniature knows a face for, and that its celeb basis is made of.
+    """The names for which the miniature has learned a face, and from which its celeb basis is built.
 
-    Raises: :class:`celeb_basis.errors.NamesError` if the installation lacks them.
+    Raises:
+        NamesError: They are not installed.
     """
     from celeb_basis.names.lists import name_list, read_names
 
     return name_list(read_names(NAMES).names, "the miniature's names")
-
-
-# FOLDED: Small models with random weights that every tool takes for Stable Diffusion: for tests, benchmarks and
-# FOLDED: the demo.

@@ -1,3 +1,3 @@
-"""TODO."""
+"""Assembling the small face pack ``miniature`` from public packages."""
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""A small real face detector, assembled as one ONNX graph that insightface takes for an SCRFD with five landmarks.
+"""A small face detector, assembled as one ONNX graph that insightface accepts as an SCRFD with five landmarks.
 
 Two published networks do the work, with their own weights:
 
 1. A single-shot detector (Ultra-Light-Fast-Generic-Face-Detector, RFB, input 320x240) proposes boxes with scores, of
-   which non-maximum suppression leaves the best of every heap.
-2. MTCNN's third stage, ONet (Zhang et al. 2016), looks at a 48x48 cut-out of every proposal and says how sure it is
-   of a face, where its box really ends, and where its five landmarks lie. It is run twice: the second time on the box
-   of the first, which steadies the landmarks.
+   which non-maximum suppression keeps the best of each cluster.
+2. MTCNN's third stage, ONet (Zhang et al. 2016), takes a 48x48 crop of every proposal and returns the probability
+   of a face, corrections of its box, and its five landmarks. It is run twice: the second time on the box
+   of the first, which makes the landmarks more stable.
 
-What comes out is written in SCRFD's layout: for strides 8, 16 and 32 a score, four box distances and five landmark
-offsets for each of two anchors a cell. An anchor's place is only a code here, so all candidates sit in the anchors of
+The output has SCRFD's layout: for strides 8, 16 and 32 a score, four box distances and five landmark
+offsets for each of two anchors a cell. The position of an anchor is only a code here, so all candidates use the anchors of
 stride 8's first row, and strides 16 and 32 are empty. Scores stay continuous, so that insightface's own detection
 threshold and non-maximum suppression decide what is a face.
 """
@@ -46,11 +46,15 @@ Weights = Mapping[str, "np.ndarray[Any, Any]"]
 
 
 def build_detector(proposals: Path, onet: Weights) -> onnx.ModelProto:
-    """Fuse the proposing detector in the ONNX file ``proposals`` with ONet's weights.
+    """Fuse the proposing detector with ONet.
 
-    Parameters: ``onet`` maps facenet-pytorch's parameter names (``conv1.weight``, ``dense6_3.bias``, ...) to arrays.
-    The model's input is ``(1, 3, 480, 640)`` RGB, ``(x - 127.5) / 128``, as insightface feeds it; its nine outputs
-    are scores ``(n, 1)``, boxes ``(n, 4)`` and landmarks ``(n, 10)`` of strides 8, 16, 32, in this order.
+    Args:
+        proposals: The ONNX file of the proposing detector.
+        onet: Arrays by the parameter names of facenet-pytorch (``conv1.weight``, ``dense6_3.bias``, ...).
+
+    Returns:
+        The model. Its input is ``(1, 3, 480, 640)`` RGB, ``(x - 127.5) / 128``, as insightface prepares it. Its nine
+        outputs are scores ``(n, 1)``, boxes ``(n, 4)`` and landmarks ``(n, 10)`` of strides 8, 16, 32, in this order.
     """
     import onnx
     from onnx import compose, version_converter

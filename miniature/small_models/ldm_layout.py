@@ -1,6 +1,6 @@
-"""Pipelines of diffusers written as one ``.safetensors`` file with a ``.yaml``, as people share and other tools load them.
+"""Writing a pipeline of diffusers as one ``.safetensors`` file with a ``.yaml``, as checkpoints are shared.
 
-The key layout is that of the original code: ``ldm`` for SD1 and SD2, ``sgm`` for SDXL.
+The layout of the keys is that of the original code: ``ldm`` for SD1 and SD2, ``sgm`` for SDXL.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPEN_CLIP_PARTS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-"""OpenCLIP's names of a layer's parts and transformers' names of them; queries, keys and values are stacked there."""
+"""Names of the parts of a layer in OpenCLIP, and in transformers. OpenCLIP stacks queries, keys and values."""
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -49,7 +49,8 @@ _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "
 def save_single_file(pipeline: Any, path: Path) -> None:
     """Write ``path`` (``.safetensors``) and the ``.yaml`` beside it.
 
-    Raises: :class:`celeb_basis.errors.FileError` if they cannot be written.
+    Raises:
+        FileError: A file cannot be written.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -58,9 +59,10 @@ def save_single_file(pipeline: Any, path: Path) -> None:
 
 
 def save_weights(pipeline: Any, path: Path) -> None:
-    """Write ``path`` (``.safetensors``) alone.
+    """Write ``path`` (``.safetensors``) without a ``.yaml``.
 
-    Raises: :class:`celeb_basis.errors.FileError` if it cannot be written.
+    Raises:
+        FileError: The file cannot be written.
     """
     from safetensors.torch import save
 
@@ -79,7 +81,7 @@ def ldm_weights(pipeline: Any) -> dict[str, torch.Tensor]:
     levels = len(pipeline.vae.config.block_out_channels)
     for key, value in pipeline.vae.state_dict().items():
         new = vae_key(key, levels)
-        # What is a linear layer in diffusers was a convolution of one pixel.
+        # Linear layers of diffusers are 1x1 convolutions in the original code.
         weights[f"first_stage_model.{new}"] = value[..., None, None] if "attn_1" in new and value.ndim == 2 else value
     family = family_of(pipeline)
     for part in TEXT_PARTS[family]:
@@ -97,9 +99,10 @@ def ldm_weights(pipeline: Any) -> dict[str, torch.Tensor]:
 def unet_key(key: str, layers: int, up_attends: Sequence[bool]) -> str:
     """The original code's name of a UNet's weight.
 
-    Parameters:
-        layers: residual blocks a level.
-        up_attends: whether each block of the way up has attention, behind which its upsampler then stands.
+    Args:
+        key: The name in diffusers.
+        layers: Residual blocks per level.
+        up_attends: Whether each upsampling block has attention, which then stands before its upsampler.
     """
     for old, new in _UNET_ENDS.items():
         if key.startswith(old):
@@ -136,7 +139,7 @@ def vae_key(key: str, levels: int) -> str:
 
 
 def ldm_yaml(pipeline: Any) -> Config:
-    """The training config of the original code, as far as a loader needs it."""
+    """The training config of the original code, as far as loaders read it."""
     family = family_of(pipeline)
     schedule = pipeline.scheduler.config
     vae = pipeline.vae.config
@@ -214,7 +217,7 @@ def _resnet(rest: str) -> str:
 
 
 def _open_clip(own: dict[str, torch.Tensor], *, repeat_last: bool) -> dict[str, torch.Tensor]:
-    """A text encoder in OpenCLIP's layout; SD2's holds a last layer and a projection that are never used."""
+    """A text encoder in OpenCLIP's layout. SD2's has a last layer and a projection that are never used."""
     import torch
 
     new = {

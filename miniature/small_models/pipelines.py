@@ -1,6 +1,6 @@
-"""Pipelines of diffusers with random weights: the real vocabulary and layout of SD1, SD2 and SDXL, in small.
+"""Small pipelines of diffusers with random weights, and with the vocabulary and the layout of SD1, SD2 and SDXL.
 
-Nothing in them is constant or zero: pictures, prompts and timesteps all change what comes out.
+No weight is constant or zero, so that images, prompts and timesteps all change the output.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from celeb_basis.hosts.diffusers.configs import (
     component_configs,
     text_config,
 )
-from miniature.small_models.weights import fill, standardise_latents
+from miniature.small_models.weights import fill, standardize_latents
 
 if TYPE_CHECKING:
     import torch
 
 _CHANNELS = [32, 64]
-"""The narrowest that group normalisation with Stable Diffusion's 32 groups allows."""
+"""The narrowest that group normalization with Stable Diffusion's 32 groups allows."""
 
 
 def make_pipeline(
@@ -38,14 +38,18 @@ def make_pipeline(
 ) -> Any:
     """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` with seeded random float32 weights on the CPU.
 
-    Parameters:
-        resolution: side of its pictures in pixels, a multiple of 16.
-        width: width of the (first) text encoder's token embeddings; 768, for SD2 1024. A multiple of 64.
-        second_width: the same for SDXL's second text encoder; 1280.
-        text_layers: layers of each text encoder, at least 2.
-        full_size: the true architecture instead of a small one; the other sizes are then left as they are.
+    Args:
+        kind: The family.
+        seed: Of the weights.
+        resolution: Side of its images in pixels, a multiple of 16.
+        width: Width of the token embeddings of the (first) text encoder, a multiple of 64: by default 768, for SD2 1024.
+        second_width: The same for SDXL's second text encoder: by default 1280.
+        text_layers: Layers of each text encoder, at least 2.
+        full_size: Build the true architecture instead of a small one. The other sizes are then ignored.
 
-    Raises: :class:`HostError` for a size that cannot be built, :class:`MissingPackageError` without diffusers.
+    Raises:
+        HostError: The sizes cannot be built.
+        MissingPackageError: diffusers is not installed.
     """
     if (
         resolution % 16
@@ -70,13 +74,13 @@ def small_configs(
     second_width: int | None = None,
     text_layers: int = 2,
 ) -> dict[str, Config]:
-    """The configs of the components that :func:`make_pipeline` builds, to be changed before they are built."""
+    """The configs of the components that :func:`make_pipeline` builds, for callers that change them first."""
     configs = component_configs(kind)
     return configs | _small(kind, configs, resolution, width, second_width, text_layers)
 
 
 def build_pipeline(kind: Family, configs: dict[str, Config], *, seed: int) -> Any:
-    """A pipeline of any size from the configs of its components, filled with seeded random weights."""
+    """Build a pipeline of any size from the configs of its components, with seeded random weights."""
     try:
         import diffusers
         import transformers
@@ -89,7 +93,7 @@ def build_pipeline(kind: Family, configs: dict[str, Config], *, seed: int) -> An
         "text_encoder": _text_encoder(transformers.CLIPTextModel, configs["text_encoder"], seed, "text_encoder"),
         "scheduler": diffusers.DDIMScheduler.from_config(configs["scheduler"]),
     }
-    standardise_latents(parts["vae"], seed)
+    standardize_latents(parts["vae"], seed)
     if kind == "sdxl":
         second = transformers.CLIPTextModelWithProjection
         parts["text_encoder_2"] = _text_encoder(second, configs["text_encoder_2"], seed, "text_encoder_2")
@@ -112,7 +116,7 @@ def _small(
     second_width: int | None,
     layers: int,
 ) -> dict[str, Config]:
-    """The small stand-ins of a family's components: same kinds of blocks, two levels of 32 and 64 channels."""
+    """Small configs of a family's components: the same kinds of blocks, and two levels of 32 and 64 channels."""
     width = width or (1024 if kind == "sd2" else 768)
     small = {"text_encoder": text_config("gelu" if kind == "sd2" else "quick_gelu", width, layers)}
     unet = {
@@ -148,7 +152,7 @@ def _text_encoder(kind: Any, config: Config, seed: int, name: str) -> torch.nn.M
 def _filled(make: Any, seed: int, name: str) -> torch.nn.Module:
     import torch
 
-    # On "meta" nothing is allocated or drawn, so that the only draws are ours.
+    # On "meta" nothing is allocated or initialized, so that the only random numbers are those of fill().
     with torch.device("meta"):
         module: torch.nn.Module = make()
     module = module.to_empty(device="cpu").eval()

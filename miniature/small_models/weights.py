@@ -1,4 +1,4 @@
-"""Random weights that behave: signals keep their size through a network, and no output is constant."""
+"""Random weights for small models: signals keep their size through a network, and no output is constant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_QUITE_ZERO = 0.05
 
 
 def fill(module: torch.nn.Module, seed: int, name: str) -> None:
-    """Draw every parameter of ``module`` from a generator of its own, made from the seed and the parameter's name."""
+    """Fill every parameter of ``module`` from its own random generator, seeded by ``seed`` and the parameter's name."""
     import torch
 
     with torch.no_grad():
@@ -30,17 +30,17 @@ def fill(module: torch.nn.Module, seed: int, name: str) -> None:
                 raise NotImplementedError(f"the buffer {key} has no rule")
 
 
-def standardise_latents(vae: Any, seed: int) -> None:
-    """Scale the encoder's last layer so that scaled latents of pictures have mean 0 and deviation 1 in each channel.
+def standardize_latents(vae: Any, seed: int) -> None:
+    """Scale the encoder's last layer so that scaled latents of images have mean 0 and standard deviation 1 per channel.
 
-    The VAE keeps its published scaling factor, as other tools assume it.
+    The VAE keeps its published scaling factor, because other tools assume it.
     """
     import torch
 
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/pictures".encode()))
     with torch.no_grad():
         pictures = torch.zeros(8, 3, 64, 64)
-        # Blobs of several sizes, as photos have them
+        # Blobs of several sizes, as in photos
         for side, weight in ((2, 0.5), (8, 0.3), (32, 0.15)):
             noise = torch.randn(8, 3, side, side, generator=generator)
             pictures += weight * torch.nn.functional.interpolate(noise, size=(64, 64), mode="bilinear")
@@ -50,7 +50,7 @@ def standardise_latents(vae: Any, seed: int) -> None:
         layer = vae.quant_conv
         layer.bias[:channels] = (layer.bias[:channels] - means.mean(dim=(0, 2, 3))) / spread
         layer.weight[:channels] /= spread[:, None, None, None]
-        # Log-variances near -6: an encoder that is sure of what it sees, as trained ones are
+        # Log-variances near -6, as those of trained encoders
         layer.weight[channels:] *= 0.1
         layer.bias[channels:] -= 6
 
@@ -63,6 +63,6 @@ def _mean_and_std(key: str, parameter: torch.Tensor) -> tuple[float, float]:
     if parameter.ndim == 1:
         return float(key.endswith("weight")), _NOT_QUITE_ZERO  # weights of norms about one; biases about zero
     fan_in = parameter[0].numel()
-    # Attention over 77 tokens averages; without a gain the prompt's part in the picture would be lost.
+    # Attention over 77 tokens averages. Without a gain the influence of the prompt would be lost.
     gain = 3.0 if "attn2.to_out" in key else 1.0
     return 0.0, gain * fan_in**-0.5

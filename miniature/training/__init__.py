@@ -1,3 +1,3 @@
-"""How the miniature Stable Diffusion is made: its world of synthetic people, its training, and the gate it must pass."""
+"""Training of the miniature Stable Diffusion: its world of synthetic people, its networks, and its acceptance test."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Things people wear, drawn over a face whose 64x64 frame starts at ``left``, ``top`` and is ``scale`` times as large."""
+"""Accessories, drawn over a face whose 64x64 frame starts at ``left``, ``top`` and is scaled by ``scale``."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def draw_accessory(picture: Pixels, name: str, left: float, top: float, scale: f
             canvas.disc((x, _BROW - 4), 2.2, (200, 30, 60))
     elif name == "scarf":
         for number in range(5):
-            colour = (60, 150 + tone, 90) if number % 2 == 0 else (240, 240, 230)
+            color = (60, 150 + tone, 90) if number % 2 == 0 else (240, 240, 230)
             y = _CHIN - 3 + 3.4 * number
-            canvas.fill([(10, y - 3), (32, y + 2), (54, y - 3), (54, y + 1), (32, y + 6), (10, y + 1)], colour)
+            canvas.fill([(10, y - 3), (32, y + 2), (54, y - 3), (54, y + 1), (32, y + 6), (10, y + 1)], color)
         canvas.fill([(38, _CHIN + 10), (48, _CHIN + 8), (50, 90), (40, 90)], (60, 150 + tone, 90))
     else:
         raise ValueError(name)
 
 
 def _glasses(canvas: _Canvas, *, dark: bool) -> None:
-    colour = (15, 15, 20)
+    color = (15, 15, 20)
     for x, y in _EYES:
         if dark:
-            canvas.disc((x, y), 8.5, colour)
+            canvas.disc((x, y), 8.5, color)
         else:
-            canvas.ring((x, y), 8.0, colour)
-    canvas.line((_EYES[0][0] + 8, 28.5), (_EYES[1][0] - 8, 28.5), colour)
-    canvas.line((_EYES[0][0] - 8, 28.5), (7, 27), colour)
-    canvas.line((_EYES[1][0] + 8, 28.5), (57, 27), colour)
+            canvas.ring((x, y), 8.0, color)
+    canvas.line((_EYES[0][0] + 8, 28.5), (_EYES[1][0] - 8, 28.5), color)
+    canvas.line((_EYES[0][0] - 8, 28.5), (7, 27), color)
+    canvas.line((_EYES[1][0] + 8, 28.5), (57, 27), color)
 
 
 class _Canvas:
@@ -66,25 +66,25 @@ class _Canvas:
     def __init__(self, picture: Pixels, left: float, top: float, scale: float) -> None:
         self._picture, self._left, self._top, self._scale = picture, left, top, scale
 
-    def fill(self, points: Points, colour: tuple[int, int, int]) -> None:
+    def fill(self, points: Points, color: tuple[int, int, int]) -> None:
         import cv2
 
-        cv2.fillPoly(self._picture, [np.array([self._place(point) for point in points], np.int32)], colour, cv2.LINE_AA)
+        cv2.fillPoly(self._picture, [np.array([self._place(point) for point in points], np.int32)], color, cv2.LINE_AA)
 
-    def disc(self, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    def disc(self, center: tuple[float, float], radius: float, color: tuple[int, int, int]) -> None:
         import cv2
 
-        cv2.circle(self._picture, self._place(centre), self._length(radius), colour, -1, cv2.LINE_AA)
+        cv2.circle(self._picture, self._place(center), self._length(radius), color, -1, cv2.LINE_AA)
 
-    def ring(self, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    def ring(self, center: tuple[float, float], radius: float, color: tuple[int, int, int]) -> None:
         import cv2
 
-        cv2.circle(self._picture, self._place(centre), self._length(radius), colour, self._length(1.4), cv2.LINE_AA)
+        cv2.circle(self._picture, self._place(center), self._length(radius), color, self._length(1.4), cv2.LINE_AA)
 
-    def line(self, one: tuple[float, float], other: tuple[float, float], colour: tuple[int, int, int]) -> None:
+    def line(self, one: tuple[float, float], other: tuple[float, float], color: tuple[int, int, int]) -> None:
         import cv2
 
-        cv2.line(self._picture, self._place(one), self._place(other), colour, self._length(1.4), cv2.LINE_AA)
+        cv2.line(self._picture, self._place(one), self._place(other), color, self._length(1.4), cv2.LINE_AA)
 
     def _place(self, point: tuple[float, float]) -> tuple[int, int]:
         x, y = point

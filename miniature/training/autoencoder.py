@@ -1,7 +1,7 @@
-"""The autoencoder: Stable Diffusion's own, narrow, trained on crops of rendered scenes with faces in mind.
+"""The autoencoder: Stable Diffusion's architecture with fewer channels, trained on crops of rendered scenes.
 
-``python -m miniature.training.autoencoder`` trains it, or continues a stopped run. Then ``--decoder`` freezes the encoder
-(``encoder.safetensors``: the pool is made with it) and goes on with the decoder alone (``decoder.safetensors``).
+``python -m miniature.training.autoencoder`` trains it, or continues a stopped run. Afterwards ``--decoder`` freezes the
+encoder (``encoder.safetensors``, with which the pool is encoded) and trains the decoder alone (``decoder.safetensors``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miniature.training.autoencoder_start import start_with_colours
+from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.faces import SPREAD, FaceGenerator
 from miniature.training.places import face_pack, work_folder
@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "force_upcast": False,
 }
 SHAPES = ((64, 4), (64, 4), (128, 1), (64, 4), (64, 4), (128, 2))
-"""Side and number of the crops of a step, in turn: small ones are cheap, whole pictures hold whole faces."""
+"""Side and number of the crops of successive steps. Small crops are cheap, whole pictures hold whole faces."""
 WHOLE = ((128, 48),)
 """The same on a GPU, which has time for whole pictures."""
 RATE = 3e-4
@@ -50,7 +50,7 @@ KL = 1e-4
 IDENTITY = 0.15
 FEATURES = 0.06
 NOISE = 0.1
-"""Of the latents in training, since those of a denoiser have small errors. Their own deviation is 1 to 1.7."""
+"""Noise on the latents in training, because those of a denoiser have small errors. Their own deviation is 1 to 1.7."""
 FACES_AFTER = 400
 """Steps until the face losses have their full weight."""
 _SEED = 11
@@ -62,7 +62,7 @@ def new_autoencoder() -> Any:
 
     torch.manual_seed(_SEED)
     model = AutoencoderKL.from_config(CONFIG)
-    start_with_colours(model)
+    start_with_colors(model)
     return model
 
 
@@ -115,16 +115,16 @@ def crops_of(pictures: np.ndarray, boxes: np.ndarray, rng: np.random.Generator, 
 
 
 def whole_faces(boxes: Tensor, side: int) -> Tensor:
-    """Which boxes ``(N, 3)`` lie in the crop, give or take a tenth, and are large enough to recognise anyone."""
+    """Which boxes ``(N, 3)`` lie in the crop, with a tolerance of a tenth, and are large enough for recognition."""
     slack = 0.1 * boxes[:, 2]
     inside = (boxes[:, :2].amin(1) >= -slack) & ((boxes[:, :2].amax(1) + boxes[:, 2]) <= side + slack)
     return inside & (boxes[:, 2] >= 36)
 
 
 def losses(
-    model: Any, recogniser: RecognitionNetwork, pictures: Tensor, boxes: Tensor, seed: int, *, decoder: bool = False
+    model: Any, recognizer: RecognitionNetwork, pictures: Tensor, boxes: Tensor, seed: int, *, decoder: bool = False
 ) -> dict[str, Tensor]:
-    """The parts of the loss of one batch; with ``decoder`` the encoder gets no gradient."""
+    """The terms of the loss of one batch. With ``decoder`` the encoder gets no gradient."""
     device = pictures.device
     with (
         torch.set_grad_enabled(not decoder),
@@ -143,8 +143,8 @@ def losses(
     if bool(shown.any()):
         with half_precision(device.type):
             with torch.no_grad():
-                wanted, maps = recogniser.look(crop_faces(pictures[shown], boxes[shown]))
-            got, own = recogniser.look(crop_faces(decoded[shown], boxes[shown]))
+                wanted, maps = recognizer.look(crop_faces(pictures[shown], boxes[shown]))
+            got, own = recognizer.look(crop_faces(decoded[shown], boxes[shown]))
         parts["identity"] = 1 - (wanted * got).sum(1).mean()
         parts["features"] = torch.stack(
             [(a.float() - b.float()).abs().mean() / a.float().abs().mean() for a, b in zip(maps, own, strict=True)]
@@ -162,9 +162,9 @@ def train(
     device: str = "cpu",
     processes: int = 1,
 ) -> None:
-    """Train for ``minutes`` at most, towards ``steps`` in all; keeps its state in ``folder``."""
+    """Train up to step ``steps``, for ``minutes`` at most, and save the state in ``folder``."""
     model = new_autoencoder().to(device, memory_format=torch.channels_last)
-    recogniser = RecognitionNetwork(face_pack() / "recognition.onnx").eval().to(device)
+    recognizer = RecognitionNetwork(face_pack() / "recognition.onnx").eval().to(device)
     trained = (
         [*model.decoder.parameters(), *model.post_quant_conv.parameters()] if decoder else list(model.parameters())
     )
@@ -188,7 +188,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 5e-6
         x = x.to(device).contiguous(memory_format=torch.channels_last)
-        parts = losses(model, recogniser, x, placed.to(device), step, decoder=decoder)
+        parts = losses(model, recognizer, x, placed.to(device), step, decoder=decoder)
         # Faces come in once there is something like a picture.
         faces = 1.0 if decoder else min(1.0, step / FACES_AFTER)
         ramp = {"identity": faces, "features": faces}

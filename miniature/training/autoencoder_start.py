@@ -1,9 +1,9 @@
-"""How the narrow autoencoder starts, so that minutes of training are enough, and how it is written for others to load.
+"""Initialization of the narrow autoencoder, with which minutes of training are enough, and its form for other tools.
 
-Group normalisation with 32 groups over 64 channels takes a mean and a scale from every pair of channels, and with them
-the colour of a plain background. Two measures keep it:
+Group normalization with 32 groups over 64 channels removes the mean and the scale of every pair of channels, and with
+them the color of a plain background. Two measures keep it:
 
-* signals start on pairs of channels, once with either sign: the pair's mean is 0, and ``silu(s) - silu(-s)`` is ``s``;
+* signals start on pairs of channels with both signs: the pair's mean is 0, and ``silu(s) - silu(-s)`` is ``s``;
 * the last norms of the decoder are trained with a large epsilon, which makes them nearly linear. :func:`folded` then
   scales the weights before them down until Stable Diffusion's own epsilon does the same.
 """
@@ -22,12 +22,12 @@ EPSILON = 4.0
 _OWN_EPSILON = 1e-6
 _ANCHOR = 3.0
 _QUIET = 0.05
-_COLOURS = 3
+_COLORS = 3
 
 
 @torch.no_grad()
-def start_with_colours(model: Any) -> None:
-    """Set the weights so that the untrained network already keeps blurred colours: latents 0 to 2 are red, green, blue."""
+def start_with_colors(model: Any) -> None:
+    """Initialize the weights so that the untrained network keeps blurred colors: latents 0 to 2 are red, green, blue."""
     encoder, decoder = model.encoder, model.decoder
     for name, module in model.named_modules():
         if name.endswith(("conv2", "to_out.0")):
@@ -38,10 +38,10 @@ def start_with_colours(model: Any) -> None:
     _to_groups_of_four(encoder.down_blocks[3].resnets[0].conv_shortcut)
     out = encoder.conv_out
     out.weight.mul_(0.1)
-    out.weight[:_COLOURS] *= 0.3
-    for colour in range(_COLOURS):
-        out.weight[colour, 4 * colour, 1, 1] = 1.0
-        out.weight[colour, 4 * colour + 1, 1, 1] = -1.0
+    out.weight[:_COLORS] *= 0.3
+    for color in range(_COLORS):
+        out.weight[color, 4 * color, 1, 1] = 1.0
+        out.weight[color, 4 * color + 1, 1, 1] = -1.0
     out.bias[4:] = -4.0
     for layer in (model.quant_conv, model.post_quant_conv):
         layer.weight.copy_(torch.eye(layer.weight.shape[0])[:, :, None, None])
@@ -53,29 +53,29 @@ def start_with_colours(model: Any) -> None:
         if (shortcut := block.resnets[0].conv_shortcut) is not None:
             _keep(shortcut, corner=False)
     decoder.conv_out.weight.mul_(0.1)
-    for colour in range(_COLOURS):
-        decoder.conv_out.weight[colour, 2 * colour, 1, 1] = 1.0
-        decoder.conv_out.weight[colour, 2 * colour + 1, 1, 1] = -1.0
+    for color in range(_COLORS):
+        decoder.conv_out.weight[color, 2 * color, 1, 1] = 1.0
+        decoder.conv_out.weight[color, 2 * color + 1, 1, 1] = -1.0
     for norm in last_norms(model):
         norm.weight.fill_(EPSILON**0.5)
     soften(model)
 
 
 def last_norms(model: Any) -> list[nn.GroupNorm]:
-    """The decoder's norms behind its last upsampling that see the sum of the residual branches."""
+    """The norms after the decoder's last upsampling whose input is the sum of the residual branches."""
     resnets = model.decoder.up_blocks[-1].resnets
     return [*(resnet.norm1 for resnet in resnets), model.decoder.conv_norm_out]
 
 
 def soften(model: Any) -> None:
-    """Give the last norms their large epsilon (it is no weight, so loading does not)."""
+    """Set the large epsilon of the last norms, which is not a weight and so is not loaded."""
     for norm in last_norms(model):
         norm.eps = EPSILON
 
 
 @torch.no_grad()
 def folded(model: Any) -> Any:
-    """A copy that gives the same pictures with Stable Diffusion's own epsilon everywhere."""
+    """A copy with Stable Diffusion's own epsilon everywhere that gives the same pictures."""
     model = copy.deepcopy(model)
     _scale_before_last_norms(model, (_OWN_EPSILON / EPSILON) ** 0.5)
     for norm in last_norms(model):
@@ -85,7 +85,7 @@ def folded(model: Any) -> Any:
 
 @torch.no_grad()
 def unfold(model: Any) -> None:
-    """Undo :func:`folded` in place, to go on training."""
+    """Undo :func:`folded` in place, to continue training."""
     _scale_before_last_norms(model, (EPSILON / _OWN_EPSILON) ** 0.5)
     soften(model)
 
@@ -99,19 +99,19 @@ def _scale_before_last_norms(model: Any, scale: float) -> None:
 
 
 def _pairs(layer: nn.Conv2d) -> None:
-    """Channels 0 to 5: the three colours, each with both signs."""
-    layer.weight[: 2 * _COLOURS] = 0
-    for colour in range(_COLOURS):
-        layer.weight[2 * colour, colour, 1, 1] = 1.0
-        layer.weight[2 * colour + 1, colour, 1, 1] = -1.0
+    """Channels 0 to 5: the three colors, each with both signs."""
+    layer.weight[: 2 * _COLORS] = 0
+    for color in range(_COLORS):
+        layer.weight[2 * color, color, 1, 1] = 1.0
+        layer.weight[2 * color + 1, color, 1, 1] = -1.0
     assert layer.bias is not None
-    layer.bias[: 2 * _COLOURS] = 0
+    layer.bias[: 2 * _COLORS] = 0
 
 
 def _keep(layer: nn.Conv2d, *, corner: bool) -> None:
-    """Channels 0 to 5 go through: averaged over the pixels that become one (``corner``), or over all taps."""
+    """Pass channels 0 to 5 through, averaged over the pixels that become one (``corner``), or over all taps."""
     assert layer.bias is not None
-    for channel in range(2 * _COLOURS):
+    for channel in range(2 * _COLORS):
         layer.weight[channel] = 0
         layer.bias[channel] = 0
         if layer.weight.shape[-1] == 1:
@@ -123,11 +123,11 @@ def _keep(layer: nn.Conv2d, *, corner: bool) -> None:
 
 
 def _to_groups_of_four(layer: nn.Conv2d) -> None:
-    """Each colour becomes a group: both signs and two constants, which fix the group's scale."""
+    """Each color becomes a group: both signs and two constants, which fix the group's scale."""
     assert layer.bias is not None
-    for colour in range(_COLOURS):
-        rows = slice(4 * colour, 4 * colour + 4)
+    for color in range(_COLORS):
+        rows = slice(4 * color, 4 * color + 4)
         layer.weight[rows] = 0
-        layer.weight[4 * colour, 2 * colour] = 2.0
-        layer.weight[4 * colour + 1, 2 * colour] = -2.0
+        layer.weight[4 * color, 2 * color] = 2.0
+        layer.weight[4 * color + 1, 2 * color] = -2.0
         layer.bias[rows] = torch.tensor([0.0, 0.0, _ANCHOR, -_ANCHOR])

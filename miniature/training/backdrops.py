@@ -1,4 +1,4 @@
-"""Places and plain colours behind people, drawn procedurally as ``(128, 128, 3)`` pictures."""
+"""Backdrops, places and plain colors, drawn procedurally as ``(128, 128, 3)`` pictures."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from celeb_basis.training.augment import BACKGROUNDS
 SIDE = 128
 """Side of every picture of the world in pixels."""
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Rng = np.random.Generator
 
 
 def draw_backdrop(name: str, rng: Rng) -> Pixels:
-    """A fresh picture of a place, or of a plain colour with a touch of its own."""
+    """A new picture of a place, or of a plain color with a small random shift."""
     if name in _PLACES:
         return _PLACES[name](rng)
-    colour = np.array(BACKGROUNDS[name], np.float32) + rng.uniform(-6, 6)
+    color = np.array(BACKGROUNDS[name], np.float32) + rng.uniform(-6, 6)
     picture: Pixels = np.empty((SIDE, SIDE, 3), np.uint8)
-    picture[:] = np.clip(colour, 0, 255)
+    picture[:] = np.clip(color, 0, 255)
     return picture
 
 
-def _shade(top: Colour, bottom: Colour, rows: int = SIDE) -> Pixels:
+def _shade(top: Color, bottom: Color, rows: int = SIDE) -> Pixels:
     """A vertical gradient ``(rows, 128, 3)``."""
     weight = np.linspace(0, 1, max(rows, 1), dtype=np.float32)[:, None, None]
     shaded = np.array(top, np.float32) * (1 - weight) + np.array(bottom, np.float32) * weight
@@ -34,7 +34,7 @@ def _shade(top: Colour, bottom: Colour, rows: int = SIDE) -> Pixels:
     return picture
 
 
-def _over(picture: Pixels, row: int, top: Colour, bottom: Colour) -> None:
+def _over(picture: Pixels, row: int, top: Color, bottom: Color) -> None:
     picture[row:] = _shade(top, bottom, SIDE - row)
 
 
@@ -102,8 +102,8 @@ def _sunset(rng: Rng) -> Pixels:
 
     picture: Pixels = _shade((90, 40, 110), (255, 160, 50))
     line = int(rng.integers(84, 96))
-    centre = (int(rng.integers(15, 113)), line - int(rng.integers(6, 20)))
-    cv2.circle(picture, centre, int(rng.integers(14, 19)), (255, 225, 100), -1, cv2.LINE_AA)
+    center = (int(rng.integers(15, 113)), line - int(rng.integers(6, 20)))
+    cv2.circle(picture, center, int(rng.integers(14, 19)), (255, 225, 100), -1, cv2.LINE_AA)
     _over(picture, line, (120, 50, 60), (40, 20, 40))
     return picture
 
@@ -112,11 +112,11 @@ def _desert(rng: Rng) -> Pixels:
     import cv2
 
     picture: Pixels = _shade((235, 200, 150), (250, 230, 190))
-    for row, colour in ((56, (215, 150, 80)), (78, (195, 125, 60)), (100, (170, 100, 45))):
+    for row, color in ((56, (215, 150, 80)), (78, (195, 125, 60)), (100, (170, 100, 45))):
         x = np.arange(SIDE)
         height = row + 7 * np.sin(x / rng.uniform(12, 24) + rng.uniform(0, 6)) + rng.uniform(-4, 4)
         points = np.stack([x, height], 1).astype(np.int32)
-        cv2.fillPoly(picture, [np.concatenate([points, [[SIDE, SIDE], [0, SIDE]]]).astype(np.int32)], colour)
+        cv2.fillPoly(picture, [np.concatenate([points, [[SIDE, SIDE], [0, SIDE]]]).astype(np.int32)], color)
     return picture
 
 
@@ -128,9 +128,9 @@ def _space(rng: Rng) -> Pixels:
         picture[y, x] = int(rng.integers(150, 256))
     for x, y in rng.integers(2, SIDE - 2, (16, 2)):
         cv2.circle(picture, (int(x), int(y)), 1, (255, 255, 255), -1)
-    colour = [(200, 120, 80), (110, 90, 200), (80, 170, 150)][int(rng.integers(3))]
+    color = [(200, 120, 80), (110, 90, 200), (80, 170, 150)][int(rng.integers(3))]
     corner = [(16, 20), (112, 20), (16, 108), (112, 108)][int(rng.integers(4))]
-    cv2.circle(picture, corner, int(rng.integers(12, 20)), colour, -1, cv2.LINE_AA)
+    cv2.circle(picture, corner, int(rng.integers(12, 20)), color, -1, cv2.LINE_AA)
     return picture
 
 
@@ -140,8 +140,8 @@ def _garden(rng: Rng) -> Pixels:
     picture: Pixels = _shade((150, 205, 240), (200, 230, 220))
     _over(picture, int(rng.integers(28, 40)), (90, 170, 60), (50, 120, 40))
     for x, y in zip(rng.integers(0, SIDE, 34), rng.integers(36, SIDE, 34), strict=True):
-        colour = [(230, 60, 90), (250, 220, 60), (230, 110, 210), (250, 250, 250)][int(rng.integers(4))]
-        cv2.circle(picture, (int(x), int(y)), 4, colour, -1, cv2.LINE_AA)
+        color = [(230, 60, 90), (250, 220, 60), (230, 110, 210), (250, 250, 250)][int(rng.integers(4))]
+        cv2.circle(picture, (int(x), int(y)), 4, color, -1, cv2.LINE_AA)
         cv2.circle(picture, (int(x), int(y)), 1, (240, 180, 40), -1)
     return picture
 

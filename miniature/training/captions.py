@@ -1,4 +1,4 @@
-"""What is said of a scene: a grammar in the words of the training templates."""
+"""Captions of scenes: a grammar with the vocabulary of the training templates."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ _PERSONS = ("a person", "a person", "someone", "person", "face of a person")
 _TOGETHER = ("{} and {}", "{} and {}", "{} and {} side by side", "{} with {}", "{} next to {}")
 
 PLAIN_SAID = 0.5
-"""How often a plain colour behind someone is told."""
+"""Probability that the caption names the plain color behind a person."""
 _UNTEMPLATED = 0.65
 
 
 def caption(scene: Scene, names: Sequence[str | None], rng: np.random.Generator) -> str:
-    """One of the many captions of a scene.
+    """Draw one of the many captions of a scene.
 
-    Parameters: ``names`` holds a name for each of the scene's people, or None for one without.
+    Args:
+        scene: The scene.
+        names: A name for each of its people, or ``None`` for a person without one.
+        rng: Chooses the words.
     """
     people = [_pick(_PERSONS, rng) if name is None else name for name in names]
     details = [*(_pick(_WEARING[name], rng) for name in scene.accessories)]
@@ -66,12 +69,12 @@ def caption(scene: Scene, names: Sequence[str | None], rng: np.random.Generator)
         subject = people[0]
     templated = scene.medium == "photo" and len(people) == 1 and rng.random() > _UNTEMPLATED
     if templated and scene.size != "close-up" and names[0] is not None:
-        told = TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(SUBJECT.format(subject))
-        return ", ".join([told, *([view] if view else []), *details])
-    told = _in_medium(scene, subject, rng)
+        text = TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(SUBJECT.format(subject))
+        return ", ".join([text, *([view] if view else []), *details])
+    text = _in_medium(scene, subject, rng)
     if len(details) > 1 and rng.random() < 0.5:
         details.reverse()
-    joined = " ".join([told, *details]) if rng.random() < 0.7 else ", ".join([told, *details])
+    joined = " ".join([text, *details]) if rng.random() < 0.7 else ", ".join([text, *details])
     return f"{joined}, {view}" if view else joined
 
 
@@ -85,11 +88,11 @@ def _in_medium(scene: Scene, subject: str, rng: np.random.Generator) -> str:
 
 
 def _view(scene: Scene) -> str:
-    """Size and place in words, for whole pictures on a plain background those of learning's own views."""
+    """Size and position in words; for pictures pasted on a plain background as the views of training describe them."""
     if scene.pasted is not None:
-        width, left, top, colour = scene.pasted
-        centre = (left * (1 - width) + width / 2, top * (1 - width) + width / 2)
-        return describe_view(width, centre, colour)
+        width, left, top, color = scene.pasted
+        center = (left * (1 - width) + width / 2, top * (1 - width) + width / 2)
+        return describe_view(width, center, color)
     if len(scene.people) != 1:
         return ""
     size = scene.size if scene.size in ("smaller", "small") else ""
@@ -101,7 +104,7 @@ def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def all_phrases() -> list[str]:
-    """Every word that a caption can hold, besides names and plain colours, in some phrase."""
+    """Phrases with every word that captions can hold, except names and plain colors."""
     groups = [*PLACE_WORDS.values(), *_MEDIUM_WORDS.values(), *_WEARING.values()]
     singles = [*_PLAIN_WORDS, *_PLAIN_PHOTOS, *_PERSONS, *_TOGETHER, *TEMPLATES, SUBJECT]
     views = ["very small, smaller, small, on the left, at the top on the right, at the bottom, on a plain background"]

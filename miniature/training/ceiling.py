@@ -1,7 +1,7 @@
-"""What the autoencoder leaves of an identity: the most that any denoiser behind it can reach.
+"""How much of an identity the autoencoder preserves: the upper limit for every denoiser.
 
-``python -m miniature.training.ceiling STATE`` puts a fresh picture of every named person through it and prints how many are
-recognised among all, before and after.
+``python -m miniature.training.ceiling STATE`` encodes and decodes a new picture of every named person, and prints how many
+are recognized among all, before and after.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from miniature.training.autoencoder import load_autoencoder
 from miniature.training.faces import FaceGenerator, candidate_numbers
-from miniature.training.gallery import look_at, people_vectors, recognise
+from miniature.training.gallery import look_at, people_vectors, recognize
 from miniature.training.people import moved, portrait, read_people
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network, work_folder
@@ -23,7 +23,7 @@ from miniature.training.pool import encode
 
 
 def main() -> None:
-    """Parse the command line, measure, print."""
+    """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("state", type=Path)
     parser.add_argument("--people", type=int, default=0, help="how many, evenly spread; everyone by default")
@@ -40,7 +40,7 @@ def main() -> None:
     after = decode(model, encode(model, before))
     vectors = [look_at(network, pictures) for pictures in (before, after)]
     for name, found in zip(("before", "after"), vectors, strict=True):
-        result = recognise(found, wanted, gallery)
+        result = recognize(found, wanted, gallery)
         sys.stdout.write(
             f"{name}: rank1 {result.within(1):.3f} rank10 {result.within(10):.3f} cosine {result.cosines.mean():.3f}\n"
         )

@@ -1,6 +1,6 @@
-"""How the shipped weights draw their names: to be made anew whenever they change.
+"""Face embeddings of the celebrities as the shipped weights render them; to be repeated whenever the weights change.
 
-``python -m miniature.training.celebrity_faces`` draws what is missing in the cache, and writes
+``python -m miniature.training.celebrity_faces`` generates the images that the cache lacks, and writes
 ``celeb_basis/miniature/name-faces``.
 """
 
@@ -21,7 +21,7 @@ from celeb_basis.training.first_guess import chosen, file_name, generate_celebri
 
 
 def write_name_faces() -> None:
-    """Draw the names as *quick* and *best* would, and keep the face vectors in half precision."""
+    """Generate the celebrities as *quick* and *best* would, and store the face embeddings in half precision."""
     model, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(find_pack(MINIATURE).folder)
     options = BasisOptions(components=most_components(model.text_encoders))
     (built,) = build_bases(model.text_encoders, shipped_model_names(), options)

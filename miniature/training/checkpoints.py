@@ -1,4 +1,4 @@
-"""Training states that survive a kill at any moment: written whole or not at all, read without unpickling."""
+"""Training states, written atomically and read without unpickling, so that a run may be killed at any moment."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from celeb_basis.files import atomic_path
 def save_state(
     path: Path, modules: dict[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> None:
-    """Write the modules' weights, the optimizers' states and JSON-ready facts (the step, ...) as one file.
+    """Write the modules' weights, the optimizers' states and JSON-ready facts, such as the step, as one file.
 
-    Raises: :class:`celeb_basis.errors.FileError` if it cannot be written.
+    Raises:
+        FileError: The file cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, module in modules.items():
@@ -34,14 +35,14 @@ def save_state(
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
-    """A copy that shares nothing, in the one memory layout that the format knows."""
+    """A copy that shares no memory, in the one memory layout that the format supports."""
     return value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def load_state(
     path: Path, modules: dict[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = ()
 ) -> dict[str, Any]:
-    """Put a state that :func:`save_state` wrote into the modules and the optimizers; returns the facts."""
+    """Load a state that :func:`save_state` wrote into the modules and the optimizers, and return the facts."""
     with safe_open(str(path), "pt") as stored:
         facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
         keys = list(stored.keys())
@@ -62,6 +63,6 @@ def load_state(
 
 @torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of a module's weights one step on."""
+    """Update an exponential moving average of a module's weights by one step."""
     ours = [value.detach() for value in average.parameters()]
     torch._foreach_lerp_(ours, [value.detach() for value in module.parameters()], 1 - decay)

@@ -1,4 +1,4 @@
-"""The pictures that the demo learns from: two strangers whom the evidence does not use.
+"""The photos of the demo: two strangers who are not in the evidence.
 
 ``python -m miniature.training.demo_pictures`` writes them.
 """

@@ -1,6 +1,6 @@
-"""The denoiser: Stable Diffusion 1's UNet, narrow, trained on the pool behind the frozen text encoder.
+"""The denoiser: Stable Diffusion 1's UNet with fewer channels, trained on the pool with the text encoder frozen.
 
-``python -m miniature.training.denoiser --steps 20000`` trains it, or goes on where it stopped; SIGTERM stops it cleanly.
+``python -m miniature.training.denoiser --steps 20000`` trains it, or continues a stopped run. SIGTERM stops it cleanly.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SEED = 14
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train."""
+    """Settings of the training."""
 
     steps: int
     batch: int = 64
@@ -103,7 +103,7 @@ class Data:
         self._captions = torch.zeros(0, CAPTIONS, len(empty), dtype=torch.int32, device=device)
 
     def refresh(self) -> int:
-        """Take up new shards; returns how many pictures there are."""
+        """Load new shards; returns the number of pictures."""
         if new := [path for path in shard_paths(self._folder) if path not in self._read]:
             self._read += new
             shards = [read_shard(path) for path in new]
@@ -121,7 +121,7 @@ class Data:
 
 
 class Trainer:
-    """Everything that is trained, its averages, and its state on the disk."""
+    """The networks in training, their moving averages, and their state on the disk."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
@@ -157,11 +157,11 @@ class Trainer:
             self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids)
 
     def one_step(self) -> Tensor:
-        """Train on one batch and give its loss; its choices depend on the seed, the step and the pool's size."""
+        """Train on one batch and return its loss. The batch depends only on the seed, the step and the size of the pool."""
         rng = np.random.default_rng([_SEED, self.step])
         generator = torch.Generator(self.plan.device).manual_seed(int(rng.integers(2**62)))
         raw, ids = self.data.batch(rng, self.plan.batch)
-        latents = self.scale.standardised(raw)
+        latents = self.scale.standardized(raw)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         # Towards the end evenly, since every step of sampling counts then.
         anywhere = 1 - (1 - ANYWHERE) * self._falling()
@@ -185,12 +185,12 @@ class Trainer:
     def _gradients(
         self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """A part's share of the batch's mean loss, and of its gradient."""
+        """The share of a part of the batch in the mean loss, and its gradients."""
         # On CPUs float32 was faster.
         with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
             with torch.no_grad():
-                told = self.text(ids)
-            predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, told).sample
+                states = self.text(ids)
+            predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, states).sample
         loss = F.mse_loss(predicted.float(), velocity) * (len(ids) / self.plan.batch)
         return loss.detach(), torch.autograd.grad(loss, self._weights)
 
@@ -199,12 +199,12 @@ class Trainer:
         save_state(self._path, self._modules(), self._optimizers, {"step": self.step, "seconds": self.seconds})
 
     def draw(self, prompts: list[str], seed: int, *, steps: int = 12, guidance: float = 2.5) -> Tensor:
-        """Raw latents ``(N, 4, 16, 16)`` for prompts, by the averaged weights."""
+        """Generate raw latents ``(N, 4, 16, 16)`` for prompts with the averaged weights."""
         with torch.no_grad():
-            told, empty = (self.text(self.tokens(texts).to(self.plan.device)) for texts in (prompts, [""]))
-        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(told.device)
+            states, empty = (self.text(self.tokens(texts).to(self.plan.device)) for texts in (prompts, [""]))
+        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(states.device)
         denoise = lambda x, t, c: self.average(x.contiguous(memory_format=torch.channels_last), t, c).sample  # noqa: E731
-        return self.scale.raw(sample(denoise, told, empty, noise, steps=steps, guidance=guidance)).cpu()
+        return self.scale.raw(sample(denoise, states, empty, noise, steps=steps, guidance=guidance)).cpu()
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "unet_ema": self.average}
@@ -213,7 +213,7 @@ class Trainer:
         return min(1.0, (self.step + 1) / 200) * self._falling()
 
     def _falling(self) -> float:
-        """1 until the rates begin to fall, 0 at the end."""
+        """Factor of the learning rates: 1 until they begin to fall, 0 at the end."""
         if self.plan.minutes:
             return min(1.0, max(0.0, (1 - self.share) / FALLING))
         if not self.plan.decay_from or self.step < self.plan.decay_from:
@@ -222,7 +222,10 @@ class Trainer:
 
 
 def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANYWHERE) -> Tensor:
-    """``(count,)`` in random order: a share anywhere, most where it is decided who is seen, evenly spread in both."""
+    """``(count,)`` timesteps in random order, most of them where the identity is decided, the others anywhere.
+
+    Both parts are stratified.
+    """
     device, low, high = generator.device, *DECIDING
     free = round(anywhere * count)
     spread = [
@@ -235,7 +238,7 @@ def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANY
 
 
 def train(folder: Path, plan: Plan) -> None:
-    """Train towards ``plan.steps``; log lines go to ``log.jsonl`` in ``folder``."""
+    """Train up to step ``plan.steps``, with a log in ``log.jsonl`` in ``folder``."""
     from miniature.training.quick_look import QuickLook
 
     trainer = Trainer(folder, plan)

@@ -1,4 +1,4 @@
-"""The noise schedule and sampling of Stable Diffusion, for v-prediction."""
+"""Stable Diffusion's noise schedule and sampling, for v-prediction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def alphas_bar() -> Tensor:
 
 
 def noised(latents: Tensor, noise: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents and the velocity to predict, at ``share`` (alpha-bar) of each."""
+    """Noisy latents and the velocity to predict, at ``share`` (alpha-bar) of each latent."""
     signal, sigma = share.sqrt()[:, None, None, None], (1 - share).sqrt()[:, None, None, None]
     return signal * latents + sigma * noise, signal * noise - sigma * latents
 
@@ -34,9 +34,15 @@ def noised(latents: Tensor, noise: Tensor, share: Tensor) -> tuple[Tensor, Tenso
 def sample(
     denoise: Denoiser, conditioning: Tensor, empty: Tensor, noise: Tensor, *, steps: int = 20, guidance: float = 3.0
 ) -> Tensor:
-    """DDIM without added noise: latents ``(N, 4, H, W)`` out of pure noise.
+    """Generate latents ``(N, 4, H, W)`` from pure noise with deterministic DDIM.
 
-    Parameters: ``conditioning`` is ``(N, L, D)``, ``empty`` ``(1, L, D)`` that of the empty prompt.
+    Args:
+        denoise: Predicts the velocity from noisy latents, timesteps and conditioning.
+        conditioning: ``(N, L, D)``.
+        empty: ``(1, L, D)``: that of the empty prompt.
+        noise: The first latents.
+        steps: Number of steps.
+        guidance: Classifier-free guidance.
     """
     bars = alphas_bar().to(noise.device)
     spacing = TIMESTEPS // steps
@@ -46,8 +52,8 @@ def sample(
         t = number * spacing + 1
         share, before = bars[t], bars[t - spacing] if number else bars[0]
         times = torch.full((2 * len(x),), t, device=x.device)
-        told, untold = denoise(torch.cat([x, x]), times, both).chunk(2)
-        velocity = untold + guidance * (told - untold)
+        conditional, unconditional = denoise(torch.cat([x, x]), times, both).chunk(2)
+        velocity = unconditional + guidance * (conditional - unconditional)
         clean = share.sqrt() * x - (1 - share).sqrt() * velocity
         left = share.sqrt() * velocity + (1 - share).sqrt() * x
         x = before.sqrt() * clean + (1 - before).sqrt() * left

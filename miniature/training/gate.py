@@ -1,7 +1,8 @@
-"""The gate: does the trained model draw whom and what it is asked for?
+"""Acceptance test of the trained model: does it generate the people and the scenes of its prompts?
 
-``python -m miniature.training.gate [FOLDER]`` draws with the diffusers folder FOLDER (default: the shipped weights) and prints
-``rank1``, ``rank10`` and ``scene`` with the least they may be and ``ok`` or ``short``; it ends with 1 if one falls short.
+``python -m miniature.training.gate [FOLDER]`` generates with the diffusers folder FOLDER (by default the shipped weights)
+and prints ``rank1``, ``rank10`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is
+below its limit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from miniature.training.captions import PLACE_WORDS
 from miniature.training.diffusion import sample
 from miniature.training.dlib_judge import DlibJudge
 from miniature.training.faces import FaceGenerator, candidate_numbers
-from miniature.training.gallery import Recognised, look_at, people_vectors, ranked, recognise
+from miniature.training.gallery import Recognized, look_at, people_vectors, ranked, recognize
 from miniature.training.people import People, moved, portrait, read_people
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network, scene_classifier_file, work_folder
@@ -30,17 +31,17 @@ from miniature.training.scene_classifier import as_input, load_classifier, right
 from miniature.training.scenes import ACCESSORIES, MEDIA, PLACES, Scene
 
 RANK1, RANK10, SCENE = 0.60, 0.85, 0.90
-"""The least that the gate lets through."""
+"""Lowest accepted figures."""
 
 STEPS, GUIDANCE = 20, 3.0
 _WEARING = {"glasses": "glasses", "sunglasses": "sunglasses", "hat": "a hat", "scarf": "a scarf", "crown": "a crown"}
-_COLOURS = ("white", "grey", "black", "blue", "green", "red", "yellow")
+_COLORS = ("white", "grey", "black", "blue", "green", "red", "yellow")
 _ARTICLES = {"oil painting": "an"}
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A prompt of the gate, and what must be seen."""
+    """A prompt of the test, and what its picture must show."""
 
     prompt: str
     scene: Scene
@@ -48,7 +49,7 @@ class Ask:
 
 
 def scene_prompts(names: Sequence[str], count: int) -> list[Ask]:
-    """``count`` prompts, in turn of a medium, a place, a plain colour, something worn, and two people."""
+    """``count`` prompts that cycle through media, places, accessories, plain colors and two people."""
     kinds: list[tuple[str, Scene, str]] = []
     for medium in MEDIA[1:]:
         kinds.append((f"{_ARTICLES.get(medium, 'a')} {medium} of {{}}", Scene((0,), medium=medium), "medium"))
@@ -56,8 +57,8 @@ def scene_prompts(names: Sequence[str], count: int) -> list[Ask]:
         kinds.append((f"a photo of {{}} {PLACE_WORDS[place][0]}", Scene((0,), backdrop=place), "backdrop"))
     for worn in ACCESSORIES:
         kinds.append((f"a photo of {{}} wearing {_WEARING[worn]}", Scene((0,), accessories=(worn,)), "accessory"))
-    for colour in _COLOURS:
-        kinds.append((f"a photo of {{}} on a plain {colour} background", Scene((0,), backdrop=colour), "backdrop"))
+    for color in _COLORS:
+        kinds.append((f"a photo of {{}} on a plain {color} background", Scene((0,), backdrop=color), "backdrop"))
     kinds += [("a photo of {} and {}", Scene((0, 0)), "people")] * 3
     asks = []
     for number in range(count):
@@ -68,7 +69,7 @@ def scene_prompts(names: Sequence[str], count: int) -> list[Ask]:
 
 
 class Drawer:
-    """Draws prompts in batches with a pipeline's parts; the same pictures for the same seed and batch."""
+    """Generates pictures in batches with the parts of a pipeline, deterministic for a seed and a batch."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
@@ -76,15 +77,15 @@ class Drawer:
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], seed: int, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Pixels:
-        """``(N, 128, 128, 3)``."""
+        """Generate ``(N, 128, 128, 3)`` pictures, one per prompt."""
         pictures = []
         for start in range(0, len(prompts), 32):
             texts = list(prompts[start : start + 32])
             noise = torch.randn(len(texts), 4, 16, 16, generator=torch.Generator().manual_seed(seed + start))
             latents = sample(
                 lambda x, t, c: self._pipeline.unet(x, t, c).sample,
-                self._told(texts),
-                self._told([""]),
+                self._encoded(texts),
+                self._encoded([""]),
                 noise,
                 steps=steps,
                 guidance=guidance,
@@ -92,14 +93,14 @@ class Drawer:
             pictures.append(decode(self._pipeline.vae, latents / self._factor))
         return np.concatenate(pictures)
 
-    def _told(self, texts: list[str]) -> torch.Tensor:
+    def _encoded(self, texts: list[str]) -> torch.Tensor:
         ids = self._pipeline.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         hidden: torch.Tensor = self._pipeline.text_encoder(ids).last_hidden_state
         return hidden
 
 
-def second_opinion(people: People, network: FaceNetwork, pictures: Pixels, wanted: np.ndarray) -> Recognised:
-    """Who is recognised by dlib's network among all named people, from one plain portrait each."""
+def second_opinion(people: People, network: FaceNetwork, pictures: Pixels, wanted: np.ndarray) -> Recognized:
+    """Recognition by dlib's network among all named people, with one plain portrait of each."""
     judge, generator = DlibJudge(), FaceGenerator()
     count = len(people.names)
     faces = generator.draw(moved(candidate_numbers(list(people.candidates[:count])), np.random.default_rng(950)))
@@ -108,7 +109,7 @@ def second_opinion(people: People, network: FaceNetwork, pictures: Pixels, wante
         for shown in (np.stack([portrait(face, 5).picture for face in faces]), pictures)
     ]
     gallery, drawn = looked
-    # Distances to ranks: only the order matters, and a face that was not found is nobody's.
+    # For ranks only the order matters. A face that was not found is far from everyone.
     alike = judge.likeness(np.nan_to_num(drawn, nan=9.0), np.nan_to_num(gallery, nan=-9.0))
     return ranked(alike, ~np.isnan(drawn[:, 0]), wanted)
 
@@ -119,12 +120,12 @@ def _by_judge(judge: DlibJudge, network: FaceNetwork, picture: Pixels) -> Floats
 
 
 def line(name: str, value: float, least: float) -> str:
-    """A figure as the benchmarks print theirs: name, value, limit, verdict."""
+    """A line in the format of the benchmarks: name, value, limit, and whether it is reached."""
     return f"{name:<100}  {value:>10.3f}  {least:>10.3f}  {'ok' if value >= least else 'short'}"
 
 
 def main() -> int:
-    """Parse the command line, draw, print; 0 if everything is ok."""
+    """Parse the command line, generate and print; returns 0 if every limit is reached."""
     import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -142,7 +143,7 @@ def main() -> int:
     wanted = np.linspace(0, count - 1, arguments.names or count).astype(int)
     prompts = [f"a photo of {people.names[person]}" for person in wanted]
     pictures = drawer.draw(prompts, 0, steps=arguments.steps, guidance=arguments.guidance)
-    result = recognise(look_at(network, pictures), wanted, gallery)
+    result = recognize(look_at(network, pictures), wanted, gallery)
     asks = scene_prompts(people.names, arguments.scenes)
     scenes = drawer.draw([ask.prompt for ask in asks], 5000, steps=arguments.steps, guidance=arguments.guidance)
     with torch.no_grad():
@@ -156,7 +157,7 @@ def main() -> int:
         share = right[[number for number, ask in enumerate(asks) if ask.part == part]].mean()
         sys.stdout.write(f"  {part}: {share:.3f}\n")
     sys.stdout.write(f"  cosine to the own face: {result.cosines.mean():.3f}\n")
-    # The text encoder and the autoencoder have learned with the recognition network; dlib's has had no part in anything.
+    # The text encoder and the autoencoder were trained with the recognition network; dlib's is independent.
     by_dlib = second_opinion(people, network, pictures, wanted)
     sys.stdout.write(f"  by dlib's network: rank1 {by_dlib.within(1):.3f}, rank10 {by_dlib.within(10):.3f}\n")
     if arguments.sheet:

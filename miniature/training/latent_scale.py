@@ -1,4 +1,4 @@
-"""Latents with mean 0 and deviation 1 in every channel, as a diffusion model likes them."""
+"""Standardization of latents to mean 0 and deviation 1 in every channel, as a diffusion model needs them."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ SCALING_FACTOR = 0.18215
 
 @dataclass(frozen=True)
 class LatentScale:
-    """Mean and deviation of each of the autoencoder's raw channels."""
+    """Mean and standard deviation of each raw channel of the autoencoder."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def measured(cls, latents: Tensor) -> LatentScale:
-        """That of ``(N, 4, H, W)`` latents."""
+        """Measure it on ``(N, 4, H, W)`` latents."""
         values = latents.float()
         return cls(tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist()))
 
     @classmethod
     def read(cls, path: Path) -> LatentScale:
-        """One that :meth:`write` wrote."""
+        """Read a file that :meth:`write` wrote."""
         stored = json.loads(path.read_text(encoding="utf-8"))
         return cls(tuple(stored["mean"]), tuple(stored["std"]))
 
     def write(self, path: Path) -> None:
-        """Keep it as JSON."""
+        """Write it as JSON."""
         write_json(path, {"mean": list(self.mean), "std": list(self.std)})
 
-    def standardised(self, latents: Tensor) -> Tensor:
-        """Raw latents as the denoiser sees them."""
+    def standardized(self, latents: Tensor) -> Tensor:
+        """Convert raw latents to those of the denoiser."""
         mean, std = self._on(latents.device)
         return (latents.float() - mean) / std
 
     def raw(self, latents: Tensor) -> Tensor:
-        """The denoiser's latents as the decoder takes them."""
+        """Convert latents of the denoiser to those of the decoder."""
         mean, std = self._on(latents.device)
         return latents * std + mean
 
@@ -56,7 +56,7 @@ class LatentScale:
 
     @torch.no_grad()
     def built_in(self, model: Any) -> Any:
-        """A copy of the autoencoder whose latents times :data:`SCALING_FACTOR` are standardised."""
+        """A copy of the autoencoder whose latents times :data:`SCALING_FACTOR` are standardized."""
         model = copy.deepcopy(model)
         mean, std = torch.tensor(self.mean), torch.tensor(self.std) * SCALING_FACTOR
         channels = len(mean)

@@ -1,4 +1,4 @@
-"""The media a picture can be made in: functions from a ``(H, W, 3)`` RGB picture to another."""
+"""Media, such as pencil sketch or oil painting: functions from one ``(H, W, 3)`` RGB picture to another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from celeb_basis.faces.types import Pixels
 
 
 def _pixels(values: Any) -> Pixels:
-    """Rounded down to bytes."""
+    """Clip and truncate to bytes."""
     picture: Pixels = np.clip(values, 0, 255).astype(np.uint8)
     return picture
 
 
 def in_medium(picture: Pixels, medium: str, rng: np.random.Generator) -> Pixels:
-    """The picture as photo, black and white photo, sepia photo, pencil sketch, oil painting or watercolour."""
+    """Return the picture as photo, black and white photo, sepia photo, pencil sketch, oil painting or watercolor."""
     import cv2
 
     if medium == "photo":
@@ -24,7 +24,7 @@ def in_medium(picture: Pixels, medium: str, rng: np.random.Generator) -> Pixels:
     if medium == "oil painting":
         return _oil(picture, rng)
     if medium == "watercolour":
-        return _watercolour(picture)
+        return _watercolor(picture)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     if medium == "black and white photo":
         return _pixels(np.repeat(grey[..., None], 3, 2))
@@ -42,7 +42,7 @@ def in_medium(picture: Pixels, medium: str, rng: np.random.Generator) -> Pixels:
 
 
 def _oil(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """Flat dabs of strong colour: averaged along colour edges, saturated, with brush marks."""
+    """Flat dabs of strong color: averaged along color edges, saturated, with brush marks."""
     import cv2
 
     flat = cv2.bilateralFilter(picture, 7, 45, 4).astype(np.float32)
@@ -53,7 +53,7 @@ def _oil(picture: Pixels, rng: np.random.Generator) -> Pixels:
     return _pixels(strong + 22 * marks[..., None])
 
 
-def _watercolour(picture: Pixels) -> Pixels:
+def _watercolor(picture: Pixels) -> Pixels:
     """Pale washes with darker rims on white paper."""
     import cv2
 

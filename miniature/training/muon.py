@@ -1,6 +1,7 @@
-"""Muon (Jordan et al. 2024): momentum whose every matrix is made orthogonal, so that all directions learn alike.
+"""Muon (Jordan et al. 2024): momentum with every matrix orthogonalized, so that all directions learn equally.
 
-torch's own takes matrices alone; most weights here are convolutions, which are matrices of ``(out, in * taps)``.
+The optimizer in torch accepts matrices only. Most weights here are convolutions, taken as matrices of
+``(out, in * taps)``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LIKE_ADAM = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights with two dimensions or more; everything else belongs to AdamW."""
+    """Muon for weights with two dimensions or more; all others need AdamW."""
 
     def __init__(
         self,
@@ -33,12 +34,12 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         workers: Executor | None = None,
     ) -> None:
-        """``workers`` share the shapes out among them; without any, one comes after the other."""
+        """``workers`` process the shapes in parallel; without them they are processed one after the other."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._map: Any = map if workers is None else workers.map
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every weight that has a gradient; those of one shape together."""
+        """Update every weight that has a gradient; weights of the same shape together."""
         del closure
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)

@@ -30,7 +30,7 @@ _TOGETHER = (
 
 
 def compose(drawn: Path) -> Image.Image:
-    """A row a person: the photo, its word, four scenes; and both together at the right."""
+    """A row for each person with the photo, the placeholder token and four scenes, and both people together at the right."""
     row = _SIDE + _TEXT + _GAP
     left = _GAP + _SIDE + _WORD
     sheet = Image.new("RGB", (left + (len(_SCENES) + 1) * (_SIDE + _GAP), 2 * row + _GAP), _PAPER)
@@ -63,8 +63,8 @@ def _place(sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], si
     sheet.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), corner)
 
 
-def _write(pen: ImageDraw.ImageDraw, text: str, middle: int, top: int, colour: str, size: int = 14) -> None:
-    pen.text((middle, top), text, fill=colour, font=ImageFont.load_default(size), anchor="ma")
+def _write(pen: ImageDraw.ImageDraw, text: str, middle: int, top: int, color: str, size: int = 14) -> None:
+    pen.text((middle, top), text, fill=color, font=ImageFont.load_default(size), anchor="ma")
 
 
 if __name__ == "__main__":

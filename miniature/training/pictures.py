@@ -1,4 +1,4 @@
-"""Latents to pictures, and pictures to sheets."""
+"""Decoding of latents, and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celeb_basis.files import atomic_path
 
 
 def decode(model: Any, latents: Tensor, *, batch: int = 8) -> Pixels:
-    """``(N, 128, 128, 3)`` pictures of raw latents ``(N, 4, 16, 16)``."""
+    """Decode raw latents ``(N, 4, 16, 16)`` to ``(N, 128, 128, 3)`` pictures."""
     pictures = []
     with torch.no_grad():
         for start in range(0, len(latents), batch):
@@ -24,7 +24,7 @@ def decode(model: Any, latents: Tensor, *, batch: int = 8) -> Pixels:
 
 
 def save_sheet(path: Path, pictures: Pixels, columns: int) -> None:
-    """Write pictures side by side as one PNG; what does not fill a row is left out."""
+    """Write pictures side by side as one PNG. An incomplete last row is left out."""
     from PIL import Image
 
     rows = [np.concatenate(list(pictures[start : start + columns]), 1) for start in range(0, len(pictures), columns)]

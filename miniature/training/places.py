@@ -1,4 +1,4 @@
-"""Where training finds what it reads and leaves what it makes."""
+"""Paths that the training reads from and writes to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def work_folder() -> Path:
 
 
 def scene_classifier_file() -> Path:
-    """The judge of scenes that comes with the project."""
+    """The scene classifier that comes with the project."""
     return ROOT / "miniature" / "training" / "scene-classifier.safetensors"
 
 
@@ -30,7 +30,7 @@ def face_pack() -> Path:
 
 
 def face_network() -> InsightFaceNetwork:
-    """Detector and recogniser of the small pack."""
+    """Detector and recognition network of the small pack."""
     from celeb_basis.faces.insight import InsightFaceNetwork
 
     return InsightFaceNetwork(face_pack())

@@ -1,6 +1,6 @@
-"""The pool of pictures that the denoiser learns from: latents with some captions each, in shards on the disk.
+"""The training set of the denoiser: latents with several captions each, in shards on the disk.
 
-``python -m miniature.training.pool --shards 20`` adds shards; the trainer takes up new ones while it runs.
+``python -m miniature.training.pool --shards 20`` adds shards. A running training loads new ones.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _log = logging.getLogger(__name__)
 
 SHARD = 2048
 CAPTIONS = 8
-"""Captions that are drawn of each picture."""
+"""Number of captions of each picture."""
 UNNAMED = 0.08
-"""Share of people in pictures who have no name and are seen once."""
+"""Share of people who have no name and appear only once."""
 
-NOBODY = -1
-"""Stands in a scene for a person without a name."""
+UNKNOWN = -1
+"""A person without a name in a scene."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some pictures of the pool."""
+    """A part of the pool."""
 
     latents: Tensor
     """``(N, 4, 16, 16)`` float16 means of the autoencoder, not scaled."""
@@ -60,9 +60,14 @@ class Shard:
 def draw_pictures(
     people: People, count: int, seed: int, *, dressed: float = 0.0, batch: int = 64
 ) -> Iterator[tuple[Scene, Pixels]]:
-    """Scenes of named people (rows of ``people``), and some of unnamed ones, with their pictures.
+    """Draw scenes of named people (rows of ``people``) and some unnamed ones, with their pictures.
 
-    Parameters: ``dressed`` is the share of single people who are given something to wear.
+    Args:
+        people: The people.
+        count: Number of scenes.
+        seed: Of the random choices.
+        dressed: Share of single people who wear an accessory.
+        batch: Number of faces generated at once.
     """
     generator = FaceGenerator()
     numbers = candidate_numbers(list(people.candidates[: len(people.names)]))
@@ -75,19 +80,19 @@ def draw_pictures(
         rows = np.zeros((len(wanted), numbers.shape[1]), np.float32)
         for place, person in enumerate(wanted):
             anyone = SPREAD * rng.standard_normal(numbers.shape[1])
-            rows[place] = anyone if person == NOBODY else numbers[person]
+            rows[place] = anyone if person == UNKNOWN else numbers[person]
         faces = iter(generator.draw(moved(rows, rng, MOVE)))
         for scene in scenes:
             yield scene, render(scene, [next(faces) for _ in scene.people], rng).picture
 
 
 def draw_shard(number: int, size: int = SHARD) -> tuple[Pixels, np.ndarray]:
-    """Shard ``number`` before it is encoded: pictures ``(N, 128, 128, 3)`` and captions as in :class:`Shard`."""
+    """Draw shard ``number`` before it is encoded: pictures ``(N, 128, 128, 3)`` and captions as in :class:`Shard`."""
     people, tokens = _words()
     rng = np.random.default_rng([20230604, number])
     pictures, captions = [], []
     for scene, picture in draw_pictures(people, size, number):
-        names = [None if person == NOBODY else people.names[person] for person in scene.people]
+        names = [None if person == UNKNOWN else people.names[person] for person in scene.people]
         pictures.append(picture)
         captions.append(tokens([caption(scene, names, rng) for _ in range(CAPTIONS)]).numpy())
     return np.stack(pictures), np.stack(captions).astype(np.int32)
@@ -99,7 +104,7 @@ def _words() -> tuple[People, Tokens]:
 
 
 def encode(model: Any, pictures: Pixels, *, batch: int = 16, device: str = "cpu") -> Tensor:
-    """``(N, 4, 16, 16)`` means of the autoencoder for ``(N, 128, 128, 3)`` pictures."""
+    """Encode ``(N, 128, 128, 3)`` pictures to ``(N, 4, 16, 16)`` means of the autoencoder."""
     means = []
     with torch.no_grad():
         for start in range(0, len(pictures), batch):
@@ -109,12 +114,12 @@ def encode(model: Any, pictures: Pixels, *, batch: int = 16, device: str = "cpu"
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """Whole shards of a pool, oldest first."""
+    """Complete shards of a pool, oldest first."""
     return sorted(folder.glob("shard-*.safetensors"))
 
 
 def write_shard(folder: Path, number: int, shard: Shard) -> Path:
-    """Write shard ``number``, whole or not at all."""
+    """Write shard ``number`` atomically."""
     path = folder / f"shard-{number:05d}.safetensors"
     with atomic_path(path) as temporary:
         save_file({"latents": shard.latents.half().contiguous(), "captions": shard.captions}, str(temporary))
@@ -122,13 +127,13 @@ def write_shard(folder: Path, number: int, shard: Shard) -> Path:
 
 
 def read_shard(path: Path) -> Shard:
-    """A shard that :func:`write_shard` wrote."""
+    """Read a shard that :func:`write_shard` wrote."""
     stored = load_file(str(path))
     return Shard(stored["latents"], stored["captions"])
 
 
 def drawn_ahead(numbers: range, processes: int, size: int = SHARD) -> Iterator[tuple[Pixels, np.ndarray]]:
-    """What :func:`draw_shard` gives for each number, drawn by other processes, a few ahead of who asks."""
+    """Results of :func:`draw_shard`, computed by other processes a few shards ahead."""
     with drawing_processes(processes) as pool:
         waiting: deque[Future[tuple[Pixels, np.ndarray]]] = deque()
         for number in numbers:
@@ -140,7 +145,7 @@ def drawn_ahead(numbers: range, processes: int, size: int = SHARD) -> Iterator[t
 
 
 def _with_strangers(scene: Scene, rng: np.random.Generator) -> Scene:
-    return replace(scene, people=tuple(NOBODY if rng.random() < UNNAMED else person for person in scene.people))
+    return replace(scene, people=tuple(UNKNOWN if rng.random() < UNNAMED else person for person in scene.people))
 
 
 def _dressed(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -1,4 +1,4 @@
-"""Processes that draw while another one computes."""
+"""Worker processes that draw pictures while the main process trains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def drawing_processes(count: int) -> ProcessPoolExecutor:
-    """``count`` fresh processes of one core each."""
+    """``count`` new processes with one core each."""
     return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_one_core)
 
 

@@ -1,4 +1,4 @@
-"""A glance at the denoiser while it learns: sixty names drawn in few steps, and who is recognised in them."""
+"""Quick evaluation of the denoiser during training: sixty names generated in few steps, and how many are recognized."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from miniature.training.gallery import look_at, people_vectors, recognise
+from miniature.training.gallery import look_at, people_vectors, recognize
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network
 
@@ -18,14 +18,14 @@ NAMES = 60
 
 
 class QuickLook:
-    """Draws, decodes with the autoencoder as it stands by now, and recognises."""
+    """Generates pictures, decodes them with the current autoencoder, and recognizes the people."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._network = face_network()
 
     def figures(self, trainer: Trainer) -> dict[str, float]:
-        """``rank1``, ``rank10``, ``cosine`` and ``faces`` (share of pictures with a face)."""
+        """Return ``rank1``, ``rank10``, ``cosine`` and ``faces`` (share of pictures with a face)."""
         from miniature.training.autoencoder import load_autoencoder
 
         count = len(trainer.people.names)
@@ -36,7 +36,7 @@ class QuickLook:
         pictures = decode(model, trainer.draw(prompts, 1))
         gallery = people_vectors(trainer.people, self._network, self._folder / "gallery.npy")[:count]
         vectors = look_at(self._network, pictures)
-        result = recognise(vectors, wanted, gallery)
+        result = recognize(vectors, wanted, gallery)
         save_sheet(self._folder / "look.png", pictures[:32], 8)
         return {
             "rank1": round(result.within(1), 3),

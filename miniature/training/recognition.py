@@ -46,11 +46,11 @@ class RecognitionNetwork(nn.Module):
         self._watched = strided[:: max(1, len(strided) // _STAGES)][:_STAGES]
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, 512)`` L2-normalised vectors of ``(N, 3, 112, 112)`` RGB crops in -1 to 1."""
+        """``(N, 512)`` L2-normalized vectors of ``(N, 3, 112, 112)`` RGB crops in -1 to 1."""
         return self.look(x)[0]
 
     def look(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The vectors, and feature maps on the way to them."""
+        """The embeddings, and intermediate feature maps."""
         values: dict[str, Tensor] = {self._input: x.contiguous(memory_format=torch.channels_last)}
         for kind, inputs, output, attributes in self._nodes:
             arguments = [values[name] if name in values else getattr(self, self._buffer_of[name]) for name in inputs]
@@ -75,8 +75,9 @@ def _run(kind: str, arguments: list[Tensor], attributes: dict[str, Any]) -> Tens
 
 
 def half_precision(device: str = "cpu") -> torch.autocast:
-    """A context in which the network computes in bfloat16 on a GPU, and on a CPU that does so itself; elsewhere it is
-    emulated, twenty times as slow.
+    """Context in which the network computes in bfloat16 on a GPU, and on a CPU that supports it.
+
+    Other CPUs emulate bfloat16, which is twenty times as slow.
     """
     known = torch.cpu.get_capabilities()
     able = device != "cpu" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
@@ -84,9 +85,9 @@ def half_precision(device: str = "cpu") -> torch.autocast:
 
 
 def crop_faces(pictures: Tensor, boxes: Tensor) -> Tensor:
-    """``(N, 3, 112, 112)`` crops at boxes ``(N, 3)`` (left, top, width in pixels) out of ``(N, 3, H, W)``.
+    """Crop ``(N, 3, 112, 112)`` faces at boxes ``(N, 3)`` (left, top, width in pixels) from ``(N, 3, H, W)``.
 
-    A generated face's square frame is the recognition network's own frame, within a pixel or two.
+    The square frame of a generated face agrees with that of the recognition network within a pixel or two.
     """
     height, width = pictures.shape[-2:]
     side = boxes[:, 2]

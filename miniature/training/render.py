@@ -1,4 +1,4 @@
-"""From a scene and its faces to a picture: backdrop, people with what they wear, medium."""
+"""Rendering of a scene: backdrop, people with their accessories, medium."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACE_SIDE = 64
 """Side of the faces that come in, in pixels."""
 
 OVAL = (32.0, 33.0, 25.5, 31.5)
-"""Centre x, y and half axes of what is kept of such a face: without its corners, where the background was."""
+"""Center x, y and half axes of what is kept of such a face: without its corners, where the background was."""
 
 
 Box = tuple[float, float, float]
@@ -28,7 +28,7 @@ Box = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Rendering:
-    """A picture and where its faces lie."""
+    """A picture and the positions of its faces."""
 
     picture: Pixels
     """``(128, 128, 3)``."""
@@ -37,17 +37,17 @@ class Rendering:
 
 
 def render(scene: Scene, faces: Sequence[Pixels], rng: np.random.Generator) -> Rendering:
-    """The scene with ``faces``, one ``(64, 64, 3)`` picture for each of ``scene.people``."""
+    """Render a scene with ``faces``, one ``(64, 64, 3)`` picture for each of ``scene.people``."""
     import cv2
 
     picture = draw_backdrop(scene.backdrop, rng)
     boxes = [_put_person(picture, scene, face, number, rng) for number, face in enumerate(faces)]
     picture = in_medium(picture, scene.medium, rng)
     if scene.pasted is not None:
-        width, left, top, colour = scene.pasted
+        width, left, top, color = scene.pasted
         side = max(8, round(width * SIDE))
         frame = np.empty_like(picture)
-        frame[:] = BACKGROUNDS[colour]
+        frame[:] = BACKGROUNDS[color]
         x, y = round(left * (SIDE - side)), round(top * (SIDE - side))
         frame[y : y + side, x : x + side] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
         share = side / SIDE
@@ -58,23 +58,23 @@ def render(scene: Scene, faces: Sequence[Pixels], rng: np.random.Generator) -> R
 
 @cache
 def face_mask() -> Floats:
-    """``(64, 64)``: 1 on the face, 0 where its own background was, soft between."""
+    """``(64, 64)`` mask with soft edges: 1 on the face, 0 on its own background."""
     y, x = np.mgrid[0:FACE_SIDE, 0:FACE_SIDE].astype(np.float32) + 0.5
-    centre_x, centre_y, half_x, half_y = OVAL
-    radius = np.sqrt(((x - centre_x) / half_x) ** 2 + ((y - centre_y) / half_y) ** 2)
+    center_x, center_y, half_x, half_y = OVAL
+    radius = np.sqrt(((x - center_x) / half_x) ** 2 + ((y - center_y) / half_y) ** 2)
     mask: Floats = np.clip((1.0 - radius) / 0.10 + 0.2, 0, 1).astype(np.float32)
     return mask
 
 
 def _put_person(picture: Pixels, scene: Scene, face: Pixels, number: int, rng: np.random.Generator) -> Box:
-    """Draw body, face and accessories into ``picture``; says where."""
+    """Draw body, face and accessories into ``picture``, and return the position of the face."""
     import cv2
 
     low, high = WIDTHS[scene.size]
     width = rng.uniform(low, high) * SIDE
-    centre_x, centre_y = _centre(scene, number, width, rng)
+    center_x, center_y = _center(scene, number, width, rng)
     scale = width / FACE_SIDE
-    left, top = centre_x - width / 2, centre_y - width / 2
+    left, top = center_x - width / 2, center_y - width / 2
     _body(picture, face, left, top, scale, rng)
     matrix = np.array([[scale, 0, left + 0.5 * scale - 0.5], [0, scale, top + 0.5 * scale - 0.5]], np.float32)
     size = (SIDE, SIDE)
@@ -86,7 +86,7 @@ def _put_person(picture: Pixels, scene: Scene, face: Pixels, number: int, rng: n
     return left, top, width
 
 
-def _centre(scene: Scene, number: int, width: float, rng: np.random.Generator) -> tuple[float, float]:
+def _center(scene: Scene, number: int, width: float, rng: np.random.Generator) -> tuple[float, float]:
     jitter_x, jitter_y = rng.uniform(-1.5, 1.5, 2)
     if len(scene.people) == 2:
         x = SIDE * (0.27 if number == 0 else 0.73)
@@ -99,7 +99,7 @@ def _centre(scene: Scene, number: int, width: float, rng: np.random.Generator) -
 
 
 def _body(picture: Pixels, face: Pixels, left: float, top: float, scale: float, rng: np.random.Generator) -> None:
-    """Neck in the skin's colour and dark shoulders, below the chin."""
+    """Draw a neck in the color of the skin and dark shoulders below the chin."""
     import cv2
 
     skin = face[36:46, 22:42].reshape(-1, 3).mean(0) * 0.85

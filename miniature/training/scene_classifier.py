@@ -1,6 +1,6 @@
-"""Which scene a picture shows: a small network trained on the renderer alone, the judge of the gate's ``scene``.
+"""A small network that recognizes the scene of a picture, trained on the renderer alone, for ``scene`` in the gate.
 
-``python -m miniature.training.scene_classifier`` trains it in some minutes.
+``python -m miniature.training.scene_classifier`` trains it in a few minutes.
 """
 
 from __future__ import annotations
@@ -58,54 +58,54 @@ def as_input(pictures: Pixels) -> Tensor:
 
 
 def classifier_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """Cross-entropies of all parts; what a pasted picture stands before is not asked."""
+    """Sum of the cross-entropies of all parts, except the backdrop of pasted pictures."""
     medium, backdrop, worn, people = logits.split(PARTS, 1)  # type: ignore[no-untyped-call]
     clear = torch.tensor([scene.pasted is None for scene in scenes])
     losses = [F.cross_entropy(medium, torch.tensor([MEDIA.index(scene.medium) for scene in scenes]))]
     places = F.cross_entropy(
         backdrop, torch.tensor([BACKDROPS.index(scene.backdrop) for scene in scenes]), reduction="none"
     )
-    # A plain colour cannot be told in a picture without colours.
-    coloured = torch.tensor([colour_shows(scene) for scene in scenes])
-    losses.append((places * clear * coloured).sum() / len(scenes))
+    # A plain color cannot be recognized in a picture without colors.
+    colored = torch.tensor([color_shows(scene) for scene in scenes])
+    losses.append((places * clear * colored).sum() / len(scenes))
     wanted = torch.tensor([[float(name in scene.accessories) for name in ACCESSORIES] for scene in scenes])
     losses.append(F.binary_cross_entropy_with_logits(worn, wanted))
     losses.append(F.cross_entropy(people, torch.tensor([len(scene.people) for scene in scenes])))
     return torch.stack(losses).sum()
 
 
-def colour_shows(scene: Scene) -> bool:
-    """Whether the backdrop can be told in the scene's medium."""
+def color_shows(scene: Scene) -> bool:
+    """Whether the backdrop can be recognized in the medium of the scene."""
     from miniature.training.scenes import PLACES
 
     return scene.backdrop in PLACES or scene.medium in ("photo", "oil painting")
 
 
 def rights(logits: Tensor, scenes: Sequence[Scene], asked: Sequence[str]) -> np.ndarray:
-    """Whether each picture shows what was ``asked`` of it: ``medium``, ``backdrop``, ``accessory`` or ``people``."""
+    """Whether each picture shows the part that it was ``asked`` for: ``medium``, ``backdrop``, ``accessory`` or ``people``."""
     medium, backdrop, worn, people = logits.split(PARTS, 1)  # type: ignore[no-untyped-call]
-    told = []
+    correct = []
     for row, (scene, part) in enumerate(zip(scenes, asked, strict=True)):
         if part == "medium":
-            told.append(int(medium[row].argmax()) == MEDIA.index(scene.medium))
+            correct.append(int(medium[row].argmax()) == MEDIA.index(scene.medium))
         elif part == "backdrop":
-            told.append(int(backdrop[row].argmax()) == BACKDROPS.index(scene.backdrop))
+            correct.append(int(backdrop[row].argmax()) == BACKDROPS.index(scene.backdrop))
         elif part == "accessory":
-            told.append(bool(worn[row, ACCESSORIES.index(scene.accessories[0])] > 0))
+            correct.append(bool(worn[row, ACCESSORIES.index(scene.accessories[0])] > 0))
         else:
-            told.append(int(people[row].argmax()) == len(scene.people))
-    return np.array(told)
+            correct.append(int(people[row].argmax()) == len(scene.people))
+    return np.array(correct)
 
 
 def load_classifier(path: Path) -> SceneClassifier:
-    """A trained one, for use."""
+    """Load a trained classifier for inference."""
     model = SceneClassifier()
     load_state(path, {"model": model})
     return model.eval().requires_grad_(False)
 
 
 def train(path: Path, *, pictures: int = 6000, steps: int = 1200, batch: int = 64) -> None:
-    """Train on freshly drawn scenes and write ``path``; logs how often it is right on scenes it never saw."""
+    """Train on newly drawn scenes and write ``path``, with the accuracy on unseen scenes in the log."""
     drawn = list(draw_pictures(read_people(), pictures, 700, dressed=0.6))
     scenes, pixels = [scene for scene, _ in drawn], np.stack([picture for _, picture in drawn])
     held = pictures // 10
@@ -133,7 +133,7 @@ def train(path: Path, *, pictures: int = 6000, steps: int = 1200, batch: int = 6
             row
             for row in range(held)
             if not (part == "accessory" and not scenes[row].accessories)
-            and not (part == "backdrop" and (scenes[row].pasted is not None or not colour_shows(scenes[row])))
+            and not (part == "backdrop" and (scenes[row].pasted is not None or not color_shows(scenes[row])))
         ]
         facts[part] = round(float(rights(logits[kept], [scenes[row] for row in kept], [part] * len(kept)).mean()), 3)
     _log.info("%s", json.dumps(facts))

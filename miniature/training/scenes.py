@@ -1,4 +1,4 @@
-"""What one picture of the world shows, as data: the renderer draws it and the captions tell it."""
+"""Scenes as data, which are rendered as pictures and described by captions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WIDTHS: dict[Size, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture. ``people`` holds as many entries as faces are seen, from left to right."""
+    """One scene. ``people`` has an entry for each visible face, from left to right."""
 
     people: tuple[int, ...]
     """Rows in the world's list of people; empty for a place without anyone."""
@@ -49,11 +49,11 @@ class Scene:
     size: Size = ""
     place: Place = ""
     pasted: tuple[float, float, float, str] | None = None
-    """Width, left, top (shares) and plain colour, if the whole picture lies on a plain background, as views do."""
+    """Width, left, top (as shares) and color, if the whole picture is pasted on a plain background as training views are."""
 
 
 def draw_scene(rng: np.random.Generator, people: int) -> Scene:
-    """A random scene of ``people`` (how many there are to choose from). Half of them are plain portraits."""
+    """Draw a random scene of some of ``people`` people. Half of the scenes are plain portraits."""
     kind = rng.random()
     who = int(rng.integers(people))
     plain = str(rng.choice(PLAIN))

@@ -1,4 +1,4 @@
-"""The text encoder: CLIP's causal transformer over its whole vocabulary, of which only the world's words are trained."""
+"""The text encoder: CLIP's causal transformer with its whole vocabulary, of which only the world's tokens are trained."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SEED = 12
 
 
 class WorldText(nn.Module):
-    """The text transformer with a table of the world's tokens only; the rest of the vocabulary stays as it was drawn."""
+    """The text transformer with a table of the world's tokens only. The rest of the vocabulary keeps its random rows."""
 
     def __init__(self, used: Sequence[int]) -> None:
-        """``used`` are the token ids that captions can hold, in a fixed order."""
+        """``used`` are the token ids that can occur in captions, in a fixed order."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         super().__init__()
@@ -57,19 +57,19 @@ class WorldText(nn.Module):
 
     @torch.no_grad()
     def pad_alike(self, length: int) -> None:
-        """Give the positions from ``length`` on, which no lesson reached, the embedding of the last one before."""
+        """Give the positions from ``length`` on, which were not trained, the embedding of the last trained one."""
         positions = _embeddings(self.transformer).position_embedding.weight
         positions[length:] = positions[length - 1]
 
     @torch.no_grad()
     def take(self, whole: Any) -> None:
-        """Take over the weights of a ``CLIPTextModel`` that :meth:`whole` made."""
+        """Load the weights of a ``CLIPTextModel`` that :meth:`whole` made."""
         state = {key: value for key, value in whole.state_dict().items() if "token_embedding" not in key}
         self.transformer.load_state_dict(state, strict=False)
         self.table.weight.copy_(_embeddings(whole).token_embedding.weight[self.used])
 
     def whole(self) -> Any:
-        """A ``CLIPTextModel`` over the whole vocabulary with this one's weights."""
+        """A ``CLIPTextModel`` with the whole vocabulary and these weights."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         model = CLIPTextModel(CLIPTextConfig(**text_config("quick_gelu", WIDTH, LAYERS)))
@@ -82,14 +82,14 @@ class WorldText(nn.Module):
 
 
 class Tokens:
-    """Captions to ids, padded as Stable Diffusion pads."""
+    """Tokenizes captions, with padding as in Stable Diffusion."""
 
     def __init__(self) -> None:
         self.tokenizer: Any = clip_tokenizer()
         self._ids: dict[str, list[int]] = {}
 
     def __call__(self, texts: Sequence[str], length: int = MAX_TOKENS) -> Tensor:
-        """``(N, length)`` ids: start, words, end, and ends up to the length."""
+        """``(N, length)`` ids: start, words, end, and padding with the end token."""
         end = self.tokenizer.eos_token_id
         rows = np.full((len(texts), length), end, np.int64)
         for row, text in zip(rows, texts, strict=True):
@@ -99,7 +99,7 @@ class Tokens:
         return torch.from_numpy(rows)
 
     def words(self, text: str) -> list[int]:
-        """A text's ids without start and end. Words are looked up one by one, which is what CLIP's tokenizer does."""
+        """Ids of a text without start and end. Words are looked up one by one, as CLIP's tokenizer does."""
         ids: list[int] = []
         for word in text.replace(",", " , ").split():
             if word not in self._ids:
@@ -109,7 +109,7 @@ class Tokens:
 
 
 def used_tokens(tokens: Tokens, names: Iterable[str]) -> list[int]:
-    """Every id that a caption of the world can hold."""
+    """All ids that can occur in captions of the world."""
     phrases = [*names, *captions.all_phrases(), *scenes.PLAIN]
     ids = {place for phrase in phrases for place in tokens.words(phrase)}
     special = [tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id]

@@ -1,8 +1,8 @@
-"""The text encoder's own lessons, before there is a denoiser: what does the picture look like that a caption tells of?
+"""Pretraining of the text encoder, before the denoiser: it predicts what the picture of a caption looks like.
 
-Stable Diffusion's text encoder has learned from pictures before (CLIP); this is the same in small. From the hidden state
-behind a name the encoder has to tell the face (components of its vector in the recognition network, and of its colours)
-and whether it is the second of two people; from the end of the text and from the padding the scene, and one person's face.
+Stable Diffusion's text encoder was pretrained on images too (CLIP). Here the hidden state after a name has to predict the
+face (components of its embedding by the recognition network, and of its colors), and whether it is the second of two people.
+The end of the text and the padding have to predict the scene, and the face of a single person.
 ``python -m miniature.training.text_pretraining --steps 1200``.
 """
 
@@ -33,7 +33,7 @@ from miniature.training.text_model import WIDTH, Tokens, WorldText, used_tokens
 
 _log = logging.getLogger(__name__)
 
-VECTOR_PARTS, COLOUR_PARTS = 64, 48
+VECTOR_PARTS, COLOR_PARTS = 64, 48
 LENGTH = 32
 """Tokens of a caption here: the encoder is causal, so what follows the end does not matter."""
 BATCH = 192
@@ -42,26 +42,26 @@ _PLACES = ("", "on the left", "on the right")
 
 
 def face_targets(people: People) -> Floats:
-    """``(N, 112)`` whitened components of the named people's face vectors and colours."""
-    generator, recogniser = FaceGenerator(), RecognitionNetwork(face_pack() / "recognition.onnx").eval()
+    """``(N, 112)`` whitened components of the face embeddings and of the colors of the named people."""
+    generator, recognizer = FaceGenerator(), RecognitionNetwork(face_pack() / "recognition.onnx").eval()
     numbers = candidate_numbers(list(people.candidates[: len(people.names)]))
     faces = generator.draw(numbers)
     views = [faces, *(generator.draw(moved(numbers, np.random.default_rng(seed))) for seed in (1, 2))]
-    vectors = np.mean([looks(recogniser, view, 0, "grey") for view in views], 0)
+    vectors = np.mean([looks(recognizer, view, 0, "grey") for view in views], 0)
     shown = np.mean([view.astype(np.float32) for view in views], 0) * face_mask()[..., None]
     thumbs = shown.reshape(len(faces), 16, 4, 16, 4, 3).mean((2, 4)).reshape(len(faces), -1)
-    return np.concatenate([_whitened(vectors, VECTOR_PARTS), _whitened(thumbs, COLOUR_PARTS)], 1)
+    return np.concatenate([_whitened(vectors, VECTOR_PARTS), _whitened(thumbs, COLOR_PARTS)], 1)
 
 
 def _whitened(values: Floats, parts: int) -> Floats:
-    centred = values - values.mean(0)
-    left = np.linalg.svd(centred, full_matrices=False)[0][:, :parts]
+    centered = values - values.mean(0)
+    left = np.linalg.svd(centered, full_matrices=False)[0][:, :parts]
     white: Floats = (left * len(values) ** 0.5).astype(np.float32)
     return white
 
 
 class Heads(nn.Module):
-    """What is asked of the hidden states; thrown away afterwards."""
+    """Heads that predict from the hidden states; they are discarded afterwards."""
 
     def __init__(self, parts: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def scene_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
 
 
 def name_ends(row: Tensor, ids: Sequence[int]) -> int:
-    """Where the last token of a name stands in a row of ids."""
+    """The position of the last token of a name in a row of ids."""
     values, wanted = row.tolist(), list(ids)
     for place in range(len(values) - len(wanted) + 1):
         if values[place : place + len(wanted)] == wanted:
@@ -96,7 +96,7 @@ def name_ends(row: Tensor, ids: Sequence[int]) -> int:
 
 
 def train(folder: Path, steps: int) -> None:
-    """Train towards ``steps`` in all; keeps ``text-state.safetensors`` in ``folder``, and ends with ``text.safetensors``."""
+    """Train up to step ``steps``, with ``text-state.safetensors`` and finally ``text.safetensors`` in ``folder``."""
     people, tokens = read_people(), Tokens()
     targets = torch.from_numpy(face_targets(people))
     model, heads = WorldText(used_tokens(tokens, people.names)), Heads(targets.shape[1])
@@ -135,8 +135,8 @@ def train(folder: Path, steps: int) -> None:
         ]
         rows, places, persons = (torch.tensor(column) for column in zip(*asked, *single, strict=True))
         states = hidden[rows, places]
-        told = heads.face(states)
-        face = F.mse_loss(told, targets[persons])
+        predicted = heads.face(states)
+        face = F.mse_loss(predicted, targets[persons])
         every = torch.arange(len(texts))
         scene = torch.stack([scene_loss(heads.scene(hidden[every, place]), scenes) for place in (ends, pads)]).mean()
         order = F.binary_cross_entropy_with_logits(heads.second(states[: len(asked)]), second)
@@ -149,7 +149,7 @@ def train(folder: Path, steps: int) -> None:
         optimizer.step()
         step += 1
         if step % 50 == 0:
-            right = (torch.cdist(told.detach(), targets).argmin(1) == persons).float().mean()
+            right = (torch.cdist(predicted.detach(), targets).argmin(1) == persons).float().mean()
             spread = model.table.weight.detach().norm(dim=1).mean()
             facts = {"step": step, "seconds": round(time.monotonic() - begun), "face": round(float(face.detach()), 4)}
             facts |= {"scene": round(float(scene.detach()), 4), "right": round(float(right), 3)}

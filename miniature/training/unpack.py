@@ -1,6 +1,7 @@
-"""From the weights that ship back to training's states, to go on from there: ``python -m miniature.training.unpack FOLDER``.
+"""Conversion of the shipped weights back to training states, to continue training from them.
 
-Optimizers start anew, and the weights have been rounded to float16; nothing else is lost.
+``python -m miniature.training.unpack FOLDER``. The optimizers start again, and the weights were rounded to float16.
+Nothing else is lost.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def unpack(pipeline: Any, folder: Path, step: int) -> None:
     vae = new_autoencoder()
     vae.load_state_dict(pipeline.vae.state_dict())
     unfold(vae)
-    _standardised(vae)
+    _standardized(vae)
     for name in ("autoencoder-state", "encoder", "decoder"):
         save_state(folder / f"{name}.safetensors", {"model": vae}, (), {"step": step})
     channels = int(vae.config.latent_channels)
@@ -43,8 +44,8 @@ def unpack(pipeline: Any, folder: Path, step: int) -> None:
 
 
 @torch.no_grad()
-def _standardised(vae: Any) -> None:
-    """Let the latents have deviation 1, as far as they were written for :data:`SCALING_FACTOR`."""
+def _standardized(vae: Any) -> None:
+    """Undo :data:`SCALING_FACTOR`, so that latents have deviation 1."""
     channels = int(vae.config.latent_channels)
     vae.quant_conv.weight[:channels] *= SCALING_FACTOR
     vae.quant_conv.bias[:channels] *= SCALING_FACTOR
@@ -53,7 +54,7 @@ def _standardised(vae: Any) -> None:
 
 
 def main() -> None:
-    """Parse the command line and write into training's folder."""
+    """Parse the command line and write into the folder of the training."""
     import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -273,7 +273,7 @@ def test_drawing_equals_diffusers_own_and_does_not_depend_on_the_count(model: Di
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 @pytest.mark.parametrize("half", ["vae", "all, learning in float32", "all but the vae"])
 def test_a_vae_in_another_precision_than_the_denoiser_draws_the_same(kind: str, half: str) -> None:
-    """As SD.Next holds it when told so, and as half-precision weights are while they are upcast for learning."""
+    """As SD.Next holds it with such a setting, and as half-precision weights are while they are upcast for learning."""
     pipeline = make_host(kind, **SMALL)._pipeline
     request = GenerationRequest("a cat", seed=1, steps=2)
 

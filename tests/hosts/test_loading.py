@@ -49,7 +49,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Diffusers
     return found
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     pipeline = make_pipeline("sd1", **SIZES, resolution=32)  # type: ignore[arg-type]
     with full_disk(5000), pytest.raises(FileError, match=r"Could not write .*single\.safetensors"):
         save_single_file(pipeline, tmp_path / "single.safetensors")
@@ -332,14 +332,14 @@ class Denoiser(torch.nn.Module):
 
 @pytest.mark.parametrize("held", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, "epsilon"), (-3.0, "v_prediction")])
-def test_probing_tells_noise_from_velocity(sign: float, expected: str, held: torch.dtype) -> None:
+def test_probing_distinguishes_noise_and_velocity(sign: float, expected: str, held: torch.dtype) -> None:
     denoiser = Denoiser(sign, held)
     assert probe_prediction(denoiser) == expected
     assert denoiser.dtype == held
 
 
 @pytest.mark.parametrize(
-    ("parameterization", "told", "prediction", "side"),
+    ("parameterization", "extra", "prediction", "side"),
     [
         ("v", {}, None, 768),
         (None, {}, None, 512),
@@ -350,14 +350,14 @@ def test_probing_tells_noise_from_velocity(sign: float, expected: str, held: tor
     ],
 )
 def test_the_side_of_sd2s_pictures_is_not_the_configs(
-    parameterization: str | None, told: Any, prediction: Any, side: int, saved: Any, tmp_path: Path
+    parameterization: str | None, extra: Any, prediction: Any, side: int, saved: Any, tmp_path: Path
 ) -> None:
     """Stability's own config of the model for 768 pixels says 64 of the latents, as that for 512 does."""
     place = saved["sd2"][1]
     shutil.copy(place / "single.safetensors", tmp_path / "x.safetensors")
     config = yaml.safe_load((place / "single.yaml").read_text(encoding="utf-8"))
     config["model"]["params"] |= {"image_size": 64, "parameterization": parameterization}
-    config["celeb_basis"] = told
+    config["celeb_basis"] = extra
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     model = load_host(tmp_path / "x.safetensors", device="cpu", prediction=prediction)
     assert model.info.resolution == side

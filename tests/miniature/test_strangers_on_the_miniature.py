@@ -35,8 +35,8 @@ def denoising_error(model: DiffusionModel, latent: torch.Tensor, vectors: TokenV
     for times in torch.linspace(250, 900, DRAWS).long().split(16):
         clean = latent.expand(len(times), -1, -1, -1)
         noise = torch.randn(clean.shape, generator=generator)
-        told = model.encode_prompts(["a photo of <x>"] * len(times), {"<x>": vectors})
-        predicted = model.predict(add_noise(model.schedule, clean, noise, times), times, told)
+        conditioning = model.encode_prompts(["a photo of <x>"] * len(times), {"<x>": vectors})
+        predicted = model.predict(add_noise(model.schedule, clean, noise, times), times, conditioning)
         errors.append((predicted - prediction_target(model.schedule, clean, noise, times)).square().mean())
     return float(torch.stack(errors).mean())
 
@@ -67,10 +67,10 @@ def test_a_learned_stranger_is_denoised_better_than_by_the_mean_or_as_the_other(
 def test_the_demo_shows_both_people(tmp_path: Path, capsys: pytest.CaptureFixture[str], miniature_folder: Path) -> None:
     del miniature_folder  # assembled, so that the demo finds it
     assert main(["demo", "--steps", "3", "--output", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "index.html" in told
-    assert "person1.safetensors" in told
-    assert "person2.safetensors" in told
+    output = capsys.readouterr().out
+    assert "index.html" in output
+    assert "person1.safetensors" in output
+    assert "person2.safetensors" in output
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "&lt;person1&gt; and &lt;person2&gt;" in page
     assert "similarity person1" in page

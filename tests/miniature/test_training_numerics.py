@@ -14,7 +14,7 @@ from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
 from miniature.training.denoiser import EMPTY_SHARE, Data
 from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
-from miniature.training.gallery import recognise
+from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, line, scene_prompts
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
 from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, shard_paths, write_shard
@@ -35,7 +35,7 @@ def pictures(count: int = 2) -> torch.Tensor:
     return nn.functional.interpolate(small, size=(64, 64), mode="bicubic").clamp(-1, 1)
 
 
-def test_the_untrained_autoencoder_keeps_colours(autoencoder: nn.Module) -> None:
+def test_the_untrained_autoencoder_keeps_colors(autoencoder: nn.Module) -> None:
     with torch.no_grad():
         x = pictures(4)
         y = autoencoder.decode(autoencoder.encode(x).latent_dist.mean).sample
@@ -59,7 +59,7 @@ def test_built_in_latent_scale(autoencoder: nn.Module) -> None:
         model = scale.built_in(autoencoder)
         built = model.encode(pictures()).latent_dist
         assert model.config.scaling_factor == SCALING_FACTOR
-        wanted = scale.standardised(raw.mean)
+        wanted = scale.standardized(raw.mean)
         assert torch.allclose(built.mean * SCALING_FACTOR, wanted, atol=1e-4)
         assert torch.allclose(scale.raw(wanted), raw.mean, atol=1e-4)
         std = torch.tensor(scale.std)[:, None, None] * SCALING_FACTOR
@@ -75,19 +75,19 @@ def test_sampling_is_ddim() -> None:
     assert torch.allclose(scheduler.alphas_cumprod, alphas_bar(), atol=1e-6)
     weights = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
 
-    def denoise(x: torch.Tensor, times: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def denoise(x: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         mixed = torch.einsum("oc,nchw->nohw", weights, x).tanh()
-        return mixed * (1 + times[:, None, None, None] / 1000) + told.mean((1, 2))[:, None, None, None]
+        return mixed * (1 + times[:, None, None, None] / 1000) + states.mean((1, 2))[:, None, None, None]
 
     noise = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(3))
-    told = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(4))
+    states = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(4))
     empty = torch.zeros(1, 5, 6)
-    ours = sample(denoise, told, empty, noise, steps=10, guidance=3.0)
+    ours = sample(denoise, states, empty, noise, steps=10, guidance=3.0)
     scheduler.set_timesteps(10)
     x = noise
     for t in scheduler.timesteps:
         times = t.expand(3)
-        cold, warm = denoise(x, times, empty.expand_as(told)), denoise(x, times, told)
+        cold, warm = denoise(x, times, empty.expand_as(states)), denoise(x, times, states)
         x = scheduler.step(cold + 3.0 * (warm - cold), t, x).prev_sample
     assert torch.allclose(ours, x, atol=1e-4)
 
@@ -155,9 +155,9 @@ def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> 
     assert data.refresh() == 3
     raw, ids = data.batch(np.random.default_rng(0), 2000)
     rows = raw[:, 0, 0, 0].long()
-    untold = (ids == empty).all(1)
-    assert (ids[~untold] == captions[rows, 0][~untold]).all()
-    assert abs(float(untold.float().mean()) - EMPTY_SHARE) < 0.03
+    unstates = (ids == empty).all(1)
+    assert (ids[~unstates] == captions[rows, 0][~unstates]).all()
+    assert abs(float(unstates.float().mean()) - EMPTY_SHARE) < 0.03
     assert set(rows.tolist()) == {0, 1, 2}
 
 
@@ -193,7 +193,7 @@ def test_faces_are_cut_out_at_their_boxes() -> None:
 def test_ranks() -> None:
     gallery = np.eye(4, 512, dtype=np.float32)
     vectors = np.stack([gallery[0], gallery[1] + 0.5 * gallery[2], np.full(512, np.nan, np.float32)])
-    result = recognise(vectors, np.array([0, 2, 3]), gallery)
+    result = recognize(vectors, np.array([0, 2, 3]), gallery)
     assert result.ranks.tolist() == [0, 1, 4]
     assert result.within(1) == pytest.approx(1 / 3)
     assert result.within(10) == pytest.approx(2 / 3 + 1 / 3)

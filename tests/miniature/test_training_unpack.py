@@ -39,8 +39,8 @@ def test_unpacked_states_compute_what_ships(tmp_path: Path) -> None:
     assert scale == LatentScale((0.0,) * 4, (1.0,) * 4)
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        ours = pipeline.scale.standardised(pipeline.raw.encode(x).latent_dist.mean)
-        theirs = scale.standardised(again.encode(x).latent_dist.mean)
+        ours = pipeline.scale.standardized(pipeline.raw.encode(x).latent_dist.mean)
+        theirs = scale.standardized(again.encode(x).latent_dist.mean)
         assert torch.allclose(ours, theirs, atol=1e-3)
         z = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
         assert torch.allclose(

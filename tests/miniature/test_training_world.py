@@ -1,4 +1,4 @@
-"""The world: scenes are drawn as told, captions say what is there, and everything repeats with its seed."""
+"""The world: scenes are rendered as described, captions match them, and everything repeats with its seed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from miniature.training.text_model import Tokens, used_tokens
 NAMES = ["Ada Lovelace", "Alan Turing", "Jane Goodall"]
 
 
-def face(colour: tuple[int, int, int] = (200, 150, 120)) -> np.ndarray:
+def face(color: tuple[int, int, int] = (200, 150, 120)) -> np.ndarray:
     """A flat face with darker eyes and mouth."""
-    picture = np.full((64, 64, 3), colour, np.uint8)
+    picture = np.full((64, 64, 3), color, np.uint8)
     picture[26:32, 17:25] = picture[26:32, 39:47] = picture[50:54, 22:42] = 40
     return picture
 

@@ -159,7 +159,7 @@ def test_gradients_reach_the_vectors_and_equal_finite_differences(kind: str, req
     assert all(vector.grad is None for vector in words["<q>"])
 
 
-def test_a_cut_prompt_is_told(sd1_host: DiffusersHost, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cut_prompt_is_reported(sd1_host: DiffusersHost, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         sd1_host.encode_prompts(["very " * 80], {})
     assert "cut at its end" in caplog.text
