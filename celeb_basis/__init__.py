@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from celeb_basis.api import learn_person as learn_person
-    from celeb_basis.api import load_model as load_model
-    from celeb_basis.api import loaded_model as loaded_model
-    from celeb_basis.api import open_person as open_person
-    from celeb_basis.api import people_in_prompt as people_in_prompt
-    from celeb_basis.api import save_person as save_person
-    from celeb_basis.api import token_vectors as token_vectors
     from celeb_basis.diffusion_model import DiffusionModel as DiffusionModel
     from celeb_basis.diffusion_model import GenerationRequest as GenerationRequest
     from celeb_basis.errors import CelebBasisError as CelebBasisError
     from celeb_basis.identities.identity import Identity as Identity
+    from celeb_basis.python_api import learn_person as learn_person
+    from celeb_basis.python_api import load_model as load_model
+    from celeb_basis.python_api import loaded_model as loaded_model
+    from celeb_basis.python_api import open_person as open_person
+    from celeb_basis.python_api import people_in_prompt as people_in_prompt
+    from celeb_basis.python_api import save_person as save_person
+    from celeb_basis.python_api import token_vectors as token_vectors
     from celeb_basis.settings import TrainingSettings as TrainingSettings
 
 _EXPORTS = {
-    **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "api"),
-    **dict.fromkeys(("save_person", "token_vectors"), "api"),
+    **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "python_api"),
+    **dict.fromkeys(("save_person", "token_vectors"), "python_api"),
     **dict.fromkeys(("DiffusionModel", "GenerationRequest"), "diffusion_model"),
     "CelebBasisError": "errors",
     "Identity": "identities.identity",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import celeb_basis
-from celeb_basis import api
+from celeb_basis import python_api as api
 
 EXAMPLES = ("load_model", "learn_person", "save_person", "open_person", "token_vectors", "people_in_prompt")
 
@@ -29,7 +29,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_public_function_has_an_example_or_needs_a_webui() -> None:
-    functions = {name for name, module in celeb_basis._EXPORTS.items() if module == "api"}
+    functions = {name for name, module in celeb_basis._EXPORTS.items() if module == "python_api"}
     assert functions == {*EXAMPLES, "loaded_model"}
 
 
