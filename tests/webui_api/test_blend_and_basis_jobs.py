@@ -79,7 +79,7 @@ def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: A
     [
         (PreviewRequest(BlendRequest((), "")), IdentityError, "nobody to blend"),
         (PreviewRequest(BlendRequest((("Eve", 1.0),), "")), NoSuchPersonError, "no person"),
-        (PreviewRequest(BlendRequest((("Ada", 1.0),), "a/b")), IdentityError, "holds '/'"),
+        (PreviewRequest(BlendRequest((("Ada", 1.0),), "a/b")), IdentityError, "contains '/'"),
         (PreviewRequest(HALF, "a photo"), SettingsError, "has no {}"),
         (PreviewRequest(HALF, count=5), SettingsError, "count is 5"),
         (PreviewRequest(HALF, steps=0), SettingsError, "steps is 0"),
