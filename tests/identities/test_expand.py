@@ -1,4 +1,4 @@
-"""Re-expansion for another checkpoint of the family, and every identity that does not fit."""
+"""Expanding an identity for another checkpoint of the family, and every identity that does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blends drawn before they are saved, blends and bases as jobs: their results, their progress, and how they are stopped."""
+"""Images of blends before they are saved, and blends and bases as jobs: results, progress, interruption."""
 
 from __future__ import annotations
 

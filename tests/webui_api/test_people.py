@@ -1,4 +1,4 @@
-"""People of the library by page and API: names, files out and in, and why somebody cannot be drawn."""
+"""People of the library by page and API: names, export and import, and why one is not available."""
 
 from __future__ import annotations
 
