@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server on this machine that can be told to misbehave."""
+"""Downloads from a real HTTP server on this machine that can misbehave on demand."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_plain_download_with_progress(server: Server, tmp_path: Path) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_whole_file_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+def test_a_complete_file_is_not_requested_again(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "pack.zip"
     target.write_bytes(CONTENT)
     fetch(server.url, target, sha256=SHA256)
@@ -118,7 +118,7 @@ def test_cut_connections_are_resumed_in_one_call(server: Server, tmp_path: Path)
     assert 700_000 in seen
 
 
-def test_a_later_call_goes_on_where_one_broke_off(server: Server, tmp_path: Path) -> None:
+def test_a_later_call_resumes_an_interrupted_one(server: Server, tmp_path: Path) -> None:
     server.behaviour.cuts = [600_000]
     with pytest.raises(DownloadError, match="was interrupted after 600,000 bytes"):
         fetch(server.url, tmp_path / "pack.zip", sha256=SHA256, attempts=1)
@@ -130,7 +130,7 @@ def test_a_later_call_goes_on_where_one_broke_off(server: Server, tmp_path: Path
 
 
 @pytest.mark.parametrize("change", ["ranges ignored", "another file", "no etag"])
-def test_when_it_cannot_go_on_it_starts_anew(server: Server, tmp_path: Path, change: str) -> None:
+def test_if_it_cannot_be_resumed_it_starts_again(server: Server, tmp_path: Path, change: str) -> None:
     server.behaviour.cuts = [600_000]
     if change == "no etag":
         server.behaviour.etag = None
@@ -145,7 +145,7 @@ def test_when_it_cannot_go_on_it_starts_anew(server: Server, tmp_path: Path, cha
     assert server.behaviour.asked[-1][1] == 200
 
 
-def test_a_part_that_is_already_all_there(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_is_already_complete(server: Server, tmp_path: Path) -> None:
     (tmp_path / "pack.zip.part").write_bytes(CONTENT)
     (tmp_path / "pack.zip.part-version").write_text('"first"')
     fetch(server.url, tmp_path / "pack.zip", sha256=SHA256)
@@ -153,14 +153,14 @@ def test_a_part_that_is_already_all_there(server: Server, tmp_path: Path) -> Non
     assert (tmp_path / "pack.zip").read_bytes() == CONTENT
 
 
-def test_a_part_that_is_too_long_is_thrown_away(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_is_too_long_is_discarded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "pack.zip.part").write_bytes(CONTENT + b"more")
     (tmp_path / "pack.zip.part-version").write_text('"first"')
     fetch(server.url, tmp_path / "pack.zip", sha256=SHA256)
     assert (tmp_path / "pack.zip").read_bytes() == CONTENT
 
 
-def test_a_damaged_part_is_noticed_and_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_damaged_part_is_noticed_and_downloaded_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "pack.zip.part").write_bytes(bytes(500_000))
     (tmp_path / "pack.zip.part-version").write_text('"first"')
     fetch(server.url, tmp_path / "pack.zip", sha256=SHA256)
@@ -192,7 +192,7 @@ def test_unreachable_hosts(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "pack.zip", "ftp://example.org/pack.zip"])
-def test_only_the_web_is_fetched_from(tmp_path: Path, url: str) -> None:
+def test_only_web_addresses_are_accepted(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="is not a web address"):
         fetch(url, tmp_path / "pack.zip")
 
@@ -214,7 +214,7 @@ class FullDisk:
         self._file.close()
 
 
-def test_a_full_disk_is_told_and_its_space_given_back(
+def test_a_full_disk_is_an_error_and_its_space_is_freed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "open", FullDisk, raising=False)
@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_and_its_space_given_back(
     assert left_over(tmp_path) == []
 
 
-def test_a_file_in_the_folders_place(server: Server, tmp_path: Path) -> None:
+def test_a_file_where_the_folder_should_be(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileError):
         fetch(server.url, tmp_path / "file" / "pack.zip")

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and names are usable as file names and as words."""
+"""Files are written atomically, and names are usable as file names and as placeholder tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_file_is_replaced_whole_and_missing_folders_are_made(tmp_path: Path) -
     assert sha256_of_file(path) == hashlib.sha256(b"second").hexdigest()
 
 
-def test_an_error_on_the_way_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
+def test_an_error_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     write_bytes(path, b"old")
 
@@ -57,7 +57,7 @@ def test_an_error_on_the_way_keeps_the_old_file_and_leaves_no_other(tmp_path: Pa
         (errno.EIO, "try again"),
     ],
 )
-def test_what_the_system_says_becomes_a_sentence(
+def test_the_systems_errors_become_sentences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -95,7 +95,7 @@ def test_usable_names(name: str) -> None:
         "con", "NUL.txt", "Com1", "x" * (MAX_NAME_LENGTH + 1), "(a)", "[a]", "a|b", "what?", "a*", 'a"b', "{a}", "\ud800",
     ],
 )  # fmt: skip
-def test_names_of_no_use_are_refused_in_one_printable_sentence(name: str) -> None:
+def test_unusable_names_are_refused_in_one_printable_sentence(name: str) -> None:
     with pytest.raises(IdentityError) as caught:
         checked_name(name)
     sentence = str(caught.value)
@@ -103,7 +103,7 @@ def test_names_of_no_use_are_refused_in_one_printable_sentence(name: str) -> Non
     assert sentence.isprintable()
 
 
-def test_two_ways_to_write_one_name_are_one_name() -> None:
+def test_two_unicode_forms_of_a_name_are_one_name() -> None:
     assert checked_name("Jose\u0301") == checked_name("Jos\u00e9")
 
 

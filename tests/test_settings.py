@@ -60,11 +60,11 @@ def test_text_from_a_form_becomes_a_value(changes: dict[str, Any], expected: tup
         ({"speed": 1}, "no setting 'speed'"),
     ],
 )
-def test_what_is_out_of_range_is_answered_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
+def test_values_out_of_range_are_explained_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         TrainingSettings().changed(changes)
 
 
-def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="quick, balanced, best, paper"):
         preset("finest")

@@ -174,15 +174,16 @@ def not_agreed(source: PackSource, how: str = f"set {AGREEMENT} to its name") ->
 
 
 def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
-    """Find a pack on this machine by its name, or take the folder of one. Never downloads.
+    """Find a pack on this machine by its name, or by its folder. Never downloads.
 
-    Raises: :class:`FacePackError` if there is none, or it is incomplete; the text says which files go where.
+    Raises:
+        FacePackError: If there is none, or it is incomplete; the text says which files are missing.
     """
     name = str(name_or_folder)
     as_folder = Path(name).expanduser()
     if name_or_folder in ("", ".", ".."):
-        raise FacePackError(f"{name!r} names no face model pack: give {_choices()} or a folder.")
-    # "buffalo_l" is a name even where a folder of that name happens to stand in the current directory.
+        raise FacePackError(f"{name!r} is not a face model pack: give {_choices()} or a folder.")
+    # "buffalo_l" is a name even if the current directory happens to contain a folder of that name.
     if isinstance(name_or_folder, Path) or as_folder.is_absolute() or len(as_folder.parts) > 1:
         return check_pack(as_folder)
     candidates = [folder / name for folder in pack_folders(root)]
@@ -194,7 +195,7 @@ def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
             try:
                 return check_pack(folder)
             except FacePackError as error:
-                problem = error  # another folder may hold a whole one
+                problem = error  # another folder may contain a complete one
     raise problem
 
 

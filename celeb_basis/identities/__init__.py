@@ -1,3 +1,3 @@
-"""People as files: coefficients, token vectors and metadata; the folder of them; re-expansion and arithmetic."""
+"""Identities as files: their coefficients, token vectors and metadata, the library, expanding, blending and deleting them."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Arithmetic on people: mixing them, and moving one toward the mean or a celebrity. All of it is linear in coefficients.
+"""Blending identities, and moving one toward the mean or a celebrity. All of it is linear in the coefficients.
 
 The celeb basis is affine (``z = m + c B``), so the weighted mean of coefficients is the weighted mean of token vectors.
 Learned people lie on the unit sphere and celebrities well inside it; a mean of people lies inside it too, and looks
-more average. ``keep_radius`` puts every token vector back to the mean distance that its parts have from the basis' mean.
+more average. ``keep_radius`` scales each row of the result to the mean distance that its parts have from the basis' mean.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import BasisError, IdentityError
 from celeb_basis.files import safetensors_metadata
 from celeb_basis.identities.expand import check_bases, check_model, new_identity, tensors_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library, name_key
-
-if TYPE_CHECKING:
-    import torch
-
-    from celeb_basis.diffusion_model import ModelInfo
-    from celeb_basis.method import Basis
-
+from celeb_basis.method import Basis
 
 _MAX_WEIGHT = 1e6
 
@@ -38,11 +35,18 @@ def blend(
     name: str,
     keep_radius: bool = False,
 ) -> Identity:
-    """The weighted mean of identities, as a new identity of the checkpoint ``info`` and its ``bases``.
+    """The weighted mean of identities, as a new identity.
 
-    Weights are divided by their sum; a negative one takes a person's traits away.
+    Args:
+        parts: Identities with weights. Weights are divided by their sum; a negative one removes a person's traits.
+        bases: The checkpoint's bases, one for each text encoder.
+        info: The checkpoint.
+        name: What the blend is called.
+        keep_radius: Whether each row of coefficients keeps the mean radius of its parts.
 
-    Raises: :class:`IdentityError` for no parts or weights of no use, :class:`WrongModelError` if a part does not fit.
+    Raises:
+        IdentityError: There are no parts, or the weights are unusable.
+        WrongModelError: A part does not fit the checkpoint.
     """
     if not parts:
         raise IdentityError("There is nobody to blend: give at least one identity with a weight.")
@@ -70,9 +74,18 @@ def blend(
 def toward_mean(
     identity: Identity, amount: float, bases: Sequence[Basis], info: ModelInfo, *, name: str | None = None
 ) -> Identity:
-    """``identity`` moved toward the mean of all names: 0 leaves it as it is, 1 is the mean vector itself.
+    """``identity`` moved toward the mean of all names.
 
-    Raises: :class:`IdentityError` for an amount outside 0 to 1, :class:`WrongModelError` if the bases do not fit.
+    Args:
+        identity: The identity.
+        amount: 0 leaves it as it is, 1 is the mean vector itself.
+        bases: The checkpoint's bases, one for each text encoder.
+        info: The checkpoint.
+        name: What the result is called; as before if ``None``.
+
+    Raises:
+        IdentityError: The amount is not from 0 to 1.
+        WrongModelError: The bases do not fit.
     """
     _check_amount(amount)
     check_model(identity, info)
@@ -94,10 +107,21 @@ def toward_celebrity(
     name: str | None = None,
     keep_radius: bool = False,
 ) -> Identity:
-    """``identity`` moved toward a celebrity of the basis: 0 leaves it as it is, 1 is the celebrity.
+    """``identity`` moved toward a celebrity of the basis.
 
-    Raises: :class:`BasisError` for a celebrity that the bases do not hold (the message suggests close names),
-    :class:`IdentityError` for an amount outside 0 to 1, :class:`WrongModelError` if the bases do not fit.
+    Args:
+        identity: The identity.
+        celebrity: A name of the list that the bases were made from.
+        amount: 0 leaves the identity as it is, 1 is the celebrity.
+        bases: The checkpoint's bases, one for each text encoder.
+        info: The checkpoint.
+        name: What the result is called; as before if ``None``.
+        keep_radius: Whether each row of coefficients keeps the mean radius of its parts.
+
+    Raises:
+        BasisError: The bases do not hold the celebrity; the message suggests similar names.
+        IdentityError: The amount is not from 0 to 1.
+        WrongModelError: The bases do not fit.
     """
     _check_amount(amount)
     check_model(identity, info)
@@ -120,9 +144,7 @@ def toward_celebrity(
 
 def _mix(parts: Sequence[torch.Tensor], shares: Sequence[float], keep_radius: bool) -> torch.Tensor:
     """Weighted mean of ``(E, K)`` coefficients; with ``keep_radius`` each row has the weighted mean of the rows' norms."""
-    import torch
-
-    # A part without a share is left out, so that a share of 1 gives its part back bit for bit.
+    # A part without a share is left out, so that a share of 1 returns its part bit for bit.
     counted = [(part, share) for part, share in zip(parts, shares, strict=True) if share != 0]
     mixed = torch.stack([part * share for part, share in counted]).sum(dim=0)
     if not keep_radius:
@@ -130,7 +152,7 @@ def _mix(parts: Sequence[torch.Tensor], shares: Sequence[float], keep_radius: bo
     weights = sum(abs(share) for _, share in counted)
     radius = torch.stack([part.norm(dim=-1) * (abs(share) / weights) for part, share in counted]).sum(dim=0)
     norm = mixed.norm(dim=-1)
-    # Opposite people cancel out to the mean, which has no direction to be put back along.
+    # Opposite people cancel out to the mean, which has no direction to be scaled along.
     factor = torch.where(norm > 1e-6 * radius, radius / norm.clamp(min=torch.finfo(norm.dtype).tiny), torch.ones(()))
     return mixed * factor.unsqueeze(-1)
 
@@ -151,14 +173,14 @@ def _check_amount(amount: float) -> None:
 
 
 def _before(identity: Identity) -> dict[str, Any]:
-    """How a mixture that is moved came about: its recipe must not be lost, for it says who is in it."""
+    """The recipe of a blend that is moved: it must not be lost, because it says who is in the blend."""
     return {"of": dict(identity.metadata.settings)} if identity.metadata.source == "blended" else {}
 
 
 def _shared(people: Sequence[Identity]) -> dict[str, Any]:
-    """What a mixture inherits: the consent of everybody in it, and the face network if it is one and the same."""
+    """What a blend inherits: the consent of everyone in it, and the face network if all parts have the same."""
     if len(people) == 1 and people[0].metadata.source == "blended":
-        consents = dict.fromkeys([people[0].metadata.consent])  # it says already whose it is
+        consents = dict.fromkeys([people[0].metadata.consent])  # it already says whose it is
     elif any(person.metadata.consent for person in people):
         consents = dict.fromkeys(f"{p.name}: {p.metadata.consent or 'nothing was noted'}" for p in people)
     else:
@@ -167,11 +189,11 @@ def _shared(people: Sequence[Identity]) -> dict[str, Any]:
     return {"consent": "\n".join(consents)[:20_000], "face_model": networks.pop() if len(networks) == 1 else ""}
 
 
-# FOLDED: Who is in a mixture: its recipe names its parts, and parts of parts.
+# Blend recipes: the settings of a blended identity name its parts, and the parts of those
 
 
 def people_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names in a recipe as :mod:`celeb_basis.identities.blending` writes it into an identity's settings."""
+    """The names in a recipe, which is the settings of a blended identity."""
     found = []
     parts = recipe.get("parts")
     for part in parts if isinstance(parts, list) else []:
@@ -185,7 +207,7 @@ def people_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def blends_of(library: Library, names: Iterable[str]) -> tuple[str, ...]:
-    """Everybody in the library who was mixed of somebody of ``names``, and of those again."""
+    """Identities of the library that were blended from any of ``names``, and those blended from them in turn."""
     recipes = {name: {name_key(part) for part in people_in(recipe)} for name, recipe in _recipes(library).items()}
     start = {name_key(name) for name in names}
     reached, found = set(start), []
@@ -198,19 +220,20 @@ def blends_of(library: Library, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def rename_in_blends(library: Library, name: str, new_name: str) -> None:
-    """Who is called ``new_name`` now is called so in the recipes of the library too.
+    """Rename an identity in the recipes of the library's blends.
 
-    Raises: :class:`FileError` if a mixture cannot be written.
+    Raises:
+        FileError: A blend cannot be written.
     """
-    for mixture, recipe in _recipes(library).items():
+    for blended, recipe in _recipes(library).items():
         if name_key(name) in map(name_key, people_in(recipe)):
-            identity = library.load(mixture)
+            identity = library.load(blended)
             settings = _renamed(identity.metadata.settings, name_key(name), new_name)
             library.add(replace(identity, metadata=replace(identity.metadata, settings=settings)), replace=True)
 
 
 def _recipes(library: Library) -> dict[str, Mapping[str, Any]]:
-    """The recipes of everybody who was mixed. Only headers are read: there may be thousands of people."""
+    """The recipes of all blends. Only headers are read: there may be thousands of identities."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, path in library.files():
         text = safetensors_metadata(path).get("identity", "")

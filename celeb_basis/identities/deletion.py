@@ -1,4 +1,8 @@
-"""Deleting a person with everything that was derived from them here: first what there is, then its end."""
+"""Deleting an identity with everything derived from it: blends, interrupted runs, sidecar and generated files.
+
+Generated files are what this package wrote about people outside of the library: pictures, reports, exports. Each library
+keeps a record of them, in which :func:`delete_person` finds them.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,10 @@ from celeb_basis.files import checked_name, explained_os_errors, safetensors_met
 from celeb_basis.identities.blending import blends_of
 from celeb_basis.identities.library import Library, name_key, sidecar_files
 
-# FOLDED: Which files we wrote about people outside of the library: pictures, reports, exports. Deleting a person
-# FOLDED: finds them here.
-
 _log = logging.getLogger(__name__)
 
 RECORD = ".derived.json"
-"""In the library's folder. No person can be called so."""
+"""File name of the record in the library's folder. No identity can have this name."""
 
 _FORMAT = 1
 _lock = threading.Lock()
@@ -29,14 +30,14 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """A file that was written about people."""
+    """A file that was written about people, outside of the library."""
 
     path: Path
     kind: str
-    """For people to read: ``"picture"``, ``"report"``, ``"export"`` and the like."""
+    """For the user to read: ``"picture"``, ``"report"``, ``"export"`` and the like."""
     people: tuple[str, ...]
     sha256: str
-    """Of what was written: a file that is another one by now is not ours to delete. Empty for what we ourselves change."""
+    """Hash of what was written: a file that has changed since is not ours to delete. Empty for files that we change."""
 
     def is_about(self, name: str) -> bool:
         """Whether ``name`` is one of its people."""
@@ -50,7 +51,7 @@ class GeneratedFiles:
         self._path = Path(folder) / RECORD
 
     def all(self) -> tuple[GeneratedFile, ...]:
-        """Everything that was noted and not forgotten. A damaged record is told in the log, and counts as empty."""
+        """All files in the record. A damaged record counts as empty, with a warning in the log."""
         try:
             kept = json.loads(self._path.read_text("utf-8"))
             return tuple(_read(entry) for entry in kept["files"])
@@ -65,10 +66,13 @@ class GeneratedFiles:
         return tuple(file for file in self.all() if file.is_about(name))
 
     def note(self, files: Iterable[Path], kind: str, people: Sequence[str], *, changes: bool = False) -> None:
-        """Remember that ``files``, which are written, are about ``people``. What cannot be noted is told in the log: the
-        work is done already.
+        """Add files to the record. If that fails there is a warning in the log: the files are written already.
 
-        Parameters: ``changes`` says that we ourselves write them again.
+        Args:
+            files: Files that have just been written.
+            kind: What they are, for the user to read.
+            people: The names of those they are about.
+            changes: Whether this package writes them again, so that their hash changes.
         """
         try:
             new = [
@@ -83,14 +87,14 @@ class GeneratedFiles:
             _log.warning("Deleting %s will not find these files: %s", ", ".join(people), error)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Who was called ``name`` is called ``new_name`` now."""
+        """Rename an identity in the record."""
         with _lock:
             known = self.all()
             if any(file.is_about(name) for file in known):
                 self._write([_renamed(file, name, new_name) for file in known])
 
     def forget(self, files: Iterable[GeneratedFile]) -> None:
-        """Know ``files`` no longer; the record goes with the last of them."""
+        """Remove files from the record, which is deleted with the last of them."""
         with _lock:
             gone = {file.path for file in files}
             known = self.all()
@@ -121,19 +125,19 @@ def _renamed(file: GeneratedFile, name: str, new_name: str) -> GeneratedFile:
 
 @dataclass(frozen=True)
 class Traces:
-    """All that there is of a person."""
+    """Everything that there is about an identity."""
 
     name: str
     mixtures: tuple[str, ...]
-    """People of the library who were mixed of them."""
+    """Identities of the library that were blended from it."""
     identities: tuple[Path, ...]
-    """Identity files: theirs, and those of the mixtures that are to go with them."""
+    """Its identity file, and those of the blends that are deleted with it."""
     beside: tuple[Path, ...]
-    """Card pictures and notes that lie beside the identity files."""
+    """Sidecar files of the identity files."""
     states: tuple[Path, ...]
-    """Runs that were interrupted and can go on; they hold the views of the photos."""
+    """States of interrupted runs; they hold the views of the photos."""
     files: tuple[GeneratedFile, ...]
-    """What was written about them elsewhere."""
+    """Generated files."""
 
     def __bool__(self) -> bool:
         return bool(self.identities or self.beside or self.states or self.files)
@@ -150,7 +154,7 @@ class Traces:
         }
 
     def sentence(self) -> str:
-        """What would be deleted, for people."""
+        """What would be deleted, for the user."""
         kinds = [file.kind for file in self.files]
         counted = [(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
         counted += [(len(self.states), "unfinished run"), (len(self.beside), "card file")]
@@ -162,14 +166,14 @@ class Traces:
 
 @dataclass(frozen=True)
 class Deleted:
-    """What became of it."""
+    """What was deleted, and what was not."""
 
     people: tuple[str, ...]
-    """Who is gone: the person, and the mixtures."""
+    """Names of the deleted identities: the one that was asked for, and blends."""
     files: tuple[Path, ...]
     """Every file that was deleted."""
     left: tuple[tuple[Path, str], ...]
-    """Files that are still there, each with the reason."""
+    """Files that could not be deleted, each with the reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -180,20 +184,25 @@ class Deleted:
         }
 
     def sentence(self) -> str:
-        """The same for people."""
+        """The same for the user."""
         who = " and ".join(f"<{name}>" for name in self.people)
-        told = f"{who} {'is' if len(self.people) == 1 else 'are'} deleted, with {_counted(len(self.files), 'file')} in all."
+        text = f"{who} {'is' if len(self.people) == 1 else 'are'} deleted, with {_counted(len(self.files), 'file')} in all."
         for path, reason in self.left:
-            told += f" Still there: {path} ({reason})."
-        return told
+            text += f" Still there: {path} ({reason})."
+        return text
 
 
 def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Traces:
-    """What there is of ``name``, in the library or not.
+    """Everything about ``name``, whether or not the library has an identity of that name.
 
-    Parameters: ``unfinished`` are folders of interrupted runs; ``mixtures`` says whether mixtures go with their parts.
+    Args:
+        library: The library.
+        name: The name.
+        unfinished: Folders of interrupted runs.
+        mixtures: Whether blends are deleted with their parts.
 
-    Raises: :class:`IdentityError` for a name of no use.
+    Raises:
+        IdentityError: The name is unusable.
     """
     name = checked_name(name)
     mixed = blends_of(library, [name])
@@ -211,14 +220,24 @@ def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, m
 
 
 def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Deleted:
-    """Delete all that :func:`traces_of` finds, the identity last. What cannot be deleted is told, and stays noted.
+    """Delete everything that :func:`traces_of` finds, the identity last.
 
-    Raises: :class:`IdentityError` if there is nothing of ``name``, :class:`FileError` if the identity cannot be deleted.
+    Files that cannot be deleted are listed in the result, and stay in the record.
+
+    Args:
+        library: The library.
+        name: The name.
+        unfinished: Folders of interrupted runs.
+        mixtures: Whether blends are deleted with their parts.
+
+    Raises:
+        IdentityError: There is nothing about ``name``.
+        FileError: The identity cannot be deleted.
     """
     traces = traces_of(library, name, unfinished, mixtures=mixtures)
     if not traces:
         known = ", ".join(library.names()[:20]) or "nobody yet"
-        raise IdentityError(f"There is nothing of {traces.name!r} in {library.folder}: it holds {known}.")
+        raise IdentityError(f"There is nothing about {traces.name!r} in {library.folder}: it holds {known}.")
     gone: list[Path] = []
     left: list[tuple[Path, str]] = []
     forgotten = []
@@ -239,7 +258,7 @@ def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), 
 
 
 def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
-    """Delete ``path`` if it is there; answers why it could not be."""
+    """Delete ``path`` if it is there, and return why that was not possible."""
     if not path.is_file():
         return None
     try:
@@ -254,7 +273,7 @@ def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
 
 
 def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
-    """Learning states in ``folder`` that hold somebody of ``people``."""
+    """States of runs in ``folder`` that hold any of ``people``."""
     wanted = {name_key(name) for name in people}
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
         try:

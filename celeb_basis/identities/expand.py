@@ -1,24 +1,21 @@
-"""Coefficients into token vectors: making an identity, and making it again for another checkpoint of its family."""
+"""From coefficients to token vectors: making an identity, and expanding it for another checkpoint of its family."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import BasisError, WrongModelError
 from celeb_basis.identities.identity import Floats, Identity, IdentityMetadata
-
-if TYPE_CHECKING:
-    import torch
-
-    from celeb_basis.diffusion_model import ModelInfo
-    from celeb_basis.method import Basis
-
+from celeb_basis.method import Basis
 
 OTHERS_BASIS = "authors"
-"""What ``settings["basis"]`` of an identity says whose coefficients are numbers in a basis that is not ours to make."""
+"""``settings["basis"]`` of an identity whose coefficients belong to a basis that cannot be made here."""
 
 
 def new_identity(
@@ -28,12 +25,21 @@ def new_identity(
     info: ModelInfo,
     **details: Any,
 ) -> Identity:
-    """An identity of ``(E, K)`` coefficients, one tensor for each of ``bases``, on the checkpoint ``info``.
+    """Make an identity of coefficients on a checkpoint.
 
-    Its vectors are ``basis.expand`` of each encoder's coefficients alone, so that the same coefficients and basis give
-    the same bits whenever this is done. ``details`` are further fields of :class:`IdentityMetadata`.
+    The vectors are ``basis.expand`` of each text encoder's coefficients and of nothing else, so that the same coefficients
+    and basis always give the same bits.
 
-    Raises: :class:`BasisError` if coefficients and bases do not fit, :class:`IdentityError` for NaN or a bad name.
+    Args:
+        name: What the identity is called.
+        coefficients: ``(E, K)``, one tensor for each of ``bases``.
+        bases: The checkpoint's bases, one for each text encoder.
+        info: The checkpoint.
+        **details: Further fields of :class:`IdentityMetadata`.
+
+    Raises:
+        BasisError: Coefficients and bases do not fit.
+        IdentityError: The coefficients hold NaN, or the name is unusable.
     """
     if len(coefficients) != len(bases) or not bases:
         raise BasisError(
@@ -58,12 +64,12 @@ def new_identity(
 
 
 def expand_identity(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> Identity:
-    """``identity`` for the checkpoint ``info`` of its family: the same coefficients in that checkpoint's own ``bases``.
+    """``identity`` for another checkpoint of its family: the same coefficients in that checkpoint's own ``bases``.
 
-    With the bases it was made with, the vectors come out the same bit for bit.
+    With the bases that it was made with, the vectors are the same bit for bit.
 
-    Raises: :class:`WrongModelError` for another family, other text encoders, another number of components, or bases
-    made from another list of names.
+    Raises:
+        WrongModelError: The family, the text encoders, the number of components or the list of names is another.
     """
     check_model(identity, info)
     check_bases(identity, bases, info)
@@ -78,8 +84,10 @@ def expand_identity(identity: Identity, bases: Sequence[Basis], info: ModelInfo)
 
 
 def stands_for_itself(metadata: IdentityMetadata) -> bool:
-    """Whether the coefficients are numbers in somebody else's basis, such as the paper's authors': no other basis can expand
-    them, and the token vectors are used as they are on every checkpoint of the family, as a textual inversion's are.
+    """Whether the coefficients belong to a basis that cannot be made here, such as the CelebBasis repository's.
+
+    No other basis can expand them, so the token vectors are used unchanged on every checkpoint of the family, as those of
+    a textual inversion are.
     """
     return metadata.settings.get("basis") == OTHERS_BASIS
 
@@ -87,13 +95,13 @@ def stands_for_itself(metadata: IdentityMetadata) -> bool:
 def check_model(identity: Identity, info: ModelInfo) -> None:
     """Raise :class:`WrongModelError` unless the checkpoint ``info`` is of the identity's family.
 
-    An identity without a family (an import of unknown origin) fits any; the shapes decide.
+    An identity without a family (an import of unknown origin) fits any; its shapes decide.
     """
     check_family(identity.name, identity.metadata, info)
 
 
 def check_family(name: str, metadata: IdentityMetadata, info: ModelInfo) -> None:
-    """:func:`check_model` for who is called ``name`` and says ``metadata`` of itself."""
+    """:func:`check_model` by name and metadata alone."""
     family = metadata.family
     if family and family != info.family:
         raise WrongModelError(
@@ -103,11 +111,11 @@ def check_family(name: str, metadata: IdentityMetadata, info: ModelInfo) -> None
 
 
 def check_bases(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> None:
-    """Raise :class:`WrongModelError` unless the coefficients of ``identity`` mean in ``bases`` what they meant."""
+    """Raise :class:`WrongModelError` unless ``bases`` are of the kind that ``identity`` was made with."""
     if stands_for_itself(identity.metadata):
         raise WrongModelError(
-            f"The numbers of {identity.name!r} are in the paper's authors' own basis: it can be drawn and exported, "
-            "but not be mixed with people of another basis."
+            f"The coefficients of {identity.name!r} are in the basis of the CelebBasis repository: it can be used and "
+            "exported, but not blended with people of another basis."
         )
     names = tuple(basis.encoder for basis in bases)
     if names != identity.encoders:
@@ -127,9 +135,9 @@ def check_bases(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> 
 
 
 def check_names(name: str, metadata: IdentityMetadata, known: Container[str], info: ModelInfo) -> None:
-    """Raise :class:`WrongModelError` unless the names of who is called ``name`` are among those of the hashes ``known``.
+    """Raise :class:`WrongModelError` unless the hash of the identity's list of names is one of ``known``.
 
-    Coefficients of unknown names (an import's) are taken for those of any.
+    An identity whose names are unknown (an import) fits any list.
     """
     if metadata.names_sha256 and metadata.names_sha256 not in known:
         raise WrongModelError(
@@ -139,15 +147,15 @@ def check_names(name: str, metadata: IdentityMetadata, known: Container[str], in
 
 
 def names_hash(bases: Sequence[Basis]) -> str:
-    """Hash of the names that ``bases`` were made from: of the list that was given, and of the names used of it.
+    """Hash of the names that ``bases`` were made from: of the list that was given, and of the names used from it.
 
-    Coefficients mean nothing in a basis of other names, and filters (a face check, a count of tokens) change the names.
+    Coefficients have no meaning in a basis of other names, and filters (a face check, a count of tokens) change the names.
     """
     return hash_of_names((basis.encoder, basis.names_sha256, basis.names) for basis in bases)
 
 
 def hash_of_names(encoders: Iterable[tuple[str, str, Sequence[str]]]) -> str:
-    """:func:`names_hash` of bases that need not be made: each text encoder's name, its list's hash and the names used."""
+    """:func:`names_hash` without the bases, from each text encoder's name, its list's hash and the names used."""
     digest = hashlib.sha256()
     for encoder, list_sha256, names in encoders:
         digest.update(f"{encoder}|{list_sha256}|{len(names)}|".encode())
@@ -156,9 +164,7 @@ def hash_of_names(encoders: Iterable[tuple[str, str, Sequence[str]]]) -> str:
 
 
 def tensors_of(arrays: Sequence[Floats]) -> list[torch.Tensor]:
-    """Fresh tensors with the arrays' values."""
-    import torch
-
+    """New tensors with the arrays' values."""
     return [torch.from_numpy(array.copy()) for array in arrays]
 
 

@@ -1,4 +1,4 @@
-"""One person: the coefficients that are the person, the token vectors they make, and what is known about both."""
+"""An identity, the coefficients and token vectors that stand for a person, with its metadata and its file format."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from celeb_basis import __version__
 from celeb_basis.errors import IdentityError
 from celeb_basis.files import checked_name, explained_os_errors, now, write_bytes
-
-if TYPE_CHECKING:
-    import torch
-
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -35,7 +34,7 @@ MAX_TEXT = 20_000
 MAX_THUMBNAIL = 4 << 20
 """Largest thumbnail, in bytes."""
 _MAX_POSITIONS = 75
-"""No word is longer than a prompt's chunk of the text encoder."""
+"""No placeholder token has more token vectors than a prompt's chunk of the text encoder has places."""
 
 _HASH = re.compile(r"[0-9a-f]{0,128}")
 _ENCODER = re.compile(r"[A-Za-z0-9_]{1,32}")
@@ -43,9 +42,10 @@ _ENCODER = re.compile(r"[A-Za-z0-9_]{1,32}")
 
 @dataclass(frozen=True)
 class IdentityMetadata:
-    """What an identity says about itself. Hashes are hex digests, empty where unknown.
+    """What is known about an identity. Hashes are hex digests, empty where unknown.
 
-    Raises: :class:`IdentityError` at construction for values of a wrong type or size.
+    Raises:
+        IdentityError: At construction, for values of a wrong type or size.
     """
 
     base_model: str = ""
@@ -56,14 +56,14 @@ class IdentityMetadata:
     learned_on: str = ""
     """Name of the checkpoint that the coefficients were learned on, where that is another one; else empty."""
     basis_sha256: tuple[str, ...] = ()
-    """Of each text encoder's basis."""
+    """Hash of each text encoder's basis."""
     names_sha256: str = ""
-    """Of the names that the bases were made from: the list given and what the filters left of it (``expand.names_hash``)."""
+    """Hash of the names that the bases were made from: the list, and what filters left of it (``expand.names_hash``)."""
     face_model: str = ""
-    """The face network's pack; empty where none took part."""
+    """The face network's pack; empty where none was used."""
     steps: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """How it came about: the settings of learning, the parts of a blend, or the origin of an import. JSON values."""
+    """How it was made: the settings of training, the recipe of a blend, or the origin of an import. JSON values."""
     consent: str = ""
     """What the user noted about the person's consent."""
     notes: str = ""
@@ -102,11 +102,12 @@ class IdentityMetadata:
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """A person as a word: ``E`` token vectors for each text encoder, and the coefficients that make them.
+    """A learned person: ``E`` token vectors for each text encoder, and the coefficients ``c`` that they come from.
 
-    Arrays are kept as read-only float32 copies.
+    Arrays are stored as read-only float32 copies.
 
-    Raises: :class:`IdentityError` at construction for a name of no use, shapes that do not fit, NaN or infinity.
+    Raises:
+        IdentityError: At construction, for an unusable name, shapes that do not fit, NaN or infinity.
     """
 
     name: str
@@ -138,12 +139,12 @@ class Identity:
 
     @property
     def positions(self) -> int:
-        """``E``: token vectors of the word."""
+        """``E``: token vectors of the placeholder token."""
         return int(self.coefficients[0].shape[0])
 
     @property
     def content_hash(self) -> str:
-        """Twelve hex digits of the token vectors' SHA-256: the same word draws with the same hash."""
+        """Twelve hex digits of the token vectors' SHA-256. Identities with the same hash give the same images."""
         digest = hashlib.sha256()
         for encoder, array in zip(self.encoders, self.vectors, strict=True):
             digest.update(f"{encoder}|{array.shape}|".encode())
@@ -151,9 +152,7 @@ class Identity:
         return digest.hexdigest()[:12]
 
     def token_vectors(self) -> tuple[torch.Tensor, ...]:
-        """The vectors as ``(E, D_i)`` float32 tensors on the CPU, in the form that hosts take."""
-        import torch
-
+        """The vectors as ``(E, D_i)`` float32 tensors on the CPU, as :class:`DiffusionModel` takes them."""
         return tuple(torch.from_numpy(array.copy()) for array in self.vectors)
 
 
@@ -204,20 +203,21 @@ def _encodable(text: str) -> bool:
     return True
 
 
-# FOLDED: The identity file: one versioned ``.safetensors``. Whatever a file says is checked before it is believed.
+# The identity file: one versioned ``.safetensors``. Everything in a file is checked before it is used.
 
 SUFFIX = ".safetensors"
 MAX_FILE_SIZE = 64 << 20
-"""Bytes; an identity has some ten thousand."""
+"""Bytes; an identity has about ten thousand."""
 
 _FORMAT = "celeb-basis-identity"
 _Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 def save_identity(identity: Identity, path: Path) -> None:
-    """Write ``identity`` to ``path`` atomically, in the present version of the format.
+    """Write ``identity`` to ``path`` atomically, in the current version of the format.
 
-    Raises: :class:`FileError` for a full disk, a read-only folder and the like.
+    Raises:
+        FileError: The disk is full, the folder is read-only, or the like.
     """
     write_bytes(Path(path), identity_to_bytes(identity))
 
@@ -225,8 +225,9 @@ def save_identity(identity: Identity, path: Path) -> None:
 def load_identity(path: Path) -> Identity:
     """Read the identity file ``path``.
 
-    Raises: :class:`IdentityError` for anything but a whole identity file of a version known here, :class:`FileError`
-    if it cannot be read at all.
+    Raises:
+        IdentityError: It is not an intact identity file of a known version.
+        FileError: It cannot be read at all.
     """
     path = Path(path)
     with explained_os_errors(path, "read"), open(path, "rb") as file:
@@ -239,8 +240,6 @@ def load_identity(path: Path) -> Identity:
 
 def identity_to_bytes(identity: Identity) -> bytes:
     """The content of an identity file."""
-    from safetensors.numpy import save
-
     tensors: dict[str, npt.NDArray[Any]] = {}
     for encoder, coefficients, vectors in zip(identity.encoders, identity.coefficients, identity.vectors, strict=True):
         tensors[f"coefficients.{encoder}"] = coefficients
@@ -261,7 +260,8 @@ def identity_to_bytes(identity: Identity) -> bytes:
 def identity_from_bytes(data: bytes) -> Identity:
     """Read the content of an identity file.
 
-    Raises: :class:`IdentityError` for anything but a whole identity file of a version known here.
+    Raises:
+        IdentityError: It is not the content of an intact identity file of a known version.
     """
     if len(data) > MAX_FILE_SIZE:
         raise IdentityError(f"It is larger than {MAX_FILE_SIZE >> 20} MB, so it is no identity: choose another file.")
@@ -326,9 +326,6 @@ def _float_tensor(tensors: _Tensors, key: str) -> npt.NDArray[np.float32]:
 
 def _read_safetensors(data: bytes) -> tuple[_Tensors, Mapping[str, str]]:
     """Tensors and metadata of a safetensors file's content."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
         tensors = load(data)
         # The library, which has just checked the whole header, gives no metadata for bytes in memory.

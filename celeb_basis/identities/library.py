@@ -1,4 +1,4 @@
-"""A folder of people: one identity file each, whose file name is the person's name."""
+"""The library: a folder of identity files, each named like its identity, with the sidecar files beside them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError
 from celeb_basis.files import checked_name, explained_os_errors
 from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, save_identity
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,25 +71,27 @@ class IdentityStatus:
 
 
 class Library:
-    """The identity files of one folder. The folder is made when the first one is added.
+    """The identity files of one folder. The folder is made when the first identity is added.
 
-    Names that differ only by case, or by how accents are composed, are one name: file systems disagree on them.
+    Names that differ only in case, or in how accents are composed, are one name, since file systems disagree on them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
     def names(self) -> tuple[str, ...]:
-        """Names of all identity files, whole or broken, in order; none if there is no such folder.
+        """Names of all identity files, intact or broken, in order; none if there is no such folder.
 
-        Raises: :class:`FileError` if the folder cannot be read.
+        Raises:
+            FileError: The folder cannot be read.
         """
         return tuple(name for name, _ in self._files())
 
     def files(self) -> tuple[tuple[str, Path], ...]:
-        """Names and paths of all identity files, whole or broken, in order, unread.
+        """Names and paths of all identity files, intact or broken, in order. No file is read.
 
-        Raises: :class:`FileError` if the folder cannot be read.
+        Raises:
+            FileError: The folder cannot be read.
         """
         return tuple(self._files())
 
@@ -103,25 +107,28 @@ class Library:
             return IdentityStatus(name, path, problem=str(error), reason=str(error))
 
     def path_of(self, name: str) -> Path:
-        """The file of ``name``: the one that is there, or where it would be written.
+        """The file of ``name``: the existing one, or where it would be written.
 
-        Raises: :class:`IdentityError` for a name of no use.
+        Raises:
+            IdentityError: The name is unusable.
         """
         return self._existing(name) or self.folder / (checked_name(name) + SUFFIX)
 
     def load(self, name: str) -> Identity:
         """The identity called ``name``.
 
-        Raises: :class:`IdentityError` if there is none, or its file is broken.
+        Raises:
+            IdentityError: There is none, or its file is broken.
         """
         path = self._present(name)
         return self._read(_name_of(path), path)
 
     def add(self, identity: Identity, *, replace: bool = False) -> Path:
-        """Write ``identity`` into the folder; answers its file.
+        """Write ``identity`` into the folder, and return its file.
 
-        Raises: :class:`IdentityError` if the name is taken and ``replace`` is off, :class:`FileError` if the folder
-        cannot be written.
+        Raises:
+            IdentityError: The name is taken, and ``replace`` is off.
+            FileError: The folder cannot be written to.
         """
         previous = self._existing(identity.name)
         if previous is not None and not replace:
@@ -134,16 +141,17 @@ class Library:
         return path
 
     def rename(self, name: str, new_name: str) -> Path:
-        """Give the identity called ``name`` another name; answers its new file.
+        """Rename an identity, and return its new file.
 
-        Raises: :class:`IdentityError` if there is none, or the new name is taken or of no use.
+        Raises:
+            IdentityError: There is none called ``name``, or the new name is taken or unusable.
         """
         path = self._present(name)
         new_name = checked_name(new_name)
         if (taken := self._existing(new_name)) is not None and taken != path:
             raise self._taken(new_name, taken)
         identity = load_identity(path)
-        # Renamed on the disk, and not written anew and deleted: "Ada" to "ada" is one file on many file systems.
+        # Renamed on the disk instead of written again and deleted: "Ada" and "ada" are one file on many file systems.
         save_identity(replace(identity, name=new_name), path)
         target = self.folder / (new_name + SUFFIX)
         with explained_os_errors(path, "rename"):
@@ -151,9 +159,11 @@ class Library:
         return target
 
     def delete(self, name: str) -> None:
-        """Remove the identity called ``name``, whole or broken.
+        """Delete the identity called ``name``, intact or broken.
 
-        Raises: :class:`IdentityError` if there is none, :class:`FileError` if it cannot be removed.
+        Raises:
+            IdentityError: There is none.
+            FileError: It cannot be deleted.
         """
         path = self._present(name)
         with explained_os_errors(path, "delete"):
@@ -166,8 +176,7 @@ class Library:
             except (FileNotFoundError, NotADirectoryError) as error:
                 if not self.folder.is_file():
                     return
-                told = f"{self.folder} is a file, not a folder: give the folder of the identities."
-                raise FileError(told) from error
+                raise FileError(f"{self.folder} is a file, not a folder: give the folder of the identities.") from error
             paths = [
                 path
                 for path in everything
@@ -177,7 +186,7 @@ class Library:
             yield _name_of(path), path
 
     def _read(self, name: str, path: Path) -> Identity:
-        # The file's name is the person's: a user may have renamed it in a file manager.
+        # The file's name counts: a user may have renamed it in a file manager.
         return replace(load_identity(path), name=name)
 
     def _existing(self, name: str) -> Path | None:
@@ -194,7 +203,7 @@ class Library:
     def _taken(self, name: str, path: Path) -> IdentityError:
         same = "" if _name_of(path) == name else f" as {_name_of(path)!r}, which counts as the same name"
         return IdentityError(
-            f"There is already an identity {name!r} in {self.folder}{same}: choose another name or have it replaced."
+            f"There is already an identity {name!r} in {self.folder}{same}: choose another name or replace it."
         )
 
 
@@ -203,66 +212,63 @@ def _name_of(path: Path) -> str:
 
 
 def name_key(name: str) -> str:
-    """What two spellings of one name have in common: neither case nor how accents are composed makes another name."""
+    """The key of a name: the same for spellings that differ only in case or in how accents are composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-# FOLDED: Files that the host's cards put beside an identity: a preview and the user's own words. They go where it
-# FOLDED: goes.
-
-_log = logging.getLogger(__name__)
+# Sidecar files: the host's cards put a preview and the user's own description beside an identity
 
 _PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "jxl")
 _ENDINGS = (".json", *(f".preview.{kind}" for kind in _PICTURES), *(f".{kind}" for kind in _PICTURES))
 
 
 def sidecar_files(path: Path) -> tuple[Path, ...]:
-    """The files that lie beside the identity file ``path``."""
-    return tuple(companion for _, companion in _companions(path))
+    """The sidecar files of the identity file ``path``."""
+    return tuple(file for _, file in _sidecars(path))
 
 
 def remove_sidecars(path: Path) -> None:
-    """Delete what lies beside the identity file ``path``: whoever is called so next is somebody else.
+    """Delete the sidecar files of the identity file ``path``: the next identity of that name is another person.
 
-    Raises: :class:`FileError` if a file cannot be deleted.
+    Raises:
+        FileError: A file cannot be deleted.
     """
-    for companion in sidecar_files(path):
-        with explained_os_errors(companion, "delete"):
-            companion.unlink(missing_ok=True)
+    for file in sidecar_files(path):
+        with explained_os_errors(file, "delete"):
+            file.unlink(missing_ok=True)
 
 
 def move_sidecars(path: Path, target: Path) -> None:
-    """Rename what lies beside the identity file ``path``, which is called ``target`` now.
+    """Rename the sidecar files of the identity file ``path``, which is called ``target`` now.
 
-    What cannot be renamed stays, with a warning in the log: the person is renamed already.
+    A file that cannot be renamed stays, with a warning in the log: the identity is renamed already.
     """
-    for ending, companion in _companions(path):
+    for ending, file in _sidecars(path):
         try:
-            companion.replace(target.with_name(_stem(target) + ending))
+            file.replace(target.with_name(_stem(target) + ending))
         except OSError as error:
-            _log.warning("%s could not be renamed with %s: %s", companion, target.name, error)
+            _log.warning("%s could not be renamed with %s: %s", file, target.name, error)
 
 
-def _companions(path: Path) -> list[tuple[str, Path]]:
+def _sidecars(path: Path) -> list[tuple[str, Path]]:
     found = [(ending, path.with_name(_stem(path) + ending)) for ending in _ENDINGS]
-    return [(ending, companion) for ending, companion in found if companion.is_file()]
+    return [(ending, file) for ending, file in found if file.is_file()]
 
 
 def _stem(path: Path) -> str:
     return path.name[: -len(path.suffix)]
 
 
-# FOLDED: The names in a library's folder, without opening a file, and without looking twice at a folder that did
-# FOLDED: not change.
+# Listing: for every prompt that is read, the names in a library's folder
 
 _COARSEST_CLOCK = 2.0
-"""Seconds: FAT's time stamps. A folder changed that recently may change again under the same stamp."""
+"""Seconds between FAT's time stamps. A folder changed more recently may change again under the same stamp."""
 
 
 class Listing:
-    """Names and files of one folder of identities, as :class:`celeb_basis.identities.library.Library` would give them.
+    """Names and files of a library's folder, as :class:`Library` gives them, without reading a file. Safe in threads.
 
-    Each question costs one ``stat`` of the folder; it is listed anew only when its time stamp moved. Safe in threads.
+    Each question costs one ``stat`` of the folder, which is listed again only when its time stamp has changed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -272,7 +278,7 @@ class Listing:
         self._files: dict[str, tuple[str, str]] = {}
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """Name and path of the identity that ``text`` (as typed: any case, spaces around it) names, or ``None``."""
+        """Name and path of the identity called ``text``, as typed: in any case, with spaces around it. ``None`` for none."""
         return self._current().get(name_key(text.strip()))
 
     def names(self) -> tuple[str, ...]:
@@ -280,18 +286,18 @@ class Listing:
         return tuple(name for name, _ in self._current().values())
 
     def files(self) -> tuple[tuple[str, Path], ...]:
-        """All names with their files, in alphabetical order, from one look at the folder."""
+        """All names with their files, in alphabetical order, from one listing of the folder."""
         found = sorted(self._current().values(), key=lambda one: (one[0].casefold(), one[0]))
         return tuple((name, Path(path)) for name, path in found)
 
     def _current(self) -> dict[str, tuple[str, str]]:
         try:
             stamp = os.stat(self.folder).st_mtime_ns
-        except OSError:  # no folder yet: nobody was learned
+        except OSError:  # no folder yet
             return {}
         if stamp != self._stamp:
             with self._lock:
-                # Asked before the clock: a change in between makes the stamp too new, and never too old.
+                # Read before the clock: a change in between makes the stamp too new, never too old.
                 settled = time.time() - stamp / 1e9 > _COARSEST_CLOCK
                 try:
                     self._files = _listed(self.folder)

@@ -1,4 +1,4 @@
-"""Everybody whom a prompt may name: found in the library's folder, read when used, fitted to the loaded checkpoint."""
+"""The identities that prompts may name: found in the library's folder, read when used, fitted to the loaded checkpoint."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import NameList, shipped_names
 from celeb_basis.prompts.syntax import cut, host_word_in
 
-# FOLDED: An identity for the checkpoint that is loaded: as it was stored, expanded anew, or refused with the
-# FOLDED: reason.
+_log = logging.getLogger(__name__)
 
 _BOTH = ("clip_l", "clip_g")
 """SDXL's text encoders."""
@@ -39,18 +38,21 @@ _BOTH = ("clip_l", "clip_g")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A loaded checkpoint, as far as its tokens' vectors go. A checkpoint loaded anew is a new one."""
+    """A loaded checkpoint, as far as token vectors need it. Loaded again, it is another one."""
 
     info: ModelInfo
     encoders: Callable[[], Sequence[TextEncoder]]
-    """Asked for when they are needed: the host moves and drops its weights as it likes."""
+    """Asked for when needed, because the host moves and drops its weights as it likes."""
 
 
 class Fitting:
-    """Fits identities to checkpoints, keeping the last checkpoint's bases. Safe in threads.
+    """Fits identities to checkpoints: as they are stored, or expanded again. Safe in threads.
 
-    Parameters: ``lists`` gives the lists of names that bases may be made from, the shipped one and the user's own;
-    ``cache`` is the folder of bases built before.
+    The bases of the last checkpoint are kept.
+
+    Args:
+        lists: Answers the lists of names that bases may be made from, the shipped one and the user's own.
+        cache: The folder of cached bases.
     """
 
     def __init__(self, lists: Callable[[], Sequence[NameList]], cache: Path | None) -> None:
@@ -63,11 +65,12 @@ class Fitting:
         self._names: tuple[Checkpoint | None, dict[str, str]] = (None, {})
 
     def fit(self, identity: Identity, checkpoint: Checkpoint) -> Identity:
-        """``identity`` with the vectors it has on ``checkpoint``.
+        """``identity`` with its vectors on ``checkpoint``.
 
-        SDXL's refiner has one of the two text encoders: it gets that one's part of the person.
+        SDXL's refiner has one of the two text encoders, and gets that one's part of the identity.
 
-        Raises: :class:`CelebBasisError` with the reason why there are none.
+        Raises:
+            CelebBasisError: The identity does not fit the checkpoint, with the reason.
         """
         check_model(identity, checkpoint.info)
         if _fits_as_it_is(identity.metadata, checkpoint):
@@ -88,8 +91,10 @@ class Fitting:
         raise refused
 
     def check(self, checkpoint: Checkpoint) -> Callable[[str, IdentityMetadata], None]:
-        """What raises :meth:`fit`'s error for who is called so and says so of itself, as far as that can be told without
-        the vectors: of families and of lists of names. Ten thousand are checked in the time of one; ask anew for each page.
+        """A function that raises :meth:`fit`'s error for a name and metadata, without the vectors.
+
+        It knows errors of families and of lists of names. It checks ten thousand identities in the time of one; get a new
+        function for each page.
         """
         known: list[frozenset[str] | CelebBasisError] = []
 
@@ -146,7 +151,7 @@ def _fits_as_it_is(metadata: IdentityMetadata, checkpoint: Checkpoint) -> bool:
 
 
 def _check_widths(identity: Identity, checkpoint: Checkpoint) -> None:
-    """Raise :class:`WrongModelError` for who stands for themselves with vectors of another width."""
+    """Raise :class:`WrongModelError` for vectors of another width that no basis can expand."""
     if not stands_for_itself(identity.metadata):
         return
     widths = {encoder.name: encoder.width for encoder in checkpoint.encoders()}
@@ -175,8 +180,6 @@ def _part_for(identity: Identity, bases: Sequence[Basis], info: ModelInfo) -> Id
     )
 
 
-_log = logging.getLogger(__name__)
-
 _KEPT = 512
 """Identities in memory; SDXL's take some 32 kB each."""
 
@@ -188,18 +191,22 @@ class _Kept:
     stamp: tuple[int, int, int]
     checkpoint: Checkpoint | None
     lists: object
-    """What ``lists_key`` answered; only who was refused is asked for again with other lists."""
+    """What ``lists_key`` answered; only a refused identity is tried again with other lists."""
     status: IdentityStatus
 
 
 class Registry:
-    """The words of one library. There is one registry in a host; it is safe in threads.
+    """The identities of one library, as prompts name them. There is one registry in a host; it is safe in threads.
 
-    Ten thousand identities cost one listing of their folder; a file is read when its name stands in a prompt, and again
-    when it has changed.
+    Ten thousand identities cost one listing of their folder. A file is read when its name is in a prompt, and again when
+    it has changed.
 
-    Parameters: ``lists`` and ``cache`` are those of :class:`Fitting`; the shipped list alone by default. ``lists_key``
-    answers something else as soon as ``lists`` does, without reading them: who was refused is asked for again then.
+    Args:
+        folder: The library's folder.
+        lists: Answers the lists of names, as for :class:`Fitting`; by default the shipped one.
+        lists_key: Answers a value that changes when ``lists`` does, without reading them. Identities that did not fit are
+            then tried again.
+        cache: The folder of cached bases.
     """
 
     def __init__(
@@ -211,17 +218,17 @@ class Registry:
         cache: Path | None = None,
     ) -> None:
         self.without_checkpoint = NO_CHECKPOINT
-        """The reason why nobody can be drawn while no checkpoint is loaded."""
+        """The reason why no identity is available while no checkpoint is loaded."""
         self._listing = Listing(folder)
         self._fitting = Fitting(lists, cache)
         self._lists_key = lists_key
         self._lock = threading.RLock()
-        self._words: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._unavailable: dict[str, str] = {}
 
     @property
     def folder(self) -> Path:
-        """The library's folder. Another one may be put in its place at any time."""
+        """The library's folder, which may be set to another one at any time."""
         return self._listing.folder
 
     @folder.setter
@@ -229,53 +236,53 @@ class Registry:
         with self._lock:
             if Path(folder) != self._listing.folder:
                 self._listing = Listing(folder)
-                self._words.clear()
+                self._kept.clear()
                 self._unavailable.clear()
 
     @property
     def unavailable(self) -> dict[str, str]:
-        """Names met so far that the checkpoint they were met with cannot draw, and the reason of each, for a page."""
+        """Names found in prompts that were not available on the checkpoint of that moment, with the reasons."""
         with self._lock:
             return dict(self._unavailable)
 
     def names(self) -> tuple[str, ...]:
-        """Everybody in the library, in alphabetical order; no file is read."""
+        """All names in the library, in alphabetical order. No file is read."""
         return tuple(sorted(self._listing.names(), key=lambda name: (name.casefold(), name)))
 
     def known(self, text: str) -> str | None:
-        """The name that ``text``, as typed between angle brackets, means; ``None`` if nobody is called so."""
+        """The name that ``text``, as typed between angle brackets, means; ``None`` if there is no such identity."""
         found = self._listing.find(text)
         return found and found[0]
 
     def find(self, text: str, checkpoint: Checkpoint | None) -> IdentityStatus | None:
-        """Who ``text``, as typed between angle brackets, is on ``checkpoint``; ``None`` if nobody is called so."""
+        """The identity that ``text``, as typed between angle brackets, means on ``checkpoint``; ``None`` if there is none."""
         found = self._listing.find(text)
         if found is None:
             return None
         name, path = found
         if reason := _cut_by_the_host(text):
-            return self._said(IdentityStatus(name, Path(path), reason=reason))
+            return self._noted(IdentityStatus(name, Path(path), reason=reason))
         try:
             status = os.stat(path)
         except OSError:  # deleted a moment ago
             return None
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         with self._lock:
-            kept = self._words.get(name)
+            kept = self._kept.get(name)
             if kept is None or kept.stamp != stamp or kept.checkpoint is not checkpoint or self._lists_changed(kept):
                 lists = self._lists_key()
-                kept = _Kept(stamp, checkpoint, lists, self._said(self._read(name, Path(path), checkpoint)))
-                self._words[name] = kept
-                if len(self._words) > _KEPT:
-                    self._words.popitem(last=False)
-            self._words.move_to_end(name)
+                kept = _Kept(stamp, checkpoint, lists, self._noted(self._read(name, Path(path), checkpoint)))
+                self._kept[name] = kept
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(name)
             return kept.status
 
     def reasons(self, checkpoint: Checkpoint | None) -> Callable[[str, IdentityMetadata], str]:
-        """What tells why ``checkpoint`` cannot draw who is called so and says so of itself; empty if it can.
+        """A function that answers why ``checkpoint`` cannot use an identity, given its name and metadata; empty if it can.
 
-        For a page of thousands, of whom no file is read and no vector made: what only their vectors show is told when a
-        name is first used, and from then on here.
+        For pages of thousands of identities: it reads no file and makes no vectors. A reason that only the vectors show is
+        found when the name is first used, and from then on answered here too.
         """
         check = self._fitting.check(checkpoint) if checkpoint is not None else None
 
@@ -296,7 +303,7 @@ class Registry:
         return reason
 
     def mentioned(self, prompts: Iterable[str], checkpoint: Checkpoint | None) -> tuple[IdentityStatus, ...]:
-        """Everybody named in ``prompts``, each once, in order; with an emphasis in the brackets too."""
+        """All identities named in ``prompts``, each once, in order; also those with an emphasis inside the brackets."""
         found: dict[str, IdentityStatus] = {}
         for prompt in prompts:
             for piece in cut(prompt, lambda text: self.find(text.partition(":")[0], checkpoint)):
@@ -318,7 +325,7 @@ class Registry:
         identity = replace(identity, metadata=replace(identity.metadata, thumbnail=None))
         return IdentityStatus(name, path, identity)
 
-    def _said(self, status: IdentityStatus) -> IdentityStatus:
+    def _noted(self, status: IdentityStatus) -> IdentityStatus:
         """``status``, with its reason kept for the page and, the first time, written to the log."""
         with self._lock:
             if status.available:
@@ -330,7 +337,7 @@ class Registry:
 
 
 def _cut_by_the_host(text: str) -> str:
-    """Why prompts cannot hold ``text``, as it was typed, in brackets; empty if they can."""
+    """Why prompts cannot hold ``text`` in brackets, as it was typed; empty if they can."""
     if (cutting := host_word_in(text)) is None:
         return ""
     return f"the host cuts prompts at the word {cutting}: write <{text.strip().lower()}>, or rename the person."

@@ -1,4 +1,4 @@
-"""Finding ``<name>`` in a prompt's text. Text only: who is known is asked of a function."""
+"""Finding ``<name>`` in the text of prompts. Which names are known is asked of a function."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ _HOST_WORDS = re.compile(r"\b(AND|BREAK)\b")
 
 
 def cut(text: str, find: Callable[[str], Found | None]) -> list[str | Found]:
-    """``text`` in pieces: what ``find`` knows in place of each ``<name>``, and the text between, never empty.
+    """Cut ``text`` at each ``<name>`` that ``find`` knows.
 
-    ``find`` is given what stands between the brackets; names hold no bracket, so there is one way to read any text.
-    What it does not know stays text.
+    Names hold no bracket, so there is only one way to read a text. Unknown names stay text.
+
+    Args:
+        text: A prompt.
+        find: Answers what a name stands for, given the text between the brackets; ``None`` for an unknown one.
+
+    Returns:
+        The pieces in order: what ``find`` answered, and the texts in between, none of them empty.
     """
     pieces: list[str | Found] = []
     position = 0
@@ -39,13 +45,16 @@ def with_emphasis(
     emphasis: bool = True,
     misread: Callable[[str], None] | None = None,
 ) -> str:
-    """``text`` with every ``<name:0.8>`` written as the emphasis that it means, ``(<name>:0.8)``.
+    """Write every ``<name:0.8>`` in ``text`` as the emphasis that it means, ``(<name>:0.8)``.
 
     Other tags in angle brackets (LoRA, unknown names) stay as they are.
 
-    Parameters: ``reserved`` are the host's own kinds of tags, which no name takes over; with ``emphasis`` off the number
-    is left out, as the host would print it; ``misread`` is told of every tag with something else than a number, which
-    becomes ``<name>``.
+    Args:
+        text: A prompt.
+        known: Answers ``None`` for an unknown name.
+        reserved: The host's own kinds of tags, which no name replaces.
+        emphasis: Whether the host reads emphasis; if not, the number is left out, because the host would take it as text.
+        misread: Called with every tag that holds something other than a number, which becomes ``<name>``.
     """
     if "<" not in text:
         return text
@@ -65,9 +74,12 @@ def with_emphasis(
 
 
 def sealed(text: str, known: Callable[[str], object]) -> tuple[str, dict[int, str]]:
-    """``text`` with one character that is in no text for each ``<name>`` that is ``known``, and what each stands for.
+    """Replace each known ``<name>`` in ``text`` by one private-use character.
 
-    So no bracket of a name's can close what another, forgotten bracket has opened. ``str.translate`` puts them back.
+    So the bracket of a name cannot close what another, forgotten bracket has opened.
+
+    Returns:
+        The text, and a table for ``str.translate`` that restores the names.
     """
     free = (code for code in range(*_PRIVATE_USE) if chr(code) not in text)
     standing: dict[int, str] = {}
@@ -82,17 +94,13 @@ def sealed(text: str, known: Callable[[str], object]) -> tuple[str, dict[int, st
 
 
 def host_word_in(name: str) -> str | None:
-    """The word of the host's own prompt language that ``name``, as it was typed, holds: the host cuts the prompt there."""
+    """The word of the host's own prompt language in ``name``, as it was typed: the host cuts the prompt there."""
     match = _HOST_WORDS.search(name)
     return match.group() if match else None
 
 
-# FOLDED: Prompts that a picture is drawn from and that other extensions keep beside the job's own, among its
-# FOLDED: parameters.
-# FOLDED:
-# FOLDED: ADetailer paints the faces that it finds anew, from prompts of its own. Embedding Merge writes
-# FOLDED: ``<'EM_1'>`` into a prompt
-# FOLDED: in the place of each of its expressions, which may hold people.
+# Prompts that other extensions keep in a picture's parameters. ADetailer repaints the faces that it finds, from prompts of its
+# own. Embedding Merge writes ``<'EM_1'>`` into a prompt in place of each of its expressions, which may name people.
 
 _ADETAILER = re.compile(r"ADetailer (negative )?prompt( \w+)?")
 _MERGES = "EmbeddingMerge"
@@ -100,7 +108,7 @@ _MERGE = re.compile(r"([<{]'EM_\d+'[>}])=")
 
 
 def prompts_beside(prompts: Iterable[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The further prompts of a picture that is drawn from ``prompts``; ``parameters`` are its generation parameters."""
+    """Prompts of a picture beside ``prompts``, from its generation parameters."""
     written = tuple(prompts)
     found = [text for key, text in parameters.items() if isinstance(text, str) and _ADETAILER.fullmatch(key)]
     merges = parameters.get(_MERGES)

@@ -137,7 +137,9 @@ class Infotext:
         text = str(params.pnginfo.get("parameters") or "")[-_SEARCHED:]
         prompt = text.partition("\nNegative prompt: ")[0].casefold()
         found = _WRITTEN.search(text.rpartition("\n")[2])
-        words = [f"<{name}>" for name, _ in parse_people(found[1] if found else None) if f"<{name.casefold()}" in prompt]
+        words = [
+            f"<{name}>" for name, _ in parse_people(found[1] if found else None) if f"<{name.casefold()}" in prompt
+        ]
         if words:
             params.pnginfo.update(png_texts(words))
 

@@ -1,4 +1,4 @@
-"""From names to a basis: which token goes where, what is refused, what the cache may and may not answer."""
+"""From names to a basis: columns, errors, and what is read from the cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 from support.bases import name_list
 from support.full_disk import full_disk
-from support.toys import ToyHost, ToyTextEncoder, tokenize
+from support.toys import ToyModel, ToyTextEncoder, tokenize
 
 from celeb_basis.basis import BasisOptions, build_bases, build_basis, summarize
 from celeb_basis.errors import BasisError, NamesError
@@ -64,7 +64,7 @@ def test_nearest_is_the_celebrity_itself_by_cosine() -> None:
     assert [n for n, _ in others] == [basis.names[i] for i in np.argsort(-expected)[1:4]]
 
 
-def test_repeated_first_names_weigh_as_often_as_they_occur_unless_distinct_tokens_are_wanted() -> None:
+def test_repeated_first_names_count_as_often_as_they_occur_unless_tokens_are_distinct() -> None:
     encoder = _encoder()
     names = names_of([f"maria last{i}" for i in range(50)] + [f"first{i} other{i}" for i in range(30)], "a list")
     weighed = build_basis(encoder, names, _OPTIONS).basis
@@ -77,7 +77,7 @@ def test_repeated_first_names_weigh_as_often_as_they_occur_unless_distinct_token
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_tables_give_the_basis_of_their_widened_numbers(dtype: torch.dtype) -> None:
+def test_half_precision_tables_are_upcast(dtype: torch.dtype) -> None:
     half, wide = _encoder(), _encoder()
     half.table = half.table.to(dtype)
     wide.table = half.table.float()
@@ -86,7 +86,7 @@ def test_half_precision_tables_give_the_basis_of_their_widened_numbers(dtype: to
     assert first.components.dtype == torch.float32
 
 
-def test_cache_answers_for_the_same_content_only(tmp_path: Path) -> None:
+def test_the_cache_is_used_for_the_same_content_only(tmp_path: Path) -> None:
     encoder = _encoder()
     made = build_basis(encoder, name_list(60), _OPTIONS, cache=tmp_path)
     again = build_basis(encoder, name_list(60), _OPTIONS, cache=tmp_path)
@@ -106,7 +106,7 @@ def test_cache_answers_for_the_same_content_only(tmp_path: Path) -> None:
     assert not build_basis(encoder, name_list(60), BasisOptions(components=7), cache=tmp_path).from_cache
 
 
-def test_remembered_names_are_those_of_the_tokenizer_and_the_options(tmp_path: Path) -> None:
+def test_cached_names_depend_on_the_tokenizer_and_the_options(tmp_path: Path) -> None:
     encoder, names = _encoder(), names_of([*name_list(60).names, "Alone"], "a list")
     first = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
     asked: list[int] = []
@@ -130,7 +130,7 @@ def test_remembered_names_are_those_of_the_tokenizer_and_the_options(tmp_path: P
     assert "one two three" not in build_basis(_encoder(), three, exact, cache=tmp_path).basis.names
 
 
-def test_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
     made = build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path)
     files = list(tmp_path.iterdir())
     assert len(files) == 2  # the names and the basis
@@ -142,7 +142,7 @@ def test_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     assert build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path).from_cache
 
 
-def test_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
     built = build_basis(_encoder(), name_list(60), _OPTIONS, cache=tmp_path / "file")
     assert built.basis.size == 8
@@ -168,7 +168,7 @@ def test_enough_names_of_too_few_distinct_tokens_are_refused_with_the_rank() -> 
 
 
 def test_every_text_encoder_gets_a_basis_of_its_own_width() -> None:
-    model = ToyHost((24, 40))
+    model = ToyModel((24, 40))
     first, second = (built.basis for built in build_bases(model.text_encoders, name_list(60), _OPTIONS))
     assert (first.encoder, first.width, second.encoder, second.width) == ("clip_l", 24, "clip_g", 40)
     assert first.sha256 != second.sha256

@@ -14,7 +14,7 @@ from celeb_basis.method import principal_components
 
 
 def _columns(names: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Correlated vectors about as large as CLIP's token embeddings, in float32 as a host holds them."""
+    """Correlated vectors about as large as CLIP's token embeddings, in float32 as a model stores them."""
     random = np.random.default_rng(seed)
     mixing = random.normal(size=(width, width)) * np.linspace(1, 0.05, width)
     return torch.from_numpy((random.normal(size=(names, width)) @ mixing * 0.01 + 0.003).astype(np.float32))
@@ -51,7 +51,7 @@ def test_order_of_the_names_does_not_matter() -> None:
     torch.testing.assert_close(first.components, second.components)
 
 
-def test_a_vector_that_counts_thrice_is_as_good_as_three() -> None:
+def test_a_vector_that_counts_three_times_equals_three_vectors() -> None:
     data = _columns(60, 16)
     repeats = torch.arange(60) % 4 + 1
     weighted = principal_components(data, 10, repeats)
@@ -76,7 +76,7 @@ def test_one_vector_many_times_has_no_components() -> None:
         principal_components(torch.ones(50, 8), 1)
 
 
-def test_damaged_table_is_named() -> None:
+def test_a_damaged_table_is_refused() -> None:
     data = _columns(50, 8)
     data[3, 2] = float("nan")
     with pytest.raises(BasisError, match="NaN"):

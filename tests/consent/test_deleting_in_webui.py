@@ -1,4 +1,4 @@
-"""Deleting a person in the WebUI: everything that was ever made of them is gone, and nothing of anybody else."""
+"""Deleting a person in the WebUI deletes everything derived from them, and nothing of anyone else."""
 
 from __future__ import annotations
 

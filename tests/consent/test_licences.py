@@ -1,4 +1,4 @@
-"""The licence of face models is shown and agreed to before they are downloaded, on the command line and over the API."""
+"""The license of the face models is shown and agreed to before their download, on the command line and over the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every picture of a learned person that we draw says in its file that it is generated and whom it shows."""
+"""Every image of a learned person is marked in its file as generated, and with whom it shows."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.bases import name_list, toy_bases, toy_pool
 from support.models import make_host
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from benchmarks.evidence.baselines import RANK, TARGETS, FreeLearner, LoraLearner, lora_adapters
 from benchmarks.evidence.precompute import Space, make_bases
@@ -22,7 +22,7 @@ ATTENTION = ("attn1", "attn2")
 
 
 def _learner(prediction: Prediction = "epsilon") -> Any:
-    model = ToyHost(prediction=prediction)
+    model = ToyModel(prediction=prediction)
     settings = TrainingSettings(steps=6, components=8, early_stop=False, batch_size=8, mode="direct")
     return FreeLearner(model, toy_bases(model), toy_pool(("ann", "bob")), settings)
 
@@ -60,7 +60,7 @@ def test_free_coefficients_are_learned_in_float32() -> None:
 
 
 def test_spaces_are_orthonormal_and_represent_the_names() -> None:
-    model, names = ToyHost(), name_list(60)
+    model, names = ToyModel(), name_list(60)
     plain = make_bases(model, names, Space(), 8)[0]
     for space in (Space("random"), Space("free"), Space(names=20), Space(distinct=True)):
         basis = make_bases(model, names, space, 8)[0]

@@ -102,12 +102,12 @@ def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp
 
 @pytest.fixture
 def toy(tmp_path: Path) -> tuple[EvidenceTestbed, Path]:
-    from support.toys import ToyHost
+    from support.toys import ToyModel
 
     random = np.random.default_rng(1)
     images = [np.repeat(np.repeat(random.integers(0, 256, (8, 8, 3), dtype=np.uint8), 8, 0), 8, 1) for _ in range(4)]
     strangers = [stranger(f"s{number}", image) for number, image in enumerate(images)]
-    return make_testbed(ToyHost(), name_list(_NAMES), strangers, decode_toy), tmp_path
+    return make_testbed(ToyModel(), name_list(_NAMES), strangers, decode_toy), tmp_path
 
 
 def test_a_killed_run_is_resumed_with_the_same_results(toy: tuple[EvidenceTestbed, Path]) -> None:

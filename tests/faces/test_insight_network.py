@@ -16,7 +16,7 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.types import Pixels
 
 SAME_PERSON, OTHER_PEOPLE = 0.55, 0.4
-"""Cosines measured with the miniature recogniser: one person 0.67 and more, different people 0.36 and less."""
+"""Cosines measured with the miniature recognizer: one person 0.67 and more, different people 0.36 and less."""
 
 
 def test_six_faces_are_found_largest_first(miniature_faces: InsightFaceNetwork, six_faces: Pixels) -> None:
@@ -65,7 +65,7 @@ def test_one_person_is_like_itself_and_unlike_others(
     assert (others @ others.T - np.eye(len(others))).max() < OTHER_PEOPLE
 
 
-def test_a_batch_is_as_good_as_one_by_one_and_repeats(
+def test_a_batch_gives_the_same_vectors_as_single_crops(
     miniature_faces: InsightFaceNetwork, miniature_folder: Path, six_faces: Pixels
 ) -> None:
     aligned = [miniature_faces.align(six_faces, face.landmarks) for face in miniature_faces.detect(six_faces)[:2]]
@@ -109,11 +109,11 @@ def test_a_tight_crop_is_found_by_looking_again_with_a_border(
     assert sum(without) < 6, "the crops are not tight enough to need a border"
 
 
-def test_the_sample_that_is_a_tight_crop(miniature_faces: InsightFaceNetwork) -> None:
+def test_a_tightly_cropped_sample_is_found(miniature_faces: InsightFaceNetwork) -> None:
     assert len(miniature_faces.detect(pixels_of(sample_photos()["one"]))) == 1
 
 
-def test_the_name_tells_pack_and_recogniser(miniature_faces: InsightFaceNetwork) -> None:
+def test_the_name_identifies_pack_and_recognizer(miniature_faces: InsightFaceNetwork) -> None:
     assert miniature_faces.name == "miniature:87aacdfe"
 
 
@@ -127,7 +127,7 @@ def test_nothing_is_printed(miniature_folder: Path, capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("package", ["insightface", "onnxruntime"])
-def test_a_missing_package_is_told_with_the_command(
+def test_the_error_for_a_missing_package_names_the_command(
     miniature_folder: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("insightface", "onnxruntime")]:
@@ -137,7 +137,7 @@ def test_a_missing_package_is_told_with_the_command(
         InsightFaceNetwork(miniature_folder)
 
 
-def test_a_folder_that_is_not_there_is_told_and_not_downloaded(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_and_not_downloaded(tmp_path: Path) -> None:
     with pytest.raises(FacePackError, match="There is no folder"):
         InsightFaceNetwork(tmp_path / "buffalo_l")
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +155,7 @@ def test_importing_the_face_modules_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_broken_model_is_told_in_a_sentence(miniature_folder: Path, tmp_path: Path) -> None:
+def test_a_broken_model_is_explained_in_a_sentence(miniature_folder: Path, tmp_path: Path) -> None:
     for path in miniature_folder.glob("*.onnx"):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:200_000])
     with pytest.raises(FacePackError, match="cannot load the pack"):

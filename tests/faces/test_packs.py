@@ -23,7 +23,7 @@ from celeb_basis.faces import packs
 from celeb_basis.faces.packs import MANIFEST, SHIPPED_PACKS, SOURCES, find_pack, obtain_pack, unpack
 
 DETECTOR = np.random.default_rng(1).bytes(120_000)
-RECOGNISER = np.random.default_rng(2).bytes(150_000)
+RECOGNIZER = np.random.default_rng(2).bytes(150_000)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put_pack(folder: Path, name: str = "buffalo_l") -> Path:
     folder.mkdir(parents=True)
-    for file, data in zip(SOURCES[name].files, (DETECTOR, RECOGNISER), strict=True):
+    for file, data in zip(SOURCES[name].files, (DETECTOR, RECOGNIZER), strict=True):
         (folder / file).write_bytes(data)
     return folder
 
@@ -78,7 +78,7 @@ def test_the_shipped_pack_is_found_last(tmp_path: Path, private_cache: Path, mon
         obtain_pack("miniature")
 
 
-def test_a_whole_pack_is_preferred_to_an_incomplete_one(tmp_path: Path, private_cache: Path) -> None:
+def test_a_complete_pack_is_preferred_to_an_incomplete_one(tmp_path: Path, private_cache: Path) -> None:
     put_pack(private_cache / "faces" / "models" / "buffalo_l").joinpath("w600k_r50.onnx").unlink()
     with pytest.raises(FacePackError, match=r"lacks w600k_r50\.onnx"):
         find_pack("buffalo_l")
@@ -107,7 +107,7 @@ def test_a_missing_pack_names_address_files_and_folder(name: str, private_cache:
     assert str(private_cache / "faces" / "models" / name) in text
 
 
-def test_unknown_names_get_the_choices() -> None:
+def test_the_error_for_unknown_names_lists_the_choices() -> None:
     for name in ("bufalo", "", ".."):
         with pytest.raises(FacePackError, match="buffalo_l, antelopev2, miniature"):
             find_pack(name)
@@ -137,7 +137,7 @@ def test_unpacking_any_layout(tmp_path: Path, prefix: str) -> None:
     archive.parent.mkdir(parents=True)
     archive.write_bytes(
         zipped(
-            {f"{prefix}a.onnx": DETECTOR, f"{prefix}b.onnx": RECOGNISER, f"{prefix}read.me": b"x", "c\\d.onnx": b"y"}
+            {f"{prefix}a.onnx": DETECTOR, f"{prefix}b.onnx": RECOGNIZER, f"{prefix}read.me": b"x", "c\\d.onnx": b"y"}
         )
     )
     target = tmp_path / "deep" / "down" / "here" / "pack"
@@ -160,14 +160,14 @@ def test_bad_zips_leave_nothing(tmp_path: Path, data: bytes) -> None:
 def test_unpacking_keeps_what_else_is_in_the_folder(tmp_path: Path) -> None:
     folder = put_pack(tmp_path / "models" / "buffalo_l")
     (folder / "2d106det.onnx").write_bytes(b"the user's own")
-    (tmp_path / "pack.zip").write_bytes(zipped({"det_10g.onnx": RECOGNISER, "w600k_r50.onnx": DETECTOR}))
+    (tmp_path / "pack.zip").write_bytes(zipped({"det_10g.onnx": RECOGNIZER, "w600k_r50.onnx": DETECTOR}))
     unpack(tmp_path / "pack.zip", folder, files=SOURCES["buffalo_l"].files)
     assert (folder / "2d106det.onnx").read_bytes() == b"the user's own"
-    assert (folder / "det_10g.onnx").read_bytes() == RECOGNISER
+    assert (folder / "det_10g.onnx").read_bytes() == RECOGNIZER
 
 
-def test_later_damage_is_seen(tmp_path: Path) -> None:
-    (tmp_path / "pack.zip").write_bytes(zipped({"a.onnx": DETECTOR, "b.onnx": RECOGNISER}))
+def test_later_damage_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "pack.zip").write_bytes(zipped({"a.onnx": DETECTOR, "b.onnx": RECOGNIZER}))
     target = tmp_path / "pack"
     unpack(tmp_path / "pack.zip", target)
     find_pack(target).verify()
@@ -184,7 +184,7 @@ def test_later_damage_is_seen(tmp_path: Path) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder served on 127.0.0.1 in place of insightface's releases."""
+    """A folder served on 127.0.0.1 instead of insightface's releases."""
     folder = tmp_path / "site"
     folder.mkdir()
 
@@ -204,7 +204,7 @@ def serve_antelope(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = zipped(
         {
             "antelopev2/scrfd_10g_bnkps.onnx": DETECTOR,
-            "antelopev2/glintr100.onnx": RECOGNISER,
+            "antelopev2/glintr100.onnx": RECOGNIZER,
             "antelopev2/1k3d68.onnx": b"not needed",
         }
     )
@@ -228,7 +228,7 @@ def test_a_pack_is_downloaded_on_first_use_only(
     assert obtain_pack("antelopev2") == pack == find_pack("antelopev2")
 
 
-def test_nothing_is_downloaded_before_the_licence_is_agreed_to(
+def test_nothing_is_downloaded_before_the_license_is_accepted(
     site: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_antelope(site, monkeypatch)
@@ -249,8 +249,8 @@ def test_nothing_is_downloaded_before_the_licence_is_agreed_to(
     assert obtain_pack("antelopev2") == pack, "what is here asks no new question"
 
 
-def test_an_exchanged_zip_is_refused(site: Path, private_cache: Path) -> None:
-    (site / "buffalo_l.zip").write_bytes(zipped({"det_10g.onnx": DETECTOR, "w600k_r50.onnx": RECOGNISER}))
+def test_a_modified_zip_is_refused(site: Path, private_cache: Path) -> None:
+    (site / "buffalo_l.zip").write_bytes(zipped({"det_10g.onnx": DETECTOR, "w600k_r50.onnx": RECOGNIZER}))
     with pytest.raises(DownloadError, match="SHA-256 differs"):
         obtain_pack("buffalo_l", agreed=True)
     assert not list(private_cache.rglob("*.onnx"))
@@ -266,8 +266,8 @@ def test_offline_one_message_says_which_files_go_where(private_cache: Path, monk
     assert str(private_cache / "faces" / "models" / "buffalo_l") in text
 
 
-def test_a_zip_of_ones_own(site: Path, tmp_path: Path) -> None:
-    data = zipped({"det.onnx": DETECTOR, "rec.onnx": RECOGNISER})
+def test_a_zip_of_the_users_own(site: Path, tmp_path: Path) -> None:
+    data = zipped({"det.onnx": DETECTOR, "rec.onnx": RECOGNIZER})
     (site / "mine.zip").write_bytes(data)
     with pytest.raises(CelebBasisError, match="SHA-256 differs"):
         obtain_pack("mine", root=tmp_path / "own", url=f"{packs.RELEASES}/mine.zip", sha256="1" * 64)

@@ -1,4 +1,4 @@
-"""Choosing a face, the portrait made of it, and warnings on photos that were spoiled on purpose."""
+"""Choosing a face, the portrait made of it, and warnings about photos that were degraded on purpose."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def test_choice(choose: int | tuple[float, float] | None, expected: DetectedFace
     assert choose_face([LARGE, SMALL], choose) is expected
 
 
-def test_a_point_in_two_boxes_means_the_inner_face() -> None:
+def test_a_point_in_two_boxes_chooses_the_inner_face() -> None:
     inner = box_face(20, 20, 30)
     assert choose_face([LARGE, inner], (30.0, 30.0)) is inner
 
 
 @pytest.mark.parametrize(("count", "choose"), [(2, 2), (2, -1), (1, 5)])
-def test_numbers_out_of_range(count: int, choose: int) -> None:
+def test_face_numbers_out_of_range_are_refused(count: int, choose: int) -> None:
     with pytest.raises(FaceError, match=r"choose from 0 \(the largest\)"):
         choose_face([LARGE, SMALL][:count], choose, "group.jpg")
 
 
-def test_no_face_is_told_with_the_photos_name(miniature_faces: InsightFaceNetwork) -> None:
+def test_the_error_for_no_face_names_the_photo(miniature_faces: InsightFaceNetwork) -> None:
     with pytest.raises(FaceError, match=r"No face was found in wall\.jpg: use"):
         portrait(np.full((300, 400, 3), 130, np.uint8), miniature_faces, size=64, source="wall.jpg")
 
@@ -91,7 +91,7 @@ def test_good_photos_get_no_warning(
 
 
 @pytest.mark.parametrize("name", ONE_PERSON)
-def test_spoiled_copies_are_told(
+def test_degraded_copies_get_a_warning(
     miniature_faces: InsightFaceNetwork, person_photos: dict[str, Path], name: str
 ) -> None:
     photo = pixels_of(person_photos[name])
@@ -109,16 +109,16 @@ def test_spoiled_copies_are_told(
     assert "blurred" not in warnings_for(miniature_faces, dim, [face]), "less light is not less sharp"
 
 
-def test_the_one_who_looks_away_is_told(miniature_faces: InsightFaceNetwork, six_faces: Pixels) -> None:
+def test_a_face_turned_away_gets_a_warning(miniature_faces: InsightFaceNetwork, six_faces: Pixels) -> None:
     """Of the six, one is seen nearly in profile: the man at the top right, fifth from the left."""
     turned = {}
     for face in miniature_faces.detect(six_faces):
-        told = quality_warnings(six_faces, face, [face], miniature_faces.align(six_faces, face.landmarks))
-        turned[round(face.box[0])] = any("turned away" in warning for warning in told)
+        warnings = quality_warnings(six_faces, face, [face], miniature_faces.align(six_faces, face.landmarks))
+        turned[round(face.box[0])] = any("turned away" in warning for warning in warnings)
     assert [turned[left] for left in sorted(turned)] == [False, False, False, False, True, False]
 
 
-def test_the_tight_small_sample_is_told(miniature_faces: InsightFaceNetwork) -> None:
-    told = warnings_for(miniature_faces, pixels_of(sample_photos()["one"]))
-    assert "small" in told
-    assert "tightly" in told
+def test_the_tight_small_sample_gets_warnings(miniature_faces: InsightFaceNetwork) -> None:
+    warnings = warnings_for(miniature_faces, pixels_of(sample_photos()["one"]))
+    assert "small" in warnings
+    assert "tightly" in warnings

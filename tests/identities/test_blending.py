@@ -1,4 +1,4 @@
-"""Arithmetic on people, against the same arithmetic on token vectors in float64."""
+"""Blending identities, against the same arithmetic on token vectors in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-expansion for another checkpoint of the family, and every identity that does not fit."""
+"""Expanding an identity for another checkpoint of the family, and every identity that does not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.people import CELEBRITIES, family_bases, model_info, person, random_basis, unit_coefficients
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import BasisError, WrongModelError
 from celeb_basis.identities.expand import check_model, expand_identity, new_identity
@@ -60,7 +60,7 @@ def test_another_checkpoint_of_the_family() -> None:
 def test_real_bases_of_two_checkpoints() -> None:
     from support.bases import toy_bases
 
-    first, second = ToyHost((32, 48), seed=0), ToyHost((32, 48), seed=7)
+    first, second = ToyModel((32, 48), seed=0), ToyModel((32, 48), seed=7)
     identity = person("ada", "sdxl", bases=toy_bases(first))
     moved = expand_identity(identity, toy_bases(second), second.info)
     assert moved.metadata.basis_sha256 != identity.metadata.basis_sha256

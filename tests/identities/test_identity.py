@@ -1,4 +1,4 @@
-"""An identity: what it takes in, what it refuses, and its hash."""
+"""An identity: what it accepts, what it refuses, and its hash."""
 
 from __future__ import annotations
 

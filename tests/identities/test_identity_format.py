@@ -1,4 +1,4 @@
-"""The identity file: exact round trips, and every kind of file that is none."""
+"""The identity file: exact round trips, and every kind of file that is not one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of people."""
+"""The library's folder of identity files."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from celeb_basis.names.filters import FilteredNames, FilterOptions, comparison_k
 from celeb_basis.names.lists import name_list
 
 
-class PlaceholderTokens:
+class WordTokenizer:
     """A tokenizer of whole words that counts its calls."""
 
     def __init__(self) -> None:
@@ -30,15 +29,15 @@ class PlaceholderTokens:
 
 
 def _filter(*names: str, tokens: int = 2, **options: object) -> FilteredNames:
-    return filter_names(name_list(names, "test"), PlaceholderTokens(), FilterOptions(**options), tokens=tokens)  # type: ignore[arg-type]
+    return filter_names(name_list(names, "test"), WordTokenizer(), FilterOptions(**options), tokens=tokens)  # type: ignore[arg-type]
 
 
 def _reasons(filtered: FilteredNames) -> dict[str, str]:
     return {item.name: item.reason for item in filtered.dropped}
 
 
-def test_names_of_too_few_tokens_are_dropped_and_later_tokens_left_out() -> None:
-    words = PlaceholderTokens()
+def test_names_of_too_few_tokens_are_dropped_and_later_tokens_ignored() -> None:
+    words = WordTokenizer()
     filtered = filter_names(name_list(["Tom Hanks", "Cher", "Helena Bonham Carter"], "test"), words)
     assert filtered.names == ("Tom Hanks", "Helena Bonham Carter")
     expected = [[words.ids["tom"], words.ids["hanks"]], [words.ids["helena"], words.ids["bonham"]]]
@@ -58,14 +57,14 @@ def test_min_and_max_tokens() -> None:
     assert _filter(*names, min_tokens=1, tokens=1).token_ids.shape == (4, 1)
 
 
-def test_duplicates_aside_case_accents_spaces_and_punctuation() -> None:
+def test_duplicates_ignore_case_accents_spaces_and_punctuation() -> None:
     filtered = _filter("Penélope Cruz", "penelope  cruz", "PENÉLOPE CRUZ", "Jean-Luc Godard", "Jean Luc Godard")
     assert filtered.names == ("Penélope Cruz", "Jean-Luc Godard")
     assert _reasons(filtered)["penelope cruz"] == "same name as Penélope Cruz"
     assert {item.kind for item in filtered.dropped} == {"duplicate name"}
 
 
-def test_marks_that_are_letters_in_their_script_are_kept_apart() -> None:
+def test_marks_that_are_letters_in_their_script_distinguish_names() -> None:
     assert comparison_key("Élodie Ångström") == "elodieangstrom"
     assert comparison_key("राम") != comparison_key("रोम")
     assert comparison_key("か") != comparison_key("が")
@@ -102,7 +101,7 @@ def test_the_face_check_runs_last_and_only_on_names_that_passed() -> None:
     names = name_list(
         ["Tom Hanks", "Cher", "tom hanks", "Bob Dylan", "bob dylan", "Bob Dylan Senior", "Uma Thurman"], "t"
     )
-    filtered = filter_names(names, PlaceholderTokens(), face_check=check)
+    filtered = filter_names(names, WordTokenizer(), face_check=check)
     # Another spelling of a name that failed is not drawn again; another person with its first tokens is.
     assert asked == ["Tom Hanks", "Bob Dylan", "Bob Dylan Senior", "Uma Thurman"]
     assert filtered.names == ("Tom Hanks", "Uma Thurman")
@@ -113,7 +112,7 @@ def test_the_face_check_runs_last_and_only_on_names_that_passed() -> None:
 def test_a_name_without_a_face_does_not_use_up_a_common_token() -> None:
     filtered = filter_names(
         name_list(["Tom Hanks", "Tom Hardy"], "t"),
-        PlaceholderTokens(),
+        WordTokenizer(),
         FilterOptions(max_repeats=1),
         face_check=lambda name: "no face" if name == "Tom Hanks" else None,
     )
@@ -142,9 +141,9 @@ def test_nothing_kept_is_an_empty_table() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("ABCDE"), min_size=1, max_size=4), min_size=1, max_size=40), st.integers(1, 3))
-def test_every_name_is_kept_or_dropped_and_the_promises_hold(words: list[list[str]], max_repeats: int) -> None:
+def test_every_name_is_kept_or_dropped_by_the_rules(words: list[list[str]], max_repeats: int) -> None:
     names = name_list([" ".join(name) for name in words], "random")
-    filtered = filter_names(names, PlaceholderTokens(), FilterOptions(max_repeats=max_repeats))
+    filtered = filter_names(names, WordTokenizer(), FilterOptions(max_repeats=max_repeats))
     together = Counter(filtered.names) + Counter(item.name for item in filtered.dropped)
     assert together == Counter(names.names)
     assert len(np.unique(filtered.token_ids, axis=0)) == len(filtered.names)
@@ -176,14 +175,14 @@ def test_impossible_numbers_of_tokens_are_refused() -> None:
         _filter("Tom Hanks", tokens=0)
 
 
-def test_a_tokenizer_that_loses_names_is_found_out() -> None:
+def test_a_tokenizer_that_loses_names_is_an_error() -> None:
     with pytest.raises(HostError, match="1 lists of tokens for 2 names"):
         filter_names(name_list(["Tom Hanks", "Uma Thurman"], "t"), lambda texts: [[1, 2] for _ in texts[1:]])
 
 
-def test_a_hundred_thousand_names_take_a_few_seconds() -> None:
+def test_a_hundred_thousand_names_are_tokenized_in_one_call() -> None:
     names = name_list((f"Námè{i % 4000} Other{i}" for i in range(100_000)), "many")
-    started = time.process_time()
-    filtered = filter_names(names, PlaceholderTokens(), FilterOptions(max_repeats=20))
-    assert time.process_time() - started < 8.0
+    tokenize = WordTokenizer()
+    filtered = filter_names(names, tokenize, FilterOptions(max_repeats=20))
+    assert tokenize.calls == 1
     assert len(filtered.names) == 80_000

@@ -1,4 +1,4 @@
-"""Reading lists of names: what is a name, what changes the hash, and what a user is told about a bad file."""
+"""Reading lists of names: what is a name, what changes the hash, and what the errors about bad files say."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _NAME = st.text(
 
 
 @given(st.lists(_NAME, min_size=1, max_size=8), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.booleans())
-def test_normalising_is_stable(
+def test_normalizing_is_stable(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], end: str, mark: bool, decomposed: bool
 ) -> None:
     """Whatever the file looks like, reading it equals listing its names, and listing them again changes nothing."""

@@ -1,4 +1,4 @@
-"""What the shipped list promises, checked with CLIP's own tokenizer."""
+"""Properties of the shipped list, checked with CLIP's own tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _text() -> str:
 
 
 def _plain(name: str) -> str:
-    """Without case and accents; written apart from the package's own comparison."""
+    """Without case and accents; independent of the package's own comparison."""
     return "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)).casefold()
 
 
@@ -29,7 +29,7 @@ def filtered() -> FilteredNames:
     return filter_names(shipped_names(), lambda texts: tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
 
-def test_the_file_is_sorted_composed_utf8_with_a_true_heading() -> None:
+def test_the_file_is_sorted_composed_utf8_with_a_correct_heading() -> None:
     text = _text()
     assert unicodedata.is_normalized("NFC", text)
     assert "\r" not in text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 from support.bases import toy_bases
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import IdentityError, TrainingError
 from celeb_basis.files import safetensors_metadata
@@ -66,7 +66,7 @@ def test_an_interrupted_run_of_the_first_version_goes_on_to_its_end() -> None:
     path = FILES / "state-1.safetensors"
     saved = read_summary(path)
     assert (saved.names, saved.consent) == (("ann",), "")
-    model = ToyHost()
+    model = ToyModel()
     trainer = resume_trainer(path, model, toy_bases(model, 8))
     assert trainer.step == 3
     assert list(trainer.run())

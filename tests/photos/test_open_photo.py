@@ -70,13 +70,13 @@ def test_a_real_photo_is_read_as_pillow_reads_it() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_bilevel_and_palette(gradient: np.ndarray, mode: str) -> None:
+def test_gray_bilevel_and_palette(gradient: np.ndarray, mode: str) -> None:
     image = Image.fromarray(gradient).convert(mode)
     np.testing.assert_array_equal(open_photo(encoded(image, "PNG")), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_laid_over_white(gradient: np.ndarray, mode: str) -> None:
+def test_alpha_is_composited_over_white(gradient: np.ndarray, mode: str) -> None:
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[:, WIDTH // 2 :] = 255
     alpha[0] = 128
@@ -88,7 +88,7 @@ def test_alpha_is_laid_over_white(gradient: np.ndarray, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "L"])
-def test_a_transparent_colour_becomes_white(gradient: np.ndarray, mode: str) -> None:
+def test_a_transparent_color_becomes_white(gradient: np.ndarray, mode: str) -> None:
     flat = np.full_like(gradient, 60)
     flat[10:20, 10:20] = 204  # a level of the web palette
     image = Image.fromarray(flat).convert(mode)
@@ -110,7 +110,7 @@ def test_cmyk_tiff(gradient: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bit_grey(gradient: np.ndarray, kind: str) -> None:
+def test_sixteen_bit_gray(gradient: np.ndarray, kind: str) -> None:
     values = gradient[..., 0].astype(np.uint16) * 257
     picture = open_photo(encoded(Image.fromarray(values), kind))
     np.testing.assert_array_equal(picture, gradient[..., :1].repeat(3, -1))
@@ -170,7 +170,7 @@ def test_orientation_tags(gradient: np.ndarray, kind: str, orientation: int) -> 
     assert np.abs(reduced.astype(int) - gradient[::2, ::2]).mean() < 6
 
 
-def test_orientation_of_deep_grey_and_of_reduced_pictures(gradient: np.ndarray) -> None:
+def test_orientation_of_deep_gray_and_of_reduced_pictures(gradient: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = np.rot90(gradient[..., 0].astype(np.uint16) * 257, 1)
@@ -185,7 +185,7 @@ def test_orientation_of_deep_grey_and_of_reduced_pictures(gradient: np.ndarray) 
     assert picture.shape == (75, 100, 3)
 
 
-def test_damaged_exif_is_passed_over(gradient: np.ndarray) -> None:
+def test_damaged_exif_is_ignored(gradient: np.ndarray) -> None:
     data = encoded(Image.fromarray(gradient), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken", quality=95)
     assert np.abs(open_photo(data).astype(int) - gradient).mean() < 3
 
@@ -214,7 +214,7 @@ def test_an_embedded_profile_is_applied(gradient: np.ndarray) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "is not a picture|is damaged"),
     ],
 )
-def test_files_that_are_no_picture(data: bytes, words: str, tmp_path: Path) -> None:
+def test_files_that_are_not_pictures(data: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
     with pytest.raises(PhotoError, match=words) as caught:
@@ -239,7 +239,7 @@ def test_too_small(size: tuple[int, int]) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG whose header promises a size that nothing follows: whoever decodes it notices."""
+    """A PNG whose header promises a size that nothing follows: decoding it fails."""
     import struct
     import zlib
 
@@ -293,7 +293,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         open_photo(tmp_path)
 
 
-def test_pillows_own_settings_stay(gradient: np.ndarray) -> None:
+def test_pillows_settings_are_unchanged(gradient: np.ndarray) -> None:
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
     open_photo(encoded(Image.fromarray(gradient), "PNG"))
     with pytest.raises(PhotoError):
@@ -301,6 +301,6 @@ def test_pillows_own_settings_stay(gradient: np.ndarray) -> None:
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
 
 
-def test_the_name_for_bytes_is_the_callers() -> None:
+def test_the_caller_names_pictures_given_as_bytes() -> None:
     with pytest.raises(PhotoError, match="upload 3 is not"):
         open_photo(b"nothing", name="upload 3")

@@ -44,7 +44,7 @@ def test_the_square_is_ffhqs(degrees: float) -> None:
     np.testing.assert_allclose(face_square(landmarks).corners - 0.5, published_quad(landmarks), atol=1e-4)
 
 
-def test_landmarks_on_one_point_are_refused() -> None:
+def test_coinciding_landmarks_are_refused() -> None:
     with pytest.raises(FaceError, match="landmarks coincide"):
         face_square(np.full((5, 2), 7, np.float32))
     with pytest.raises(FaceError, match="landmarks coincide"):
@@ -68,15 +68,15 @@ def marked(landmarks: np.ndarray, size: int = 400) -> Pixels:
 
 
 def dots_in(picture: Pixels, near: np.ndarray, reach: int) -> np.ndarray:
-    """Centres of brightness around given points."""
+    """Centers of brightness around given points."""
     grey = picture[..., 0].astype(np.float64)
-    centres = []
+    centers = []
     for px, py in near:
         left, top = round(float(px)) - reach, round(float(py)) - reach
         part = grey[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
         y, x = np.mgrid[: part.shape[0], : part.shape[1]]
-        centres.append(((part * x).sum() / part.sum() + left, (part * y).sum() / part.sum() + top))
-    return np.array(centres)
+        centers.append(((part * x).sum() / part.sum() + left, (part * y).sum() / part.sum() + top))
+    return np.array(centers)
 
 
 @pytest.mark.parametrize("size", [64, 160, 512])
@@ -98,7 +98,7 @@ def test_the_crop_stands_upright() -> None:
         assert points[3, 1] > points[0, 1]
 
 
-def test_a_crop_refound_has_its_landmarks_where_they_were_mapped(
+def test_the_face_in_a_crop_has_its_landmarks_where_they_were_mapped(
     miniature_faces: InsightFaceNetwork, person_photos: dict[str, Path], six_faces: Pixels
 ) -> None:
     photos = [six_faces, *(pixels_of(person_photos[name]) for name in ONE_PERSON)]
@@ -124,7 +124,7 @@ def test_the_face_vector_survives_the_crop(miniature_faces: InsightFaceNetwork, 
 
 
 def test_reduction_does_not_alias() -> None:
-    """A fine checkerboard must become even grey, not a moire pattern."""
+    """A fine checkerboard must become even gray, not a moire pattern."""
     y, x = np.mgrid[:3000, :3000]
     board = np.repeat((((x // 2 + y // 2) % 2) * 255).astype(np.uint8)[..., None], 3, -1)
     landmarks = (turned(FRONTAL, 7) - 120) * 12 + 1500
@@ -143,7 +143,7 @@ def test_an_enlarged_crop_keeps_the_photo() -> None:
     assert np.abs(crop.picture.astype(int) - expected)[2:-2, 2:-2].mean() < 3
 
 
-def test_beyond_the_photo_it_is_filled_softly(six_faces: Pixels) -> None:
+def test_the_area_beyond_the_photo_is_filled_softly(six_faces: Pixels) -> None:
     photo = six_faces[:300, :300]
     landmarks = FRONTAL - np.float32([60, 70])
     crop = square_crop(photo, landmarks, 256).picture.astype(float)

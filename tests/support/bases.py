@@ -1,4 +1,4 @@
-"""Small bases for toy hosts, and pools that need no photo."""
+"""Small bases for toy models, and pools of views that need no photo."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def toy_pool(people: Sequence[str] = ("ann",), views: int = 6, seed: int = 0, si
 
     def person(name: str) -> PersonViews:
         base = torch.randn(1, 4, side, side, generator=generator)
-        centre = torch.randn(512, generator=generator)
-        vectors = centre + 0.3 * torch.randn(views, 512, generator=generator)
+        center = torch.randn(512, generator=generator)
+        vectors = center + 0.3 * torch.randn(views, 512, generator=generator)
         return PersonViews(
             name=name,
             thumbnail=_png(),

@@ -1,4 +1,4 @@
-"""What autograd keeps between a forward and a backward pass."""
+"""Counting the bytes that autograd saves between the forward and the backward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Kept:
-    """The storages that were kept, each counted once."""
+    """The saved storages, each counted once."""
 
     def __init__(self) -> None:
         self.storages: dict[int, torch.Tensor] = {}
@@ -21,7 +21,7 @@ class Kept:
 
 @contextmanager
 def counting_kept(weights: Iterable[torch.Tensor]) -> Iterator[Kept]:
-    """Counts what is kept beside the weights."""
+    """Count what is saved, except for the weights."""
     own = {weight.untyped_storage()._cdata for weight in weights}
     kept = Kept()
 

@@ -1,4 +1,4 @@
-"""Fixtures that many rooms' tests use."""
+"""Fixtures shared by many tests."""
 
 from __future__ import annotations
 

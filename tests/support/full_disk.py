@@ -1,4 +1,4 @@
-"""A disk that takes no more: the system itself refuses, whichever library writes."""
+"""A full disk: the system itself refuses to write, whichever library is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def full_disk(most: int = 1000) -> Iterator[None]:
-    """Within it, this process can make no file larger than ``most`` bytes."""
+    """Inside the context, this process cannot write a file larger than ``most`` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:

@@ -1,4 +1,4 @@
-"""Small random Stable Diffusion models, made once a session. They are frozen: a test that changes one makes its own."""
+"""Small random Stable Diffusion models, made once per session. Shared ones must not be changed: make your own instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HostFactory: TypeAlias = "Callable[..., DiffusersHost]"
 
 
 def make_host(kind: str = "sd1", **options: Any) -> DiffusersHost:
-    """A fresh small host of the family ``kind``; ``options`` go to :func:`miniature.small_models.pipelines.make_pipeline`."""
+    """A fresh small model of the family ``kind``; ``options`` go to :func:`miniature.small_models.pipelines.make_pipeline`."""
     from celeb_basis.hosts.diffusers import DiffusersHost
     from miniature.small_models.pipelines import make_pipeline
 

@@ -1,4 +1,4 @@
-"""Looking for what is left of somebody in folders: a name, or bytes that were in a photo or a picture of them."""
+"""Finding traces of a person in folders: a name, or bytes of a photo or image of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What checks inside a real program found, as the tests outside read it."""
+"""Running checks inside a real program, and the errors that they raised."""
 
 from __future__ import annotations
 

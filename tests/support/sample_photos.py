@@ -1,4 +1,4 @@
-"""Real photos that lie inside installed packages, for demos and checks. Read from there, never copied."""
+"""Real photos inside installed packages, for tests. They are read from there, never copied."""
 
 from __future__ import annotations
 

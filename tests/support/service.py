@@ -1,4 +1,4 @@
-"""What tests ask of the service: people to learn from a sample photo, and the end of a job."""
+"""Requests to the service for people in a sample photo, and waiting for a job."""
 
 from __future__ import annotations
 

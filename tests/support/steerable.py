@@ -1,4 +1,4 @@
-"""A small world in which learning can succeed: a model trained, in seconds, to draw what names mean.
+"""A small world in which training can succeed: a model that was trained, in seconds, to render what names mean.
 
 Invented people have a first and a last name. Every name token's embedding holds hidden features, and the features of both
 names together are the colours and the shape of a person's picture. A denoiser is trained on the people's pictures with
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from support.toys import ToyHost, tokenize
+from support.toys import ToyModel, tokenize
 from torch import nn
 
 from celeb_basis.basis import BasisOptions, build_bases
@@ -33,13 +33,13 @@ _WIDTH = 32
 
 @dataclass(frozen=True)
 class World:
-    """A trained host with the bases of its text encoders, and strangers for it."""
+    """A trained model with the bases of its text encoders, and strangers for it."""
 
     model: DiffusionModel
     bases: tuple[Basis, ...]
 
     def stranger(self, seed: int) -> ViewPool:
-        """Somebody whose features no name has; each name's lie on the unit sphere, as the paper's coefficients do."""
+        """A person with features that no name has, on the unit sphere, as the paper's coefficients are."""
         random = np.random.default_rng(1000 + seed)
         features = random.normal(size=(2, FEATURES))
         features /= np.linalg.norm(features, axis=1, keepdims=True)
@@ -48,7 +48,7 @@ class World:
         return ViewPool((PersonViews("stranger", b"", latents, vector, ("",)),), "none")
 
     def held_out_loss(self, person: PersonViews, coefficients: Sequence[torch.Tensor], draws: int = 512) -> float:
-        """Diffusion loss over prompts, noises and timesteps that are the same for everybody and no training has seen."""
+        """Diffusion loss over held-out prompts, noises and timesteps, the same for everyone."""
         generator = torch.Generator().manual_seed(77)
         noise = torch.randn(draws, *person.latents.mean.shape[1:], generator=generator)
         timesteps = torch.linspace(1, 999, draws).long()
@@ -93,7 +93,7 @@ def render(features: np.ndarray) -> np.ndarray:
 
 def train_world(prediction: Prediction = "epsilon", encoders: int = 1, steps: int = 2000, batch: int = 64) -> World:
     """A world with one text encoder, or with two that hold the same features along directions of their own."""
-    model = ToyHost((_WIDTH,) * encoders, prediction)
+    model = ToyModel((_WIDTH,) * encoders, prediction)
     names, features = _people(model)
     built = build_bases(model.text_encoders, names, BasisOptions(components=COMPONENTS))
     pictures = torch.cat([model.encode_images(to_model_range(render(one))).mean for one in features])
@@ -126,7 +126,7 @@ def steerable(request: pytest.FixtureRequest) -> World:
     return train_world(request.param)
 
 
-def _people(model: ToyHost) -> tuple[NameList, np.ndarray]:
+def _people(model: ToyModel) -> tuple[NameList, np.ndarray]:
     """Names whose tokens' embeddings hold the features at distances of about 1 from the mean, and the features."""
     random = np.random.default_rng(0)
     features = random.normal(size=(PEOPLE, 2, FEATURES)) / FEATURES**0.5

@@ -1,4 +1,4 @@
-"""A host small enough for thousands of steps a minute: plain torch, no diffusers, every method of the interface real."""
+"""A diffusion model small enough for thousands of steps per minute: plain torch, with every method of the interface."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class ToyTextEncoder:
     def token_table(self) -> torch.Tensor:
         return self.table
 
-    def encode(self, prompt: str, words: dict[str, torch.Tensor]) -> torch.Tensor:
-        """``(length, width)``: each position mixed with the mean of the whole prompt, words spliced in."""
+    def encode(self, prompt: str, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """``(length, width)``: each position mixed with the mean of the whole prompt, with the tokens' vectors inserted."""
         rows = []
         for part in prompt.replace(",", " ").split():
-            dtype = next(iter(words.values())).dtype if words else self.table.dtype
-            rows.append(words[part] if part in words else self.table[tokenize(part)].to(dtype))
+            dtype = next(iter(tokens.values())).dtype if tokens else self.table.dtype
+            rows.append(tokens[part] if part in tokens else self.table[tokenize(part)].to(dtype))
         sequence = torch.cat(rows)
         return torch.tanh(sequence @ self.mix.to(sequence.dtype) + sequence.mean(dim=0)) + sequence
 
@@ -72,8 +72,8 @@ class ToyDenoiser(nn.Module):
         return self.leave(torch.nn.functional.silu(hidden))
 
 
-class ToyHost:
-    """Implements ``Host``; ``poison_at`` makes the prediction NaN from that call on."""
+class ToyModel:
+    """Implements ``DiffusionModel``; ``poison_at`` makes the prediction NaN from that call on."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ToyHost:
         self.dtype = torch.float32
         self.poison_at = poison_at
         self.calls = 0
-        self.learning_depth = 0
+        self.training_depth = 0
 
     def memory(self) -> MemoryStats:
         return MemoryStats((), 8, 0, 0, False, None)
@@ -109,11 +109,11 @@ class ToyHost:
         del precision, checkpointing
         flags = [p.requires_grad for p in self.denoiser.parameters()]
         self.denoiser.requires_grad_(False)
-        self.learning_depth += 1
+        self.training_depth += 1
         try:
             yield
         finally:
-            self.learning_depth -= 1
+            self.training_depth -= 1
             for parameter, flag in zip(self.denoiser.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)
 

@@ -1,4 +1,4 @@
-"""Run inside a WebUI: pictures with people in their parameters, what a paste says, and the page of cards."""
+"""Run inside a WebUI: pictures with people in their parameters, warnings on paste, and the page of cards."""
 
 from __future__ import annotations
 

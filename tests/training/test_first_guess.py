@@ -1,4 +1,4 @@
-"""The first guess against scikit-learn's ridge regression, and where learning begins."""
+"""The first guess against scikit-learn's ridge regression, and where training starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from support.bases import toy_bases, toy_pool
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import TrainingError
 from celeb_basis.method import DirectCoefficients, ScaledCoefficients
@@ -17,43 +17,43 @@ from celeb_basis.training.first_guess import fit_first_guess
 from celeb_basis.training.trainer import Trainer
 
 
-def test_the_first_guess_is_scikit_learns_ridge() -> None:
+def test_the_regression_is_scikit_learns_ridge() -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(size=(40, 512)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    told = vectors @ random.normal(size=(512, 12)) + 0.02 * random.normal(size=(40, 12)) + 0.3
+    known = vectors @ random.normal(size=(512, 12)) + 0.02 * random.normal(size=(40, 12)) + 0.3
     strengths = (1e-3, 1e-2, 1e-1, 1.0)
     missing = np.concatenate([vectors, np.full((1, 512), np.nan, np.float32)])
     guess = fit_first_guess(
-        torch.from_numpy(missing), torch.from_numpy(np.concatenate([told, told[:1]])).reshape(41, 2, 6), strengths
+        torch.from_numpy(missing), torch.from_numpy(np.concatenate([known, known[:1]])).reshape(41, 2, 6), strengths
     )
     errors = []
     for strength in strengths:
-        left_out = cross_val_predict(Ridge(alpha=strength), vectors.astype(np.float64), told, cv=LeaveOneOut())
-        errors.append(float(((left_out - told) ** 2).sum()))
+        left_out = cross_val_predict(Ridge(alpha=strength), vectors.astype(np.float64), known, cv=LeaveOneOut())
+        errors.append(float(((left_out - known) ** 2).sum()))
     assert guess.strength == strengths[int(np.argmin(errors))]
-    means = np.stack([np.delete(told, row, axis=0).mean(axis=0) for row in range(40)])
-    assert guess.explained == pytest.approx(1 - min(errors) / float(((told - means) ** 2).sum()), abs=1e-5)
+    means = np.stack([np.delete(known, row, axis=0).mean(axis=0) for row in range(40)])
+    assert guess.explained == pytest.approx(1 - min(errors) / float(((known - means) ** 2).sum()), abs=1e-5)
     other = random.normal(size=(3, 512)).astype(np.float32)
-    expected = Ridge(alpha=guess.strength).fit(vectors.astype(np.float64), told).predict(other)
+    expected = Ridge(alpha=guess.strength).fit(vectors.astype(np.float64), known).predict(other)
     np.testing.assert_allclose(guess(torch.from_numpy(other)).reshape(3, 12), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_too_few_faces_are_told() -> None:
+def test_too_few_faces_are_an_error() -> None:
     with pytest.raises(TrainingError, match="fewer than three"):
         fit_first_guess(torch.full((5, 512), float("nan")), torch.zeros(5, 2, 3))
 
 
 @pytest.mark.parametrize(("start", "kind"), [("random", DirectCoefficients), ("mean", ScaledCoefficients)])
-def test_coefficients_begin_where_they_are_told(
+def test_coefficients_start_where_they_are_initialized(
     start: str, kind: type[DirectCoefficients | ScaledCoefficients]
 ) -> None:
-    model = ToyHost()
+    model = ToyModel()
     settings = TrainingSettings(components=6, mode="direct", start=start)
     trainer = Trainer(model, toy_bases(model, components=6), toy_pool(("ann",)), settings)
     assert isinstance(trainer.module, kind)
     if start == "mean":
         assert not trainer.coefficients(trainer.sample_batch()).any()
-    told = torch.nn.functional.normalize(torch.randn(1, 1, 2, 6), dim=-1)
-    trainer.module.initialize_from(told)
-    torch.testing.assert_close(trainer.coefficients(trainer.sample_batch())[0], told[0])
+    known = torch.nn.functional.normalize(torch.randn(1, 1, 2, 6), dim=-1)
+    trainer.module.initialize_from(known)
+    torch.testing.assert_close(trainer.coefficients(trainer.sample_batch())[0], known[0])

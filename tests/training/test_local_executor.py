@@ -1,4 +1,4 @@
-"""Jobs one after the other: failures stay their own, limits of the machine are told, and a wish to stop is heard."""
+"""Tasks run one after the other: failures are isolated, and an interrupt stops the rest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from celeb_basis.training.run import PhotoInput, TaskRunner, TrainingResult, Tra
 
 
 class OutOfMemoryError(RuntimeError):
-    """Stands for torch's, which is told by its name."""
+    """Stands for torch's, which is recognized by its name."""
 
 
-class Moody(TaskRunner):
+class FailsByName(TaskRunner):
     """Learns nobody, and fails by name."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.names: list[str] = []
 
     def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:
         (name,) = task.names
-        self.heard.append(name)
+        self.names.append(name)
         yield Preparing(1, 2)
         if name == "photo":
             raise PhotoError("The photo is no good: take another one.")
@@ -36,14 +36,14 @@ class Moody(TaskRunner):
         return TrainingResult(task.names, reason="all steps done")
 
 
-def _jobs(*names: str) -> list[TrainingTask]:
+def _tasks(*names: str) -> list[TrainingTask]:
     return [TrainingTask((PhotoInput(name, ()),), TrainingSettings()) for name in names]
 
 
-def test_each_failure_is_told_and_stops_nobody_else() -> None:
+def test_a_failure_is_reported_and_stops_no_other_task() -> None:
     events: list[str] = []
-    jobs = _jobs("photo", "one", "memory", "surprise", "two")
-    outcomes = list(run_local(Moody(), jobs, threading.Event(), lambda job, _event: events.append(job.names[0])))
+    tasks = _tasks("photo", "one", "memory", "surprise", "two")
+    outcomes = list(run_local(FailsByName(), tasks, threading.Event(), lambda task, _event: events.append(task.names[0])))
     assert [one.names[0] for one in outcomes] == ["photo", "one", "memory", "surprise", "two"]
     errors = [one.error for one in outcomes]
     assert errors[0] == "The photo is no good: take another one."
@@ -53,14 +53,14 @@ def test_each_failure_is_told_and_stops_nobody_else() -> None:
     assert events == [one.names[0] for one in outcomes]
 
 
-def test_nobody_is_begun_after_a_wish_to_stop() -> None:
-    worker = Moody()
-    outcomes = list(run_local(worker, _jobs("one", "stop", "two"), threading.Event(), lambda *_: None))
+def test_no_task_is_started_after_an_interrupt() -> None:
+    runner = FailsByName()
+    outcomes = list(run_local(runner, _tasks("one", "stop", "two"), threading.Event(), lambda *_: None))
     assert [one.names[0] for one in outcomes] == ["one", "stop"]
-    assert worker.heard == ["one", "stop"]
+    assert runner.names == ["one", "stop"]
 
 
-def test_torchs_own_error_is_known() -> None:
+def test_torchs_own_error_is_recognized() -> None:
     import torch
 
     assert is_user_error(torch.OutOfMemoryError("x"))

@@ -1,4 +1,4 @@
-"""The estimate of learning's memory against what autograd really keeps, and what follows from it."""
+"""The memory estimate against what autograd really saves, and the choices that follow from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.bases import toy_bases, toy_pool
 from support.counting import counting_kept
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
 from celeb_basis.errors import SettingsError
@@ -51,14 +51,14 @@ def _run(unet: Any, side: int, batch: int) -> None:
 
 
 @pytest.mark.parametrize(("side", "batch"), [(32, 1), (64, 2), (96, 1)])
-def test_what_is_kept_of_full_size_models(full_size: Any, side: int, batch: int) -> None:
+def test_saved_bytes_of_full_size_models(full_size: Any, side: int, batch: int) -> None:
     with counting_kept(full_size.parameters()) as kept:
         _run(full_size, side, batch)
     facts = MemoryStats(denoiser_blocks(full_size), 8, 0, 0, True, None)
     assert saved_bytes(facts, side, batch, 4, checkpointing=False) == pytest.approx(kept.bytes, rel=0.1)
 
 
-def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
+def test_saved_bytes_with_checkpointing(full_size: Any) -> None:
     side = 64
     full_size.enable_gradient_checkpointing()
     full_size.train()
@@ -78,7 +78,7 @@ def test_what_is_kept_with_checkpointing(full_size: Any) -> None:
     assert checkpointed - largest == pytest.approx(between, rel=0.6)
 
 
-def test_blocks_are_found_with_their_places() -> None:
+def test_blocks_are_found_with_their_scales() -> None:
     import diffusers
 
     from celeb_basis.hosts.diffusers.configs import component_configs
@@ -96,8 +96,8 @@ def test_blocks_are_found_with_their_places() -> None:
     assert {block.heads for block in transformers} == {8}
 
 
-class _Host(ToyHost):
-    """With the blocks of a large denoiser, and as much free memory as it is told."""
+class _Host(ToyModel):
+    """With the blocks of a large denoiser, and a given amount of free memory."""
 
     def __init__(self, free: int | None, weights: int = 0, elsewhere: int = 0) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Host(ToyHost):
         return super().prepare_for_training(precision)
 
 
-def test_checkpointing_is_chosen_by_the_memory_that_is_free() -> None:
+def test_checkpointing_is_chosen_by_the_free_memory() -> None:
     settings = TrainingSettings(size=512)
     need = estimate(_Host(None), settings)
     assert need.checkpointed < need.plain
@@ -136,7 +136,7 @@ def test_checkpointing_is_chosen_by_the_memory_that_is_free() -> None:
     assert estimate(_Host(plenty), replace(settings, checkpointing="on")).checkpointing
 
 
-def test_more_is_needed_for_larger_batches_pictures_and_precisions() -> None:
+def test_larger_batches_pictures_and_precisions_need_more() -> None:
     small = estimate(_Host(None), TrainingSettings(size=256)).plain
     assert small < estimate(_Host(None), TrainingSettings(size=512)).plain
     assert small < estimate(_Host(None), TrainingSettings(size=256, batch_size=4)).plain
@@ -162,13 +162,13 @@ def test_a_run_uses_what_the_estimate_chose(free: int | None, expected: bool) ->
 @pytest.mark.parametrize(
     ("given", "meant"), [(True, "on"), ("yes", "on"), (False, "off"), ("0", "off"), ("auto", "auto")]
 )
-def test_the_setting_takes_yes_and_no_as_well(given: Any, meant: str) -> None:
+def test_the_setting_also_accepts_yes_and_no(given: Any, meant: str) -> None:
     assert TrainingSettings().changed({"checkpointing": given}).checkpointing == meant
     with pytest.raises(SettingsError, match="checkpointing"):
         TrainingSettings().changed({"checkpointing": "sometimes"})
 
 
-def test_free_memory_of_the_processor_is_what_the_system_says() -> None:
+def test_free_memory_of_the_cpu_is_plausible() -> None:
     free = free_memory(torch.device("cpu"))
     assert free is None or 10**6 < free < 10**14
     assert free_memory(torch.device("meta")) is None

@@ -98,7 +98,7 @@ def test_gradients_through_the_whole_model_equal_finite_differences(host_factory
 
 
 def _in_float64(model: DiffusersHost):  # type: ignore[no-untyped-def]
-    """The host's ``predict`` without its rounding of the answer to float32."""
+    """The model's ``predict`` without rounding the result to float32."""
 
     class Unrounded:
         def __call__(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: object) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.diffusion_model import Prediction
 from celeb_basis.method import (
@@ -23,7 +23,7 @@ _SHAPE = CoefficientShape(groups=1, positions=2, components=6)
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_noising_and_target_equal_diffusers_scheduler(prediction: Prediction) -> None:
-    model = ToyHost(prediction=prediction)
+    model = ToyModel(prediction=prediction)
     scheduler = DDPMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction
     )
@@ -39,7 +39,7 @@ def test_noising_and_target_equal_diffusers_scheduler(prediction: Prediction) ->
 
 
 def test_a_perfect_prediction_costs_nothing() -> None:
-    model = ToyHost(prediction="v_prediction")
+    model = ToyModel(prediction="v_prediction")
     clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     timesteps = torch.tensor([10, 900])
     model.predict = lambda *_: prediction_target(model.schedule, clean, noise, timesteps)  # type: ignore[method-assign]
@@ -98,7 +98,7 @@ def test_gradients_of_the_coefficients_equal_finite_differences(kind: str) -> No
 def test_gradients_of_the_loss_to_the_token_vectors_equal_finite_differences(
     prediction: Prediction, widths: tuple[int, ...]
 ) -> None:
-    model = ToyHost(widths=widths, prediction=prediction)
+    model = ToyModel(widths=widths, prediction=prediction)
     model.denoiser.double()
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(2, 4, 4, 4, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""People spread over a real Ray on this machine, with two worker processes."""
+"""Tasks on a real Ray on this machine, with two worker processes."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def local_ray() -> Iterator[Any]:
     ray.shutdown()
 
 
-def _job(name: str, *photos: Path) -> TrainingTask:
+def _task(name: str, *photos: Path) -> TrainingTask:
     return TrainingTask((PhotoInput(name, photos),), TrainingSettings(), consent=name)
 
 
-def _make_worker(mark: Path) -> Callable[[], Any]:
-    """A worker that answers with its process and what it was given. Local classes travel to Ray by value."""
+def _make_runner(mark: Path) -> Callable[[], Any]:
+    """A runner that returns its process and its input. Local classes travel to Ray by value."""
 
     class Reporter:
         def __init__(self) -> None:
@@ -79,14 +79,14 @@ def _make_worker(mark: Path) -> Callable[[], Any]:
 
 
 @needs_ray
-def test_jobs_are_spread_and_failures_stay_their_own(local_ray: Any, tmp_path: Path) -> None:
+def test_tasks_are_distributed_and_failures_are_isolated(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"the photo")
     names = ["one", "fails", "two", "breaks", "dies", "three", "four", "five"]
-    jobs = [_job(name, photo) for name in names] + [_job("gone", tmp_path / "gone.jpg")]
+    tasks = [_task(name, photo) for name in names] + [_task("gone", tmp_path / "gone.jpg")]
     mark = tmp_path / "mark"
-    outcomes = {one.names[0]: one for one in run_on_ray(_make_worker(mark), jobs, threading.Event(), RayOptions(2))}
+    outcomes = {one.names[0]: one for one in run_on_ray(_make_runner(mark), tasks, threading.Event(), RayOptions(2))}
     assert set(outcomes) == {*names, "gone"}
     assert outcomes["fails"].error == "The photo is no good: take another one."
     assert "ValueError: a surprise" in outcomes["breaks"].error
@@ -101,11 +101,11 @@ def test_jobs_are_spread_and_failures_stay_their_own(local_ray: Any, tmp_path: P
 
 
 @needs_ray
-def test_another_worker_takes_the_place_of_one_that_died(local_ray: Any, tmp_path: Path) -> None:
+def test_a_worker_that_died_is_replaced(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
     mark = tmp_path / "mark"
-    jobs = [_job("dies"), _job("one"), _job("two")]
-    outcomes = list(run_on_ray(_make_worker(mark), jobs, threading.Event(), RayOptions(1)))
+    tasks = [_task("dies"), _task("one"), _task("two")]
+    outcomes = list(run_on_ray(_make_runner(mark), tasks, threading.Event(), RayOptions(1)))
     assert [(one.names[0], bool(one.error)) for one in outcomes] == [("dies", True), ("one", False), ("two", False)]
     assert len(mark.read_text().split()) == 2
 
@@ -118,13 +118,13 @@ def test_a_model_that_no_worker_can_load_is_one_error(local_ray: Any) -> None:
         raise HostError("There is no model here: copy it to every machine.")
 
     with pytest.raises(TrainingError, match="copy it to every machine"):
-        list(run_on_ray(broken, [_job("one")], threading.Event(), RayOptions(1)))
+        list(run_on_ray(broken, [_task("one")], threading.Event(), RayOptions(1)))
 
     def surprising() -> Any:
         raise ValueError("a wheel came off")
 
     with pytest.raises(TrainingError, match=r"celeb-basis itself \(ValueError: a wheel came off\): run it again"):
-        list(run_on_ray(surprising, [_job("one")], threading.Event(), RayOptions(1)))
+        list(run_on_ray(surprising, [_task("one")], threading.Event(), RayOptions(1)))
 
 
 @needs_ray
@@ -132,17 +132,17 @@ def test_an_interrupt_stops_the_workers(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
     interrupt = threading.Event()
     outcomes = []
-    jobs = [_job(name) for name in ("long", "one", "two", "three")]
-    for outcome in run_on_ray(_make_worker(tmp_path / "mark"), jobs, interrupt, RayOptions(2)):
+    tasks = [_task(name) for name in ("long", "one", "two", "three")]
+    for outcome in run_on_ray(_make_runner(tmp_path / "mark"), tasks, interrupt, RayOptions(2)):
         outcomes.append(outcome)
         interrupt.set()
-    # Who was learned meanwhile is told of, and nobody else is begun.
+    # The tasks that were running are reported, and no other one is started.
     assert [(one.names[0], one.reason) for one in outcomes] == [("one", "all steps done"), ("long", "interrupted")]
     assert "saves no state: learn this person again" in outcomes[1].error
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_state_on_another_machine_is_told_with_its_place(tmp_path: Path, elsewhere: bool) -> None:
+def test_the_error_names_the_machine_of_a_saved_state(tmp_path: Path, elsewhere: bool) -> None:
     class Failing:
         def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:
             yield Event()
@@ -150,24 +150,24 @@ def test_a_state_on_another_machine_is_told_with_its_place(tmp_path: Path, elsew
                 raise NotFiniteError(f"The loss became NaN. To go on from there, resume {task.state}.")
             return TrainingResult(task.names)
 
-    job = replace(_job("ann"), state=tmp_path / "ann.safetensors")
+    task = replace(_task("ann"), state=tmp_path / "ann.safetensors")
     actor = _Actor(Failing)
     assert actor.open() == ""
-    error = actor.learn(job, [[]], "another" if elsewhere else platform.node()).error
-    assert error.startswith(f"The loss became NaN. To go on from there, resume {job.state}.")
+    error = actor.learn(task, [[]], "another" if elsewhere else platform.node()).error
+    assert error.startswith(f"The loss became NaN. To go on from there, resume {task.state}.")
     assert (f"That file is on the machine {platform.node()}." in error) == elsewhere
 
 
-def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'celeb-basis\[ray\]'"):
-        list(run_on_ray(lambda: None, [_job("one")], threading.Event(), RayOptions()))  # type: ignore[arg-type, return-value]
+        list(run_on_ray(lambda: None, [_task("one")], threading.Event(), RayOptions()))  # type: ignore[arg-type, return-value]
 
 
 @needs_ray
-def test_the_command_line_spreads_a_folder(
+def test_the_command_line_distributes_a_folder(
     tmp_path: Path, miniature_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json

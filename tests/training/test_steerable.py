@@ -1,4 +1,4 @@
-"""On a model that follows token vectors, learning finds a stranger: the loss on what was held out falls below the rest."""
+"""Training on a model that follows token vectors finds a stranger: the held-out loss falls below all alternatives."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
 
 
 @pytest.mark.slow
-def test_with_two_text_encoders_coefficients_of_their_own_beat_shared_ones() -> None:
+def test_with_two_text_encoders_separate_coefficients_beat_shared_ones() -> None:
     """Why ``shared`` is off by default: components of two bases do not mean the same, so one set cannot serve both."""
     world = train_world("v_prediction", encoders=2)
     losses: dict[bool, list[float]] = {True: [], False: []}

@@ -1,4 +1,4 @@
-"""Prompts in the method's form, and views whose landmarks and words tell the truth."""
+"""Training prompts in the paper's form, and views whose landmarks and descriptions are correct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLAIN = Augmentation(
 
 
 def _portrait() -> Portrait:
-    """Five dots of different colours on black, a landmark at the middle of each."""
+    """Five dots of different colors on black, a landmark at the middle of each."""
     picture = np.zeros((_SIDE, _SIDE, 3), np.uint8)
     landmarks = np.array([[40, 50], [88, 52], [64, 70], [46, 92], [84, 94]], np.float32)
     for index, (x, y) in enumerate(landmarks.astype(int)):
@@ -34,7 +34,7 @@ def _portrait() -> Portrait:
     return Portrait(picture, landmarks, np.zeros(512, np.float32), "dots.png")
 
 
-def test_there_are_some_sixty_templates_each_with_one_place_for_the_person() -> None:
+def test_there_are_sixty_templates_with_one_placeholder_each() -> None:
     assert len(set(TEMPLATES)) == len(TEMPLATES) == 60
     assert all(template.count("{}") == 1 for template in TEMPLATES)
 
@@ -47,7 +47,7 @@ def test_prompt_has_the_papers_form_and_says_what_the_augmentation_did() -> None
     assert describe_view(1.0, (0.5, 0.5), "grey") == ""
 
 
-def test_nothing_chosen_changes_nothing() -> None:
+def test_the_neutral_augmentation_changes_nothing() -> None:
     portrait = _portrait()
     view = augment(portrait, _PLAIN)
     np.testing.assert_array_equal(view.picture, portrait.picture)
@@ -67,7 +67,7 @@ def test_landmarks_follow_the_picture(seed: int) -> None:
         x, y = np.rint(view.landmarks[place]).astype(int)
         pixel = view.picture[y, x].astype(float)
         assert np.abs(pixel - background).max() > 25 or original > 2
-        if original < 3:  # the dot's own colour still leads
+        if original < 3:  # the dot's own color still leads
             assert pixel.argmax() == original % 3
 
 

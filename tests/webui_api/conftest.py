@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import HostError
 from celeb_basis.faces.insight import InsightFaceNetwork
@@ -25,7 +25,7 @@ from celeb_basis.webui.service import Service
 class ToyProgram:
     """A program with one toy checkpoint, a queue lock that is not re-entrant, and an Interrupt button."""
 
-    model: ToyHost | None = field(default_factory=ToyHost)
+    model: ToyModel | None = field(default_factory=ToyModel)
     folder: Path = Path("embeddings")
     embeddings: frozenset[str] = frozenset()
     stop: bool = False

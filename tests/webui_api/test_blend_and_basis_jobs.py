@@ -1,4 +1,4 @@
-"""Blends drawn before they are saved, blends and bases as jobs: their results, their progress, and how they are stopped."""
+"""Images of blends before they are saved, and blends and bases as jobs: results, progress, interruption."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_preview_draws_the_mixture_and_adds_nobody(people: Service, program: A
     [
         (PreviewRequest(BlendRequest((), "")), IdentityError, "nobody to blend"),
         (PreviewRequest(BlendRequest((("Eve", 1.0),), "")), NoSuchPersonError, "no person"),
-        (PreviewRequest(BlendRequest((("Ada", 1.0),), "a/b")), IdentityError, "holds '/'"),
+        (PreviewRequest(BlendRequest((("Ada", 1.0),), "a/b")), IdentityError, "contains '/'"),
         (PreviewRequest(HALF, "a photo"), SettingsError, "has no {}"),
         (PreviewRequest(HALF, count=5), SettingsError, "count is 5"),
         (PreviewRequest(HALF, steps=0), SettingsError, "steps is 0"),

@@ -1,4 +1,4 @@
-"""Jobs and their queue: what is kept, in which order, and what a watcher sees."""
+"""Jobs and their queue: what is kept, in which order, and which events a reader sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the extension's choices come from: settings page first, flags second, defaults last."""
+"""Precedence of the extension's options: settings page first, flags second, defaults last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People of the library by page and API: names, files out and in, and why somebody cannot be drawn."""
+"""People of the library by page and API: names, export and import, and why one is not available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.service import ended, request
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
 from celeb_basis.webui.people import People, split_off_celebbasis_basis
@@ -127,7 +127,7 @@ def test_the_authors_basis_is_found_among_files(tmp_path: Path) -> None:
 
 def test_a_person_of_another_family_is_shown_with_the_reason(service: Service, program: Any) -> None:
     ended(service.start_learning(request("Ada")))
-    program.model = ToyHost(widths=(32, 48))
+    program.model = ToyModel(widths=(32, 48))
     (entry,) = service.people.entries()
     assert not entry.available
     assert "sdxl" in entry.reason

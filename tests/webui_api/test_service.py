@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.sample_photos import sample_photos
 from support.service import SETTINGS, ended, request, until
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import HostError, IdentityError, SettingsError, TrainingError
 from celeb_basis.webui.schemas import (
@@ -166,7 +166,7 @@ def test_a_checkpoint_switched_in_the_middle_keeps_the_state(service: Service, p
     old = program.model
     job = service.start_learning(request("Ada", steps=500))
     until(job, 2)
-    program.model = ToyHost(seed=1)
+    program.model = ToyModel(seed=1)
     assert ended(job).state == "interrupted"
     assert "switched" in job.error
     service.resume(job.id)

@@ -1,4 +1,4 @@
-"""What is registered with a host, on stand-ins of its modules: the API where it serves its own, the folder that is chosen."""
+"""What is registered with a host, on stand-ins for its modules: the API where it serves its own, the chosen folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is in a picture: the parameter's text, one value for each picture, and what a paste is warned of."""
+"""The people in a picture's parameters: the text, one value for each picture, and warnings on paste."""
 
 from __future__ import annotations
 

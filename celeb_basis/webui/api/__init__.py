@@ -1,4 +1,4 @@
-"""The extension over HTTP, under ``/celeb-basis/v1/``: the same service as the page, in the host's OpenAPI document."""
+"""The HTTP API under ``/celeb-basis/v1/``: the service that the page uses, described in the host's OpenAPI document."""
 
 from __future__ import annotations
 

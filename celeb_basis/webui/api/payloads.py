@@ -1,4 +1,4 @@
-"""Bodies of requests. Written so that pydantic 1.10 and 2 read them alike; ranges are checked by the service."""
+"""Bodies of requests, written so that pydantic 1.10 and 2 read them alike. The service checks ranges."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from celeb_basis.webui.schemas import LearnRequest, PhotoUpload, UploadedPhoto
 MAX_FILE = 32 << 20
 """Bytes of one uploaded file."""
 
-LICENCE = "you agree to the face models' licence (see GET face-models), should they have to be downloaded first"
+LICENSE = "you agree to the face models' license (see GET face-models), in case they have to be downloaded first"
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
 
 
 class Body(BaseModel):
-    """A body in which an unknown field is an error, not a silent typing mistake."""
+    """A body in which an unknown field is an error, so that a misspelled one is noticed."""
 
     class Config:
         extra = "forbid"
@@ -32,30 +32,30 @@ class PhotoBody(Body):
 
     data: str = Field(description="the picture file as base64, plain or as a data URL")
     name: str = Field("photo", description="file name, for messages")
-    face: int | None = Field(None, description="which face, 0 is the largest; the largest if left out")
+    face: int | None = Field(None, description="which face, 0 is the largest; the largest by default")
 
 
 class FacesBody(PhotoBody):
-    """A photo whose faces are wanted."""
+    """A photo in which to find faces."""
 
-    accept_licence: bool = Field(False, description=LICENCE)
+    accept_licence: bool = Field(False, description=LICENSE)
 
 
 class FaceModelsBody(Body):
-    """The wish to have the face models here."""
+    """A download of the face models."""
 
-    accept_licence: bool = Field(False, description=LICENCE)
+    accept_licence: bool = Field(False, description=LICENSE)
 
 
 class PersonBody(Body):
-    """Somebody to learn."""
+    """A person to learn."""
 
-    name: str = Field(description="becomes the word <name>")
+    name: str = Field(description="prompts name the person as <name>")
     photos: list[PhotoBody]
 
 
 class EstimateBody(Body):
-    """A run that might be started."""
+    """A run whose memory is estimated."""
 
     preset: str = Field("balanced", description="quick, balanced, best or paper")
     settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
@@ -67,17 +67,17 @@ class LearnBody(Body):
     people: list[PersonBody]
     preset: str = Field("balanced", description="quick, balanced, best or paper")
     settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
-    consent: bool = Field(False, description="everybody in the photos agrees; nobody is learned without")
+    consent: bool = Field(False, description="everyone shown has agreed to this; required")
     consent_note: str = ""
     notes: str = ""
     replace: bool = Field(False, description="replace people of the same names")
-    accept_licence: bool = Field(False, description=LICENCE)
+    accept_licence: bool = Field(False, description=LICENSE)
     preview_every: int | None = Field(
-        None, description="steps between preview pictures; 0: none; as in the settings if left out"
+        None, description="steps between previews; 0: none; as in the settings by default"
     )
 
     def request(self) -> LearnRequest:
-        """What the service takes."""
+        """The request to the service."""
         people = tuple(
             PhotoUpload(
                 person.name,
@@ -101,16 +101,16 @@ class LearnBody(Body):
 
 
 class RenameBody(Body):
-    """Another name."""
+    """A new name."""
 
     name: str
 
 
 class NotesBody(Body):
-    """Other notes; what is left out stays as it is."""
+    """New notes; a field that is left out stays as it is."""
 
-    notes: str | None = Field(None, description="other notes")
-    consent_note: str | None = Field(None, description="another note on the consent: who agreed, when and how")
+    notes: str | None = Field(None, description="new notes")
+    consent_note: str | None = Field(None, description="a new note on the consent: who agreed, when and how")
 
 
 class FileBody(Body):
@@ -118,10 +118,10 @@ class FileBody(Body):
 
     data: str = Field(description="the file as base64")
     file_name: str = Field(description="with its suffix: .safetensors, .pt or .bin")
-    name: str | None = Field(None, description="the person's name; the file's own if left out")
+    name: str | None = Field(None, description="the person's name; the file's own by default")
     replace: bool = False
     authors_basis: str | None = Field(
-        None, description="the celeb_basis.pt of the paper's authors' coefficients, as base64"
+        None, description="the celeb_basis.pt that belongs to coefficients of the CelebBasis repository, as base64"
     )
 
 
@@ -145,44 +145,45 @@ class BlendBody(Body):
 
 
 class MixtureBody(Body):
-    """A mixture to be drawn; nobody is saved."""
+    """A blend to generate images of; nothing is saved."""
 
     parts: list[PartBody]
     toward_mean: float = 0.0
     toward_celebrity: str = ""
     celebrity_amount: float = 0.0
     keep_radius: bool = False
-    prompt: str = Field("a photo of {}", description="{} is where the mixture stands")
-    count: int = Field(1, description="pictures, 1 to 4")
+    prompt: str = Field("a photo of {}", description="{} is where the blended person appears")
+    count: int = Field(1, description="images, 1 to 4")
     seed: int = 0
     steps: int = 20
     guidance: float = 7.5
 
 
 class BasisBody(Body):
-    """A basis to be built."""
+    """A basis to build."""
 
     components: int = 512
 
 
 class EvaluateBody(Body):
-    """The three figures on a grid of prompts."""
+    """An evaluation on a grid of prompts."""
 
     name: str
     photos: list[PhotoBody] = Field([], description="real photos to compare with; the identity's thumbnail if none")
-    kinds: list[str] = Field([], description="plain, action, dress, place, style, company; all if none")
-    prompts: int = Field(0, description="only the first so many; 0: all")
-    seeds: int = Field(1, description="pictures of each prompt")
+    kinds: list[str] = Field([], description="plain, action, dress, place, style, company; all by default")
+    prompts: int = Field(0, description="how many of the prompts, from the first; 0: all")
+    seeds: int = Field(1, description="images for each prompt")
     seed: int = 0
     steps: int = 30
     guidance: float = 7.5
-    accept_licence: bool = Field(False, description=LICENCE)
+    accept_licence: bool = Field(False, description=LICENSE)
 
 
 def decoded(data: str, name: str) -> bytes:
     """The bytes of base64 text, plain or as a data URL.
 
-    Raises: :class:`PhotoError` for anything else.
+    Raises:
+        PhotoError: It is anything else, or too large.
     """
     start = _DATA_URL.match(data[:200])
     try:

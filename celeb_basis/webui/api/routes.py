@@ -1,4 +1,4 @@
-"""Routes about photos, learning and everything else that takes its time."""
+"""The routes: photos, learning and other jobs; the people of the library; and adding them to the host's application."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from celeb_basis.identities.identity import FORMAT_VERSION
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.provenance import generated_image_bytes
 from celeb_basis.webui.api import PREFIX
-from celeb_basis.webui.api.errors import ErrorHandlingRoute, body_limit
+from celeb_basis.webui.api.error_responses import ErrorHandlingRoute, body_limit
 from celeb_basis.webui.api.payloads import (
-    LICENCE,
+    LICENSE,
     MAX_FILE,
     Answer,
     BasisBody,
@@ -58,11 +58,11 @@ _HEARTBEAT = 15.0
 """Seconds; proxies cut connections that stay silent for a minute."""
 
 
-def work_router(service: Service) -> APIRouter:
+def jobs_router(service: Service) -> APIRouter:
     """``/version``, ``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
     router = APIRouter(route_class=ErrorHandlingRoute, tags=["Celeb Basis: learning"])
 
-    @router.get("/version", summary="Which version of the extension this is, and of the identity files that it writes")
+    @router.get("/version", summary="The version of the extension, and of the identity files that it writes")
     def version() -> Answer:
         return {"version": __version__, "identity_format": FORMAT_VERSION}
 
@@ -70,11 +70,13 @@ def work_router(service: Service) -> APIRouter:
     def settings() -> Answer:
         return service.settings_table() | {"face_models": service.faces.status()}
 
-    @router.get("/face-models", summary="The face models: whether they are here, and their licence")
+    @router.get("/face-models", summary="The face models: whether they are here, and their license")
     def face_models() -> Answer:
         return service.faces.status()
 
-    @router.post("/face-models", summary="Download them, as a job, once their licence is agreed to", status_code=202)
+    @router.post(
+        "/face-models", summary="Download the face models, as a job, once their license is agreed to", status_code=202
+    )
     def get_face_models(body: FaceModelsBody) -> Answer:
         return service.start_faces(accept_licence=body.accept_licence).as_dict()
 
@@ -88,7 +90,7 @@ def work_router(service: Service) -> APIRouter:
     @body_limit(MAX_FILE + (1 << 20))
     def faces_form(
         photo: UploadFile = File(...),  # noqa: B008
-        accept_licence: bool = Form(False, description=LICENCE),
+        accept_licence: bool = Form(False, description=LICENSE),
     ) -> Answer:
         service.check_license(accept_licence)
         found: FoundFaces = service.faces.find_faces(_content(photo), photo.filename or "the photo")
@@ -119,7 +121,7 @@ def work_router(service: Service) -> APIRouter:
         consent_note: str = Form(""),
         notes: str = Form(""),
         replace: bool = Form(False),
-        accept_licence: bool = Form(False, description=LICENCE),
+        accept_licence: bool = Form(False, description=LICENSE),
     ) -> Answer:
         files = tuple(UploadedPhoto(_content(one), one.filename or "photo", face) for one in photos)
         request = LearnRequest(
@@ -134,7 +136,7 @@ def work_router(service: Service) -> APIRouter:
         )
         return service.start_learning(request).as_dict()
 
-    @router.post("/evaluate", summary="Draw a grid of prompts and judge it", status_code=202)
+    @router.post("/evaluate", summary="Generate a grid of prompts and measure it", status_code=202)
     @body_limit(LEARN_LIMIT * 3 // 2)
     def evaluate(body: EvaluateBody) -> Answer:
         photos = tuple(UploadedPhoto(decoded(one.data, one.name), one.name, one.face) for one in body.photos)
@@ -146,14 +148,14 @@ def work_router(service: Service) -> APIRouter:
     def jobs() -> Answer:
         return {"jobs": [job.as_dict() for job in service.jobs()]}
 
-    @router.get("/jobs/{job_id}", summary="Where a job stands")
+    @router.get("/jobs/{job_id}", summary="The progress of a job")
     def job(
-        job_id: str, after: int | None = Query(None, description="also give the events after this index; -1: all")
+        job_id: str, after: int | None = Query(None, description="also answer the events after this index; -1: all")
     ) -> Answer:
         found = service.job(job_id)
         return found.as_dict() | ({} if after is None else {"events": found.events_after(after)})
 
-    @router.get("/jobs/{job_id}/events", summary="What happens, as server-sent events", response_class=Response)
+    @router.get("/jobs/{job_id}/events", summary="The events of a job, as server-sent events", response_class=Response)
     def events(job_id: str, after: int = -1, last_event_id: str | None = Header(None)) -> StreamingResponse:
         start = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
         headers = {
@@ -164,23 +166,23 @@ def work_router(service: Service) -> APIRouter:
         }
         return StreamingResponse(_stream(service.job(job_id), start), media_type="text/event-stream", headers=headers)
 
-    @router.get("/jobs/{job_id}/pictures/{number}", summary="A picture that a job drew", response_class=Response)
+    @router.get("/jobs/{job_id}/pictures/{number}", summary="An image that a job generated", response_class=Response)
     def picture(job_id: str, number: int) -> Response:
         pictures = service.job(job_id).pictures
         if not 0 <= number < len(pictures):
-            raise NoSuchJobError(f"The job has {len(pictures)} pictures: there is no number {number}.")
+            raise NoSuchJobError(f"The job has {len(pictures)} images: there is no number {number}.")
         return Response(generated_image_bytes(pictures[number]), media_type="image/png")
 
-    @router.post("/jobs/{job_id}/interrupt", summary="End a job; a run keeps its state")
+    @router.post("/jobs/{job_id}/interrupt", summary="Interrupt a job; a run saves its state")
     def interrupt(job_id: str) -> Answer:
         service.interrupt(job_id)
         return service.job(job_id).as_dict()
 
-    @router.post("/jobs/{job_id}/resume", summary="Go on with an interrupted run", status_code=202)
+    @router.post("/jobs/{job_id}/resume", summary="Resume an interrupted run", status_code=202)
     def resume(job_id: str) -> Answer:
         return service.resume(job_id).as_dict()
 
-    @router.delete("/jobs/{job_id}", summary="Throw away what was kept of an ended job")
+    @router.delete("/jobs/{job_id}", summary="Delete what was saved of a finished job")
     def forget(job_id: str) -> Answer:
         service.forget(job_id)
         return {"deleted": job_id}
@@ -189,7 +191,9 @@ def work_router(service: Service) -> APIRouter:
     def basis(components: int = 512) -> Answer:
         return {"bases": [one.as_dict() for one in service.model.summaries(components)]}
 
-    @router.post("/basis", summary="Build it, as a job that can be watched and interrupted", status_code=202)
+    @router.post(
+        "/basis", summary="Build the celeb basis, as a job that can be followed and interrupted", status_code=202
+    )
     def start_basis(body: BasisBody) -> Answer:
         return service.start_basis(body.components).as_dict()
 
@@ -197,7 +201,7 @@ def work_router(service: Service) -> APIRouter:
 
 
 async def _stream(job: Job, after: int) -> AsyncIterator[str]:
-    """Events from ``after`` on until the job has ended."""
+    """The events after the index ``after``, until the job has ended."""
     silent = 0.0
     while True:
         finished = job.finished
@@ -234,18 +238,18 @@ def _json_object(text: str) -> Answer:
     return value
 
 
-# FOLDED: Routes about the people of the library.
+# The people of the library
 
 
 def people_router(service: Service) -> APIRouter:
     """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview."""
     router = APIRouter(route_class=ErrorHandlingRoute, tags=["Celeb Basis: people"])
 
-    @router.get("/people", summary="Everybody in the library")
+    @router.get("/people", summary="All people of the library")
     def list_people() -> Answer:
         return {"people": [person.as_dict() for person in service.people.entries()]}
 
-    @router.get("/names/check", summary="Whether a name can be a person's")
+    @router.get("/names/check", summary="Whether a person can have this name")
     def check_name(name: str = Query(...), replace: bool = False) -> Answer:
         problem = service.people.check_name(name, replace=replace)
         return {"name": name, "ok": problem is None, "problem": problem or ""}
@@ -254,7 +258,7 @@ def people_router(service: Service) -> APIRouter:
     def get_person(name: str) -> Answer:
         return service.people.entry(name).as_dict()
 
-    @router.get("/people/{name}/thumbnail", summary="One person's picture", response_class=Response)
+    @router.get("/people/{name}/thumbnail", summary="One person's thumbnail", response_class=Response)
     def thumbnail(name: str) -> Response:
         picture = _thumbnail(service.people.entry(name))
         if picture is None:
@@ -265,9 +269,7 @@ def people_router(service: Service) -> APIRouter:
     def rename(name: str, body: RenameBody) -> Answer:
         return service.people.rename(name, body.name).as_dict()
 
-    @router.post(
-        "/people/{name}/notes", summary="Put other notes, or another note on the consent, into a person's file"
-    )
+    @router.post("/people/{name}/notes", summary="Change the notes, or the note on the consent, in a person's file")
     def notes(name: str, body: NotesBody) -> Answer:
         return service.people.set_notes(name, body.notes, body.consent_note).as_dict()
 
@@ -277,7 +279,7 @@ def people_router(service: Service) -> APIRouter:
         return found.as_dict() | {"text": found.sentence()}
 
     @router.delete("/people/{name}", summary="Delete a person with everything derived from them")
-    def delete(name: str, mixtures: bool = Query(True, description="people who were blended of them go too")) -> Answer:
+    def delete(name: str, mixtures: bool = Query(True, description="also delete people blended from them")) -> Answer:
         deleted = service.people.delete(name, mixtures=mixtures)
         return {"deleted": name, **deleted.as_dict(), "text": deleted.sentence()}
 
@@ -292,14 +294,14 @@ def people_router(service: Service) -> APIRouter:
     def export_to_host(name: str) -> Answer:
         return {"files": [path.name for path in service.import_export.to_host(name)]}
 
-    @router.post("/people/import", summary="Take a file into the library (base64)")
+    @router.post("/people/import", summary="Import a file into the library (base64)")
     @body_limit(MAX_FILE * 3)
     def import_json(body: FileBody) -> Answer:
         data = decoded(body.data, body.file_name)
         basis = None if body.authors_basis is None else decoded(body.authors_basis, "celeb_basis.pt")
         return _imported(service, data, body.file_name, body.name, body.replace, basis)
 
-    @router.post("/people/import/form", summary="Take a file into the library (multipart)")
+    @router.post("/people/import/form", summary="Import a file into the library (multipart)")
     @body_limit(2 * MAX_FILE + (1 << 20))
     def import_form(
         file: UploadFile = File(...),  # noqa: B008 - fastapi's way
@@ -310,15 +312,15 @@ def people_router(service: Service) -> APIRouter:
         basis = None if authors_basis is None else authors_basis.file.read()
         return _imported(service, file.file.read(), file.filename or "", name, replace, basis)
 
-    @router.post("/blend", summary="Mix people into a new one")
+    @router.post("/blend", summary="Blend people into a new one")
     def blend(body: BlendBody) -> Answer:
         return service.blend(_blend(body, body.name, body.replace)).as_dict()
 
-    @router.post("/blend/start", summary="The same as a job, which can be watched and interrupted", status_code=202)
+    @router.post("/blend/start", summary="Blend people, as a job that can be followed and interrupted", status_code=202)
     def start_blend(body: BlendBody) -> Answer:
         return service.start_blend(_blend(body, body.name, body.replace)).as_dict()
 
-    @router.post("/blend/preview", summary="Draw a mixture without saving it, as a job", status_code=202)
+    @router.post("/blend/preview", summary="Generate images of a blend without saving it, as a job", status_code=202)
     def preview_blend(body: MixtureBody) -> Answer:
         request = PreviewRequest(_blend(body), body.prompt, body.count, body.seed, body.steps, body.guidance)
         return service.preview_blend(request).as_dict()
@@ -359,21 +361,24 @@ def _media_type(picture: bytes) -> str:
     return "image/jpeg" if picture.startswith(b"\xff\xd8") else "image/webp"
 
 
-# FOLDED: Putting the routes into the host's application.
+# The host's application
 
 
 def mount(app: FastAPI, service: Service, api_auth: str | None = None) -> None:
     """Add the API to ``app``, behind the same names and passwords as the host's own routes.
 
-    Parameters: ``api_auth`` is the host's ``--api-auth``, ``name:password`` pairs with commas between them.
+    Args:
+        app: The host's application.
+        service: The service behind the routes.
+        api_auth: The host's ``--api-auth``: ``name:password`` pairs, separated by commas.
     """
     if getattr(app.state, "celeb_basis", False):
         return
     app.state.celeb_basis = True
     guards: list[Any] = [Depends(_guard(api_auth))] if api_auth else []
-    for router in (people_router(service), work_router(service)):
+    for router in (people_router(service), jobs_router(service)):
         app.include_router(router, prefix=PREFIX, dependencies=guards)
-    app.openapi_schema = None  # made anew, with these routes, when it is next asked for
+    app.openapi_schema = None  # made again, with these routes, when it is next requested
 
 
 def _guard(api_auth: str) -> Any:

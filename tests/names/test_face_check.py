@@ -1,4 +1,4 @@
-"""The check of drawn faces, with a host that paints who it is told to and a network that reads the paint."""
+"""The check of generated faces, with a model that paints given gray levels and a network that reads them as faces."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from celeb_basis.names.filters import GeneratedFaceCheck, filter_names
 from celeb_basis.names.lists import name_list
 
 BLANK = 0
-"""Paint of a picture without a face; any other grey is an angle in degrees on the unit circle of faces."""
+"""Gray level of a picture without a face; any other is an angle in degrees on the unit circle of faces."""
 
 
 class Painter:
-    """Paints picture ``i`` of a prompt in grey ``paint[prompt][i]``, one by one, in a mode that is not RGB."""
+    """Paints picture ``i`` of a prompt in the gray level ``paint[prompt][i]``, one by one, in a mode that is not RGB."""
 
     def __init__(self, paint: dict[str, list[int]]) -> None:
         self.paint = paint
@@ -35,7 +35,7 @@ class Painter:
 
 
 class PaintReader:
-    """Finds two faces in every picture that is not blank; the largest, first one has the picture's grey for an angle."""
+    """Finds two faces in every picture that is not blank; the largest, first one has the picture's gray level as its angle."""
 
     name = "paint"
 
@@ -70,7 +70,7 @@ def test_the_same_face_twice_passes() -> None:
     assert not request.placeholder_tokens
 
 
-def test_the_threshold_is_on_the_cosine_and_the_reason_tells_it() -> None:
+def test_the_threshold_applies_to_the_cosine_and_the_reason_names_it() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, 70]})
     assert _check(painter, same_face=0.49)("Tom Hanks") is None
     reason = _check(painter, same_face=0.51)("Tom Hanks")
@@ -83,13 +83,13 @@ def test_more_pictures_are_compared_pair_by_pair() -> None:
     assert f"cosine similarity {mean:.2f}" in (_check(painter, pictures=3, same_face=0.9)("Tom Hanks") or "")
 
 
-def test_a_picture_without_a_face_ends_the_drawing() -> None:
+def test_a_picture_without_a_face_ends_the_generation() -> None:
     painter = Painter({"a photo of Tom Hanks": [10, BLANK, 10, 10]})
     assert _check(painter, pictures=4)("Tom Hanks") == "no face in generated picture 2 of 4"
     assert painter.drawn == 2
 
 
-def test_one_picture_asks_only_for_a_face() -> None:
+def test_one_picture_only_needs_a_face() -> None:
     painter = Painter({"a photo of Tom Hanks": [10], "a photo of Nobody Here": [BLANK]})
     check = _check(painter, pictures=1)
     assert check("Tom Hanks") is None
@@ -107,14 +107,14 @@ def test_vectors_that_are_not_numbers_fail() -> None:
 
 
 def test_template_braces_and_progress() -> None:
-    told: list[tuple[str, str | None]] = []
+    seen: list[tuple[str, str | None]] = []
     painter = Painter({"{soft} light on A{0} B": [10, 10]})
-    check = _check(painter, template="{soft} light on {}", progress=lambda name, verdict: told.append((name, verdict)))
+    check = _check(painter, template="{soft} light on {}", progress=lambda name, verdict: seen.append((name, verdict)))
     assert check("A{0} B") is None
-    assert told == [("A{0} B", None)]
+    assert seen == [("A{0} B", None)]
 
 
-def test_a_host_that_stops_early_is_no_verdict() -> None:
+def test_a_model_that_stops_early_is_an_error() -> None:
     with pytest.raises(HostError, match="1 of 2 pictures"):
         _check(Painter({"a photo of Tom Hanks": [10]}))("Tom Hanks")
 

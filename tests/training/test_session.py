@@ -1,4 +1,4 @@
-"""A worker lets the model draw the celebrities before it learns from a guess, once, and can be stopped meanwhile."""
+"""A session generates the celebrities once before it trains from a guess, and can be interrupted while it does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.drawn_names import CountingHost, PixelFaces
+from support.celebrity_faces import CountingModel, PixelFaces
 
 from celeb_basis.events import DrawingNames, Event, follow
 from celeb_basis.identities.identity import identity_from_bytes
@@ -21,36 +21,36 @@ SETTINGS = TrainingSettings(mode="direct", start="guess", steps=3, views=2, comp
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingTask:
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingTask:
     monkeypatch.setenv("CELEB_BASIS_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(100, 256, (96, 96, 3), dtype=np.uint8)).save(path)
     return TrainingTask((PhotoInput("ada", (path,)),), SETTINGS)
 
 
-def _run(worker: TrainingSession, job: TrainingTask, stop_after: int = 10_000) -> tuple[TrainingResult, list[Event]]:
+def _run(session: TrainingSession, task: TrainingTask, stop_after: int = 10_000) -> tuple[TrainingResult, list[Event]]:
     interrupt, events = threading.Event(), list[Event]()
 
-    def note(event: Event) -> None:
+    def record(event: Event) -> None:
         events.append(event)
         if sum(isinstance(one, DrawingNames) for one in events) == stop_after:
             interrupt.set()
 
-    return follow(worker.learn(job, interrupt), note), events
+    return follow(session.learn(task, interrupt), record), events
 
 
-def test_the_celebrities_are_drawn_once_and_a_stop_is_heard(job: TrainingTask) -> None:
-    model = CountingHost()
-    worker = TrainingSession(model, name_list(NAMES, "toys"), PixelFaces())
-    outcome, _ = _run(worker, job, stop_after=5)
+def test_the_celebrities_are_generated_once_and_can_be_interrupted(task: TrainingTask) -> None:
+    model = CountingModel()
+    session = TrainingSession(model, name_list(NAMES, "toys"), PixelFaces())
+    outcome, _ = _run(session, task, stop_after=5)
     assert (outcome.reason, outcome.identities) == ("interrupted", ())
     assert len(model.drawn) == 5
-    outcome, events = _run(worker, job)
+    outcome, events = _run(session, task)
     assert outcome.reason == "all steps done"
     ada = identity_from_bytes(outcome.identities[0])
     assert (ada.name, ada.metadata.face_model) == ("ada", PixelFaces().name)
     assert len(model.drawn) == len(NAMES)
     assert sum(isinstance(event, DrawingNames) for event in events) == len(NAMES) - 5
-    outcome, events = _run(worker, job)
+    outcome, events = _run(session, task)
     assert len(model.drawn) == len(NAMES)
     assert not any(isinstance(event, DrawingNames) for event in events)

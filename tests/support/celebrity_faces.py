@@ -1,4 +1,4 @@
-"""A host that counts the pictures it draws, and a face network for pictures of noise."""
+"""A toy model that counts the pictures it generates, and a face network for pictures of noise."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.faces.types import DetectedFace, Floats, Pixels
 
 
-class CountingHost(ToyHost):
-    """Draws noise that depends on the prompt, and counts."""
+class CountingModel(ToyModel):
+    """Generates noise that depends on the prompt, and counts."""
 
     broken_after = 10_000
 
@@ -31,7 +31,7 @@ class CountingHost(ToyHost):
 
 
 class PixelFaces:
-    """A face network whose vector of a picture is made of its pixels; pictures that begin dark have no face."""
+    """A face network whose vector of a picture is made of its pixels; pictures whose first pixel is dark have no face."""
 
     name = "pixels"
 

@@ -1,4 +1,4 @@
-"""The queue shared out: waits that are given up, looks beside a job of ours, and no look at a model that others work with."""
+"""The host's queue: interrupted waits, reading beside a job of ours, and no reading while others work with the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host's cards wrote beside a person goes with the person, and nobody else's does."""
+"""Sidecar files of an identity's card go with the identity, and no other identity's do."""
 
 from __future__ import annotations
 

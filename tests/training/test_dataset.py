@@ -1,4 +1,4 @@
-"""The pool on real faces: views that still show the person to the face network, and latents that belong to them."""
+"""The pool of views on real faces: the face network still recognizes the person, and latents belong to the views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.sample_photos import sample_photos
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import Preparing, follow
@@ -36,14 +36,14 @@ def _pool(
     seed: int = 0,
 ) -> ViewPool:
     generator = torch.Generator().manual_seed(seed)
-    steps = encode_views(ToyHost(), people, faces, views=views, smallest=smallest, generator=generator)
+    steps = encode_views(ToyModel(), people, faces, views=views, smallest=smallest, generator=generator)
     events: list[Preparing] = []
     pool = follow(steps, events.append)
     assert events == [Preparing(i + 1, views * len(people)) for i in range(views * len(people))]
     return pool
 
 
-def test_face_vectors_of_views_are_like_their_person_and_unlike_the_other(
+def test_views_resemble_their_person_and_not_the_other(
     two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
     pool = _pool(two_people, miniature_faces)
@@ -69,18 +69,18 @@ def test_same_seed_same_pool_other_seed_other_views(
     assert not torch.equal(first.people[0].latents.mean, other.people[0].latents.mean)
 
 
-def test_pictures_reach_the_model_in_its_range() -> None:
+def test_pictures_are_scaled_to_the_models_range() -> None:
     tensor = to_model_range(np.array([[[0, 127, 255]]], np.uint8))
     assert tensor.shape == (1, 3, 1, 1)
     np.testing.assert_allclose(tensor.flatten(), [-1, -1 / 255, 1], atol=1e-6)
 
 
-def test_learner_is_prepared_at_the_models_own_size(
+def test_the_trainer_is_prepared_at_the_models_own_size(
     two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
     from support.bases import toy_bases
 
-    model = ToyHost()
+    model = ToyModel()
     settings = TrainingSettings(components=8, views=2, steps=2, early_stop=False)
     assert training_size(model, settings) == 64
     assert training_size(model, settings.changed({"size": 128})) == 128
@@ -88,7 +88,7 @@ def test_learner_is_prepared_at_the_models_own_size(
     assert trainer.total == 4
 
 
-def test_people_who_cannot_be_learned_are_refused(
+def test_unusable_portraits_are_refused(
     two_people: dict[str, list[Portrait]], miniature_faces: InsightFaceNetwork
 ) -> None:
     (first,) = two_people["person0"]

@@ -1,4 +1,4 @@
-"""The names' faces are drawn once, kept on the way, and learning begins where they say."""
+"""The celebrities' faces: generated once, saved on the way, and where training starts with them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from support.bases import toy_bases
-from support.drawn_names import CountingHost, PixelFaces
+from support.celebrity_faces import CountingModel, PixelFaces
 from support.full_disk import full_disk
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import SettingsError, TrainingError
@@ -29,31 +29,31 @@ NAMES = tuple(f"Ann Name{number}" for number in range(45))
 
 
 @pytest.fixture
-def model() -> CountingHost:
-    return CountingHost()
+def model() -> CountingModel:
+    return CountingModel()
 
 
-def _drain(model: CountingHost, names: tuple[str, ...], folder: Path) -> tuple[CelebrityFaces, list[Event]]:
-    told: list[Event] = []
-    return follow(generate_celebrity_faces(model, names, PixelFaces(), folder), told.append), told
+def _generate(model: CountingModel, names: tuple[str, ...], folder: Path) -> tuple[CelebrityFaces, list[Event]]:
+    events: list[Event] = []
+    return follow(generate_celebrity_faces(model, names, PixelFaces(), folder), events.append), events
 
 
-def test_every_name_is_drawn_once(model: CountingHost, tmp_path: Path) -> None:
-    faces, told = _drain(model, NAMES, tmp_path)
+def test_every_name_is_generated_once(model: CountingModel, tmp_path: Path) -> None:
+    faces, events = _generate(model, NAMES, tmp_path)
     assert model.drawn == [f"a photo of {name}" for name in NAMES]
-    assert told == [DrawingNames(number, len(NAMES)) for number in range(1, len(NAMES) + 1)]
+    assert events == [DrawingNames(number, len(NAMES)) for number in range(1, len(NAMES) + 1)]
     without = ~torch.isfinite(faces.vectors).all(dim=1)
     assert 0 < int(without.sum()) < len(NAMES) / 2
     assert torch.allclose(faces.vectors[~without].norm(dim=1), torch.ones(int((~without).sum())))
-    again, told = _drain(model, NAMES, tmp_path)
+    again, events = _generate(model, NAMES, tmp_path)
     assert len(model.drawn) == len(NAMES)
-    assert told == []
+    assert events == []
     assert torch.equal(again.vectors.nan_to_num(9), faces.vectors.nan_to_num(9))
 
 
-def test_what_comes_with_a_model_is_not_drawn(model: CountingHost, tmp_path: Path) -> None:
+def test_faces_that_come_with_a_model_are_not_generated(model: CountingModel, tmp_path: Path) -> None:
     shipped, cache = tmp_path / "shipped", tmp_path / "cache"
-    drawn, _ = _drain(model, NAMES, shipped)
+    drawn, _ = _generate(model, NAMES, shipped)
     model.drawn.clear()
     again = follow(generate_celebrity_faces(model, NAMES, PixelFaces(), cache, known=[shipped]))
     assert model.drawn == []
@@ -64,18 +64,18 @@ def test_what_comes_with_a_model_is_not_drawn(model: CountingHost, tmp_path: Pat
     assert len(model.drawn) == 5
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
-def test_the_file_is_not_held_open(model: CountingHost, tmp_path: Path) -> None:
-    """Windows refuses to write over a file that is mapped into memory."""
-    _drain(model, NAMES, tmp_path)
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists mapped files")
+def test_the_file_is_not_kept_open(model: CountingModel, tmp_path: Path) -> None:
+    """Windows refuses to overwrite a file that is mapped into memory."""
+    _generate(model, NAMES, tmp_path)
     (path,) = tmp_path.iterdir()
-    again, _ = _drain(model, NAMES, tmp_path)
+    again, _ = _generate(model, NAMES, tmp_path)
     assert path.name not in Path("/proc/self/maps").read_text()
     assert len(again.vectors) == len(NAMES)
 
 
-def test_a_name_is_the_mean_of_its_pictures(model: CountingHost, tmp_path: Path) -> None:
-    faces, _ = _drain(model, NAMES, tmp_path)
+def test_a_name_is_the_mean_of_its_pictures(model: CountingModel, tmp_path: Path) -> None:
+    faces, _ = _generate(model, NAMES, tmp_path)
     network = PixelFaces()
     for row in range(6):
         request = GenerationRequest(f"a photo of {NAMES[row]}", count=2, seed=2 * row)
@@ -88,53 +88,53 @@ def test_a_name_is_the_mean_of_its_pictures(model: CountingHost, tmp_path: Path)
         np.testing.assert_allclose(faces.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
 
 
-def test_of_a_long_list_some_are_drawn(model: CountingHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_list_a_selection_is_generated(model: CountingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celeb_basis.training.first_guess.MOST", 12)
-    faces, told = _drain(model, NAMES, tmp_path)
-    assert len(faces.names) == len(told) == len(set(faces.names)) == 12
+    faces, events = _generate(model, NAMES, tmp_path)
+    assert len(faces.names) == len(events) == len(set(faces.names)) == 12
     assert (faces.names[0], faces.names[-1]) == (NAMES[0], NAMES[-1])
 
 
-def test_who_stops_loses_nothing_that_was_drawn(model: CountingHost, tmp_path: Path) -> None:
+def test_an_interruption_loses_no_finished_name(model: CountingModel, tmp_path: Path) -> None:
     running = generate_celebrity_faces(model, NAMES, PixelFaces(), tmp_path)
     for _ in range(7):
         next(running)
     running.close()
-    _drain(model, NAMES, tmp_path)
+    _generate(model, NAMES, tmp_path)
     assert len(model.drawn) == len(NAMES)
 
 
-def test_a_host_that_is_interrupted_is_told_of(model: CountingHost, tmp_path: Path) -> None:
+def test_an_interrupted_host_is_an_error(model: CountingModel, tmp_path: Path) -> None:
     model.broken_after = 5
     with pytest.raises(TrainingError, match="start again to continue"):
-        _drain(model, NAMES, tmp_path)
+        _generate(model, NAMES, tmp_path)
     model.broken_after = 10_000
-    _drain(model, NAMES, tmp_path)
+    _generate(model, NAMES, tmp_path)
     assert len(model.drawn) == len(NAMES) + 1
 
 
-def test_a_full_disk_costs_the_time_again_and_nothing_else(
-    model: CountingHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_full_disk_only_costs_time(
+    model: CountingModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with full_disk():
-        faces, _ = _drain(model, NAMES, tmp_path)
+        faces, _ = _generate(model, NAMES, tmp_path)
     assert torch.isfinite(faces.vectors).any()
     assert "are not saved" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_names_and_damaged_files_are_drawn_anew(model: CountingHost, tmp_path: Path) -> None:
-    _drain(model, NAMES[:4], tmp_path)
-    _drain(model, NAMES[:3], tmp_path)
+def test_other_names_and_damaged_files_are_generated_again(model: CountingModel, tmp_path: Path) -> None:
+    _generate(model, NAMES[:4], tmp_path)
+    _generate(model, NAMES[:3], tmp_path)
     assert len(model.drawn) == 7
     for path in tmp_path.iterdir():
         path.write_bytes(b"nothing of use")
-    _drain(model, NAMES[:4], tmp_path)
+    _generate(model, NAMES[:4], tmp_path)
     assert len(model.drawn) == 11
 
 
-def _begun(model: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Trainer, torch.Tensor, Sequence[Basis]]:
-    """A learner that begins at a guess, the ``(2, E, K)`` guess itself, and the bases."""
+def _started_trainer(model: ToyModel, *, shared: bool = False, steps: int = 1) -> tuple[Trainer, torch.Tensor, Sequence[Basis]]:
+    """A trainer that starts at a guess, the ``(2, E, K)`` guess itself, and the bases."""
     bases = toy_bases(model, components=6)
     generator = torch.Generator().manual_seed(1)
     names = bases[0].names
@@ -161,8 +161,8 @@ def _begun(model: ToyHost, *, shared: bool = False, steps: int = 1) -> tuple[Tra
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bool) -> None:
-    trainer, wanted, bases = _begun(ToyHost((32, 48)), shared=shared)
+def test_training_starts_at_the_guess_and_steps_in_units_of_the_spread(shared: bool) -> None:
+    trainer, wanted, bases = _started_trainer(ToyModel((32, 48)), shared=shared)
     for basis, rows in zip(bases, wanted, strict=True):
         lengths = np.sqrt(np.mean(np.sum(basis.name_coefficients.numpy() ** 2, axis=-1), axis=0))
         np.testing.assert_allclose(rows.norm(dim=-1), lengths, rtol=1e-4)
@@ -176,21 +176,21 @@ def test_learning_begins_at_the_guess_and_goes_in_units_of_the_spread(shared: bo
     torch.testing.assert_close(moved / unit, torch.full_like(moved, 0.01), rtol=0.1, atol=1e-4)
 
 
-def test_a_run_from_a_guess_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    whole, _, _ = _begun(ToyHost(), steps=8)
+def test_a_run_from_a_guess_resumes_bit_identical(tmp_path: Path) -> None:
+    whole, _, _ = _started_trainer(ToyModel(), steps=8)
     list(whole.run())
-    half, _, bases = _begun(ToyHost(), steps=8)
+    half, _, bases = _started_trainer(ToyModel(), steps=8)
     interrupt = threading.Event()
     for event in half.run(interrupt):
         if isinstance(event, StepDone) and event.step == 4:
             interrupt.set()
     save_state(half, tmp_path / "state.safetensors")
-    again = resume_trainer(tmp_path / "state.safetensors", ToyHost(), bases)
+    again = resume_trainer(tmp_path / "state.safetensors", ToyModel(), bases)
     list(again.run())
     assert torch.equal(again.results()["ann"][0], whole.results()["ann"][0])
 
 
-def test_a_guess_needs_coefficients_that_are_learned_themselves() -> None:
+def test_a_guess_needs_direct_coefficients() -> None:
     with pytest.raises(SettingsError, match="mode = direct"):
         TrainingSettings(mode="head", start="guess")
     with pytest.raises(SettingsError, match="start = random"):

@@ -1,4 +1,4 @@
-"""What stands between HTTP and the service: size limits before a body is read, and errors as sentences."""
+"""Size limits checked before a request's body is read, and errors of the service as responses with a status and a sentence."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchJobError,
 _log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 1 << 20
-"""Bytes of a body that holds no file."""
+"""Bytes of a body without a file."""
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
 
 def body_limit(size: int) -> Callable[[_Endpoint], _Endpoint]:
-    """Let an endpoint take bodies of up to ``size`` bytes."""
+    """Decorator that lets an endpoint take bodies of up to ``size`` bytes."""
 
     def mark(endpoint: _Endpoint) -> _Endpoint:
         endpoint.celeb_basis_limit = size  # type: ignore[attr-defined]
@@ -42,10 +42,10 @@ def body_limit(size: int) -> Callable[[_Endpoint], _Endpoint]:
 
 
 class ErrorHandlingRoute(APIRoute):
-    """A route that refuses a body that is too large without reading it, and tells errors as ``{"detail": sentence}``."""
+    """A route that refuses a body that is too large without reading it, and answers errors as ``{"detail": sentence}``."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """The usual handler between the border's two checks."""
+        """The usual handler, between the check of the size and the conversion of errors."""
         handle = super().get_route_handler()
         limit = int(getattr(self.endpoint, "celeb_basis_limit", DEFAULT_LIMIT))
 
@@ -56,8 +56,8 @@ class ErrorHandlingRoute(APIRoute):
                 # The rest of the body is still on its way and will not be read.
                 {"Connection": "close"},
             )
-            told = request.headers.get("content-length", "")
-            if told.isdigit() and int(told) > limit:
+            declared = request.headers.get("content-length", "")
+            if declared.isdigit() and int(declared) > limit:
                 return too_large
             count = 0
 
@@ -76,15 +76,14 @@ class ErrorHandlingRoute(APIRoute):
                     return too_large
                 if isinstance(error, HTTPException):
                     raise
-                status, sentence = _told(error)
+                status, sentence = _status_and_sentence(error)
                 return JSONResponse({"detail": sentence}, status)
             return response
 
         return guarded
 
 
-def _told(error: Exception) -> tuple[int, str]:
-    """Status and sentence for an error."""
+def _status_and_sentence(error: Exception) -> tuple[int, str]:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "The body"

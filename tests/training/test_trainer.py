@@ -1,4 +1,4 @@
-"""The loop: determinism, resuming bit for bit, averages, several people, early stop, what is not finite."""
+"""The training loop: determinism, resuming bit for bit, averages, several people, early stopping, NaN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.bases import toy_bases, toy_pool
 from support.full_disk import full_disk
-from support.toys import ToyHost
+from support.toys import ToyModel
 
 from celeb_basis.errors import FileError, NotFiniteError, TrainingError
 from celeb_basis.events import Finished, StepDone
@@ -23,10 +23,10 @@ from celeb_basis.training.trainer import Trainer, nearest_names
 _FAST = TrainingSettings(steps=30, components=8, early_stop=False, views=6)
 
 
-def _learner(
-    settings: TrainingSettings = _FAST, model: ToyHost | None = None, people: tuple[str, ...] = ("ann",)
+def _trainer(
+    settings: TrainingSettings = _FAST, model: ToyModel | None = None, people: tuple[str, ...] = ("ann",)
 ) -> Trainer:
-    model = model or ToyHost()
+    model = model or ToyModel()
     return Trainer(model, toy_bases(model, settings.components), toy_pool(people), settings)
 
 
@@ -50,7 +50,7 @@ def _same(first: Trainer, second: Trainer) -> None:
     assert first.loss_sum == second.loss_sum
 
 
-held_open = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+held_open = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists mapped files")
 
 _WAYS = [("head", "random"), ("direct", "random"), ("direct", "mean")]
 
@@ -58,7 +58,7 @@ _WAYS = [("head", "random"), ("direct", "random"), ("direct", "mean")]
 @pytest.mark.parametrize(("mode", "start"), _WAYS)
 def test_same_seed_same_bits_other_seed_other_result(mode: str, start: str) -> None:
     settings = _FAST.changed({"mode": mode, "start": start})
-    first, second, other = (_learner(s) for s in (settings, settings, settings.changed({"seed": 1})))
+    first, second, other = (_trainer(s) for s in (settings, settings, settings.changed({"seed": 1})))
     for trainer in (first, second, other):
         _run(trainer)
     _same(first, second)
@@ -68,15 +68,15 @@ def test_same_seed_same_bits_other_seed_other_result(mode: str, start: str) -> N
 @pytest.mark.parametrize(("mode", "start"), _WAYS)
 @pytest.mark.parametrize("stop", [1, 7, 20])
 @pytest.mark.parametrize("widths", [(32,), (32, 24)])
-def test_interrupted_and_resumed_ends_bit_identical(
+def test_a_resumed_run_ends_bit_identical(
     tmp_path: Path, mode: str, start: str, stop: int, widths: tuple[int, ...]
 ) -> None:
     settings = _FAST.changed({"mode": mode, "start": start, "accumulation": 2})
-    model = ToyHost(widths)
-    whole = _learner(settings, model, ("ann", "bob"))
+    model = ToyModel(widths)
+    whole = _trainer(settings, model, ("ann", "bob"))
     _run(whole)
 
-    broken = _learner(settings, model, ("ann", "bob"))
+    broken = _trainer(settings, model, ("ann", "bob"))
     events = _run(broken, stop_at=stop)
     assert events[-1].reason == "interrupted"
     assert broken.step == stop
@@ -90,16 +90,16 @@ def test_interrupted_and_resumed_ends_bit_identical(
     _same(whole, resumed)
 
 
-def test_early_stop_comes_at_the_same_step_after_a_resume(tmp_path: Path) -> None:
+def test_early_stopping_happens_at_the_same_step_after_a_resume(tmp_path: Path) -> None:
     settings = TrainingSettings(steps=2000, components=8, settled=0.25, learning_rate=0.001)
-    model = ToyHost()
-    whole = _learner(settings, model)
+    model = ToyModel()
+    whole = _trainer(settings, model)
     last = _run(whole)[-1]
     assert isinstance(last, Finished)
     assert last.reason == "settled"
     assert 100 <= last.steps < 2000
 
-    broken = _learner(settings, model)
+    broken = _trainer(settings, model)
     _run(broken, stop_at=last.steps - 25)
     save_state(broken, tmp_path / "state.safetensors")
     resumed = resume_trainer(tmp_path / "state.safetensors", model, toy_bases(model))
@@ -107,8 +107,8 @@ def test_early_stop_comes_at_the_same_step_after_a_resume(tmp_path: Path) -> Non
     _same(whole, resumed)
 
 
-def test_events_tell_steps_losses_and_where_everybody_stands() -> None:
-    trainer = _learner(people=("ann", "bob"))
+def test_events_report_steps_losses_and_progress() -> None:
+    trainer = _trainer(people=("ann", "bob"))
     steps = [event for event in _run(trainer) if isinstance(event, StepDone)]
     assert [event.step for event in steps] == list(range(1, 61))
     assert all(event.total == 60 and math.isfinite(event.loss) and event.seconds_left is not None for event in steps)
@@ -130,7 +130,7 @@ def test_events_tell_steps_losses_and_where_everybody_stands() -> None:
 
 
 def test_learning_lowers_the_loss_of_a_model_that_listens() -> None:
-    model = ToyHost()
+    model = ToyModel()
     with (
         torch.no_grad()
     ):  # the target is what the host itself says of a hidden identity: reachable, so the loss must fall
@@ -138,7 +138,7 @@ def test_learning_lowers_the_loss_of_a_model_that_listens() -> None:
         goal = hidden.expand(
             torch.nn.functional.normalize(torch.randn(2, 8, generator=torch.Generator().manual_seed(9)), dim=-1)
         )
-    trainer = _learner(
+    trainer = _trainer(
         TrainingSettings(steps=150, components=8, mode="direct", early_stop=False, learning_rate=0.05), model
     )
     clean_predict = model.predict
@@ -176,8 +176,8 @@ def test_moving_average_is_bias_corrected() -> None:
 
 
 def test_accumulation_equals_one_large_batch() -> None:
-    """Two batches of two summed up give the gradient of the mean loss over the four samples."""
-    trainer = _learner(_FAST.changed({"accumulation": 2, "mode": "direct"}))
+    """Two accumulated batches of two give the gradient of the mean loss over the four samples."""
+    trainer = _trainer(_FAST.changed({"accumulation": 2, "mode": "direct"}))
     state = trainer.generator.get_state()
     for batch in [trainer.sample_batch(), trainer.sample_batch()]:
         (trainer.loss(batch, trainer.coefficients(batch)) / 2).backward()
@@ -188,41 +188,41 @@ def test_accumulation_equals_one_large_batch() -> None:
     torch.testing.assert_close(trainer.module.raw.grad, expected)
 
 
-def test_not_finite_stops_keeps_the_state_before_and_names_a_setting(tmp_path: Path) -> None:
-    poisoned = _learner(model=ToyHost(poison_at=6))
+def test_nan_stops_in_the_state_before_it_and_names_a_setting(tmp_path: Path) -> None:
+    poisoned = _trainer(model=ToyModel(poison_at=6))
     with pytest.raises(NotFiniteError, match=r"at step 6.*learning_rate"):
         _run(poisoned)
     assert poisoned.step == 5
-    assert poisoned.model.learning_depth == 0  # type: ignore[attr-defined]
-    healthy = _learner()
+    assert poisoned.model.training_depth == 0  # type: ignore[attr-defined]
+    healthy = _trainer()
     _run(healthy, stop_at=5)
     _same(poisoned, healthy)
     save_state(poisoned, tmp_path / "kept.safetensors")
-    model = ToyHost()
+    model = ToyModel()
     resumed = resume_trainer(tmp_path / "kept.safetensors", model, toy_bases(model))
     _run(resumed)
-    whole = _learner()
+    whole = _trainer()
     _run(whole)
     _same(whole, resumed)
 
 
-def test_host_is_released_when_the_consumer_walks_away() -> None:
-    trainer = _learner()
+def test_the_model_is_restored_when_the_run_is_closed() -> None:
+    trainer = _trainer()
     run = trainer.run()
     next(run)
-    assert trainer.model.learning_depth == 1  # type: ignore[attr-defined]
+    assert trainer.model.training_depth == 1  # type: ignore[attr-defined]
     run.close()
-    assert trainer.model.learning_depth == 0  # type: ignore[attr-defined]
+    assert trainer.model.training_depth == 0  # type: ignore[attr-defined]
 
 
 def test_only_the_coefficients_get_gradients() -> None:
-    trainer = _learner()
+    trainer = _trainer()
     _run(trainer)
     assert all(p.grad is None for p in trainer.model.denoiser.parameters())  # type: ignore[attr-defined]
 
 
 def test_shared_coefficients_serve_both_text_encoders() -> None:
-    model = ToyHost((32, 24))
+    model = ToyModel((32, 24))
     trainer = Trainer(model, toy_bases(model), toy_pool(), _FAST.changed({"shared": True}))
     _run(trainer)
     first, second = trainer.results()["ann"]
@@ -231,15 +231,15 @@ def test_shared_coefficients_serve_both_text_encoders() -> None:
     assert Trainer(model, toy_bases(model), toy_pool(), _FAST).shape.size == 2 * 2 * 8
 
 
-def test_resuming_with_something_else_is_refused(tmp_path: Path) -> None:
-    trainer = _learner()
+def test_resuming_with_another_model_or_basis_is_refused(tmp_path: Path) -> None:
+    trainer = _trainer()
     _run(trainer, stop_at=3)
     path = tmp_path / "state.safetensors"
     save_state(trainer, path)
-    other = ToyHost(seed=1)
+    other = ToyModel(seed=1)
     with pytest.raises(TrainingError, match="not with toy"):
         resume_trainer(path, other, toy_bases(other))
-    model = ToyHost()
+    model = ToyModel()
     with pytest.raises(TrainingError, match="another basis"):
         resume_trainer(path, model, toy_bases(model, names=50))
     with pytest.raises(TrainingError, match="no learning state"):
@@ -253,10 +253,10 @@ def test_resuming_with_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @held_open
-def test_a_resumed_run_holds_its_file_no_longer(tmp_path: Path) -> None:
-    """Windows refuses to write over a file that is mapped into memory."""
-    path, model = tmp_path / "state.safetensors", ToyHost()
-    trainer = _learner(model=model)
+def test_a_resumed_run_does_not_keep_its_file_open(tmp_path: Path) -> None:
+    """Windows refuses to overwrite a file that is mapped into memory."""
+    path, model = tmp_path / "state.safetensors", ToyModel()
+    trainer = _trainer(model=model)
     _run(trainer, stop_at=3)
     save_state(trainer, path)
     resumed = resume_trainer(path, model, toy_bases(model))
@@ -267,12 +267,12 @@ def test_a_resumed_run_holds_its_file_no_longer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [torch.float32, torch.float16])
 @pytest.mark.parametrize("after", [torch.float32, torch.float16])
-def test_a_run_goes_on_whether_or_not_losses_are_scaled_here_and_there(
+def test_runs_resume_with_and_without_loss_scaling(
     tmp_path: Path, before: torch.dtype, after: torch.dtype
 ) -> None:
-    model = ToyHost()
+    model = ToyModel()
     model.dtype = before
-    trainer = _learner(model=model)
+    trainer = _trainer(model=model)
     _run(trainer, stop_at=3)
     save_state(trainer, tmp_path / "state.safetensors")
     model.dtype = after
@@ -283,7 +283,7 @@ def test_a_run_goes_on_whether_or_not_losses_are_scaled_here_and_there(
 
 
 def test_a_state_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    trainer = _learner()
+    trainer = _trainer()
     _run(trainer, stop_at=3)
     with full_disk(), pytest.raises(FileError, match=r"Could not write .*state\.safetensors"):
         save_state(trainer, tmp_path / "state.safetensors")
@@ -292,11 +292,11 @@ def test_a_state_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) ->
 
 def test_results_before_any_step_are_refused() -> None:
     with pytest.raises(TrainingError, match="not been learned yet"):
-        _learner().results()
+        _trainer().results()
 
 
 def test_bases_of_another_model_are_refused() -> None:
-    model, other = ToyHost(), ToyHost((24,))
+    model, other = ToyModel(), ToyModel((24,))
     with pytest.raises(TrainingError, match="do not belong"):
         Trainer(model, toy_bases(other), toy_pool(), _FAST)
     with pytest.raises(TrainingError, match=r"\[8\] components, the settings 9"):

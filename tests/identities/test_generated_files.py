@@ -1,4 +1,4 @@
-"""The record of files about people: found by name, renamed, forgotten, and harmless where it is damaged."""
+"""The record of generated files: found by name, renamed, forgotten, and harmless where it is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards without a host: who is listed, what is told, what is read and when."""
+"""The index and the cards without a host: what is listed, shown and read, and when."""
 
 from __future__ import annotations
 
