@@ -155,9 +155,9 @@ def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> 
     assert data.refresh() == 3
     raw, ids = data.batch(np.random.default_rng(0), 2000)
     rows = raw[:, 0, 0, 0].long()
-    unstates = (ids == empty).all(1)
-    assert (ids[~unstates] == captions[rows, 0][~unstates]).all()
-    assert abs(float(unstates.float().mean()) - EMPTY_SHARE) < 0.03
+    without_caption = (ids == empty).all(1)
+    assert (ids[~without_caption] == captions[rows, 0][~without_caption]).all()
+    assert abs(float(without_caption.float().mean()) - EMPTY_SHARE) < 0.03
     assert set(rows.tolist()) == {0, 1, 2}
 
 
