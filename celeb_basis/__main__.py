@@ -1,4 +1,4 @@
-"""``python -m celeb_basis``: the command line."""
+"""Run the command line with ``python -m celeb_basis``."""
 
 from __future__ import annotations
 

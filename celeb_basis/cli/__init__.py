@@ -1,3 +1,3 @@
-"""The command line: one module a command. They ask the core and tell its answers; nothing is worked out here."""
+"""The command line: one module per command, on top of the core, which does the work."""
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def test_every_plot_is_a_sound_and_repeatable_file(draw: Callable[[charts.Format
     root = ET.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert b"dc:date" not in svg
-    colours = {word[:7].lower() for word in svg.decode().split("#")[1:] for word in ["#" + word] if word[1:7].isalnum()}
-    used = {colour for colour in colours if all(char in "0123456789abcdef" for char in colour[1:]) and len(colour) == 7}
+    colors = {word[:7].lower() for word in svg.decode().split("#")[1:] for word in ["#" + word] if word[1:7].isalnum()}
+    used = {color for color in colors if all(char in "0123456789abcdef" for char in color[1:]) and len(color) == 7}
     assert used <= {charts.INK, charts.QUIET, charts.GRID, charts.PAPER, *charts.SERIES}
 
 
