@@ -106,7 +106,7 @@ def test_people_are_compared_from_left_to_right() -> None:
     picture = np.zeros((20, 40, 3), np.uint8)
     right_way = face_similarity(picture, ("ada", "ben"), vectors, TwoFaces([(25, 1), (2, 0)]))  # type: ignore[arg-type]
     assert right_way.mean == 1.0
-    assert right_way.note.startswith("likeness left: ada 1.00 (ben 0.00)")
+    assert right_way.note.startswith("similarity left: ada 1.00 (ben 0.00)")
     wrong_way = face_similarity(picture, ("ada", "ben"), vectors, TwoFaces([(25, 0), (2, 1)]))  # type: ignore[arg-type]
     assert wrong_way.mean == 0.0
     assert face_similarity(picture, ("ada", "ben"), vectors, TwoFaces([(2, 0)])).note == "1 of 2 faces found"  # type: ignore[arg-type]
