@@ -15,8 +15,8 @@ from benchmarks.figures import Figure
 from celeb_basis.basis import build_basis
 from celeb_basis.events import follow
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.packs import MINIATURE, find_pack
-from celeb_basis.faces.types import FaceNetwork, Portrait
 from celeb_basis.hosts.diffusers import DiffusersHost
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import shipped_names

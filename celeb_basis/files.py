@@ -105,7 +105,9 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
             metadata = json.loads(file.read(length)).get("__metadata__", {}) if length <= _MAX_HEADER else {}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return {key: value for key, value in metadata.items() if isinstance(value, str)} if isinstance(metadata, dict) else {}
+    return (
+        {key: value for key, value in metadata.items() if isinstance(value, str)} if isinstance(metadata, dict) else {}
+    )
 
 
 def sha256_of_file(path: Path) -> str:
@@ -131,7 +133,9 @@ def checked_name(name: str) -> str:
     if len(cleaned) > MAX_NAME_LENGTH:
         raise IdentityError(f"The name {shown}... has {len(cleaned)} characters: use at most {MAX_NAME_LENGTH}.")
     if any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for char in cleaned):
-        raise IdentityError(f"The name {shown} contains control or invisible characters: use letters, digits and spaces.")
+        raise IdentityError(
+            f"The name {shown} contains control or invisible characters: use letters, digits and spaces."
+        )
     if bad := _FORBIDDEN_IN_NAMES.search(cleaned):
         raise IdentityError(
             f"The name {shown} contains {bad.group()!r}, which is not possible in file names or prompts: leave it out."

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from celeb_basis.errors import PhotoError
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 from celeb_basis.files import explained_os_errors
 
 SMALLEST_SIDE = 32

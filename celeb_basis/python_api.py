@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.events import Event
-    from celeb_basis.faces.types import FaceNetwork
+    from celeb_basis.faces.network import FaceNetwork
     from celeb_basis.identities.identity import Identity
     from celeb_basis.names.lists import NameList
 

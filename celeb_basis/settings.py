@@ -47,11 +47,15 @@ class TrainingSettings:
     components: int = _setting(512, "basis components (K) per token vector", low=1, high=4096)
     shared: bool = _setting(False, "for models with two text encoders: use one set of coefficients for both")
     average_decay: float = _setting(0.99, "decay of the moving average of the coefficients", low=0.0, high=0.99999)
-    precision: PrecisionChoice = _setting("auto", "auto: the dtype that the model is loaded in; fp32 is the most stable")
+    precision: PrecisionChoice = _setting(
+        "auto", "auto: the dtype that the model is loaded in; fp32 is the most stable"
+    )
     checkpointing: SwitchChoice = _setting(
         "auto", "gradient checkpointing: less memory, slower steps; auto: only if there is too little memory without it"
     )
-    size: int = _setting(0, "side of the training pictures in pixels; 0 is the model's own resolution", low=0, high=2048)
+    size: int = _setting(
+        0, "side of the training pictures in pixels; 0 is the model's own resolution", low=0, high=2048
+    )
     views: int = _setting(64, "augmented views per person, encoded once before the first step", low=1, high=4096)
     smallest: float = _setting(
         0.1, "smallest width of the picture in an augmented view, as a share of the frame", low=0.05, high=1.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from PIL import Image
 
-    from celeb_basis.faces.types import Pixels
+    from celeb_basis.faces.network import Pixels
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, characters that change the direction of the text after them, and code points that are no character."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.evidence.testbed import EvidenceTestbed, FaceJudge, Stranger, generate
 from celeb_basis.diffusion_model import TokenVectors
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 
 METRICS = ("identity", "recognized", "second_opinion", "prompt", "detect", "diversity")
 """Metrics of one person; ``both`` is that of images with two people."""

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.evidence.testbed import EvidenceTestbed, PromptCase, Stranger
 from celeb_basis.errors import FaceError, HostError
+from celeb_basis.faces.network import FaceNetwork, Pixels
 from celeb_basis.faces.portraits import portrait as crop_portrait
-from celeb_basis.faces.types import FaceNetwork, Pixels
 from celeb_basis.miniature import MODEL
 from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
 

@@ -19,7 +19,7 @@ from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import follow
-from celeb_basis.faces.types import Floats
+from celeb_basis.faces.network import Floats
 from celeb_basis.files import atomic_path
 from celeb_basis.method import Basis
 from celeb_basis.miniature import CELEBRITY_FACES

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from celeb_basis.diffusion_model import DiffusionModel, PlaceholderTokens
-from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
 from celeb_basis.names.lists import NameList
 
 BATCH = 16

@@ -26,7 +26,7 @@ from celeb_basis.files import write_bytes, write_text
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary, BuiltBasis
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.faces.types import FaceNetwork
+    from celeb_basis.faces.network import FaceNetwork
     from celeb_basis.names.lists import NameList
 
 _DESCRIPTION = """\

@@ -23,9 +23,9 @@ from celeb_basis.evaluation.metrics import (
 from celeb_basis.events import Event, EventStream
 from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.faces.packs import MINIATURE, find_pack
 from celeb_basis.faces.portraits import choose_face
-from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes

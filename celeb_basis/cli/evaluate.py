@@ -37,7 +37,7 @@ from celeb_basis.files import explained_os_errors
 
 if TYPE_CHECKING:
     from celeb_basis.evaluation import ImageToEvaluate
-    from celeb_basis.faces.types import Pixels
+    from celeb_basis.faces.network import Pixels
 
 _DESCRIPTION = """\
 Evaluate generated images by the paper's three metrics: Identity (cosine similarity of face vectors with the reference

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celeb_basis.evaluation.metrics import EvaluationResult, ImageScores, ImageToEvaluate
-    from celeb_basis.faces.types import Pixels
+    from celeb_basis.faces.network import Pixels
 
 _PAPER = (250, 250, 248)
 _INK = (29, 36, 48)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from celeb_basis.evaluation.clip import ClipScorer
-    from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+    from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 
 
 _RESAMPLES = 2000

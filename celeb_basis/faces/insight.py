@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from celeb_basis.errors import FacePackError, MissingPackageError
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.faces.packs import check_pack
-from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.files import sha256_of_file
 
 _log = logging.getLogger(__name__)

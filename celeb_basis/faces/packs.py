@@ -211,7 +211,9 @@ def check_pack(folder: Path) -> FacePack:
             f"There is no folder {folder}: give {_choices()}, or the folder that holds a pack's .onnx files."
         )
     if any(char in str(folder) for char in "*?["):
-        raise FacePackError(f"insightface cannot read from {folder} because of *, ? or [ in it: move the pack to a plain path.")
+        raise FacePackError(
+            f"insightface cannot read from {folder} because of *, ? or [ in it: move the pack to a plain path."
+        )
     source = SOURCES.get(folder.name)
     recorded = _manifest_files(folder)
     wanted = {name: entry.size for name, entry in recorded.items()}

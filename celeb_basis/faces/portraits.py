@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from celeb_basis.errors import FaceError
-from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
 
 _Vector = npt.NDArray[np.float64]
 _Gray = npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError, SettingsError
-from celeb_basis.faces.types import FaceNetwork, Floats
+from celeb_basis.faces.network import FaceNetwork, Floats
 from celeb_basis.names.lists import NameList
 
 FaceCheck: TypeAlias = Callable[[str], "str | None"]

@@ -23,7 +23,7 @@ from celeb_basis.report import (
 from celeb_basis.training.run import PortraitsFound, TrainingResult, TrainingTask
 
 if TYPE_CHECKING:
-    from celeb_basis.faces.types import DetectedFace, Pixels, Portrait
+    from celeb_basis.faces.network import DetectedFace, Pixels, Portrait
     from celeb_basis.training.run import TrainingSession
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from celeb_basis.evaluation.metrics import EvaluationResult
-    from celeb_basis.faces.types import Floats, Pixels
+    from celeb_basis.faces.network import Floats, Pixels
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge in the photo's pixels."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from celeb_basis.faces.types import Floats, Pixels, Portrait
+from celeb_basis.faces.network import Floats, Pixels, Portrait
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),

@@ -13,7 +13,7 @@ from PIL import Image
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import Preparing
-from celeb_basis.faces.types import FaceNetwork, Pixels, Portrait
+from celeb_basis.faces.network import FaceNetwork, Pixels, Portrait
 from celeb_basis.training.augment import augment, draw_augmentation
 
 _THUMBNAIL = 192

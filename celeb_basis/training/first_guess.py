@@ -22,7 +22,7 @@ from torch.nn import functional
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.events import DrawingNames
-from celeb_basis.faces.types import FaceNetwork, Portrait
+from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.files import write_bytes
 from celeb_basis.method import FACE_WIDTH, Basis
 

@@ -65,9 +65,7 @@ class MemoryNeed:
         if self.fits:
             return f"{text}."
         if not self.checkpointing:
-            return (
-                f"{text}: enable gradient checkpointing ({_gigabytes(self.checkpointed)}), or reduce the batch size."
-            )
+            return f"{text}: enable gradient checkpointing ({_gigabytes(self.checkpointed)}), or reduce the batch size."
         return f"{text}: reduce the batch size or the picture size, or close other programs."
 
 

@@ -40,7 +40,10 @@ class RayOptions:
 
 
 def run_on_ray(
-    make_runner: Callable[[], TaskRunner], tasks: Sequence[TrainingTask], interrupt: threading.Event, options: RayOptions
+    make_runner: Callable[[], TaskRunner],
+    tasks: Sequence[TrainingTask],
+    interrupt: threading.Event,
+    options: RayOptions,
 ) -> Iterator[TrainingResult]:
     """Run ``tasks`` on Ray and yield results as they come; a task that fails, or a worker that dies, stops no other.
 

@@ -20,8 +20,8 @@ from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, most_compon
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_message, is_user_error
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, follow, until_set
+from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import portrait
-from celeb_basis.faces.types import FaceNetwork, Portrait
 from celeb_basis.files import cache_folder
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity, identity_to_bytes

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import FaceError, FacePackError, MissingPackageError
+from celeb_basis.faces.network import FaceNetwork, Pixels
 from celeb_basis.faces.packs import SOURCES, PackSource, find_pack, licence_to_agree_to, not_agreed, obtain_pack
 from celeb_basis.faces.portraits import choose_face, quality_warnings
-from celeb_basis.faces.types import FaceNetwork, Pixels
 from celeb_basis.photos import open_photo
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 

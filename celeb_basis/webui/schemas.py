@@ -11,7 +11,7 @@ import numpy as np
 
 from celeb_basis.errors import IdentityError, SettingsError, TrainingError
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
-from celeb_basis.faces.types import DetectedFace, Pixels
+from celeb_basis.faces.network import DetectedFace, Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.settings import TrainingSettings, preset
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 
 Points = list[tuple[float, float]]
 

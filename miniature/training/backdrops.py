@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 from celeb_basis.training.augment import BACKGROUNDS
 
 SIDE = 128

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from celeb_basis.errors import MissingPackageError
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 
 _FOLDER_VARIABLE = "CELEB_BASIS_DLIB"
 _NETWORK, _SHAPE = "dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat"

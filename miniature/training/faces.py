@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from celeb_basis.errors import MissingPackageError
-from celeb_basis.faces.types import Floats, Pixels
+from celeb_basis.faces.network import Floats, Pixels
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.files import atomic_path
 from miniature.training.faces import FaceGenerator, candidate_numbers
 from miniature.training.people import People, moved, portrait

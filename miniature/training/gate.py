@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.miniature import MODEL
 from miniature.training.captions import PLACE_WORDS
 from miniature.training.diffusion import sample

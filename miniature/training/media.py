@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 
 
 def _pixels(values: Any) -> Pixels:

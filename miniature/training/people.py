@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.files import write_json
 from miniature.training.faces import SPREAD, FaceGenerator, candidate_numbers
 from miniature.training.recognition import RecognitionNetwork, crop_faces, half_precision

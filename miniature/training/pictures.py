@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 from celeb_basis.files import atomic_path
 
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 from celeb_basis.files import atomic_path
 from miniature.training.captions import caption
 from miniature.training.faces import SPREAD, FaceGenerator, candidate_numbers

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from celeb_basis.faces.types import Floats, Pixels
+from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.training.augment import BACKGROUNDS
 from miniature.training.accessories import draw_accessory
 from miniature.training.backdrops import SIDE, draw_backdrop

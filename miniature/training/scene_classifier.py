@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.people import read_people
 from miniature.training.places import scene_classifier_file

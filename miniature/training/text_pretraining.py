@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celeb_basis.faces.types import Floats
+from celeb_basis.faces.network import Floats
 from miniature.training.captions import caption
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.faces import FaceGenerator, candidate_numbers

@@ -13,7 +13,7 @@ from scipy import stats
 from celeb_basis.errors import EvaluationError
 from celeb_basis.evaluation import ImageToEvaluate, evaluate_images, write_result
 from celeb_basis.evaluation.metrics import mean_estimate, share_estimate
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

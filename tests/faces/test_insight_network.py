@@ -13,7 +13,7 @@ from support.sample_photos import sample_photos
 
 from celeb_basis.errors import FacePackError, MissingPackageError
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.types import Pixels
+from celeb_basis.faces.network import Pixels
 
 SAME_PERSON, OTHER_PEOPLE = 0.55, 0.4
 """Cosines measured with the miniature recognizer: one person 0.67 and more, different people 0.36 and less."""

@@ -12,8 +12,8 @@ from support.sample_photos import sample_photos
 
 from celeb_basis.errors import FaceError
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import DetectedFace, Pixels
 from celeb_basis.faces.portraits import choose_face, portrait, quality_warnings
-from celeb_basis.faces.types import DetectedFace, Pixels
 
 
 def box_face(left: float, top: float, side: float) -> DetectedFace:

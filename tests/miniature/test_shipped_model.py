@@ -16,7 +16,7 @@ from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError
 from celeb_basis.events import DrawingNames, follow
 from celeb_basis.faces.insight import InsightFaceNetwork
-from celeb_basis.faces.types import Floats
+from celeb_basis.faces.network import Floats
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
 from celeb_basis.names.lists import shipped_names

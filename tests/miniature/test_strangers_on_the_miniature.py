@@ -15,8 +15,8 @@ from celeb_basis.cli.main import main
 from celeb_basis.diffusion_model import DiffusionModel, TokenVectors
 from celeb_basis.events import follow
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 from celeb_basis.faces.portraits import portrait
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels
 from celeb_basis.identities.identity import identity_from_bytes, load_identity
 from celeb_basis.method import add_noise, prediction_target
 from celeb_basis.miniature import shipped_model_names

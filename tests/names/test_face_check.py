@@ -11,7 +11,7 @@ from PIL import Image
 
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError, SettingsError
-from celeb_basis.faces.types import DetectedFace, FaceNetwork, Floats, Pixels
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.names.filters import GeneratedFaceCheck, filter_names
 from celeb_basis.names.lists import name_list
 

@@ -9,7 +9,7 @@ from PIL import Image
 from support.toys import ToyModel
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 
 
 class CountingModel(ToyModel):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.evidence.testbed import EvidenceTestbed, PromptCase, Stranger
 from celeb_basis.diffusion_model import DiffusionModel
-from celeb_basis.faces.types import DetectedFace, Floats, Pixels, Portrait
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels, Portrait
 from celeb_basis.names.lists import NameList
 
 _PROJECTION = np.random.default_rng(5).normal(size=(8 * 8 * 3, 512)).astype(np.float32)

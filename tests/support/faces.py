@@ -14,8 +14,8 @@ from support.sample_photos import sample_photos
 
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import Pixels
 from celeb_basis.faces.packs import MINIATURE, SHIPPED_PACKS
-from celeb_basis.faces.types import Pixels
 from miniature.face_pack.registries import extract, pypi_archive
 
 ASSETS = Path(__file__).resolve().parents[2] / ".assets"

@@ -17,7 +17,7 @@ from support.toys import ToyModel
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import SettingsError, TrainingError
 from celeb_basis.events import DrawingNames, Event, StepDone, follow
-from celeb_basis.faces.types import Portrait
+from celeb_basis.faces.network import Portrait
 from celeb_basis.method import Basis
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.first_guess import CelebrityFaces, first_guesses, generate_celebrity_faces, guess_coefficients
@@ -88,7 +88,9 @@ def test_a_name_is_the_mean_of_its_pictures(model: CountingModel, tmp_path: Path
         np.testing.assert_allclose(faces.vectors[row], mean / np.linalg.norm(mean), rtol=1e-5)
 
 
-def test_of_a_long_list_a_selection_is_generated(model: CountingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_list_a_selection_is_generated(
+    model: CountingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("celeb_basis.training.first_guess.MOST", 12)
     faces, events = _generate(model, NAMES, tmp_path)
     assert len(faces.names) == len(events) == len(set(faces.names)) == 12
@@ -113,9 +115,7 @@ def test_an_interrupted_host_is_an_error(model: CountingModel, tmp_path: Path) -
     assert len(model.drawn) == len(NAMES) + 1
 
 
-def test_a_full_disk_only_costs_time(
-    model: CountingModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_disk_only_costs_time(model: CountingModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with full_disk():
         faces, _ = _generate(model, NAMES, tmp_path)
     assert torch.isfinite(faces.vectors).any()
@@ -133,7 +133,9 @@ def test_other_names_and_damaged_files_are_generated_again(model: CountingModel,
     assert len(model.drawn) == 11
 
 
-def _started_trainer(model: ToyModel, *, shared: bool = False, steps: int = 1) -> tuple[Trainer, torch.Tensor, Sequence[Basis]]:
+def _started_trainer(
+    model: ToyModel, *, shared: bool = False, steps: int = 1
+) -> tuple[Trainer, torch.Tensor, Sequence[Basis]]:
     """A trainer that starts at a guess, the ``(2, E, K)`` guess itself, and the bases."""
     bases = toy_bases(model, components=6)
     generator = torch.Generator().manual_seed(1)

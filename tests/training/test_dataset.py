@@ -14,8 +14,8 @@ from support.toys import ToyModel
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import Preparing, follow
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import Portrait
 from celeb_basis.faces.portraits import portrait
-from celeb_basis.faces.types import Portrait
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import ViewPool, encode_views, to_model_range

@@ -43,7 +43,9 @@ def _tasks(*names: str) -> list[TrainingTask]:
 def test_a_failure_is_reported_and_stops_no_other_task() -> None:
     events: list[str] = []
     tasks = _tasks("photo", "one", "memory", "surprise", "two")
-    outcomes = list(run_local(FailsByName(), tasks, threading.Event(), lambda task, _event: events.append(task.names[0])))
+    outcomes = list(
+        run_local(FailsByName(), tasks, threading.Event(), lambda task, _event: events.append(task.names[0]))
+    )
     assert [one.names[0] for one in outcomes] == ["photo", "one", "memory", "surprise", "two"]
     errors = [one.error for one in outcomes]
     assert errors[0] == "The photo is no good: take another one."

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celeb_basis.faces.types import Portrait
+from celeb_basis.faces.network import Portrait
 from celeb_basis.training.augment import (
     BACKGROUNDS,
     TEMPLATES,

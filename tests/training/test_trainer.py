@@ -267,9 +267,7 @@ def test_a_resumed_run_does_not_keep_its_file_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [torch.float32, torch.float16])
 @pytest.mark.parametrize("after", [torch.float32, torch.float16])
-def test_runs_resume_with_and_without_loss_scaling(
-    tmp_path: Path, before: torch.dtype, after: torch.dtype
-) -> None:
+def test_runs_resume_with_and_without_loss_scaling(tmp_path: Path, before: torch.dtype, after: torch.dtype) -> None:
     model = ToyModel()
     model.dtype = before
     trainer = _trainer(model=model)

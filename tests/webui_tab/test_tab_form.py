@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celeb_basis.errors import SettingsError, TrainingError
-from celeb_basis.faces.types import DetectedFace
+from celeb_basis.faces.network import DetectedFace
 from celeb_basis.settings import PRESETS, TrainingSettings
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 from celeb_basis.webui.ui.learn_form import Draft, changes, form_fields, position, preset_values

@@ -12,7 +12,7 @@ from PIL import Image
 from support.people import PNG, person
 
 from celeb_basis.events import PersonProgress, StepDone
-from celeb_basis.faces.types import DetectedFace
+from celeb_basis.faces.network import DetectedFace
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import FoundFace, FoundFaces

@@ -18,7 +18,7 @@ from celeb_basis.provenance import marked
 from celeb_basis.webui.tasks.generation import counted_steps
 
 if TYPE_CHECKING:
-    from celeb_basis.faces.types import FaceNetwork, Floats, Pixels
+    from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
     from celeb_basis.identities.identity import Identity
     from celeb_basis.webui.face_models import FaceModels
     from celeb_basis.webui.jobs import Job
