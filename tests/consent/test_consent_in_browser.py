@@ -100,7 +100,7 @@ def test_an_uploaded_photo_does_not_stay_in_the_temporary_folder(page: Any, uplo
 
 def test_consent_is_asked_for_noted_and_shown(page: Any, server: Server) -> None:
     page.locator("#celeb_basis_tab_learn .label-wrap", has_text="Notes").click()
-    page.get_by_label("About the consent").locator("visible=true").fill(f"{NAME} wrote to us")
+    page.get_by_label("Consent details").locator("visible=true").fill(f"{NAME} wrote to us")
     begin(page, NAME)
     status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
     assert not page.locator("#celeb_basis_consent input").is_checked(), "asked for anew for the next people"
@@ -133,13 +133,13 @@ def test_one_button_deletes_everything(page: Any, server: Server, uploads: Path)
     choose(page, "celeb_basis_evaluate_person", NAME)
     page.locator("#celeb_basis_evaluate_photos input[type=file]").set_input_files(str(PHOTO))
     page.locator("#celeb_basis_evaluate_start").click()
-    note(page, "evaluate").get_by_text("It has begun").wait_for()
+    note(page, "evaluate").get_by_text("has started").wait_for()
     page.locator("#celeb_basis_evaluate_stop").click()  # a whole evaluation takes minutes
     status(page, "evaluate").get_by_text("Interrupted", exact=True).wait_for()
     part(page, "People")
     page.locator(".celeb-basis-cards .card").first.click()
-    page.get_by_role("button", name="Put into the embeddings folder").click()
-    note(page, "people").get_by_text("Written to").wait_for()
+    page.get_by_role("button", name="Copy to the embeddings folder").click()
+    note(page, "people").get_by_text("Saved to").wait_for()
     folders = [server.data / "celeb-basis", server.data / "embeddings", server.data / "cache", uploads]
     assert len(remains(folders, NAME, *contents)) >= 3
     page.locator("#celeb_basis_delete").click()

@@ -18,7 +18,7 @@ from celeb_basis.evaluation.metrics import EvaluationResult, ImageScores, ImageT
 from celeb_basis.provenance import marked, save_generated_image
 from celeb_basis.report import Report, ReportModel, ReportPicture, render_report
 from celeb_basis.templating import data_uri
-from celeb_basis.webui.ui.markup import pictures
+from celeb_basis.webui.ui.markup import images
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -72,7 +72,7 @@ def test_pictures_in_a_report_and_on_the_tab_say_it_too() -> None:
     pixels = np.full((40, 40, 3), 90, np.uint8)
     drawn = ReportPicture(pixels, "a photo of <ada>", 7, words=["<ada>"])
     report = Report(title="t", summary="s", model=ReportModel("m", "sd1"), pictures=[drawn])
-    for page in (render_report(report), pictures([marked(grey(), ["<ada>"])], "a picture", 20)):
+    for page in (render_report(report), images([marked(grey(), ["<ada>"])], "a picture", 20)):
         (file,) = embedded(page)
         kind, _, plain = said(file)
         assert kind == GENERATED

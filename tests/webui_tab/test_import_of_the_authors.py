@@ -1,9 +1,10 @@
-"""The page's import with the authors' basis among the files."""
+"""The page's import with the basis of the CelebBasis repository among the files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 
 class ImportExport:
-    """Notes what it is given."""
+    """Records what it is given."""
 
     def __init__(self) -> None:
         self.given: list[tuple[str, str | None, bytes | None]] = []
@@ -22,12 +23,9 @@ class ImportExport:
 
 
 @pytest.fixture(name="tab")
-def fixture_tab(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
-    assert gradio_module
-    from celeb_basis.webui.ui.people import PeopleTab
-
-    tab = PeopleTab(SimpleNamespace(import_export=ImportExport()))  # type: ignore[arg-type]
-    monkeypatch.setattr(tab, "show", lambda *_: ())
+def fixture_tab(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    tab = build("people", SimpleNamespace(import_export=ImportExport()))
+    monkeypatch.setattr(tab, "show", lambda *_: {})
     return tab
 
 
@@ -39,14 +37,15 @@ def saved(content: Any, path: Path) -> str:
 def test_the_basis_goes_with_the_coefficients(tab: Any, tmp_path: Path) -> None:
     basis = saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")
     coefficients = saved(torch.ones(2, 1, 512), tmp_path / "id_coefficient_000.pt")
-    tab.take([basis, coefficients], "ada", False, "")
+    tab.import_people([basis, coefficients], "ada", False, "")
     content = (tmp_path / "celeb_basis.pt").read_bytes()
     assert tab.service.import_export.given == [("id_coefficient_000.pt", "ada", content)]
-    tab.take([coefficients], "", False, "")
+    tab.import_people([coefficients], "", False, "")
     assert tab.service.import_export.given[1:] == [("id_coefficient_000.pt", None, None)]
 
 
-def test_the_basis_alone_is_nobody(tab: Any, tmp_path: Path) -> None:
-    *_, told = tab.take([saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")], "", False, "")
-    assert "give it together with their coefficient files" in told
+def test_the_basis_alone_is_not_a_person(tab: Any, tmp_path: Path) -> None:
+    answer = tab.import_people([saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")], "", False, "")
+    assert "import it together with its coefficient files" in answer[tab.note]
+    assert answer[tab.import_files] is None
     assert not tab.service.import_export.given

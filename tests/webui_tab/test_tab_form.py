@@ -66,7 +66,7 @@ def test_people_and_photos_come_and_go() -> None:
     draft.person.name = "ada"
     draft.person.add_photo("a.jpg", b"a", found(3))
     draft.person.add_photo("b.jpg", b"b", found(1))
-    assert draft.photo_labels() == ["1: a.jpg", "2: b.jpg"]
+    assert [photo.name for photo in draft.person.photos] == ["a.jpg", "b.jpg"]
     assert draft.person.shown == 1
     draft.add_person()
     assert draft.labels() == ["1: ada", "2: no name yet"]
@@ -89,8 +89,8 @@ def test_people_and_photos_come_and_go() -> None:
 def test_a_face_is_chosen_by_the_number_that_is_drawn(number: str, chosen: int) -> None:
     draft = Draft()
     draft.person.add_photo("a.jpg", b"a", found(3))
-    draft.choose_face("2")
-    draft.choose_face(number)
+    draft.select_face("2")
+    draft.select_face(number)
     assert draft.person.photos[0].face == chosen
 
 
@@ -98,7 +98,7 @@ def test_the_request_holds_people_photos_and_choices() -> None:
     draft = Draft()
     draft.person.name = " ada "
     draft.person.add_photo("a.jpg", b"a", found(3))
-    draft.choose_face("3")
+    draft.select_face("3")
     draft.add_person()  # left empty
     asked = draft.request("quick", {"steps": 5}, consent=True, consent_note=" by mail ", notes="n ", replace=True)
     asked.check()
@@ -128,12 +128,12 @@ def test_photos_are_those_of_the_person_they_were_dropped_for() -> None:
     assert [photo.name for photo in ada.photos] == ["a.jpg"]
 
 
-def test_nothing_begins_while_faces_are_looked_for() -> None:
+def test_nothing_starts_while_faces_are_being_detected() -> None:
     draft = Draft()
     draft.person.name = "ada"
     draft.person.add_photo("a.jpg", b"a", found(1))
-    draft.looked_at.append("b.jpg")
-    with pytest.raises(TrainingError, match=r"looked for in b\.jpg"):
+    draft.detecting.append("b.jpg")
+    with pytest.raises(TrainingError, match=r"detected in b\.jpg"):
         draft.request("quick", {}, consent=True)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from celeb_basis.errors import FileError, IdentityError
+from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import FoundFaces
 
 
@@ -18,36 +22,43 @@ def raising(error: Exception) -> object:
     raise error
 
 
-def test_an_error_is_a_sentence_and_the_rest_stays(gradio_module: ModuleType) -> None:
-    run = gradio_module.guarded(lambda: raising(IdentityError("Choose <another> name.")), 2, True)
-    first, second, note = run()
-    assert first == second == gradio_module.gradio.update()
-    assert "Choose &lt;another&gt; name." in note
-    assert 'role="alert"' in note
+def test_an_error_becomes_a_note_and_the_rest_stays(gradio_module: ModuleType) -> None:
+    run = gradio_module.guarded(lambda: raising(IdentityError("Choose <another> name.")), ["a", "note"], note="note")
+    answer = run()
+    assert list(answer) == ["note"]
+    assert "Choose &lt;another&gt; name." in answer["note"]
+    assert 'role="alert"' in answer["note"]
 
 
-def test_a_file_of_no_use_makes_room_for_another(gradio_module: ModuleType) -> None:
-    run = gradio_module.guarded(lambda: raising(FileError("Too large.")), 3, True, 1)
-    stays = gradio_module.gradio.update()
-    assert run()[:3] == [stays, None, stays]
+def test_an_unusable_file_makes_room_for_another(gradio_module: ModuleType) -> None:
+    outputs = ["a", "file", "note"]
+    run = gradio_module.guarded(lambda: raising(FileError("Too large.")), outputs, note="note", clear_on_error="file")
+    answer = run()
+    assert answer.pop("file") is None
+    assert list(answer) == ["note"]
 
 
-def test_an_error_of_our_own_is_told_and_logged(gradio_module: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_shown_and_logged(gradio_module: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        _, note = gradio_module.guarded(lambda: raising(ZeroDivisionError("no")), 1, True)()
-    assert "error in celeb-basis itself" in note
-    assert "Traceback" not in note
+        answer = gradio_module.guarded(lambda: raising(ZeroDivisionError("no")), ["a", "note"], note="note")()
+    assert "error in celeb-basis itself" in answer["note"]
+    assert "Traceback" not in answer["note"]
     assert caplog.records[0].exc_info
 
 
-def test_answers_are_completed_by_an_empty_note(gradio_module: ModuleType) -> None:
-    keep = gradio_module.KEEP
-    assert gradio_module.guarded(lambda: (1, keep), 2, True)() == [1, gradio_module.gradio.update(), ""]
-    assert gradio_module.guarded(lambda: (1, "said"), 1, True)() == [1, "said"]
-    assert gradio_module.guarded(lambda: 1, 1, False)() == 1
-    assert gradio_module.guarded(lambda: "said", 0, True)() == "said"
-    assert gradio_module.guarded(lambda: None, 0, True)() == ""
-    assert gradio_module.guarded(lambda: None, 0, False)() is None
+def test_an_answer_without_a_note_empties_it(gradio_module: ModuleType) -> None:
+    guarded = gradio_module.guarded
+    assert guarded(lambda: {"a": 1}, ["a", "b", "note"], note="note")() == {"a": 1, "note": ""}
+    assert guarded(lambda: {"a": 1, "note": "said"}, ["a", "note"], note="note")() == {"a": 1, "note": "said"}
+    assert guarded(lambda: None, ["note"], note="note")() == {"note": ""}
+    assert guarded(lambda: {"a": 1}, ["a"])() == {"a": 1}
+
+
+def test_no_change_is_no_empty_answer(gradio_module: ModuleType) -> None:
+    """Gradio would show an empty dict as the value of the first output."""
+    assert gradio_module.guarded(dict, ["a", "b"])() == {"a": gradio_module.gradio.update()}
+    assert gradio_module.guarded(lambda: raising(FileError("Gone.")), ["a"])() == {"a": gradio_module.gradio.update()}
+    assert gradio_module.guarded(lambda: None, [])() is None
 
 
 def test_uploads_of_both_gradio_versions(
@@ -95,27 +106,27 @@ def test_what_the_script_put_in_loses_its_number(gradio_module: ModuleType) -> N
 
 def test_completion_offers_beginnings_first(gradio_module: ModuleType) -> None:
     assert gradio_module
-    completion = importlib.import_module("celeb_basis.webui.ui.app")
-    names = ("Adam", "ada", "Grada", "bob", '<b id="x">')
+    app = importlib.import_module("celeb_basis.webui.ui.app")
+    names = ("Adam", "Grada", "ada", "bob", '<b id="x">')
     service = SimpleNamespace(workspace=SimpleNamespace(library=SimpleNamespace(names=lambda: names)))
-    html = completion.offered(service, "7:AD")
+    html = app.matching_names(service, "7:AD")
     assert html == '<div data-query="7:AD"><i>Adam</i><i>ada</i><i>Grada</i></div>'
-    assert "<b id" not in completion.offered(service, "8:")
+    assert "<b id" not in app.matching_names(service, "8:")
     library = SimpleNamespace(names=lambda: tuple(f"p{i}" for i in range(500)))
     many = SimpleNamespace(workspace=SimpleNamespace(library=library))
-    assert completion.offered(many, "1:p").count("<i>") == completion.MOST
+    assert app.matching_names(many, "1:p").count("<i>") == app.MAX_COMPLETIONS
 
 
-def test_photos_go_to_whom_they_were_dropped_for(gradio_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = importlib.import_module("celeb_basis.webui.ui.learn")
-    drafts = importlib.import_module("celeb_basis.webui.ui.learn_form")
-    draft = drafts.Draft()
+def test_photos_go_to_the_person_they_were_dropped_for(
+    gradio_module: ModuleType, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = importlib.import_module("celeb_basis.webui.ui.learn_form").Draft()
     waiting: list[list[str]] = []
 
     def detect(_data: bytes, name: str) -> FoundFaces:
-        waiting.append(list(draft.looked_at))
+        waiting.append(list(draft.detecting))
         if name == "b.jpg":
-            draft.add_person()  # another handler, meanwhile
+            draft.add_person()  # another handler, at the same time
         if name == "c.jpg":
             raise FileError("c.jpg is no picture.")
         return FoundFaces(np.zeros((4, 4, 3), np.uint8), (), "No face.")
@@ -123,24 +134,59 @@ def test_photos_go_to_whom_they_were_dropped_for(gradio_module: ModuleType, monk
     files = [("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c"), ("d.jpg", b"d")]
     monkeypatch.setattr(gradio_module, "uploads", lambda _given, **_: files)
     people = SimpleNamespace(check_name=lambda _name, **_: None)
-    tab = learn.LearnTab(SimpleNamespace(faces=SimpleNamespace(find_faces=detect), people=people))
-    *_, told = tab.add_photos(draft, "ada", None)
-    assert "c.jpg is no picture." in told
+    faces = SimpleNamespace(find_faces=detect, status=lambda: {"present": True})
+    tab = build("learn", SimpleNamespace(faces=faces, people=people))
+    answer = tab.add_photos(draft, "ada", None)
+    assert "c.jpg is no picture." in answer[tab.note]
+    assert answer[tab.files] is None
+    assert tab.name not in answer, "the visitor may be typing in it"
+    assert set(answer) == {*tab.draft_outputs, tab.files, tab.note} - {tab.name, tab.name_note}
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
     assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4
-    assert draft.looked_at == []
+    assert draft.detecting == []
 
 
-@pytest.mark.usefixtures("gradio_module")
-def test_sliders_of_a_mixture_belong_to_their_people() -> None:
-    blend = importlib.import_module("celeb_basis.webui.ui.blend")
-    tab = blend.BlendTab(SimpleNamespace())
-    rest = (0.5,) * (blend.MOST - 3)
-    names, *sliders, shares = tab.sliders(["ada", "eve"], ["ada", "bob", "eve"], 0.9, 0.1, 0.3, *rest)
-    assert names == ["ada", "eve"]
+def test_another_person_is_shown_with_every_component_of_the_draft(build: Callable[..., Any]) -> None:
+    draft = importlib.import_module("celeb_basis.webui.ui.learn_form").Draft()
+    people = SimpleNamespace(check_name=lambda _name, **_: "Choose another name.")
+    tab = build("learn", SimpleNamespace(faces=SimpleNamespace(status=lambda: {"present": True}), people=people))
+    answer = tab.add_person(draft, " ada ")
+    assert set(answer) == set(tab.draft_outputs)
+    assert (answer[tab.name], answer[tab.name_note]) == ("", "")
+    answer = tab.select_person(draft, "", "1: ada")
+    assert answer[tab.name] == "ada"
+    assert "Choose another name." in answer[tab.name_note]
+
+
+def test_the_weights_of_a_blend_belong_to_their_people(build: Callable[..., Any]) -> None:
+    tab = build("blend", SimpleNamespace())
+    rest = (0.5,) * (len(tab.weights) - 3)
+    answer = tab.show_weights(["ada", "eve"], ["ada", "bob", "eve"], 0.9, 0.1, 0.3, *rest)
+    sliders = [answer[weight] for weight in tab.weights]
+    assert answer[tab.shown_people] == ["ada", "eve"]
     assert [(one["label"], one["value"]) for one in sliders[:2]] == [("ada", 0.9), ("eve", 0.3)]
-    assert [one["value"] for one in sliders[2:]] == [0.5] * (blend.MOST - 2)
-    assert "75%" in shares
-    assert "25%" in shares
-    _, first, second, *_ = tab.sliders(["zoe", "ada"], names, 0.9, 0.3, *rest, 0.5)
-    assert (first["value"], second["value"]) == (0.5, 0.9)
+    assert [one["value"] for one in sliders[2:]] == [0.5] * (len(tab.weights) - 2)
+    assert "75%" in answer[tab.shares]
+    assert "25%" in answer[tab.shares]
+    again = tab.show_weights(["zoe", "ada"], ["ada", "eve"], 0.9, 0.3, *rest, 0.5)
+    assert [again[weight]["value"] for weight in tab.weights[:2]] == [0.5, 0.9]
+    assert not tab.show_shares(["ada"], 0.0)[tab.shares]
+
+
+def test_a_job_is_shown_once_and_its_end_too(build: Callable[..., Any]) -> None:
+    job = Job("evaluate", ("ada",))
+    jobs: list[Job] = []
+    tab = build("evaluate", SimpleNamespace(jobs=lambda: jobs))
+    status, since = tab.view.status, tab.view._since
+    mark = r'data-mark="([^"]*)"'
+    assert since("none", tab.view.current()) == {}
+    jobs.append(job)
+    first = since("none", tab.view.current())
+    assert set(first) == set(tab.view.outputs)
+    seen = re.search(mark, first[status])
+    assert seen
+    assert since(seen[1], job) == {}
+    job.set_state("running")
+    assert set(since(seen[1], job)) == {status, tab.view.curve}, "the results are the same"
+    job.set_state("done")
+    assert set(since(seen[1], job)) == set(tab.view.outputs)

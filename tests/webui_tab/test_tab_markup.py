@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from support.people import PNG, person
 
+from celeb_basis.basis import BasisSummary
 from celeb_basis.events import PersonProgress, StepDone
 from celeb_basis.faces.network import DetectedFace
 from celeb_basis.identities.library import IdentityStatus
@@ -58,6 +59,17 @@ def entry(name: str, reason: str = "", problem: str = "", thumbnail: bytes | Non
     return IdentityStatus(name, Path(f"{name}.safetensors"), identity, problem, reason or problem)
 
 
+def titled(title: str) -> Image.Image:
+    image = Image.new("RGB", (8, 8))
+    image.info["title"] = title
+    return image
+
+
+def summary(name: str) -> BasisSummary:
+    report = {"dropped": [{"name": name, "reason": name}], "counts": {name: 1}}
+    return BasisSummary(name, 768, 2, 9, 1, (1.0, 1.0), ((0.7, 0.3), (0.6, 0.4)), report, "ab" * 32, False)
+
+
 def running(step: int = 3, total: int = 10) -> Job:
     job = Job("learn", (EVIL,))
     job.set_state("running")
@@ -76,11 +88,18 @@ def test_what_users_typed_is_text() -> None:
             markup.cards([entry(EVIL, reason=EVIL), entry("b", problem=EVIL)], EVIL, "pick", 9),
             markup.person(entry(EVIL, reason=EVIL)),
             markup.person(entry(EVIL, problem=EVIL)),
-            markup.use_buttons(f"<{EVIL}>"),
-            markup.table((EVIL,), [(EVIL,)]),
+            markup.images([titled(EVIL)], EVIL, 64),
+            markup.metrics({"notes": [EVIL]}),
+            markup.basis(summary(EVIL), 0),
+            markup.shares([(EVIL, 1.0)]),
+            markup.downloads([(EVIL, b"")]),
+            markup.completions(EVIL, [EVIL]),
+            markup.quiet(EVIL),
         ]
     )
-    assert Page(markup.use_buttons(f"<{EVIL}>")).having("data-word") == [f"<{EVIL}>"] * 2
+    assert Page(markup.person(entry(EVIL))).having("data-word") == [f"<{EVIL}>"] * 2
+    assert Page(markup.downloads([(EVIL, b"")])).having("download") == [EVIL]
+    assert Page(markup.completions(EVIL, [])).having("data-query") == [EVIL]
 
 
 def test_errors_are_read_aloud_and_nothing_is_shown_for_nothing() -> None:
@@ -96,7 +115,7 @@ def test_faces_are_numbered_from_one_and_one_is_chosen() -> None:
     assert [known["class"] for tag, known in page.elements if tag == "g"] == ["other", "chosen", "other"]
     frames = [known for tag, known in page.elements if known.get("class") == "frame"]
     assert [float(str(frame["x"])) for frame in frames] == [0, 20, 40]
-    assert page.having("aria-label") == ["six.jpg: 3 faces found, number 2 chosen"]
+    assert page.having("aria-label") == ["six.jpg: 3 faces found, face 2 selected"]
     assert Page(markup.photo(found(0), 0, "p", "x")).having("aria-label") == ["x: no face found"]
 
 
@@ -151,7 +170,9 @@ def test_new_people_are_told_to_the_script_once() -> None:
     assert not Page(markup.progress(job, "poll", "")).having("data-changed")
     job.set_state("done")
     assert Page(markup.progress(job, "poll", "")).having("data-changed") == [job.id]
-    assert Page(markup.changed()).having("data-changed") != Page(markup.changed()).having("data-changed")
+    changed = [Page(markup.note("Saved.", people_changed=True)).having("data-changed") for _ in range(2)]
+    assert changed[0] != changed[1]
+    assert not Page(markup.note("Saved.")).having("data-changed")
     old = Job("learn", ("ada",))
     old.set_state("done")
     old._events[-1]["time"] -= 3600
@@ -164,8 +185,8 @@ def test_cards_say_why_somebody_is_unavailable() -> None:
     assert page.having("aria-pressed") == ["true", "false"]
     assert "Made for another width." in page.text
     assert "3 more" in page.text
-    assert "Nobody is here yet" in Page(markup.cards([], "", "pick", 0)).text
-    assert "Nobody matches" in Page(markup.cards([], "", "pick", 4)).text
+    assert "No people yet" in Page(markup.cards([], "", "pick", 0)).text
+    assert "No person matches" in Page(markup.cards([], "", "pick", 4)).text
 
 
 def test_only_who_is_available_is_sent_to_prompts() -> None:
@@ -184,7 +205,7 @@ def test_thumbnails_are_shown_as_what_they_are() -> None:
 def test_an_evaluation_shows_its_figures_and_only_the_sheet() -> None:
     job = Job("evaluate", ("ada",))
     job.pictures = tuple(Image.new("RGB", (8, 8)) for _ in range(20))
-    assert len([1 for tag, _ in Page(markup.drawn(job)).elements if tag == "img"]) == markup.MOST_PICTURES
+    assert len([1 for tag, _ in Page(markup.job_results(job)).elements if tag == "img"]) == markup.MAX_IMAGES
     job.result = {
         "identity": None,
         "prompt": {"value": 0.25, "low": None, "high": None},
@@ -192,7 +213,7 @@ def test_an_evaluation_shows_its_figures_and_only_the_sheet() -> None:
         "notes": ["Identity cannot be told."],
         "sheet": 19,
     }
-    page = Page(markup.drawn(job))
+    page = Page(markup.job_results(job))
     assert page.having("alt") == ["contact sheet"]
     for part in ("0.250", "0.500", "0.250 to 0.750", "Identity cannot be told."):
         assert part in page.text

@@ -1,3 +1,3 @@
-"""The page in the WebUI: one file a sub-tab. What differs between versions of gradio is in ``gr.py`` alone."""
+"""The page in the WebUI, a module for each sub-tab; what differs between versions of gradio is in ``components``."""
 
 from __future__ import annotations

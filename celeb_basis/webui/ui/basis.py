@@ -1,39 +1,39 @@
-"""*Basis*: what the loaded checkpoint's basis is made of."""
+"""The sub-tab *Basis*: the basis of the loaded checkpoint, and the list of celebrity names that it is built from."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from celeb_basis.webui.tasks.basis import use_own_names, use_shipped_names
 from celeb_basis.webui.ui import components, markup
-from celeb_basis.webui.ui.components import Watch, gradio, on, own
+from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own
 
 if TYPE_CHECKING:
-    from celeb_basis.basis import BasisSummary
     from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.service import Service
 
-
-_IDLE = "Press Show the basis: it is built once for each checkpoint and list of names, and remembered."
-MOST_ROWS = 300
-"""Dropped names in the page's table."""
+_IDLE = "Press Show basis. A basis is built once for each checkpoint and list of names, then read from the cache."
+_ABOUT = (
+    "<p>A person is learned as coefficients in a basis: the space that the names of celebrities span in the loaded "
+    "checkpoint's text encoder.</p>"
+)
+_ABOUT_LISTS = "<p>A text file with one name per line. People who were learned with another list keep working.</p>"
 
 
 class BasisTab:
-    """Lays the sub-tab out and answers its events."""
+    """The summary of the basis, the choice of the list, and their event handlers."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.watch = Watch(service, ("basis",), "celeb_basis_basis_poll", _IDLE, _shown)
+        self.view = JobView(service, ("basis",), "celeb_basis_basis_poll", _IDLE, _summaries)
 
     def build(self, tab: Any) -> None:
-        """Make the components, inside ``tab``."""
-        gradio.HTML(
-            "<p>People are learned as coefficients in a space that the names of celebrities span in the loaded "
-            "checkpoint's text encoder.</p>"
-        )
+        """Create the components inside ``tab`` and connect their events."""
+        gradio.HTML(_ABOUT)
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            components = own(
+            self.components = own(
                 gradio.Number(
                     512,
                     precision=0,
@@ -42,83 +42,59 @@ class BasisTab:
                     elem_id="celeb_basis_components",
                 )
             )
-            show = gradio.Button("Show the basis", variant="primary", elem_id="celeb_basis_basis_show")
-            stop = gradio.Button("Interrupt", elem_id="celeb_basis_basis_stop")
+            self.show_button = gradio.Button("Show basis", variant="primary", elem_id="celeb_basis_basis_show")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_basis_stop")
         with gradio.Accordion("List of names", open=False, elem_id="celeb_basis_names_list"):
-            gradio.HTML("<p>A text file with one name a line. People who were learned before keep working.</p>")
-            files = own(
+            gradio.HTML(_ABOUT_LISTS)
+            self.names_file = own(
                 gradio.File(label="Your own list", file_types=[".txt"], height=140, elem_id="celeb_basis_names_file")
             )
-            shipped = gradio.Button("Use the list that comes with Celeb Basis", size="sm")
-        note = components.message("celeb_basis_basis_note")
-        self.watch.build(plot=False)
-        outputs = self.watch.outputs
-        on(tab.select, self.source, [], [], note=note, quiet=True)
-        self.watch.show_at(tab.select)
-        on(show.click, self.show, [components], outputs, note=note)
-        on(stop.click, self.interrupt, [], outputs, note=note)
-        on(files.upload, self.take_list, [files], [files], note=note, cleared=files)
-        on(shipped.click, self.use_shipped, [], [], note=note)
+            self.shipped_button = gradio.Button("Use the list that comes with Celeb Basis", size="sm")
+        self.note = components.note_area("celeb_basis_basis_note")
+        self.view.build()
+        self._connect(tab)
 
-    def source(self) -> str:
-        """Which list of names is used."""
-        names = self.service.workspace.names()
-        own_list = self.service.workspace.options().names_file
-        which = f"the list {own_list}" if own_list else "the list that comes with Celeb Basis"
-        return markup.note(f"{len(names.names):,} names, from {which}.")
+    def _connect(self, tab: Any) -> None:
+        view, file, note = self.view, self.names_file, self.note
+        on(tab.select, self.show_names, note=note, quiet=True)
+        view.refresh_at(tab.select)
+        on(self.show_button.click, self.show, [self.components], view.outputs, note=note)
+        on(self.interrupt_button.click, self.interrupt, [], view.outputs, note=note)
+        on(file.upload, self.use_own, [file], [file], note=note, clear_on_error=file)
+        on(self.shipped_button.click, self.use_shipped, note=note)
 
-    def take_list(self, uploaded: Any) -> tuple[Any, ...]:
-        """Use the dropped list."""
+    # Handlers
+
+    def show_names(self) -> Changes:
+        """Show which list of names is in use."""
+        count = len(self.service.workspace.names().names)
+        names_file = self.service.workspace.options().names_file
+        which = f"the list {names_file}" if names_file else "the list that comes with Celeb Basis"
+        return {self.note: markup.note(f"{count:,} names from {which}.")}
+
+    def use_own(self, uploaded: Any) -> Changes:
+        """Use the uploaded list."""
         for name, data in components.uploads(uploaded):
             use_own_names(self.service.workspace, name, data)
-        return None, self.source()
+        return {self.names_file: None, **self.show_names()}
 
-    def use_shipped(self) -> str:
+    def use_shipped(self) -> Changes:
         """Use the shipped list again."""
         use_shipped_names(self.service.workspace)
-        return self.source()
+        return self.show_names()
 
-    def show(self, components: float | None) -> tuple[Any, ...]:
-        """Build every text encoder's basis, if it was not built before, and show its summary."""
-        job = self.service.start_basis(512 if components is None else int(components))
-        return *self.watch.follow(job), self.source()
+    def show(self, components: float | None) -> Changes:
+        """Build the basis of each text encoder, unless it is in the cache, and show the summaries."""
+        self.service.start_basis(512 if components is None else int(components))
+        return {**self.view.show(), **self.show_names()}
 
-    def interrupt(self) -> tuple[Any, ...]:
-        """End it between two pieces of the list."""
-        return self.watch.interrupt("No basis is being built.", "It stops in a moment.")
-
-
-def _shown(job: Job) -> str:
-    """The summaries that came of a job."""
-    return "".join(_summary(one, index) for index, one in enumerate(job.outcome or ()))
+    def interrupt(self) -> Changes:
+        """Interrupt the job between two parts of the list."""
+        job = self.view.interrupt()
+        message = "There is nothing to interrupt." if job is None else "Stopping in a moment."
+        return {**self.view.show(job), self.note: markup.note(message)}
 
 
-def _summary(one: BasisSummary, index: int) -> str:
-    from celeb_basis.report.charts import explained_variance
-
-    try:
-        plot: str = markup.chart(
-            explained_variance(one.explained), "The share of variance that each component explains", f"basis{index}"
-        )
-    except ImportError:
-        plot = ""
-    facts = [
-        ("Text encoder", f"{one.encoder}, {one.width} numbers a token"),
-        ("Names used", f"{one.names_used:,}"),
-        ("Names dropped", f"{one.names_dropped:,}"),
-        ("Spread", ", ".join(f"{value:.3f}" for value in one.spread) + " (token 1, token 2)"),
-        ("Hash", one.sha256[:12]),
-    ]
-    body = "".join(f"<dt>{markup.text(label)}</dt><dd>{markup.text(value)}</dd>" for label, value in facts)
-    dropped = one.report.get("dropped", [])
-    by_rule: dict[str, int] = one.report.get("counts", {})
-    often = sorted(by_rule, key=lambda rule: -by_rule[rule])
-    counts = markup.table(("Why", "Names"), ((rule, by_rule[rule]) for rule in often))
-    rows = markup.table(
-        ("Name", "Why it was dropped"), ((each["name"], each["reason"]) for each in dropped[:MOST_ROWS])
-    )
-    more = f'<p class="quiet">and {len(dropped) - MOST_ROWS:,} more</p>' if len(dropped) > MOST_ROWS else ""
-    return (
-        f'<h3>{markup.text(one.encoder)}</h3><div class="celeb-basis-two"><dl class="celeb-basis-facts">{body}</dl>{plot}</div>'
-        f"{counts if dropped else ''}<details><summary>Dropped names</summary>{rows}{more}</details>"
-    )
+def _summaries(job: Job) -> Markup:
+    """The summaries of the bases that a job has built."""
+    return Markup().join(markup.basis(one, index) for index, one in enumerate(job.outcome or ()))

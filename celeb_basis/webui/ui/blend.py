@@ -1,4 +1,4 @@
-"""*Blend*: a new person out of several, with a slider each, looked at before it is saved."""
+"""The sub-tab *Blend*: a new person made of several, with a weight for each, previewed before it is saved."""
 
 from __future__ import annotations
 
@@ -6,191 +6,223 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.webui.schemas import MAX_PREVIEWS, BlendRequest, PreviewRequest
 from celeb_basis.webui.ui import components, markup
-from celeb_basis.webui.ui.components import KEEP, Watch, gradio, on, own, update
+from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
 
 if TYPE_CHECKING:
     from celeb_basis.webui.service import Service
 
-MOST = 8
-"""People that the page can mix; the API takes more."""
+MAX_PEOPLE = 8
+"""People that the page can blend; the API takes more."""
+
 _WEIGHT = 0.5
-"""Everybody's, until it is moved."""
-_IDLE = "Choose people, move their sliders, and press Preview to see the mixture; nobody is saved by that."
+"""Everyone's weight until its slider is moved."""
+_IDLE = "Choose people, set their weights and press Preview. A preview saves nothing."
 
 
 class BlendTab:
-    """Lays the sub-tab out and answers its events."""
+    """The form of a blend and its event handlers."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.watch = Watch(service, ("preview", "blend"), "celeb_basis_blend_poll", _IDLE)
+        self.view = JobView(service, ("preview", "blend"), "celeb_basis_blend_poll", _IDLE)
 
     def build(self, tab: Any) -> None:
-        """Make the components, inside ``tab``."""
+        """Create the components inside ``tab`` and connect their events."""
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=5):
-                people, sliders, shares, moved = self._mixture_part()
-                drawing = self._drawing_part()
-                name = own(
-                    gradio.Textbox(
-                        label="Name of the mixture",
-                        placeholder="needed to save it, not to look at it",
-                        elem_id="celeb_basis_blend_name",
-                        max_lines=1,
-                    )
-                )
-                name_note = gradio.HTML("")
-                replace = own(gradio.Checkbox(False, label="Replace a person of this name"))
-                with gradio.Row():
-                    preview = gradio.Button("Preview", elem_id="celeb_basis_blend_preview")
-                    save = gradio.Button("Save", variant="primary", elem_id="celeb_basis_blend_save")
-                    stop = gradio.Button("Interrupt", elem_id="celeb_basis_blend_stop")
-                note = components.message("celeb_basis_blend_note")
+                self._create_blend_form()
+                self._create_preview_form()
+                self._create_save_form()
+                self.note = components.note_area("celeb_basis_blend_note")
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
-                self.watch.build(plot=False, others=[people], at_end=self.everybody)
-        outputs = self.watch.outputs
-        on(tab.select, self.choices, [people], [people], note=note, quiet=True)
-        self.watch.show_at(tab.select)
-        before = gradio.State([])
-        on(people.change, self.sliders, [people, before, *sliders], [before, *sliders, shares], quiet=True)
-        for slider in sliders:
-            on(slider.input, self.shares, [people, *sliders], [shares], quiet=True)
-        for component in (name.input, replace.change):
-            on(component, self.check, [name, replace], [name_note], quiet=True)
-        mixture = [people, name, *moved, replace, *sliders]
-        on(preview.click, self.preview, [*drawing, *mixture], outputs, note=note)
-        on(save.click, self.save, mixture, [*outputs, people], note=note)
-        on(stop.click, self.interrupt, [], outputs, note=note)
+                self.view.build(at_end=self.show_people, at_end_outputs=[self.people])
+        self._connect(tab)
 
-    def _mixture_part(self) -> tuple[Any, list[Any], Any, list[Any]]:
+    # Layout
+
+    def _create_blend_form(self) -> None:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            people = own(
-                gradio.Dropdown([], multiselect=True, label=f"People, up to {MOST}", elem_id="celeb_basis_blend_people")
+            self.people = own(
+                gradio.Dropdown(
+                    [], multiselect=True, label=f"People (up to {MAX_PEOPLE})", elem_id="celeb_basis_blend_people"
+                )
             )
-        sliders = [
+        self.weights = [
             own(
                 gradio.Slider(
                     -1, 1, value=_WEIGHT, step=0.01, visible=False, label="", elem_id=f"celeb_basis_weight_{i}"
                 )
             )
-            for i in range(MOST)
+            for i in range(MAX_PEOPLE)
         ]
-        shares = gradio.HTML("", elem_id="celeb_basis_shares")
-        mean = own(gradio.Slider(0, 1, value=0, step=0.01, label="Toward the mean of the celebrities"))
+        self.shown_people = gradio.State([])
+        self.shares = gradio.HTML("", elem_id="celeb_basis_shares")
+        self.toward_mean = own(gradio.Slider(0, 1, value=0, step=0.01, label="Move toward the mean of the celebrities"))
         with gradio.Row():
-            celebrity = own(
-                gradio.Textbox(label="Toward a celebrity of the list", placeholder="a name, or empty", max_lines=1)
+            self.celebrity = own(
+                gradio.Textbox(
+                    label="Move toward a celebrity", placeholder="a name from the list, optional", max_lines=1
+                )
             )
-            amount = own(gradio.Slider(-1, 1, value=0, step=0.01, label="How far"))
-        radius = own(gradio.Checkbox(True, label="Keep the distance to the mean (a plain mixture looks more average)"))
-        return people, sliders, shares, [mean, celebrity, amount, radius]
+            self.celebrity_amount = own(gradio.Slider(-1, 1, value=0, step=0.01, label="By how much"))
+        self.keep_radius = own(
+            gradio.Checkbox(True, label="Keep the distance from the mean (a plain blend looks more average)")
+        )
 
-    def _drawing_part(self) -> list[Any]:
+    def _create_preview_form(self) -> None:
         with gradio.Accordion("Preview settings", open=False, elem_id="celeb_basis_blend_drawing"):
-            prompt = own(
+            self.prompt = own(
                 gradio.Textbox(
                     "a photo of {}",
                     label="Prompt",
-                    info="{} is where the mixture stands",
+                    info="{} stands for the blend",
                     elem_id="celeb_basis_blend_prompt",
                 )
             )
             with gradio.Row():
-                count = own(gradio.Slider(1, MAX_PREVIEWS, value=1, step=1, label="Pictures"))
-                steps = own(
+                self.count = own(gradio.Slider(1, MAX_PREVIEWS, value=1, step=1, label="Images"))
+                self.steps = own(
                     gradio.Slider(1, 150, value=20, step=1, label="Sampling steps", elem_id="celeb_basis_blend_steps")
                 )
             with gradio.Row():
-                guidance = own(gradio.Slider(1, 30, value=7.5, step=0.5, label="CFG scale"))
-                seed = own(gradio.Number(0, precision=0, label="Seed"))
-        return [prompt, count, steps, guidance, seed]
+                self.guidance = own(gradio.Slider(1, 30, value=7.5, step=0.5, label="CFG scale"))
+                self.seed = own(gradio.Number(0, precision=0, label="Seed"))
 
-    def choices(self, chosen: list[str] | None) -> Any:
-        """Everybody as they are now."""
-        names = list(self.service.workspace.library.names())
-        return update(choices=names, value=[name for name in chosen or [] if name in names])
-
-    def everybody(self) -> tuple[Any, ...]:
-        """The same when a mixture was saved; who is chosen stays."""
-        return (update(choices=list(self.service.workspace.library.names())),)
-
-    def sliders(self, people: list[str] | None, before: list[str], *weights: float) -> tuple[Any, ...]:
-        """A slider for each chosen person, who keeps what theirs was moved to; ``before`` are those of the last time."""
-        names = (people or [])[:MOST]
-        moved = dict(zip(before, weights, strict=False))
-        now = [float(moved.get(name, _WEIGHT)) for name in names]
-        shown = [update(visible=True, label=name, value=weight) for name, weight in zip(names, now, strict=True)]
-        hidden = [update(visible=False, value=_WEIGHT)] * (MOST - len(names))
-        return names, *shown, *hidden, self.shares(people, *now)
-
-    def shares(self, people: list[str] | None, *weights: float) -> str:
-        """What part everybody has in the mixture."""
-        parts = _parts(people, weights)
-        total = sum(weight for _, weight in parts)
-        if not parts or total <= 0:
-            return ""
-        rows = "".join(
-            f"<tr><th scope='row'>{markup.named(name)}</th><td>{weight / total:.0%}</td>"
-            f'<td class="wide"><span class="bar" aria-hidden="true"><i style="width:'
-            f'{max(0.0, min(1.0, weight / total)) * 100:.0f}%"></i></span></td></tr>'
-            for name, weight in parts
+    def _create_save_form(self) -> None:
+        self.name = own(
+            gradio.Textbox(
+                label="Name of the blend",
+                placeholder="only needed to save it",
+                elem_id="celeb_basis_blend_name",
+                max_lines=1,
+            )
         )
-        return f'<table class="celeb-basis-table">{rows}</table>'
+        self.name_note = gradio.HTML("")
+        self.replace = own(gradio.Checkbox(False, label="Replace a person with this name"))
+        with gradio.Row():
+            self.preview_button = gradio.Button("Preview", elem_id="celeb_basis_blend_preview")
+            self.save_button = gradio.Button("Save", variant="primary", elem_id="celeb_basis_blend_save")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_blend_stop")
 
-    def check(self, name: str, replace: bool) -> str:
-        """The live check of the name."""
-        if not (name or "").strip():
-            return ""
-        problem = self.service.people.check_name(name.strip(), replace=bool(replace))
-        return markup.note(problem, "error") if problem else markup.note(f"In prompts: <{name.strip()}>", "good")
+    def _connect(self, tab: Any) -> None:
+        people, weights, view, note = self.people, self.weights, self.view, self.note
+        on(tab.select, self.refresh_people, [people], [people], note=note, quiet=True)
+        view.refresh_at(tab.select)
+        on(
+            people.change,
+            self.show_weights,
+            [people, self.shown_people, *weights],
+            [self.shown_people, *weights, self.shares],
+            quiet=True,
+        )
+        for weight in weights:
+            on(weight.input, self.show_shares, [people, *weights], [self.shares], quiet=True)
+        for event in (self.name.input, self.replace.change):
+            on(event, self.check_name, [self.name, self.replace], [self.name_note], quiet=True)
+        blend = [
+            people,
+            self.name,
+            self.toward_mean,
+            self.celebrity,
+            self.celebrity_amount,
+            self.keep_radius,
+            self.replace,
+            *weights,
+        ]
+        preview = [self.prompt, self.count, self.steps, self.guidance, self.seed]
+        on(self.preview_button.click, self.preview, [*preview, *blend], view.outputs, note=note)
+        on(self.save_button.click, self.save, blend, [*view.outputs, people], note=note)
+        on(self.interrupt_button.click, self.interrupt, [], view.outputs, note=note)
+
+    # Handlers
+
+    def refresh_people(self, chosen: list[str] | None) -> Changes:
+        """Offer the people of the library; of the chosen ones, those who are still there stay chosen."""
+        names = list(self.service.workspace.library.names())
+        return {self.people: update(choices=names, value=[name for name in chosen or [] if name in names])}
+
+    def show_people(self) -> Changes:
+        """Offer the people of the library after a blend was saved; the choice stays."""
+        return {self.people: update(choices=list(self.service.workspace.library.names()))}
+
+    def show_weights(self, people: list[str] | None, shown_people: list[str], *weights: float) -> Changes:
+        """Show a slider for each chosen person, who keeps their weight.
+
+        Args:
+            people: The people who are chosen now.
+            shown_people: Those that the sliders belonged to before.
+            *weights: Values of the sliders.
+        """
+        names = (people or [])[:MAX_PEOPLE]
+        before = dict(zip(shown_people, weights, strict=False))
+        now = [float(before.get(name, _WEIGHT)) for name in names]
+        changes: Changes = {slider: update(visible=False, value=_WEIGHT) for slider in self.weights}
+        for slider, name, weight in zip(self.weights, names, now, strict=False):
+            changes[slider] = update(visible=True, label=name, value=weight)
+        return {self.shown_people: names, **changes, **self.show_shares(people, *now)}
+
+    def show_shares(self, people: list[str] | None, *weights: float) -> Changes:
+        """Show each person's share in the blend."""
+        return {self.shares: markup.shares(_parts(people, weights))}
+
+    def check_name(self, name: str, replace: bool) -> Changes:
+        """Check the name while it is typed."""
+        name = (name or "").strip()
+        if not name:
+            return {self.name_note: ""}
+        problem = self.service.people.check_name(name, replace=bool(replace))
+        note = markup.note(problem, "error") if problem else markup.note(f"Write <{name}> in prompts.", "good")
+        return {self.name_note: note}
 
     def preview(
-        self, prompt: str, count: float, steps: float, guidance: float, seed: float | None, *mixture: Any
-    ) -> tuple[Any, ...]:
-        """Draw the mixture; nobody is saved."""
+        self, prompt: str, count: float, steps: float, guidance: float, seed: float | None, *blend: Any
+    ) -> Changes:
+        """Generate images of the blend without saving it."""
         request = PreviewRequest(
-            _request(*mixture),
+            _request(*blend),
             prompt=prompt or "",
             count=int(count),
             steps=int(steps),
             guidance=float(guidance),
             seed=int(seed or 0),
         )
-        return *self.watch.follow(self.service.preview_blend(request)), ""
+        self.service.preview_blend(request)
+        return self.view.show()
 
-    def save(self, *mixture: Any) -> tuple[Any, ...]:
-        """Add the mixture to the library."""
-        job = self.service.start_blend(_request(*mixture))
-        job.wait(1.0)  # most are done by then
-        now = self.everybody() if job.finished else (KEEP,)  # else with the end that the page sees later
-        return *self.watch.follow(job), *now, ""
+    def save(self, *blend: Any) -> Changes:
+        """Add the blend to the library."""
+        job = self.service.start_blend(_request(*blend))
+        job.wait(1.0)  # most are finished by then; the page sees the end of the others later
+        return {**self.view.show(), **(self.show_people() if job.finished else {})}
 
-    def interrupt(self) -> tuple[Any, ...]:
-        """End what is shown."""
-        return self.watch.interrupt("Nothing is being blended.", "It stops now.")
+    def interrupt(self) -> Changes:
+        """Interrupt the preview or the blend that is shown."""
+        job = self.view.interrupt()
+        message = "There is nothing to interrupt." if job is None else "Stopping now."
+        return {**self.view.show(job), self.note: markup.note(message)}
 
 
 def _request(
     people: list[str] | None,
     name: str,
-    mean: float,
+    toward_mean: float,
     celebrity: str,
-    amount: float,
-    radius: bool,
+    celebrity_amount: float,
+    keep_radius: bool,
     replace: bool,
     *weights: float,
 ) -> BlendRequest:
     return BlendRequest(
         parts=_parts(people, weights),
         name=(name or "").strip(),
-        toward_mean=float(mean),
+        toward_mean=float(toward_mean),
         toward_celebrity=(celebrity or "").strip(),
-        celebrity_amount=float(amount),
-        keep_radius=bool(radius),
+        celebrity_amount=float(celebrity_amount),
+        keep_radius=bool(keep_radius),
         replace=bool(replace),
     )
 
 
 def _parts(people: list[str] | None, weights: tuple[float, ...]) -> tuple[tuple[str, float], ...]:
-    names = (people or [])[:MOST]
+    names = (people or [])[:MAX_PEOPLE]
     return tuple((name, float(weight)) for name, weight in zip(names, weights, strict=False) if weight)

@@ -1,6 +1,7 @@
-"""gradio behind one door: what Gradio 3 and 4 name differently, and a handler that shows errors as sentences.
+"""What the sub-tabs share: gradio itself, event handlers whose errors become notes, uploaded files, and the view of a job.
 
-The other files of this room take components from :data:`gradio` and use only what both versions share.
+The sub-tabs take components from :data:`gradio` and use only what Gradio 3 and 4 have in common; the differences between
+the two are handled here.
 """
 
 from __future__ import annotations
@@ -15,84 +16,98 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from celeb_basis.errors import CelebBasisError, FileError, error_message, is_user_error
 from celeb_basis.files import explained_os_errors
+from celeb_basis.report.charts import chart, loss_curve
 from celeb_basis.webui.ui import markup
 
 if TYPE_CHECKING:
     from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.service import Service
 
-
 gradio: Any = importlib.import_module("gradio")
-"""The host's own gradio; typed as ``Any`` because no version of it carries types that both hosts share."""
+"""The host's own gradio, typed as ``Any`` because its versions have no types in common."""
+
+Changes = dict[Any, Any]
+"""What a handler answers: new values, or :func:`update`, by component. Every other component stays as it is."""
 
 MAX_UPLOAD = 64 << 20
-"""Largest file that a page takes, in bytes."""
+"""Largest file that the page accepts, in bytes."""
 
 _log = logging.getLogger(__name__)
 _SCRIPT = "_js" if gradio.__version__.startswith("3.") else "js"
 
-KEEP = object()
-"""What a handler answers for a component that stays as it is."""
+_PLOT_EVERY = 3.0
+"""Seconds between two plots of the loss curve of a running job: a plot takes a tenth of a second."""
 
 
-def update(**changes: Any) -> Any:
-    """A change of a component's properties."""
-    return gradio.update(**changes)
+# Components
+
+
+def update(**properties: Any) -> Any:
+    """A change of a component's properties, for :data:`Changes`."""
+    return gradio.update(**properties)
 
 
 def own(component: Any) -> Any:
-    """``component``, whose value the host does not write into its file of defaults: it belongs to one visit."""
+    """``component``, whose value belongs to one visit: the host does not write it into its file of defaults."""
     component.do_not_save_to_config = True
     return component
 
 
-def message(elem_id: str) -> Any:
-    """The place of a sub-tab where sentences are shown."""
+def note_area(elem_id: str) -> Any:
+    """The place in a sub-tab where messages appear."""
     return gradio.HTML("", elem_id=elem_id, elem_classes=["celeb-basis-message"])
 
 
 def hidden_button(elem_id: str) -> Any:
-    """A button for the script alone: out of sight, but in the page."""
+    """A button for the page's script: in the page, but invisible."""
     return own(gradio.Button(elem_id, elem_id=elem_id, elem_classes=["celeb-basis-hidden"]))
 
 
 def hidden_text(elem_id: str) -> Any:
-    """A text for the script alone."""
+    """A text field for the page's script."""
     return own(gradio.Textbox("", elem_id=elem_id, elem_classes=["celeb-basis-hidden"], show_label=False))
 
 
 def picked(value: Any) -> str:
-    """What the script put into a hidden text: it writes a number and a colon in front, so that every text is a new one."""
+    """The value of a hidden text without the number and the colon that the script puts in front to make each text new."""
     return str(value or "").partition(":")[2]
+
+
+# Events
 
 
 def on(
     event: Any,
-    handler: Callable[..., Any] | None,
+    handler: Callable[..., Changes | None],
     inputs: Sequence[Any] = (),
     outputs: Sequence[Any] = (),
     *,
     note: Any = None,
+    clear_on_error: Any = None,
     script: str | None = None,
     quiet: bool = False,
-    cleared: Any = None,
 ) -> Any:
-    """Do ``handler`` at ``event`` (``button.click``), with the answers going to ``outputs``.
+    """Call ``handler`` at ``event``.
 
-    Parameters: ``handler`` answers one value for each of ``outputs``, :data:`KEEP` for those that stay. With ``note`` (from
-    :func:`message`), the sentence of an error is shown there and the outputs stay; otherwise the note is emptied, unless
-    the handler answers one value more, which is the note's (its only answer where there are no ``outputs``). ``script``
-    is JavaScript that runs in the page first. ``quiet`` work shows no spinner and waits in no queue. ``cleared`` is the one
-    of ``outputs`` that is emptied after an error: a file of no use makes room for another.
+    Args:
+        event: An event of a component, such as ``button.click``.
+        handler: Takes the values of ``inputs`` and answers :data:`Changes`; ``None`` changes nothing.
+        inputs: Components whose values the handler takes, in the order of its parameters.
+        outputs: Every component that the handler may change; gradio has to know them beforehand.
+        note: One more output (from :func:`note_area`): it shows the message of an error, and is emptied if the handler
+            succeeds without a message.
+        clear_on_error: The one of ``outputs`` to empty after an error: an unusable file makes room for another.
+        script: JavaScript that runs in the page first.
+        quiet: Whether to show no spinner and to wait in no queue.
     """
-    keyword: dict[str, Any] = {_SCRIPT: script} if script else {}
     targets = [*outputs] if note is None else [*outputs, note]
-    if handler is None:
-        return event(fn=None, inputs=[*inputs], outputs=targets, **keyword)
+    keyword: dict[str, Any] = {_SCRIPT: script} if script else {}
     return event(
-        fn=guarded(handler, len(outputs), note is not None, outputs.index(cleared) if cleared is not None else None),
+        fn=guarded(handler, targets, note=note, clear_on_error=clear_on_error),
         inputs=[*inputs],
         outputs=targets,
         show_progress="hidden" if quiet else "minimal",
@@ -102,41 +117,46 @@ def on(
     )
 
 
-def guarded(handler: Callable[..., Any], count: int, noted: bool, cleared: int | None = None) -> Callable[..., Any]:
-    """``handler`` with errors turned into sentences, and its answers into what gradio takes. See :func:`on`."""
+def guarded(
+    handler: Callable[..., Changes | None], outputs: Sequence[Any], *, note: Any = None, clear_on_error: Any = None
+) -> Callable[..., Any]:
+    """``handler`` with errors turned into messages, as gradio takes it. See :func:`on`."""
 
     def run(*values: Any) -> Any:
         try:
-            answer = handler(*values)
-            answers = list(answer) if isinstance(answer, tuple) else [answer] if count else []
-            if count == 0 and noted:
-                answers = [answer or ""]
+            changes = handler(*values) or {}
         except Exception as error:
-            if not explained(error):
+            if not is_explained(error):
                 _log.exception("the page's %s failed", getattr(handler, "__qualname__", handler))
-            answers = [None if index == cleared else KEEP for index in range(count)]
-            answers += [markup.note(error_message(error), "error")] if noted else []
-        if count == 0 and not noted:
+            changes = {} if clear_on_error is None else {clear_on_error: None}
+            if note is not None:
+                changes[note] = markup.note(error_message(error), "error")
+        if note is not None:
+            changes.setdefault(note, "")
+        if not outputs:
             return None
-        if noted and len(answers) == count:
-            answers.append("")
-        answers = [gradio.update() if one is KEEP else one for one in answers]
-        return answers[0] if len(answers) == 1 else answers
+        return changes or {outputs[0]: update()}  # gradio takes an empty dict for the value of the first output
 
     return run
 
 
-def explained(error: Exception) -> bool:
-    """Whether the error's text is a sentence for the page."""
+def is_explained(error: Exception) -> bool:
+    """Whether the error's text is a message for the user."""
     return isinstance(error, CelebBasisError) or is_user_error(error)
 
 
+# Uploaded files
+
+
 def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:
-    """Names and contents of what a ``File`` component holds, for one file or several.
+    """Names and contents of the files of a ``File`` component, for one file or several.
 
-    Parameters: with ``spent`` the copies that gradio keeps in its own folder are deleted: a photo is not to stay there.
+    Args:
+        value: The component's value.
+        spent: Whether to delete the copies in gradio's own folder afterwards; a photo is not to stay there.
 
-    Raises: :class:`FileError` for a file that cannot be read or is larger than :data:`MAX_UPLOAD`.
+    Raises:
+        FileError: A file cannot be read, or is larger than :data:`MAX_UPLOAD`.
     """
     found = []
     for one in _listed(value):
@@ -144,16 +164,16 @@ def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:
         name = Path(str(getattr(one, "orig_name", "") or path)).name
         with explained_os_errors(path, "read"):
             if path.stat().st_size > MAX_UPLOAD:
-                raise FileError(f"{name} has more than {MAX_UPLOAD >> 20} MB: give a smaller file.")
+                raise FileError(f"{name} is larger than {MAX_UPLOAD >> 20} MB: use a smaller file.")
             found.append((name, path.read_bytes()))
-    if spent:  # after all were read: one photo given twice is one file to gradio
+    if spent:  # after all were read: gradio makes one file of a photo that is uploaded twice
         for copy in upload_copies(value):
             _remove_copy(copy)
     return found
 
 
 def upload_copies(value: Any) -> list[Path]:
-    """Everywhere in its own folder that gradio keeps what a ``File`` component holds: Gradio 3 keeps what came, and a copy."""
+    """The files in gradio's own folder for a ``File`` component. Gradio 3 keeps the upload and a copy of it."""
     home = _uploads_folder()
     paths = [path for one in _listed(value) for path in (_path_of(one), Path(str(getattr(one, "orig_name", "") or "")))]
     return [path for path in dict.fromkeys(paths) if home in path.resolve().parents and path.is_file()]
@@ -181,19 +201,22 @@ def _remove_copy(path: Path) -> None:
         _log.warning("The uploaded copy %s could not be deleted: %s", path, error)
 
 
-# FOLDED: The part of a sub-tab that follows a job: it is polled by the page's script, and finds a job that goes on
-# FOLDED: after reload.
-
-_PLOT_EVERY = 3.0
-"""Seconds between two drawings of the curve: a drawing costs a tenth of a second."""
+# Jobs
 
 
-class Watch:
-    """Shows the newest job of some kinds. What a visitor sees of it stands in the page itself, from where it is asked for:
-    answers may overtake one another on their way.
+class JobView:
+    """The part of a sub-tab that shows a job: its progress, the loss curve and its results.
 
-    Parameters: ``poll`` is the id of its hidden button; ``idle`` is the sentence without a job; ``shown`` is HTML of what
-    came of a job so far.
+    It shows the running job of its kinds, or else the newest, so that a run is found again after the page was reloaded.
+    The page's script polls it. The page itself keeps the mark of what it shows and sends it along, because answers may
+    overtake one another.
+
+    Args:
+        service: Knows the jobs.
+        kinds: The kinds of jobs to show.
+        poll: Id of the hidden button that the script clicks; the ids of the other components begin with it.
+        idle: The sentence shown without a job.
+        render_results: Answers the HTML of a job's results so far.
     """
 
     def __init__(
@@ -202,99 +225,114 @@ class Watch:
         kinds: tuple[str, ...],
         poll: str,
         idle: str,
-        shown: Callable[[Job], str] = markup.drawn,
+        render_results: Callable[[Job], Markup] = markup.job_results,
     ) -> None:
-        self.service, self.kinds, self.poll, self.idle, self._shown = service, kinds, poll, idle, shown
+        self.service, self.kinds, self.poll, self.idle, self._render_results = (
+            service,
+            kinds,
+            poll,
+            idle,
+            render_results,
+        )
         self.outputs: list[Any] = []
-        self._seen: Any = None
-        self._plot: tuple[tuple[str, int], float, str] = (("", 0), 0.0, "")
+        self._plot: tuple[tuple[str, int], float, Markup] = (("", 0), 0.0, Markup())
 
     def build(
-        self, *, plot: bool, others: Sequence[Any] = (), at_end: Callable[[], tuple[Any, ...]] | None = None
+        self,
+        *,
+        curve: bool = False,
+        at_end: Callable[[], Changes] = dict,
+        at_end_outputs: Sequence[Any] = (),
     ) -> None:
-        """Make the components and connect the hidden button.
+        """Create the components and connect the hidden button.
 
-        Parameters: ``others`` are components that ``at_end`` answers for when a job is seen to have ended.
+        Args:
+            curve: Whether there is a loss curve.
+            at_end: Answers what else changes when the end of a job is first shown.
+            at_end_outputs: The components that ``at_end`` may change.
         """
-        status = gradio.HTML(markup.progress(None, self.poll, self.idle), elem_id=f"{self.poll}_status")
-        curve = gradio.HTML("", elem_id=f"{self.poll}_curve", visible=plot)
-        shown = gradio.HTML("", elem_id=f"{self.poll}_pictures")
-        self._seen = hidden_text(f"{self.poll}_seen")
-        self.outputs = [status, curve, shown]
+        self.status = gradio.HTML(markup.progress(None, self.poll, self.idle), elem_id=f"{self.poll}_status")
+        self.curve = gradio.HTML("", elem_id=f"{self.poll}_curve", visible=curve)
+        self.results = gradio.HTML("", elem_id=f"{self.poll}_pictures")
+        self.mark = hidden_text(f"{self.poll}_seen")
+        self.outputs = [self.status, self.curve, self.results]
         button = hidden_button(self.poll)
 
-        def polled(seen: str) -> tuple[Any, ...]:
+        def poll(mark: str) -> Changes:
             job = self.current()
-            ended = job is not None and job.finished  # and is shown so now, if it was not before
-            answers = self._newer(job, seen)
-            return *answers, *(at_end() if at_end and ended and answers[0] is not KEEP else (KEEP,) * len(others))
+            ended = job is not None and job.finished  # asked before its state is shown, so that the end is not missed
+            changes = self._since(mark, job)
+            return changes | at_end() if changes and ended else changes
 
-        on(button.click, polled, [self._seen], [*self.outputs, *others], quiet=True, script=self._look)
+        on(button.click, poll, [self.mark], [*self.outputs, *at_end_outputs], quiet=True, script=self._read_mark)
 
-    def show_at(self, event: Any) -> None:
-        """Bring everything up to date at ``event``, as when the sub-tab is opened."""
-        on(event, self.refresh, [self._seen], self.outputs, quiet=True, script=self._look)
+    def refresh_at(self, event: Any) -> None:
+        """Bring everything up to date at ``event``, such as when the sub-tab is opened."""
+        on(
+            event,
+            lambda mark: self._since(mark, self.current()),
+            [self.mark],
+            self.outputs,
+            quiet=True,
+            script=self._read_mark,
+        )
 
     @property
-    def _look(self) -> str:
+    def _read_mark(self) -> str:
         """JavaScript that answers the mark of what the page shows."""
         return f"() => gradioApp().querySelector('[data-poll={self.poll}]')?.dataset.mark || ''"
 
     def current(self) -> Job | None:
-        """The job to show: the one under way, else the newest."""
+        """The job to show: the running one, or else the newest."""
         jobs = [job for job in self.service.jobs() if job.kind in self.kinds]
         running = [job for job in jobs if job.state == "running"]
         return next(iter(running or jobs), None)
 
-    def refresh(self, seen: str) -> tuple[Any, ...]:
-        """What there is to show beyond ``seen``, the mark of what is shown."""
-        return self._newer(self.current(), seen)
-
-    def _newer(self, job: Job | None, seen: str) -> tuple[Any, ...]:
-        now, before = _mark(job), str(seen or "").split(" ")
-        if now == " ".join(before):
-            return (KEEP,) * 3
-        status, curve, pictures = self.answers(job)
-        return status, curve, KEEP if before[:2] == now.split(" ")[:2] else pictures
-
-    def answers(self, job: Job | None) -> tuple[Any, ...]:
-        """Everything there is to show of ``job``, for :attr:`outputs`."""
+    def show(self, job: Job | None = None) -> Changes:
+        """Everything there is to show of ``job``, or else of the current one."""
+        job = job or self.current()
         status = markup.progress(job, self.poll, self.idle, _mark(job))
-        return (status, "", "") if job is None else (status, self._curve(job), self._shown(job))
+        if job is None:
+            return {self.status: status, self.curve: "", self.results: ""}
+        return {self.status: status, self.curve: self._loss_curve(job), self.results: self._render_results(job)}
 
-    def follow(self, job: Job) -> tuple[Any, ...]:
-        """The same for a job that was just begun: it is shown unless another one is under way."""
-        return self.answers(self.current() or job)
-
-    def interrupt(self, idle: str, told: str) -> tuple[Any, ...]:
-        """End the job that is shown; answers for :attr:`outputs` and a note: ``told``, or ``idle`` if nothing goes on."""
+    def interrupt(self) -> Job | None:
+        """Interrupt the job that is shown; ``None`` if none is under way."""
         job = self.current()
         if job is None or job.finished:
-            return *self.answers(job), markup.note(idle)
+            return None
         self.service.interrupt(job.id)
-        return *self.answers(job), markup.note(told)
+        return job
 
-    def _curve(self, job: Job) -> str:
+    def _since(self, mark: str, job: Job | None) -> Changes:
+        """What there is to show beyond the state that ``mark`` identifies."""
+        now, before = _mark(job), str(mark or "")
+        if now == before:
+            return {}
+        changes = self.show(job)
+        if now.split(" ")[:2] == before.split(" ")[:2]:
+            del changes[self.results]
+        return changes
+
+    def _loss_curve(self, job: Job) -> Markup:
         points = job.progress().curve
         if len(points) < 2:
-            return ""
-        key, drawn_at, html = self._plot
-        recent = time.monotonic() - drawn_at < _PLOT_EVERY and not job.finished
+            return Markup()
+        key, plotted_at, plot = self._plot
+        recent = time.monotonic() - plotted_at < _PLOT_EVERY and not job.finished
         if key == (job.id, len(points)) or (key[0] == job.id and recent):
-            return html
+            return plot
         try:
-            from celeb_basis.report.charts import loss_curve
-
             steps, losses, averages = zip(*points, strict=True)
-            html = markup.chart(loss_curve(steps, losses, averages), "The loss of every step and its average", "loss")
-        except (ImportError, CelebBasisError):  # without matplotlib there are the figures
-            html = ""
-        self._plot = (job.id, len(points)), time.monotonic(), html
-        return html
+            plot = chart(loss_curve(steps, losses, averages), "The loss of each step and its moving average", "loss")
+        except (ImportError, CelebBasisError):  # the numbers are there without matplotlib, too
+            plot = Markup()
+        self._plot = (job.id, len(points)), time.monotonic(), plot
+        return plot
 
 
 def _mark(job: Job | None) -> str:
-    """Changes whenever there is something else to show; its first two words when there are other pictures."""
+    """Changes whenever there is something else to show; its first two words change when there are other results."""
     if job is None:
         return "none"
     now = job.progress()

@@ -1,4 +1,4 @@
-"""*Evaluate*: a grid of prompts drawn and judged, as a contact sheet."""
+"""The sub-tab *Evaluate*: images of a person for a grid of prompts, measured and laid out as a contact sheet."""
 
 from __future__ import annotations
 
@@ -8,70 +8,85 @@ from celeb_basis.errors import IdentityError
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
 from celeb_basis.webui.schemas import EvaluateRequest, UploadedPhoto
 from celeb_basis.webui.ui import components, markup
-from celeb_basis.webui.ui.components import Watch, gradio, on, own, update
+from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
 
 if TYPE_CHECKING:
     from celeb_basis.webui.service import Service
 
-_IDLE = "Choose somebody, give a photo of them, press Evaluate."
+_IDLE = "Choose a person, add a photo of them and press Evaluate."
 _ABOUT = (
-    "<p>Draws prompts with the person's word and judges the pictures: <b>Identity</b>, how like the photo the faces are; "
-    "<b>Prompt</b>, how well the prompt is followed (needs a CLIP in Settings, Celeb Basis); <b>Detect</b>, in how many "
-    "pictures a face is found.</p>"
+    "<p>Generates images of the person for several prompts and measures them. <b>Identity</b>: how similar the faces are "
+    "to the photo. <b>Prompt</b>: how well the images match the prompt (needs a CLIP model, see Settings, Celeb Basis). "
+    "<b>Detect</b>: the share of images in which a face is found.</p>"
 )
 
 
 class EvaluateTab:
-    """Lays the sub-tab out and answers its events."""
+    """The form of an evaluation and its event handlers."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.watch = Watch(service, ("evaluate",), "celeb_basis_evaluate_poll", _IDLE)
+        self.view = JobView(service, ("evaluate",), "celeb_basis_evaluate_poll", _IDLE)
 
     def build(self, tab: Any) -> None:
-        """Make the components, inside ``tab``."""
+        """Create the components inside ``tab`` and connect their events."""
         gradio.HTML(_ABOUT)
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=3):
-                person = own(gradio.Dropdown([], label="Person", elem_id="celeb_basis_evaluate_person"))
-                photos = own(
-                    gradio.File(
-                        label="Photos to compare with; without any, the person's thumbnail",
-                        file_count="multiple",
-                        file_types=["image"],
-                        elem_id="celeb_basis_evaluate_photos",
-                        height=140,
-                    )
-                )
-                kinds = own(
-                    gradio.CheckboxGroup(
-                        list(EVALUATION_PROMPTS), label="Kinds of prompts", info="All if none is chosen"
-                    )
-                )
-                with gradio.Row():
-                    prompts = own(gradio.Slider(1, 40, value=6, step=1, label="Prompts"))
-                    seeds = own(gradio.Slider(1, 16, value=2, step=1, label="Pictures of each"))
-                with gradio.Row():
-                    steps = own(gradio.Slider(1, 150, value=20, step=1, label="Sampling steps"))
-                    guidance = own(gradio.Slider(1, 30, value=7.5, step=0.5, label="CFG scale"))
-                seed = own(gradio.Number(0, precision=0, label="First seed"))
-                with gradio.Row():
-                    start = gradio.Button("Evaluate", variant="primary", elem_id="celeb_basis_evaluate_start")
-                    stop = gradio.Button("Interrupt", elem_id="celeb_basis_evaluate_stop")
-                note = components.message("celeb_basis_evaluate_note")
+                self._create_form()
             with gradio.Column(scale=5, elem_classes=["celeb-basis-side"]):
-                self.watch.build(plot=False, others=[note], at_end=lambda: ("",))
-        outputs = self.watch.outputs
-        on(tab.select, self.choices, [person], [person], note=note, quiet=True)
-        self.watch.show_at(tab.select)
-        inputs = [person, photos, kinds, prompts, seeds, steps, guidance, seed]
-        on(start.click, self.start, inputs, outputs, note=note)
-        on(stop.click, self.interrupt, [], outputs, note=note)
+                self.view.build(at_end=lambda: {self.note: ""}, at_end_outputs=[self.note])
+        self._connect(tab)
 
-    def choices(self, chosen: str | None) -> Any:
-        """Everybody as they are now."""
+    def _create_form(self) -> None:
+        self.person = own(gradio.Dropdown([], label="Person", elem_id="celeb_basis_evaluate_person"))
+        self.photos = own(
+            gradio.File(
+                label="Photos to compare with (default: the person's thumbnail)",
+                file_count="multiple",
+                file_types=["image"],
+                elem_id="celeb_basis_evaluate_photos",
+                height=140,
+            )
+        )
+        self.kinds = own(
+            gradio.CheckboxGroup(list(EVALUATION_PROMPTS), label="Kinds of prompts", info="All if none is selected")
+        )
+        with gradio.Row():
+            self.prompts = own(gradio.Slider(1, 40, value=6, step=1, label="Prompts"))
+            self.seeds = own(gradio.Slider(1, 16, value=2, step=1, label="Images per prompt"))
+        with gradio.Row():
+            self.steps = own(gradio.Slider(1, 150, value=20, step=1, label="Sampling steps"))
+            self.guidance = own(gradio.Slider(1, 30, value=7.5, step=0.5, label="CFG scale"))
+        self.seed = own(gradio.Number(0, precision=0, label="First seed"))
+        with gradio.Row():
+            self.evaluate_button = gradio.Button("Evaluate", variant="primary", elem_id="celeb_basis_evaluate_start")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_evaluate_stop")
+        self.note = components.note_area("celeb_basis_evaluate_note")
+
+    def _connect(self, tab: Any) -> None:
+        view, note = self.view, self.note
+        on(tab.select, self.refresh_people, [self.person], [self.person], note=note, quiet=True)
+        view.refresh_at(tab.select)
+        form = [
+            self.person,
+            self.photos,
+            self.kinds,
+            self.prompts,
+            self.seeds,
+            self.steps,
+            self.guidance,
+            self.seed,
+        ]
+        on(self.evaluate_button.click, self.start, form, view.outputs, note=note)
+        on(self.interrupt_button.click, self.interrupt, [], view.outputs, note=note)
+
+    # Handlers
+
+    def refresh_people(self, chosen: str | None) -> Changes:
+        """Offer the people of the library."""
         names = list(self.service.workspace.library.names())
-        return update(choices=names, value=chosen if chosen in names else None)
+        return {self.person: update(choices=names, value=chosen if chosen in names else None)}
 
     def start(
         self,
@@ -83,10 +98,10 @@ class EvaluateTab:
         steps: float,
         guidance: float,
         seed: float | None,
-    ) -> tuple[Any, ...]:
-        """Queue it."""
+    ) -> Changes:
+        """Queue the evaluation."""
         if not person:
-            raise IdentityError("Nobody is chosen: choose the person to evaluate.")
+            raise IdentityError("No person is selected: choose the person to evaluate.")
         request = EvaluateRequest(
             name=person,
             photos=tuple(UploadedPhoto(data, name) for name, data in components.uploads(photos)),
@@ -97,14 +112,17 @@ class EvaluateTab:
             guidance=float(guidance),
             seed=int(seed or 0),
         )
-        job = self.service.evaluate(request)
-        # They stay in the form, for the next evaluation; deleting the person finds them.
+        self.service.evaluate(request)
+        # The photos stay in the form for the next evaluation; deleting the person finds their copies.
         self.service.import_export.note_files(person, components.upload_copies(photos), "photo")
-        told = "It has begun, and goes on when this page is closed."
-        return *self.watch.follow(job), markup.note(told, "good")
+        note = markup.note("The evaluation has started. You can close this page; it continues.", "good")
+        return {**self.view.show(), self.note: note}
 
-    def interrupt(self) -> tuple[Any, ...]:
-        """End it; the picture under way is dropped."""
-        return self.watch.interrupt(
-            "Nothing is being evaluated.", "It stops now; the pictures drawn so far are judged."
-        )
+    def interrupt(self) -> Changes:
+        """Interrupt the evaluation; the image that is being generated is dropped."""
+        job = self.view.interrupt()
+        message = "The evaluation stops now. The images generated so far are evaluated."
+        return {
+            **self.view.show(job),
+            self.note: markup.note("There is no evaluation to interrupt." if job is None else message),
+        }

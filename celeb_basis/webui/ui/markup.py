@@ -1,308 +1,361 @@
-"""Pieces of HTML for the page. Whatever a user typed goes through :func:`text`. No gradio here.
+"""The HTML of the page: the data that the templates beside this module show. No gradio here.
 
-Elements with ``data-pick`` put their ``data-value`` into the hidden text of that id; elements with ``data-word`` put a word
-into a prompt; a ``data-poll`` names the hidden button that is clicked while ``data-active`` is 1 (see ``celebBasis.js``).
+Elements with ``data-pick`` put their ``data-value`` into the hidden text of that id, elements with ``data-word`` insert a
+placeholder token into a prompt, and ``data-poll`` names the hidden button that is clicked while ``data-active`` is 1 (see
+``javascript/celebBasis.js``).
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from markupsafe import Markup
+
 from celeb_basis import __version__
-from celeb_basis.report.charts import chart
-from celeb_basis.templating import data_uri, duration, generated_image_uri, printable
+from celeb_basis.report.charts import chart, explained_variance
+from celeb_basis.templating import DataURI, data_uri, duration, generated_image_uri, render
 
 if TYPE_CHECKING:
+    from celeb_basis.basis import BasisSummary
     from celeb_basis.identities.library import IdentityStatus
     from celeb_basis.webui.jobs import Job, JobProgress
     from celeb_basis.webui.schemas import FoundFaces
 
-__all__ = ["chart", "duration", "named", "text"]
+NoteKind = Literal["error", "good", "hint"]
 
 PHOTO_SIDE = 900
-"""Longest side of a dropped photo on the page, in pixels."""
-MOST_PICTURES = 12
-"""Pictures shown of a job under way."""
+"""Longest side of an uploaded photo on the page, in pixels."""
+MAX_IMAGES = 12
+"""Newest images shown of a running job."""
+MAX_DROPPED = 300
+"""Dropped names shown of a basis."""
 
 _SMALL = 192
-"""Pixels a side of pictures that stand four in a row."""
+"""Side in pixels of images that stand four in a row."""
 _RECENT = 60.0
-"""Seconds after a job's end in which a page that shows it may have cards from before."""
+"""Seconds after a job's end in which a page that shows it may still have the cards from before."""
 
 _STATES = {
-    "queued": "waiting for its turn",
-    "done": "done",
-    "failed": "failed",
-    "interrupted": "interrupted",
+    "queued": "Waiting for its turn",
+    "done": "Done",
+    "failed": "Failed",
+    "interrupted": "Interrupted",
 }
 
 
-def text(value: object) -> str:
-    """Escape any value for elements and quoted attributes."""
-    return html.escape(printable(value), quote=True)
+def _render(template: str, **context: Any) -> Markup:
+    return render("celeb_basis.webui.ui", f"{template}.html.jinja", **context)
 
 
-def named(value: object) -> str:
-    """A name that a user chose, kept from turning the direction of the text around it."""
-    return f"<bdi>{text(value)}</bdi>"
+# Messages
 
 
-def note(sentence: str, kind: Literal["error", "good", "hint"] = "hint") -> str:
-    """A sentence for the message area; errors are read aloud at once. Nothing for an empty sentence."""
-    if not sentence:
-        return ""
-    role = "alert" if kind == "error" else "status"
-    return f'<p class="celeb-basis-note {kind}" role="{role}">{text(sentence)}</p>'
+def note(sentence: str, kind: NoteKind = "hint", *, people_changed: bool = False) -> Markup:
+    """A message; nothing for an empty sentence.
+
+    Args:
+        sentence: The text.
+        kind: Its look. Screen readers announce an error at once.
+        people_changed: Whether the library has changed, so that the page's script reloads the host's cards.
+    """
+    return notes([(sentence, kind)], people_changed=people_changed)
 
 
-def version() -> str:
-    """Which version this is; the page's last line."""
-    return f'<p class="quiet">Celeb Basis {text(__version__)}</p>'
+def notes(messages: Iterable[tuple[str, NoteKind]], *, people_changed: bool = False) -> Markup:
+    """Several messages, one below the other. See :func:`note`."""
+    shown = [(sentence, kind) for sentence, kind in messages if sentence]
+    if not shown and not people_changed:
+        return Markup()  # not even a line break: the style sheet hides a component that is empty
+    return _render("notes", messages=shown, changed=uuid.uuid4().hex if people_changed else "")
 
 
-def changed(key: str = "") -> str:
-    """Tells the script, once for each key, that there are other people: the host's cards are drawn anew."""
-    return f'<i hidden data-changed="{text(key or uuid.uuid4().hex)}"></i>'
+def quiet(sentence: str) -> Markup:
+    """A line in a subdued color."""
+    return _render("quiet", sentence=sentence)
 
 
-def hints(sentences: Iterable[str]) -> str:
-    """Several hints, one a line."""
-    return "".join(note(sentence) for sentence in sentences)
+def version() -> Markup:
+    """The page's last line: the version of the extension."""
+    return quiet(f"Celeb Basis {__version__}")
 
 
-def photo(found: FoundFaces, chosen: int, pick: str, name: str) -> str:
-    """A photo with every face framed and numbered from 1; a click on a frame chooses it.
+def completions(query: str, names: Sequence[str]) -> Markup:
+    """Names that the page's script offers as completions, with the query that they answer."""
+    return _render("completions", query=query, names=names)
 
-    Parameters: ``pick`` is the id of the hidden text that takes the number.
+
+# Photos
+
+
+@dataclass(frozen=True)
+class _FaceFrame:
+    """The frame of a face and the badge with its number, in the photo's pixels."""
+
+    chosen: bool
+    left: float
+    top: float
+    width: float
+    height: float
+    badge_left: float
+    badge_top: float
+    badge: float
+
+
+def photo(found: FoundFaces, chosen: int, pick: str, name: str) -> Markup:
+    """A photo with every face framed and numbered from 1. A click on a frame selects the face.
+
+    Args:
+        found: The photo and its faces.
+        chosen: Index of the selected face.
+        pick: Id of the hidden text that receives the number.
+        name: The photo's name, for screen readers.
     """
     height, width = found.picture.shape[:2]
-    uri, _, _ = data_uri(found.picture, PHOTO_SIDE)
     unit = max(width, height) / 300
-    marks = []
+    frames = []
     for index, one in enumerate(found.faces):
         left, top, right, bottom = one.face.box
         badge = max(unit * 9, min(unit * 16, (right - left) * 0.3))
-        x, y = max(0.0, left), max(0.0, top - badge)
-        kind = "chosen" if index == chosen else "other"
-        marks.append(
-            f'<g class="{kind}" data-pick="{text(pick)}" data-value="{index + 1}"><title>face {index + 1}</title>'
-            f'<rect class="frame" x="{left:.1f}" y="{top:.1f}" width="{max(1.0, right - left):.1f}" '
-            f'height="{max(1.0, bottom - top):.1f}" rx="{unit * 2:.1f}" stroke-width="{unit * 1.4:.1f}"/>'
-            f'<rect class="badge" x="{x:.1f}" y="{y:.1f}" width="{badge:.1f}" height="{badge:.1f}" rx="{unit * 2:.1f}"/>'
-            f'<text x="{x + badge / 2:.1f}" y="{y + badge * 0.74:.1f}" font-size="{badge * 0.7:.1f}" '
-            f'text-anchor="middle">{index + 1}</text></g>'
+        frames.append(
+            _FaceFrame(
+                chosen=index == chosen,
+                left=round(left, 1),
+                top=round(top, 1),
+                width=round(max(1.0, right - left), 1),
+                height=round(max(1.0, bottom - top), 1),
+                badge_left=round(max(0.0, left), 1),
+                badge_top=round(max(0.0, top - badge), 1),
+                badge=round(badge, 1),
+            )
         )
-    count = len(found.faces)
-    told = f"{name}: " + (f"{count} faces found, number {chosen + 1} chosen" if count else "no face found")
-    return (
-        f'<svg class="celeb-basis-photo" viewBox="0 0 {width} {height}" role="img" aria-label="{text(told)}">'
-        f'<image href="{uri}" width="{width}" height="{height}"/>{"".join(marks)}</svg>'
+    count = len(frames)
+    found_text = f"{count} {'face' if count == 1 else 'faces'} found, face {chosen + 1} selected"
+    return _render(
+        "photo",
+        width=width,
+        height=height,
+        uri=data_uri(found.picture, PHOTO_SIDE).uri,
+        faces=frames,
+        pick=pick,
+        corner=round(unit * 2, 1),
+        line=round(unit * 1.4, 1),
+        described=f"{name}: {found_text if count else 'no face found'}",
     )
 
 
-def thumbnails(labels: Sequence[tuple[str, Any]], shown: int, pick: str) -> str:
-    """Small pictures in a row; a click shows one. ``labels`` are names with ``(H, W, 3)`` pixels."""
-    buttons = []
-    for index, (name, pixels) in enumerate(labels):
-        uri, _, _ = data_uri(pixels, 120)
-        state = ' aria-pressed="true"' if index == shown else ' aria-pressed="false"'
-        buttons.append(
-            f'<button type="button"{state} data-pick="{text(pick)}" data-value="{index}" title="{text(name)}">'
-            f'<img src="{uri}" alt="{text(name)}"></button>'
-        )
-    return f'<div class="celeb-basis-thumbs">{"".join(buttons)}</div>' if buttons else ""
+def thumbnails(photos: Sequence[tuple[str, Any]], shown: int, pick: str) -> Markup:
+    """Small photos in a row; a click shows one of them.
 
-
-def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> str:
-    """Where a job stands: what is done, a bar, time left, people and whom they are near to, and how it ended.
-
-    Parameters: ``poll`` is the id of the hidden button that fetches the next state; ``idle`` is shown without a job; ``mark``
-    tells this state from the next one.
+    Args:
+        photos: Names with ``(H, W, 3)`` pixels.
+        shown: Index of the photo that is shown.
+        pick: Id of the hidden text that receives the index.
     """
-    active = job is not None and not job.finished
-    head = f'<div class="celeb-basis-progress" data-poll="{text(poll)}" data-active="{int(active)}" data-mark="{text(mark)}">'
+    if not photos:
+        return Markup()
+    small = [(name, data_uri(pixels, 120).uri) for name, pixels in photos]
+    return _render("thumbnails", photos=small, shown=shown, pick=pick)
+
+
+# Jobs
+
+
+def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> Markup:
+    """The state of a job: what is done, time left, the people and the celebrities nearest to them, and how it ended.
+
+    Args:
+        job: The job, if there is one.
+        poll: Id of the hidden button that fetches the next state.
+        idle: The sentence shown without a job.
+        mark: Identifies this state; the script sends it along with its next request.
+    """
     if job is None:
-        return f'{head}<p class="quiet">{text(idle)}</p></div>'
+        return _render("progress", job=None, poll=poll, idle=idle, mark=mark)
     now = job.progress()
-    share = 1.0 if job.state == "done" else now.fraction
-    counted = _counted(job, now)
-    left = (
-        f"about {duration(now.seconds_left)} left" if job.state == "running" and now.total and now.seconds_left else ""
-    )
+    running = job.state == "running"
+    left = f"about {duration(now.seconds_left)} left" if running and now.total and now.seconds_left else ""
     loss = "" if now.average_loss is None or not now.total else f"loss {now.average_loss:.4f}"
-    # A resumed run waits with the stage and the figures that it had before.
-    stage = now.stage if job.state == "running" else _STATES[job.state].capitalize()
-    facts = " · ".join(part for part in (counted, left, loss) if part)
-    who = ", ".join(f"<b>{named(f'<{person}>')}</b>" for person in job.people)
-    parts = [
-        head,
-        f'<p class="stage" role="status"><span class="state {job.state}">{text(stage)}</span> {who} '
-        f'<span class="quiet">{text(facts)}</span></p>',
-        _bar(share, unknown=job.state == "running" and not now.total),
-    ]
-    if job.error:
-        parts.append(note(job.error, "error" if job.state == "failed" else "hint"))
-    if job.resumable:
-        parts.append(note("Press Resume to go on where it stopped."))
-    parts.append(hints(now.warnings))
-    parts.append(_nearness(job))
-    if job.state == "done" and job.kind in ("learn", "blend"):
-        if time.time() - job.changed < _RECENT:
-            parts.append(changed(job.id))
-        parts.append("".join(f"<p>{use_buttons(f'<{person}>')}</p>" for person in job.people))
-    return "".join(parts) + "</div>"
+    usable = job.state == "done" and job.kind in ("learn", "blend")
+    return _render(
+        "progress",
+        job=job,
+        now=now,
+        poll=poll,
+        mark=mark,
+        # A resumed run waits with the stage and the figures that it had before.
+        stage=now.stage if running else _STATES[job.state],
+        tokens=[f"<{name}>" for name in job.people],
+        figures=[figure for figure in (_counted(job, now), left, loss) if figure],
+        share=None if running and not now.total else 1.0 if job.state == "done" else now.fraction,
+        usable=usable,
+        changed=job.id if usable and time.time() - job.changed < _RECENT else "",
+    )
 
 
 def _counted(job: Job, now: JobProgress) -> str:
-    """Steps and views are counted for the reader; of bytes and sampling steps only the share says something."""
+    """Steps and views are counted; of bytes and sampling steps only the percentage says something."""
     if not now.total or (job.state == "done" and job.kind != "learn"):
-        return ""
+        return Markup()
     return f"{now.step} of {now.total}" if job.kind == "learn" and now.total <= 1_000_000 else f"{now.fraction:.0%}"
 
 
-def _bar(share: float, *, unknown: bool) -> str:
-    """How much is done; a bar that only says that something goes on while that is ``unknown``."""
-    head = '<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"'
-    if unknown:
-        return f'{head}><i class="unknown"></i></div>'
-    return f'{head} aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
+def job_results(job: Job) -> Markup:
+    """The newest images of a job, or the metrics and the contact sheet of a finished evaluation."""
+    sheet = job.result.get("sheet")
+    if sheet is not None:
+        return metrics(job.result) + images(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
+    return images(job.pictures[-MAX_IMAGES:], "generated image", 384 if job.kind == "preview" else _SMALL)
 
 
-def use_buttons(word: str) -> str:
-    """Buttons that put ``word`` into a prompt and go there."""
-    return (
-        '<span class="celeb-basis-use">'
-        f'<button type="button" class="primary" data-word="{text(word)}" data-to="txt2img">'
-        f"Send {named(word)} to txt2img</button>"
-        f'<button type="button" data-word="{text(word)}" data-to="img2img">to img2img</button></span>'
-    )
+@dataclass(frozen=True)
+class _ShownImage:
+    data: DataURI
+    title: str
+    described: str
 
 
-def _nearness(job: Job) -> str:
+def images(pictures: Sequence[Any], described: str, largest: int) -> Markup:
+    """PIL images in a row, with their titles as captions.
+
+    Args:
+        pictures: The images; ``info["title"]`` holds the title, if there is one.
+        described: The text alternative of an image without a title.
+        largest: Longest side in pixels.
+    """
+    if not pictures:
+        return Markup()
+    shown = []
+    for number, picture in enumerate(pictures, 1):
+        title = str(picture.info.get("title", ""))
+        alternative = title or (described if len(pictures) == 1 else f"{described} {number}")
+        shown.append(_ShownImage(generated_image_uri(picture, largest), title, alternative))
+    return _render("images", images=shown, small=largest <= _SMALL)
+
+
+def metrics(evaluation: Mapping[str, Any]) -> Markup:
+    """The three metrics of an evaluation with their intervals; the notes say why one is missing."""
     rows = []
-    for person, where in job.progress().people.items():
-        near = ", ".join(f"{text(name)} {cosine:.2f}" for name, cosine in where.nearest[:4])
-        rows.append(
-            f"<tr><th scope='row'>{named(person)}</th><td>{near}</td>"
-            f"<td>{where.distance:.2f}</td><td>{where.movement:.3f}</td></tr>"
+    for key in ("identity", "prompt", "detect"):
+        one = evaluation.get(key) or {}
+        value, low, high = one.get("value"), one.get("low"), one.get("high")
+        interval = "–" if low is None else f"{low:.3f} to {high:.3f}"
+        rows.append((key.capitalize(), "–" if value is None else f"{value:.3f}", interval))
+    return _render("metrics", rows=rows, notes=evaluation.get("notes", ()))
+
+
+def basis(summary: BasisSummary, index: int) -> Markup:
+    """The summary of one text encoder's basis; ``index`` keeps the charts of several apart."""
+    try:
+        plot = chart(
+            explained_variance(summary.explained), "Share of the variance that each component explains", f"basis{index}"
         )
-    if not rows:
-        return ""
-    return (
-        '<table class="celeb-basis-table"><thead><tr><th scope="col">Person</th><th scope="col">Near to</th>'
-        '<th scope="col" title="1: as far from the mean as the celebrities are">Distance</th>'
-        '<th scope="col" title="change over the last steps; small means settled">Movement</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+    except ImportError:  # without matplotlib
+        plot = Markup()
+    facts = [
+        ("Text encoder", f"{summary.encoder}, {summary.width} dimensions"),
+        ("Names used", f"{summary.names_used:,}"),
+        ("Names dropped", f"{summary.names_dropped:,}"),
+        ("Spread", ", ".join(f"{value:.3f}" for value in summary.spread) + " (token 1, token 2)"),
+        ("Hash", summary.sha256[:12]),
+    ]
+    dropped = summary.report.get("dropped", [])
+    by_rule: Mapping[str, int] = summary.report.get("counts", {})
+    return _render(
+        "basis",
+        basis=summary,
+        facts=facts,
+        chart=plot,
+        rules=sorted(by_rule.items(), key=lambda counted: -counted[1]),
+        dropped=[(one["name"], one["reason"]) for one in dropped[:MAX_DROPPED]],
+        more=len(dropped) - MAX_DROPPED,
     )
 
 
-def cards(people: Sequence[IdentityStatus], chosen: str, pick: str, total: int) -> str:
-    """Everybody as a card with a thumbnail; those that cannot be used now say why."""
+def shares(parts: Sequence[tuple[str, float]]) -> Markup:
+    """The share of each person in a blend; nothing unless the weights add up to more than 0.
+
+    Args:
+        parts: Names and weights.
+    """
+    total = sum(weight for _, weight in parts)
+    return _render("shares", shares=[(name, weight / total) for name, weight in parts]) if total > 0 else Markup()
+
+
+# People
+
+
+def cards(people: Sequence[IdentityStatus], chosen: str, pick: str, total: int) -> Markup:
+    """A card for each person, with a thumbnail; cards of people that prompts cannot use say why.
+
+    Args:
+        people: Those to show.
+        chosen: Name of the selected person.
+        pick: Id of the hidden text that receives a name.
+        total: How many people there are, those that are not shown included.
+    """
     if not people:
-        said = "Nobody matches the search." if total else "Nobody is here yet: learn somebody on the Learn tab."
-        return f'<p class="quiet">{text(said)}</p>'
-    buttons = []
-    for one in people:
-        thumbnail = None if one.identity is None else one.identity.metadata.thumbnail
-        face = (
-            f'<img src="{picture_uri(thumbnail)}" alt="">'
-            if thumbnail
-            else f'<span class="blank" aria-hidden="true">{text(one.name[:2])}</span>'
-        )
-        why = one.problem or ("" if one.available else one.reason)
-        off = f'<span class="off">{text(why)}</span>' if why else ""
-        pressed = "true" if one.name == chosen else "false"
-        buttons.append(
-            f'<button type="button" class="card{" unavailable" if why else ""}" aria-pressed="{pressed}" '
-            f'data-pick="{text(pick)}" data-value="{text(one.name)}">{face}<b>{named(one.placeholder_token)}</b>{off}</button>'
-        )
-    more = total - len(people)
-    tail = f'<p class="quiet">{more} more: search for a name to see them.</p>' if more > 0 else ""
-    return f'<div class="celeb-basis-cards">{"".join(buttons)}</div>{tail}'
+        return quiet("No person matches the search." if total else "No people yet. Learn one on the Learn tab.")
+    shown = [
+        {
+            "name": one.name,
+            "token": one.placeholder_token,
+            "thumbnail": _thumbnail_uri(one),
+            "unavailable": one.problem or one.reason,
+        }
+        for one in people
+    ]
+    return _render("cards", cards=shown, chosen=chosen, pick=pick, more=total - len(people))
 
 
-def person(one: IdentityStatus) -> str:
-    """All that is known of one identity."""
-    parts = [f"<h3>{named(one.placeholder_token)}</h3>"]
-    if one.problem:
-        return parts[0] + note(one.problem, "error")
-    if not one.available:
-        parts.append(note(one.reason))
+def person(one: IdentityStatus) -> Markup:
+    """Everything that is known about one identity."""
     known = one.as_dict()
+    family = f"({known['family']})" if known.get("family") else ""
     rows = [
         ("Learned on", known.get("learned_on", "")),
-        ("Made for", " ".join(part for part in (known.get("base_model", ""), f"({known.get('family', '')})") if part)),
-        ("How", _how(known)),
+        ("Made for", f"{known.get('base_model', '')} {family}".strip()),
+        ("Method", _method(known)),
         ("Face model", known.get("face_model", "")),
-        ("Made", str(known.get("created", "")).replace("T", " ")),
+        ("Created", str(known.get("created", "")).replace("T", " ")),
         ("Hash", known.get("hash", "")),
         ("Consent", known.get("consent", "")),
     ]
-    body = "".join(f"<dt>{text(label)}</dt><dd>{text(value)}</dd>" for label, value in rows if value)
-    parts.append(f'<dl class="celeb-basis-facts">{body}</dl>')
-    if one.available:
-        parts.append(use_buttons(one.placeholder_token))
-    return "".join(parts)
+    return _render("person", person=one, rows=rows)
+
+
+def downloads(files: Iterable[tuple[str, bytes]]) -> Markup:
+    """Links that hold the files themselves."""
+    uris = [(name, _file_uri("application/octet-stream", data)) for name, data in files]
+    return _render("downloads", files=uris)
 
 
 def picture_uri(data: bytes) -> str:
-    """A picture file as a ``data:`` URI."""
+    """A PNG, WebP or JPEG file as a ``data:`` URI."""
     kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[:4] == b"RIFF" else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
+    return _file_uri(f"image/{kind}", data)
 
 
-def pictures(images: Sequence[Any], described: str, largest: int) -> str:
-    """PIL pictures in a row, at most ``largest`` pixels a side, with their titles under them if they have any."""
-    shown = []
-    for number, image in enumerate(images, 1):
-        uri, width, height = generated_image_uri(image, largest)
-        title = str(image.info.get("title", ""))
-        said = title or (described if len(images) == 1 else f"{described} {number}")
-        under = f"<figcaption>{text(title)}</figcaption>" if title else ""
-        shown.append(f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{text(said)}">{under}</figure>')
-    kind = " small" if largest <= _SMALL else ""
-    return f'<div class="celeb-basis-pictures{kind}">{"".join(shown)}</div>' if shown else ""
+def _file_uri(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64," + base64.b64encode(data).decode("ascii")
 
 
-def drawn(job: Job) -> str:
-    """What a job has drawn: the newest pictures while it draws, figures and contact sheet when it was judged."""
-    sheet = job.result.get("sheet")
-    if sheet is not None:
-        return figures(job.result) + pictures(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
-    return pictures(job.pictures[-MOST_PICTURES:], "drawn picture", 384 if job.kind == "preview" else _SMALL)
+def _thumbnail_uri(one: IdentityStatus) -> str:
+    thumbnail = None if one.identity is None else one.identity.metadata.thumbnail
+    return picture_uri(thumbnail) if thumbnail else ""
 
 
-def figures(verdict: Mapping[str, Any]) -> str:
-    """The three figures with their intervals; a missing one says why."""
-    rows = []
-    for key in ("identity", "prompt", "detect"):
-        one = verdict.get(key) or {}
-        value, low, high = one.get("value"), one.get("low"), one.get("high")
-        reach = "–" if low is None else f"{low:.3f} to {high:.3f}"
-        rows.append((key.capitalize(), "–" if value is None else f"{value:.3f}", reach))
-    told = hints(str(sentence) for sentence in verdict.get("notes", ()))
-    return table(("Figure", "Value", "95 % interval"), rows) + told
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A plain table; everything in it is text."""
-    top = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table class="celeb-basis-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _how(known: dict[str, Any]) -> str:
+def _method(known: Mapping[str, Any]) -> str:
     if known.get("source") == "blended":
         recipe = known.get("settings", {})
-        while isinstance(recipe.get("of"), dict):  # a mixture that was moved afterwards
+        while isinstance(recipe.get("of"), dict):  # a blend that was moved afterwards
             recipe = recipe["of"]
-        shares = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
-        return "blended of " + ", ".join(f"{name} ({share:.0%})" for name, share in shares)
+        parts = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
+        return "blended from " + ", ".join(f"{name} ({share:.0%})" for name, share in parts)
     if known.get("source") == "imported":
         return "imported"
     return f"learned in {known.get('steps', 0)} steps"

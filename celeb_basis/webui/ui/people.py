@@ -1,98 +1,84 @@
-"""*People*: everybody in the library, and what can be done with one of them."""
+"""The sub-tab *People*: the library, and what can be done with a person in it."""
 
 from __future__ import annotations
 
-import base64
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import IdentityError
+from celeb_basis.exports.textual_inversion import LAYOUTS
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.webui.people import split_off_celebbasis_basis
 from celeb_basis.webui.schemas import NoSuchPersonError
 from celeb_basis.webui.ui import components, markup
-from celeb_basis.webui.ui.components import gradio, on, own, update
+from celeb_basis.webui.ui.components import Changes, gradio, on, own, update
+from celeb_basis.webui.ui.markup import NoteKind
 
 if TYPE_CHECKING:
     from celeb_basis.webui.service import Service
 
-MOST_CARDS = 60
+MAX_CARDS = 60
 """Cards on the page; a search finds the others among thousands."""
+
 _PICK = "celeb_basis_pick_person"
-_NOBODY = '<p class="quiet">Choose somebody to see more of them.</p>'
+_NONE_SELECTED = "Select a person to see details."
+_EXPORTS = {"Identity file, complete": "identity"} | {layout.tool: key for key, layout in LAYOUTS.items()}
+"""Layouts of exported files: their labels on the page, and their names in the service."""
 
 
 class PeopleTab:
-    """Lays the sub-tab out and answers its events."""
+    """The cards, the selected person's details and actions, and their event handlers."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
     def build(self, tab: Any) -> None:
-        """Make the components, inside ``tab``."""
-        chosen = gradio.State("")
+        """Create the components inside ``tab`` and connect their events."""
+        self.selected = gradio.State("")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=5):
                 with gradio.Row(elem_classes=["celeb-basis-line"]):
-                    search = own(gradio.Textbox(label="Search", placeholder="a part of a name", scale=4, max_lines=1))
-                    refresh = gradio.Button("Refresh", size="sm", scale=1, min_width=80)
-                cards = gradio.HTML("", elem_id="celeb_basis_people")
-                with gradio.Accordion("Import", open=False, elem_id="celeb_basis_import"):
-                    imports = self._import_part()
+                    self.search = own(
+                        gradio.Textbox(label="Search", placeholder="part of a name", scale=4, max_lines=1)
+                    )
+                    self.refresh_button = gradio.Button("Refresh", size="sm", scale=1, min_width=80)
+                self.cards = gradio.HTML("", elem_id="celeb_basis_people")
+                self._create_import_form()
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
-                about = gradio.HTML(_NOBODY, elem_id="celeb_basis_person")
-                with gradio.Column(visible=False) as actions:
-                    parts = self._actions_part()
-                note = components.message("celeb_basis_people_note")
-        pick = components.hidden_text(_PICK)
-        notes = [parts["notes"], parts["consent"]]
-        shown = [chosen, cards, about, actions, parts["new_name"], *notes, parts["links"], parts["sure"]]
-        everything = [chosen, search]
-        on(tab.select, self.show, everything, shown, note=note, quiet=True)
-        on(refresh.click, self.show, everything, shown, note=note)
-        on(search.input, self.cards, everything, [cards], note=note, quiet=True)
-        on(pick.input, self.choose, [pick, search], shown, note=note, quiet=True)
-        on(parts["rename"].click, self.rename, [*everything, parts["new_name"]], shown, note=note)
-        on(parts["save"].click, self.save_notes, [*everything, *notes], shown, note=note)
-        on(parts["export"].click, self.export, [chosen, parts["layout"]], [parts["links"]], note=note)
-        on(parts["to_host"].click, self.export_to_host, [chosen], [], note=note)
-        on(
-            parts["delete"].click,
-            self.ask,
-            [chosen, parts["mixtures"]],
-            [parts["sure"], parts["told"]],
-            note=note,
-            quiet=True,
-        )
-        on(parts["mixtures"].change, self.ask, [chosen, parts["mixtures"]], [parts["sure"], parts["told"]], quiet=True)
-        on(parts["no"].click, lambda: update(visible=False), [], [parts["sure"]], quiet=True)
-        on(parts["yes"].click, self.delete, [*everything, parts["mixtures"]], shown, note=note)
-        files, name, replace, take = imports
-        on(take.click, self.take, [files, name, replace, search], [*shown, files], note=note, cleared=files)
+                self.details = gradio.HTML(markup.quiet(_NONE_SELECTED), elem_id="celeb_basis_person")
+                with gradio.Column(visible=False) as self.actions:
+                    self._create_notes_form()
+                    self._create_export_form()
+                    self._create_delete_form()
+                self.note = components.note_area("celeb_basis_people_note")
+        self.picked = components.hidden_text(_PICK)
+        self._connect(tab)
 
-    def _import_part(self) -> tuple[Any, Any, Any, Any]:
-        files = own(
-            gradio.File(
-                label="Identity files, or textual inversions of any tool (.safetensors, .pt, .bin)",
-                file_count="multiple",
-                elem_id="celeb_basis_import_files",
-                height=140,
+    # Layout
+
+    def _create_import_form(self) -> None:
+        with gradio.Accordion("Import", open=False, elem_id="celeb_basis_import"):
+            self.import_files = own(
+                gradio.File(
+                    label="Identity files or textual inversions (.safetensors, .pt, .bin)",
+                    file_count="multiple",
+                    elem_id="celeb_basis_import_files",
+                    height=140,
+                )
             )
-        )
-        name = own(gradio.Textbox(label="Name", placeholder="as the file says; only for a single file"))
-        replace = own(gradio.Checkbox(False, label="Replace people of the same names"))
-        return files, name, replace, gradio.Button("Import", elem_id="celeb_basis_import_go")
+            self.import_name = own(
+                gradio.Textbox(label="Name", placeholder="optional, for a single file; default: the name in the file")
+            )
+            self.import_replace = own(gradio.Checkbox(False, label="Replace people with the same names"))
+            self.import_button = gradio.Button("Import", elem_id="celeb_basis_import_go")
 
-    def _actions_part(self) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+    def _create_notes_form(self) -> None:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            made["new_name"] = own(
-                gradio.Textbox(label="New name", elem_id="celeb_basis_new_name", scale=3, max_lines=1)
-            )
-            made["rename"] = gradio.Button("Rename", size="sm", scale=1, min_width=80, elem_id="celeb_basis_rename")
+            self.new_name = own(gradio.Textbox(label="New name", elem_id="celeb_basis_new_name", scale=3, max_lines=1))
+            self.rename_button = gradio.Button("Rename", size="sm", scale=1, min_width=80, elem_id="celeb_basis_rename")
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             with gradio.Column(scale=3):
-                made["notes"] = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes"))
-                made["consent"] = own(
+                self.notes = own(gradio.Textbox(label="Notes", lines=2, elem_id="celeb_basis_notes"))
+                self.consent = own(
                     gradio.Textbox(
                         label="Consent",
                         placeholder="who agreed, when and how",
@@ -100,46 +86,179 @@ class PeopleTab:
                         elem_id="celeb_basis_consent_kept",
                     )
                 )
-            made["save"] = gradio.Button(
+            self.save_notes_button = gradio.Button(
                 "Save notes", size="sm", scale=1, min_width=80, elem_id="celeb_basis_save_notes"
             )
+
+    def _create_export_form(self) -> None:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
-            made["layout"] = own(
-                gradio.Dropdown([*_layouts()], value=next(iter(_layouts())), label="Export as", scale=3)
-            )
-            made["export"] = gradio.Button("Export", size="sm", scale=1, min_width=80, elem_id="celeb_basis_export")
-        made["links"] = gradio.HTML("", elem_id="celeb_basis_links")
+            self.layout = own(gradio.Dropdown([*_EXPORTS], value=next(iter(_EXPORTS)), label="Export as", scale=3))
+            self.export_button = gradio.Button("Export", size="sm", scale=1, min_width=80, elem_id="celeb_basis_export")
+        self.links = gradio.HTML("", elem_id="celeb_basis_links")
+
+    def _create_delete_form(self) -> None:
         with gradio.Row():
-            made["to_host"] = gradio.Button("Put into the embeddings folder", size="sm")
-            made["delete"] = gradio.Button(
+            self.embedding_button = gradio.Button("Copy to the embeddings folder", size="sm")
+            self.delete_button = gradio.Button(
                 "Delete with everything", size="sm", variant="stop", elem_id="celeb_basis_delete"
             )
-        with gradio.Column(visible=False) as sure:
-            made["told"] = gradio.HTML("", elem_id="celeb_basis_delete_told")
-            made["mixtures"] = own(
-                gradio.Checkbox(True, label="Mixtures of this person too", elem_id="celeb_basis_delete_mixtures")
+        with gradio.Column(visible=False) as self.confirmation:
+            self.traces = gradio.HTML("", elem_id="celeb_basis_delete_told")
+            self.with_blends = own(
+                gradio.Checkbox(True, label="Also delete blends of this person", elem_id="celeb_basis_delete_mixtures")
             )
             with gradio.Row():
-                made["yes"] = gradio.Button(
-                    "Delete for good", size="sm", variant="stop", elem_id="celeb_basis_delete_yes"
+                self.confirm_button = gradio.Button(
+                    "Delete permanently", size="sm", variant="stop", elem_id="celeb_basis_delete_yes"
                 )
-                made["no"] = gradio.Button("Keep", size="sm", elem_id="celeb_basis_delete_no")
-        made["sure"] = sure
-        return made
+                self.cancel_button = gradio.Button("Cancel", size="sm", elem_id="celeb_basis_delete_no")
 
-    def cards(self, chosen: str, search: str) -> str:
-        """Everybody whose name holds ``search``; only those that are shown are read."""
+    def _connect(self, tab: Any) -> None:
+        selected, search, note = self.selected, self.search, self.note
+        notes = [self.notes, self.consent]
+        shown = [
+            selected,
+            self.cards,
+            self.details,
+            self.actions,
+            self.new_name,
+            *notes,
+            self.links,
+            self.confirmation,
+        ]
+        on(tab.select, self.show, [selected, search], shown, note=note, quiet=True)
+        on(self.refresh_button.click, self.show, [selected, search], shown, note=note)
+        on(search.input, self.show_cards, [selected, search], [self.cards], note=note, quiet=True)
+        on(self.picked.input, self.pick, [self.picked, search], shown, note=note, quiet=True)
+        on(self.rename_button.click, self.rename, [selected, search, self.new_name], shown, note=note)
+        on(self.save_notes_button.click, self.save_notes, [selected, search, *notes], shown, note=note)
+        on(self.export_button.click, self.export, [selected, self.layout], [self.links], note=note)
+        on(self.embedding_button.click, self.copy_to_embeddings, [selected], [], note=note)
+        deletion, question = [selected, self.with_blends], [self.confirmation, self.traces]
+        on(self.delete_button.click, self.ask, deletion, question, note=note, quiet=True)
+        on(self.with_blends.change, self.ask, deletion, question, quiet=True)
+        on(self.cancel_button.click, self.cancel, [], [self.confirmation], quiet=True)
+        on(self.confirm_button.click, self.delete, [selected, search, self.with_blends], shown, note=note)
+        on(
+            self.import_button.click,
+            self.import_people,
+            [self.import_files, self.import_name, self.import_replace, search],
+            [*shown, self.import_files],
+            note=note,
+            clear_on_error=self.import_files,
+        )
+
+    # Handlers
+
+    def show(self, selected: str, search: str) -> Changes:
+        """Show the cards, and the selected person's details and actions."""
+        status = self._status(selected) if selected else None
+        name = "" if status is None else selected
+        metadata = status.identity.metadata if status is not None and status.identity is not None else None
+        return {
+            self.selected: name,
+            **self.show_cards(name, search),
+            self.details: markup.person(status) if status is not None else markup.quiet(_NONE_SELECTED),
+            self.actions: update(visible=status is not None),
+            self.new_name: name,
+            self.notes: metadata.notes if metadata is not None else "",
+            self.consent: metadata.consent if metadata is not None else "",
+            self.links: "",
+            self.confirmation: update(visible=False),
+        }
+
+    def show_cards(self, selected: str, search: str) -> Changes:
+        """Show the people whose names contain ``search``; only the files of those that are shown are read."""
         wanted = (search or "").casefold().strip("<> ")
-        everybody = self.service.workspace.library.names()
-        names = [name for name in everybody if wanted in name.casefold()]
-        people = self.service.people.entries_of(names[:MOST_CARDS])
-        total = len(names) or len(everybody)
-        return markup.cards(people, chosen, _PICK, total)
+        everyone = self.service.workspace.library.names()
+        names = [name for name in everyone if wanted in name.casefold()]
+        people = self.service.people.entries_of(names[:MAX_CARDS])
+        return {self.cards: markup.cards(people, selected, _PICK, len(names) or len(everyone))}
 
-    def _entry(self, name: str) -> IdentityStatus | None:
-        """Somebody; ``None`` for who was removed in the meantime. A file that somebody put there under a name of no use
-        is told with its problem.
-        """
+    def pick(self, name: str, search: str) -> Changes:
+        """Select the person whose card was clicked."""
+        return self.show(components.picked(name), search)
+
+    def rename(self, selected: str, search: str, new_name: str) -> Changes:
+        """Rename the selected person."""
+        status = self.service.people.rename(selected, new_name or "")
+        note = markup.note(f"Renamed to {status.placeholder_token}.", "good", people_changed=True)
+        return {**self.show(status.name, search), self.note: note}
+
+    def save_notes(self, selected: str, search: str, notes: str, consent: str) -> Changes:
+        """Save the notes, and the note on the consent."""
+        self.service.people.set_notes(selected, notes or "", consent or "")
+        return {
+            **self.show(selected, search),
+            self.note: markup.note("The notes are saved.", "good", people_changed=True),
+        }
+
+    def export(self, selected: str, layout: str) -> Changes:
+        """Offer links that hold the files."""
+        return {self.links: markup.downloads(self.service.import_export.export(selected, _EXPORTS[layout]))}
+
+    def copy_to_embeddings(self, selected: str) -> Changes:
+        """Write a copy into the host's embeddings folder, which works without this extension."""
+        paths = self.service.import_export.to_host(selected)
+        return {self.note: markup.note(f"Saved to {', '.join(str(path) for path in paths)}.", "good")}
+
+    def ask(self, selected: str, with_blends: bool) -> Changes:
+        """List what would be deleted, with the buttons to confirm or cancel."""
+        if not selected:
+            return {self.confirmation: update(visible=False), self.traces: ""}
+        traces = self.service.people.traces(selected, mixtures=bool(with_blends)).sentence()
+        kept = "Images that you generated with the WebUI itself stay in its output folders; delete them there."
+        return {self.confirmation: update(visible=True), self.traces: markup.note(f"{traces} {kept}", "error")}
+
+    def cancel(self) -> Changes:
+        """Delete nothing."""
+        return {self.confirmation: update(visible=False)}
+
+    def delete(self, selected: str, search: str, with_blends: bool) -> Changes:
+        """Delete the selected person with everything derived, which the visitor has confirmed."""
+        deleted = self.service.people.delete(selected, mixtures=bool(with_blends))
+        note = markup.note(deleted.sentence(), "hint" if deleted.left else "good", people_changed=True)
+        return {**self.show("", search), self.note: note}
+
+    def import_people(self, files: Any, name: str, replace: bool, search: str) -> Changes:
+        """Import files; unusable ones are reported, the others imported."""
+        given = components.uploads(files, spent=True)
+        # The basis of the CelebBasis repository is no person: it gives the coefficients beside it their meaning.
+        basis, people = split_off_celebbasis_basis(given)
+        messages: list[tuple[str, NoteKind]] = []
+        if not given:
+            messages = [("Choose a file first.", "error")]
+        elif not people:
+            messages = [
+                (
+                    "This is the basis of the CelebBasis repository, not a person: import it together with its "
+                    "coefficient files.",
+                    "error",
+                )
+            ]
+        single_name = (name or "").strip() if len(people) == 1 else ""
+        last = ""
+        for file_name, data in people:
+            try:
+                imported = self.service.import_export.import_file(
+                    data, file_name, single_name or None, replace_existing=bool(replace), authors_basis=basis
+                )
+            except Exception as error:
+                if not components.is_explained(error):
+                    raise
+                messages.append((str(error), "error"))
+                continue
+            for status in imported:
+                last = status.name
+                messages.append((f"{status.placeholder_token} is imported.", "good"))
+        return {
+            **self.show(last, search),
+            self.import_files: None,
+            self.note: markup.notes(messages, people_changed=bool(last)),
+        }
+
+    def _status(self, name: str) -> IdentityStatus | None:
+        """A person; ``None`` for one who was removed since. A file under an unusable name comes with its problem."""
         try:
             return self.service.people.entry(name)
         except NoSuchPersonError:
@@ -147,97 +266,3 @@ class PeopleTab:
         except IdentityError as error:
             path = dict(self.service.workspace.library.files()).get(name)
             return None if path is None else IdentityStatus(name, path, problem=str(error), reason=str(error))
-
-    def show(self, chosen: str, search: str) -> tuple[Any, ...]:
-        """All components for the chosen person, or for nobody."""
-        entry = self._entry(chosen) if chosen else None
-        chosen = "" if entry is None else chosen
-        kept = entry.identity.metadata if entry is not None and entry.identity is not None else None
-        return (
-            chosen,
-            self.cards(chosen, search),
-            markup.person(entry) if entry is not None else _NOBODY,
-            update(visible=entry is not None),
-            chosen,
-            kept.notes if kept is not None else "",
-            kept.consent if kept is not None else "",
-            "",
-            update(visible=False),
-        )
-
-    def choose(self, name: str, search: str) -> tuple[Any, ...]:
-        """Look at somebody."""
-        return self.show(components.picked(name), search)
-
-    def rename(self, chosen: str, search: str, new_name: str) -> tuple[Any, ...]:
-        """Give the chosen person another name."""
-        entry = self.service.people.rename(chosen, new_name or "")
-        return *self.show(entry.name, search), markup.note(
-            f"Now called {entry.placeholder_token}.", "good"
-        ) + markup.changed()
-
-    def save_notes(self, chosen: str, search: str, notes: str, consent: str) -> tuple[Any, ...]:
-        """Keep other notes, and another note on the consent."""
-        self.service.people.set_notes(chosen, notes or "", consent or "")
-        return *self.show(chosen, search), markup.note("The notes are saved.", "good") + markup.changed()
-
-    def ask(self, chosen: str, mixtures: bool) -> tuple[Any, ...]:
-        """Say what deleting would delete, with the buttons that do it or do not."""
-        if not chosen:
-            return update(visible=False), ""
-        told = self.service.people.traces(chosen, mixtures=bool(mixtures)).sentence()
-        kept = "Pictures that you drew with the WebUI itself stay in its output folders: they are yours to delete."
-        return update(visible=True), markup.note(f"{told} {kept}", "error")
-
-    def delete(self, chosen: str, search: str, mixtures: bool) -> tuple[Any, ...]:
-        """Remove the chosen person with everything derived, which was asked before."""
-        deleted = self.service.people.delete(chosen, mixtures=bool(mixtures))
-        kind: Literal["hint", "good"] = "hint" if deleted.left else "good"
-        return *self.show("", search), markup.note(deleted.sentence(), kind) + markup.changed()
-
-    def export(self, chosen: str, layout: str) -> tuple[Any, ...]:
-        """Links that hold the files."""
-        links = []
-        for name, data in self.service.import_export.export(chosen, _layouts()[layout]):
-            uri = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
-            links.append(f'<a download="{markup.text(name)}" href="{uri}">Download {markup.text(name)}</a>')
-        return f'<p class="celeb-basis-links">{"<br>".join(links)}</p>', ""
-
-    def export_to_host(self, chosen: str) -> str:
-        """A copy that works without this extension."""
-        paths = self.service.import_export.to_host(chosen)
-        return markup.note(f"Written to {', '.join(str(path) for path in paths)}.", "good")
-
-    def take(self, files: Any, name: str, replace: bool, search: str) -> tuple[Any, ...]:
-        """Import files; those of no use are told and the others taken."""
-        given = components.uploads(files, spent=True)
-        if not given:
-            return *self.show("", search), None, markup.note("Give a file first.", "error")
-        # The authors' basis is nobody: it tells what the coefficients beside it mean.
-        basis, given = split_off_celebbasis_basis(given)
-        if not given:
-            text = "This is the authors' basis and no person: give it together with their coefficient files."
-            return *self.show("", search), None, markup.note(text, "error")
-        own_name = (name or "").strip() if len(given) == 1 else ""
-        told, last = "", ""
-        for file_name, data in given:
-            try:
-                taken = self.service.import_export.import_file(
-                    data, file_name, own_name or None, replace_existing=bool(replace), authors_basis=basis
-                )
-            except Exception as error:
-                if not components.explained(error):
-                    raise
-                told += markup.note(str(error), "error")
-                continue
-            for entry in taken:
-                last = entry.name
-                told += markup.note(f"{entry.placeholder_token} is here.", "good") + markup.changed()
-        return *self.show(last, search), None, told
-
-
-def _layouts() -> dict[str, str]:
-    """What the page calls a layout, and what the service calls it."""
-    from celeb_basis.exports.textual_inversion import LAYOUTS
-
-    return {"Identity file, with everything": "identity"} | {rules.tool: key for key, rules in LAYOUTS.items()}
