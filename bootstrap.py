@@ -39,6 +39,7 @@ TASKS = {
 
 
 def main() -> int:
+    """Run a task; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS, help="what to run; setup only prepares the environment")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the virtual environment")
@@ -90,6 +91,7 @@ def make_environment(folder: Path, requirements: str) -> str:
 
 
 def step(text: str) -> None:
+    """Print a heading."""
     print(f"== {text}", flush=True)
 
 

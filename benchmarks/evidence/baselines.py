@@ -41,7 +41,8 @@ class FreeLearner(Trainer):
     (Gal et al. 2022).
     """
 
-    def make_model(self, people: int) -> CoefficientHead | DirectCoefficients:
+    def make_module(self, people: int) -> CoefficientHead | DirectCoefficients:
+        """The parameters that are trained, without the unit sphere."""
         if self.settings.mode == "head":
             return _FreeHead(self.shape, self.generator)
         return _FreeRows(self.shape, people, self.generator)

@@ -21,7 +21,8 @@ class FaceJudge(Protocol):
     """A face recognition network that scores generated faces."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The network's name, for the results."""
 
     def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
         """The vector of one face in an ``(H, W, 3)`` image."""

@@ -180,6 +180,7 @@ class BareStep:
         )
 
     def __call__(self) -> float:
+        """Run the step and return its loss."""
         from modules import shared
 
         model = shared.sd_model

@@ -169,7 +169,8 @@ class Tokens(Protocol):
     registry: Registry
 
     @property
-    def checkpoint(self) -> Callable[[], Checkpoint | None]: ...
+    def checkpoint(self) -> Callable[[], Checkpoint | None]:
+        """Returns the loaded checkpoint, without loading one."""
 
 
 class Cards:

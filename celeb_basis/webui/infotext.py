@@ -34,7 +34,8 @@ class Tokens(Protocol):
 
     registry: Registry
 
-    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]: ...
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
+        """Everyone named in ``prompts``."""
 
 
 def installed_tokens() -> Tokens | None:

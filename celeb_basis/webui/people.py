@@ -168,8 +168,9 @@ class People:
         return found
 
     def delete(self, name: str, *, mixtures: bool = True) -> Deleted:
-        """Delete an identity with everything derived from it: its sidecar files, blends, interrupted runs, jobs with their
-        images, and the files that were written elsewhere.
+        """Delete an identity with everything derived from it.
+
+        That is its sidecar files, blends, interrupted runs, jobs with their images, and files that were written elsewhere.
 
         Args:
             name: Whose identity.
@@ -241,8 +242,9 @@ class ImportExport:
             return [(path.name, path.read_bytes()) for path in files]
 
     def to_host(self, name: str) -> list[Path]:
-        """Write an identity, fitted to the loaded checkpoint, into the host's embeddings folder, for use without the
-        extension.
+        """Write an identity into the host's embeddings folder, for use without the extension.
+
+        It is fitted to the loaded checkpoint.
         """
         person = self.people.identity(name)
         with self.access.read() as model:
@@ -265,8 +267,9 @@ class ImportExport:
         replace_existing: bool = False,
         authors_basis: bytes | None = None,
     ) -> list[IdentityStatus]:
-        """Add the identities of a file to the library: one of ours, any tool's textual inversion, or coefficients of the
-        CelebBasis repository.
+        """Add the identities of a file to the library.
+
+        The file is one of ours, any tool's textual inversion, or coefficients of the CelebBasis repository.
 
         Args:
             data: The file's content.

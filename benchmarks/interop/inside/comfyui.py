@@ -49,6 +49,7 @@ class ComfyUI:
         self.clip = _clip(comfy.sd, task, str(embeddings))
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
         tokens = self.clip.tokenize(f"embedding:{name}")
         return {
             f"clip_{which}": torch.stack([token for token, *_ in chunks[0] if torch.is_tensor(token)])
@@ -57,15 +58,18 @@ class ComfyUI:
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
         # What the node CLIPTextEncode does.
+        """The conditioning of a prompt, by its part."""
         ((states, more),) = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt), show_pbar=False)
         return {"states": states} | ({"pooled": more["pooled_output"]} if len(self._encoders()) > 1 else {})
 
     def table(self, encoder: str) -> torch.Tensor:
+        """The token embeddings of a text encoder, ``(V, D)``."""
         model = getattr(self.clip.cond_stage_model, encoder)
         weight: torch.Tensor = model.transformer.get_input_embeddings().weight
         return weight
 
     def token_ids(self, encoder: str, word: str) -> list[int]:
+        """Token ids of a word, without special tokens."""
         return plain_ids(getattr(self.clip.tokenizer, encoder).tokenizer, word)
 
     def _encoders(self) -> list[str]:

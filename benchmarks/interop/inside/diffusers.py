@@ -29,6 +29,7 @@ class Diffusers:
                 self.pipeline.load_textual_inversion(str(file), text_encoder=encoder, tokenizer=tokenizer)
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
         return {
             which: encoder.get_input_embeddings()
             .weight[tokenizer.convert_tokens_to_ids([f"<{name}>", f"<{name}>_1"])]
@@ -37,16 +38,19 @@ class Diffusers:
         }
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of a prompt, by its part."""
         encoded: Any = self.pipeline.encode_prompt(
             prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return {"states": encoded[0]} | ({"pooled": encoded[2]} if len(encoded) > 2 else {})
 
     def table(self, encoder: str) -> torch.Tensor:
+        """The token embeddings of a text encoder, ``(V, D)``."""
         weight: torch.Tensor = self.parts[encoder][0].get_input_embeddings().weight
         return weight
 
     def token_ids(self, encoder: str, word: str) -> list[int]:
+        """Token ids of a word, without special tokens."""
         return plain_ids(self.parts[encoder][1], word)
 
 

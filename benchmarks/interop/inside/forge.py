@@ -63,17 +63,21 @@ class Forge:
         )
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
         return {"clip_l": self.engine.embeddings.word_embeddings[name].vec}
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of a prompt, by its part."""
         return {"states": self.engine([prompt])}
 
     def table(self, encoder: str) -> torch.Tensor:
+        """The token embeddings of a text encoder, ``(V, D)``."""
         assert encoder == "clip_l", "only SD1 checkpoints are tested"
         weight: torch.Tensor = self._embeddings().token_embedding.wrapped.weight
         return weight
 
     def token_ids(self, encoder: str, word: str) -> list[int]:
+        """Token ids of a word, without special tokens."""
         assert encoder == "clip_l", "only SD1 checkpoints are tested"
         return plain_ids(self.engine.tokenizer, word)
 

@@ -38,12 +38,14 @@ class InvokeAI:
         }
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
         raw = self.embeddings[name]
         if len(self.parts) == 1:
             return {"clip_l": raw.embedding}
         return {"clip_g": raw.embedding, "clip_l": raw.embedding_2}
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of a prompt, by its part."""
         from invokeai.app.invocations import compel  # type: ignore[import-not-found]
         from invokeai.app.invocations.model import CLIPField  # type: ignore[import-not-found]
 
@@ -74,10 +76,12 @@ class InvokeAI:
         return {"states": encoded.embeds, "pooled": encoded.pooled_embeds}
 
     def table(self, encoder: str) -> torch.Tensor:
+        """The token embeddings of a text encoder, ``(V, D)``."""
         weight: torch.Tensor = self.parts[encoder][0].get_input_embeddings().weight
         return weight
 
     def token_ids(self, encoder: str, word: str) -> list[int]:
+        """Token ids of a word, without special tokens."""
         return plain_ids(self.parts[encoder][1], word)
 
     def _context(self, saved: list[Any]) -> Any:

@@ -31,10 +31,12 @@ class WebUI:
         self.database.load_textual_inversion_embeddings(force_reload=True)
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
         vec = self.database.word_embeddings[name].vec
         return dict(vec) if isinstance(vec, dict) else {"clip_l": vec}
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of a prompt, by its part."""
         from modules import devices, prompt_parser
 
         with devices.autocast():
@@ -42,11 +44,13 @@ class WebUI:
         return {"states": states}
 
     def table(self, encoder: str) -> torch.Tensor:
+        """The token embeddings of a text encoder, ``(V, D)``."""
         assert encoder == "clip_l", "only SD1 checkpoints are tested"
         weight: torch.Tensor = self._text().text_model.embeddings.token_embedding.wrapped.weight
         return weight
 
     def token_ids(self, encoder: str, word: str) -> list[int]:
+        """Token ids of a word, without special tokens."""
         assert encoder == "clip_l", "only SD1 checkpoints are tested"
         return plain_ids(self.model.cond_stage_model.wrapped.tokenizer, word)
 
@@ -77,6 +81,7 @@ class WithExtension(WebUI):
         self.tokens: Any = tokens_host.install(Registry(people))
 
     def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
         (found,) = self.tokens.mentioned(f"<{name}>")
         return dict(zip(found.identity.encoders, found.identity.token_vectors(), strict=True))
 

@@ -343,6 +343,7 @@ class TokenWithEmbedding(int):
     embedding: Any
 
     def __new__(cls, embedding: Any) -> TokenWithEmbedding:
+        """A token that is in no vocabulary, and carries ``embedding``."""
         token = super().__new__(cls, -1)
         token.embedding = embedding
         return token
