@@ -52,6 +52,16 @@ def test_gradients_are_those_of_finite_differences(prediction: Prediction) -> No
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-3, abs=1e-9)
 
 
+def test_free_coefficients_are_of_any_length() -> None:
+    trainer = _learner()
+    batch = trainer.sample_batch()
+    before = trainer.coefficients(batch)
+    with torch.no_grad():
+        for parameter in trainer.module.parameters():
+            parameter.mul_(3)
+    torch.testing.assert_close(trainer.coefficients(batch), 3 * before)
+
+
 def test_free_coefficients_are_learned_in_float32() -> None:
     trainer = _learner()
     events = list(trainer.run())

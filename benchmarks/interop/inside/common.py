@@ -68,8 +68,7 @@ class Tool(Protocol):
         """The weight of a text encoder's token table, which is modified in place."""
 
     def token_ids(self, encoder: str, word: str) -> list[int]:
-        """Token ids of a word, without special tokens."""
-        """The token ids of a plain word."""
+        """Token ids of a plain word, without special tokens."""
 
 
 def main(make: Callable[[Task], Tool]) -> None:
