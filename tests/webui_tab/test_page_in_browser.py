@@ -60,7 +60,7 @@ def test_the_train_tab_leads_to_the_page(page: Any, program: str) -> None:
 def test_the_name_is_checked_while_it_is_typed(page: Any) -> None:
     field = page.get_by_label("Name", exact=True).locator("visible=true")
     field.press_sequentially("a/b")
-    page.locator("#celeb_basis_name_note .error", has_text="holds '/'").first.wait_for()
+    page.locator("#celeb_basis_name_note .error", has_text="contains '/'").first.wait_for()
     field.fill("ada")
     page.locator("#celeb_basis_name_note .good", has_text="<ada>").first.wait_for()
 
