@@ -1,18 +1,19 @@
-// What gradio cannot do for Celeb Basis: words into prompts at the caret, completion of "<" with the known names,
-// clicks on drawn faces and cards, and the timer that fetches the progress of a run and has new people's cards drawn.
+// The parts of the page that gradio has no components for: placeholder tokens inserted into prompts at the caret, completion
+// of "<" with the names of the library, clicks on faces and cards, and a timer that fetches the progress of jobs and reloads
+// the host's cards when the library has changed.
 
 (function() {
     "use strict";
 
     const PROMPTS = ["txt2img_prompt", "txt2img_neg_prompt", "img2img_prompt", "img2img_neg_prompt"];
 
-    // The prompts of ADetailer, an extension that paints faces anew.
+    // The prompts of ADetailer, an extension that inpaints faces.
     const OTHER_PROMPTS = "[id*=_adetailer_ad_prompt] textarea, [id*=_adetailer_ad_negative_prompt] textarea";
 
     const byId = (id) => gradioApp().getElementById(id);
 
-    // With a kind of change, as if it were typed, other completions look at the text anew and close.
-    function changed(field, kind) {
+    // With a kind of input, such as "insertReplacementText", other completions check the text again and close.
+    function notifyChanged(field, kind) {
         field.dispatchEvent(kind ? new InputEvent("input", {bubbles: true, inputType: kind}) : new Event("input", {bubbles: true}));
     }
 
@@ -20,7 +21,7 @@
         return gradioApp().querySelector(`#${id} textarea, #${id} input`);
     }
 
-    // Opens a tab of the host by the id of its content; buttons stand in the order of the contents.
+    // Opens a tab of the host by the id of its content. The tabs' buttons are in the order of their contents.
     function openTab(id) {
         const contents = Array.from(gradioApp().querySelectorAll("#tabs > .tabitem"));
         const buttons = gradioApp().querySelectorAll("#tabs > .tab-nav > button");
@@ -28,42 +29,42 @@
         if (index >= 0 && buttons[index]) buttons[index].click();
     }
 
-    // Words into prompts
+    // Inserting placeholder tokens into prompts
 
-    function insertAtCaret(field, word) {
+    function insertAtCaret(field, token) {
         const start = field.selectionStart ?? field.value.length;
         const end = field.selectionEnd ?? start;
         const before = field.value.slice(0, start);
         const after = field.value.slice(end);
         const left = before && !/[\s(\[{|:]$/.test(before) ? " " : "";
         const right = after && !/^[\s,.)\]}|:;!?]/.test(after) ? " " : "";
-        field.value = before + left + word + right + after;
-        field.selectionStart = field.selectionEnd = (before + left + word).length;
-        changed(field);
+        field.value = before + left + token + right + after;
+        field.selectionStart = field.selectionEnd = (before + left + token).length;
+        notifyChanged(field);
     }
 
-    function sendWord(word, tab) {
+    function sendToken(token, tab) {
         const field = fieldOf(tab + "_prompt");
         if (!field) return;
-        if (!field.value.includes(word)) insertAtCaret(field, word);
+        if (!field.value.includes(token)) insertAtCaret(field, token);
         openTab(tab);
         field.focus();
     }
 
-    // A click on a card among the Extra Networks; the host knows which prompt was typed in last.
-    window.celebBasisCardClicked = function(tab, word) {
+    // A click on a card among the Extra Networks. The host knows which prompt was last typed in.
+    window.celebBasisCardClicked = function(tab, token) {
         const field = activePromptTextarea[tab] || fieldOf(tab + "_prompt");
-        if (field) insertAtCaret(field, word);
+        if (field) insertAtCaret(field, token);
     };
 
-    // Clicks on what the page draws itself
+    // Clicks on the page's own HTML
 
-    let asks = 0;
+    let count = 0;
 
-    // Hidden texts take a number, a colon and the value: gradio tells nobody of a text that is the same as before.
+    // A hidden text receives a number, a colon and the value: gradio raises no event for a text that is the same as before.
     function put(field, value) {
-        field.value = ++asks + ":" + value;
-        changed(field);
+        field.value = ++count + ":" + value;
+        notifyChanged(field);
         return field.value;
     }
 
@@ -78,11 +79,11 @@
         const element = target.closest("[data-pick], [data-word], [data-go]");
         if (!element) return;
         if (element.dataset.pick) pick(element);
-        else if (element.dataset.word) sendWord(element.dataset.word, element.dataset.to || "txt2img");
+        else if (element.dataset.word) sendToken(element.dataset.word, element.dataset.to || "txt2img");
         else openTab(element.dataset.go);
     });
 
-    // Progress: every second while something is under way, now and then otherwise, never in the background
+    // Progress: fetched every second while a job is running, every five seconds otherwise, never in a background tab
 
     let ticks = 0;
 
@@ -94,11 +95,11 @@
         });
     }
 
-    // Uploads. Gradio 3 forgets a file that is being uploaded as soon as any other answer reaches the page: nothing is asked
-    // meanwhile, and a file that was forgotten all the same (others ask, too) is given once more.
+    // Uploads. Gradio 3 forgets a file that is being uploaded as soon as any other response reaches the page. So nothing is
+    // requested during an upload, and a file that is lost all the same (other extensions send requests, too) is uploaded again.
 
     const FILES = "#celeb_basis_photos, #celeb_basis_evaluate_photos, #celeb_basis_import_files, #celeb_basis_names_file";
-    const MOST_TRIES = 3;
+    const MAX_TRIES = 3;
     let upload = null;
     let tries = 0;
 
@@ -120,18 +121,18 @@
         }).observe({type: "resource"});
     }
 
-    function lookAtUpload() {
+    function checkUpload() {
         if (!upload) return;
         const now = performance.now();
         const pending = upload.zone.querySelector(".generating");
         if (!pending && (upload.ended || now - upload.began > 5000)) upload = null;
-        else if (pending && upload.ended && now - upload.ended > 2000) giveAgain(upload);
+        else if (pending && upload.ended && now - upload.ended > 2000) uploadAgain(upload);
         else if (now - upload.began > 600000) upload = null;
     }
 
-    function giveAgain(lost) {
+    function uploadAgain(lost) {
         upload = null;
-        if (lost.tries >= MOST_TRIES) return;
+        if (lost.tries >= MAX_TRIES) return;
         lost.zone.querySelector("button[aria-label=Clear]")?.click();
         setTimeout(function() {
             const field = lost.zone.querySelector("input[type=file]");
@@ -144,13 +145,13 @@
         }, 300);
     }
 
-    // The host draws its cards when the page is loaded and when they are refreshed by hand; new people are to be there at once.
+    // The host creates its cards when the page is loaded and when they are refreshed by hand; new people get theirs at once.
     const known = new Set();
 
     function refreshCards() {
-        const news = Array.from(gradioApp().querySelectorAll("[data-changed]"), (one) => one.dataset.changed).filter((key) => !known.has(key));
-        news.forEach((key) => known.add(key));
-        if (!news.length) return;
+        const added = Array.from(gradioApp().querySelectorAll("[data-changed]"), (one) => one.dataset.changed).filter((key) => !known.has(key));
+        added.forEach((key) => known.add(key));
+        if (!added.length) return;
         for (const tab of ["txt2img", "img2img"]) {
             byId(tab + "_celeb_basis_extra_refresh_internal")?.dispatchEvent(new Event("click"));
         }
@@ -171,7 +172,7 @@
         list.box = null;
     }
 
-    // What stands between "<" and the caret; null where no name is being typed. A colon is the host's own syntax.
+    // The text between "<" and the caret; null where no name is being typed. A colon belongs to the host's own syntax.
     function typed(field) {
         if (field.selectionStart !== field.selectionEnd) return null;
         const match = /<([^<>:\n]{0,64})$/.exec(field.value.slice(0, field.selectionStart));
@@ -223,19 +224,19 @@
         });
         document.body.appendChild(list.box);
         placeList();
-        list.mover = setInterval(placeList, 100); // another completion's list comes and goes
+        list.mover = setInterval(placeList, 100); // another completion's list may open or close
         field.setAttribute("aria-controls", list.box.id);
         mark();
     }
 
-    // The list of the tag-autocomplete extension, while it is open: it completes LoRAs and embeddings after "<" too.
+    // The list of the tag-autocomplete extension while it is open. It completes LoRAs and embeddings after "<", too.
     function otherList() {
         const lists = Array.from(gradioApp().querySelectorAll(".autocompleteParent"));
         const open = lists.find((one) => one.offsetParent !== null);
         return open ? open.querySelector(".autocompleteResults") || open : null;
     }
 
-    // At the caret; beside another completion's list, or under it where the page is narrow.
+    // Places the list at the caret, or beside another completion's list, or below that one if the page is narrow.
     function placeList() {
         const place = caretPlace(list.field, list.start);
         const other = otherList()?.getBoundingClientRect();
@@ -260,24 +261,24 @@
     function take() {
         const {field, start} = list;
         const end = field.selectionStart;
-        const word = "<" + list.names[list.active] + ">";
+        const token = "<" + list.names[list.active] + ">";
         const rest = field.value.slice(end).replace(/^>/, "");
         closeList();
         asked = null;
-        field.value = field.value.slice(0, start) + word + rest;
-        field.selectionStart = field.selectionEnd = start + word.length;
-        changed(field, "insertReplacementText");
+        field.value = field.value.slice(0, start) + token + rest;
+        field.selectionStart = field.selectionEnd = start + token.length;
+        notifyChanged(field, "insertReplacementText");
         closeOther(field, field.value, 8);
     }
 
-    // Of a prompt that it sees for the first time, the other list completes the first word: told again, it closes.
+    // The other list completes the first word of a prompt that it sees for the first time. A second event closes it.
     function closeOther(field, text, times) {
         if (!times || field.value !== text) return;
-        if (otherList()) changed(field, "insertReplacementText");
+        if (otherList()) notifyChanged(field, "insertReplacementText");
         setTimeout(() => closeOther(field, text, times - 1), 250);
     }
 
-    // Where a character of a text field is on the page: a copy of the field's text tells.
+    // The position of a character of a text field on the page, measured in a copy of the field's text.
     function caretPlace(field, position) {
         const copy = document.createElement("div");
         const style = getComputedStyle(field);
@@ -299,12 +300,12 @@
         return {left: Math.min(left, window.scrollX + document.documentElement.clientWidth - 220), top};
     }
 
-    // Only while our list is open, and before other listeners of the field (tag-autocomplete has one too).
+    // Handles keys only while our list is open, and before other listeners of the field (tag-autocomplete has one, too).
     function onKey(event) {
         if (!list.box || list.field !== event.target || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
         const end = event.key === "ArrowDown" ? list.names.length - 1 : event.key === "ArrowUp" ? 0 : -1;
         if (list.active === end && otherList()) {
-            closeList(); // the key goes on to the other list
+            closeList(); // the other list receives the key
             return;
         }
         if (event.key === "ArrowDown") list.active = (list.active + 1) % list.names.length;
@@ -325,7 +326,7 @@
         field.addEventListener("blur", closeList);
     }
 
-    // The name on the Learn tab is checked when nobody has typed for a moment.
+    // The name on the Learn tab is checked when the user pauses while typing.
     function watchName() {
         const field = fieldOf("celeb_basis_name");
         let pause = null;
@@ -350,7 +351,7 @@
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
         onUiTabChange(() => fetchProgress(true));
         setInterval(function() {
-            lookAtUpload();
+            checkUpload();
             fetchProgress(++ticks % 5 === 0);
             refreshCards();
         }, 1000);

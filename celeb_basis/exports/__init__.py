@@ -1,3 +1,3 @@
-"""Other tools' files: writing an identity as an ordinary textual inversion, and reading such files back."""
+"""Files of other tools: textual inversions, and coefficient files of the CelebBasis repository."""
 
 from __future__ import annotations

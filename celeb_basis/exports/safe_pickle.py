@@ -1,8 +1,12 @@
-"""Reading the pickles inside ``.pt`` files without unpickling: a small machine that knows data and nothing else.
+"""Reads the pickles inside ``.pt`` files by interpreting their opcodes, without Python's unpickler.
 
-Python's unpickler imports and calls whatever a file names, and restricted versions of it have been broken more than
-once. This one imports nothing and calls nothing: a global is only its dotted name, and the few that stand for data
-(tensors, ordered dictionaries) are turned into plain values by hand. Everything else is refused.
+``torch.load(weights_only=True)`` does not do this safely: in torch 2.1.2, which the WebUI pins, a crafted file makes it
+run code (CVE-2025-32434, fixed in torch 2.6) or corrupts memory (CVE-2026-24747, fixed in torch 2.10), and this package
+cannot update the host's torch. Other restricted unpicklers import and call the globals on their allowlist, and have been
+broken more than once.
+
+The interpreter here imports nothing and calls nothing. A global is only its dotted name; the few that stand for data
+(tensors, parameters, ordered dictionaries) are turned into plain values, and everything else is refused.
 """
 
 from __future__ import annotations
@@ -16,175 +20,207 @@ from typing import Any
 from celeb_basis.errors import ExportError
 
 MAX_OPERATIONS = 1_000_000
-"""A pickle of an embedding has some hundred."""
+"""Most opcodes that are interpreted; the pickle of an embedding has a few hundred."""
 
-_UNSAFE = "it would have to run code or make unusual objects to be read: take the person's .safetensors file instead."
+DAMAGED = "The file is damaged or incomplete: use another copy of it."
+TOO_LARGE = "The file is far too large for an embedding: choose another file."
+_UNSAFE = "reading it would mean running code or creating unknown objects. Use a .safetensors file instead."
+
+# The opcodes that data needs, by their names in :mod:`pickletools`. Any other opcode is refused.
+_PUSHES_ARGUMENT = frozenset(
+    (
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "BINFLOAT",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+    )
+)
+_PUSHES_CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle mentions. It is never looked up."""
+    """A global that a pickle names. It is never imported."""
 
     name: str
+    """Module and attribute, joined by a dot."""
 
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A tensor as a pickle describes it: a strided view of a storage, offsets and strides counted in elements."""
+    """A tensor as a pickle describes it: a strided view of a storage."""
 
     storage: Any
+    """Whatever ``resolve_storage`` returned."""
     offset: int
+    """Index of the first element in the storage."""
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    """Steps along each dimension, in elements."""
 
 
 @dataclass
 class ParameterDictRecord:
-    """A pickled ``torch.nn.ParameterDict``, as old textual inversion files hold it."""
+    """A pickled ``torch.nn.ParameterDict``, which old textual inversion files contain."""
 
     state: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[Any, Any]:
-        """Its parameters by name."""
+        """The parameters by name."""
         found = self.state.get("_parameters")
         return found if isinstance(found, dict) else {}
 
 
 class _Mark:
-    """Where a group of values begins on the stack."""
+    """Marks the beginning of a group of values on the stack."""
 
 
 def read_pickle(stream: io.BytesIO, resolve_storage: Callable[[Any], Any] | None = None) -> Any:
-    """The value of one pickle; ``stream`` is left just after it.
+    """Read one pickle from ``stream`` and leave the stream just after it.
 
-    Dictionaries, lists, tuples, numbers, texts, :class:`TensorRecord` and :class:`ParameterDictRecord` come out.
-    ``resolve_storage`` turns a persistent id, which is how a pickle points at a tensor's numbers, into a storage.
+    Args:
+        stream: Bytes positioned at the beginning of a pickle.
+        resolve_storage: Turns a persistent id, which is how a pickle refers to a tensor's numbers, into a storage. A
+            pickle with persistent ids is refused without it.
 
-    Raises: :class:`ExportError` for a damaged pickle or one that holds anything else.
+    Returns:
+        The pickled value, made of dictionaries, lists, tuples, numbers, strings, bytes, :class:`TensorRecord`,
+        :class:`ParameterDictRecord`, and :class:`Global` for names that were never called.
+
+    Raises:
+        ExportError: The pickle is damaged, or holds anything else.
     """
-    machine = _Machine(resolve_storage)
+    interpreter = _Interpreter(resolve_storage)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count > MAX_OPERATIONS:
-                raise ExportError("The file is far too large for an embedding: choose another one.")
-            machine.step(opcode.name, argument)
+                raise ExportError(TOO_LARGE)
+            interpreter.step(opcode.name, argument)
     except ExportError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError, MemoryError):
-        raise ExportError("The file is damaged or incomplete: take another copy of it.") from None
-    if len(machine.stack) != 1 or isinstance(machine.stack[0], _Mark):
-        raise ExportError("The file is damaged or incomplete: take another copy of it.")
-    return machine.stack[0]
+        raise ExportError(DAMAGED) from None
+    if len(interpreter.stack) != 1 or isinstance(interpreter.stack[0], _Mark):
+        raise ExportError(DAMAGED)
+    return interpreter.stack[0]
 
 
-class _Machine:
+class _Interpreter:
+    """The pickle machine: a stack and a memo.
+
+    A method ``_do_opcode`` carries out the opcode of that name; its parameter is the opcode's argument in the file.
+    """
+
     def __init__(self, resolve_storage: Callable[[Any], Any] | None) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.resolve_storage = resolve_storage
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out one operation."""
+        """Carry out the opcode ``name``."""
         if name in _PUSHES_ARGUMENT:
             self.stack.append(argument)
         elif name in _PUSHES_CONSTANT:
             self.stack.append(_PUSHES_CONSTANT[name])
-        elif name in _IGNORED:
-            return
-        elif name in _ACTIONS:
-            getattr(self, f"_{name.lower()}")(argument)
-        else:
-            raise ExportError(f"The file holds the pickle operation {name}: {_UNSAFE}")
+        elif (action := getattr(self, f"_do_{name.lower()}", None)) is not None:
+            action(argument)
+        elif name not in _IGNORED:
+            raise ExportError(f"The file contains the pickle operation {name}: {_UNSAFE}")
 
-    # Each method is named after its operation; the argument is what follows the operation in the file.
-    def _empty_dict(self, _: Any) -> None:
+    def _do_empty_dict(self, _: Any) -> None:
         self.stack.append({})
 
-    def _empty_list(self, _: Any) -> None:
+    def _do_empty_list(self, _: Any) -> None:
         self.stack.append([])
 
-    def _empty_tuple(self, _: Any) -> None:
+    def _do_empty_tuple(self, _: Any) -> None:
         self.stack.append(())
 
-    def _mark(self, _: Any) -> None:
+    def _do_mark(self, _: Any) -> None:
         self.stack.append(_Mark())
 
-    def _tuple(self, _: Any) -> None:
+    def _do_tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._pop_to_mark()))
 
-    def _tuple1(self, _: Any) -> None:
+    def _do_tuple1(self, _: Any) -> None:
         self.stack[-1:] = [self._last(1)]
 
-    def _tuple2(self, _: Any) -> None:
+    def _do_tuple2(self, _: Any) -> None:
         self.stack[-2:] = [self._last(2)]
 
-    def _tuple3(self, _: Any) -> None:
+    def _do_tuple3(self, _: Any) -> None:
         self.stack[-3:] = [self._last(3)]
 
-    def _append(self, _: Any) -> None:
+    def _do_append(self, _: Any) -> None:
         value = self._pop()
         self._top(list).append(value)
 
-    def _appends(self, _: Any) -> None:
+    def _do_appends(self, _: Any) -> None:
         values = self._pop_to_mark()
         self._top(list).extend(values)
 
-    def _setitem(self, _: Any) -> None:
+    def _do_setitem(self, _: Any) -> None:
         value, key = self._pop(), self._pop()
         self._top(dict)[_checked_key(key)] = value
 
-    def _setitems(self, _: Any) -> None:
+    def _do_setitems(self, _: Any) -> None:
         values = self._pop_to_mark()
         if len(values) % 2:
             raise ValueError
         self._top(dict).update({_checked_key(k): v for k, v in zip(values[::2], values[1::2], strict=True)})
 
-    def _binput(self, argument: Any) -> None:
+    def _do_binput(self, argument: Any) -> None:
         self.memo[argument] = self.stack[-1]
 
-    def _long_binput(self, argument: Any) -> None:
+    def _do_long_binput(self, argument: Any) -> None:
         self.memo[argument] = self.stack[-1]
 
-    def _memoize(self, _: Any) -> None:
+    def _do_memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
-    def _binget(self, argument: Any) -> None:
+    def _do_binget(self, argument: Any) -> None:
         self.stack.append(self.memo[argument])
 
-    def _long_binget(self, argument: Any) -> None:
+    def _do_long_binget(self, argument: Any) -> None:
         self.stack.append(self.memo[argument])
 
-    def _global(self, argument: Any) -> None:
+    def _do_global(self, argument: Any) -> None:
         self.stack.append(Global(str(argument).replace(" ", ".")))
 
-    def _stack_global(self, _: Any) -> None:
+    def _do_stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError
         self.stack.append(Global(f"{module}.{name}"))
 
-    def _binpersid(self, _: Any) -> None:
+    def _do_binpersid(self, _: Any) -> None:
         if self.resolve_storage is None:
             raise ValueError
         self.stack.append(self.resolve_storage(self._pop()))
 
-    def _newobj(self, _: Any) -> None:
+    def _do_newobj(self, _: Any) -> None:
         arguments, kind = self._pop(), self._pop()
         self.stack.append(_make(kind, arguments))
 
-    def _reduce(self, _: Any) -> None:
+    def _do_reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
         self.stack.append(_make(function, arguments))
 
-    def _build(self, _: Any) -> None:
+    def _do_build(self, _: Any) -> None:
         state = self._pop()
         if not self.stack or not isinstance(state, dict):
             raise ValueError
         target = self.stack[-1]
         if isinstance(target, ParameterDictRecord):
             target.state.update(state)
-        elif not isinstance(target, dict):  # an ordered dictionary's attributes (a state dict's versions) are of no use
+        elif not isinstance(target, dict):  # attributes of an ordered dictionary (a state dict's versions) are ignored
             raise ExportError(f"The file sets the state of an object: {_UNSAFE}")
 
     def _pop(self) -> Any:
@@ -211,58 +247,14 @@ class _Machine:
         return self.stack[-1]
 
 
-_PUSHES_ARGUMENT = frozenset(
-    {
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-    }
-)
-_PUSHES_CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_IGNORED = frozenset({"PROTO", "FRAME", "STOP"})
-_ACTIONS = frozenset(
-    {
-        "EMPTY_DICT",
-        "EMPTY_LIST",
-        "EMPTY_TUPLE",
-        "MARK",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "APPEND",
-        "APPENDS",
-        "SETITEM",
-        "SETITEMS",
-        "BINPUT",
-        "LONG_BINPUT",
-        "MEMOIZE",
-        "BINGET",
-        "LONG_BINGET",
-        "GLOBAL",
-        "STACK_GLOBAL",
-        "BINPERSID",
-        "NEWOBJ",
-        "REDUCE",
-        "BUILD",
-    }
-)
-
-
 def _checked_key(key: Any) -> Hashable:
     if not isinstance(key, (str, int)):
-        raise ExportError(f"The file holds a dictionary whose keys are no texts: {_UNSAFE}")
+        raise ExportError(f"The file contains a dictionary whose keys are not strings or integers: {_UNSAFE}")
     return key
 
 
 def _make(function: Any, arguments: Any) -> Any:
-    """What calling ``function`` would give, for the handful of names that stand for plain data."""
+    """Return what calling ``function`` would give, for the handful of globals that stand for plain data."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
         raise ValueError
     if function.name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
@@ -280,10 +272,11 @@ def _make(function: Any, arguments: Any) -> Any:
         return tuple(arguments[0])  # inside the state of old parameter dictionaries
     if function.name == "torch.Size" and len(arguments) == 1:
         return tuple(map(_index, arguments[0]))
-    raise ExportError(f"The file asks for {function.name[:80]!a}: {_UNSAFE}")
+    raise ExportError(f"The file refers to {function.name[:80]!a}: {_UNSAFE}")
 
 
 def _index(value: Any) -> int:
+    """Check a size, offset or stride of a tensor."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
         raise ValueError
     return value

@@ -1,4 +1,13 @@
-"""Reading plain textual inversion files of any tool, and putting them into a basis as identities."""
+"""Textual inversion files: writes an identity for another tool, and reads any tool's file as an identity.
+
+All tools store the same thing, ``E`` token vectors for each text encoder. They differ in how the tensors are named:
+
+- With one text encoder (SD1, SD2), the WebUI and ComfyUI take a single tensor under any key, by convention ``emb_params``,
+  and InvokeAI takes it under that key only. A ``.pt`` file of the WebUI is a dictionary with ``string_to_param``. diffusers
+  takes ``{placeholder token: tensor}``.
+- With two text encoders (SDXL), all but diffusers take one file with ``clip_l`` and ``clip_g`` and nothing else. diffusers
+  loads one file for each text encoder.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from celeb_basis.errors import ExportError
 from celeb_basis.exports.torch_files import MAX_FILE_SIZE, read_torch_file, write_torch_file
@@ -18,33 +30,209 @@ from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Floats, Identity
 
 if TYPE_CHECKING:
-    import torch
-
     from celeb_basis.diffusion_model import ModelInfo
     from celeb_basis.method import Basis
 
+# Layouts of the tools' files.
+
+Layout = Literal["webui", "diffusers", "comfyui", "invokeai"]
+
+
+@dataclass(frozen=True)
+class LayoutRules:
+    """What one tool expects of a textual inversion file."""
+
+    tool: str
+    """The tool's name in messages."""
+    suffixes: tuple[str, ...]
+    """Suffixes that the tool reads, the recommended one first."""
+    keyed_by_word: bool
+    """Whether a single tensor's key is the placeholder token; :data:`SINGLE_KEY` otherwise."""
+    file_for_each_encoder: bool
+    """Whether a model with two text encoders takes two files."""
+    unwritable: str
+    """Regular expression of the characters in a file's stem that the tool's prompts cannot contain; empty for none."""
+    unwritable_why: str
+    """What the tool's prompts do with these characters, as the end of a sentence."""
+    usage: str
+    """One line that says where the file goes and what to write in a prompt, with ``{word}`` and ``{stem}``."""
+
+
+LAYOUTS: Mapping[str, LayoutRules] = {
+    "webui": LayoutRules(
+        tool="AUTOMATIC1111 WebUI and its forks",
+        suffixes=(".safetensors", ".pt"),
+        keyed_by_word=False,
+        file_for_each_encoder=False,
+        unwritable="",
+        unwritable_why="",
+        usage="put the file into the embeddings folder and write {stem} in a prompt",
+    ),
+    "diffusers": LayoutRules(
+        tool="diffusers",
+        suffixes=(".safetensors", ".bin", ".pt"),
+        keyed_by_word=True,
+        file_for_each_encoder=True,
+        unwritable="",
+        unwritable_why="",
+        usage="call pipeline.load_textual_inversion(file) and write {word} in a prompt",
+    ),
+    "comfyui": LayoutRules(
+        tool="ComfyUI",
+        suffixes=(".safetensors", ".pt"),
+        keyed_by_word=False,
+        file_for_each_encoder=False,
+        unwritable=r"[\s,()]",
+        unwritable_why="end a name at spaces, commas and parentheses",
+        usage="put the file into models/embeddings and write embedding:{stem} in a prompt",
+    ),
+    "invokeai": LayoutRules(
+        tool="InvokeAI",
+        suffixes=(".safetensors", ".pt"),
+        keyed_by_word=False,
+        file_for_each_encoder=False,
+        unwritable=r"[^a-zA-Z0-9., _-]",
+        unwritable_why="allow only unaccented letters, digits, spaces, dots, commas, hyphens and underscores in a name",
+        usage="add the file in the Model Manager and write <{stem}> in a prompt",
+    ),
+}
+
+SINGLE_KEY = "emb_params"
+"""Key of a file's only tensor, as most trainers write it."""
+
+
+# Writing.
+
+
+def export_identity(
+    identity: Identity, path: Path, layout: Layout = "webui", *, word: str | None = None
+) -> tuple[Path, ...]:
+    """Write the token vectors of ``identity`` as another tool's textual inversion.
+
+    Args:
+        identity: The identity.
+        path: The file to write, with a suffix that the tool reads, or an existing folder, in which ``NAME.safetensors``
+            is written. In the WebUI, ComfyUI and InvokeAI the file's stem is what a prompt contains.
+        layout: The tool, a key of :data:`LAYOUTS`.
+        word: Placeholder token for diffusers; ``<NAME>`` by default. The other tools ignore it.
+
+    Returns:
+        The files written. It is one file, except for SDXL in diffusers: ``STEM.clip_l.safetensors`` and
+        ``STEM.clip_g.safetensors``.
+
+    Raises:
+        ExportError: The layout is unknown, the tool does not read the suffix, or its prompts cannot contain the name.
+        FileError: A file cannot be written, for example because the disk is full.
+    """
+    rules = _rules_of(layout)
+    path = _checked_path(identity, Path(path), rules)
+    word = word or f"<{identity.name}>"
+    vectors = dict(zip(identity.encoders, identity.token_vectors(), strict=True))
+    if rules.file_for_each_encoder and len(vectors) > 1:
+        files = {path.with_name(f"{path.stem}.{name}{path.suffix}"): {word: rows} for name, rows in vectors.items()}
+    else:
+        key = word if rules.keyed_by_word else SINGLE_KEY
+        files = {path: vectors if len(vectors) > 1 else {key: next(iter(vectors.values()))}}
+    for target, tensors in files.items():
+        if target.suffix.lower() == ".safetensors":
+            write_bytes(target, save(tensors, _header(identity)))
+        elif layout == "webui" and len(vectors) == 1:
+            write_torch_file(target, _webui_dictionary(identity, tensors[SINGLE_KEY]))
+        else:
+            # Tensors only: the WebUI takes every entry of an SDXL file for a tensor, and diffusers requires a single entry.
+            write_torch_file(target, tensors)
+    return tuple(files)
+
+
+def usage(identity: Identity, path: Path, layout: Layout, *, word: str | None = None) -> str:
+    """Return one line that says how to use an exported file.
+
+    Args:
+        identity: The exported identity.
+        path: The exported file.
+        layout: The layout it was written in.
+        word: Placeholder token that was given to :func:`export_identity`.
+    """
+    return _rules_of(layout).usage.format(stem=Path(path).stem, word=word or f"<{identity.name}>")
+
+
+def _rules_of(layout: str) -> LayoutRules:
+    try:
+        return LAYOUTS[layout]
+    except KeyError:
+        raise ExportError(f"There is no export layout {layout!r}: choose one of {', '.join(LAYOUTS)}.") from None
+
+
+def _checked_path(identity: Identity, path: Path, rules: LayoutRules) -> Path:
+    if path.is_dir():
+        return path / (_writable(identity.name, rules) + rules.suffixes[0])
+    if path.suffix.lower() not in rules.suffixes:
+        raise ExportError(
+            f"{rules.tool} cannot read {path.name!r} as an embedding: name the file with {' or '.join(rules.suffixes)}."
+        )
+    if (better := _writable(path.stem, rules)) != path.stem:
+        raise ExportError(
+            f"Prompts of {rules.tool} {rules.unwritable_why}: name the file {better + path.suffix!r}, for example."
+        )
+    return path
+
+
+def _writable(stem: str, rules: LayoutRules) -> str:
+    """Replace the characters of ``stem`` that the tool's prompts cannot contain."""
+    return re.sub(f"(?:{rules.unwritable})+", "_", stem) if rules.unwritable else stem
+
+
+def _webui_dictionary(identity: Identity, rows: torch.Tensor) -> dict[str, Any]:
+    """The WebUI's own format. The WebUI never reads ``string_to_token``; 265, CLIP's id of ``*``, is what all tools write."""
+    return {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": rows},
+        "name": identity.name,
+        "step": identity.metadata.steps,
+        "sd_checkpoint": identity.metadata.base_sha256[:10] or None,
+        "sd_checkpoint_name": identity.metadata.base_model or None,
+    }
+
+
+def _header(identity: Identity) -> dict[str, str]:
+    """Metadata of a safetensors file. Tools ignore the fields that they do not know."""
+    metadata = identity.metadata
+    return {
+        "name": identity.name,
+        "step": str(metadata.steps),
+        "base_model": metadata.base_model,
+        "base_model_family": metadata.family,
+        "generator": metadata.generator,
+        "content_hash": identity.content_hash,
+    }
+
+
+# Reading.
 
 MAX_VECTORS = 75
-"""Most token vectors of one word: a prompt's chunk has room for no more."""
+"""Most token vectors of an embedding that is read: a prompt's chunk has no more tokens."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """A plain textual inversion."""
+    """A textual inversion of any tool."""
 
     name: str
-    """The file's stem, which is its word in most tools."""
+    """The file's stem, by which most tools call it in a prompt."""
     vectors: Mapping[str, Floats]
-    """``(E, D)`` by text encoder (``"clip_l"``, ``"clip_g"``); under ``""`` where the file does not name one."""
+    """``(E, D)`` by text encoder (``"clip_l"``, ``"clip_g"``); under ``""`` if the file does not name one."""
     steps: int = 0
+    """Training steps, if the file says so."""
 
 
 def import_embedding(path: Path) -> Embedding:
-    """Read the textual inversion file ``path`` (``.safetensors``, ``.pt`` or ``.bin``), running nothing in it.
+    """Read the textual inversion file ``path`` (``.safetensors``, ``.pt`` or ``.bin``). Nothing in it is executed.
 
-    Read are the WebUI's form, a single tensor under any key, and ``clip_l`` with ``clip_g``.
+    It may have the WebUI's own format, a single tensor under any key, or ``clip_l`` with ``clip_g``.
 
-    Raises: :class:`ExportError` for a damaged, foreign or malicious file, :class:`FileError` if it cannot be read.
+    Raises:
+        ExportError: The file is damaged, malicious, or of another format.
+        FileError: The file cannot be read.
     """
     path = Path(path)
     content = _safetensors(path) if path.suffix.lower() == ".safetensors" else read_torch_file(path)
@@ -61,7 +249,8 @@ def import_embedding(path: Path) -> Embedding:
         return Embedding(path.stem, {key: _rows(tensors[key], path) for key in ("clip_l", "clip_g")}, steps)
     if len(tensors) != 1:
         raise ExportError(
-            f"{path.name} holds {len(tensors)} entries, but an embedding is one word: export the words one by one."
+            f"{path.name} contains {len(tensors)} entries, but an embedding is a single placeholder token: "
+            "export each one to a file of its own."
         )
     (key, tensor), *_ = tensors.items()
     named = key if key in ("clip_l", "clip_g", "clip_h") else ""
@@ -71,13 +260,20 @@ def import_embedding(path: Path) -> Embedding:
 def identity_from_embedding(
     embedding: Embedding, bases: Sequence[Basis], info: ModelInfo, *, name: str | None = None
 ) -> Identity:
-    """``embedding`` as an identity: the points of ``bases`` nearest to its vectors.
+    """Project ``embedding`` onto ``bases``: the result is the identity nearest to its token vectors.
 
-    What lies outside the space of celebrities is lost. The identity's notes and ``settings["explained"]`` say how much
-    is kept: the share of the squared distance to the mean that the basis holds, 0 to 1 for each text encoder. A person
-    learned in this basis has 1; an ordinary textual inversion far less, and will draw differently.
+    What lies outside the celeb basis is lost. The identity's notes and ``settings["explained"]`` say how much remains: the
+    share of the squared distance to the mean that the basis explains, 0 to 1 for each text encoder. It is 1 for a person
+    learned in this basis and far less for an ordinary textual inversion, which will generate different images.
 
-    Raises: :class:`ExportError` if the embedding has other text encoders, another width or another number of vectors.
+    Args:
+        embedding: The textual inversion.
+        bases: Celeb basis of each of the model's text encoders.
+        info: The model.
+        name: Name of the identity; the embedding's own by default.
+
+    Raises:
+        ExportError: The embedding has other text encoders, another width, or another number of vectors.
     """
     vectors = _vectors_for(embedding, bases, info)
     return imported_identity(name or embedding.name, vectors, bases, info, origin=embedding.name, steps=embedding.steps)
@@ -86,7 +282,16 @@ def identity_from_embedding(
 def imported_identity(
     name: str, vectors: Sequence[torch.Tensor], bases: Sequence[Basis], info: ModelInfo, *, origin: str, steps: int = 0
 ) -> Identity:
-    """An identity of the points of ``bases`` nearest to ``(E, D)`` vectors, one tensor for each basis."""
+    """Make an identity by projecting ``(E, D)`` token vectors onto ``bases``, one tensor for each basis.
+
+    Args:
+        name: Name of the identity.
+        vectors: ``(E, D)`` token vectors for each basis.
+        bases: Celeb basis of each of the model's text encoders.
+        info: The model.
+        origin: Name of the imported file.
+        steps: Training steps, if the file says so.
+    """
     coefficients = [basis.project(rows) for basis, rows in zip(bases, vectors, strict=True)]
     explained = [
         _explained(basis, rows, found) for basis, rows, found in zip(bases, vectors, coefficients, strict=True)
@@ -111,8 +316,6 @@ def _explained(basis: Basis, vectors: torch.Tensor, coefficients: torch.Tensor) 
 
 
 def _vectors_for(embedding: Embedding, bases: Sequence[Basis], info: ModelInfo) -> list[torch.Tensor]:
-    import torch
-
     given = dict(embedding.vectors)
     if set(given) == {""} and len(bases) == 1:
         given = {bases[0].encoder: given[""]}
@@ -131,8 +334,8 @@ def _vectors_for(embedding: Embedding, bases: Sequence[Basis], info: ModelInfo) 
             )
         if rows != basis.positions:
             raise ExportError(
-                f"The embedding {embedding.name!r} has {rows} token vectors, but the basis describes words of "
-                f"{basis.positions}: only embeddings of {basis.positions} vectors can be taken in."
+                f"The embedding {embedding.name!r} has {rows} token vectors, but the basis has {basis.positions} positions: "
+                f"import an embedding of {basis.positions} vectors."
             )
     return [torch.from_numpy(given[basis.encoder].copy()) for basis in bases]
 
@@ -140,210 +343,30 @@ def _vectors_for(embedding: Embedding, bases: Sequence[Basis], info: ModelInfo) 
 def _rows(tensor: Any, path: Path) -> Floats:
     if not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or tensor.ndim not in (1, 2) or not tensor.size:
         raise _foreign(path)
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is refused below
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, which is refused below
         rows: Floats = np.atleast_2d(tensor).astype(np.float32)
     if rows.shape[0] > MAX_VECTORS:
         raise ExportError(
-            f"{path.name} holds {rows.shape[0]} vectors, more than a prompt has room for: choose another."
+            f"{path.name} contains {rows.shape[0]} vectors, more than fit into a prompt: choose another file."
         )
     if not np.isfinite(rows).all():
-        raise ExportError(f"{path.name} holds NaN or infinity: take another copy of it, or train it again.")
+        raise ExportError(f"{path.name} contains NaN or infinity: use another copy of it, or train it again.")
     return rows
 
 
 def _foreign(path: Path) -> ExportError:
-    return ExportError(f"{path.name} is no textual inversion embedding of a kind known here: choose another file.")
+    return ExportError(f"{path.name} is not a textual inversion of a known format: choose another file.")
 
 
 def _safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     with explained_os_errors(path, "read"), open(path, "rb") as file:
         data = file.read(MAX_FILE_SIZE + 1)
     if len(data) > MAX_FILE_SIZE:
         raise ExportError(
-            f"{path.name} is larger than {MAX_FILE_SIZE >> 20} MB, so it is no embedding: choose another."
+            f"{path.name} is larger than {MAX_FILE_SIZE >> 20} MB, so it is not an embedding: choose another file."
         )
     try:
-        # Through torch, which knows bfloat16; only plain floats are of interest.
+        # Through torch, because NumPy has no bfloat16.
         return {key: tensor.float().numpy() for key, tensor in load(data).items()}
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError):
-        raise ExportError(f"{path.name} is no safetensors file, or a damaged one: take another copy of it.") from None
-
-
-# FOLDED: How other tools lay out a textual inversion file: one table, read by people and by
-# FOLDED: :mod:`celeb_basis.exports.textual_inversion`.
-# FOLDED:
-# FOLDED: All of them hold the same thing, ``E`` token vectors a text encoder. What differs:
-# FOLDED:
-# FOLDED: - one text encoder (SD1, SD2): the WebUI and ComfyUI take a single tensor under any key, by custom
-# FOLDED: ``emb_params``, and
-# FOLDED:   InvokeAI under that key alone; the ``.pt`` of the WebUI is a dictionary with ``string_to_param``;
-# FOLDED: diffusers takes
-# FOLDED:   ``{word: tensor}``;
-# FOLDED: - two text encoders (SDXL): all but diffusers take ``clip_l`` and ``clip_g`` and nothing else in one
-# FOLDED: file; diffusers loads
-# FOLDED:   one file for each text encoder.
-
-Layout = Literal["webui", "diffusers", "comfyui", "invokeai"]
-
-
-@dataclass(frozen=True)
-class LayoutRules:
-    """What one tool wants."""
-
-    tool: str
-    """The tool's name, for people."""
-    suffixes: tuple[str, ...]
-    """Suffixes it reads, the recommended one first."""
-    keyed_by_word: bool
-    """Whether a single tensor stands under the prompt's word, or under a fixed key."""
-    file_for_each_encoder: bool
-    """Whether a model with two text encoders takes two files."""
-    unwritable: str
-    """The characters of a file's stem that no prompt can name it with, as a regular expression; empty for none."""
-    unwritable_why: str
-    """What its prompts do with them, for people."""
-    usage: str
-    """One line that says where the file goes and what to write in a prompt, with ``{word}`` and ``{stem}``."""
-
-
-LAYOUTS: Mapping[str, LayoutRules] = {
-    "webui": LayoutRules(
-        tool="AUTOMATIC1111 WebUI and its forks",
-        suffixes=(".safetensors", ".pt"),
-        keyed_by_word=False,
-        file_for_each_encoder=False,
-        unwritable="",
-        unwritable_why="",
-        usage="put it into the folder embeddings and write {stem} in a prompt",
-    ),
-    "diffusers": LayoutRules(
-        tool="diffusers",
-        suffixes=(".safetensors", ".bin", ".pt"),
-        keyed_by_word=True,
-        file_for_each_encoder=True,
-        unwritable="",
-        unwritable_why="",
-        usage="pipeline.load_textual_inversion(file), and write {word} in a prompt",
-    ),
-    "comfyui": LayoutRules(
-        tool="ComfyUI",
-        suffixes=(".safetensors", ".pt"),
-        keyed_by_word=False,
-        file_for_each_encoder=False,
-        unwritable=r"[\s,()]",
-        unwritable_why="end a word at spaces, commas and parentheses",
-        usage="put it into models/embeddings and write embedding:{stem} in a prompt",
-    ),
-    "invokeai": LayoutRules(
-        tool="InvokeAI",
-        suffixes=(".safetensors", ".pt"),
-        keyed_by_word=False,
-        file_for_each_encoder=False,
-        unwritable=r"[^a-zA-Z0-9., _-]",
-        unwritable_why="know words of plain letters, digits, spaces, dots, commas, hyphens and underscores alone",
-        usage="import it in the Model Manager, and write <{stem}> in a prompt",
-    ),
-}
-
-SINGLE_KEY = "emb_params"
-"""Key of a file's only tensor, as most trainers write it."""
-
-
-def layout_rules(layout: str) -> LayoutRules:
-    """The rules of ``layout``.
-
-    Raises: :class:`ExportError` if there is no such layout.
-    """
-    try:
-        return LAYOUTS[layout]
-    except KeyError:
-        raise ExportError(f"There is no export layout {layout!r}: choose one of {', '.join(LAYOUTS)}.") from None
-
-
-# FOLDED: Writing an identity as an ordinary textual inversion file of another tool.
-
-
-def export_identity(
-    identity: Identity, path: Path, layout: Layout = "webui", *, word: str | None = None
-) -> tuple[Path, ...]:
-    """Write the token vectors of ``identity`` for another tool; answers the files written, one for most.
-
-    Parameters: ``path`` is a file whose suffix is one that the layout has, or an existing folder, which gets
-    ``NAME.safetensors``. In the WebUI, ComfyUI and InvokeAI the file's stem is the word for prompts; ``word`` is the one for
-    diffusers (``<NAME>`` by default). For SDXL diffusers gets two files, ``STEM.clip_l`` and ``STEM.clip_g``.
-
-    Raises: :class:`ExportError` for an unknown layout, a suffix that the tool does not read, or a name that cannot be
-    written in its prompts; :class:`FileError` for a full disk, a read-only folder and the like.
-    """
-    rules = layout_rules(layout)
-    path = _checked_path(identity, Path(path), rules)
-    word = word or f"<{identity.name}>"
-    vectors = dict(zip(identity.encoders, identity.token_vectors(), strict=True))
-    if rules.file_for_each_encoder and len(vectors) > 1:
-        files = {path.with_name(f"{path.stem}.{name}{path.suffix}"): {word: rows} for name, rows in vectors.items()}
-    else:
-        key = word if rules.keyed_by_word else SINGLE_KEY
-        files = {path: vectors if len(vectors) > 1 else {key: next(iter(vectors.values()))}}
-    for target, tensors in files.items():
-        if target.suffix.lower() == ".safetensors":
-            from safetensors.torch import save
-
-            write_bytes(target, save(tensors, _header(identity)))
-        elif layout == "webui" and len(vectors) == 1:
-            write_torch_file(target, _webui_dictionary(identity, tensors[SINGLE_KEY]))
-        else:
-            # Tensors alone: the WebUI takes every entry of an SDXL file for one, diffusers asks for a single entry.
-            write_torch_file(target, tensors)
-    return tuple(files)
-
-
-def usage(identity: Identity, path: Path, layout: Layout, *, word: str | None = None) -> str:
-    """One line that tells a user what to do with an exported file."""
-    return layout_rules(layout).usage.format(stem=Path(path).stem, word=word or f"<{identity.name}>")
-
-
-def _checked_path(identity: Identity, path: Path, rules: LayoutRules) -> Path:
-    if path.is_dir():
-        return path / (_written(identity.name, rules) + rules.suffixes[0])
-    if path.suffix.lower() not in rules.suffixes:
-        raise ExportError(
-            f"{rules.tool} cannot read {path.name!r} as an embedding: name the file with {' or '.join(rules.suffixes)}."
-        )
-    if (better := _written(path.stem, rules)) != path.stem:
-        raise ExportError(
-            f"Prompts of {rules.tool} {rules.unwritable_why}: name the file {better + path.suffix!r}, for example."
-        )
-    return path
-
-
-def _written(stem: str, rules: LayoutRules) -> str:
-    """``stem`` as the tool's prompts can write it."""
-    return re.sub(f"(?:{rules.unwritable})+", "_", stem) if rules.unwritable else stem
-
-
-def _webui_dictionary(identity: Identity, rows: torch.Tensor) -> dict[str, Any]:
-    """The WebUI's own form. It never reads ``string_to_token``; 265 is CLIP's id of ``*``, as everybody writes it."""
-    return {
-        "string_to_token": {"*": 265},
-        "string_to_param": {"*": rows},
-        "name": identity.name,
-        "step": identity.metadata.steps,
-        "sd_checkpoint": identity.metadata.base_sha256[:10] or None,
-        "sd_checkpoint_name": identity.metadata.base_model or None,
-    }
-
-
-def _header(identity: Identity) -> dict[str, str]:
-    """Remarks for a safetensors file's header. Tools that read them ignore what they do not know."""
-    metadata = identity.metadata
-    return {
-        "name": identity.name,
-        "step": str(metadata.steps),
-        "base_model": metadata.base_model,
-        "base_model_family": metadata.family,
-        "generator": metadata.generator,
-        "content_hash": identity.content_hash,
-    }
+        raise ExportError(f"{path.name} is damaged, or not a safetensors file: use another copy of it.") from None

@@ -1,7 +1,7 @@
-"""A real WebUI's page in headless Chromium: opening it, and a visitor's steps.
+"""A real WebUI's page in headless Chromium: opening it, and a user's steps.
 
-Needs the package ``playwright`` (``requirements/test.txt``) and a Chromium: the program that ``CHROMIUM`` names, else
-``chromium`` or ``google-chrome`` on the path, else playwright's own.
+Needs the package ``playwright`` (``requirements/test.txt``) and a Chromium: the program that ``CHROMIUM`` names, or
+``chromium`` or ``google-chrome`` on the path, or playwright's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REMEDY = "install chromium or google-chrome, name it in CHROMIUM, or run 'pytho
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium. Not longer than a module: playwright runs once in a process, and no other loop beside it."""
+    """Headless Chromium, closed after each module: playwright runs once per process, and no other event loop beside it."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements/test.txt")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
     with api.sync_playwright() as playwright:
@@ -39,7 +39,7 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, server: Server) -> Any:
-    """A fresh page with the tab open. Scripts' errors and dialogs are in ``page.errors``."""
+    """A new page with the tab open. Errors of scripts, and dialogs, are collected in ``page.errors``."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -71,7 +71,7 @@ def status(page: Any, where: str = "learn") -> Any:
 
 
 def steps_done(page: Any) -> int:
-    """Steps of a run of 4000 that the page shows."""
+    """The steps that the page shows of a run of 4000."""
     found = re.search(r"(\d+) of 4000", status(page).inner_text())
     assert found, status(page).inner_text()
     return int(found[1])
@@ -82,7 +82,7 @@ def fill(page: Any, elem_id: str, text: str) -> None:
 
 
 def begin(page: Any, name: str, **settings: str) -> None:
-    """Drop the photo of six people, give a name and press Learn."""
+    """Upload the photo of six people, enter a name and press Learn."""
     page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(sample_photos()["six"]))
     page.locator(".celeb-basis-photo").wait_for()
     fill(page, "celeb_basis_name", name)
@@ -96,14 +96,14 @@ def begin(page: Any, name: str, **settings: str) -> None:
 
 
 def learn(page: Any, name: str) -> None:
-    """The same, to the end."""
+    """Like :func:`begin`, and wait for the end of the run."""
     begin(page, name)
     # The first run builds the basis and loads the face networks.
     status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
 
 
 def choose(page: Any, elem_id: str, *labels: str) -> None:
-    """Choose in a list of the page, by typing."""
+    """Choose options of a dropdown."""
     field = page.locator(f"#{elem_id} input").first
     for label in labels:
         field.click()
@@ -111,7 +111,7 @@ def choose(page: Any, elem_id: str, *labels: str) -> None:
 
 
 def draw(page: Any, prompt: str, side: str = "64") -> Any:
-    """Generate one picture of one step on the txt2img tab; the shown parameters."""
+    """Generate one image with one step on the txt2img tab; returns the element with its parameters."""
     page.locator("#txt2img_prompt textarea").fill(prompt)
     for name, value in (("steps", "1"), ("width", side), ("height", side)):
         page.locator(f"#txt2img_{name} input[type=number]").fill(value)
@@ -120,6 +120,6 @@ def draw(page: Any, prompt: str, side: str = "64") -> Any:
     shown = page.locator("#html_info_txt2img", has_text=re.compile("Steps: 1")).first
     shown.wait_for()
     page.wait_for_timeout(500)
-    # Raised by WebUI 1.10.1 with gradio 3.41.2 at every generation, without any extension too.
+    # WebUI 1.10.1 with gradio 3.41.2 raises it at every generation, also without any extension.
     page.errors[:] = [error for error in page.errors if "reading 'props'" not in error]
     return shown

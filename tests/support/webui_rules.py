@@ -1,4 +1,4 @@
-"""What AUTOMATIC1111's WebUI 1.10 does with an embedding file, retold: its check of pickles and its three layouts."""
+"""AUTOMATIC1111's WebUI 1.10 reading an embedding file, reimplemented: its check of pickles and its three layouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-# modules/safe.py lets these globals through and nothing else.
+# modules/safe.py allows these globals and no others.
 ALLOWED = {
     "collections": {"OrderedDict"},
     "torch._utils": {"_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_device_tensor_from_numpy"},
@@ -39,7 +39,7 @@ class _Checker(pickle.Unpickler):
 
 
 def check_pt(path: Path) -> None:
-    """Raise unless the WebUI would accept the file: a zip holds its three kinds of entries only, a plain file five pickles."""
+    """Raise unless the WebUI would accept the file: a zip with only its three kinds of entries, or a file of five pickles."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -77,7 +77,7 @@ def load_embedding(path: Path) -> tuple[str, Any, int, int]:
 
 
 def load_in_comfyui(path: Path, key: str) -> torch.Tensor:
-    """The tensor that ComfyUI's ``load_embed`` takes out of the file for the text encoder ``key``."""
+    """The tensor that ComfyUI's ``load_embed`` reads from the file for the text encoder ``key``."""
     if path.suffix == ".safetensors":
         data: Any = load_file(path, device="cpu")
     else:

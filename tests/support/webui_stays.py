@@ -1,4 +1,4 @@
-"""Run inside a WebUI: what the tokens outlive, what they say where they cannot serve, and that they can be taken out."""
+"""Run inside a WebUI: what placeholder tokens survive, their messages where they cannot be used, and uninstalling them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLACES = (
 
 
 def main() -> None:
-    """Print what every scenario saw."""
+    """Print what each scenario found."""
     options = parsed_arguments()
     start("sd1", options.data)
     folder = options.data / "people"
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def functions() -> list[Any]:
-    """The host's functions that are wrapped while the tokens are installed."""
+    """The host's functions that are wrapped while placeholder tokens are installed."""
     import modules.sd_hijack_clip_old  # type: ignore[import-not-found]  # noqa: F401
 
     found = []
@@ -73,7 +73,7 @@ def encoded(text: str) -> Any:
 
 
 def marks(text: str) -> list[tuple[int, str]]:
-    """Where the host puts whose vectors."""
+    """The positions at which the host inserts vectors, with the names."""
     from modules import shared
 
     encoder = next(part for part in shared.sd_model.modules() if hasattr(part, "tokenize_line"))
@@ -82,7 +82,7 @@ def marks(text: str) -> list[tuple[int, str]]:
 
 
 def reload_ui(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """The script runs again, the package stays."""
+    """The script runs again while the package stays loaded."""
     wrapped, expected = functions(), encoded("a <person1>")
     again = tokens_host.install(Registry(data / "people"))
     return {
@@ -93,7 +93,7 @@ def reload_ui(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
 
 
 def embeddings(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
-    """The embeddings' folder changes; the refresh button is pressed."""
+    """The embeddings folder changes, and its refresh button is pressed."""
     from modules import sd_hijack, shared
 
     database, expected = sd_hijack.model_hijack.embedding_db, encoded("a <person1>")
@@ -123,7 +123,7 @@ def counter(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
 
 
 def emphasis_settings(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
-    """Emphasis switched off, and the old implementation of it."""
+    """Emphasis disabled, and its old implementation."""
     from modules import shared
 
     text = "a <person1>, <person10:0.8>'s hat"
@@ -143,7 +143,7 @@ def emphasis_settings(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
 
 
 def drawn(prompt: str, **options: Any) -> tuple[bytes, Any]:
-    """A tiny picture and what the host says about it."""
+    """A tiny image and the host's result."""
     from modules import processing, scripts, shared
 
     given: dict[str, Any] = {"steps": 2, "width": 64, "height": 64, "seed": 1, "cfg_scale": 4, "sampler_name": "Euler"}
@@ -155,7 +155,7 @@ def drawn(prompt: str, **options: Any) -> tuple[bytes, Any]:
 
 
 def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
-    """Whole pictures: styles, a second pass, a negative prompt, the parameters written into the picture."""
+    """Whole generations: styles, a second pass, a negative prompt, the parameters written into the image."""
     from modules import shared
     from modules.styles import PromptStyle  # type: ignore[import-not-found]
 
@@ -183,7 +183,7 @@ def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
 
 
 def changed_content(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """The same prompt before and after the person is learned again, with the host's cache of conditionings kept."""
+    """The same prompt before and after the person is learned again, with the host's cache of conditionings enabled."""
     from modules import processing, shared
 
     shared.opts.data["persistent_cond_cache"] = True
@@ -209,7 +209,7 @@ def switch_to(name: str) -> None:
 
 
 def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
-    """To other families and back; a person of the family with vectors of another width is expanded again."""
+    """Switching to other families and back; a person with vectors of another width is expanded again."""
     from modules import shared
 
     folder = data / "people"
@@ -251,7 +251,7 @@ def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
 
 @dataclass
 class _Wide:
-    """A text encoder as wide as the real one, that cuts words as another does."""
+    """A text encoder of another width, with the tokenizer of ``like``."""
 
     like: TextEncoder
     width: int = 1024
@@ -268,7 +268,7 @@ class _Wide:
 
 
 def wide(checkpoint: Checkpoint) -> Checkpoint:
-    """Another checkpoint of the family, whose vectors are of another width."""
+    """Another checkpoint of the same family, with vectors of another width."""
     info = ModelInfo("a real one", checkpoint.info.family, "ab" * 32, 768)
     return Checkpoint(info, lambda: [_Wide(encoder) for encoder in checkpoint.encoders()])
 

@@ -1,4 +1,4 @@
-"""Names that are markup, in every place where a user can put one: nothing of them runs, and the page stands."""
+"""Names that are markup, in every place where a user can put one: nothing of them runs, and the page stays whole."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from celeb_basis.names.lists import shipped_names
 
 RUNS = "window.pwned=(window.pwned||0)+1"
 EVIL = f'"><img src=x onerror="{RUNS}">'
-# What a file system takes: no slash.
+# A file name cannot hold a slash.
 EVIL_FILE = f"'\"><img src=x onerror={RUNS}><svg onload={RUNS}>"
 
 
 @pytest.fixture(scope="module")
 def server(browser: Any, tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Server]:
-    """A WebUI with a library and a list of names that somebody means ill with."""
+    """A WebUI with a malicious library and a malicious list of names."""
     assert browser
     data = tmp_path_factory.mktemp("data")
     people = data / "celeb-basis" / "people"
@@ -115,7 +115,7 @@ def test_markup_is_text_everywhere(browser: Any, server: Server, tmp_path: Path)
     prompt.fill("")
     prompt.press_sequentially("<", delay=30)
     page.locator(".celeb-basis-completion li", has_text="<ada & 'eve'>").wait_for()
-    assert page.locator(".celeb-basis-completion li", has_text="onerror").count() == 0, "no prompt can hold it"
+    assert page.locator(".celeb-basis-completion li", has_text="onerror").count() == 0, "prompts cannot hold it"
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Celeb Basis").click()
     page.locator("#txt2img_celeb_basis_cards .card").first.wait_for()
     nothing_ran(page)

@@ -1,4 +1,4 @@
-"""A list of the user's own: kept when it is of use, refused in words when it is not."""
+"""The user's own list of names: saved if it is valid, refused with a message if it is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celeb_basis.webui.tasks.basis import use_own_names, use_shipped_names
 
 
 class Settings:
-    """The host's settings object, as far as it is used."""
+    """The part of the host's settings object that is used."""
 
     def __init__(self) -> None:
         self.data: dict[str, str] = {}
@@ -51,7 +51,7 @@ def service(tmp_path: Path, settings: Settings) -> Any:
     return SimpleNamespace(workspace=SimpleNamespace(paths=Paths(tmp_path / "data"), names=names))
 
 
-def test_a_list_is_kept_and_used(service: Any, settings: Settings) -> None:
+def test_a_list_is_saved_and_used(service: Any, settings: Settings) -> None:
     assert use_own_names(service.workspace, "mine.txt", b"Ada Lovelace\nAlan Turing\n").names == (
         "Ada Lovelace",
         "Alan Turing",
@@ -61,7 +61,7 @@ def test_a_list_is_kept_and_used(service: Any, settings: Settings) -> None:
     assert use_shipped_names(service.workspace).names == shipped_names().names
 
 
-def test_a_list_of_no_use_changes_nothing(service: Any, settings: Settings) -> None:
+def test_an_unusable_list_changes_nothing(service: Any, settings: Settings) -> None:
     use_own_names(service.workspace, "mine.txt", b"Ada Lovelace\n")
     with pytest.raises(NamesError, match=r"^bad\.txt is a binary file"):
         use_own_names(service.workspace, "bad.txt", b"\0\0")
@@ -69,7 +69,7 @@ def test_a_list_of_no_use_changes_nothing(service: Any, settings: Settings) -> N
     assert settings.saved == 1
 
 
-def test_frozen_settings_are_told(service: Any, settings: Settings) -> None:
+def test_frozen_settings_are_reported(service: Any, settings: Settings) -> None:
     settings.frozen = True
     with pytest.raises(SettingsError, match="changing settings is disabled"):
         use_own_names(service.workspace, "mine.txt", b"Ada Lovelace\n")

@@ -1,7 +1,7 @@
-"""The journey over the page: a real WebUI with a small checkpoint, and a real Forge, driven in headless Chromium.
+"""The end-to-end test of the page: a real WebUI with a small checkpoint, and a real Forge, driven in headless Chromium.
 
 Needs ``CELEB_BASIS_WEBUI`` or ``CELEB_BASIS_FORGE``, the package ``playwright`` and Chromium (see
-``support/webui_browser.py``); skipped where one is missing. The tests follow one another, as a visitor's steps do.
+``support/webui_browser.py``); skipped where one is missing. The tests depend on one another, as a user's steps do.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_the_train_tab_leads_to_the_page(page: Any, program: str) -> None:
 def test_the_name_is_checked_while_it_is_typed(page: Any) -> None:
     field = page.get_by_label("Name", exact=True).locator("visible=true")
     field.press_sequentially("a/b")
-    page.locator("#celeb_basis_name_note .error", has_text="holds '/'").first.wait_for()
+    page.locator("#celeb_basis_name_note .error", has_text="contains '/'").first.wait_for()
     field.fill("ada")
     page.locator("#celeb_basis_name_note .good", has_text="<ada>").first.wait_for()
 
@@ -78,7 +78,7 @@ def test_faces_are_found_and_one_is_chosen(page: Any) -> None:
     assert page.get_by_label("Name", exact=True).locator("visible=true").input_value() == "ada", "the name stays"
 
 
-def test_without_consent_nobody_is_learned(page: Any, server: Server) -> None:
+def test_nothing_is_learned_without_consent(page: Any, server: Server) -> None:
     page.locator("#celeb_basis_start").click()
     note(page, "learn").wait_for()
     assert "Consent is missing" in note(page, "learn").inner_text()
@@ -88,11 +88,11 @@ def test_without_consent_nobody_is_learned(page: Any, server: Server) -> None:
 
 
 @pytest.mark.parametrize("other", ["", "celeb_basis_check_name"])
-def test_a_photo_on_a_slow_line_is_not_forgotten(page: Any, other: str) -> None:
-    """Gradio 3 forgets an upload when any other answer comes meanwhile: ours wait, and what others' do is mended."""
+def test_a_photo_on_a_slow_connection_is_not_lost(page: Any, other: str) -> None:
+    """Gradio 3 forgets an upload when any other response comes first: ours wait, and after others' the upload is repeated."""
 
     def slowly(route: Any) -> None:
-        time.sleep(6)  # longer than between two questions for progress
+        time.sleep(6)  # longer than the time between two requests for progress
         route.continue_()
 
     page.route("**/upload*", slowly)
@@ -107,7 +107,7 @@ def test_a_photo_on_a_slow_line_is_not_forgotten(page: Any, other: str) -> None:
 
 def test_a_person_is_learned_and_sent_to_the_prompt(page: Any, server: Server) -> None:
     learn(page, "ada")
-    assert not page.locator("#celeb_basis_consent input").is_checked(), "the next person is asked again"
+    assert not page.locator("#celeb_basis_consent input").is_checked(), "consent is asked for again"
     assert "12 of 12" in status(page).inner_text()
     assert page.locator("#celeb_basis_learn_poll_curve svg").first.is_visible()
     titles = page.locator("#celeb_basis_learn_poll_pictures figcaption").all_inner_texts()
@@ -118,7 +118,7 @@ def test_a_person_is_learned_and_sent_to_the_prompt(page: Any, server: Server) -
     assert page.locator("#txt2img_generate").is_visible()
 
 
-def test_the_word_is_completed_and_drawn(page: Any) -> None:
+def test_the_token_is_completed_and_generated(page: Any) -> None:
     prompt = page.locator("#txt2img_prompt textarea")
     prompt.fill("")
     prompt.press_sequentially("a photo of <", delay=20)
@@ -133,7 +133,7 @@ def test_the_word_is_completed_and_drawn(page: Any) -> None:
     assert "a photo of <ada>, smiling" in draw(page, "a photo of <ada>, smiling").inner_text()
 
 
-def test_another_completion_is_neither_hidden_nor_robbed_of_its_keys(page: Any) -> None:
+def test_another_completion_keeps_its_place_and_its_keys(page: Any) -> None:
     """With a list such as the tag-autocomplete extension puts under the prompt."""
     prompt = page.locator("#txt2img_prompt textarea")
     page.evaluate(
@@ -164,7 +164,7 @@ def test_another_completion_is_neither_hidden_nor_robbed_of_its_keys(page: Any) 
     page.evaluate("() => { window.others = [] }")
     prompt.press("Enter")
     assert prompt.input_value() == "<ada>"
-    assert set(page.evaluate("window.others")) == {"insertReplacementText"}, "the other list looks at the text anew"
+    assert set(page.evaluate("window.others")) == {"insertReplacementText"}, "the other list checks the text again"
     page.evaluate("() => document.querySelector('.autocompleteParent.p').remove()")
     assert not page.errors
 
@@ -189,7 +189,7 @@ def test_a_run_goes_on_without_the_page_and_can_be_resumed(page: Any, browser: A
     other.close()
 
 
-def test_people_are_renamed_and_deleted_after_a_question(browser: Any, server: Server) -> None:
+def test_people_are_renamed_and_deleted_after_confirmation(browser: Any, server: Server) -> None:
     page = opened(browser, server)
     people = Library(server.data / "celeb-basis" / "people")
     part(page, "People")
@@ -211,7 +211,7 @@ def test_people_are_renamed_and_deleted_after_a_question(browser: Any, server: S
     assert download.value.path().read_bytes() == people.path_of("Ada Byron").read_bytes()
     page.locator("#celeb_basis_delete").click()
     page.locator("#celeb_basis_delete_yes").wait_for()
-    assert people.names() == ("Ada Byron",), "asked first"
+    assert people.names() == ("Ada Byron",), "confirmation first"
     page.locator("#celeb_basis_delete_yes").click()
     note(page, "people").get_by_text("is deleted").wait_for()
     assert people.names() == ()
@@ -219,7 +219,7 @@ def test_people_are_renamed_and_deleted_after_a_question(browser: Any, server: S
     page.close()
 
 
-def test_a_mixture_is_looked_at_before_it_is_saved(browser: Any, server: Server) -> None:
+def test_a_blend_is_previewed_before_it_is_saved(browser: Any, server: Server) -> None:
     page = opened(browser, server)
     people = Library(server.data / "celeb-basis" / "people")
     learn(page, "eve")
@@ -235,7 +235,7 @@ def test_a_mixture_is_looked_at_before_it_is_saved(browser: Any, server: Server)
     page.locator("#celeb_basis_blend_poll_pictures img").wait_for()
     status(page, "blend").get_by_text("Done", exact=True).wait_for()
     assert page.locator("#celeb_basis_blend_poll_pictures figcaption").inner_text() == "<mixture>"
-    assert people.names() == ("eve",), "nobody is saved by looking"
+    assert people.names() == ("eve",), "a preview saves nothing"
     fill(page, "celeb_basis_blend_name", "both")
     page.locator("#celeb_basis_blend_save").click()
     page.get_by_role("button", name="Send <both> to txt2img").wait_for()
@@ -245,7 +245,7 @@ def test_a_mixture_is_looked_at_before_it_is_saved(browser: Any, server: Server)
     page.close()
 
 
-def test_a_long_preview_is_stopped(browser: Any, server: Server) -> None:
+def test_a_long_preview_is_interrupted(browser: Any, server: Server) -> None:
     page = opened(browser, server)
     part(page, "Blend")
     choose(page, "celeb_basis_blend_people", "eve")
@@ -281,8 +281,8 @@ def test_reload_ui_interrupts_a_run_and_says_so(browser: Any, server: Server) ->
     page.close()
     other = opened(browser, server)
     status(other).get_by_text("Interrupted", exact=True).wait_for()
-    told = status(other).inner_text()
-    assert "Reload UI" in told
-    assert "button" not in told
-    assert "Press Resume" in told
+    message = status(other).inner_text()
+    assert "Reload UI" in message
+    assert "button" not in message
+    assert "Press Resume" in message
     other.close()

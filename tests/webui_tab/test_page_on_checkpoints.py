@@ -1,4 +1,4 @@
-"""The journey over the page on checkpoints with two text encoders and with v-prediction: photo, Learn, txt2img, card."""
+"""The page on checkpoints with two text encoders and with v-prediction, end to end: photo, Learn, txt2img, card."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def server(
 ) -> Iterator[Server]:
     assert browser
     webui, data = need_webui(request.param), tmp_path_factory.mktemp("data")
-    # The usual live preview of SDXL asks a model hub for a decoder.
+    # The default live preview of SDXL downloads a decoder from a model hub.
     (data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}), "utf-8")
     with serving(webui, data, miniature_folder, checkpoint=request.param, page=True) as running:
         running.checkpoint = request.param  # type: ignore[attr-defined]
         yield running
 
 
-def test_the_journey(browser: Any, server: Server) -> None:
+def test_a_person_is_learned_and_used(browser: Any, server: Server) -> None:
     page = opened(browser, server)
     learn(page, "ada")
     assert page.locator("#celeb_basis_learn_poll_pictures img").count() == 4
@@ -36,9 +36,9 @@ def test_the_journey(browser: Any, server: Server) -> None:
     assert identity.metadata.family == {"sdxl": "sdxl", "sd2v": "sd2"}[server.checkpoint]  # type: ignore[attr-defined]
     page.get_by_role("button", name="Send <ada> to txt2img").first.click()
     assert page.locator("#txt2img_prompt textarea").input_value() == "<ada>"
-    told = draw(page, "<ada>, smiling").inner_text()
-    assert "<ada>, smiling" in told
-    assert identity.content_hash[:10] in told, "which identity made the picture"
+    parameters = draw(page, "<ada>, smiling").inner_text()
+    assert "<ada>, smiling" in parameters
+    assert identity.content_hash[:10] in parameters, "which identity made the picture"
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Celeb Basis").click()
     card = page.locator("#txt2img_celeb_basis_cards .card", has_text="ada")
     card.wait_for()

@@ -1,4 +1,4 @@
-"""The draft of the Learn tab and its form of settings."""
+"""The state of the Learn tab's form: people and photos, and the advanced settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_untouched_form_changes_nothing(name: str) -> None:
     assert PRESETS[name].changed(changes(name, shown_as_floats)) == PRESETS[name]
 
 
-def test_only_what_differs_is_asked_for() -> None:
+def test_only_changed_settings_are_requested() -> None:
     values: list[Any] = preset_values("quick")
     names = [one.name for one in form_fields()]
     values[names.index("steps")] = 33.0
@@ -54,7 +54,7 @@ def test_only_what_differs_is_asked_for() -> None:
     assert PRESETS["quick"].changed(asked).steps == 33
 
 
-def test_a_value_out_of_its_range_is_the_settings_own_sentence() -> None:
+def test_a_value_out_of_its_range_is_the_settings_own_error() -> None:
     values = preset_values("balanced")
     values[2] = 0
     with pytest.raises(SettingsError, match="steps is 0: choose a value from 1 to 100000"):
@@ -79,14 +79,14 @@ def test_people_and_photos_come_and_go() -> None:
     assert draft.labels() == ["1: bob"]
     draft.remove_person()
     assert draft.labels() == ["1: no name yet"]
-    draft.remove_photo()  # of nobody
+    draft.remove_photo()  # there is none
     draft.add_person()
     draft.clear()
     assert (draft.labels(), draft.current) == (["1: no name yet"], 0)
 
 
 @pytest.mark.parametrize(("number", "chosen"), [("3", 2), ("1", 0), ("0", 1), ("4", 1), ("x", 1), ("", 1), ("-1", 1)])
-def test_a_face_is_chosen_by_the_number_that_is_drawn(number: str, chosen: int) -> None:
+def test_a_face_is_selected_by_the_number_that_is_shown(number: str, chosen: int) -> None:
     draft = Draft()
     draft.person.add_photo("a.jpg", b"a", found(3))
     draft.select_face("2")
@@ -109,7 +109,7 @@ def test_the_request_holds_people_photos_and_choices() -> None:
     assert asked.learn_settings() == PRESETS["quick"].changed({"steps": 5})
 
 
-def test_an_empty_draft_is_refused_in_words() -> None:
+def test_an_empty_draft_is_refused_with_a_message() -> None:
     draft = Draft()
     draft.person.name = "ada"
     with pytest.raises(TrainingError, match="ada has no photo"):
@@ -137,7 +137,7 @@ def test_nothing_starts_while_faces_are_being_detected() -> None:
         draft.request("quick", {}, consent=True)
 
 
-def test_a_large_photo_is_kept_as_large_as_it_is_shown() -> None:
+def test_a_large_photo_is_kept_only_as_large_as_it_is_shown() -> None:
     face = DetectedFace((1000.0, 600.0, 1400.0, 1200.0), np.full((5, 2), 1200, np.float32), 0.9)
     large = FoundFaces(np.full((1800, 3600, 3), 9, np.uint8), (FoundFace(face, ("blurred",)),), "")
     draft = Draft()
@@ -147,4 +147,4 @@ def test_a_large_photo_is_kept_as_large_as_it_is_shown() -> None:
     assert photo.found.faces[0].face.box == pytest.approx((250, 150, 350, 300))
     assert photo.found.faces[0].face.landmarks == pytest.approx(np.full((5, 2), 300))
     assert photo.found.faces[0].warnings == ("blurred",)
-    assert photo.data == b"a", "what is learned from stays as it is"
+    assert photo.data == b"a", "the photo that is learned from stays as it is"

@@ -1,4 +1,4 @@
-"""Handlers: errors become sentences in the page, uploads are read in every form, completion finds names."""
+"""Handlers: their answers, errors that become notes, uploads in the form of each gradio version, and completion."""
 
 from __future__ import annotations
 
@@ -87,19 +87,19 @@ def test_a_copy_that_gradio_made_is_deleted_and_no_other_file(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"abc")
     assert gradio_module.uploads([str(copy)]) == [("ada.jpg", b"abc")]
-    assert copy.is_file(), "only when it is asked for"
-    # One photo given twice is one file to gradio.
+    assert copy.is_file(), "only on request"
+    # gradio makes one file of a photo that is uploaded twice.
     assert gradio_module.uploads([str(copy), str(copy), str(own)], spent=True) == [("ada.jpg", b"abc")] * 3
     assert not copy.parent.exists()
     assert own.is_file()
-    third = SimpleNamespace(name=str(second), orig_name=str(first))  # as Gradio 3 gives it
+    third = SimpleNamespace(name=str(second), orig_name=str(first))  # as in Gradio 3
     assert gradio_module.upload_copies([third]) == [second, first]
     assert gradio_module.uploads([third], spent=True) == [("bob.jpg", b"abc")]
     assert not first.exists()
     assert not second.exists()
 
 
-def test_what_the_script_put_in_loses_its_number(gradio_module: ModuleType) -> None:
+def test_the_number_in_front_of_a_picked_value_is_removed(gradio_module: ModuleType) -> None:
     assert gradio_module.picked("12:a:b") == "a:b"
     assert gradio_module.picked(None) == ""
 
@@ -139,7 +139,7 @@ def test_photos_go_to_the_person_they_were_dropped_for(
     answer = tab.add_photos(draft, "ada", None)
     assert "c.jpg is no picture." in answer[tab.note]
     assert answer[tab.files] is None
-    assert tab.name not in answer, "the visitor may be typing in it"
+    assert tab.name not in answer, "the user may be typing in it"
     assert set(answer) == {*tab.draft_outputs, tab.files, tab.note} - {tab.name, tab.name_note}
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
     assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4

@@ -1,4 +1,4 @@
-"""What the page shows, read back with an HTML parser: nothing that a user typed becomes markup."""
+"""The HTML of the page, read back with a parser: nothing that a user typed becomes markup."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def running(step: int = 3, total: int = 10) -> Job:
     return job
 
 
-def test_what_users_typed_is_text() -> None:
+def test_user_input_is_escaped_everywhere() -> None:
     no_script(
         [
             markup.note(EVIL, "error"),
@@ -102,13 +102,13 @@ def test_what_users_typed_is_text() -> None:
     assert Page(markup.completions(EVIL, [])).having("data-query") == [EVIL]
 
 
-def test_errors_are_read_aloud_and_nothing_is_shown_for_nothing() -> None:
+def test_errors_are_announced_and_an_empty_note_is_empty() -> None:
     assert Page(markup.note("Wrong.", "error")).having("role") == ["alert"]
     assert Page(markup.note("Done.", "good")).having("role") == ["status"]
     assert markup.note("") == ""
 
 
-def test_faces_are_numbered_from_one_and_one_is_chosen() -> None:
+def test_faces_are_numbered_from_one_and_one_is_selected() -> None:
     page = Page(markup.photo(found(3), 1, "pick_face", "six.jpg"))
     assert page.having("data-value") == ["1", "2", "3"]
     assert set(page.having("data-pick")) == {"pick_face"}
@@ -119,7 +119,7 @@ def test_faces_are_numbered_from_one_and_one_is_chosen() -> None:
     assert Page(markup.photo(found(0), 0, "p", "x")).having("aria-label") == ["x: no face found"]
 
 
-def test_progress_of_a_run_under_way() -> None:
+def test_progress_of_a_run() -> None:
     page = Page(markup.progress(running(), "poll_button", "idle"))
     assert page.having("data-poll") == ["poll_button"]
     assert page.having("data-active") == ["1"]
@@ -136,7 +136,7 @@ def test_progress_without_a_job() -> None:
 
 
 @pytest.mark.parametrize(("state", "role"), [("failed", "alert"), ("interrupted", "status")])
-def test_how_a_run_ended_is_told(state: str, role: str) -> None:
+def test_how_a_run_ended_is_shown(state: str, role: str) -> None:
     job = running()
     job.set_state(state, "Because of that.")  # type: ignore[arg-type]
     page = Page(markup.progress(job, "poll", ""))
@@ -146,7 +146,7 @@ def test_how_a_run_ended_is_told(state: str, role: str) -> None:
     assert not page.having("data-word")
 
 
-def test_a_resumed_run_waits_and_does_not_seem_to_learn() -> None:
+def test_a_resumed_run_waits() -> None:
     job = running()
     job.set_state("queued")
     page = Page(markup.progress(job, "poll", ""))
@@ -165,7 +165,7 @@ def test_a_learned_person_can_be_sent_to_a_prompt() -> None:
     assert page.having("data-to") == ["txt2img", "img2img"] * 2
 
 
-def test_new_people_are_told_to_the_script_once() -> None:
+def test_the_script_learns_of_new_people_once() -> None:
     job = Job("learn", ("ada",))
     assert not Page(markup.progress(job, "poll", "")).having("data-changed")
     job.set_state("done")
@@ -176,10 +176,12 @@ def test_new_people_are_told_to_the_script_once() -> None:
     old = Job("learn", ("ada",))
     old.set_state("done")
     old._events[-1]["time"] -= 3600
-    assert not Page(markup.progress(old, "poll", "")).having("data-changed"), "a page that is opened later has the card"
+    assert not Page(markup.progress(old, "poll", "")).having("data-changed"), (
+        "a page that is opened later has the cards already"
+    )
 
 
-def test_cards_say_why_somebody_is_unavailable() -> None:
+def test_cards_say_why_a_person_is_unavailable() -> None:
     page = Page(markup.cards([entry("ada"), entry("bob", reason="Made for another width.")], "ada", "pick", 5))
     assert page.having("data-value") == ["ada", "bob"]
     assert page.having("aria-pressed") == ["true", "false"]
@@ -189,12 +191,12 @@ def test_cards_say_why_somebody_is_unavailable() -> None:
     assert "No person matches" in Page(markup.cards([], "", "pick", 4)).text
 
 
-def test_only_who_is_available_is_sent_to_prompts() -> None:
+def test_only_available_people_are_sent_to_prompts() -> None:
     assert Page(markup.person(entry("ada"))).having("data-word") == ["<ada>", "<ada>"]
     assert not Page(markup.person(entry("ada", reason="Made for another width."))).having("data-word")
 
 
-def test_thumbnails_are_shown_as_what_they_are() -> None:
+def test_thumbnails_have_their_media_type() -> None:
     assert markup.picture_uri(PNG).startswith("data:image/png;base64,")
     assert markup.picture_uri(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")
     assert markup.picture_uri(b"RIFF\0\0\0\0WEBP").startswith("data:image/webp;base64,")
@@ -202,7 +204,7 @@ def test_thumbnails_are_shown_as_what_they_are() -> None:
     assert not [tag for tag, _ in without.elements if tag == "img"]
 
 
-def test_an_evaluation_shows_its_figures_and_only_the_sheet() -> None:
+def test_an_evaluation_shows_its_metrics_and_only_the_contact_sheet() -> None:
     job = Job("evaluate", ("ada",))
     job.pictures = tuple(Image.new("RGB", (8, 8)) for _ in range(20))
     assert len([1 for tag, _ in Page(markup.job_results(job)).elements if tag == "img"]) == markup.MAX_IMAGES
@@ -210,10 +212,10 @@ def test_an_evaluation_shows_its_figures_and_only_the_sheet() -> None:
         "identity": None,
         "prompt": {"value": 0.25, "low": None, "high": None},
         "detect": {"value": 0.5, "low": 0.25, "high": 0.75},
-        "notes": ["Identity cannot be told."],
+        "notes": ["Identity cannot be measured."],
         "sheet": 19,
     }
     page = Page(markup.job_results(job))
     assert page.having("alt") == ["contact sheet"]
-    for part in ("0.250", "0.500", "0.250 to 0.750", "Identity cannot be told."):
+    for part in ("0.250", "0.500", "0.250 to 0.750", "Identity cannot be measured."):
         assert part in page.text

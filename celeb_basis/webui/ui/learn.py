@@ -22,7 +22,7 @@ _MEMORY_SETTINGS = ("batch_size", "precision", "checkpointing", "size")
 
 
 class LearnTab:
-    """The form and its event handlers. The people and photos of the form are a :class:`Draft`, kept for each visitor."""
+    """The form and its event handlers. The people and photos of the form are a :class:`Draft`, kept for each user."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -47,7 +47,7 @@ class LearnTab:
     # Layout
 
     def _create_license_notice(self) -> None:
-        """What a visitor has to know about the face models, and to agree to, before the first photo."""
+        """What a user has to know about the face models, and to agree to, before the first photo."""
         notice, to_agree = self._license_notice()
         self.license_notice = gradio.HTML(notice, elem_id="celeb_basis_faces_note")
         with gradio.Row(visible=to_agree, elem_classes=["celeb-basis-line"]) as self.license_row:
@@ -149,7 +149,7 @@ class LearnTab:
             note=note,
             clear_on_error=self.files,
         )
-        # The script clicks this button when the visitor pauses while typing: one check per key would overtake another.
+        # The script clicks this button when the user pauses while typing: one check per key would overtake another.
         check_button = components.hidden_button("celeb_basis_check_name")
         for event in (check_button.click, self.name.blur, self.replace.change):
             on(event, self.check_name, [*edited, self.replace], [self.draft, self.name_note], quiet=True)
@@ -198,7 +198,7 @@ class LearnTab:
         return {self.license_notice: notice, self.license_row: update(visible=to_agree)}
 
     def agree(self) -> Changes:
-        """The visitor agrees to the license: the download begins."""
+        """The user agrees to the license: the download begins."""
         self.service.start_faces(accept_licence=True)
         note = markup.note("Downloading the face models.", "good")
         return {**self.view.show(), **self.show_license(), self.note: note}
@@ -298,7 +298,7 @@ class LearnTab:
         Args:
             draft: The people of the form.
             new_person: Whether it is another person than before. Otherwise the field of the name is left alone, because
-                the visitor may be typing in it.
+                the user may be typing in it.
         """
         labels, person = draft.labels(), draft.person
         photo = person.photo

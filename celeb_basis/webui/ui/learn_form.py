@@ -21,7 +21,7 @@ class DraftPhoto:
     name: str
     data: bytes
     found: FoundFaces
-    """In a copy of the photo as small as the page shows it: a host keeps every visitor's draft for as long as it runs."""
+    """In a copy of the photo as small as the page shows it: a host keeps every user's draft for as long as it runs."""
     face: int = 0
     """Index of the selected face; faces are in order of size, the largest first."""
 

@@ -215,7 +215,7 @@ class PeopleTab:
         return {self.confirmation: update(visible=False)}
 
     def delete(self, selected: str, search: str, with_blends: bool) -> Changes:
-        """Delete the selected person with everything derived, which the visitor has confirmed."""
+        """Delete the selected person with everything derived, which the user has confirmed."""
         deleted = self.service.people.delete(selected, mixtures=bool(with_blends))
         note = markup.note(deleted.sentence(), "hint" if deleted.left else "good", people_changed=True)
         return {**self.show("", search), self.note: note}

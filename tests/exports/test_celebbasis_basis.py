@@ -1,4 +1,4 @@
-"""The authors' basis from a list of names: their recipe, retold with other means, and signs as the decomposition has them."""
+"""The CelebBasis repository's basis, rebuilt from a list of names, against scikit-learn and ``torch.svd``."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def fixture_encoder() -> Encoder:
 
 
 def some_names() -> NameList:
-    """Unsorted, with repeated names, first names that many share, one token alone, and three and more."""
+    """Unsorted names with repetitions, shared first names, a name of one token, and names of three tokens and more."""
     chosen = shipped_names().names[:300][::-1]
     return name_list([*chosen, *chosen[:40], "Madonna", "Madonna", "Robert Downey Jr"], "a list")
 
 
 def rows_of(encoder: Encoder, names: NameList, position: int) -> np.ndarray:
-    """A column's rows, in their order: distinct lines, sorted; repeated tokens stay."""
+    """Rows of a column in the repository's order: distinct lines, sorted; repeated tokens stay."""
     ids = encoder.tokenize(sorted(set(names.names)))
     return encoder.token_table()[[one[position] for one in ids if len(one) > position]].numpy()
 
@@ -63,7 +63,7 @@ def test_means_and_components_are_those_of_the_distinct_names(encoder: Encoder) 
 
 
 def test_signs_are_left_as_the_decomposition_gives_them(encoder: Encoder) -> None:
-    """Ours makes the largest entry positive; theirs does not, and their coefficients are numbers in theirs."""
+    """Our basis makes the largest entry positive; the repository's does not, and its coefficients depend on that."""
     names = some_names()
     basis = rebuild_celebbasis_basis(encoder, names, K)
     for position in (0, 1):
@@ -74,7 +74,7 @@ def test_signs_are_left_as_the_decomposition_gives_them(encoder: Encoder) -> Non
     assert (largest < 0).any()
 
 
-def test_a_name_of_one_token_is_in_the_first_column_alone(encoder: Encoder) -> None:
+def test_a_name_of_one_token_is_in_the_first_column_only(encoder: Encoder) -> None:
     names = some_names()
     assert len(encoder.tokenize(["Madonna"])[0]) == 1
     assert len(rows_of(encoder, names, 0)) == len(rows_of(encoder, names, 1)) + 1
@@ -87,14 +87,15 @@ def test_a_name_of_one_token_is_in_the_first_column_alone(encoder: Encoder) -> N
 
 def test_the_order_of_the_list_does_not_matter(encoder: Encoder) -> None:
     names = some_names()
-    turned = name_list(names.names[::-1], "a list")
+    reversed_names = name_list(names.names[::-1], "a list")
     assert torch.equal(
-        rebuild_celebbasis_basis(encoder, names, K).components, rebuild_celebbasis_basis(encoder, turned, K).components
+        rebuild_celebbasis_basis(encoder, names, K).components,
+        rebuild_celebbasis_basis(encoder, reversed_names, K).components,
     )
 
 
 def test_a_list_that_is_too_short(encoder: Encoder) -> None:
-    with pytest.raises(BasisError, match="too few for 24 components: give the authors' own list"):
+    with pytest.raises(BasisError, match="too few for 24 components: use the CelebBasis repository's own list"):
         rebuild_celebbasis_basis(encoder, name_list(shipped_names().names[:20], "a list"), K)
     with pytest.raises(BasisError, match="too few for 49 components"):
         rebuild_celebbasis_basis(encoder, some_names(), WIDTH + 1)
