@@ -65,22 +65,22 @@ def test_the_python_for_diffusers(
     assert run(export.strip(), tmp_path / "people") == 0
     known: dict[str, object] = {}
     exec(blocks("diffusers", "python")[number], known)
-    assert known["picture"].size == (64, 64)  # type: ignore[attr-defined]
+    assert known["image"].size == (64, 64)  # type: ignore[attr-defined]
 
 
-def test_the_imports_of_the_authors_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_imports_of_the_celebbasis_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     size = 16
     save_pipeline(make_pipeline("sd1", width=64), tmp_path / "sd14.safetensors")
-    place = torch.nn.functional.normalize(torch.randn(2, 1, size), dim=-1)
+    slot = torch.nn.functional.normalize(torch.randn(2, 1, size), dim=-1)
     basis = torch.randn(2, 1 + size, 64)
-    torch.save({"id_coefficients": [place] + [torch.ones(2, 1, size)] * 9}, "embeddings_gs-799.pt")
-    torch.save(place, "id_coefficient_000.pt")
+    torch.save({"id_coefficients": [slot] + [torch.ones(2, 1, size)] * 9}, "embeddings_gs-799.pt")
+    torch.save(slot, "id_coefficient_000.pt")
     torch.save(basis, "celeb_basis.pt")
     (tmp_path / "wiki_names_v2.txt").write_text("\n".join(shipped_names().names[:100]), "utf-8")
-    exact, listed = blocks("authors", "sh")
+    exact, listed = blocks("celebbasis-repository", "sh")
     assert [run(line, tmp_path / "people") for line in exact.splitlines()] == [0, 0]
-    expected = torch.einsum("ehk,ekc->ehc", place, basis[:, 1:])[:, 0] + basis[:, 0]
+    expected = torch.einsum("ehk,ekc->ehc", slot, basis[:, 1:])[:, 0] + basis[:, 0]
     for name in ("ada", "bob"):
         vectors = load_identity(tmp_path / "people" / f"{name}.safetensors").vectors[0]
         assert torch.allclose(torch.from_numpy(vectors.copy()), expected, atol=1e-5)
