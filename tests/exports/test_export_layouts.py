@@ -58,7 +58,7 @@ def test_webui_dictionary(tmp_path: Path) -> None:
 
 
 def test_the_webui_s_rules_would_refuse_an_ordinary_file(tmp_path: Path) -> None:
-    """The emulation can fail: a zip of a current torch, and a pickle with another global, are turned away."""
+    """The emulation can fail: a zip of a current torch, and a pickle with another global, are rejected."""
     torch.save({"emb_params": torch.zeros(2, 768)}, tmp_path / "zip.pt")
     torch.save({"a": torch.Size([1]), "b": torch.zeros(1)}, tmp_path / "odd.pt", _use_new_zipfile_serialization=False)
     for name in ("zip.pt", "odd.pt"):
