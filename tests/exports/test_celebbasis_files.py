@@ -127,7 +127,7 @@ def test_imported_coefficients_are_not_blended_with_others(tmp_path: Path, basis
     torch.save(trained(3), tmp_path / "c.pt")
     torch.save(repository_basis(basis), tmp_path / "celeb_basis.pt")
     (person,) = import_celebbasis_file(tmp_path / "c.pt", read_celebbasis_basis(tmp_path / "celeb_basis.pt"), INFO)
-    with pytest.raises(WrongModelError, match="not be mixed"):
+    with pytest.raises(WrongModelError, match="not blended"):
         blend([(person, 1.0)], [basis], INFO, name="mixed")
 
 
