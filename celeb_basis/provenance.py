@@ -11,14 +11,14 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import escape
-
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from celeb_basis import __version__
 from celeb_basis.files import write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 KEY = "AI-generated person"
 """Keyword of the sentence in a PNG file."""
@@ -93,6 +93,9 @@ def generated_image_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapp
         comment = sentence(words, composite=composite).encode("utf-8")
         image.save(buffer, "JPEG", quality=90, subsampling=0, comment=comment)
         return _with_jpeg_xmp(buffer.getvalue(), _xmp(words, composite))
+    # Pillow is imported here: the command line's parser needs this module's names alone.
+    from PIL.PngImagePlugin import PngInfo
+
     remarks = PngInfo()
     for keyword, text in {**(texts or {}), **png_texts(words, composite=composite)}.items():
         remarks.add_itxt(keyword, text)
