@@ -254,7 +254,7 @@ def test_a_long_preview_is_interrupted(browser: Any, server: Server) -> None:
     page.locator("#celeb_basis_blend_preview").click()
     status(page, "blend").get_by_text("Generating image 1 of 1").wait_for()
     page.locator("#celeb_basis_blend_stop").click()
-    status(page, "blend").get_by_text("Interrupted", exact=True).wait_for(timeout=30_000)
+    status(page, "blend").get_by_text("Interrupted", exact=True).wait_for(timeout=120_000)
     assert page.locator("#celeb_basis_blend_poll_pictures img").count() == 0
     assert not page.errors
     page.close()
