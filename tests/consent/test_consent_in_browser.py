@@ -14,7 +14,7 @@ import pytest
 from support.remains import remains
 from support.sample_photos import sample_photos
 from support.webui import need_webui
-from support.webui_browser import begin, choose, draw, note, opened, part, status, tab
+from support.webui_browser import begin, choose, generate, note, opened, part, status, tab
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.library import Library
@@ -114,7 +114,7 @@ def test_a_picture_of_the_host_says_that_it_is_generated(page: Any, server: Serv
     from PIL import Image
 
     tab(page, "txt2img")
-    draw(page, f"a photo of <{NAME}>")
+    generate(page, f"a photo of <{NAME}>")
     (file,) = (server.data / "outputs" / "txt2img-images").rglob("*.png")
     with Image.open(file) as image:
         texts = image.text

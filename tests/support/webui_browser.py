@@ -110,7 +110,7 @@ def choose(page: Any, elem_id: str, *labels: str) -> None:
         page.locator(f"#{elem_id} ul.options li", has_text=re.compile(rf"^\W*{re.escape(label)}\W*$")).first.click()
 
 
-def draw(page: Any, prompt: str, side: str = "64") -> Any:
+def generate(page: Any, prompt: str, side: str = "64") -> Any:
     """Generate one image with one step on the txt2img tab; returns the element with its parameters."""
     page.locator("#txt2img_prompt textarea").fill(prompt)
     for name, value in (("steps", "1"), ("width", side), ("height", side)):

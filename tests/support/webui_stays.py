@@ -142,7 +142,7 @@ def emphasis_settings(_tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     return {"usual": usual, "none": none, "old_is_the_same": old}
 
 
-def drawn(prompt: str, **options: Any) -> tuple[bytes, Any]:
+def generated(prompt: str, **options: Any) -> tuple[bytes, Any]:
     """A tiny image and the host's result."""
     from modules import processing, scripts, shared
 
@@ -160,16 +160,16 @@ def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     from modules.styles import PromptStyle  # type: ignore[import-not-found]
 
     shared.prompt_styles.styles["a person"] = PromptStyle("a person", "<person1>, {prompt}", "<person10>", None)
-    plain, result = drawn("<person1>, tree", negative_prompt="<person10>")
-    styled, _ = drawn("tree", styles=["a person"])
-    weighted, weighted_result = drawn("<person1:1.3>, tree")
-    bracketed, _ = drawn("(<person1>:1.3), tree")
+    plain, result = generated("<person1>, tree", negative_prompt="<person10>")
+    styled, _ = generated("tree", styles=["a person"])
+    weighted, weighted_result = generated("<person1:1.3>, tree")
+    bracketed, _ = generated("(<person1>:1.3), tree")
     second: dict[str, Any] = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
-    hires, _ = drawn("tree", hr_prompt="<person1:1.3>, tree", **second)
-    hires_bracketed, _ = drawn("tree", hr_prompt="(<person1>:1.3), tree", **second)
-    hires_tree, _ = drawn("tree", **second)
-    wrong, wrong_result = drawn("<person1:much>, tree")
-    person, _ = drawn("<person1>, tree")
+    hires, _ = generated("tree", hr_prompt="<person1:1.3>, tree", **second)
+    hires_bracketed, _ = generated("tree", hr_prompt="(<person1>:1.3), tree", **second)
+    hires_tree, _ = generated("tree", **second)
+    wrong, wrong_result = generated("<person1:much>, tree")
+    person, _ = generated("<person1>, tree")
     return {
         "style_is_prompt": styled == plain,
         "weight_is_emphasis": weighted == bracketed and weighted != person,
@@ -189,14 +189,14 @@ def changed_content(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     shared.opts.data["persistent_cond_cache"] = True
     checkpoint = tokens.checkpoint()
     assert checkpoint is not None
-    first, _ = drawn("<person1> in a park")
+    first, _ = generated("<person1> in a park")
     kept = processing.StableDiffusionProcessing.cached_c[1]
-    again, _ = drawn("<person1> in a park")
+    again, _ = generated("<person1> in a park")
     cached = processing.StableDiffusionProcessing.cached_c[1] is kept
     add_people(data / "people", ("person1",), checkpoint, seed=50)
-    changed, _ = drawn("<person1> in a park")
+    changed, _ = generated("<person1> in a park")
     add_people(data / "people", ("person1",), checkpoint)
-    back, _ = drawn("<person1> in a park")
+    back, _ = generated("<person1> in a park")
     return {"cached": cached and again == first, "changed": changed != first, "back": back == first}
 
 
@@ -216,7 +216,7 @@ def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     at_home = encoded("a <person1>")
     switch_to("sdxl")
     elsewhere = tokens.mentioned("<person1>")[0]
-    comments = [drawn("<person1>, tree")[1].comments for _ in range(2)]
+    comments = [generated("<person1>, tree")[1].comments for _ in range(2)]
     unknown_marks = marks("<person1>, tree")
     checkpoint = tokens.checkpoint()
     assert checkpoint is not None

@@ -16,7 +16,7 @@ from support.forge import need_forge
 from support.forge_server import serving_forge
 from support.sample_photos import sample_photos
 from support.webui import need_webui
-from support.webui_browser import begin, choose, draw, fill, learn, note, opened, part, status, steps_done, tab
+from support.webui_browser import begin, choose, fill, generate, learn, note, opened, part, status, steps_done, tab
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.library import Library
@@ -130,7 +130,7 @@ def test_the_token_is_completed_and_generated(page: Any) -> None:
     prompt.press_sequentially(", <lora:", delay=20)
     page.wait_for_timeout(400)
     assert page.locator(".celeb-basis-completion").count() == 0, "the host's own syntax is left alone"
-    assert "a photo of <ada>, smiling" in draw(page, "a photo of <ada>, smiling").inner_text()
+    assert "a photo of <ada>, smiling" in generate(page, "a photo of <ada>, smiling").inner_text()
 
 
 def test_another_completion_keeps_its_place_and_its_keys(page: Any) -> None:

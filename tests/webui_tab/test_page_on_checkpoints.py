@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.webui import need_webui
-from support.webui_browser import draw, learn, opened, part, status, tab
+from support.webui_browser import generate, learn, opened, part, status, tab
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.identity import load_identity
@@ -36,7 +36,7 @@ def test_a_person_is_learned_and_used(browser: Any, server: Server) -> None:
     assert identity.metadata.family == {"sdxl": "sdxl", "sd2v": "sd2"}[server.checkpoint]  # type: ignore[attr-defined]
     page.get_by_role("button", name="Send <ada> to txt2img").first.click()
     assert page.locator("#txt2img_prompt textarea").input_value() == "<ada>"
-    parameters = draw(page, "<ada>, smiling").inner_text()
+    parameters = generate(page, "<ada>, smiling").inner_text()
     assert "<ada>, smiling" in parameters
     assert identity.content_hash[:10] in parameters, "which identity made the picture"
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Celeb Basis").click()
