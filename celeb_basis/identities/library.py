@@ -227,17 +227,6 @@ def sidecar_files(path: Path) -> tuple[Path, ...]:
     return tuple(file for _, file in _sidecars(path))
 
 
-def remove_sidecars(path: Path) -> None:
-    """Delete the sidecar files of the identity file ``path``: the next identity of that name is another person.
-
-    Raises:
-        FileError: A file cannot be deleted.
-    """
-    for file in sidecar_files(path):
-        with explained_os_errors(file, "delete"):
-            file.unlink(missing_ok=True)
-
-
 def move_sidecars(path: Path, target: Path) -> None:
     """Rename the sidecar files of the identity file ``path``, which is called ``target`` now.
 

@@ -239,12 +239,6 @@ class Registry:
                 self._kept.clear()
                 self._unavailable.clear()
 
-    @property
-    def unavailable(self) -> dict[str, str]:
-        """Names found in prompts that were not available on the checkpoint of that moment, with the reasons."""
-        with self._lock:
-            return dict(self._unavailable)
-
     def names(self) -> tuple[str, ...]:
         """All names in the library, in alphabetical order. No file is read."""
         return tuple(sorted(self._listing.names(), key=lambda name: (name.casefold(), name)))

@@ -102,7 +102,7 @@ def set_names_option(file: Path | None) -> None:
         raise SettingsError(f"The WebUI does not let its settings be changed: {error}.") from error
 
 
-PEOPLE, UNFINISHED, UPLOADS, EXPORTS = "people", "unfinished", "uploads", "exports"
+PEOPLE, UNFINISHED, UPLOADS = "people", "unfinished", "uploads"
 
 
 @dataclass(frozen=True)

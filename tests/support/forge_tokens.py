@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from support.forge_inside import start
+from support.installed_tokens import installed_for
 from support.reporting import failures
 
 from celeb_basis.diffusion_model import GenerationRequest
-from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.hosts.detect import adapter
 from celeb_basis.hosts.forge.app import Forge
 from celeb_basis.hosts.forge.host import ForgeHost
@@ -92,7 +92,7 @@ def check_every_syntax(data: Path) -> None:
     engine.embeddings.register_embedding_by_name(None, RARE)
     for (typed, negative), found in expected.items():
         assert not alike(conditioning(typed, negative), found), f"{typed!r} is the same without tokens"
-    with tokens_host.installed_for(data / "people", ForgeTokens):
+    with installed_for(data / "people", ForgeTokens):
         for (typed, negative), found in expected.items():
             assert alike(conditioning(typed, negative), found), (typed, negative)
         nobody = conditioning("a <bob>, <unknown:1>", True)
@@ -109,7 +109,7 @@ def check_the_files_vectors_reach_the_text_encoder(data: Path) -> None:
         .register_forward_hook(lambda _part, _given, made: seen.append(made.clone()))
     )
     try:
-        with tokens_host.installed_for(data / "people", ForgeTokens), torch.inference_mode():
+        with installed_for(data / "people", ForgeTokens), torch.inference_mode():
             engine(["a photo of <ada>, smiling"])
     finally:
         hook.remove()
@@ -126,7 +126,7 @@ def check_a_person_learned_again_is_not_taken_from_the_cache(data: Path) -> None
     def remembered() -> Any:
         return p.cached_params(["a <ada> and <bob>"], STEPS, {}, None, shared.opts.use_old_scheduling)
 
-    with tokens_host.installed_for(people, ForgeTokens):
+    with installed_for(people, ForgeTokens):
         first = remembered()
         assert remembered() == first
         shutil.copy(data / "eve.safetensors", people / "ada.safetensors")
@@ -137,7 +137,7 @@ def check_a_person_learned_again_is_not_taken_from_the_cache(data: Path) -> None
 
 
 def check_what_is_read_while_drawing_is_ordinary(data: Path) -> None:
-    with torch.inference_mode(), tokens_host.installed_for(data / "people", ForgeTokens) as tokens:
+    with torch.inference_mode(), installed_for(data / "people", ForgeTokens) as tokens:
         (person,) = tokens.mentioned("<ada>")
     assert person.identity is not None
     assert not any(vectors.is_inference() for vectors in person.identity.token_vectors())
@@ -171,7 +171,7 @@ def write_for_others(data: Path) -> None:
     model = ForgeHost()
     words = {"<ada>": list(load_identity(data / "people" / "ada.safetensors").token_vectors())}
     encoded = {str(number): model.encode_prompts([prompt], words).crossattn for number, prompt in enumerate(PLAIN)}
-    with tokens_host.installed_for(data / "people", ForgeTokens):
+    with installed_for(data / "people", ForgeTokens):
         for number, prompt in enumerate(PLAIN):
             typed = ForgeCheckpoint.current().model.get_learned_conditioning(prompt_parser.SdConditioning([prompt]))
             assert torch.equal(typed, encoded[str(number)]), prompt

@@ -143,8 +143,8 @@ def _slope_inside(host: Any, words: Any) -> Any:
 def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
     """What prompts with ``<ada>`` become, beside prompts with the vectors put in by hand."""
     import torch
+    from support.installed_tokens import installed_for
 
-    from celeb_basis.hosts.a1111.tokens import installed_for
     from celeb_basis.hosts.reforge.host import ReForgeHost
     from celeb_basis.hosts.reforge.tokens import ReForgeTokens
 

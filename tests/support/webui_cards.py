@@ -163,7 +163,7 @@ def cards(library: Library) -> dict[str, Any]:
     answers["covers"] = {name: [cover.media_type, len(cover.body)] for name, cover in covers.items()}
     answers["metadata"] = json.loads(ui_extra_networks.get_metadata(one.name, "person1").body)["metadata"]
     answers["people"] = {entry.name: entry.reason for entry in service().people.entries()}
-    answers["unavailable"] = sorted(service().workspace.registry.unavailable)
+    answers["unavailable"] = sorted(service().workspace.registry._unavailable)
     answers["single"] = json.loads(ui_extra_networks.get_single_card(one.name, "txt2img", "person1").body)["html"]
     answers["no_cover"] = refused(lambda: ui_extra_networks.fetch_cover_images(one.name, "person10", 0))
     outside = library.folder.parent / "outside.png"

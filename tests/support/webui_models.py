@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.installed_tokens import installed_for
 from support.webui_inside import parsed_arguments, start_with
 from support.webui_people import add_people
 from support.webui_prompts import rare_words
 from support.webui_stays import switch_to
 from support.webui_syntax import HIRES, NAMES, SYNTAX, Case, drawn
 
-from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.hosts.a1111.tokens import A1111Tokens
 from celeb_basis.identities.identity import Identity
 
@@ -47,7 +47,7 @@ def main() -> None:
     sd_models.list_models()
     library, report = options.data / "people", {}
     words: dict[str, str] = {}
-    with contextlib.redirect_stdout(sys.stderr), tokens_host.installed_for(library) as tokens:
+    with contextlib.redirect_stdout(sys.stderr), installed_for(library) as tokens:
         for name, cases in CASES.items():
             switch_to(name)
             encoders = [part for part in shared.sd_model.modules() if hasattr(part, "tokenize_line")]

@@ -18,11 +18,11 @@ from collections import Counter
 from typing import Any
 
 import torch
+from support.installed_tokens import installed_for
 from support.prompt_grammar import Grammar, Prompt
 from support.webui_inside import parsed_arguments, start
 from support.webui_people import add_people
 
-from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.hosts.a1111.tokens import CheckpointTracker
 from celeb_basis.identities.identity import Identity
 
@@ -52,7 +52,7 @@ def main() -> None:
     ]
     forget_by_hand(model, words)
     different = []
-    with tokens_host.installed_for(library):
+    with installed_for(library):
         for number, prompt in enumerate(prompts):
             if fingerprint(conditioning(model, prompt.typed, number)) != expected[number]:
                 different.append(prompt.typed)

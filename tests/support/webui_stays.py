@@ -236,7 +236,7 @@ def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     switch_to("sd1")
     return {
         "reason": elsewhere.reason or None,
-        "page": tokens.registry.unavailable,
+        "page": tokens.registry._unavailable,
         "comments": comments,
         "unavailable_marks": unknown_marks,
         "xl_marks": xl_marks,

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from support.installed_tokens import installed_for
 from support.webui_inside import parsed_arguments, start
 from support.webui_networks import HYPERNETWORK, LORA, loaded_layers, write_hypernetwork, write_lora
 from support.webui_people import add_people
 from support.webui_prompts import fingerprint, forget_by_hand, rare_words, register_by_hand
 
-from celeb_basis.hosts.a1111 import tokens as tokens_host
 from celeb_basis.hosts.a1111.tokens import CheckpointTracker
 
 NAMES = ("person1", "person10")
@@ -107,7 +107,7 @@ def main() -> None:
         applied = drawn(NETWORKS["LoRA"], ["a", "b"]) and loaded_layers()
         forget_by_hand(model, words)
         typed = [f"<{name}>" for name in NAMES]
-        with tokens_host.installed_for(library):
+        with installed_for(library):
             by_name = {name: drawn(case, typed) for name, case in cases.items()}
         as_text = {name: drawn(case, typed) for name, case in SYNTAX.items()}
     report = {

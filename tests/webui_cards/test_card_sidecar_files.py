@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import pytest
 from support.people import PNG, person
 
-from celeb_basis.errors import FileError
-from celeb_basis.identities.library import Library, move_sidecars, remove_sidecars
+from celeb_basis.identities.library import Library, move_sidecars, sidecar_files
 
 OTHERS = ("person10.preview.png", "person1.txt", "person1.preview.safetensors", "person1.old.json", "person.json")
 
@@ -28,10 +26,9 @@ def files(library: Library) -> set[str]:
     return {path.name for path in library.folder.iterdir()}
 
 
-def test_removed_with_the_person(library: Library) -> None:
-    remove_sidecars(library.path_of("person1"))
-    assert files(library) == {"person1.safetensors", *OTHERS}
-    remove_sidecars(library.path_of("person1"))
+def test_found_beside_the_identity(library: Library) -> None:
+    found = {path.name for path in sidecar_files(library.path_of("person1"))}
+    assert found == {"person1.json", "person1.preview.png", "person1.jpg"}
 
 
 def test_renamed_with_the_person(library: Library) -> None:
@@ -46,16 +43,6 @@ def test_a_change_of_case_keeps_them(library: Library) -> None:
     before = library.path_of("person1")
     move_sidecars(before, library.rename("person1", "Person1"))
     assert {"Person1.safetensors", "Person1.json", "Person1.preview.png"} <= files(library)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="permissions are told otherwise")
-def test_what_cannot_be_deleted_is_said(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(self: Path, missing_ok: bool = False) -> None:
-        raise PermissionError(13, f"Permission denied {missing_ok}", str(self))
-
-    monkeypatch.setattr(Path, "unlink", refused)
-    with pytest.raises(FileError, match=r"Could not delete .*person1\.json: permission is denied"):
-        remove_sidecars(library.path_of("person1"))
 
 
 def test_what_cannot_be_renamed_stays_and_is_logged(

@@ -111,7 +111,7 @@ def test_on_another_checkpoint_the_coefficients_are_expanded_in_its_own_basis(
     found = word(registry, "person1", other)
     assert found.vectors[0].shape == (2, width)
     assert np.array_equal(found.vectors[0], expected.vectors[0])
-    assert registry.unavailable == {}
+    assert registry._unavailable == {}
 
 
 def test_another_family_is_refused_with_the_reason(
@@ -121,10 +121,10 @@ def test_another_family_is_refused_with_the_reason(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert "sd2" in reason(registry, "person1", other)
-    assert list(registry.unavailable) == ["person1"]
+    assert list(registry._unavailable) == ["person1"]
     assert len(caplog.records) == 1
     word(registry, "person1", home)
-    assert registry.unavailable == {}
+    assert registry._unavailable == {}
 
 
 def test_another_list_of_names_is_refused_or_found_among_the_users(tmp_path: Path, home: Checkpoint) -> None:
@@ -142,7 +142,7 @@ def test_the_right_list_given_later_mends_it_at_once(tmp_path: Path, home: Check
     assert "names" in reason(registry, "ann", other)
     chosen.append(OTHERS)
     assert word(registry, "ann", other).vectors[0].shape == (2, 32)
-    assert registry.unavailable == {}
+    assert registry._unavailable == {}
 
 
 def reasons(registry: Registry, on: Checkpoint | None, *names: str) -> list[str]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -260,18 +259,6 @@ def installed(kind: type[A1111Tokens] = A1111Tokens) -> Any | None:
 def uninstall(kind: type[A1111Tokens] = A1111Tokens) -> None:
     """Put the host back as it was. Nothing happens if no tokens are installed."""
     if (tokens := installed(kind)) is not None:
-        tokens.uninstall()
-
-
-@contextmanager
-def installed_for(folder: Path, kind: type[A1111Tokens] = A1111Tokens, **options: Any) -> Iterator[A1111Tokens]:
-    """The identities of ``folder`` in the host's prompts inside the context; ``options`` are those of :class:`Registry`."""
-    uninstall(kind)
-    tokens = kind(Registry(folder, **options))
-    tokens.install()
-    try:
-        yield tokens
-    finally:
         tokens.uninstall()
 
 
