@@ -64,7 +64,7 @@ class LearnTab:
         self.name = own(
             gradio.Textbox(
                 label="Name",
-                placeholder="for example ada, for <ada> in prompts",
+                placeholder="ada, used in prompts as <ada>",
                 elem_id="celeb_basis_name",
                 max_lines=1,
             )
