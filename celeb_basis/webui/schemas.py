@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from celeb_basis.errors import IdentityError, SettingsError, TrainingError
-from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
 from celeb_basis.faces.network import DetectedFace, Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.settings import TrainingSettings, preset
@@ -160,6 +159,10 @@ class EvaluateRequest:
             ("steps", 1, 150),
             ("guidance", 0, 50),
         )
+        from celeb_basis.evaluation.prompts import (
+            EVALUATION_PROMPTS,  # not at the host's start: it brings the whole package
+        )
+
         if unknown := [kind for kind in self.kinds if kind not in EVALUATION_PROMPTS]:
             raise SettingsError(
                 f"There is no kind of prompts {unknown[0]!r}: choose from {', '.join(EVALUATION_PROMPTS)}."

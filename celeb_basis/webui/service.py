@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, HostApp, open_loaded_model
 from celeb_basis.identities.library import IdentityStatus
@@ -15,12 +16,14 @@ from celeb_basis.webui.face_models import FaceModels, download_progress
 from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Workspace
-from celeb_basis.webui.people import ImportExport, People
+from celeb_basis.webui.people import People
 from celeb_basis.webui.schemas import BlendRequest, EvaluateRequest, LearnRequest, NameTakenError, PreviewRequest
 from celeb_basis.webui.tasks.basis import ModelAccess, check_components
 from celeb_basis.webui.tasks.blend import BlendTasks
-from celeb_basis.webui.tasks.evaluate import EvaluateTask
 from celeb_basis.webui.tasks.learn import LearnTasks
+
+if TYPE_CHECKING:
+    from celeb_basis.webui.import_export import ImportExport
 
 
 class Service:
@@ -38,8 +41,14 @@ class Service:
         self.model = ModelAccess(HostQueue(host), workspace.names)
         self.learning = LearnTasks(self.model.queue, self.queue, self.faces, workspace)
         self.people = People(host, workspace, self.learning)
-        self.import_export = ImportExport(self.people, self.model)
         self.blending = BlendTasks(self.people, self.model)
+
+    @cached_property
+    def import_export(self) -> ImportExport:
+        """Identities as files. Not imported at the host's start, because it brings the formats of all other tools."""
+        from celeb_basis.webui.import_export import ImportExport
+
+        return ImportExport(self.people, self.model)
 
     # Jobs
 
@@ -156,6 +165,9 @@ class Service:
         Raises:
             CelebBasisError: The request cannot be right.
         """
+        # Not at the host's start, because it brings the metrics and the contact sheet.
+        from celeb_basis.webui.tasks.evaluate import EvaluateTask
+
         request.check()
         self.check_license(request.accept_licence)
         identity = self.people.identity(request.name)

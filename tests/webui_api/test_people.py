@@ -13,7 +13,8 @@ from support.service import ended, request
 from support.toys import ToyModel
 
 from celeb_basis.errors import CelebBasisError, ExportError, IdentityError
-from celeb_basis.webui.people import People, split_off_celebbasis_basis
+from celeb_basis.webui.import_export import split_off_celebbasis_basis
+from celeb_basis.webui.people import People
 from celeb_basis.webui.schemas import (
     NameTakenError,
     NoSuchPersonError,

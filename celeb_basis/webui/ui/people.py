@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import IdentityError
 from celeb_basis.exports.textual_inversion import LAYOUTS
 from celeb_basis.identities.library import IdentityStatus
-from celeb_basis.webui.people import split_off_celebbasis_basis
 from celeb_basis.webui.schemas import NoSuchPersonError
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import Changes, gradio, on, own, update
@@ -222,6 +221,8 @@ class PeopleTab:
 
     def import_people(self, files: Any, name: str, replace: bool, search: str) -> Changes:
         """Import files; unusable ones are reported, the others imported."""
+        from celeb_basis.webui.import_export import split_off_celebbasis_basis  # not at the host's start
+
         given = components.uploads(files, spent=True)
         # The basis of the CelebBasis repository is no person: it gives the coefficients beside it their meaning.
         basis, people = split_off_celebbasis_basis(given)
