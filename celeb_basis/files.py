@@ -161,6 +161,11 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "celeb-basis"
 
 
+def bases_cache() -> Path:
+    """The folder of bases that were built before, within :func:`cache_folder`."""
+    return cache_folder() / "bases"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import StoppedError
-from celeb_basis.files import cache_folder
+from celeb_basis.files import bases_cache
 from celeb_basis.settings import TrainingSettings, preset
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def token_vectors(
     """
     from celeb_basis.prompts.registry import Checkpoint, Fitting
 
-    fitting = Fitting(lambda: [names or _names_for(model)], cache_folder() / "bases")
+    fitting = Fitting(lambda: [names or _names_for(model)], bases_cache())
     fitted = fitting.fit(identity, Checkpoint(model.info, lambda: model.text_encoders))
     return dict(zip(fitted.encoders, fitted.token_vectors(), strict=True))
 

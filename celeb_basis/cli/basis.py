@@ -14,14 +14,13 @@ from celeb_basis.cli.common import (
     add_faces,
     add_model,
     add_names,
-    bases_cache,
     check_output_file,
     open_faces,
     open_model,
     open_names,
 )
 from celeb_basis.cli.progress import Console
-from celeb_basis.files import write_bytes, write_text
+from celeb_basis.files import bases_cache, write_bytes, write_text
 
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary, BuiltBasis

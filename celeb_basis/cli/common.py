@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_h
 
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
-from celeb_basis.files import cache_folder, checked_name, explained_os_errors
+from celeb_basis.files import bases_cache, checked_name, explained_os_errors
 from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 from celeb_basis.settings import PRESETS, TrainingSettings, preset
@@ -249,11 +249,6 @@ def bases_for(model: DiffusionModel, names: NameList, components: int) -> list[B
 
     built = build_bases(model.text_encoders, names, BasisOptions(components=components), cache=bases_cache())
     return [one.basis for one in built]
-
-
-def bases_cache() -> Path:
-    """Folder of the bases that were built before."""
-    return cache_folder() / "bases"
 
 
 # Face networks

@@ -22,7 +22,7 @@ from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_m
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, follow, until_set
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import portrait
-from celeb_basis.files import cache_folder
+from celeb_basis.files import bases_cache, cache_folder
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity, identity_to_bytes
 from celeb_basis.method import Basis, ScaledCoefficients
@@ -169,8 +169,7 @@ class TrainingSession(TaskRunner):
         """
         if components not in self._built:
             options = BasisOptions(components=components)
-            cache = cache_folder() / "bases"
-            self._built[components] = build_bases(self.model.text_encoders, self.names, options, cache=cache)
+            self._built[components] = build_bases(self.model.text_encoders, self.names, options, cache=bases_cache())
         return self._built[components]
 
     def learn(self, task: TrainingTask, interrupt: threading.Event) -> Generator[Event, None, TrainingResult]:

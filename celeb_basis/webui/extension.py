@@ -76,11 +76,11 @@ def add_callback(category: str, callback: Callable[..., Any], file: str) -> None
 @functools.cache
 def service() -> Service:
     """The one service of this host. It outlives Reload UI, and with it a run that is under way."""
+    from celeb_basis.files import bases_cache
     from celeb_basis.hosts.detect import adapter
     from celeb_basis.prompts.registry import Registry
     from celeb_basis.webui.options import Workspace, read_options
     from celeb_basis.webui.service import Service
-    from celeb_basis.webui.tasks.basis import bases_cache
 
     shared = host_module("shared")
 
@@ -127,9 +127,9 @@ def _names_in_prompts() -> None:
 
 def _cards() -> None:
     """A card for each identity among the host's Extra Networks."""
+    from celeb_basis.files import bases_cache
     from celeb_basis.hosts.detect import adapter
     from celeb_basis.webui.cards import add_page
-    from celeb_basis.webui.tasks.basis import bases_cache
 
     _names_in_prompts()  # the host calls the last callback first
     if (tokens := adapter().installed_tokens()) is not None:

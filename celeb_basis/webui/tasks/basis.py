@@ -13,7 +13,7 @@ import torch
 from celeb_basis.basis import BasisOptions, BasisSummary, BuiltBasis, build_basis, fitting_components, summarize
 from celeb_basis.diffusion_model import DiffusionModel, TextEncoder
 from celeb_basis.errors import NamesError, SettingsError
-from celeb_basis.files import cache_folder, write_bytes
+from celeb_basis.files import bases_cache, write_bytes
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.expand import check_model, expand_identity, stands_for_itself
 from celeb_basis.identities.identity import Identity
@@ -25,11 +25,6 @@ from celeb_basis.webui.options import Workspace, set_names_option
 
 _BATCH = 1000
 """Names that are tokenized between two checks for an interruption."""
-
-
-def bases_cache() -> Path:
-    """The folder of cached bases."""
-    return cache_folder() / "bases"
 
 
 @dataclass(frozen=True)
