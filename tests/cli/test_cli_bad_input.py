@@ -113,7 +113,7 @@ TABLE: Mapping[str, Row] = {
         lambda w: w.learn(w.parts.photo, "--names", w.file("few.txt", b"Marie Curie\nAlbert Einstein\n")),
         "give a longer list or fewer components",
     ),
-    "binary names list": (lambda w: w.learn(w.parts.photo, "--names", w.parts.photo), "one name a line"),
+    "binary names list": (lambda w: w.learn(w.parts.photo, "--names", w.parts.photo), "one name per line"),
     "basis of too many components": (
         lambda w: ["basis", "--model", w.parts.model, "--names", w.parts.names, "--components", 500],
         "give a longer list or fewer components",
