@@ -1,4 +1,4 @@
-"""What the extension adds to the start of a real WebUI; skipped where there is none."""
+"""What the extension adds to the start of a real WebUI. Its seconds are measured by ``benchmarks.webui``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from pathlib import Path
 
 from support.webui import need_webui
 
-LIMIT = 0.3
-"""Seconds of processor time: the clock's would be other programs' too."""
 
-
-def test_the_start_is_hardly_longer(tmp_path: Path) -> None:
-    told = need_webui("sd1").answer_of("support.webui_start_share", data=tmp_path)
-    assert told["tabs"] == ["Celeb Basis"]
-    assert told["routes"] >= 20
-    assert told["routes_without_api"] == 0
-    assert told["heavy"] == [], "imported when they are first needed"
-    assert told["processor"] <= LIMIT, told["spent"]
+def test_the_start_imports_nothing_heavy(tmp_path: Path) -> None:
+    found = need_webui("sd1").answer_of("support.webui_start_share", data=tmp_path)
+    assert found["tabs"] == ["Celeb Basis"]
+    assert found["routes"] >= 20
+    assert found["routes_without_api"] == 0
+    assert found["heavy"] == [], "imported when they are first needed"

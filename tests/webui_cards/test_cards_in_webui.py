@@ -132,9 +132,8 @@ def test_a_strangers_file_puts_no_markup_into_the_page(seen: dict[str, Any], sty
     assert "<script" not in shown
 
 
-def test_a_thousand_cards_do_not_hold_the_page_up(seen: dict[str, Any]) -> None:
+def test_a_thousand_cards_read_each_file_once(seen: dict[str, Any]) -> None:
     many = seen["many"]
     assert many["cards"] > 1000
-    assert many["first"] < 10
-    # What the host does for any card, twice over, and no more.
-    assert many["again"] < 8 * many["drawing_alone"] + 0.2
+    assert many["first"] == 1000
+    assert many["again"] == 0

@@ -114,11 +114,8 @@ def test_words_of_the_hosts_own_language() -> None:
     assert host_word_in("ANDREA BREAKER") is None
 
 
-def test_a_long_text_of_brackets_takes_no_time() -> None:
-    import time
-
-    began = time.perf_counter()
-    for text in ("<" * 50_000, "<a" * 50_000, "<" + "a" * 100_000, "<person1:" * 20_000):
-        cut(text, find)
-        with_emphasis(text, find)
-    assert time.perf_counter() - began < 1
+@pytest.mark.parametrize("text", ["<" * 50_000, "<a" * 50_000, "<" + "a" * 100_000, "<person1:" * 20_000])
+def test_a_long_text_of_brackets_stays_as_it_is(text: str) -> None:
+    """Patterns that backtrack would not come to an end here."""
+    assert cut(text, find) == [text]
+    assert with_emphasis(text, find) == text
