@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +212,8 @@ def many(library: Library) -> dict[str, Any]:
     data = library.path_of("person1").read_bytes()
     for number in range(MANY):
         (library.folder / f"many{number}.safetensors").write_bytes(data)
+    from celeb_basis.webui import cards
+
     read: list[Path] = []
     original = cards._read_without_thumbnail
     cards._read_without_thumbnail = lambda path: (read.append(path), original(path))[1]

@@ -7,7 +7,6 @@ import http.client
 import io
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
