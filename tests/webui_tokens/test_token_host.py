@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.installed_tokens import installed_for
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111 import tokens as tokens_host
@@ -90,10 +91,10 @@ def test_installed_once_and_taken_out(modules: dict[str, Any], tmp_path: Path) -
 
 def test_for_a_while(modules: dict[str, Any], tmp_path: Path) -> None:
     before = wrapped(modules)
-    with tokens_host.installed_for(tmp_path) as tokens:
+    with installed_for(tmp_path) as tokens:
         assert tokens_host.installed() is tokens
     assert wrapped(modules) == before
-    with pytest.raises(ZeroDivisionError), tokens_host.installed_for(tmp_path):
+    with pytest.raises(ZeroDivisionError), installed_for(tmp_path):
         raise ZeroDivisionError
     assert wrapped(modules) == before
 
@@ -112,7 +113,7 @@ def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) 
     comments: list[str] = []
     processing = Processing()
     processing.comment = comments.append  # type: ignore[attr-defined]
-    with tokens_host.installed_for(tmp_path):
+    with installed_for(tmp_path):
         assert modules["extra_networks"].parse_prompt("<Ada:0.8> <lora:x:1>")[0] == "(<Ada>:0.8) <lora:x:1>"
         assert modules["extra_networks"].parse_prompt("<lost:1 <ada> b")[0] == "<lost:1 <ada> b"
         schedules = modules["prompt_parser"].get_learned_conditioning_prompt_schedules

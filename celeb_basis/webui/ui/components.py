@@ -20,7 +20,6 @@ from markupsafe import Markup
 
 from celeb_basis.errors import CelebBasisError, FileError, error_message, is_user_error
 from celeb_basis.files import explained_os_errors
-from celeb_basis.report.charts import chart, loss_curve
 from celeb_basis.webui.ui import markup
 
 if TYPE_CHECKING:
@@ -315,6 +314,9 @@ class JobView:
         return changes
 
     def _loss_curve(self, job: Job) -> Markup:
+        # Imported here, as charts and the report would cost the host's start 15 ms.
+        from celeb_basis.report.charts import chart, loss_curve
+
         points = job.progress().curve
         if len(points) < 2:
             return Markup()

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from celeb_basis import __version__
-from celeb_basis.report.charts import chart, explained_variance
 from celeb_basis.templating import DataURI, data_uri, duration, generated_image_uri, render
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> Markup:
         mark: Identifies this state; the script sends it along with its next request.
     """
     if job is None:
-        return _render("progress", job=None, poll=poll, idle=idle, mark=mark)
+        return _render("idle", poll=poll, idle=idle, mark=mark)
     now = job.progress()
     running = job.state == "running"
     left = f"about {duration(now.seconds_left)} left" if running and now.total and now.seconds_left else ""
@@ -250,6 +249,9 @@ def metrics(evaluation: Mapping[str, Any]) -> Markup:
 
 def basis(summary: BasisSummary, index: int) -> Markup:
     """The summary of one text encoder's basis; ``index`` keeps the charts of several apart."""
+    # Imported here: charts and the report cost the host's start 15 ms.
+    from celeb_basis.report.charts import chart, explained_variance
+
     try:
         plot = chart(
             explained_variance(summary.explained), "Share of the variance that each component explains", f"basis{index}"
