@@ -195,7 +195,7 @@ def check_checkpointing_keeps_less(_data: Path) -> None:
     facts = host.memory()
     assert facts.free is None or facts.free > 10**6
     assert facts.weights > 10**6
-    assert facts.elsewhere == 0
+    assert facts.offloaded == 0
     estimated = saved_bytes(facts, SIDE, 1, 4, checkpointing=False)
     # Before the first cross-attention nothing is kept, which is much of so small a model.
     assert 0.8 < estimated / kept[0] < 2, (estimated, kept)
