@@ -67,6 +67,7 @@ class GenerationRequest:
     """Pictures to generate."""
 
     prompt: str
+    """Of any length. Words have weights as in the WebUI: ``(word:1.2)``, ``(word)``, ``[word]``, ``<person1:0.8>``."""
     negative_prompt: str = ""
     placeholder_tokens: PlaceholderTokens = field(default_factory=dict)
     """Replaced in ``prompt`` and ``negative_prompt`` alike."""

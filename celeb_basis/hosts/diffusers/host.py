@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -261,17 +262,40 @@ class DiffusersHost(DiffusionModel):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def _encode_weighted(self, prompt: str, placeholder_tokens: PlaceholderTokens) -> _Encoded:
+        """Encode a prompt of any length with the weights of its words, as the WebUI does."""
+        of_encoders = [encoder.chunks(prompt, placeholder_tokens, at) for at, encoder in enumerate(self._encoders)]
+        longest = max(map(len, of_encoders))
+        states, pooled = [], None
+        with self._autocast_context():
+            for which, (encoder, chunks) in enumerate(zip(self._encoders, of_encoders, strict=True)):
+                chunks += encoder.chunks("", {}, which) * (longest - len(chunks))
+                of_encoder, of_pooled = encoder.encode_chunks(
+                    chunks, placeholder_tokens, which, penultimate=self._family == "sdxl"
+                )
+                states.append(of_encoder.to(self.device, self._text_models[which].dtype))
+                pooled = of_pooled if pooled is None else pooled
+        together = states[0] if len(states) == 1 else torch.cat(states, dim=-1).to(self._text_models[-1].dtype)
+        return _Encoded(together, None if pooled is None else pooled.to(self.device))
+
     def _generation_prompts(self, request: GenerationRequest) -> dict[str, torch.Tensor]:
-        positive = self.encode_prompts([request.prompt], request.placeholder_tokens)
+        positive = self._encode_weighted(request.prompt, request.placeholder_tokens)
         arguments = {"prompt_embeds": positive.states, "pooled_prompt_embeds": positive.pooled}
         if request.guidance > 1.0:
-            negative = self.encode_prompts([request.negative_prompt], request.placeholder_tokens)
+            negative = self._encode_weighted(request.negative_prompt, request.placeholder_tokens)
             states, pooled = negative.states, negative.pooled
             if not request.negative_prompt and self._pipeline.config.get("force_zeros_for_empty_prompt", False):
                 # SDXL was trained with zeros for an empty prompt
-                states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
+                states, pooled = torch.zeros_like(states), None if pooled is None else torch.zeros_like(pooled)
+            arguments["prompt_embeds"], states = _equally_long(positive.states, states)
             arguments |= {"negative_prompt_embeds": states, "negative_pooled_prompt_embeds": pooled}
         return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _equally_long(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Repeat the states of two prompts until they are equally long, which changes nothing that attention computes."""
+    length = math.lcm(first.shape[1], second.shape[1])
+    return first.repeat(1, length // first.shape[1], 1), second.repeat(1, length // second.shape[1], 1)
 
 
 # Pipelines and their schedules

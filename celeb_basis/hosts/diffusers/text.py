@@ -10,12 +10,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from celeb_basis.diffusion_model import PlaceholderTokens, TextEncoder, split_at_placeholders
 from celeb_basis.errors import HostError
+from celeb_basis.prompts.emphasis import BREAK, Token, parse_emphasis, split_into_chunks
+from celeb_basis.prompts.syntax import sealed, with_emphasis
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class TokenizedPrompt:
     """Number of ids before the padding."""
     positions: list[tuple[int, str, int]]
     """Position in ``ids``, placeholder token, and which of its vectors."""
+    weights: tuple[float, ...] = ()
+    """The weight of every position; empty if all are 1."""
 
 
 class DiffusersTextEncoder(TextEncoder):
@@ -91,8 +96,69 @@ class DiffusersTextEncoder(TextEncoder):
         Raises:
             HostError: A token has no usable vectors for this encoder.
         """
-        vectors = {token: self._checked(token, of_token, which) for token, of_token in placeholder_tokens.items()}
-        tokenized = [self._tokenized(prompt, vectors) for prompt in prompts]
+        vectors = self._all_checked(placeholder_tokens, which)
+        return self._encoded([self._tokenized(prompt, vectors) for prompt in prompts], vectors, penultimate)
+
+    def chunks(self, prompt: str, placeholder_tokens: PlaceholderTokens, which: int) -> list[TokenizedPrompt]:
+        """Tokenize a prompt of any length with the weights of its words, as the WebUI does.
+
+        Args:
+            prompt: The prompt; :mod:`celeb_basis.prompts.emphasis` says what is read in it.
+            placeholder_tokens: The tokens, and their vectors for every text encoder of the model.
+            which: The index of this encoder in the vectors of a token.
+
+        Returns:
+            At least one chunk.
+
+        Raises:
+            HostError: A weight is not a number, or a token has no usable vectors for this encoder.
+        """
+        vectors = self._all_checked(placeholder_tokens, which)
+        known = {token[1:-1]: token for token in vectors if token.startswith("<") and token.endswith(">")}
+        text, names = sealed(with_emphasis(prompt, known.get), known.get)
+        pieces: list[tuple[list[int | str], float] | None] = []
+        for piece in parse_emphasis(text):
+            if piece == BREAK:
+                pieces.append(None)
+                continue
+            tokens: list[int | str] = []
+            for part in split_at_placeholders(piece[0].translate(names), list(vectors)):
+                tokens += [part] if part in vectors else self.tokenize([part])[0]
+            pieces.append((tokens, piece[1]))
+        counts = {token: len(of_token) for token, of_token in vectors.items()}
+        found = split_into_chunks(pieces, counts, room=self.max_tokens - 2, comma=self._comma)
+        return [self._chunk(chunk) for chunk in found]
+
+    def encode_chunks(
+        self,
+        chunks: Sequence[TokenizedPrompt],
+        placeholder_tokens: PlaceholderTokens,
+        which: int,
+        *,
+        penultimate: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode one prompt's chunks one after the other, and weight the result.
+
+        Args:
+            chunks: From :meth:`chunks`.
+            placeholder_tokens: The tokens, and their vectors for every text encoder of the model.
+            which: The index of this encoder in the vectors of a token.
+            penultimate: As for :meth:`encode`.
+
+        Returns:
+            Hidden states ``(1, 77 * chunks, width)``, and the first chunk's pooled output ``(1, P)``, if there is one.
+        """
+        vectors = self._all_checked(placeholder_tokens, which)
+        states, pooled = [], None
+        for index, chunk in enumerate(chunks):
+            of_chunk, of_pooled = self._encoded([chunk], vectors, penultimate)
+            states.append(_emphasized(of_chunk, chunk.weights))
+            pooled = of_pooled if index == 0 else pooled
+        return states[0] if len(states) == 1 else torch.cat([one.to(states[-1].dtype) for one in states], dim=1), pooled
+
+    def _encoded(
+        self, tokenized: list[TokenizedPrompt], vectors: dict[str, torch.Tensor], penultimate: bool
+    ) -> tuple[Any, Any]:
         ids = torch.tensor([prompt.ids for prompt in tokenized], device=self._model.device)
         mask = None
         if not penultimate and getattr(self._model.config, "use_attention_mask", False):
@@ -103,6 +169,26 @@ class DiffusersTextEncoder(TextEncoder):
         if not penultimate:
             return output[0], None
         return output.hidden_states[-2], output[0] if output[0].ndim == 2 else None
+
+    @cached_property
+    def _comma(self) -> int | None:
+        found: int | None = self._tokenizer.get_vocab().get(",</w>")
+        return found
+
+    def _chunk(self, tokens: Sequence[Token]) -> TokenizedPrompt:
+        tokenizer = self._tokenizer
+        ids = [tokenizer.bos_token_id, *(token.id for token in tokens), tokenizer.eos_token_id]
+        padding = [tokenizer.pad_token_id] * (self.max_tokens - len(ids))
+        positions = [
+            (place, token.placeholder, token.vector) for place, token in enumerate(tokens, start=1) if token.placeholder
+        ]
+        weights: tuple[float, ...] = ()
+        if any(token.weight != 1.0 for token in tokens):
+            weights = (1.0, *(token.weight for token in tokens), *[1.0] * (1 + len(padding)))
+        return TokenizedPrompt(ids + padding, len(ids), positions, weights)
+
+    def _all_checked(self, placeholder_tokens: PlaceholderTokens, which: int) -> dict[str, torch.Tensor]:
+        return {token: self._checked(token, of_token, which) for token, of_token in placeholder_tokens.items()}
 
     def _checked(self, token: str, of_token: Sequence[torch.Tensor], which: int) -> torch.Tensor:
         if not token:
@@ -164,3 +250,12 @@ class DiffusersTextEncoder(TextEncoder):
             yield
         finally:
             hook.remove()
+
+
+def _emphasized(states: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Multiply the states by their positions' weights, and restore the mean over all of them."""
+    if not weights:
+        return states
+    wide = states.float()
+    weighted = wide * torch.tensor(weights, device=wide.device)[None, :, None]
+    return weighted * (wide.mean() / weighted.mean())
