@@ -174,7 +174,9 @@ def load_cached(folder: Path, key: str) -> Basis | None:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["basis"])
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            # Copies: mapped tensors are aligned in another way than those of a basis that was just built, and matrix
+            # products of differently aligned tensors differ in their last bits.
+            tensors = {name: file.get_tensor(name).clone() for name in _TENSORS}
         basis = Basis(**header | {"names": tuple(header["names"])}, **tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         _log.warning("The cached basis %s cannot be read and is built again: %s", path, error)

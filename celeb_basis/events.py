@@ -68,6 +68,14 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
+class Warned(Event):
+    """Something went wrong that does not stop the run."""
+
+    message: str
+    """For the user."""
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """Training has ended; the trainer holds the coefficients."""
 

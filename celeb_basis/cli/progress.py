@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from celeb_basis.events import DrawingNames, Event, Preparing, StepDone
+from celeb_basis.events import DrawingNames, Event, Preparing, StepDone, Warned
 
 
 @dataclass
@@ -141,6 +141,8 @@ class LearnBar:
                     for name, one in list(event.people.items())[:3]
                 )
             self._bar.set_postfix_str(f"loss {event.average_loss:.4f}{self._people}", refresh=False)
+        elif isinstance(event, Warned):
+            self.console.note(f"warning: {event.message}")
 
     def close(self) -> None:
         """Remove the bar. The next event opens a new one."""

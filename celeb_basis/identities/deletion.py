@@ -6,8 +6,10 @@ keeps a record of them, in which :func:`delete_person` finds them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ RECORD = ".derived.json"
 """File name of the record in the library's folder. No identity can have this name."""
 
 _FORMAT = 1
+_RUN = re.compile(r"[0-9a-f]{12}")
 _lock = threading.Lock()
 
 
@@ -135,7 +138,7 @@ class Traces:
     beside: tuple[Path, ...]
     """Sidecar files of the identity files."""
     states: tuple[Path, ...]
-    """States of interrupted runs; they hold the views of the photos."""
+    """States of interrupted runs, which hold the views of the photos, and records of those that have no state yet."""
     files: tuple[GeneratedFile, ...]
     """Generated files."""
 
@@ -246,9 +249,11 @@ def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), 
             forgotten.append(file)
         else:
             left.append((file.path, reason))
-    for path in (*traces.beside, *(part for state in traces.states for part in (state, state.with_suffix(".json")))):
+    for path in (*traces.beside, *(part for state in traces.states for part in _files_of_run(state))):
         if (reason := _removed(path, "", gone)) is not None:
             left.append((path, reason))
+    for state in traces.states:
+        _remove_empty_folders(_photos_of_run(state))
     for path in traces.identities:
         with explained_os_errors(path, "delete"):
             path.unlink(missing_ok=True)
@@ -273,16 +278,40 @@ def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
 
 
 def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
-    """States of runs in ``folder`` that hold any of ``people``."""
+    """States of runs in ``folder`` that hold any of ``people``, and the records of those that have no state yet."""
     wanted = {name_key(name) for name in people}
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+    paths = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    records = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    for path in (*paths, *(record for record in records if not record.with_suffix(".safetensors").exists())):
         try:
-            described = json.loads(safetensors_metadata(path)["state"])
-            names = {name_key(str(person["name"])) for person in described["people"]}
-        except (KeyError, ValueError, TypeError):
+            if path.suffix == ".json":
+                names = {name_key(str(name)) for name in json.loads(path.read_text("utf-8"))["people"]}
+            else:
+                described = json.loads(safetensors_metadata(path)["state"])
+                names = {name_key(str(person["name"])) for person in described["people"]}
+        except (OSError, KeyError, ValueError, TypeError, RecursionError):
             continue
         if names & wanted:
             yield path
+
+
+def _files_of_run(state: Path) -> tuple[Path, ...]:
+    """The files of the run whose state or record is ``state``: its photos, the state, and last the record."""
+    photos = sorted(_photos_of_run(state).rglob("*")) if _RUN.fullmatch(state.stem) else []
+    return (*photos, state.with_suffix(".safetensors"), state.with_suffix(".json"))
+
+
+def _photos_of_run(state: Path) -> Path:
+    """Where the WebUI stores the photos of a run until its state is saved."""
+    return state.parent.parent / "uploads" / state.stem
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    if not _RUN.fullmatch(folder.name):
+        return
+    for path in sorted((folder, *folder.rglob("*")), reverse=True):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _counted(count: int, what: str) -> str:

@@ -195,6 +195,24 @@ def _finite(text: str) -> float:
     return value
 
 
+def check_note(text: str, what: str) -> None:
+    """Check that an identity can store the note ``text``, before the work whose result it would be saved with.
+
+    Args:
+        text: The note.
+        what: What it is, for the message: ``"notes"`` or ``"note on consent"``.
+
+    Raises:
+        IdentityError: It is too long, or holds halves of characters.
+    """
+    if len(text) > MAX_TEXT:
+        raise IdentityError(f"The {what} would have {len(text):,} characters: use at most {MAX_TEXT:,}.")
+    if not _encodable(text):
+        raise IdentityError(
+            f"The {what} would contain half of a character (a lone surrogate), which no file can hold: type it again."
+        )
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode("utf-8")

@@ -19,7 +19,7 @@ import torch
 from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, most_components
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_message, is_user_error
-from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, follow, until_set
+from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, Warned, follow, until_set
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.files import bases_cache, cache_folder
@@ -31,7 +31,7 @@ from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import encode_views
 from celeb_basis.training.first_guess import FirstGuess, first_guesses, generate_celebrity_faces, guess_for_portraits
-from celeb_basis.training.state import read_summary, resume_trainer, save_state
+from celeb_basis.training.state import StateSaver, read_summary, resume_trainer
 from celeb_basis.training.trainer import Trainer, person_progress
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ class TrainingTask:
     consent: str = ""
     """The user's note on the people's consent, stored in every identity."""
     state: Path | None = None
-    """Where the trainer's state is saved if the run is interrupted or fails; nowhere if ``None``."""
+    """Where the trainer's state is saved on the way and when the run is interrupted or fails; nowhere if ``None``.
+
+    After the last step it is for the caller to delete, as soon as the identities are saved."""
 
     def __post_init__(self) -> None:
         names = [name.casefold() for name in self.names]
@@ -103,7 +105,7 @@ class TrainingResult:
     error: str = ""
     """The sentence that says why the task failed, or what an interruption left; empty if there is nothing to say."""
     state: Path | None = None
-    """The saved state, if there is one."""
+    """The saved state, if there is one. After a run that was completed, it is of use only until its identities are saved."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class TrainingSession(TaskRunner):
         preparing = prepare_trainer(self.model, bases, portraits, self.faces, settings, guesses=guesses)
         if (trainer := (yield from until_set(preparing, interrupt))) is None:
             return TrainingResult(task.names, reason="interrupted", warnings=warnings)
-        return (yield from self._train(trainer, task.consent, task.state, warnings, interrupt))
+        return (yield from self._train(trainer, StateSaver(task.state, task.consent), warnings, interrupt))
 
     def resume(
         self,
@@ -240,7 +242,9 @@ class TrainingSession(TaskRunner):
         bases = [built.basis for built in self.built_bases(settings.components)]
         trainer = resume_trainer(path, self.model, bases)
         trainer.change_settings(changes)
-        return (yield from self._train(trainer, consent or saved.consent, state or path, (), interrupt))
+        same = state is None or state.absolute() == path.absolute()
+        saver = StateSaver(state or path, consent or saved.consent, saved=trainer.step if same else None)
+        return (yield from self._train(trainer, saver, (), interrupt))
 
     def _limit_components(self, task: TrainingTask) -> tuple[TrainingTask, tuple[str, ...]]:
         """The task with no more components than the token vectors have dimensions, and a warning if that changes it."""
@@ -263,30 +267,38 @@ class TrainingSession(TaskRunner):
         }
 
     def _train(
-        self, trainer: Trainer, consent: str, state: Path | None, warnings: tuple[str, ...], interrupt: threading.Event
+        self, trainer: Trainer, saver: StateSaver, warnings: tuple[str, ...], interrupt: threading.Event
     ) -> Generator[Event, None, TrainingResult]:
-        """Run the training loop to its end and make the identities, or save the state."""
+        """Run the training loop to its end and make the identities, saving the state on the way."""
         names = tuple(person.name for person in trainer.pool.people)
         reason = ""
         try:
+            if warning := saver.save_if_due(trainer):
+                yield Warned(warning)
             for event in trainer.run(interrupt):
                 yield event
                 if isinstance(event, Finished):
                     reason = event.reason
-                elif isinstance(event, StepDone) and self._on_step is not None:
-                    self._on_step(trainer)
+                elif isinstance(event, StepDone):
+                    if warning := saver.save_if_due(trainer):
+                        yield Warned(warning)
+                    if self._on_step is not None:
+                        self._on_step(trainer)
         except (NotFiniteError, HostError) as error:
-            if state is None:
+            if saver.path is None:
                 raise
-            save_state(trainer, state, consent=consent)
-            raise type(error)(f"{error} To go on from there, resume {state}.") from error
+            if not saver.save(trainer):
+                raise type(error)(f"{error} {saver.problem} {saver.where().capitalize()}.") from error
+            raise type(error)(f"{error} To go on from there, resume {saver.path}.") from error
+        # At the end as well, if saving failed before: the identities may meet the same full disk.
+        if (reason == "interrupted" or saver.problem) and saver.path is not None and not saver.save(trainer):
+            warnings += (f"The run could not be saved. {saver.problem} {saver.where().capitalize()}.",)
+        state = None if saver.saved is None else saver.path
         if reason == "interrupted":
-            if state is not None:
-                save_state(trainer, state, consent=consent)
             return TrainingResult(names, reason=reason, steps=trainer.step, warnings=warnings, state=state)
         return TrainingResult(
             names,
-            identities=tuple(identity_to_bytes(identity) for identity in make_identities(trainer, consent=consent)),
+            identities=tuple(map(identity_to_bytes, make_identities(trainer, consent=saver.consent))),
             progress={
                 name: person_progress(trainer.bases, coefficients, trainer.tracker.movement(index))
                 for index, (name, coefficients) in enumerate(trainer.results().items())
@@ -295,6 +307,7 @@ class TrainingSession(TaskRunner):
             steps=trainer.step,
             seconds=trainer.seconds,
             warnings=warnings,
+            state=state,
         )
 
 

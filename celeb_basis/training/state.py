@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
-from celeb_basis.errors import SettingsError, TrainingError
-from celeb_basis.files import write_bytes
+from celeb_basis.errors import FileError, SettingsError, TrainingError
+from celeb_basis.files import now, write_bytes
 from celeb_basis.method import Basis
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import PersonViews, ViewPool
 from celeb_basis.training.trainer import Trainer
 
 _FORMAT = 1
+
+SAVE_EVERY = 30.0
+"""Seconds between two saves of a run on its way."""
+
+_COST = 100.0
+# A save may take one hundredth of the time until the next: on a slow disk a run is saved less often.
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,15 @@ class StateSummary:
     settings: TrainingSettings
     consent: str
     """The note on consent that the run was started with; empty in files of versions that did not store it."""
+    model: str = ""
+    """Name of the checkpoint that the run is on."""
+    step: int = 0
+    """Steps done."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in total."""
+        return self.settings.steps * len(self.names)
 
 
 def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
@@ -49,6 +65,7 @@ def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
         "format": _FORMAT,
         "settings": trainer.settings.as_dict(),
         "step": trainer.step,
+        "saved": now(),
         "seconds": trainer.seconds,
         "loss_sum": trainer.loss_sum,
         "scaler": trainer.scaler.state_dict(),
@@ -61,6 +78,57 @@ def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
     }
     # Not safetensors' own save_file: its error for a full disk is not an OSError.
     write_bytes(path, save(_tensors(trainer), {"state": json.dumps(header, ensure_ascii=False)}))
+
+
+class StateSaver:
+    """Saves a run before its first step and every :data:`SAVE_EVERY` seconds, so that nothing that ends it costs more."""
+
+    def __init__(self, path: Path | None, consent: str, *, saved: int | None = None) -> None:
+        """Prepare saving; nothing is written yet.
+
+        Args:
+            path: The file to write; nothing is ever saved if ``None``.
+            consent: The note on consent that the identities will store.
+            saved: The step at which ``path`` holds the run already.
+        """
+        self.path, self.consent = path, consent
+        self.saved = saved
+        """The step at which the run is saved; ``None`` while it is not."""
+        self.problem = ""
+        """Why the newest attempt to save failed."""
+        self._due = time.monotonic() + SAVE_EVERY if saved is not None else 0.0
+
+    def save(self, trainer: Trainer) -> bool:
+        """Save the run now; returns whether it is saved. If not, :attr:`problem` is the reason."""
+        if self.path is None:
+            return False
+        started = time.monotonic()
+        try:
+            save_state(trainer, self.path, consent=self.consent)
+        except FileError as error:
+            self.problem = str(error)
+        except MemoryError:
+            self.problem = f"There is not enough memory to write {self.path}."
+        else:
+            self.problem, self.saved = "", trainer.step
+        ended = time.monotonic()
+        self._due = ended + max(SAVE_EVERY, _COST * (ended - started))
+        return not self.problem
+
+    def save_if_due(self, trainer: Trainer) -> str:
+        """Save the run if it is time; returns a warning for the user if that fails for the first time in a row."""
+        if self.path is None or time.monotonic() < self._due:
+            return ""
+        failed_before = bool(self.problem)
+        if self.save(trainer) or failed_before:
+            return ""
+        return f"The run cannot be saved on its way. {self.problem} Learning goes on; {self.where()}."
+
+    def where(self) -> str:
+        """Where the run could be resumed, as the rest of a sentence."""
+        if self.saved is None:
+            return "if it is interrupted now, it has to start again from the photos"
+        return f"it can be resumed from step {self.saved}"
 
 
 def resume_trainer(path: Path, model: DiffusionModel, bases: Sequence[Basis]) -> Trainer:
@@ -96,11 +164,16 @@ def read_summary(path: Path) -> StateSummary:
         TrainingError: If the file is not a state.
     """
     header, _ = _read(path, tensors=False)
-    return StateSummary(
-        names=tuple(person["name"] for person in header["people"]),
-        settings=TrainingSettings().changed(header["settings"]),
-        consent=str(header.get("consent", "")),
-    )
+    try:
+        return StateSummary(
+            names=tuple(str(person["name"]) for person in header["people"]),
+            settings=TrainingSettings().changed(header["settings"]),
+            consent=str(header.get("consent", "")),
+            model=str(header["model"]["name"]),
+            step=int(header["step"]),
+        )
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
+        raise _unusable(path) from error
 
 
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:

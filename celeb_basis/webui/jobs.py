@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from celeb_basis.errors import CelebBasisError, StoppedError, error_message, is_user_error
-from celeb_basis.events import DrawingNames, Event, PersonProgress, Preparing, StepDone
+from celeb_basis.events import DrawingNames, Event, PersonProgress, Preparing, StepDone, Warned
 from celeb_basis.hosts.a1111.app import HostProgress
 from celeb_basis.webui.schemas import NoSuchJobError
 
@@ -191,6 +191,8 @@ class Job:
                     seconds_left=event.seconds_left,
                     warnings=before.warnings,
                 )
+            elif isinstance(event, Warned):
+                self._progress = replace(before, warnings=(*before.warnings, event.message))
             self._append(event.as_dict())
 
     def _add_point(self, event: StepDone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from celeb_basis.errors import CelebBasisError, IdentityError
 from celeb_basis.files import checked_name
@@ -173,9 +174,16 @@ class People:
             raise BusyError(
                 f"{found.name!r} is in a job that is {at_work[0].state}: interrupt it or let it end, then delete."
             )
+        forgotten: list[Path] = []
         for job in jobs:
+            files = self.learning.saved_files(job) if job.kind == "learn" else ()
             self.learning.forget(job.id)
-        return delete_person(self.workspace.library, name, (self.workspace.paths.unfinished,), mixtures=mixtures)
+            forgotten += [file for file in files if not file.exists()]
+        unfinished = (self.workspace.paths.unfinished,)
+        if not traces_of(self.workspace.library, name, unfinished, mixtures=mixtures):
+            return Deleted((found.name,), tuple(forgotten), ())  # there were only interrupted runs
+        deleted = delete_person(self.workspace.library, name, unfinished, mixtures=mixtures)
+        return replace(deleted, files=(*deleted.files, *forgotten))
 
     def _jobs_of(self, names: Sequence[str]) -> list[Job]:
         keys = set(map(name_key, names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from celeb_basis.errors import IdentityError, SettingsError, TrainingError
 from celeb_basis.faces.network import DetectedFace, Pixels
 from celeb_basis.files import checked_name
+from celeb_basis.identities.identity import check_note
 from celeb_basis.settings import TrainingSettings, preset
 
 
@@ -124,6 +125,35 @@ class LearnRequest:
                 "Consent is missing: confirm that everyone in the photos has agreed to this, then start again."
             )
         self.learn_settings()
+        check_note(self.consent_note, "note on consent")
+        check_note(self.notes, "notes")
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run that ended before its last step, and can be resumed or discarded."""
+
+    id: str
+    """The id of its job."""
+    people: tuple[str, ...]
+    """Names of the people that it learns."""
+    checkpoint: str
+    """The checkpoint that it has to go on with; empty while no step was saved: it then begins again on any."""
+    step: int
+    """Steps that are saved."""
+    steps: int
+    """Steps in total; 0 if that is unknown."""
+    when: str
+    """When it was saved, as ISO 8601 in UTC."""
+
+    @property
+    def name(self) -> str:
+        """The names of its people, for a list."""
+        return ", ".join(self.people)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {"name": self.name, **asdict(self), "people": list(self.people)}
 
 
 @dataclass(frozen=True)

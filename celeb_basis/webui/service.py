@@ -17,7 +17,14 @@ from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Workspace
 from celeb_basis.webui.people import People
-from celeb_basis.webui.schemas import BlendRequest, EvaluateRequest, LearnRequest, NameTakenError, PreviewRequest
+from celeb_basis.webui.schemas import (
+    BlendRequest,
+    EvaluateRequest,
+    LearnRequest,
+    NameTakenError,
+    PreviewRequest,
+    SavedRun,
+)
 from celeb_basis.webui.tasks.basis import ModelAccess, check_components
 from celeb_basis.webui.tasks.blend import BlendTasks
 from celeb_basis.webui.tasks.learn import LearnTasks
@@ -83,6 +90,34 @@ class Service:
             TrainingError: The job is under way.
         """
         self.learning.forget(job_id)
+
+    def saved_runs(self) -> list[SavedRun]:
+        """The runs that ended before their last step and can be resumed or discarded, newest first."""
+        return self.learning.saved_runs()
+
+    def resume_run(self, name: str) -> Job:
+        """Resume a run of :meth:`saved_runs`.
+
+        Args:
+            name: Its id, or the name of a person whom it learns: the newest such run.
+
+        Raises:
+            NoSuchJobError: There is none.
+        """
+        return self.learning.resume(self.learning.saved_run(name).id)
+
+    def discard_run(self, name: str) -> SavedRun:
+        """Delete a run of :meth:`saved_runs` with everything that was saved of it, and return what it was.
+
+        Args:
+            name: As for :meth:`resume_run`.
+
+        Raises:
+            NoSuchJobError: There is none.
+        """
+        run = self.learning.saved_run(name)
+        self.learning.forget(run.id)
+        return run
 
     def reload_began(self) -> None:
         """The host rebuilds its page, for which it has interrupted what was under way: jobs that ended by it say so."""

@@ -187,6 +187,18 @@ def jobs_router(service: Service) -> APIRouter:
         service.forget(job_id)
         return {"deleted": job_id}
 
+    @router.get("/runs", summary="The runs that ended before their last step and can be resumed or discarded")
+    def runs() -> Answer:
+        return {"runs": [run.as_dict() for run in service.saved_runs()]}
+
+    @router.post("/runs/{name}/resume", summary="Resume a run, by its id or a person's name", status_code=202)
+    def resume_run(name: str) -> Answer:
+        return service.resume_run(name).as_dict()
+
+    @router.delete("/runs/{name}", summary="Discard a run, by its id or a person's name")
+    def discard_run(name: str) -> Answer:
+        return {"deleted": service.discard_run(name).as_dict()}
+
     @router.get("/basis", summary="The loaded checkpoint's celeb basis")
     def basis(components: int = 512) -> Answer:
         return {"bases": [one.as_dict() for one in service.model.summaries(components)]}

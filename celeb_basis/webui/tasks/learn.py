@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
-import re
-import shutil
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from celeb_basis.diffusion_model import DiffusionModel
-from celeb_basis.errors import CelebBasisError, HostError, NotFiniteError, StoppedError, TrainingError
-from celeb_basis.events import Event, follow
-from celeb_basis.files import checked_name, now, write_bytes, write_json
+from celeb_basis.errors import (
+    CelebBasisError,
+    DownloadError,
+    FacePackError,
+    FileError,
+    HostError,
+    IdentityError,
+    MissingPackageError,
+    NotFiniteError,
+    StoppedError,
+    TrainingError,
+)
+from celeb_basis.events import Event, StepDone, follow
+from celeb_basis.files import checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.identity import Identity, identity_from_bytes
-from celeb_basis.identities.library import Library
+from celeb_basis.identities.library import Library, name_key
 from celeb_basis.miniature import CELEBRITY_FACES
-from celeb_basis.training.run import PhotoInput, PortraitsFound, TrainingResult, TrainingSession, TrainingTask
+from celeb_basis.training.run import PortraitsFound, TrainingResult, TrainingSession, TrainingTask
 from celeb_basis.training.trainer import Trainer
 from celeb_basis.webui.face_models import FaceModels, download_progress
 from celeb_basis.webui.host_queue import HostQueue
 from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Workspace
-from celeb_basis.webui.schemas import LearnRequest, PhotoUpload
+from celeb_basis.webui.schemas import LearnRequest, NoSuchJobError, SavedRun
 from celeb_basis.webui.tasks.generation import preview_callback
+from celeb_basis.webui.tasks.saved_runs import RunFiles, RunRecord
 
-_log = logging.getLogger(__name__)
+_NOT_THE_PHOTOS = (HostError, FacePackError, FileError, DownloadError, MissingPackageError)
+"""Errors after which a run that has not begun may begin again from its photos, once their cause is mended."""
 
-_JOB_ID = re.compile(r"[0-9a-f]{12}")
 _UNDER_WAY = "This job is still under way: interrupt it first, or let it end."
-
-
-@dataclass(frozen=True)
-class _SavedRun:
-    """What resuming a run needs beside the trainer's state; the JSON file beside that state."""
-
-    people: tuple[str, ...]
-    consent: str
-    notes: str
-    replace: bool
-    created: float
-    preview_every: int = 0
-    previews: int = 0
-    """How many previews are spread over the run, where ``preview_every`` is 0."""
 
 
 class LearnTasks:
@@ -55,9 +49,11 @@ class LearnTasks:
     def __init__(self, host_queue: HostQueue, jobs: JobQueue, faces: FaceModels, workspace: Workspace) -> None:
         self._host_queue, self._host = host_queue, host_queue.app
         self._queue, self._faces, self._workspace = jobs, faces, workspace
-        self._requests: dict[str, tuple[LearnRequest, tuple[PhotoInput, ...]]] = {}
-        self._saved: dict[str, _SavedRun] = {}
+        self._saved: dict[str, RunRecord] = {}
+        self._results: dict[str, TrainingResult] = {}
+        """Results that could not be saved, by the job's id."""
         self._searched: set[Path] = set()
+        self._searching = threading.Lock()
 
     # Jobs
 
@@ -66,17 +62,31 @@ class LearnTasks:
 
         Raises:
             CelebBasisError: The request cannot be right.
+            FileError: Photos or identities cannot be written.
         """
         request.check()
+        self._find_saved_runs()  # deletes photos of no run, and these are of none until the record is written
         job = Job("learn", tuple(checked_name(person.name) for person in request.people))
-        folder = self._workspace.paths.uploads / job.id
-        people = tuple(_written(person, folder / str(number)) for number, person in enumerate(request.people))
-        # The photos are on the disk now: they are not held in memory for as long as the job waits.
-        self._requests[job.id] = replace(request, people=()), people
-        consent = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
-        every = 0 if request.preview_every is None else max(0, request.preview_every)
-        times = self._workspace.options().previews if request.preview_every is None else 0
-        self._saved[job.id] = _SavedRun(job.people, consent, request.notes, request.replace, job.created, every, times)
+        note = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
+        record = RunRecord(
+            job.people,
+            note,
+            request.notes,
+            request.replace,
+            job.created,
+            preview_every=0 if request.preview_every is None else max(0, request.preview_every),
+            previews=self._workspace.options().previews if request.preview_every is None else 0,
+            settings=request.learn_settings().as_dict(),
+            faces=tuple(tuple(photo.face for photo in person.photos) for person in request.people),
+        )
+        try:
+            # The photos are on the disk from now on: they are not held in memory for as long as the job waits.
+            record = replace(record, photos=self._files.save_photos(job.id, request))
+            self._files.save_record(job.id, record)
+        except BaseException:
+            self._files.delete(job.id)
+            raise
+        self._saved[job.id] = record
         self._queue.submit(job, self._learn)
         return job
 
@@ -91,7 +101,12 @@ class LearnTasks:
             raise TrainingError(_UNDER_WAY)
         if not job.resumable:
             raise TrainingError("This job cannot go on: nothing of it was saved, so start a new one.")
-        work = self._resume if self._state(job).is_file() else self._learn
+        work = self._resume if self._files.state(job.id).is_file() else self._learn
+        if (result := self._results.get(job.id)) is not None:
+
+            def work(job: Job) -> None:
+                self._finish(job, result)
+
         job.interrupt = threading.Event()
         job.resumable = False
         job.set_state("queued")
@@ -117,7 +132,7 @@ class LearnTasks:
         self._queue.interrupt(job_id)
         job = self._queue.job(job_id)
         if job.kind == "learn" and job.state == "interrupted" and not job.resumable:
-            job.resumable = self._state(job).is_file() or self._can_begin(job)
+            job.resumable = self._can_go_on(job)
 
     def forget(self, job_id: str) -> None:
         """Delete what was saved of a finished job.
@@ -131,50 +146,64 @@ class LearnTasks:
             raise TrainingError(_UNDER_WAY)
         job.resumable = False
         self._saved.pop(job.id, None)
-        self._delete_photos(job)
-        self._delete_state(job)
+        self._results.pop(job.id, None)
+        if job.kind == "learn":
+            self._files.delete(job.id)
         self._queue.forget(job_id)
 
     def saved_files(self, job: Job) -> tuple[Path, ...]:
         """The files of a run that can be resumed."""
-        state = self._state(job)
-        return tuple(path for path in (state, state.with_suffix(".json")) if path.is_file())
+        return self._files.all_files(job.id)
+
+    def saved_runs(self) -> list[SavedRun]:
+        """The runs that can be resumed or discarded, newest first."""
+        files = self._files
+        runs = [job for job in self.jobs() if job.kind == "learn" and job.finished and job.resumable]
+        return [files.describe(job.id, self._saved[job.id]) for job in runs if job.id in self._saved]
+
+    def saved_run(self, name: str) -> SavedRun:
+        """The run with the id ``name``, or the newest one that learns the person ``name``.
+
+        Raises:
+            NoSuchJobError: There is none.
+        """
+        runs = self.saved_runs()
+        found = [run for run in runs if run.id == name]
+        found += [run for run in runs if name_key(name) in map(name_key, (*run.people, run.name))]
+        if not found:
+            known = "; ".join(run.name for run in runs[:20]) or "none"
+            raise NoSuchJobError(f"There is no interrupted run of {name[:80]!a}. Interrupted runs: {known}.")
+        return found[0]
 
     def _find_saved_runs(self) -> None:
-        """List the runs that were saved before the last start of the host, and delete the photos left from before it."""
+        """List the runs that were saved before the last start of the host, and delete photos that no run needs."""
         paths = self._workspace.paths
-        if paths.data in self._searched:
-            return
-        self._searched.add(paths.data)
-        known = {job.id for job in self._queue.jobs()}
-        with contextlib.suppress(OSError):
-            for folder in paths.uploads.iterdir():
-                if folder.name not in known:
-                    shutil.rmtree(folder, ignore_errors=True)
-        for path in sorted(paths.unfinished.glob("*.json")):
-            if path.stem in known or not _JOB_ID.fullmatch(path.stem) or not path.with_suffix(".safetensors").is_file():
-                continue
-            try:
-                described = json.loads(path.read_text("utf-8"))
-                saved = _SavedRun(**described | {"people": tuple(map(checked_name, described["people"]))})
-            except (OSError, ValueError, TypeError, KeyError, CelebBasisError) as error:
-                _log.warning("%s is unusable: %s", path, error)
-                continue
-            job = Job("learn", saved.people, path.stem)
-            job.created, job.resumable = saved.created, True
-            job.set_state("interrupted", "It was interrupted before the last start.")
-            self._saved[job.id] = saved
-            self._queue.remember(job)
+        with self._searching:
+            if paths.data in self._searched:
+                return
+            files = RunFiles(paths)
+            known = {job.id for job in self._queue.jobs()}
+            files.delete_orphans(known)
+            for run, record in files.find(known):
+                job = Job("learn", record.people, run)
+                job.created, job.resumable = record.created, True
+                job.set_state("interrupted", "It was interrupted before the last start.")
+                self._saved[job.id] = record
+                self._queue.remember(job)
+            self._searched.add(paths.data)
 
     # Their work
 
     def _learn(self, job: Job) -> None:
-        request, people = self._requests[job.id]
-        settings = request.learn_settings()
+        record, files = self._saved[job.id], self._files
         try:
+            people = files.people(job.id, record)
+            if not people:
+                raise TrainingError("The photos of this run are gone: start a new one.")
             job.report("Loading the face models")
             faces = self._faces.network(download_progress(job))
-            task = TrainingTask(people, settings, consent=self._saved[job.id].consent, state=self._state(job))
+            settings, state = record.learn_settings(), files.state(job.id)
+            task = TrainingTask(people, settings, consent=record.consent, state=state)
 
             def begin(model: DiffusionModel) -> Generator[Event, None, TrainingResult]:
                 session = TrainingSession(
@@ -185,14 +214,18 @@ class LearnTasks:
             self._run(job, begin)
         except StoppedError as error:  # while the face models were downloaded
             self._interrupted(job, str(error))
+        except _NOT_THE_PHOTOS:
+            job.resumable = job.resumable or self._can_go_on(job)
+            raise
         except BaseException:
-            self._delete_photos(job)
+            if not job.resumable:
+                files.delete(job.id)
             raise
 
     def _resume(self, job: Job) -> None:
         def begin(model: DiffusionModel) -> Generator[Event, None, TrainingResult]:
             session = TrainingSession(model, self._workspace.names(), None, on_step=self._previews(job))
-            return session.resume(self._state(job), {}, job.interrupt, consent=self._saved[job.id].consent)
+            return session.resume(self._files.state(job.id), {}, job.interrupt, consent=self._saved[job.id].consent)
 
         self._run(job, begin)
 
@@ -203,7 +236,7 @@ class LearnTasks:
     def _run(self, job: Job, begin: Callable[[DiffusionModel], Generator[Event, None, TrainingResult]]) -> None:
         """Run to the end with the host's queue held, and save what came of it."""
         job.report("Waiting for the WebUI to finish its work", step=0, total=0)
-        stopped_by = ""
+        stopped_by, photos_needed = "", True
         try:
             with self._host_queue.write_lock(job.task, job.interrupt), contextlib.ExitStack() as stack:
                 job.report("Preparing")
@@ -213,8 +246,10 @@ class LearnTasks:
                 key = self._host.model_key()
 
                 def on_event(event: Event) -> None:
-                    nonlocal stopped_by
+                    nonlocal stopped_by, photos_needed
                     self._show(job, event)
+                    if photos_needed and isinstance(event, StepDone):
+                        photos_needed = not self._drop_photos(job)
                     if not job.interrupt.is_set() and (stopped_by := self._reason_to_stop(key)):
                         job.interrupt.set()
 
@@ -223,15 +258,15 @@ class LearnTasks:
             self._interrupted(job, str(error))
             return
         except Exception as error:
-            self._save(job)  # the last good state, if there is one: a wrong checkpoint at Resume must not cost it
+            self._keep(job)  # the last good state, if there is one: a wrong checkpoint at Resume must not cost it
             if isinstance(error, (NotFiniteError, HostError)) and job.resumable:
-                text = str(error).replace(f"resume {self._state(job)}", "press Resume")
+                text = str(error).replace(f"resume {self._files.state(job.id)}", "press Resume")
                 raise type(error)(text) from error
             raise
         if result.reason == "interrupted":
             self._interrupted(job, stopped_by)
         else:
-            self._add(job, result)
+            self._finish(job, result)
 
     def _show(self, job: Job, event: Event) -> None:
         job.add_event(event)
@@ -250,21 +285,32 @@ class LearnTasks:
         return self._host.stop_reason()
 
     def _interrupted(self, job: Job, stopped_by: str) -> None:
-        self._save(job)
-        job.resumable = job.resumable or self._can_begin(job)
+        self._keep(job)
+        job.resumable = job.resumable or self._can_go_on(job)
         job.set_state("interrupted", stopped_by or "It was interrupted.")
 
-    def _can_begin(self, job: Job) -> bool:
-        return job.id in self._requests and self._workspace.paths.uploads.joinpath(job.id).is_dir()
+    def _drop_photos(self, job: Job) -> bool:
+        """Delete the photos if there is a state, from which the run can be resumed without them; returns whether."""
+        if not self._files.state(job.id).is_file():
+            return False
+        self._files.delete_photos(job.id)
+        return True
 
-    def _save(self, job: Job) -> None:
-        """Where a state was left: write what resuming needs beside it, and delete the photos."""
-        if not self._state(job).is_file():
-            return
-        saved = self._saved[job.id]
-        write_json(self._state(job).with_suffix(".json"), saved.__dict__ | {"people": list(saved.people)})
-        self._delete_photos(job)
-        job.resumable = True
+    def _keep(self, job: Job) -> None:
+        if self._drop_photos(job):
+            job.resumable = True
+
+    def _finish(self, job: Job, result: TrainingResult) -> None:
+        """Save what was learned. If that is impossible the run stays, to be saved when the cause is mended."""
+        try:
+            self._add(job, result)
+        except CelebBasisError as error:
+            self._results[job.id] = result
+            self._drop_photos(job)
+            job.resumable = True
+            raise type(error)(f"{error} Nothing that was learned is lost: press Resume after that.") from error
+        self._results.pop(job.id, None)
+        self._files.delete(job.id)
 
     def _add(self, job: Job, result: TrainingResult) -> None:
         """Add the identities to the library, and make them the job's result."""
@@ -274,8 +320,7 @@ class LearnTasks:
             identity = identity_from_bytes(content)
             progress = result.progress[identity.name]
             identity = replace(identity, metadata=replace(identity.metadata, notes=saved.notes))
-            identity = _with_free_name(identity, library, replaces=saved.replace)
-            path = library.add(identity, replace=saved.replace)
+            identity, path = _added(identity, library, replaces=saved.replace)
             rows.append(
                 {
                     "name": identity.name,
@@ -297,43 +342,35 @@ class LearnTasks:
         shown = job.progress().warnings
         more = tuple(text for text in result.warnings if not any(text in before for before in shown))
         job.report(f"Done: {result.reason}", seconds_left=0.0, warnings=(*shown, *more))
-        self._delete_photos(job)
-        self._delete_state(job)
 
     # Their files
 
-    def _state(self, job: Job) -> Path:
-        return self._workspace.paths.unfinished / f"{job.id}.safetensors"
+    @property
+    def _files(self) -> RunFiles:
+        return RunFiles(self._workspace.paths)
 
-    def _delete_photos(self, job: Job) -> None:
-        self._requests.pop(job.id, None)
-        shutil.rmtree(self._workspace.paths.uploads / job.id, ignore_errors=True)
-
-    def _delete_state(self, job: Job) -> None:
-        for path in (self._state(job), self._state(job).with_suffix(".json")):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+    def _can_go_on(self, job: Job) -> bool:
+        return job.id in self._saved and self._files.can_go_on(job.id, self._saved[job.id])
 
 
-def _written(person: PhotoUpload, folder: Path) -> PhotoInput:
-    """The photos of ``person`` as files in ``folder``."""
-    files = []
-    for index, photo in enumerate(person.photos):
-        path = folder / str(index) / _file_name(photo.name)
-        write_bytes(path, photo.file_content())
-        files.append(path)
-    return PhotoInput(checked_name(person.name), tuple(files), tuple(photo.face for photo in person.photos))
-
-
-def _with_free_name(identity: Identity, library: Library, *, replaces: bool) -> Identity:
-    """``identity`` with a number behind its name, if that was taken during learning: it must not cost the run."""
+def _added(identity: Identity, library: Library, *, replaces: bool) -> tuple[Identity, Path]:
+    """Add ``identity``, with a number behind its name if that was taken during learning: it must not cost the run."""
     name, number = identity.name, 2
-    while not replaces and library.path_of(name).exists():
+    while True:
+        named = replace(identity, name=name)
+        if not library.path_of(name).exists() or replaces:
+            try:
+                return named, library.add(named, replace=replaces)
+            except IdentityError:
+                if not library.path_of(name).exists():  # the name is not what is wrong
+                    raise
+        elif _is_in(library, named):  # the run ended after it had added this one
+            return named, library.path_of(name)
         name, number = f"{identity.name}-{number}", number + 1
-    return identity if name == identity.name else replace(identity, name=name)
 
 
-def _file_name(name: str) -> str:
-    """The user's own file name as far as every file system takes it; it appears in messages."""
-    plain = re.sub(r"[^\w. -]", "_", Path(name.replace("\\", "/")).name).strip(". ")[-80:]
-    return plain if plain and not plain.startswith(".") else "photo"
+def _is_in(library: Library, identity: Identity) -> bool:
+    try:
+        return library.load(identity.name).content_hash == identity.content_hash
+    except CelebBasisError:
+        return False
