@@ -145,7 +145,7 @@ def _tasks(
     arguments: argparse.Namespace, settings: TrainingSettings, requested: RequestedPeople, results: Results
 ) -> list[TrainingTask]:
     """The runs. People of a folder who cannot be learned are passed to ``results``; any others are an error."""
-    from celeb_basis.cli.learn_people import unfinished_run
+    from celeb_basis.cli.learn_people import new_run
     from celeb_basis.training.run import TrainingTask
 
     for name, reason in requested.refused:
@@ -168,7 +168,7 @@ def _tasks(
         groups = [(person,) for person in people]
     shared = {"settings": settings, "face": arguments.face, "consent": arguments.consent}
     return [
-        TrainingTask(group, state=arguments.state or unfinished_run([one.name for one in group], arguments), **shared)
+        TrainingTask(group, state=arguments.state or new_run([one.name for one in group], arguments), **shared)
         for group in groups
     ]
 
@@ -254,7 +254,7 @@ def _finish(
 
         write_report(arguments.report, report.build(session, outcome, files))
         results.generated_files.note([arguments.report], "report", outcome.names)
-    results.forget_run(outcome.names)
+    results.forget_run(outcome)
     results.show()
     return 0
 

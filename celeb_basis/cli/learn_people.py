@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -140,6 +143,21 @@ def unfinished_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
     return unfinished_runs() / f"{names[0][:32]}-{digest[:10]}.safetensors"
 
 
+def unfinished_runs_of(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """The files of all interrupted runs of these people, on this model and for this library."""
+    first = unfinished_run(names, arguments)
+    others = (path for path in first.parent.glob(f"{glob.escape(first.stem)}-*.safetensors") if path.is_file())
+    return (*((first,) if first.is_file() else ()), *sorted(others))
+
+
+def new_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
+    """A file for a new run, which takes the place of no interrupted one."""
+    first = unfinished_run(names, arguments)
+    known = set(unfinished_runs_of(names, arguments))
+    numbered = (first.with_name(f"{first.stem}-{number}.safetensors") for number in itertools.count(2))
+    return next(path for path in itertools.chain((first,), numbered) if path not in known)
+
+
 def resume_command(arguments: argparse.Namespace, state: Path) -> str:
     """The command that resumes the run in ``state`` with the options in ``arguments``."""
     words = ["celeb-basis", "learn", "--resume", str(state), "--model", str(arguments.model)]
@@ -208,7 +226,7 @@ class Results:
             if outcome.error:
                 raise CelebBasisError(outcome.error)
             self.save(outcome)
-            self.forget_run(outcome.names)
+            self.forget_run(outcome)
         except CelebBasisError as error:
             for name in outcome.names:
                 self._add_row(name, error=str(error), warnings=list(outcome.warnings))
@@ -262,17 +280,21 @@ class Results:
         if state is not None and state.is_file() and state.parent != unfinished_runs():
             self.generated_files.note([state], "unfinished run", names, changes=True)
 
-    def forget_run(self, names: Sequence[str]) -> None:
-        """Delete the saved states of a run that has ended well, but no file in a place that the user chose."""
-        folder = unfinished_runs().resolve()
-        for state in {unfinished_run(names, self.arguments), self.arguments.resume} - {None}:
-            if state.resolve().parent != folder:
-                continue
+    def forget_run(self, outcome: TrainingResult) -> None:
+        """Delete the saved states of a run that has ended well, but no file that the user resumed in a place of theirs."""
+        folder, chosen = unfinished_runs().resolve(), self.arguments.resume
+        ours = {*unfinished_runs_of(outcome.names, self.arguments), chosen} - {None}
+        states = {state for state in ours if state.resolve().parent == folder}
+        if outcome.state is not None and (chosen is None or outcome.state.absolute() != chosen.absolute()):
+            states.add(outcome.state)  # written on the way
+        for state in states:
             try:
                 with explained_os_errors(state, "delete"):
                     state.unlink(missing_ok=True)
             except FileError as error:
                 self.console.note(str(error))
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if it was the last
 
     def show(self) -> None:
         """Show how a single run ended."""

@@ -111,12 +111,12 @@ def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.Mon
         if command.startswith("printf"):
             shell.write(command)
             continue
-        if "/interrupt" in command:
+        if "/interrupt" in command or ("/runs/" in command and "/resume" in command):
             # The run of the examples has ended: this one is long enough to be interrupted.
             shell.steps = 100_000
             shell.run(next(one for one in found if "/learn/form" in one).replace("name=ada", "name=carl"))
             assert wait_for(lambda: service.job(shell.job).progress().step > 0)
-        if "/jobs/" in command and "DELETE" in command:
+        if "/runs/" in command or ("/jobs/" in command and "DELETE" in command):
             service.interrupt(shell.job)
             assert service.job(shell.job).wait(60)
         answer = shell.run(command)
