@@ -293,8 +293,9 @@ class Results:
                     state.unlink(missing_ok=True)
             except FileError as error:
                 self.console.note(str(error))
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if it was the last
+        if chosen is None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # it was made for this run, unless others are in it
 
     def show(self) -> None:
         """Show how a single run ended."""
