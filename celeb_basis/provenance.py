@@ -8,8 +8,9 @@ files it is the comment. :func:`save_generated_image` is the one place that writ
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import escape
@@ -69,13 +70,25 @@ def png_texts(words: Sequence[str], *, composite: bool = False) -> dict[str, str
     return {KEY: sentence(words, composite=composite), _PNG_XMP: _xmp(words, composite)}
 
 
+def people_text(people: Iterable[tuple[str, str]]) -> str:
+    """Names and hashes as the value of :data:`PEOPLE`; empty for nobody. Names hold neither colons nor quotes."""
+    return ", ".join(f"{name}: {content_hash}" for name, content_hash in people)
+
+
 def parse_people(value: object) -> tuple[tuple[str, str], ...]:
     """Parse the value of :data:`PEOPLE`, ``person1: 3da88c0dcb81, person2: ...``, into names and hashes.
 
-    Anything else is ignored: pictures come from anywhere.
+    The command line of version 0.1.0 wrote a JSON object, which is read, too. Anything else is ignored: pictures come from
+    anywhere.
     """
     if not isinstance(value, str) or len(value) > _LONGEST:
         return ()
+    if value.startswith("{"):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+        value = people_text((str(name), str(of_name)) for name, of_name in found.items())
     return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.cli.common import (
@@ -18,6 +17,7 @@ from celeb_basis.cli.common import (
     open_faces,
     open_model,
     open_names,
+    path_argument,
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.files import bases_cache, write_bytes, write_text
@@ -47,14 +47,18 @@ def add_parser(commands: Commands) -> None:
     add_names(parser)
     parser.add_argument("--components", type=int, default=512, metavar="K", help="components for each token position")
     parser.add_argument("--dropped", action="store_true", help="list every name that was dropped, with the reason")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the explained variance, as .svg or .png")
+    parser.add_argument(
+        "--plot", type=path_argument, metavar="FILE", help="plot the explained variance, as .svg or .png"
+    )
     group = parser.add_argument_group("names")
     group.add_argument("--max-repeats", type=int, metavar="N", help="at most N names may share a first or a last token")
     group.add_argument(
         "--draws-face", action="store_true", help="keep only names for which the model generates a face (slow)"
     )
     group.add_argument("--draw-steps", type=int, default=25, metavar="N", help="sampling steps of --draws-face")
-    group.add_argument("--save-names", type=Path, metavar="FILE", help="write the names that were used, one per line")
+    group.add_argument(
+        "--save-names", type=path_argument, metavar="FILE", help="write the names that were used, one per line"
+    )
     add_faces(group)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import stat
 from collections.abc import Sequence
@@ -101,8 +102,26 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, why: st
     )
 
 
+def path_argument(text: str) -> Path:
+    """The type of options that take a file or folder. An empty text would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty, as from a variable that is not set: give a file or folder")
+    return Path(text)
+
+
+def size_step(model: Path | None) -> int:
+    """What the sides of a checkpoint's images are multiples of, found without loading it."""
+    try:
+        blocks = json.loads((Path(model or "") / "vae" / "config.json").read_text(encoding="utf-8"))[
+            "block_out_channels"
+        ]
+        return int(2 ** (min(max(len(blocks), 1), 8) - 1))
+    except (OSError, ValueError, KeyError, TypeError):  # a single file, or something that is no checkpoint
+        return 8
+
+
 def _model_path(text: str) -> Path:
-    path = Path(text)
+    path = path_argument(text)
     # A clone of the repository has a folder of this name that is no checkpoint.
     own = path.is_file() or (path / "model_index.json").is_file()
     return MODEL if text == MINIATURE and not own else path
@@ -112,7 +131,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     """Add ``--names``."""
     parser.add_argument(
         "--names",
-        type=Path,
+        type=path_argument,
         metavar="FILE",
         help="list of celebrity names, one per line, in UTF-8; without it, the list that comes with this program",
     )
@@ -138,7 +157,7 @@ def add_library(parser: argparse._ActionsContainer) -> None:
     """Add ``--library``."""
     parser.add_argument(
         "--library",
-        type=Path,
+        type=path_argument,
         default=default_library(),
         metavar="FOLDER",
         help="folder of learned people; $CELEB_BASIS_LIBRARY sets another default",

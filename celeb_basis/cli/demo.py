@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.cli.common import Commands, UsageError, add_command, check_folder, hush_libraries
+from celeb_basis.cli.common import Commands, UsageError, add_command, check_folder, hush_libraries, path_argument
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.miniature import PHOTOS
 from celeb_basis.settings import PRESETS
@@ -31,10 +31,14 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "demo", "try everything once, without a model of your own", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="folder for the files"
+        "--output", type=path_argument, default=Path("demo-output"), metavar="FOLDER", help="folder for the files"
     )
     parser.add_argument(
-        "--photo", type=Path, action="append", metavar="FILE", help="a photo of your own, one per person; repeatable"
+        "--photo",
+        type=path_argument,
+        action="append",
+        metavar="FILE",
+        help="a photo of your own, one per person; repeatable",
     )
     parser.add_argument(
         "--steps", type=int, default=PRESETS["best"].steps, metavar="N", help="training steps for each person"

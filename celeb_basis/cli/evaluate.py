@@ -20,6 +20,7 @@ from celeb_basis.cli.common import (
     fitted_identity,
     open_faces,
     open_model,
+    path_argument,
 )
 from celeb_basis.cli.generate import (
     GenerationParameters,
@@ -27,7 +28,6 @@ from celeb_basis.cli.generate import (
     add_sampling,
     check_sampling,
     next_number,
-    placeholder_tokens,
     read_parameters,
     save_image,
 )
@@ -56,10 +56,14 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "evaluate", "evaluate images by the paper's metrics", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument(
-        "pictures", nargs="?", type=Path, metavar="FOLDER", help="images to evaluate; without it, they are generated"
+        "pictures",
+        nargs="?",
+        type=path_argument,
+        metavar="FOLDER",
+        help="images to evaluate; without it, they are generated",
     )
     parser.add_argument(
-        "--reference", type=Path, nargs="+", required=True, metavar="PHOTO", help="real photos of the person"
+        "--reference", type=path_argument, nargs="+", required=True, metavar="PHOTO", help="real photos of the person"
     )
     parser.add_argument(
         "--clip", metavar="SPEC", help="folder of a transformers CLIP model, or open_clip:ARCHITECTURE:WEIGHTS"
@@ -68,8 +72,10 @@ def add_parser(commands: Commands) -> None:
         "--judge-face", choices=("largest", "best"), default="largest", help="which face of an image to compare"
     )
     parser.add_argument("--prompt", metavar="TEXT", help="prompt of the images whose files do not say it")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the metrics, with every image's scores")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet")
+    parser.add_argument(
+        "--output", type=path_argument, metavar="FILE.json", help="write the metrics, with every image's scores"
+    )
+    parser.add_argument("--sheet", type=path_argument, metavar="FILE.png", help="write a contact sheet")
     add_faces(parser)
     group = parser.add_argument_group("generating the images")
     add_identities(group)
@@ -80,7 +86,7 @@ def add_parser(commands: Commands) -> None:
     )
     group.add_argument("--prompts", type=int, metavar="N", help="only the first N prompts")
     group.add_argument("--seeds", type=int, default=1, metavar="N", help="images per prompt")
-    group.add_argument("--keep", type=Path, metavar="FOLDER", help="save the generated images here")
+    group.add_argument("--keep", type=path_argument, metavar="FOLDER", help="save the generated images here")
     add_sampling(group)
     add_model(parser, required=False, why="; needed to generate images")
     add_names(parser)
@@ -182,6 +188,7 @@ def _generate(arguments: argparse.Namespace, console: Console) -> list[ImageToEv
     """Generate images of the identity from the evaluation prompts."""
     import numpy as np
 
+    from celeb_basis.cli.prompt_people import PromptPeople
     from celeb_basis.diffusion_model import GenerationRequest
     from celeb_basis.evaluation import ImageToEvaluate
 
@@ -192,14 +199,15 @@ def _generate(arguments: argparse.Namespace, console: Console) -> list[ImageToEv
         check_folder(arguments.keep)
     width, height = check_sampling(arguments)
     model = open_model(arguments, console)
-    identity = fitted_identity(identity, model, arguments, console)
+    people = PromptPeople(((identity.name, identity),))
+    fitted = people.fitted(lambda one: fitted_identity(one, model, arguments, console))
     items: list[Any] = []
     number = next_number(arguments.keep) if arguments.keep is not None else 1
     with console.bar(len(prompts) * arguments.seeds, "generating", unit="image") as bar:
         for prompt in prompts:
             request = GenerationRequest(
                 prompt=prompt,
-                placeholder_tokens=placeholder_tokens([identity]),
+                placeholder_tokens=fitted.placeholder_tokens(),
                 count=arguments.seeds,
                 seed=arguments.seed,
                 steps=arguments.steps,
@@ -211,7 +219,7 @@ def _generate(arguments: argparse.Namespace, console: Console) -> list[ImageToEv
                 seed = arguments.seed + index
                 name = f"{number + len(items):05d}-{seed}.png"
                 if arguments.keep is not None:
-                    save_image(arguments.keep / name, image, request, seed, model.info, [identity])
+                    save_image(arguments.keep / name, image, request, seed, model.info, people)
                 pixels: Pixels = np.array(image.convert("RGB"), dtype=np.uint8)
                 items.append(ImageToEvaluate(pixels, prompt, token, seed, name))
                 bar.update()

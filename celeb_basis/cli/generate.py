@@ -21,31 +21,30 @@ from celeb_basis.cli.common import (
     find_identity,
     fitted_identity,
     open_model,
+    path_argument,
+    size_step,
 )
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import IdentityError
-from celeb_basis.provenance import PEOPLE, marked, parse_people, save_generated_image
+from celeb_basis.provenance import PEOPLE, marked, parse_people, people_text, save_generated_image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from PIL import Image
 
+    from celeb_basis.cli.prompt_people import PromptPeople
     from celeb_basis.diffusion_model import GenerationRequest, ModelInfo
-    from celeb_basis.identities.identity import Identity
 
 _DESCRIPTION = """\
-Generate images from a prompt that names learned people by placeholder tokens: <NAME> for each --identity. Every image is a
-PNG file whose text chunk "parameters" says how it was generated, with the identities and their content hashes; its metadata
-also say that it is an AI-generated picture of these people. Image i has the seed SEED + i, and is the same if generated
-alone. An identity that was learned on another checkpoint of the same family is re-expanded for this one.
+Generate images from a prompt that names learned people by placeholder tokens: <NAME> for everyone in the library, and for
+each identity file of --identity. Prompts are read as in the WebUI: (word:1.2), (word), [word] and <NAME:0.8> set weights,
+BREAK begins a new part, and no prompt is too long. Every image is a PNG file whose text chunk "parameters" says how it was
+generated, with the identities and their content hashes, in the WebUI's form; its metadata also say that it is an
+AI-generated picture of these people. Image i has the seed SEED + i, and is the same if generated alone. An identity that
+was learned on another checkpoint of the same family is re-expanded for this one.
 
 examples:
-  celeb-basis generate "an oil painting of <ada>" --identity ada --model /models/sd15 --output pictures
-  celeb-basis generate "<ada> and <bob> on a beach" --identity ada --identity bob.safetensors \\
+  celeb-basis generate "an oil painting of <ada>" --model /models/sd15 --output pictures
+  celeb-basis generate "<ada:0.8> and <bob> on a beach" --identity bob.safetensors \\
       --model /models/sd15 --count 4 --seed 7 --output pictures"""
-
-_PLACEHOLDER_TOKEN = re.compile(r"<[^<>]+>")
 
 
 def add_parser(commands: Commands) -> None:
@@ -54,7 +53,7 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("prompt", metavar="PROMPT", help='the prompt, such as "a photo of <ada>"')
     add_identities(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the images")
+    parser.add_argument("--output", type=path_argument, required=True, metavar="FOLDER", help="folder for the images")
     add_sampling(parser)
     parser.add_argument("--count", type=int, default=1, metavar="N", help="number of images")
     parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt")
@@ -69,7 +68,7 @@ def add_identities(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="NAME|FILE",
-        help="a person of the library, or an identity file; repeatable",
+        help="an identity file, or a person of the library; repeatable",
     )
     add_library(parser)
 
@@ -105,6 +104,13 @@ def check_sampling(arguments: argparse.Namespace) -> tuple[int | None, int | Non
     width, height = int(found[1]), int(found[2] or found[1])
     if not 16 <= min(width, height) <= max(width, height) <= 4096:
         raise UsageError("--size must be from 16 to 4096 pixels.")
+    step = size_step(arguments.model)
+    if width % step or height % step:
+        nearest = "x".join(str(max(step, round(side / step) * step)) for side in (width, height))
+        raise UsageError(
+            f"--size {arguments.size} does not fit: the sides of this model's images are multiples of {step}, "
+            f"such as {nearest}."
+        )
     return width, height
 
 
@@ -114,23 +120,23 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if not 1 <= arguments.count <= 10_000:
         raise UsageError("--count must be from 1 to 10000.")
 
+    from celeb_basis.cli.prompt_people import find_people
     from celeb_basis.diffusion_model import GenerationRequest
     from celeb_basis.identities.deletion import GeneratedFiles
 
     check_folder(arguments.output)
-    identities = [find_identity(text, arguments.library) for text in arguments.identity]
-    check_placeholder_tokens(arguments.prompt + " " + arguments.negative, identities)
-    for identity in identities:
-        if f"<{identity.name}>" not in arguments.prompt:
-            console.note(
-                f"warning: <{identity.name}> is not in the prompt, so {identity.name} will not be in the images"
-            )
+    given = [find_identity(text, arguments.library) for text in arguments.identity]
+    people = find_people((arguments.prompt, arguments.negative), given, arguments.library, console)
+    in_prompt = [one.name for one in people.named_in(arguments.prompt)]
+    for name in dict.fromkeys(one.name for one in (*given, *people.identities)):
+        if name not in in_prompt:
+            console.note(f"warning: <{name}> is not in the prompt, so {name} will not be in the images")
     model = open_model(arguments, console)
-    identities = [fitted_identity(one, model, arguments, console) for one in identities]
+    fitted = people.fitted(lambda identity: fitted_identity(identity, model, arguments, console))
     request = GenerationRequest(
         prompt=arguments.prompt,
         negative_prompt=arguments.negative,
-        placeholder_tokens=placeholder_tokens(identities),
+        placeholder_tokens=fitted.placeholder_tokens(),
         count=arguments.count,
         seed=arguments.seed,
         steps=arguments.steps,
@@ -145,39 +151,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             for index, image in enumerate(model.generate(request)):
                 seed = arguments.seed + index
                 path = arguments.output / f"{number + index:05d}-{seed}.png"
-                save_image(path, image, request, seed, model.info, identities)
+                save_image(path, image, request, seed, model.info, people)
                 files.append({"file": str(path), "seed": seed})
                 bar.update()
     finally:
         generated = GeneratedFiles(arguments.library)
-        generated.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in identities])
-    hashes = {one.name: one.content_hash for one in identities}
+        generated.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in people.identities])
+    hashes = {one.name: one.content_hash for one in fitted.identities}
     console.result({"prompt": arguments.prompt, "model": model.info.name, "identities": hashes, "pictures": files})
     for entry in files:
         console.say(entry["file"])
     return 0
-
-
-def check_placeholder_tokens(prompt: str, identities: Sequence[Identity]) -> None:
-    """Check that the identities define every placeholder token of a prompt.
-
-    Raises:
-        IdentityError: They do not, or two identities have the same name.
-    """
-    names = [identity.name for identity in identities]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise IdentityError(f"Two identities are called {twice[0]!r}: import one of them under another name.")
-    known = {f"<{name}>" for name in names}
-    if unknown := [token for token in _PLACEHOLDER_TOKEN.findall(prompt) if token not in known]:
-        raise IdentityError(
-            f"The prompt contains {unknown[0]}, but no identity of that name is given: "
-            f"add --identity {unknown[0][1:-1]}."
-        )
-
-
-def placeholder_tokens(identities: Sequence[Identity]) -> dict[str, Any]:
-    """The identities' token vectors by placeholder token, as a model takes them."""
-    return {f"<{identity.name}>": identity.token_vectors() for identity in identities}
 
 
 def next_number(folder: Path) -> int:
@@ -192,9 +176,12 @@ def save_image(
     request: GenerationRequest,
     seed: int,
     info: ModelInfo,
-    identities: Sequence[Identity],
+    people: PromptPeople,
 ) -> None:
-    """Save an image with its generation parameters and provenance marks, whole or not at all."""
+    """Save an image with its generation parameters and provenance marks, whole or not at all.
+
+    The hashes are those of the identity files, as in the WebUI's images, whatever checkpoint the people are fitted to.
+    """
     parameters = parameters_text(
         prompt=request.prompt,
         negative=request.negative_prompt,
@@ -204,9 +191,9 @@ def save_image(
         size=image.size,
         model=info.name,
         model_sha256=info.sha256,
-        identities={one.name: one.content_hash for one in identities},
+        identities={one.name: one.content_hash for one in people.identities},
     )
-    tokens = [token for token in (f"<{one.name}>" for one in identities) if token in request.prompt]
+    tokens = [f"<{one.name}>" for one in people.named_in(request.prompt)]
     save_generated_image(path, marked(image, tokens), texts={KEY: parameters})
 
 
@@ -214,6 +201,7 @@ def save_image(
 
 KEY = "parameters"
 _NEGATIVE = "Negative prompt: "
+_EXIF, _USER_COMMENT = 0x8769, 0x9286
 
 
 @dataclass(frozen=True)
@@ -241,13 +229,15 @@ def parameters_text(
     """The text for one image. ``identities`` maps names to content hashes."""
     fields: dict[str, Any] = {
         "Steps": steps,
+        "Sampler": "DDIM",
         "CFG scale": f"{guidance:g}",
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": model_sha256[:10],
         "Model": model,
-        PEOPLE: json.dumps(dict(identities), ensure_ascii=False),
     }
+    if identities:
+        fields[PEOPLE] = people_text(identities.items())
     lines = [" ".join(prompt.splitlines())]
     if negative:
         lines.append(_NEGATIVE + " ".join(negative.splitlines()))
@@ -256,33 +246,37 @@ def parameters_text(
 
 
 def read_parameters(path: Path) -> GenerationParameters | None:
-    """How the image in the PNG file ``path`` was generated, or ``None`` if the file does not say."""
+    """How the image in ``path`` was generated, by the command line or in the WebUI; ``None`` if the file does not say."""
+    text = _parameters_in(path)
+    if text is None:
+        return None
+    lines = text.split("\n")
+    for place in range(len(lines) - 1, -1, -1):  # some extensions of the WebUI add lines of their own
+        values = _fields(lines[place])
+        if re.fullmatch(r"\d{1,20}", values.get("Seed", "")):
+            break
+    else:
+        return None
+    prompt = lines[:place]
+    prompt = prompt[: next((i for i, line in enumerate(prompt) if line.startswith(_NEGATIVE)), len(prompt))]
+    names = [name for name, _ in parse_people(values.get(PEOPLE))]
+    return GenerationParameters("\n".join(prompt), int(values["Seed"]), tuple(f"<{name}>" for name in names))
+
+
+def _parameters_in(path: Path) -> str | None:
+    """The text that says how an image was generated: in a PNG file a text chunk, in others a comment of EXIF."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(KEY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            if text is None and image.format != "PNG":
+                comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
+                if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+                    text = comment[8:].decode("utf-16-be", "replace")
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
         return None  # opening it for its pixels raises the error that says what is wrong
-    if not isinstance(text, str):
-        return None
-    *prompt, last = text.split("\n")
-    values = _fields(last)
-    prompt = prompt[: next((i for i, line in enumerate(prompt) if line.startswith(_NEGATIVE)), len(prompt))]
-    try:
-        seed = int(values["Seed"])
-    except (KeyError, ValueError):
-        return None
-    return GenerationParameters("\n".join(prompt), seed, tuple(f"<{name}>" for name in _names(values.get(PEOPLE, ""))))
-
-
-def _names(value: str) -> tuple[str, ...]:
-    """Names of the people in an image, as :func:`parameters_text` or the WebUI's extension writes them."""
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        found = None
-    return tuple(found) if isinstance(found, dict) else tuple(name for name, _ in parse_people(value))
+    return text if isinstance(text, str) else None
 
 
 def _quoted(value: str) -> str:

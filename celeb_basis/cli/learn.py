@@ -30,6 +30,7 @@ from celeb_basis.cli.common import (
     open_library,
     open_model,
     open_names,
+    path_argument,
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
@@ -67,7 +68,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "learn", "learn a person from photos", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument(
-        "photos", nargs="*", type=Path, metavar="PHOTO", help="photos of one person, or a folder of people"
+        "photos", nargs="*", type=path_argument, metavar="PHOTO", help="photos of one person, or a folder of people"
     )
     parser.add_argument("--name", help="name of the person; the placeholder token is <NAME>")
     parser.add_argument(
@@ -91,10 +92,10 @@ def add_parser(commands: Commands) -> None:
     add_library(parser)
     add_replace(parser)
     parser.add_argument(
-        "--state", type=Path, metavar="FILE", help="where to save an interrupted run; in the cache by default"
+        "--state", type=path_argument, metavar="FILE", help="where to save an interrupted run; in the cache by default"
     )
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="resume a run that was saved")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report on the run")
+    parser.add_argument("--resume", type=path_argument, metavar="FILE", help="resume a run that was saved")
+    parser.add_argument("--report", type=path_argument, metavar="FILE.html", help="write an HTML report on the run")
     add_model(parser)
     group = parser.add_argument_group("a folder of people on several machines")
     group.add_argument("--executor", choices=("local", "ray"), default="local", help="run in this process or on Ray")

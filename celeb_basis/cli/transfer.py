@@ -24,6 +24,7 @@ from celeb_basis.cli.common import (
     open_library,
     open_model,
     open_names,
+    path_argument,
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import ExportError, IdentityError
@@ -65,13 +66,15 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run_export)
     parser.add_argument("identity", metavar="NAME|FILE", help="a person of the library, or an identity file")
     parser.add_argument("--layout", choices=LAYOUTS, default="webui", help="the tool that will read the file")
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="a file, or an existing folder")
+    parser.add_argument(
+        "--output", type=path_argument, required=True, metavar="PATH", help="a file, or an existing folder"
+    )
     parser.add_argument("--word", help="placeholder token for diffusers; <NAME> by default")
     add_library(parser)
 
     parser = add_command(commands, "import", "add another tool's file to the library", _IMPORT)
     parser.set_defaults(run=run_import)
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("file", type=path_argument, metavar="FILE")
     parser.add_argument("--as", dest="name", metavar="NAME", help="its name in the library; by default the file's own")
     add_library(parser)
     add_replace(parser)
@@ -80,7 +83,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--components", type=int, default=512, metavar="K", help="components of the basis")
     parser.add_argument(
         "--authors-basis",
-        type=Path,
+        type=path_argument,
         metavar="FILE",
         help="the celeb_basis.pt that was extracted with the authors' file",
     )

@@ -14,6 +14,20 @@ _PRIVATE_USE = (0xE000, 0xF900)
 _HOST_WORDS = re.compile(r"\b(AND|BREAK)\b")
 
 
+NETWORKS = frozenset({"lora", "lyco", "hypernet", "hypernetwork", "locon", "loha", "embedding", "wildcard"})
+"""Kinds of tags in angle brackets that hosts and widespread extensions take for themselves when a colon follows."""
+
+
+def bracketed_in(text: str) -> list[str]:
+    """All that stands between angle brackets in ``text``, in order."""
+    return _BRACKETED.findall(text)
+
+
+def without_brackets(text: str) -> str:
+    """``text`` without what stands between angle brackets."""
+    return _BRACKETED.sub("", text)
+
+
 def cut(text: str, find: Callable[[str], Found | None]) -> list[str | Found]:
     """Cut ``text`` at each ``<name>`` that ``find`` knows.
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from celeb_basis.identities.library import IdentityStatus, Listing
 from celeb_basis.prompts.registry import Registry
 from celeb_basis.prompts.syntax import prompts_beside
-from celeb_basis.provenance import PEOPLE, parse_people, png_texts
+from celeb_basis.provenance import PEOPLE, parse_people, people_text, png_texts
 from celeb_basis.webui.cards import IdentityIndex
 from celeb_basis.webui.extension import add_callback
 
@@ -46,8 +46,8 @@ def installed_tokens() -> Tokens | None:
 
 
 def written(people: Iterable[tuple[str, str]]) -> str | None:
-    """Names and hashes as the parameter's value; ``None`` for nobody. Names hold neither colons nor quotes."""
-    return ", ".join(f"{name}: {content_hash}" for name, content_hash in people) or None
+    """Names and hashes as the parameter's value; ``None`` for nobody."""
+    return people_text(people) or None
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,8 @@ def test_generate_writes_images_with_their_parameters(
         assert image.size == (64, 64)
     assert text.split("\n")[0] == "a photo of <ada>"
     assert text.split("\n")[1] == "Negative prompt: blur, noise: none"
-    assert "Steps: 2, CFG scale: 7.5, Seed: 6, Size: 64x64" in text
-    assert json.dumps({"ada": identity.content_hash}).strip("{}").replace('"', '\\"') in text
+    assert "Steps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 6, Size: 64x64" in text
+    assert f'Celeb Basis: "ada: {identity.content_hash}"' in text
 
     # Picture i is SEED + i alone; earlier pictures are never written over.
     again = celeb(*words, "--count", 1, "--seed", 6).json
@@ -148,7 +148,7 @@ def test_parameters_are_read_back(tmp_path: Path) -> None:
         size=(8, 8),
         model='a, "b": c',
         model_sha256="0" * 64,
-        identities={"Zoë, B.": "abc"},
+        identities={"Zoë, B.": "3da88c0dcb81"},
     )
     remarks = PngInfo()
     remarks.add_itxt("parameters", text)
