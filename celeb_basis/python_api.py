@@ -111,11 +111,12 @@ def learn_person(
     """
     from celeb_basis.identities.identity import identity_from_bytes
     from celeb_basis.miniature import CELEBRITY_FACES
+    from celeb_basis.prompts.syntax import check_new_name
     from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask, run_one
 
     session = TrainingSession(model, names or _names_for(model), _network(faces), known_faces=[CELEBRITY_FACES])
     chosen = preset(settings) if isinstance(settings, str) else settings
-    person = PhotoInput(name, tuple(Path(photo) for photo in photos))
+    person = PhotoInput(check_new_name(name), tuple(Path(photo) for photo in photos))
     task = TrainingTask((person,), chosen, consent=consent)
     result = run_one(session, task, cancel or threading.Event(), lambda _, event: on_event(event))
     if not result.identities:

@@ -6,6 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.cli.arguments import path_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -17,7 +18,6 @@ from celeb_basis.cli.common import (
     open_faces,
     open_model,
     open_names,
-    path_argument,
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.files import bases_cache, write_bytes, write_text

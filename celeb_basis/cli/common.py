@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import stat
 from collections.abc import Sequence
@@ -11,11 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_hints
 
+from celeb_basis.cli.arguments import path_argument
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
 from celeb_basis.files import bases_cache, checked_name, explained_os_errors
 from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
+from celeb_basis.prompts.syntax import check_new_name
 from celeb_basis.settings import PRESETS, TrainingSettings, preset
 
 if TYPE_CHECKING:
@@ -100,24 +101,6 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, why: st
     group.add_argument(
         "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="data type of the weights"
     )
-
-
-def path_argument(text: str) -> Path:
-    """The type of options that take a file or folder. An empty text would be the current folder."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty, as from a variable that is not set: give a file or folder")
-    return Path(text)
-
-
-def size_step(model: Path | None) -> int:
-    """What the sides of a checkpoint's images are multiples of, found without loading it."""
-    try:
-        blocks = json.loads((Path(model or "") / "vae" / "config.json").read_text(encoding="utf-8"))[
-            "block_out_channels"
-        ]
-        return int(2 ** (min(max(len(blocks), 1), 8) - 1))
-    except (OSError, ValueError, KeyError, TypeError):  # a single file, or something that is no checkpoint
-        return 8
 
 
 def _model_path(text: str) -> Path:
@@ -336,17 +319,26 @@ def open_library(folder: Path) -> Library:
     return Library(folder)
 
 
-def check_name_is_free(library: Library, name: str, *, replace: bool) -> None:
+def check_name_is_free(library: Library, name: str, *, replace: bool, resumed: bool = False) -> None:
     """Check that a new identity may be called ``name``.
+
+    Args:
+        library: The library that it goes to.
+        name: Its name.
+        replace: Whether an identity of the same name is replaced.
+        resumed: Whether its run has begun already, and keeps its name.
 
     Raises:
         IdentityError: The name is not usable, or it is taken and must not be replaced.
     """
     name = checked_name(name)
-    if library.path_of(name).exists() and not replace:
-        raise IdentityError(
-            f"There is already an identity {name!r} in {library.folder}: choose another name, or add --replace."
-        )
+    if library.path_of(name).exists():
+        if not replace:
+            raise IdentityError(
+                f"There is already an identity {name!r} in {library.folder}: choose another name, or add --replace."
+            )
+    elif not resumed:
+        check_new_name(name)
 
 
 def find_identity(text: str, folder: Path) -> Identity:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.cli.common import Commands, UsageError, add_command, check_folder, hush_libraries, path_argument
+from celeb_basis.cli.arguments import path_argument
+from celeb_basis.cli.common import Commands, UsageError, add_command, check_folder, hush_libraries
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.miniature import PHOTOS
 from celeb_basis.settings import PRESETS

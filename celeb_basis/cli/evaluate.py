@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.cli.arguments import path_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -20,7 +21,6 @@ from celeb_basis.cli.common import (
     fitted_identity,
     open_faces,
     open_model,
-    path_argument,
 )
 from celeb_basis.cli.generate import (
     GenerationParameters,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.cli.arguments import path_argument, size_step
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -21,8 +22,6 @@ from celeb_basis.cli.common import (
     find_identity,
     fitted_identity,
     open_model,
-    path_argument,
-    size_step,
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.provenance import PEOPLE, marked, parse_people, people_text, save_generated_image

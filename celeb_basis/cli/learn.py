@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.cli.arguments import path_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -30,7 +31,6 @@ from celeb_basis.cli.common import (
     open_library,
     open_model,
     open_names,
-    path_argument,
     settings_changes,
 )
 from celeb_basis.cli.progress import Console, LearnBar
@@ -214,7 +214,7 @@ def _resume(arguments: argparse.Namespace, console: Console) -> int:
     results = Results(open_library(arguments.library), arguments, console)
     people = read_summary(arguments.resume).names
     for name in people:
-        check_name_is_free(results.library, name, replace=arguments.replace)
+        check_name_is_free(results.library, name, replace=arguments.replace, resumed=True)
     check_output_file(arguments.report)
     names = open_names(arguments)
     session = TrainingSession(open_model(arguments, console), names, None)

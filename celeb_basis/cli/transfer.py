@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from celeb_basis.cli.arguments import path_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -24,7 +25,6 @@ from celeb_basis.cli.common import (
     open_library,
     open_model,
     open_names,
-    path_argument,
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import ExportError, IdentityError

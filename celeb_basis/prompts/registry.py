@@ -28,7 +28,7 @@ from celeb_basis.identities.library import IdentityStatus, Listing
 from celeb_basis.method import Basis
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import NameList, shipped_names
-from celeb_basis.prompts.syntax import cut, host_word_in
+from celeb_basis.prompts.syntax import COMMENT, cut, host_word_in
 
 _log = logging.getLogger(__name__)
 
@@ -219,6 +219,8 @@ class Registry:
     ) -> None:
         self.without_checkpoint = NO_CHECKPOINT
         """The reason why no identity is available while no checkpoint is loaded."""
+        self.has_comments: Callable[[], bool] = lambda: True
+        """Answers whether the host leaves out what follows a # in prompts."""
         self._listing = Listing(folder)
         self._fitting = Fitting(lists, cache)
         self._lists_key = lists_key
@@ -254,7 +256,7 @@ class Registry:
         if found is None:
             return None
         name, path = found
-        if reason := _cut_by_the_host(text):
+        if reason := _cut_by_the_host(text, comments=self.has_comments()):
             return self._noted(IdentityStatus(name, Path(path), reason=reason))
         try:
             status = os.stat(path)
@@ -279,9 +281,10 @@ class Registry:
         found when the name is first used, and from then on answered here too.
         """
         check = self._fitting.check(checkpoint) if checkpoint is not None else None
+        comments = self.has_comments()
 
         def reason(name: str, metadata: IdentityMetadata) -> str:
-            if cut := _cut_by_the_host(name):
+            if cut := _cut_by_the_host(name, comments=comments):
                 return cut
             if check is None:
                 return self.without_checkpoint
@@ -330,8 +333,10 @@ class Registry:
         return status
 
 
-def _cut_by_the_host(text: str) -> str:
+def _cut_by_the_host(text: str, *, comments: bool = True) -> str:
     """Why prompts cannot hold ``text`` in brackets, as it was typed; empty if they can."""
+    if comments and COMMENT in text:
+        return f"the host leaves out what follows {COMMENT} in a prompt, as a comment: rename the person."
     if (cutting := host_word_in(text)) is None:
         return ""
     return f"the host cuts prompts at the word {cutting}: write <{text.strip().lower()}>, or rename the person."

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, TypeVar
 
+from celeb_basis.errors import IdentityError
+from celeb_basis.files import checked_name
+
 Found = TypeVar("Found")
 
 _BRACKETED = re.compile(r"<([^<>]+)>")
@@ -13,6 +16,9 @@ _WEIGHT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 _PRIVATE_USE = (0xE000, 0xF900)
 _HOST_WORDS = re.compile(r"\b(AND|BREAK)\b")
 
+
+COMMENT = "#"
+"""What hosts leave out from here on, to the end of the line."""
 
 NETWORKS = frozenset({"lora", "lyco", "hypernet", "hypernetwork", "locon", "loha", "embedding", "wildcard"})
 """Kinds of tags in angle brackets that hosts and widespread extensions take for themselves when a colon follows."""
@@ -58,6 +64,7 @@ def with_emphasis(
     reserved: Container[str] = (),
     emphasis: bool = True,
     misread: Callable[[str], None] | None = None,
+    shadowed: Callable[[str], None] | None = None,
 ) -> str:
     """Write every ``<name:0.8>`` in ``text`` as the emphasis that it means, ``(<name>:0.8)``.
 
@@ -69,15 +76,20 @@ def with_emphasis(
         reserved: The host's own kinds of tags, which no name replaces.
         emphasis: Whether the host reads emphasis; if not, the number is left out, because the host would take it as text.
         misread: Called with every tag that holds something other than a number, which becomes ``<name>``.
+        shadowed: Called with every tag of the host's own that could mean a person and a weight.
     """
     if "<" not in text:
         return text
 
     def written(match: re.Match[str]) -> str:
         name, colon, rest = match.group(1).partition(":")
-        if not colon or name.strip() in reserved or known(name) is None:
-            return match.group()
         weight = rest.strip()
+        if not colon or known(name) is None:
+            return match.group()
+        if name.strip() in reserved:
+            if shadowed is not None and _WEIGHT.fullmatch(weight):
+                shadowed(match.group())
+            return match.group()
         if not _WEIGHT.fullmatch(weight):
             if misread is not None:
                 misread(match.group())
@@ -111,6 +123,36 @@ def host_word_in(name: str) -> str | None:
     """The word of the host's own prompt language in ``name``, as it was typed: the host cuts the prompt there."""
     match = _HOST_WORDS.search(name)
     return match.group() if match else None
+
+
+def unusable_in_prompts(name: str) -> str | None:
+    """Why a new person should not be called ``name``, as the end of a sentence; ``None`` if there is no reason.
+
+    People who have such a name already keep it: what is wrong with it depends on the program and its settings.
+    """
+    if COMMENT in name:
+        return f"contains {COMMENT}, which begins a comment in the WebUI's prompts: leave it out"
+    if "__" in name:
+        return "contains __, which means a wildcard in prompts: use a single _ or a space"
+    if name.startswith("'"):
+        return "begins with ', which means an expression in prompts: leave it out"
+    if name.casefold() in NETWORKS:
+        return f"is a kind of network, so that <{name}:0.8> would load one: choose another"
+    if word := host_word_in(name):
+        return f"contains {word}, at which the WebUI cuts prompts: write {word.capitalize()}"
+    return None
+
+
+def check_new_name(name: str) -> str:
+    """Return ``name`` trimmed and composed, if a new person can be called so.
+
+    Raises:
+        IdentityError: It can be no name, or prompts could not hold it.
+    """
+    name = checked_name(name)
+    if (reason := unusable_in_prompts(name)) is not None:
+        raise IdentityError(f"The name {name!a} {reason}.")
+    return name
 
 
 # Prompts that other extensions keep in a picture's parameters. ADetailer repaints the faces that it finds, from prompts of its

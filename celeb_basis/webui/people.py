@@ -13,6 +13,7 @@ from celeb_basis.identities.blending import rename_in_blends
 from celeb_basis.identities.deletion import Deleted, GeneratedFiles, Traces, delete_person, traces_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus, Library, move_sidecars, name_key
+from celeb_basis.prompts.syntax import unusable_in_prompts
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.options import Workspace
 from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchPersonError
@@ -88,6 +89,8 @@ class People:
             path = self.workspace.library.path_of(name)
         except CelebBasisError as error:
             return str(error)
+        if (unusable := unusable_in_prompts(name)) is not None and not path.exists():
+            return f"The name {name!a} {unusable}."
         if path.exists() and not replace:
             return f"There is already a person called {path.stem!r}: choose another name, or choose to replace them."
         if name.casefold() in self.host.embedding_names() and not path.exists():

@@ -22,7 +22,7 @@ from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Checkpoint, Registry
-from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
+from celeb_basis.prompts.syntax import COMMENT, cut, sealed, with_emphasis
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class A1111Tokens(Tokens):
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        registry.has_comments = self.has_comments
         self.installed = False
         self._tracker = self.checkpoint_tracker()
         self._patches = FunctionPatches(self)
@@ -150,6 +151,10 @@ class A1111Tokens(Tokens):
         opts = host_module("shared").opts
         return opts.emphasis != "None" and not opts.use_old_emphasis_implementation
 
+    def has_comments(self) -> bool:
+        """Whether the host leaves out what follows a # in prompts."""
+        return bool(getattr(host_module("shared").opts, "enable_prompt_comments", False))
+
     def comments(self) -> list[str]:
         """The host's list of sentences that it shows below the next image."""
         comments: list[str] = host_module("sd_hijack").model_hijack.comments
@@ -199,11 +204,18 @@ class A1111Tokens(Tokens):
     def _cached_params(self, original: Any, processing: Any, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         # The cached conditioning depends on an identity's vectors as well.
         named = self.mentioned(*required_prompts)
-        for one in named:
+        for one in (*named, *self._lost_in_comments(processing)):
             if not one.available:
                 processing.comment(f"<{one.name}> was read as plain text: {one.reason}")
         content = tuple((one.name, one.reason if one.identity is None else one.identity.content_hash) for one in named)
         return (*original(processing, required_prompts, *args, **kwargs), content)
+
+    def _lost_in_comments(self, processing: Any) -> list[IdentityStatus]:
+        """Those whom the host has left out of the prompts, because a # in the name begins a comment."""
+        typed = [getattr(processing, name, None) for name in ("prompt", "negative_prompt")]
+        texts = [text for one in typed for text in ([one] if isinstance(one, str) else one or ()) if COMMENT in text]
+        found = self.mentioned(*texts) if texts and self.has_comments() else ()
+        return [one for one in found if COMMENT in one.name]
 
     def _with_emphasis(self, text: str) -> str:
         networks = host_module("extra_networks")
@@ -213,6 +225,7 @@ class A1111Tokens(Tokens):
             reserved={*networks.extra_network_registry, *networks.extra_network_aliases},
             emphasis=self.has_emphasis(),
             misread=self._misread,
+            shadowed=self._shadowed,
         )
 
     def _embedding(self, found: IdentityStatus | None) -> Any | None:
@@ -225,7 +238,15 @@ class A1111Tokens(Tokens):
 
     def _misread(self, tag: str) -> None:
         name = tag[1:-1].partition(":")[0]
-        text = f"{tag} was read as <{name}>: to change its weight, write a number, as in <{name}:0.8>."
+        self._comment(f"{tag} was read as <{name}>: to change its weight, write a number, as in <{name}:0.8>.")
+
+    def _shadowed(self, tag: str) -> None:
+        name, _, weight = tag[1:-1].partition(":")
+        self._comment(
+            f"{tag} is a tag of the WebUI's own, which loads a network: for the person, write (<{name}>:{weight})."
+        )
+
+    def _comment(self, text: str) -> None:
         comments = self.comments()
         if text not in comments:
             _log.warning("%s", text)
@@ -243,6 +264,7 @@ def install(registry: Registry, kind: type[_Tokens] = A1111Tokens) -> _Tokens:  
     tokens = installed(kind)
     if isinstance(tokens, kind):
         tokens.registry.folder = registry.folder
+        registry.has_comments = tokens.has_comments
         return tokens
     if tokens is not None:  # of another copy of this package
         tokens.uninstall()

@@ -13,6 +13,10 @@ class ReForgeTokens(A1111Tokens):
 
     supported = "reForge's branch main of 2025 or later"
 
+    def has_comments(self) -> bool:
+        """Always: its setting only says whether they are saved."""
+        return True
+
     def checkpoint_tracker(self) -> CheckpointTracker:
         """The one for reForge."""
         return ReForgeTracker()

@@ -42,6 +42,7 @@ class SDNextTokens(Tokens):
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        registry.has_comments = _no_comments
         self.installed = False
         self._tracker = SDNextTracker()
         self._patches = FunctionPatches(self)
@@ -144,11 +145,17 @@ def _misread(tag: str) -> None:
     _log.warning("%s was read as <%s>: to change its weight, write a number, as in <%s:0.8>.", tag, name, name)
 
 
+def _no_comments() -> bool:
+    """SD.Next reads a # in a prompt as any other character."""
+    return False
+
+
 def install(registry: Registry) -> SDNextTokens:
     """Install the tokens of ``registry``, or point the installed ones to its folder."""
     tokens = installed()
     if isinstance(tokens, SDNextTokens):
         tokens.registry.folder = registry.folder
+        registry.has_comments = _no_comments
         return tokens
     if tokens is not None:  # of another copy of this package
         tokens.uninstall()
