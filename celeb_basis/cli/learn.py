@@ -56,11 +56,12 @@ examples:
   celeb-basis learn --person ada=ada.jpg --person bob=bob1.jpg,bob2.jpg --model /models/sd15
   celeb-basis learn people/ --model /models/sd15                  (one photo or subfolder per person, one after the other)
   celeb-basis learn people/ --model /models/sd15 --executor ray --workers 4
-  celeb-basis learn --resume ada.state.safetensors --model /models/sd15
+  celeb-basis learn --resume ada --model /models/sd15             (the newest saved run of ada; or give its file)
 
-Ctrl-C stops after the current step, saves the state of the run and shows the command that resumes it. The result of a
-resumed run is bit for bit the same as without the interruption. In a folder of people, one failure does not stop the
-others: a table at the end shows who failed and why, and the exit code is 1 if some failed and 2 if all did."""
+Ctrl-C, or SIGTERM, stops after the current step, saves the state of the run and shows the command that resumes it. A run is
+also saved on its way, every 30 seconds, so that a crash costs no more than that: celeb-basis runs lists what can be resumed.
+The result of a resumed run is bit for bit the same as without the interruption. In a folder of people, one failure does not
+stop the others: a table at the end shows who failed and why, and the exit code is 1 if some failed and 2 if all did."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -92,9 +93,9 @@ def add_parser(commands: Commands) -> None:
     add_library(parser)
     add_replace(parser)
     parser.add_argument(
-        "--state", type=path_argument, metavar="FILE", help="where to save an interrupted run; in the cache by default"
+        "--state", type=path_argument, metavar="FILE", help="where to save the run until it ends; in the cache by default"
     )
-    parser.add_argument("--resume", type=path_argument, metavar="FILE", help="resume a run that was saved")
+    parser.add_argument("--resume", type=path_argument, metavar="NAME|FILE", help="resume a run that was saved")
     parser.add_argument("--report", type=path_argument, metavar="FILE.html", help="write an HTML report on the run")
     add_model(parser)
     group = parser.add_argument_group("a folder of people on several machines")
@@ -197,21 +198,20 @@ def _learn_in_one_run(
     interrupt = threading.Event()
     with _interruptible_bar(console, ", ".join(task.names), interrupt) as bar:
         show = _shown_on(bar, report)
-        try:
+        with results.saving_to(task.state, task.names):
             outcome = run_one(session, task, interrupt, lambda _task, event: show(event))
-        finally:
-            results.note_state(task.state, task.names)  # an error may have left one too
     return _finish(arguments, outcome, results, session, report)
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> int:
-    from celeb_basis.cli.learn_people import Results
+    from celeb_basis.cli.learn_people import Results, saved_run
     from celeb_basis.events import follow
     from celeb_basis.report.collect import RunReport
     from celeb_basis.training.run import TrainingSession
     from celeb_basis.training.state import read_summary
 
     results = Results(open_library(arguments.library), arguments, console)
+    arguments.resume = saved_run(arguments.resume)
     people = read_summary(arguments.resume).names
     for name in people:
         check_name_is_free(results.library, name, replace=arguments.replace, resumed=True)
@@ -223,7 +223,8 @@ def _resume(arguments: argparse.Namespace, console: Console) -> int:
     with _interruptible_bar(console, ", ".join(people), interrupt) as bar:
         changes = settings_changes(arguments)
         running = session.resume(arguments.resume, changes, interrupt, consent=arguments.consent, state=arguments.state)
-        outcome = follow(running, _shown_on(bar, report))
+        with results.saving_to(arguments.state or arguments.resume, people):
+            outcome = follow(running, _shown_on(bar, report))
     return _finish(arguments, outcome, results, session, report)
 
 
@@ -262,25 +263,29 @@ def _finish(
 
 @contextlib.contextmanager
 def _interruptible_bar(console: Console, about: str, interrupt: threading.Event) -> Iterator[LearnBar]:
-    """A bar during which Ctrl-C sets ``interrupt``. A second Ctrl-C stops at once."""
+    """A bar during which Ctrl-C, SIGTERM and a closed terminal set ``interrupt``. The second of them stops at once."""
 
     def on_signal(_signal: int, _frame: Any) -> None:
         if interrupt.is_set():
             raise KeyboardInterrupt
         interrupt.set()
-        console.note("Stopping after this step ... (Ctrl-C again stops at once and saves nothing)")
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            console.note("Stopping after this step ... (Ctrl-C again stops at once, with what was saved on the way)")
 
     bar = LearnBar(console, about)
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, on_signal)
-    except ValueError:  # not the main thread: the program that calls us handles signals
-        before = None
-    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' own
+            number = getattr(signal, name, None)
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):  # nohup
+                continue
+            with contextlib.suppress(ValueError):  # not the main thread: the program that calls us handles signals
+                before[number] = signal.signal(number, on_signal)
         yield bar
     finally:
         bar.close()
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # A folder of people, one run per person: all are tried, and a table at the end shows the results

@@ -11,19 +11,20 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from celeb_basis.cli.common import UsageError, default_library, named_cosines
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError
+from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError, TrainingError
 from celeb_basis.files import cache_folder, checked_name, explained_os_errors
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.training.run import PhotoInput, TrainingResult
+from celeb_basis.training.state import StateSummary, read_summary
 
 # The people that the command line asks for
 
@@ -158,6 +159,34 @@ def new_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
     return next(path for path in itertools.chain((first,), numbered) if path not in known)
 
 
+def saved_runs() -> dict[Path, StateSummary]:
+    """The runs that are saved in the default folder, newest first."""
+    runs = {}
+    files = [path for path in unfinished_runs().glob("[!.]*.safetensors") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(CelebBasisError):
+            runs[path] = read_summary(path)
+    return runs
+
+
+def saved_run(wanted: Path) -> Path:
+    """The file of the saved run that the user calls ``wanted``: its file, or the name of a person whom it learns.
+
+    Raises:
+        TrainingError: There is none.
+    """
+    if wanted.exists() or len(wanted.parts) != 1 or wanted.suffix == ".safetensors":
+        return wanted
+    runs = saved_runs()
+    found = [path for path, run in runs.items() if name_key(str(wanted)) in map(name_key, run.names)]
+    if not found:
+        known = ", ".join(dict.fromkeys(", ".join(run.names) for run in runs.values())) or "none"
+        raise TrainingError(
+            f"There is no file {wanted}, and no saved run of a person called so. Saved runs: {known} (celeb-basis runs)."
+        )
+    return found[0]
+
+
 def resume_command(arguments: argparse.Namespace, state: Path) -> str:
     """The command that resumes the run in ``state`` with the options in ``arguments``."""
     words = ["celeb-basis", "learn", "--resume", str(state), "--model", str(arguments.model)]
@@ -230,7 +259,8 @@ class Results:
         except CelebBasisError as error:
             for name in outcome.names:
                 self._add_row(name, error=str(error), warnings=list(outcome.warnings))
-            self.console.note(f"{names}: {error}")
+            where = self._resuming(outcome.state, outcome.names)
+            self.console.note(f"{names}: {error}" if where in str(error) else f"{names}: {error} {where}")
         else:
             self.console.note(f"{names}: {_REASONS[outcome.reason].format(outcome.steps)}")
 
@@ -243,7 +273,10 @@ class Results:
         """
         files = []
         for name, content in zip(outcome.names, outcome.identities, strict=True):
-            path = self.library.add(identity_from_bytes(content), replace=self.arguments.replace)
+            try:
+                path = self.library.add(identity_from_bytes(content), replace=self.arguments.replace)
+            except CelebBasisError as error:
+                raise type(error)(f"{error} {self._resuming(outcome.state, outcome.names)}".rstrip()) from error
             files.append(path)
             progress = outcome.progress[name]
             self._add_row(
@@ -265,20 +298,52 @@ class Results:
         self.note_state(outcome.state, outcome.names)
         message = outcome.error
         if not message:
-            saved = "Nothing had been learned yet."
+            saved = "Nothing had been learned yet." if outcome.steps == 0 else "Nothing of it could be saved."
             if outcome.state is not None:
                 saved = f"Its state is saved; to resume it: {resume_command(self.arguments, outcome.state)}"
-            message = f"interrupted after {outcome.steps} steps. {saved}"
+            message = f"interrupted after {outcome.steps} steps. {' '.join((*outcome.warnings, saved))}"
         self.console.note(f"{', '.join(outcome.names)}: {message}")
         error = outcome.error or "Interrupted."
         state = None if outcome.state is None else str(outcome.state)
         for name in outcome.names:
             self._add_row(name, error=error, reason="interrupted", steps=outcome.steps, state=state)
 
+    @contextlib.contextmanager
+    def saving_to(self, state: Path | None, names: Sequence[str]) -> Iterator[None]:
+        """During a run that saves itself to ``state``: deleting the people finds it, and errors say how to go on."""
+        self.note_state(state, names)
+        try:
+            yield
+        except (CelebBasisError, MemoryError, KeyboardInterrupt) as error:
+            if (where := self._resuming(state, names)) and str(state) not in str(error):
+                self.console.note(where)
+            raise
+        finally:
+            if state is not None and not state.is_file():
+                self._forget_states({state})
+
     def note_state(self, state: Path | None, names: Sequence[str]) -> None:
-        """Record a state that was saved outside the default folder, so that deleting the people finds it."""
-        if state is not None and state.is_file() and state.parent != unfinished_runs():
+        """Record a state that is saved outside the default folder, so that deleting the people finds it."""
+        if state is not None and state.absolute().parent != unfinished_runs().absolute():
             self.generated_files.note([state], "unfinished run", names, changes=True)
+
+    def _forget_states(self, states: Collection[Path]) -> None:
+        """Take ``states`` out of the record of generated files."""
+        gone = {state.absolute() for state in states}
+        self.generated_files.forget([file for file in self.generated_files.all() if file.path in gone])
+
+    def _resuming(self, state: Path | None, names: Sequence[str]) -> str:
+        """How the run of ``names`` that is saved in ``state`` is resumed; empty if it is not saved."""
+        if state is None or not state.is_file():
+            return ""
+        try:
+            saved = read_summary(state)
+        except CelebBasisError:
+            return ""
+        if saved.names != tuple(names):
+            return ""
+        command = resume_command(self.arguments, state)
+        return f"The run is saved at step {saved.step} of {saved.steps}; to resume it: {command}"
 
     def forget_run(self, outcome: TrainingResult) -> None:
         """Delete the saved states of a run that has ended well, but no file that the user resumed in a place of theirs."""
@@ -287,6 +352,7 @@ class Results:
         states = {state for state in ours if state.resolve().parent == folder}
         if outcome.state is not None and (chosen is None or outcome.state.absolute() != chosen.absolute()):
             states.add(outcome.state)  # written on the way
+            self._forget_states(states)
         for state in states:
             try:
                 with explained_os_errors(state, "delete"):

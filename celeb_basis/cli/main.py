@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from celeb_basis import __version__
-from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, transfer
+from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, runs, transfer
 from celeb_basis.cli.common import CommandParser, UsageError, add_output_options
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import error_message, is_user_error
@@ -83,6 +83,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"celeb-basis {__version__}")
     add_output_options(parser, defaults=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for module in (demo, learn, generate, evaluate, basis, transfer, people):
+    for module in (demo, learn, runs, generate, evaluate, basis, transfer, people):
         module.add_parser(commands)
     return parser

@@ -22,12 +22,14 @@ import celeb_basis
 from celeb_basis.errors import CelebBasisError, MissingPackageError, TrainingError, error_message, is_user_error
 from celeb_basis.files import explained_os_errors
 from celeb_basis.training.run import PhotoInput, TaskRunner, TrainingResult, TrainingTask, failed_result, run_one
+from celeb_basis.training.state import read_summary
 
 _log = logging.getLogger(__name__)
 
 _POLL = 0.5
 """Seconds between two checks of the cancellation flag."""
 _INTERRUPTED = "Interrupted on its Ray worker, which saves no state: learn this person again."
+_NOT_HERE = "Interrupted on its Ray worker, and nothing of it is saved on this machine: learn this person again."
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,12 @@ class _WorkerPool:
         for reference, (_, task) in self.busy.items():
             if reference in done:
                 yield self._result(reference, task)[0]
+            elif task.state is not None and task.state.is_file():  # saved on the way
+                step = read_summary(task.state).step
+                yield TrainingResult(task.names, reason="interrupted", steps=step, state=task.state)
             else:
-                yield TrainingResult(task.names, reason="interrupted", error=_INTERRUPTED)
+                error = _INTERRUPTED if task.state is None else _NOT_HERE
+                yield TrainingResult(task.names, reason="interrupted", error=error)
 
     def _result(self, reference: Any, task: TrainingTask) -> tuple[TrainingResult, bool]:
         """How ``task`` ended, and whether its worker is still alive."""
@@ -217,7 +223,7 @@ def _with_machine(result: TrainingResult, state: Path | None, home: str) -> Trai
 def _lost(task: TrainingTask, error: Exception) -> TrainingResult:
     _log.info("%s failed", ", ".join(task.names), exc_info=error)
     reason = f"The Ray worker process died ({_first_line(error)}): it may have run out of memory, so use fewer workers."
-    return TrainingResult(task.names, error=reason)
+    return replace(failed_result(task, TrainingError(reason)), error=reason)
 
 
 def _first_line(error: Exception) -> str:

@@ -415,4 +415,5 @@ def failed_result(task: TrainingTask, error: Exception) -> TrainingResult:
     """The result of a task that ended with ``error``."""
     if not is_user_error(error):
         _log.error("%s failed", ", ".join(task.names), exc_info=error)
-    return TrainingResult(task.names, error=error_message(error))
+    state = task.state if task.state is not None and task.state.is_file() else None
+    return TrainingResult(task.names, error=error_message(error), state=state)

@@ -26,8 +26,8 @@ _FORMAT = 1
 SAVE_EVERY = 30.0
 """Seconds between two saves of a run on its way."""
 
-_COST = 100.0
-# A save may take one hundredth of the time until the next: on a slow disk a run is saved less often.
+SAVE_COST = 100.0
+"""The time until the next save is at least this many times what the last one took: on a slow disk a run is saved less often."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class StateSaver:
         else:
             self.problem, self.saved = "", trainer.step
         ended = time.monotonic()
-        self._due = ended + max(SAVE_EVERY, _COST * (ended - started))
+        self._due = ended + max(SAVE_EVERY, SAVE_COST * (ended - started))
         return not self.problem
 
     def save_if_due(self, trainer: Trainer) -> str:
