@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.cli.common import Commands, UsageError, add_command, path_argument
+from celeb_basis.cli.arguments import path_argument
+from celeb_basis.cli.common import Commands, UsageError, add_command
 from celeb_basis.cli.progress import Console
 from celeb_basis.files import explained_os_errors
 
