@@ -22,10 +22,10 @@ from celeb_basis.evaluation.metrics import (
 )
 from celeb_basis.events import Event, EventStream
 from celeb_basis.exports.textual_inversion import export_identity
+from celeb_basis.faces.face_search import find_faces
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.faces.packs import MINIATURE, find_pack
-from celeb_basis.faces.portraits import choose_face
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
@@ -112,11 +112,10 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     with clock("Finding the faces"):
         vectors: dict[str, Floats] = {}
         for name, path in zip(names, options.photos, strict=True):
-            photo = open_photo(path)
-            found = faces.detect(photo)
-            face = choose_face(found, None, path.name)
-            vectors[name] = faces.embed([faces.align(photo, face.landmarks)])[0]
-            report.photo(path, photo, face, found)
+            search = find_faces(open_photo(path), faces)
+            face = search.choose(None, path.name)
+            vectors[name] = search.embed(face, faces)[1]
+            report.photo(path, search.picture, face, search.faces)
     yield Stage("Learning")
     learning = EventStream(session.learn(task, threading.Event()))
     for event in learning:

@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     from celeb_basis.evaluation import contact_sheet, evaluate_images, write_result, write_sheet
     from celeb_basis.evaluation.clip import load_clip
-    from celeb_basis.faces.portraits import choose_face
+    from celeb_basis.faces.face_search import find_faces
     from celeb_basis.identities.deletion import GeneratedFiles
     from celeb_basis.photos import open_photo
 
@@ -119,8 +119,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     faces = open_faces(arguments, console)
     vectors = []
     for path, photo in photos.items():
-        face = choose_face(faces.detect(photo), None, path.name)
-        vectors.append(faces.embed([faces.align(photo, face.landmarks)])[0])
+        search = find_faces(photo, faces)
+        vectors.append(search.embed(search.choose(None, path.name), faces)[1])
     if arguments.pictures is None:
         items = _generate(arguments, console)
     with console.bar(len(items), "evaluating", unit="image") as bar:

@@ -181,7 +181,7 @@ def _tasks(
 def _learn_in_one_run(
     arguments: argparse.Namespace, console: Console, task: TrainingTask, names: NameList, results: Results
 ) -> int:
-    from celeb_basis.faces.portraits import choose_face
+    from celeb_basis.faces.face_search import find_faces
     from celeb_basis.photos import open_photo
     from celeb_basis.report.collect import RunReport
     from celeb_basis.training.run import TrainingSession, run_one
@@ -190,10 +190,10 @@ def _learn_in_one_run(
     faces = open_faces(arguments, console)
     report = RunReport(task) if arguments.report else None
     for path, photo in photos.items():
-        found = faces.detect(photo)
-        face = choose_face(found, task.face, path.name)  # fails before the model is loaded, which takes long
+        search = find_faces(photo, faces)
+        face = search.choose(task.face, path.name)  # fails before the model is loaded, which takes long
         if report is not None:
-            report.photo(path, photo, face, found)
+            report.photo(path, search.picture, face, search.faces)
     session = TrainingSession(open_model(arguments, console), names, faces, known_faces=[CELEBRITY_FACES])
     interrupt = threading.Event()
     with _interruptible_bar(console, ", ".join(task.names), interrupt) as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.errors import FacePackError, MissingPackageError
-from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
+from celeb_basis.errors import CelebBasisError, FacePackError, MissingPackageError
+from celeb_basis.faces.network import ClearFace, DetectedFace, DiscerningNetwork, Floats, Pixels
 from celeb_basis.faces.packs import check_pack
 from celeb_basis.files import sha256_of_file
+from celeb_basis.photos import open_photo
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +29,12 @@ _SMALLEST_SIDE = 8
 _THINNEST = 100
 """Pictures longer than this many times their width would vanish in the detector's input."""
 
+_CLEAR_FACE = Path(__file__).resolve().parents[1] / "miniature" / "photos" / "stranger1.png"
+
 _INSTALL = '`python -m pip install "insightface>=2.1" onnxruntime`'
 
 
-class InsightFaceNetwork(FaceNetwork):
+class InsightFaceNetwork(DiscerningNetwork):
     """A detector and an ArcFace-family recognizer from one pack's folder, run by unmodified insightface.
 
     Runs on the CPU by default, so that a photo gives the same vector on every machine. Never downloads.
@@ -71,13 +75,13 @@ class InsightFaceNetwork(FaceNetwork):
 
     def detect(self, picture: Pixels) -> list[DetectedFace]:
         """Every face in an RGB picture, largest first. If none is found, it looks again with a border: a crop may be tight."""
-        faces = self._detect(picture)
+        faces = self.detect_once(picture)
         for border in BORDERS:
             if faces:
                 break
             margin = round(border * max(picture.shape[:2]))
             padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=_BORDER_GRAY)
-            faces = [_moved(face, -margin) for face in self._detect(padded)]
+            faces = [face.moved(-margin, -margin) for face in self.detect_once(padded)]
         # The box makes the order of faces of one size stable.
         return sorted(faces, key=lambda face: (-face.area, face.box))
 
@@ -92,16 +96,32 @@ class InsightFaceNetwork(FaceNetwork):
 
     def embed(self, aligned: Sequence[Pixels]) -> Floats:
         """``(N, 512)`` L2-normalized face vectors of N aligned crops."""
+        return self.embed_with_lengths(aligned)[0]
+
+    def embed_with_lengths(self, aligned: Sequence[Pixels]) -> tuple[Floats, Floats]:
+        """What :meth:`embed` gives, and the ``(N,)`` lengths of the vectors before they were normalized."""
         if not len(aligned):
-            return np.zeros((0, 512), np.float32)
+            return np.zeros((0, 512), np.float32), np.zeros(0, np.float32)
         crops = [_bgr(crop) for crop in aligned]
         batches = [[crop] for crop in crops] if self._one_by_one else [crops]
         vectors = np.concatenate([self._recognizer.get_feat(batch) for batch in batches]).astype(np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         normalized: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
-        return normalized
+        return normalized, lengths[:, 0]
 
-    def _detect(self, picture: Pixels) -> list[DetectedFace]:
+    @functools.cached_property
+    def clear_face(self) -> ClearFace:
+        """Score and length for the clear face of a photo that ships; zero demands if it is not found there."""
+        with contextlib.suppress(CelebBasisError):
+            picture = open_photo(_CLEAR_FACE)
+            if found := self.detect(picture):
+                length = self.embed_with_lengths([self.align(picture, found[0].landmarks)])[1][0]
+                return ClearFace(found[0].score, max(float(length), 1e-9))
+        _log.warning("The face models find no face in %s: what they find in photos is not doubted.", _CLEAR_FACE)
+        return ClearFace(1e-9, 1e-9)
+
+    def detect_once(self, picture: Pixels) -> list[DetectedFace]:
+        """The faces of a single look at a picture, in no order."""
         height, width = picture.shape[:2]
         if min(height, width) < _SMALLEST_SIDE or max(height, width) > _THINNEST * min(height, width):
             return []
@@ -162,9 +182,3 @@ def _bgr(picture: Pixels) -> Pixels:
 def _box(values: Any) -> tuple[float, float, float, float]:
     left, top, right, bottom = (float(value) for value in values[:4])
     return left, top, right, bottom
-
-
-def _moved(face: DetectedFace, by: int) -> DetectedFace:
-    left, top, right, bottom = face.box
-    box = (left + by, top + by, right + by, bottom + by)
-    return DetectedFace(box, face.landmarks + np.float32(by), face.score)

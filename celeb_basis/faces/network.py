@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,12 @@ class DetectedFace:
         left, top, right, bottom = self.box
         return max(0.0, right - left) * max(0.0, bottom - top)
 
+    def moved(self, x: float, y: float) -> DetectedFace:
+        """The same face, ``x`` pixels further to the right and ``y`` further down."""
+        left, top, right, bottom = self.box
+        landmarks = self.landmarks + np.array([x, y], np.float32)
+        return DetectedFace((left + x, top + y, right + x, bottom + y), landmarks, self.score)
+
 
 class FaceNetwork(Protocol):
     """A frozen detector and recognizer."""
@@ -48,6 +54,33 @@ class FaceNetwork(Protocol):
 
     def embed(self, aligned: Sequence[Pixels]) -> Floats:
         """``(N, 512)`` L2-normalized face vectors of N aligned crops."""
+
+
+class ClearFace(NamedTuple):
+    """What a network answers to a clear face, as a measure for its other answers."""
+
+    score: float
+    """The detector's confidence."""
+    length: float
+    """Length of the vector before it is normalized."""
+
+
+@runtime_checkable
+class DiscerningNetwork(FaceNetwork, Protocol):
+    """A face network that can say how sure it is."""
+
+    @property
+    def clear_face(self) -> ClearFace:
+        """Score and length for a clear face."""
+
+    def detect_once(self, picture: Pixels) -> list[DetectedFace]:
+        """The faces of a single look at a picture, in no order; :meth:`detect` may look again with a border."""
+
+    def embed_with_lengths(self, aligned: Sequence[Pixels]) -> tuple[Floats, Floats]:
+        """What :meth:`embed` gives, and the ``(N,)`` lengths of the vectors before they were normalized.
+
+        A recognizer gives short vectors for what is hardly a face.
+        """
 
 
 @dataclass(frozen=True)

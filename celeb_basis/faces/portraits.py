@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from celeb_basis.errors import FaceError
+from celeb_basis.faces.face_search import find_faces
 from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels, Portrait
 
 _Vector = npt.NDArray[np.float64]
@@ -43,57 +44,25 @@ def portrait(
         faces: Detects, aligns and embeds the face.
         size: Side of the crop in pixels.
         choose: ``None`` for the largest face, a face's number (0 is the largest), or a clicked point x, y in the photo's
-            pixels.
+            pixels. A photo that is not upright is turned, and then has its faces in that turn.
         source: Name of the photo in messages.
 
     Raises:
         FaceError: If there is no such face.
     """
-    found = faces.detect(photo)
-    face = choose_face(found, choose, source)
-    aligned = faces.align(photo, face.landmarks)
-    crop = square_crop(photo, face.landmarks, size)
+    search = find_faces(photo, faces)
+    face = search.choose(choose, source)
+    aligned, vector = search.embed(face, faces)
+    crop = square_crop(search.picture, face.landmarks, size)
+    # A user who chose a face knows that there are others.
+    seen = search.faces if choose is None else [face]
     return Portrait(
         picture=crop.picture,
         landmarks=crop.landmarks,
-        vector=faces.embed([aligned])[0],
+        vector=vector,
         source=source,
-        # A user who chose a face knows that there are others.
-        warnings=quality_warnings(photo, face, found if choose is None else [face], aligned),
+        warnings=search.warnings + quality_warnings(search.picture, face, seen, aligned),
     )
-
-
-def choose_face(
-    found: list[DetectedFace], choose: int | tuple[float, float] | None = None, source: str = "the photo"
-) -> DetectedFace:
-    """The largest of ``found`` (largest first), the one with a number, or the one at a point x, y or nearest to it.
-
-    Raises:
-        FaceError: If there is no such face.
-    """
-    if not found:
-        raise FaceError(
-            f"No face was found in {source}: use a photo that shows one face from the front, well lit and not cropped."
-        )
-    if choose is None:
-        return found[0]
-    if not isinstance(choose, int):
-        point = choose
-        return min(found, key=lambda face: (_distance(face, point), face.area))
-    if not 0 <= choose < len(found):
-        count = "only one face was" if len(found) == 1 else f"{len(found)} faces were"
-        raise FaceError(
-            f"There is no face number {choose} in {source}, where {count} found: choose from 0 (the largest) to "
-            f"{len(found) - 1}."
-        )
-    return found[choose]
-
-
-def _distance(face: DetectedFace, point: tuple[float, float]) -> float:
-    """Pixels from a point to a face's box; 0 inside."""
-    left, top, right, bottom = face.box
-    x, y = point
-    return float(np.hypot(max(left - x, 0.0, x - right), max(top - y, 0.0, y - bottom)))
 
 
 # The square crop.
@@ -261,6 +230,12 @@ DARKEST, BRIGHTEST = 45.0, 225.0
 OUTSIDE = 0.15
 """Share of the training crop beyond the photo's edge: 0 to 0.02 for loosely framed faces, 0.3 to 0.7 for tight crops."""
 
+COLOR = 3.5
+"""Gray levels by which colors differ from one tint: 4.6 to 19 in color photos, 0 in gray and up to 2.5 in sepia ones."""
+
+SAME_PERSON = 0.4
+"""Cosine similarity of two photos' face vectors: at least 0.55 for one person, below 0.4 for 99.6% of different ones."""
+
 
 def quality_warnings(
     picture: Pixels, face: DetectedFace, all_faces: Sequence[DetectedFace], aligned: Pixels
@@ -298,6 +273,11 @@ def quality_warnings(
         warnings.append("The face is very dark: a photo with more light on the face gives a better likeness.")
     if light > BRIGHTEST:
         warnings.append("The face is overexposed: a photo with less light on the face gives a better likeness.")
+    if color_spread(aligned) < COLOR:
+        warnings.append(
+            "The photo is black and white, or has a single tint, and pictures of the person will have it too: a photo in color "
+            "gives a better likeness."
+        )
     outside = outside_share(picture.shape[:2], square)
     if outside > OUTSIDE:
         warnings.append(
@@ -315,6 +295,42 @@ def sharpness(gray: _Gray) -> float:
     around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
     laplacian = around - 4 * gray[1:-1, 1:-1]
     return float(laplacian[16:-16, 16:-16].var() / max(_middle(gray).var(), 1.0))
+
+
+def color_spread(aligned: Pixels) -> float:
+    """Gray levels by which the colors of an aligned crop differ from those of a single tint (RMS)."""
+    colors = aligned[24:104, 24:88].reshape(-1, 3).astype(np.float64)
+    light = colors @ (0.299, 0.587, 0.114) / 128
+    # In a tinted photo red and blue follow from how light a place is; a parabola is enough for sepia.
+    curve = np.stack([np.ones_like(light), light, light**2], axis=1)
+    differences = colors[:, [0, 2]] - colors[:, [1]]
+    fitted, *_ = np.linalg.lstsq(curve, differences, rcond=None)
+    return float(np.sqrt(((curve @ fitted - differences) ** 2).mean()))
+
+
+def likeness_warnings(portraits: Sequence[Portrait]) -> tuple[str, ...]:
+    """A sentence for each photo of a person that seems to show another person than the others do."""
+    if len(portraits) < 2:
+        return ()
+    vectors = np.stack([one.vector for one in portraits]).astype(np.float64)
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -1.0)
+    different = "nobody has the mean of two faces. Leave out photos of anybody else, or choose the right face in them."
+    if len(portraits) == 2 or bool((similar.max(axis=1) < SAME_PERSON).all()):
+        if similar.max() >= SAME_PERSON:
+            return ()
+        names = " and ".join(one.source for one in portraits)
+        return (f"{names} seem to show different people (similarity {similar.max():.2f}): {different}",)
+    # The person is who most photos show.
+    groups = similar >= SAME_PERSON
+    np.fill_diagonal(groups, True)
+    most = groups[int(groups.sum(axis=1).argmax())]
+    close = (similar[:, most].max(axis=1) >= SAME_PERSON) | most
+    return tuple(
+        f"{one.source} seems to show another person than the other photos (similarity {row.max():.2f}): {different}"
+        for one, row, belongs in zip(portraits, similar[:, most], close, strict=True)
+        if not belongs
+    )
 
 
 def turn(landmarks: Floats) -> float:

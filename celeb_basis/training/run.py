@@ -21,7 +21,7 @@ from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_message, is_user_error
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, Warned, follow, until_set
 from celeb_basis.faces.network import FaceNetwork, Portrait
-from celeb_basis.faces.portraits import portrait
+from celeb_basis.faces.portraits import likeness_warnings, portrait
 from celeb_basis.files import bases_cache, cache_folder
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity, identity_to_bytes
@@ -195,6 +195,7 @@ class TrainingSession(TaskRunner):
         portraits = self._make_portraits(task, self.faces)
         yield PortraitsFound(portraits)
         warnings += tuple(text for of_person in portraits.values() for one in of_person for text in one.warnings)
+        warnings += tuple(text for of_person in portraits.values() for text in likeness_warnings(of_person))
 
         guesses: tuple[FirstGuess, ...] = ()
         if settings.start == "guess":

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import FaceError, FacePackError, MissingPackageError
+from celeb_basis.faces.face_search import find_faces
 from celeb_basis.faces.network import FaceNetwork, Pixels
 from celeb_basis.faces.packs import SOURCES, PackSource, find_pack, licence_to_agree_to, not_agreed, obtain_pack
-from celeb_basis.faces.portraits import choose_face, quality_warnings
+from celeb_basis.faces.portraits import quality_warnings
 from celeb_basis.photos import open_photo
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 
@@ -99,17 +100,19 @@ class FaceModels:
         """
         picture = open_photo(photo, name=name) if isinstance(photo, bytes) else photo
         network = self.network()
-        found = network.detect(picture)
+        search = find_faces(picture, network)
         problem = ""
         try:
-            choose_face(found, None, name)
+            search.choose(None, name)
         except FaceError as error:
             problem = str(error)
         faces = tuple(
-            FoundFace(face, quality_warnings(picture, face, [face], network.align(picture, face.landmarks)))
-            for face in found
+            FoundFace(
+                face, search.warnings + quality_warnings(search.picture, face, [face], search.align(face, network))
+            )
+            for face in search.faces
         )
-        return FoundFaces(picture, faces, problem)
+        return FoundFaces(search.picture, faces, problem)
 
     def _to_agree_to(self) -> PackSource | None:
         pack = self._pack()

@@ -11,9 +11,10 @@ from support.faces import ONE_PERSON, pixels_of
 from support.sample_photos import sample_photos
 
 from celeb_basis.errors import FaceError
+from celeb_basis.faces.face_search import choose_face
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.network import DetectedFace, Pixels
-from celeb_basis.faces.portraits import choose_face, portrait, quality_warnings
+from celeb_basis.faces.portraits import portrait, quality_warnings
 
 
 def box_face(left: float, top: float, side: float) -> DetectedFace:

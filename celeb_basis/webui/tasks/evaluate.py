@@ -11,7 +11,7 @@ from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import CelebBasisError, EvaluationError
 from celeb_basis.evaluation import ImageToEvaluate, contact_sheet, evaluate_images, evaluation_prompts
 from celeb_basis.evaluation.clip import load_clip
-from celeb_basis.faces.portraits import choose_face
+from celeb_basis.faces.face_search import find_faces
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.photos import open_photo
 from celeb_basis.provenance import marked
@@ -76,8 +76,8 @@ class EvaluateTask:
         opened = [(open_photo(data, name=n) if isinstance(data, bytes) else data, n, face) for data, n, face in photos]
         vectors = []
         for picture, name, face in opened:
-            found = choose_face(network.detect(picture), face, name)
-            vectors.append(network.embed([network.align(picture, found.landmarks)])[0])
+            search = find_faces(picture, network)
+            vectors.append(search.embed(search.choose(face, name), network)[1])
         return opened[0][0], np.stack(vectors)
 
     def _generate(self, job: Job) -> list[ImageToEvaluate]:
