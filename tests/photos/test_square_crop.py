@@ -10,9 +10,9 @@ from PIL import Image, ImageFilter
 from support.faces import ONE_PERSON, pixels_of
 
 from celeb_basis.errors import FaceError
+from celeb_basis.faces.crops import face_square, outside_share, square_crop
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.network import Pixels
-from celeb_basis.faces.portraits import face_square, outside_share, square_crop
 
 FRONTAL = np.array([[100, 100], [140, 100], [120, 120], [105, 145], [135, 145]], np.float32)
 
