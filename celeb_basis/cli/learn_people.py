@@ -32,10 +32,36 @@ PICTURES = frozenset(
     f".{ending}"
     for ending in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif"),
-        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi"),
+        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi", "mpo", "jxl"),
     )
 )
 """Suffixes of the files in a folder that count as photos."""
+
+RAW_PICTURES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("nef", "nrw", "dng", "arw", "sr2", "cr2", "cr3", "orf", "rw2", "pef", "raf", "srw"),
+        *("3fr", "fff", "iiq", "erf", "kdc", "dcr", "mos", "mrw", "x3f", "rwl"),
+    )
+)
+"""Suffixes of cameras' raw photos. They count where no picture of the same name, but for the suffix, lies beside them."""
+
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot", "#recycler"),
+        *("__macosx", "system volume information", "$recycle.bin", "recycler", "recycled", "found.000"),
+        *(
+            "lost+found",
+            "lost.dir",
+            "network trash folder",
+            "temporary items",
+            "thumbnails",
+            "desktop.ini",
+            "thumbs.db",
+        ),
+    )
+)
+"""Names, in small letters, of what network drives, operating systems and archives put into folders: nobody's names."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +138,32 @@ def _people_of_folder(folder: Path, together: bool) -> RequestedPeople:
 def _folder_entries(folder: Path) -> list[tuple[str, tuple[Path, ...]]]:
     """Name and photos of every person in ``folder``: one person per subfolder and per picture."""
     with explained_os_errors(folder, "list"):
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        entries = sorted(path for path in folder.iterdir() if not _is_of_a_system(path.name))
+        pictures = set(_pictures_among(entries))
         return [
             (path.name, _pictures_in(path)) if path.is_dir() else (path.stem, (path,))
             for path in entries
-            if path.is_dir() or _is_picture(path)
+            if path.is_dir() or path in pictures
         ]
 
 
 def _pictures_in(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in folder.iterdir() if path.is_file() and _is_picture(path)))
+    with explained_os_errors(folder, "list"):
+        return tuple(_pictures_among(sorted(folder.iterdir())))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
+def _pictures_among(paths: Sequence[Path]) -> list[Path]:
+    """The pictures among files, without the raw versions of others. A link that leads nowhere stays, to be reported."""
+    files = [path for path in paths if not _is_of_a_system(path.name) and (path.is_file() or not path.exists())]
+    developed = [path for path in files if path.suffix.lower() in PICTURES]
+    stems = {path.stem.casefold() for path in developed}
+    raw = [path for path in files if path.suffix.lower() in RAW_PICTURES and path.stem.casefold() not in stems]
+    return sorted(developed + raw)
+
+
+def _is_of_a_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or what an operating system or a network drive has put there."""
+    return name.startswith((".", "~$", "@__")) or name.casefold().rstrip(" .") in SYSTEM_FOLDERS
 
 
 # Interrupted runs
