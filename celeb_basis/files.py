@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -79,6 +80,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+SPARE = 16 << 20
+"""Bytes that have to be free where results will be saved."""
+
+
+def check_space(folder: Path) -> None:
+    """Check, before long work, that its results can be written into ``folder``, which may have to be created first.
+
+    Raises:
+        FileError: The folder cannot be written, or the disk is nearly full.
+    """
+    folder = Path(folder).expanduser().absolute()
+    with explained_os_errors(folder, "write into"):
+        standing = next((place for place in (folder, *folder.parents) if place.exists()), None)
+        if standing is None:  # the letter of a drive that does not exist
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not standing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(standing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    try:
+        free = shutil.disk_usage(standing).free
+    except OSError:  # some network shares do not say
+        return
+    if free < SPARE:
+        raise FileError(
+            f"The disk of {folder} is nearly full: {free >> 20} MB are free, and {SPARE >> 20} MB are needed to save what will "
+            "be learned. Free some space, then start again."
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -35,7 +35,7 @@ from celeb_basis.cli.common import (
 )
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.files import explained_os_errors
+from celeb_basis.files import check_space, explained_os_errors
 from celeb_basis.miniature import CELEBRITY_FACES
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     settings = chosen_settings(arguments)
     _check_usage(arguments)
 
-    from celeb_basis.cli.learn_people import Results, requested_people
+    from celeb_basis.cli.learn_people import Results, check_state_file, requested_people
 
     if arguments.resume is not None:
         return _resume(arguments, console)
@@ -124,9 +124,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise UsageError("--executor ray learns the people of a folder one by one: give a folder, without --together.")
     check_output_file(arguments.report)
     check_output_file(arguments.state)
+    check_state_file(arguments.state)
     with explained_os_errors(arguments.model, "read"):
         arguments.model.stat()  # before anything slow
     results = Results(open_library(arguments.library), arguments, console)
+    check_space(arguments.library)
     names = open_names(arguments)
     tasks = _tasks(arguments, settings, requested, results)
     if one_by_one:
@@ -211,6 +213,7 @@ def _resume(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.training.state import read_summary
 
     results = Results(open_library(arguments.library), arguments, console)
+    check_space(arguments.library)
     arguments.resume = saved_run(arguments.resume)
     people = read_summary(arguments.resume).names
     for name in people:

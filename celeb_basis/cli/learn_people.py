@@ -197,6 +197,20 @@ def new_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
     return next(path for path in itertools.chain((first,), numbered) if path not in known)
 
 
+def check_state_file(path: Path | None) -> None:
+    """Check that a run may be saved to ``path``: a file there has to be a saved run itself, which is replaced.
+
+    Raises:
+        FileError: It is another file.
+    """
+    if path is None or not path.exists():
+        return
+    try:
+        read_summary(path)
+    except CelebBasisError as error:
+        raise FileError(f"{path} is a file already, and no saved run: give --state another file.") from error
+
+
 def saved_runs() -> dict[Path, StateSummary]:
     """The runs that are saved in the default folder, newest first."""
     runs = {}

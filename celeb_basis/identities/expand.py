@@ -165,7 +165,7 @@ def hash_of_names(encoders: Iterable[tuple[str, str, Sequence[str]]]) -> str:
 
 def tensors_of(arrays: Sequence[Floats]) -> list[torch.Tensor]:
     """New tensors with the arrays' values."""
-    return [torch.from_numpy(array.copy()) for array in arrays]
+    return [torch.tensor(array) for array in arrays]
 
 
 def _model(metadata: IdentityMetadata) -> str:

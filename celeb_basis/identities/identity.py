@@ -153,7 +153,7 @@ class Identity:
 
     def token_vectors(self) -> tuple[torch.Tensor, ...]:
         """The vectors as ``(E, D_i)`` float32 tensors on the CPU, as :class:`DiffusionModel` takes them."""
-        return tuple(torch.from_numpy(array.copy()) for array in self.vectors)
+        return tuple(torch.tensor(array) for array in self.vectors)
 
 
 def _checked_array(array: Any, what: str) -> Floats:

@@ -24,7 +24,7 @@ from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import likeness_warnings, portrait
 from celeb_basis.files import bases_cache, cache_folder
 from celeb_basis.identities.expand import new_identity
-from celeb_basis.identities.identity import Identity, identity_to_bytes
+from celeb_basis.identities.identity import Identity, check_note, identity_from_bytes, identity_to_bytes
 from celeb_basis.method import Basis, ScaledCoefficients
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
@@ -62,6 +62,7 @@ class TrainingTask:
 
     Raises:
         TrainingError: At construction, if two people have the same name.
+        IdentityError: At construction, if no identity can store the note on consent.
     """
 
     people: tuple[PhotoInput, ...]
@@ -79,6 +80,7 @@ class TrainingTask:
         names = [name.casefold() for name in self.names]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise TrainingError(f"Two people are both called {repeated[0]!r}: give each a name of their own.")
+        check_note(self.consent, "note on consent")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -191,6 +193,7 @@ class TrainingSession(TaskRunner):
         task, warnings = self._limit_components(task)
         settings = task.settings
         bases = [built.basis for built in self.built_bases(settings.components)]
+        self._check_end(task, bases)
 
         portraits = self._make_portraits(task, self.faces)
         yield PortraitsFound(portraits)
@@ -233,6 +236,7 @@ class TrainingSession(TaskRunner):
             TrainingError: For an unusable state, another model, or a setting that cannot change.
         """
         saved = read_summary(path)
+        check_note(consent, "note on consent")
         settings = saved.settings.changed(changes)
         for name in sorted(set(changes) - CHANGEABLE):
             if getattr(settings, name) != (before := getattr(saved.settings, name)):
@@ -246,6 +250,15 @@ class TrainingSession(TaskRunner):
         same = state is None or state.absolute() == path.absolute()
         saver = StateSaver(state or path, consent or saved.consent, saved=trainer.step if same else None)
         return (yield from self._train(trainer, saver, (), interrupt))
+
+    def _check_end(self, task: TrainingTask, bases: Sequence[Basis]) -> None:
+        """Raise now what would be raised when the identities are saved, which may be hours later."""
+        nothing = [torch.zeros(basis.positions, basis.size) for basis in bases]
+        for name in task.names:
+            identity = new_identity(
+                name, nothing, bases, self.model.info, settings=task.settings.as_dict(), consent=task.consent
+            )
+            identity_from_bytes(identity_to_bytes(identity))
 
     def _limit_components(self, task: TrainingTask) -> tuple[TrainingTask, tuple[str, ...]]:
         """The task with no more components than the token vectors have dimensions, and a warning if that changes it."""

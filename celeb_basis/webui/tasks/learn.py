@@ -22,7 +22,7 @@ from celeb_basis.errors import (
     TrainingError,
 )
 from celeb_basis.events import Event, StepDone, follow
-from celeb_basis.files import checked_name, now
+from celeb_basis.files import check_space, checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
@@ -65,6 +65,7 @@ class LearnTasks:
             FileError: Photos or identities cannot be written.
         """
         request.check()
+        check_space(self._workspace.paths.people)
         self._find_saved_runs()  # deletes photos of no run, and these are of none until the record is written
         job = Job("learn", tuple(checked_name(person.name) for person in request.people))
         note = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
