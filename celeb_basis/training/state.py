@@ -107,6 +107,8 @@ class StateSaver:
             save_state(trainer, self.path, consent=self.consent)
         except FileError as error:
             self.problem = str(error)
+            if self._holds(trainer):  # it failed after the file was complete, as when the folder cannot be flushed
+                self.saved = trainer.step
         except MemoryError:
             self.problem = f"There is not enough memory to write {self.path}."
         else:
@@ -123,6 +125,15 @@ class StateSaver:
         if self.save(trainer) or failed_before:
             return ""
         return f"The run cannot be saved on its way. {self.problem} Learning goes on; {self.where()}."
+
+    def _holds(self, trainer: Trainer) -> bool:
+        """Whether the file holds the run at its present step."""
+        assert self.path is not None
+        try:
+            found = read_summary(self.path)
+        except TrainingError:
+            return False
+        return found.step == trainer.step and found.names == tuple(person.name for person in trainer.pool.people)
 
     def where(self) -> str:
         """Where the run could be resumed, as the rest of a sentence."""
