@@ -106,6 +106,22 @@ def test_the_cache_is_used_for_the_same_content_only(tmp_path: Path) -> None:
     assert not build_basis(encoder, name_list(60), BasisOptions(components=7), cache=tmp_path).from_cache
 
 
+def test_a_cached_basis_gives_the_bits_of_one_just_built(tmp_path: Path) -> None:
+    """Matrix products depend on where in memory their operands lie: both have to lie as torch puts its own tensors."""
+    encoder = ToyTextEncoder("clip_l", 48, seed=0)
+    options = BasisOptions(components=20)
+    bases = [build_basis(encoder, name_list(60), options, cache=tmp_path).basis for _ in range(3)]
+    for basis in bases:
+        for name in ("mean", "components", "variance", "total_variance", "name_coefficients"):
+            tensor = getattr(basis, name)
+            assert tensor.data_ptr() % 64 == 0, name
+            assert tensor.stride() == getattr(bases[0], name).stride()
+            assert torch.equal(tensor, getattr(bases[0], name))
+    coefficients = torch.randn(100, 2, 20, generator=torch.Generator().manual_seed(0))
+    first, *others = (basis.expand(coefficients) for basis in bases)
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_cached_names_depend_on_the_tokenizer_and_the_options(tmp_path: Path) -> None:
     encoder, names = _encoder(), names_of([*name_list(60).names, "Alone"], "a list")
     first = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
