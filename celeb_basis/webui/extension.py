@@ -46,6 +46,7 @@ def register(script: str) -> None:
         ("before_ui", _cards, None),
         ("ui_tabs", _tab, list),
         ("ui_train_tabs", _train_tab, None),
+        ("app_started", _server, None),
         ("app_started", _api, None),
         ("on_reload", _reload, None),
     )
@@ -165,6 +166,13 @@ def _train_tab(_params: Any) -> None:
             '<button type="button" class="celeb-basis-go" onclick="{}">Open {}</button>'
         )
         gradio.HTML(str(content.format(_OPEN_TAB, TITLE)))
+
+
+def _server(demo: Any, _app: Any) -> None:
+    """Reload UI comes back, whatever is open in a browser."""
+    from celeb_basis.webui.host_server import limit_shutdown
+
+    limit_shutdown(demo)
 
 
 def _api(_demo: Any, app: Any) -> None:

@@ -37,6 +37,7 @@ from celeb_basis.webui.api.payloads import (
     decoded,
     encoded,
 )
+from celeb_basis.webui.host_server import ending
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import (
     BlendRequest,
@@ -213,9 +214,10 @@ def jobs_router(service: Service) -> APIRouter:
 
 
 async def _stream(job: Job, after: int) -> AsyncIterator[str]:
-    """The events after the index ``after``, until the job has ended."""
+    """The events after the index ``after``, until the job has ended, or the server is to: an open stream would hold it."""
     silent = 0.0
-    while True:
+    server_ends = ending()
+    while not server_ends():
         finished = job.finished
         events = job.events_after(after)
         for event in events:
