@@ -93,7 +93,10 @@ def add_parser(commands: Commands) -> None:
     add_library(parser)
     add_replace(parser)
     parser.add_argument(
-        "--state", type=path_argument, metavar="FILE", help="where to save the run until it ends; in the cache by default"
+        "--state",
+        type=path_argument,
+        metavar="FILE",
+        help="where to save the run until it ends; in the cache by default",
     )
     parser.add_argument("--resume", type=path_argument, metavar="NAME|FILE", help="resume a run that was saved")
     parser.add_argument("--report", type=path_argument, metavar="FILE.html", help="write an HTML report on the run")

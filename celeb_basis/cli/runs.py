@@ -30,7 +30,10 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "runs", "list or discard runs that can be resumed", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--discard", type=path_argument, metavar="NAME|FILE", help="delete the newest run of this person, or this saved run"
+        "--discard",
+        type=path_argument,
+        metavar="NAME|FILE",
+        help="delete the newest run of this person, or this saved run",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +278,10 @@ class Listing:
         """All names with their files, in alphabetical order, from one listing of the folder."""
         found = sorted(self._current().values(), key=lambda one: (one[0].casefold(), one[0]))
         return tuple((name, Path(path)) for name, path in found)
+
+    def keyed(self) -> Mapping[str, tuple[str, str]]:
+        """Names and paths by the names' keys; the same object for as long as the folder has not changed."""
+        return self._current()
 
     def _current(self) -> dict[str, tuple[str, str]]:
         try:

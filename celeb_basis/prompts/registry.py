@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from celeb_basis.identities.expand import (
     stands_for_itself,
 )
 from celeb_basis.identities.identity import Identity, IdentityMetadata, load_identity
-from celeb_basis.identities.library import IdentityStatus, Listing
+from celeb_basis.identities.library import IdentityStatus, Listing, name_key
 from celeb_basis.method import Basis
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import NameList, shipped_names
-from celeb_basis.prompts.syntax import COMMENT, cut, host_word_in
+from celeb_basis.prompts.syntax import COMMENT, NETWORKS, bracketed_in, cut, host_word_in
+from celeb_basis.prompts.unknown import likely_mistake
 
 _log = logging.getLogger(__name__)
 
@@ -227,6 +228,8 @@ class Registry:
         self._lock = threading.RLock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._unavailable: dict[str, str] = {}
+        self._seen: dict[str, str] = {}
+        self._mistakes: tuple[object, dict[str, str]] = (None, {})
 
     @property
     def folder(self) -> Path:
@@ -240,6 +243,7 @@ class Registry:
                 self._listing = Listing(folder)
                 self._kept.clear()
                 self._unavailable.clear()
+                self._seen.clear()
 
     def names(self) -> tuple[str, ...]:
         """All names in the library, in alphabetical order. No file is read."""
@@ -307,6 +311,37 @@ class Registry:
                 if not isinstance(piece, str):
                     found.setdefault(piece.name, piece)
         return tuple(found.values())
+
+    def remember(self, name: str) -> None:
+        """Note a name that is about to leave the library, so that prompts which still hold it get a comment."""
+        with self._lock:
+            self._seen[name_key(name)] = name
+
+    def mistakes_in(self, prompt: str, reserved: Container[str] = NETWORKS) -> tuple[tuple[str, str], ...]:
+        """Tags in ``prompt`` that no identity has but that are likely to be meant for one, each with the reason.
+
+        Args:
+            prompt: A prompt.
+            reserved: Kinds of tags that are the host's own where a colon follows.
+        """
+        listed = self._listing.keyed()
+        with self._lock:
+            if self._mistakes[0] is not listed:
+                self._mistakes = listed, {}
+                self._seen |= {key: name for key, (name, _) in listed.items()}
+            known = self._mistakes[1]
+            found = {}
+            for content in bracketed_in(prompt):
+                name, colon, _ = content.partition(":")
+                key = name_key(name.strip())
+                if key in listed or (colon and name.strip() in reserved):
+                    continue
+                if key not in known:
+                    names = {key: name for key, (name, _) in listed.items()}
+                    known[key] = likely_mistake(key, names, self._seen)
+                if known[key]:
+                    found[f"<{content}>"] = known[key]
+        return tuple(found.items())
 
     def _lists_changed(self, kept: _Kept) -> bool:
         return not kept.status.available and kept.lists != self._lists_key()

@@ -115,6 +115,8 @@ class People:
         library = self.library_with(name)
         before = library.path_of(name)
         move_sidecars(before, library.rename(name, new_name))
+        if self.workspace.registry is not None:
+            self.workspace.registry.remember(before.stem)
         record = GeneratedFiles(library.folder)
         record.rename(name, new_name)
         rename_in_blends(library, name, new_name)
@@ -177,6 +179,8 @@ class People:
             raise BusyError(
                 f"{found.name!r} is in a job that is {at_work[0].state}: interrupt it or let it end, then delete."
             )
+        if self.workspace.registry is not None:
+            self.workspace.registry.remember(found.name)
         forgotten: list[Path] = []
         for job in jobs:
             files = self.learning.saved_files(job) if job.kind == "learn" else ()

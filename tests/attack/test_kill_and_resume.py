@@ -19,7 +19,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="trials are fork
 def trials(folder: Path, kind: str, *numbers: int) -> list[dict[str, Any]]:
     """The trials of ``support/kill_trials.py``, of which each has to end with the bits of the undisturbed run."""
     places = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "CELEB_BASIS_CACHE": str(folder / "whole" / "cache")}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(places),
+        "CELEB_BASIS_CACHE": str(folder / "whole" / "cache"),
+    }
     program = [sys.executable, str(TESTS / "support" / "kill_trials.py"), kind, str(folder), *map(str, numbers)]
     answer = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=1800)
     assert answer.returncode == 0, answer.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from celeb_basis.hosts.a1111.tokens import EngineView
+from celeb_basis.hosts.a1111.encoder_views import EngineView
 from celeb_basis.hosts.detect import adapter, adapter_for
 from celeb_basis.hosts.forge.gradients import NormalWeights, casting, gradients_through
 from celeb_basis.hosts.forge.host import ForgeHost

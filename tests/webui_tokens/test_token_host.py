@@ -129,6 +129,66 @@ def test_calls_go_through_the_wrappers(modules: dict[str, Any], tmp_path: Path) 
     assert comments == ["<ada> was read as plain text: no checkpoint is loaded: choose one."]
 
 
+def test_a_name_that_is_a_likely_mistake_gets_a_comment(
+    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ada", "Jane Doe"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    embeddings = types.SimpleNamespace(word_embeddings={"adam": 0}, skipped_embeddings={"<Adah>": 0})
+    hijack = types.SimpleNamespace(embedding_db=embeddings, comments=[])
+    monkeypatch.setitem(sys.modules, "modules.sd_hijack", types.SimpleNamespace(model_hijack=hijack))
+    modules["extra_networks"].extra_network_registry["adetail"] = 0
+    comments: list[str] = []
+    processing = Processing()
+    processing.comment = comments.append  # type: ignore[attr-defined]
+    with installed_for(tmp_path):
+        fine = "<b>bold</b> <adam> <adah> <lora:ada2:1> <adetail:1> < <> a<b ada2 (adda:1.2) <zzz> </b>"
+        parse = modules["extra_networks"].parse_prompt
+        processing.cached_params([fine], 1)
+        parse(fine)
+        assert not comments
+        assert not hijack.comments
+        for _ in range(2):
+            parse("<adda:0.8>, <adda>")
+        assert hijack.comments == ["<adda:0.8> was left out: nobody in your library has this name. Did you mean <ada>?"]
+        processing.cached_params(["<Adda> and <jane>", "tree"], 1)
+        assert comments == [
+            "<Adda> was read as plain text: nobody in your library has this name. Did you mean <ada>?",
+            "<jane> was read as plain text: nobody in your library has this name. Did you mean <Jane Doe>?",
+        ]
+
+
+def test_a_name_that_was_deleted_gets_a_comment(modules: dict[str, Any], tmp_path: Path) -> None:
+    assert modules
+    comments: list[str] = []
+    processing = Processing()
+    processing.comment = comments.append  # type: ignore[attr-defined]
+    paths = [tmp_path / f"{name}.safetensors" for name in ("zoe", "quentin")]
+    for path in paths:
+        path.write_bytes(b"")
+    with installed_for(tmp_path) as tokens, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "embedding_names", frozenset)
+        processing.cached_params(["<Zoe>"], 1)
+        comments.clear()
+        paths[0].unlink()
+        processing.cached_params(["<Zoe>"], 1)
+        assert comments == ["<Zoe> was read as plain text: nobody in your library has this name any more."]
+        tokens.registry.remember("eve")  # deleted before any prompt named anyone
+        processing.cached_params(["<eve>, (<EVE>:1.2)"], 1)
+        assert comments[1:] == [
+            "<eve> was read as plain text: nobody in your library has this name any more.",
+            "<EVE> was read as plain text: nobody in your library has this name any more.",
+        ]
+        paths[0].write_bytes(b"")
+        comments.clear()
+        processing.cached_params(["<zoe>"], 1)
+        assert "any more" not in comments[0]
+        tokens.registry.folder = tmp_path / "another library"
+        comments.clear()
+        processing.cached_params(["<zoe> <eve>"], 1)
+        assert comments == []
+
+
 def test_a_loaded_checkpoint_is_one_until_it_changes(modules: dict[str, Any]) -> None:
     loaded = CheckpointTracker()
     assert loaded() is None

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeb_basis.hosts.a1111.embedding_injection import fix_embedding_offsets
+from celeb_basis.hosts.a1111.encoder_views import HijackedEncoderView, TokenWithEmbedding
 from celeb_basis.hosts.a1111.modules import FunctionPatches, owner_of
-from celeb_basis.hosts.a1111.tokens import HijackedEncoderView, TokenWithEmbedding
 
 Mark = namedtuple("Mark", ["offset", "embedding"])
 START, END = 49406, 49407

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from celeb_basis.errors import CelebBasisError, HostError
-from celeb_basis.hosts.a1111.modules import host_module
+from celeb_basis.hosts.a1111.modules import embedding_names, host_module
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -213,11 +213,7 @@ class A1111App(HostApp):
 
     def embedding_names(self) -> frozenset[str]:
         """What the WebUI's database holds, whether or not it fits the checkpoint."""
-        database = getattr(host_module("sd_hijack").model_hijack, "embedding_db", None)
-        if database is None:
-            return frozenset()
-        known = (*database.word_embeddings, *database.skipped_embeddings)
-        return frozenset(name.casefold().strip("<>") for name in known)
+        return embedding_names(getattr(host_module("sd_hijack").model_hijack, "embedding_db", None))
 
     def embeddings_folder(self) -> Path:
         """``--embeddings-dir``."""

@@ -60,6 +60,12 @@ def host_module(name: HostModule) -> Any:
         ) from error
 
 
+def embedding_names(*databases: Any) -> frozenset[str]:
+    """Names in the host's databases of embeddings, whether or not they fit the checkpoint: casefolded, without brackets."""
+    known = (name for one in databases if one is not None for name in (*one.word_embeddings, *one.skipped_embeddings))
+    return frozenset(name.casefold().strip("<>") for name in known)
+
+
 def lora_module() -> Any | None:
     """The module ``networks`` of the WebUI's built-in Lora extension, or ``None`` if it is disabled."""
     module = sys.modules.get("networks")

@@ -15,14 +15,15 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.embedding_injection import fix_embedding_offsets
+from celeb_basis.hosts.a1111.encoder_views import HijackedEncoderView, TextEncoderView
 from celeb_basis.hosts.a1111.family import FamilyTextEncoder, LoadedCheckpoint
 from celeb_basis.hosts.a1111.model import A1111Checkpoint
-from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of
+from celeb_basis.hosts.a1111.modules import FunctionPatches, embedding_names, host_module, owner_of
 from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Checkpoint, Registry
-from celeb_basis.prompts.syntax import COMMENT, cut, sealed, with_emphasis
+from celeb_basis.prompts.syntax import COMMENT, NETWORKS, sealed, with_emphasis
 
 _log = logging.getLogger(__name__)
 
@@ -160,6 +161,10 @@ class A1111Tokens(Tokens):
         comments: list[str] = host_module("sd_hijack").model_hijack.comments
         return comments
 
+    def embedding_names(self) -> frozenset[str]:
+        """Names of the host's own embeddings, casefolded."""
+        return embedding_names(getattr(host_module("sd_hijack").model_hijack, "embedding_db", None))
+
     def _tokenize_line(self, original: Any, encoder: Any, line: str, *args: Any, **kwargs: Any) -> Any:
         if "<" not in line:
             return original(encoder, line, *args, **kwargs)
@@ -183,6 +188,9 @@ class A1111Tokens(Tokens):
     def _parse_prompt(self, original: Any, prompt: str) -> Any:
         if "<" not in prompt:
             return original(prompt)
+        for tag, reason in self._mistakes(prompt):
+            if ":" in tag:  # the host takes it for an extra network that it does not have; others stay in the text
+                self._comment(f"{tag} was left out: {reason}")
         # Before the host takes <name:0.8> for an extra network that it does not have.
         text, names = sealed(self._with_emphasis(prompt), self.registry.known)
         text, networks = original(text)
@@ -207,6 +215,8 @@ class A1111Tokens(Tokens):
         for one in (*named, *self._lost_in_comments(processing)):
             if not one.available:
                 processing.comment(f"<{one.name}> was read as plain text: {one.reason}")
+        for tag, reason in (found for prompt in required_prompts for found in self._mistakes(prompt)):
+            processing.comment(f"{tag} was read as plain text: {reason}")
         content = tuple((one.name, one.reason if one.identity is None else one.identity.content_hash) for one in named)
         return (*original(processing, required_prompts, *args, **kwargs), content)
 
@@ -217,12 +227,24 @@ class A1111Tokens(Tokens):
         found = self.mentioned(*texts) if texts and self.has_comments() else ()
         return [one for one in found if COMMENT in one.name]
 
-    def _with_emphasis(self, text: str) -> str:
+    def _mistakes(self, prompt: str) -> list[tuple[str, str]]:
+        """Tags that are likely to be meant for an identity but are none's, and no embedding of the host's."""
+        if "<" not in prompt:
+            return []
+        found = self.registry.mistakes_in(prompt, NETWORKS | self._reserved())
+        embeddings = self.embedding_names() if found else ()
+        return [one for one in found if one[0][1:-1].partition(":")[0].strip().casefold() not in embeddings]
+
+    def _reserved(self) -> set[str]:
+        """The host's own kinds of tags."""
         networks = host_module("extra_networks")
+        return {*networks.extra_network_registry, *networks.extra_network_aliases}
+
+    def _with_emphasis(self, text: str) -> str:
         return with_emphasis(
             text,
             self.registry.known,
-            reserved={*networks.extra_network_registry, *networks.extra_network_aliases},
+            reserved=self._reserved(),
             emphasis=self.has_emphasis(),
             misread=self._misread,
             shadowed=self._shadowed,
@@ -247,6 +269,7 @@ class A1111Tokens(Tokens):
         )
 
     def _comment(self, text: str) -> None:
+        """Have the host show ``text`` once below the next image."""
         comments = self.comments()
         if text not in comments:
             _log.warning("%s", text)
@@ -344,97 +367,3 @@ class CheckpointTracker:
         """The names of its text encoders in exported files."""
         keys = checkpoint.embedding_keys
         return ["clip_h"] if info.family == "sd2" else keys
-
-
-class TokenWithEmbedding(int):
-    """An identity's place in a list of token ids. Equal to no id of any vocabulary; never reaches the text encoder."""
-
-    embedding: Any
-
-    def __new__(cls, embedding: Any) -> TokenWithEmbedding:
-        """A token that is in no vocabulary, and carries ``embedding``."""
-        token = super().__new__(cls, -1)
-        token.embedding = embedding
-        return token
-
-
-class _Delegate:
-    """Delegates whatever a subclass does not define to the original, and caches it: a view lives for one prompt."""
-
-    def __init__(self, original: Any) -> None:
-        self._original = original
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._original, name)
-        self.__dict__[name] = value
-        return value
-
-
-class TextEncoderView(_Delegate):
-    """A host's text encoder as its own ``tokenize_line`` sees it, with every ``<name>`` tokenized as one token.
-
-    The host's code stays in charge of emphasis, chunks and counts. It asks its encoder for a text's tokens and its
-    embedding database for what stands at a token. Both are answered here where an identity is concerned, and by the host
-    elsewhere.
-
-    Args:
-        encoder: The host's wrapper of a text encoder.
-        find: Returns the host's embedding for what stands between angle brackets, or ``None``.
-    """
-
-    def __init__(self, encoder: Any, find: Callable[[str], Any]) -> None:
-        super().__init__(encoder)
-        self._find = find
-        self.placed: set[Any] = set()
-        """The identities' embeddings that were found in the texts."""
-
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; the host tokenizes the text between identities."""
-        cuts = [cut(text, lambda name: self._placed(name)) for text in texts]
-        plain = [piece for pieces in cuts for piece in pieces if isinstance(piece, str)]
-        ids = iter(self._original.tokenize(plain) if plain else ())
-        return [
-            [token for piece in pieces for token in (next(ids) if isinstance(piece, str) else [piece])]
-            for pieces in cuts
-        ]
-
-    def _placed(self, name: str) -> TokenWithEmbedding | None:
-        if (embedding := self._find(name)) is None:
-            return None
-        self.placed.add(embedding)
-        return TokenWithEmbedding(embedding)
-
-
-class HijackedEncoderView(TextEncoderView):
-    """A text encoder of the WebUI, whose embeddings belong to all of them."""
-
-    def __init__(self, encoder: Any, find: Callable[[str], Any]) -> None:
-        super().__init__(encoder, find)
-        self.hijack = _HijackView(encoder.hijack)
-
-
-class EngineView(TextEncoderView):
-    """A text engine of Forge, which has embeddings of its own."""
-
-    def __init__(self, engine: Any, find: Callable[[str], Any]) -> None:
-        super().__init__(engine, find)
-        self.embeddings = _DatabaseView(engine.embeddings)
-
-
-class _HijackView(_Delegate):
-    def __init__(self, hijack: Any) -> None:
-        super().__init__(hijack)
-        self.embedding_db = _DatabaseView(hijack.embedding_db)
-
-
-class _DatabaseView(_Delegate):
-    def __init__(self, database: Any) -> None:
-        super().__init__(database)
-        self._find = database.find_embedding_at_position
-
-    def find_embedding_at_position(self, tokens: Sequence[int], offset: int) -> Any:
-        """The embedding at ``offset`` and the number of tokens it replaces; ``None`` twice where there is none."""
-        token = tokens[offset]
-        if token.__class__ is TokenWithEmbedding:
-            return token.embedding, 1
-        return self._find(tokens, offset)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp
-from celeb_basis.hosts.forge.modules import embeddings_page
+from celeb_basis.hosts.a1111.modules import embedding_names
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -42,14 +42,9 @@ class ForgeApp(A1111App):
 
     def embedding_names(self) -> frozenset[str]:
         """What the loaded model's databases hold, and the page's, which is there before any model is."""
-        from celeb_basis.hosts.forge.model import ForgeCheckpoint
+        from celeb_basis.hosts.forge.model import embedding_databases
 
-        checkpoint = ForgeCheckpoint.current_or_none()
-        databases: list[Any] = [] if checkpoint is None else list(checkpoint.embedding_databases)
-        if (page := embeddings_page()) is not None:
-            databases.append(page.embedding_db)
-        names = (name for one in databases for name in (*one.word_embeddings, *one.skipped_embeddings))
-        return frozenset(name.casefold().strip("<>") for name in names)
+        return embedding_names(*embedding_databases())
 
     def checkpoint_tracker(self) -> CheckpointTracker:
         """The one for Forge."""

@@ -14,7 +14,7 @@ from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint, encode_each
 from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.forge.gradients import casting
-from celeb_basis.hosts.forge.modules import forge_module
+from celeb_basis.hosts.forge.modules import embeddings_page, forge_module
 from celeb_basis.hosts.torch_utils import normal_tensor, torch_attention_keeps_scores
 
 if TYPE_CHECKING:
@@ -210,6 +210,16 @@ class ForgeCheckpoint(LoadedCheckpoint):
         selected = str(models.model_data.forge_loading_parameters)
         stays = replaced(models.model_data, forge_hash=selected), replaced(processing, need_global_unload=False)
         return process_one_image(p, *stays)
+
+
+def embedding_databases() -> list[Any]:
+    """The loaded model's databases of embeddings, and the page's, which is there before any model is."""
+    checkpoint = ForgeCheckpoint.current_or_none()
+    page = embeddings_page()
+    return [
+        *([] if checkpoint is None else checkpoint.embedding_databases),
+        *([] if page is None else [page.embedding_db]),
+    ]
 
 
 def _encoded(vae: Any, dtype: torch.dtype, image: torch.Tensor) -> torch.Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.diffusion_model import ModelInfo
+from celeb_basis.hosts.a1111.encoder_views import EngineView, TextEncoderView
 from celeb_basis.hosts.a1111.family import LoadedCheckpoint
-from celeb_basis.hosts.a1111.modules import host_module
-from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker, EngineView, Place, TextEncoderView
-from celeb_basis.hosts.forge.model import ForgeCheckpoint
+from celeb_basis.hosts.a1111.modules import embedding_names, host_module
+from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker, Place
+from celeb_basis.hosts.forge.model import ForgeCheckpoint, embedding_databases
 from celeb_basis.hosts.forge.modules import forge_module
 from celeb_basis.identities.identity import Identity
 from celeb_basis.prompts.registry import Registry
@@ -62,6 +63,10 @@ class ForgeTokens(A1111Tokens):
     def has_emphasis(self) -> bool:
         """Whether Forge reads ``(word:0.8)`` as an emphasis."""
         return bool(host_module("shared").opts.emphasis != "None")
+
+    def embedding_names(self) -> frozenset[str]:
+        """Names of Forge's own embeddings, casefolded."""
+        return embedding_names(*embedding_databases())
 
     def comments(self) -> list[str]:
         """The loaded model's."""

@@ -23,7 +23,7 @@ from celeb_basis.hosts.sdnext.modules import sdnext_module
 from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.prompts.registry import Checkpoint, Registry
-from celeb_basis.prompts.syntax import cut, sealed, with_emphasis
+from celeb_basis.prompts.syntax import NETWORKS, cut, sealed, with_emphasis
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class SDNextTokens(Tokens):
         self.installed = False
         self._tracker = SDNextTracker()
         self._patches = FunctionPatches(self)
+        self._warnings: set[str] = set()
 
     @property
     def checkpoint(self) -> Callable[[], Checkpoint | None]:
@@ -84,6 +85,7 @@ class SDNextTokens(Tokens):
     def _parse_prompt(self, original: Any, prompt: Any) -> Any:
         if not isinstance(prompt, str) or "<" not in prompt:
             return original(prompt)
+        self._warn_of_mistakes(prompt)
         # Before SD.Next takes <name:0.8> for a network that it does not have.
         text, names = sealed(self._with_emphasis(prompt), self.registry.known)
         text, networks = original(text)
@@ -107,6 +109,7 @@ class SDNextTokens(Tokens):
     def _rewritten(self, prompt: Any) -> Any:
         if not isinstance(prompt, str) or "<" not in prompt:
             return prompt
+        self._warn_of_mistakes(prompt)  # negative prompts are not searched for networks
         with leave_inference_mode():
             checkpoint = self.checkpoint()
             pieces = cut(self._with_emphasis(prompt), lambda name: self._token(self.registry.find(name, checkpoint)))
@@ -122,6 +125,13 @@ class SDNextTokens(Tokens):
             _log.warning("<%s> was read as plain text: %s", found.name, error)
             return None
         return _Token(token)
+
+    def _warn_of_mistakes(self, prompt: str) -> None:
+        networks = sdnext_module("extra_networks").extra_network_registry
+        for tag, reason in self.registry.mistakes_in(prompt, NETWORKS.union(networks)):
+            if (text := f"{tag} is no person in a prompt: {reason}") not in self._warnings:
+                self._warnings.add(text)
+                _log.warning("%s", text)
 
     def _with_emphasis(self, text: str) -> str:
         return with_emphasis(
