@@ -93,6 +93,17 @@
             if (element.offsetParent === null) return;
             if (all || element.dataset.active === "1") byId(element.dataset.poll)?.click();
         });
+        if (!all) return;
+        gradioApp().querySelectorAll("[data-unknown]").forEach(function(element) {
+            if (element.offsetParent !== null) byId(element.dataset.unknown)?.click();
+        });
+    }
+
+    // Gradio raises no event for the sub-tab that is open when the page is first seen, or seen again.
+    function tabChanged() {
+        if (upload) return;
+        if (byId("celeb_basis_start")?.offsetParent) byId("celeb_basis_learn_opened")?.click();
+        fetchProgress(true);
     }
 
     // Uploads. Gradio 3 forgets a file that is being uploaded as soon as any other response reaches the page. So nothing is
@@ -145,16 +156,31 @@
         }, 300);
     }
 
-    // The host creates its cards when the page is loaded and when they are refreshed by hand; new people get theirs at once.
+    // The host creates its cards when the page is loaded and when they are refreshed by hand; new people get theirs at once,
+    // from an event of our own. The host's filter and order are applied when the new cards are there.
+    const TABS = ["txt2img", "img2img"];
     const known = new Set();
+    const expected = new Set();
+
+    function watchCards() {
+        TABS.forEach(function(tab) {
+            const cards = byId(tab + "_celeb_basis_cards_html");
+            if (cards) new MutationObserver(() => expected.delete(tab) && arrangeCards(tab)).observe(cards, {childList: true, subtree: true});
+        });
+    }
+
+    function arrangeCards(tab) {
+        if (typeof applyExtraNetworkFilter === "function") applyExtraNetworkFilter(tab + "_celeb_basis");
+        if (typeof setupAllResizeHandles === "function") setupAllResizeHandles();
+    }
 
     function refreshCards() {
         const added = Array.from(gradioApp().querySelectorAll("[data-changed]"), (one) => one.dataset.changed).filter((key) => !known.has(key));
         added.forEach((key) => known.add(key));
-        if (!added.length) return;
-        for (const tab of ["txt2img", "img2img"]) {
-            byId(tab + "_celeb_basis_extra_refresh_internal")?.dispatchEvent(new Event("click"));
-        }
+        const refresh = byId("celeb_basis_refresh_cards");
+        if (!added.length || !refresh) return;
+        TABS.forEach((tab) => expected.add(tab));
+        refresh.click();
     }
 
     // Completion of "<"
@@ -347,9 +373,10 @@
         gradioApp().querySelectorAll(OTHER_PROMPTS).forEach(watchPrompt);
         watchName();
         watchUploads();
+        watchCards();
         const answers = byId("celeb_basis_names");
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
-        onUiTabChange(() => fetchProgress(true));
+        onUiTabChange(tabChanged);
         setInterval(function() {
             checkUpload();
             fetchProgress(++ticks % 5 === 0);

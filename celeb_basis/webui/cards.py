@@ -306,6 +306,12 @@ def _page_class() -> Any:
             self.name = PAGE
             self.allow_negative_prompt = True
             self.cards = cards
+            self.places: list[tuple[Any, str, int]] = []  # the host's record of a tab's pages, the tab, our place in it
+
+        def create_user_metadata_editor(self, ui: Any, tabname: str) -> Any:
+            # The host has just put this page's HTML at the end of its record.
+            self.places.append((ui, tabname, len(ui.pages) - 1))
+            return super().create_user_metadata_editor(ui, tabname)
 
         def list_items(self) -> Iterator[dict[str, Any]]:
             # The host asked for them once, before another data folder was chosen.

@@ -24,7 +24,7 @@ def limit_shutdown(demo: Any) -> None:
         demo: The host's page, as it gives it to extensions; ``None`` where it serves no page.
     """
     config: Any = getattr(getattr(demo, "server", None), "config", None)
-    # Old servers have no such setting; a number in it was somebody's choice.
+    # Old servers have no such setting; a number in it was chosen by the user or another extension.
     if getattr(config, "timeout_graceful_shutdown", GRACE) is None:
         config.timeout_graceful_shutdown = GRACE
         _hide_cancellations()
@@ -33,8 +33,8 @@ def limit_shutdown(demo: Any) -> None:
 def ending() -> Callable[[], bool]:
     """A function that answers whether the server of the running event loop was asked to end.
 
-    A host tells its extensions of Reload UI only when the server has ended. So an open stream asks the server itself: it is
-    the object whose method the loop's main task runs, whether a page is served or only the API.
+    A host calls its extensions at Reload UI only after the server has ended. So an open stream asks the server itself: it
+    is the object whose method the loop's main task runs, whether a page is served or only the API.
     """
     for task in asyncio.all_tasks():
         frame = getattr(task.get_coro(), "cr_frame", None)

@@ -66,7 +66,7 @@ def test_the_licence_is_shown_and_nothing_is_downloaded_before_it_is_agreed_to(p
         assert words in told.inner_text()
     assert page.locator("#celeb_basis_agree").is_visible()
     drop_photo(page)
-    note(page, "learn").get_by_text("license must be accepted").wait_for()
+    note(page, "photo").get_by_text("license must be accepted").wait_for()
     assert server.ours("GET", "/face-models")["to_agree"]
     assert server.ours("GET", "/jobs")["jobs"] == []
 

@@ -102,6 +102,17 @@ def learn(page: Any, name: str) -> None:
     status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
 
 
+def cards(page: Any, *names: str) -> None:
+    """Wait until the host's cards are those of ``names``: the page requests them again whenever people have changed."""
+    page.wait_for_function(
+        """(names) => ["txt2img", "img2img"].every((tab) => {
+            const cards = document.querySelectorAll(`#${tab}_celeb_basis_cards_html .card`);
+            return JSON.stringify(Array.from(cards, (card) => card.dataset.name).sort()) === JSON.stringify(names);
+        })""",
+        arg=sorted(names),
+    )
+
+
 def choose(page: Any, elem_id: str, *labels: str) -> None:
     """Choose options of a dropdown."""
     field = page.locator(f"#{elem_id} input").first

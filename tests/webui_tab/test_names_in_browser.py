@@ -11,7 +11,7 @@ import pytest
 from support.people import person
 from support.sample_photos import sample_photos
 from support.webui import need_webui
-from support.webui_browser import begin, choose, fill, note, opened, part, status, tab
+from support.webui_browser import begin, cards, choose, fill, note, opened, part, status, tab
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.identity import identity_to_bytes
@@ -56,7 +56,7 @@ def test_markup_is_text_everywhere(browser: Any, server: Server, tmp_path: Path)
     broken.write_bytes(b"no picture")
     page.locator("#celeb_basis_photos input[type=file]").set_input_files([str(photo), str(photo), str(broken)])
     page.locator("#celeb_basis_thumbs img").nth(1).wait_for()
-    note(page, "learn").get_by_text("onerror").wait_for()
+    note(page, "photo").get_by_text("onerror").wait_for()
     fill(page, "celeb_basis_name", EVIL)
     page.locator("#celeb_basis_name_note .error").first.wait_for()
     page.locator("#celeb_basis_add_person").click()
@@ -67,6 +67,7 @@ def test_markup_is_text_everywhere(browser: Any, server: Server, tmp_path: Path)
     page = opened(browser, server)
     begin(page, "bob")
     status(page).get_by_text("Done", exact=True).wait_for(timeout=240_000)
+    cards(page, "ada & 'eve'", "bob")
     nothing_ran(page)
 
     part(page, "People")
@@ -85,7 +86,7 @@ def test_markup_is_text_everywhere(browser: Any, server: Server, tmp_path: Path)
         page.locator("#celeb_basis_import_files input[type=file]").set_input_files(str(wrong))
         page.wait_for_timeout(1000)
         page.locator("#celeb_basis_import_go").click()
-        note(page, "people").wait_for()
+        note(page, "import").wait_for()
         page.wait_for_timeout(1000)
     nothing_ran(page)
 

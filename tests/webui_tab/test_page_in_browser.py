@@ -6,6 +6,7 @@ Needs ``CELEB_BASIS_WEBUI`` or ``CELEB_BASIS_FORGE``, the package ``playwright``
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,26 @@ from support.forge import need_forge
 from support.forge_server import serving_forge
 from support.sample_photos import sample_photos
 from support.webui import need_webui
-from support.webui_browser import begin, choose, fill, generate, learn, note, opened, part, status, steps_done, tab
+from support.webui_browser import (
+    begin,
+    cards,
+    choose,
+    fill,
+    generate,
+    learn,
+    note,
+    opened,
+    part,
+    status,
+    steps_done,
+    tab,
+)
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.library import Library
+
+PATIENCE = 240_000
+"""Milliseconds for a step of a run: a busy machine needs them. A test that hangs ends, too."""
 
 
 @pytest.fixture(scope="module", params=["webui", "forge"])
@@ -87,6 +104,25 @@ def test_nothing_is_learned_without_consent(page: Any, server: Server) -> None:
     page.locator(".celeb-basis-photo").wait_for(state="detached")
 
 
+def test_an_error_of_a_photo_stands_under_the_drop_zone(page: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(broken))
+    note(page, "photo").get_by_text("broken.jpg").wait_for()
+    zone, error = page.locator("#celeb_basis_photos").bounding_box(), note(page, "photo").bounding_box()
+    assert 0 <= error["y"] - (zone["y"] + zone["height"]) < 60
+    assert note(page, "learn").count() == 0 or "broken.jpg" not in note(page, "learn").inner_text()
+
+
+def test_a_fresh_page_says_how_much_memory_a_run_takes(page: Any, program: str) -> None:
+    if program == "forge":  # which loads no checkpoint before it generates
+        page.locator("#celeb_basis_memory .quiet").get_by_text("as soon as a checkpoint is loaded").wait_for()
+    else:
+        estimate = page.locator("#celeb_basis_memory .celeb-basis-note")
+        estimate.wait_for()
+        assert re.search(r"\d [MG]B", estimate.inner_text())
+
+
 @pytest.mark.parametrize("other", ["", "celeb_basis_check_name"])
 def test_a_photo_on_a_slow_connection_is_not_lost(page: Any, other: str) -> None:
     """Gradio 3 forgets an upload when any other response comes first: ours wait, and after others' the upload is repeated."""
@@ -110,6 +146,7 @@ def test_a_person_is_learned_and_sent_to_the_prompt(page: Any, server: Server) -
     assert not page.locator("#celeb_basis_consent input").is_checked(), "consent is asked for again"
     assert "12 of 12" in status(page).inner_text()
     assert page.locator("#celeb_basis_learn_poll_curve svg").first.is_visible()
+    cards(page, "ada")
     titles = page.locator("#celeb_basis_learn_poll_pictures figcaption").all_inner_texts()
     assert titles == [f"<ada> after {step} steps" for step in (3, 6, 9, 12)]
     assert Library(server.data / "celeb-basis" / "people").names() == ("ada",)
@@ -175,6 +212,7 @@ def test_a_run_goes_on_without_the_page_and_can_be_resumed(page: Any, browser: A
     page.locator("[data-active='1']").first.wait_for()
     page.close()
     other = opened(browser, server)
+    other.set_default_timeout(PATIENCE)
     status(other).get_by_text("<bob>").wait_for()
     status(other).get_by_text("Learning").wait_for()
     other.locator("#celeb_basis_interrupt").click()
@@ -189,6 +227,29 @@ def test_a_run_goes_on_without_the_page_and_can_be_resumed(page: Any, browser: A
     other.close()
 
 
+def test_an_interrupted_run_is_listed_resumed_and_discarded(browser: Any, server: Server) -> None:
+    page = opened(browser, server)
+    page.set_default_timeout(PATIENCE)
+    run = page.locator("#celeb_basis_runs li", has_text="<bob>")
+    run.wait_for()
+    assert re.search(r"\d of 4,000 steps", run.inner_text())
+    run.get_by_role("button", name="Resume").click()
+    status(page).get_by_text("Learning", exact=True).wait_for()
+    run.wait_for(state="detached")
+    page.locator("#celeb_basis_interrupt").click()
+    status(page).get_by_text("Interrupted", exact=True).wait_for()
+    run.get_by_role("button", name="Discard").click()
+    run.get_by_role("button", name="Keep").click()
+    run.get_by_role("button", name="Discard").click()
+    assert len(server.ours("GET", "/runs")["runs"]) == 1, "a question first"
+    run.get_by_role("button", name="Delete").click()
+    note(page, "learn").get_by_text("The run of bob is deleted.").wait_for()
+    assert page.locator("#celeb_basis_runs li").count() == 0
+    assert server.ours("GET", "/runs")["runs"] == []
+    assert not page.errors
+    page.close()
+
+
 def test_people_are_renamed_and_deleted_after_confirmation(browser: Any, server: Server) -> None:
     page = opened(browser, server)
     people = Library(server.data / "celeb-basis" / "people")
@@ -199,6 +260,7 @@ def test_people_are_renamed_and_deleted_after_confirmation(browser: Any, server:
     page.locator("#celeb_basis_rename").click()
     page.locator("#celeb_basis_person h3", has_text="<Ada Byron>").first.wait_for()
     assert people.names() == ("Ada Byron",)
+    cards(page, "Ada Byron")
     fill(page, "celeb_basis_notes", "met at sea")
     fill(page, "celeb_basis_consent_kept", "by letter, for postcards")
     page.locator("#celeb_basis_save_notes").click()
@@ -215,6 +277,7 @@ def test_people_are_renamed_and_deleted_after_confirmation(browser: Any, server:
     page.locator("#celeb_basis_delete_yes").click()
     note(page, "people").get_by_text("is deleted").wait_for()
     assert people.names() == ()
+    cards(page)
     assert not page.errors
     page.close()
 
@@ -239,6 +302,7 @@ def test_a_blend_is_previewed_before_it_is_saved(browser: Any, server: Server) -
     fill(page, "celeb_basis_blend_name", "both")
     page.locator("#celeb_basis_blend_save").click()
     page.get_by_role("button", name="Send <both> to txt2img").wait_for()
+    cards(page, "both", "eve")
     assert people.names() == ("both", "eve")
     choose(page, "celeb_basis_blend_people", "both")
     assert not page.errors

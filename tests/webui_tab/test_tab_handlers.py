@@ -15,7 +15,7 @@ import pytest
 
 from celeb_basis.errors import FileError, IdentityError
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.schemas import FoundFaces
+from celeb_basis.webui.schemas import FoundFaces, SavedRun
 
 
 def raising(error: Exception) -> object:
@@ -137,10 +137,10 @@ def test_photos_go_to_the_person_they_were_dropped_for(
     faces = SimpleNamespace(find_faces=detect, status=lambda: {"present": True})
     tab = build("learn", SimpleNamespace(faces=faces, people=people))
     answer = tab.add_photos(draft, "ada", None)
-    assert "c.jpg is no picture." in answer[tab.note]
+    assert "c.jpg is no picture." in answer[tab.photo_note]
     assert answer[tab.files] is None
     assert tab.name not in answer, "the user may be typing in it"
-    assert set(answer) == {*tab.draft_outputs, tab.files, tab.note} - {tab.name, tab.name_note}
+    assert set(answer) == {*tab.draft_outputs, tab.files, tab.photo_note} - {tab.name, tab.name_note}
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
     assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4
     assert draft.detecting == []
@@ -190,3 +190,69 @@ def test_a_job_is_shown_once_and_its_end_too(build: Callable[..., Any]) -> None:
     assert set(since(seen[1], job)) == {status, tab.view.curve}, "the results are the same"
     job.set_state("done")
     assert set(since(seen[1], job)) == set(tab.view.outputs)
+
+
+def test_an_interrupted_run_is_discarded_only_after_a_question(build: Callable[..., Any]) -> None:
+    saved = [SavedRun("0123456789ab", ("ada",), "sd1", 3, 12, ""), SavedRun("ba9876543210", ("bob",), "sd1", 1, 12, "")]
+    done: list[tuple[str, str]] = []
+
+    def discard(run: str) -> SavedRun:
+        done.append(("discard", run))
+        return saved.pop(next(index for index, one in enumerate(saved) if one.id == run))
+
+    def resume(run: str) -> Job:
+        done.append(("resume", run))
+        return Job("learn", ("ada",))
+
+    service = SimpleNamespace(
+        faces=SimpleNamespace(status=lambda: {"present": True}),
+        jobs=list,
+        saved_runs=lambda: list(saved),
+        resume_run=resume,
+        discard_run=discard,
+    )
+    tab = build("learn", service)
+    runs = tab.runs
+    asked = runs.pick("1:ask:ba9876543210")
+    assert "discard:ba9876543210" in asked[runs.list]
+    assert "discard:ba9876543210" not in runs.pick("2:keep:ba9876543210")[runs.list]
+    assert done == []
+    answer = runs.pick("3:discard:ba9876543210")
+    assert "The run of bob is deleted." in answer[tab.note]
+    assert "ba9876543210" not in answer[runs.list]
+    assert set(runs.resume()) == {*tab.view.outputs, runs.list, tab.note}
+    assert done == [("discard", "ba9876543210"), ("resume", "0123456789ab")]
+    saved.clear()
+    assert "no interrupted run" in runs.resume()[tab.note]
+
+
+def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[..., Any]) -> None:
+    preset = importlib.import_module("celeb_basis.webui.ui.learn_form").preset_values("balanced")
+    need: list[Any] = [None]
+    service = SimpleNamespace(
+        faces=SimpleNamespace(status=lambda: {"present": True}),
+        saved_runs=lambda: [SavedRun("0123456789ab", ("ada",), "sd1", 3, 12, "")],
+        memory_need=lambda _preset, _settings: need[0],
+    )
+    tab = build("learn", service)
+    before = tab.show_now("balanced", *preset)
+    assert 'data-unknown="celeb_basis_learn_opened"' in before[tab.memory]
+    assert "resume:0123456789ab" in before[tab.runs.list]
+    need[0] = SimpleNamespace(sentence=lambda: "About 5 GB.", fits=True)
+    after = tab.show_now("balanced", *preset)
+    assert "About 5 GB." in after[tab.memory]
+    assert "data-unknown" not in after[tab.memory]
+    assert set(after) == {tab.memory, tab.runs.list, *tab.license_outputs}
+
+
+def test_the_job_that_is_next_is_shown_before_the_newest(build: Callable[..., Any]) -> None:
+    resumed, queued, done = (Job("evaluate", (name,)) for name in ("ada", "bob", "eve"))
+    done.set_state("done")
+    jobs = [done, queued, resumed]  # newest first
+    tab = build("evaluate", SimpleNamespace(jobs=lambda: jobs))
+    assert tab.view.current() is resumed
+    queued.set_state("running")
+    assert tab.view.current() is queued
+    for job in jobs:
+        job.set_state("done")
+    assert tab.view.current() is done

@@ -16,7 +16,7 @@ from celeb_basis.events import PersonProgress, StepDone
 from celeb_basis.faces.network import DetectedFace
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.webui.jobs import Job
-from celeb_basis.webui.schemas import FoundFace, FoundFaces
+from celeb_basis.webui.schemas import FoundFace, FoundFaces, SavedRun
 from celeb_basis.webui.ui import markup
 
 EVIL = '"><script>alert(1)</script>&'
@@ -179,6 +179,29 @@ def test_the_script_learns_of_new_people_once() -> None:
     assert not Page(markup.progress(old, "poll", "")).having("data-changed"), (
         "a page that is opened later has the cards already"
     )
+
+
+def test_interrupted_runs_can_be_resumed_and_are_discarded_after_a_question() -> None:
+    assert markup.runs([], "", "pick") == ""
+    saved = [
+        SavedRun("0123456789ab", ("ada", EVIL), "v1-5", 1200, 4000, "2026-11-28T05:11:00+00:00"),
+        SavedRun("ba9876543210", ("bob",), "", 0, 0, ""),
+    ]
+    page = Page(markup.runs(saved, "", "pick"))
+    assert page.having("data-pick") == ["pick"] * 4
+    assert page.having("data-value") == [
+        "resume:0123456789ab", "ask:0123456789ab", "resume:ba9876543210", "ask:ba9876543210",
+    ]  # fmt: skip
+    assert "1,200 of 4,000 steps · on v1-5 · 2026-11-28 05:11 UTC" in page.text
+    assert "before its first step" in page.text
+    asked = Page(markup.runs(saved, "0123456789ab", "pick"))
+    assert asked.having("data-value")[:2] == ["discard:0123456789ab", "keep:0123456789ab"]
+    no_script([markup.runs(saved, "", "pick")])
+
+
+def test_what_is_not_known_yet_names_the_button_that_asks_again() -> None:
+    assert Page(markup.unknown("Later.", "ask")).having("data-unknown") == ["ask"]
+    assert not Page(markup.quiet("Later.")).having("data-unknown")
 
 
 def test_cards_say_why_a_person_is_unavailable() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import IdentityError, error_message
 from celeb_basis.files import checked_name
 from celeb_basis.webui.ui import components, markup
+from celeb_basis.webui.ui.cards_refresh import create_cards_refresh
 from celeb_basis.webui.ui.components import Changes, gradio, on
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def create_page(service: Service) -> Any:
     """Create the ``Blocks`` of the tab. In place of a sub-tab that cannot be built, the page shows why."""
     with gradio.Blocks(analytics_enabled=False) as page:
         _create_completion(service)
+        create_cards_refresh()
         with gradio.Tabs(elem_id="celeb_basis_tabs"):
             for label in _SUB_TABS:
                 with gradio.Tab(label, id=label, elem_id=f"celeb_basis_tab_{label.lower()}") as tab:

@@ -282,10 +282,11 @@ class JobView:
         return f"() => gradioApp().querySelector('[data-poll={self.poll}]')?.dataset.mark || ''"
 
     def current(self) -> Job | None:
-        """The job to show: the running one, or else the newest."""
+        """The job to show: the running one, or else the one that is next, or else the newest."""
         jobs = [job for job in self.service.jobs() if job.kind in self.kinds]
         running = [job for job in jobs if job.state == "running"]
-        return next(iter(running or jobs), None)
+        waiting = [job for job in jobs if not job.finished][-1:]
+        return next(iter(running or waiting or jobs), None)
 
     def show(self, job: Job | None = None) -> Changes:
         """Everything there is to show of ``job``, or else of the current one."""

@@ -8,6 +8,7 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.settings import PRESETS
 from celeb_basis.webui.ui import components, learn_form, markup
 from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
+from celeb_basis.webui.ui.interrupted_runs import SavedRuns
 from celeb_basis.webui.ui.learn_form import Draft, FormField, position
 from celeb_basis.webui.ui.markup import NoteKind
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 PRESET_LABELS = {"quick": "Quick", "balanced": "Balanced", "best": "Best", "paper": "As in the paper"}
 
 _IDLE = "No run yet. Add a photo, enter a name and press Learn."
+_NO_CHECKPOINT = "How much memory the run takes is shown as soon as a checkpoint is loaded."
+_OPENED = "celeb_basis_learn_opened"
 _MEMORY_SETTINGS = ("batch_size", "precision", "checkpointing", "size")
 """The settings that the estimate of the memory depends on."""
 
@@ -27,6 +30,7 @@ class LearnTab:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.view = JobView(service, ("learn", "faces"), "celeb_basis_learn_poll", _IDLE)
+        self.runs = SavedRuns(service, self.view)
 
     def build(self, tab: Any) -> None:
         """Create the components inside ``tab`` and connect their events."""
@@ -36,10 +40,11 @@ class LearnTab:
                 self._create_person_form()
                 self._create_run_form()
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
+                self.runs.build()
                 self.view.build(
                     curve=True,
-                    at_end=lambda: {self.note: "", **self.show_license()},
-                    at_end_outputs=[self.note, *self.license_outputs],
+                    at_end=lambda: {self.note: "", **self.show_license(), **self.runs.show()},
+                    at_end_outputs=[self.note, *self.license_outputs, self.runs.list],
                 )
         self._connect_person_form()
         self._connect_run_form(tab)
@@ -79,6 +84,7 @@ class LearnTab:
                 height=140,
             )
         )
+        self.photo_note = components.note_area("celeb_basis_photo_note")
         self.thumbnails = gradio.HTML("", elem_id="celeb_basis_thumbs")
         self.photo = gradio.HTML("", elem_id="celeb_basis_photo")
         self.face = own(gradio.Radio([], label="Face to learn", visible=False, elem_id="celeb_basis_face"))
@@ -146,7 +152,7 @@ class LearnTab:
             self.add_photos,
             [*edited, self.files],
             [*shown, self.files],
-            note=note,
+            note=self.photo_note,
             clear_on_error=self.files,
         )
         # The script clicks this button when the user pauses while typing: one check per key would overtake another.
@@ -165,9 +171,13 @@ class LearnTab:
         settings, view, note = list(self.settings.values()), self.view, self.note
         on(self.preset.input, self.fill_settings, [self.preset], settings, quiet=True)
         memory_fields = [self.settings[name] for name in _MEMORY_SETTINGS]
-        for event in (tab.select, self.preset.input, *(field.change for field in memory_fields)):
+        for event in (self.preset.input, *(field.change for field in memory_fields)):
             on(event, self.show_memory, [self.preset, *settings], [self.memory], quiet=True)
-        on(tab.select, self.show_license, [], self.license_outputs, quiet=True)
+        # The sub-tab that is open on a fresh page is never selected: the script clicks this button when it is first seen.
+        opened_button = components.hidden_button(_OPENED)
+        now = [self.memory, self.runs.list, *self.license_outputs]
+        for event in (tab.select, opened_button.click):
+            on(event, self.show_now, [self.preset, *settings], now, quiet=True)
         view.refresh_at(tab.select)
         on(self.agree_button.click, self.agree, [], [*view.outputs, *self.license_outputs], note=note)
         form = [
@@ -184,11 +194,11 @@ class LearnTab:
             self.learn_button.click,
             self.start,
             form,
-            [*self.draft_outputs, *view.outputs, self.consent],
+            [*self.draft_outputs, *view.outputs, self.consent, self.photo_note],
             note=note,
         )
         on(self.interrupt_button.click, self.interrupt, [], view.outputs, note=note)
-        on(self.resume_button.click, self.resume, [], view.outputs, note=note)
+        self.runs.connect(note, self.resume_button)
 
     # Handlers: the face models
 
@@ -242,7 +252,7 @@ class LearnTab:
         finally:
             for file_name in file_names:
                 draft.detecting.remove(file_name)
-        return {**self.show_draft(draft), self.files: None, self.note: markup.notes(problems)}
+        return {**self.show_draft(draft), self.files: None, self.photo_note: markup.notes(problems)}
 
     def check_name(self, draft: Draft, name: str, replace: bool) -> Changes:
         """Check the name while it is typed."""
@@ -340,13 +350,19 @@ class LearnTab:
         """Show the values of another preset."""
         return dict(zip(self.settings.values(), learn_form.preset_values(preset), strict=True))
 
+    def show_now(self, preset: str, *settings: Any) -> Changes:
+        """Show what may have changed while this was not looked at."""
+        return {**self.show_memory(preset, *settings), **self.runs.show(), **self.show_license()}
+
     def show_memory(self, preset: str, *settings: Any) -> Changes:
         """How much memory the run would take, before it is started."""
         try:
             need = self.service.memory_need(preset, learn_form.changes(preset, settings))
         except CelebBasisError as error:
             return {self.memory: markup.note(str(error), "error")}
-        return {self.memory: markup.note(need.sentence(), "hint" if need.fits else "error") if need else ""}
+        if need is None:
+            return {self.memory: markup.unknown(_NO_CHECKPOINT, _OPENED)}
+        return {self.memory: markup.note(need.sentence(), "hint" if need.fits else "error")}
 
     def start(
         self,
@@ -378,6 +394,7 @@ class LearnTab:
             **self.show_draft(draft, new_person=True),
             **self.view.show(),
             self.consent: False,
+            self.photo_note: "",
             self.note: markup.note(message, "good"),
         }
 
@@ -391,14 +408,6 @@ class LearnTab:
         else:
             message = "The run stops after the current step. You can resume it later."
         return {**self.view.show(job), self.note: markup.note(message)}
-
-    def resume(self) -> Changes:
-        """Resume the newest run that can be resumed."""
-        jobs = [job for job in self.service.jobs() if job.kind == "learn" and job.resumable]
-        if not jobs:
-            return {**self.view.show(), self.note: markup.note("There is no interrupted run to resume.")}
-        self.service.resume(jobs[0].id)
-        return {**self.view.show(), self.note: markup.note("The run continues where it stopped.", "good")}
 
 
 def _setting(field: FormField) -> Any:

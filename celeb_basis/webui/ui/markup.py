@@ -2,7 +2,7 @@
 
 Elements with ``data-pick`` put their ``data-value`` into the hidden text of that id, elements with ``data-word`` insert a
 placeholder token into a prompt, and ``data-poll`` names the hidden button that is clicked while ``data-active`` is 1 (see
-``javascript/celebBasis.js``).
+``javascript/celebBasis.js``). ``data-unknown`` names the hidden button that is clicked until the element is replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary
     from celeb_basis.identities.library import IdentityStatus
     from celeb_basis.webui.jobs import Job, JobProgress
-    from celeb_basis.webui.schemas import FoundFaces
+    from celeb_basis.webui.schemas import FoundFaces, SavedRun
 
 NoteKind = Literal["error", "good", "hint"]
 
@@ -75,7 +75,12 @@ def notes(messages: Iterable[tuple[str, NoteKind]], *, people_changed: bool = Fa
 
 def quiet(sentence: str) -> Markup:
     """A line in a subdued color."""
-    return _render("quiet", sentence=sentence)
+    return _render("quiet", sentence=sentence, button="")
+
+
+def unknown(sentence: str, button: str) -> Markup:
+    """A line in place of what is not known yet; the page's script clicks the hidden ``button`` until it is."""
+    return _render("quiet", sentence=sentence, button=button)
 
 
 def version() -> Markup:
@@ -194,6 +199,25 @@ def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> Markup:
         usable=usable,
         changed=job.id if usable and time.time() - job.changed < _RECENT else "",
     )
+
+
+def runs(saved: Sequence[SavedRun], asked: str, pick: str) -> Markup:
+    """Interrupted runs, each with buttons to resume and to discard it; nothing if there are none.
+
+    Args:
+        saved: The runs.
+        asked: Id of the run whose deletion has to be confirmed.
+        pick: Id of the hidden text that receives the action and the run's id.
+    """
+    if not saved:
+        return Markup()
+    rows = []
+    for run in saved:
+        done = f"{run.step:,} of {run.steps:,} steps" if run.step else "before its first step"
+        when = run.when[:16].replace("T", " ") + (" UTC" if run.when else "")
+        facts = [done, f"on {run.checkpoint}" if run.checkpoint else "", when]
+        rows.append((run.id, [f"<{name}>" for name in run.people], " · ".join(filter(None, facts))))
+    return _render("runs", runs=rows, asked=asked, pick=pick)
 
 
 def _counted(job: Job, now: JobProgress) -> str:

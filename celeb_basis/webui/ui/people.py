@@ -69,6 +69,7 @@ class PeopleTab:
             )
             self.import_replace = own(gradio.Checkbox(False, label="Replace people with the same names"))
             self.import_button = gradio.Button("Import", elem_id="celeb_basis_import_go")
+            self.import_note = components.note_area("celeb_basis_import_note")
 
     def _create_notes_form(self) -> None:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
@@ -143,7 +144,7 @@ class PeopleTab:
             self.import_people,
             [self.import_files, self.import_name, self.import_replace, search],
             [*shown, self.import_files],
-            note=note,
+            note=self.import_note,
             clear_on_error=self.import_files,
         )
 
@@ -255,7 +256,7 @@ class PeopleTab:
         return {
             **self.show(last, search),
             self.import_files: None,
-            self.note: markup.notes(messages, people_changed=bool(last)),
+            self.import_note: markup.notes(messages, people_changed=bool(last)),
         }
 
     def _status(self, name: str) -> IdentityStatus | None:
