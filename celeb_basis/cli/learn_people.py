@@ -19,7 +19,7 @@ from typing import Any
 from celeb_basis.cli.common import UsageError, default_library, named_cosines
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError, TrainingError
-from celeb_basis.files import cache_folder, checked_name, explained_os_errors
+from celeb_basis.files import cache_folder, checked_name, explained_os_errors, is_safetensors, safetensors_metadata
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
@@ -198,17 +198,17 @@ def new_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
 
 
 def check_state_file(path: Path | None) -> None:
-    """Check that a run may be saved to ``path``: a file there has to be a saved run itself, which is replaced.
+    """Check that a run may be saved to ``path``: not over a model, an identity or a file of another kind.
+
+    A saved run there is replaced, and so is a damaged one.
 
     Raises:
         FileError: It is another file.
     """
-    if path is None or not path.exists():
+    if path is None or not path.exists() or "state" in (held := safetensors_metadata(path)):
         return
-    try:
-        read_summary(path)
-    except CelebBasisError as error:
-        raise FileError(f"{path} is a file already, and no saved run: give --state another file.") from error
+    if held or path.suffix.lower() != ".safetensors" or is_safetensors(path):
+        raise FileError(f"{path} is a file already, and no saved run: give --state another file.")
 
 
 def saved_runs() -> dict[Path, StateSummary]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from celeb_basis import files
 from celeb_basis.cli.progress import LearnBar
@@ -112,13 +114,21 @@ def test_a_state_in_a_place_of_the_users_own(
     assert not (own_library / ".derived.json").exists()
 
 
-def test_a_state_does_not_replace_another_file(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
-    other = tmp_path / "model.safetensors"
-    other.write_bytes(b"something else")
+@pytest.mark.parametrize("kind", ["identity", "model", "text"])
+def test_a_state_does_not_replace_another_file(
+    celeb: Callable[..., Any], parts: Any, own_library: Path, tmp_path: Path, kind: str
+) -> None:
+    other = tmp_path / ("letter.txt" if kind == "text" else "other.safetensors")
+    if kind == "identity":
+        assert celeb("learn", parts.photo, "--name", "bob", *parts.learning).code == 0
+        other = own_library / "bob.safetensors"
+    else:
+        other.write_bytes(b"my words" if kind == "text" else save({"weight": torch.zeros(2)}))
+    content = other.read_bytes()
     answer = celeb("learn", parts.photo, "--name", "ada", *parts.learning, "--state", other)
     assert answer.code == 2
     assert "no saved run" in answer.err
-    assert other.read_bytes() == b"something else"
+    assert other.read_bytes() == content
 
 
 def test_a_name_taken_on_the_way(
