@@ -112,6 +112,17 @@ def check_space(folder: Path) -> None:
         )
 
 
+def check_writable(folder: Path) -> None:
+    """Create a file in the existing ``folder``, and delete it again.
+
+    Raises:
+        OSError: That is not possible.
+    """
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    os.close(handle)
+    os.unlink(temporary)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically."""
     with atomic_path(path) as temporary:

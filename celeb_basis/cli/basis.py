@@ -45,7 +45,12 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
     add_model(parser)
     add_names(parser)
-    parser.add_argument("--components", type=int, default=512, metavar="K", help="components for each token position")
+    parser.add_argument(
+        "--components",
+        type=int,
+        metavar="K",
+        help="components for each token position (default: 512, or as many as the text encoder has)",
+    )
     parser.add_argument("--dropped", action="store_true", help="list every name that was dropped, with the reason")
     parser.add_argument(
         "--plot", type=path_argument, metavar="FILE", help="plot the explained variance, as .svg or .png"
@@ -64,20 +69,22 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the command; returns the exit code."""
-    if arguments.components < 1:
+    if arguments.components is not None and arguments.components < 1:
         raise UsageError("--components must be at least 1.")
     if arguments.plot is not None and arguments.plot.suffix.lower() not in (".svg", ".png"):
         raise UsageError("--plot must end in .svg or .png.")
 
-    from celeb_basis.basis import BasisOptions, build_bases, summarize
+    from celeb_basis.basis import BasisOptions, build_bases, fitting_components, summarize
     from celeb_basis.names.filters import FilterOptions
 
     check_output_file(arguments.plot)
     check_output_file(arguments.save_names)
     names = open_names(arguments)
-    options = BasisOptions(arguments.components, FilterOptions(max_repeats=arguments.max_repeats))
+    filters = FilterOptions(max_repeats=arguments.max_repeats)
     faces = open_faces(arguments, console) if arguments.draws_face else None
     model = open_model(arguments, console)
+    components = arguments.components or fitting_components(model.text_encoders, BasisOptions().components)
+    options = BasisOptions(components, filters)
     check = None if faces is None else _face_check(arguments, console, model, faces, names)
     built = build_bases(model.text_encoders, names, options, face_check=check, cache=bases_cache())
     summaries = [summarize(one) for one in built]

@@ -10,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_hints
 
-from celeb_basis.cli.arguments import path_argument
+from celeb_basis.cli.arguments import default_library, name_argument, other_file, path_argument
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
-from celeb_basis.files import bases_cache, checked_name, explained_os_errors
+from celeb_basis.files import bases_cache, check_writable, checked_name, explained_os_errors
 from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 from celeb_basis.prompts.syntax import check_new_name
@@ -124,10 +124,9 @@ def add_faces(parser: argparse._ActionsContainer) -> None:
     """Add ``--faces`` and ``--accept-licence``."""
     parser.add_argument(
         "--faces",
-        default="buffalo_l",
         metavar="PACK",
-        help="face model pack: buffalo_l, antelopev2, miniature (small, for trying things out), or a folder of .onnx "
-        "files; downloaded on first use",
+        help="face model pack: buffalo_l, antelopev2, miniature (small, comes with this program), or a folder of .onnx "
+        "files; downloaded on first use (default: buffalo_l, or miniature with --model miniature)",
     )
     parser.add_argument(
         "--accept-licence",
@@ -145,17 +144,6 @@ def add_library(parser: argparse._ActionsContainer) -> None:
         metavar="FOLDER",
         help="folder of learned people; $CELEB_BASIS_LIBRARY sets another default",
     )
-
-
-def default_library() -> Path:
-    """``$CELEB_BASIS_LIBRARY``, or else ``celeb-basis/identities`` in the user's data folder."""
-    if chosen := os.environ.get("CELEB_BASIS_LIBRARY"):
-        return Path(chosen).expanduser()
-    if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or "~\\AppData\\Local"
-    else:
-        base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "celeb-basis" / "identities"
 
 
 def add_replace(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +244,16 @@ def bases_for(model: DiffusionModel, names: NameList, components: int) -> list[B
 # Face networks
 
 
+def face_pack(arguments: argparse.Namespace) -> str:
+    """The pack of ``--faces``, or else the one that suits the model: the miniature's people are its small pack's."""
+    from celeb_basis.faces.packs import MINIATURE as SMALL
+
+    chosen: str | None = arguments.faces
+    if chosen is None:
+        chosen = SMALL if getattr(arguments, "model", None) == MODEL else "buffalo_l"
+    return chosen
+
+
 def open_faces(arguments: argparse.Namespace, console: Console) -> InsightFaceNetwork:
     """Load the networks of ``--faces``."""
     from celeb_basis.faces.insight import InsightFaceNetwork
@@ -271,34 +269,35 @@ def obtain_faces(arguments: argparse.Namespace, console: Console) -> FacePack:
     """
     from celeb_basis.faces.packs import find_pack, obtain_pack
 
+    pack = face_pack(arguments)
     try:
-        return find_pack(arguments.faces)
+        return find_pack(pack)
     except FacePackError:
-        _ask_for_license(arguments, console)
+        _ask_for_license(pack, arguments, console)
     bar: Any = None
 
     def progress(done: int, total: int | None) -> None:
         nonlocal bar
         if bar is None:
-            bar = console.bar(total, f"downloading {arguments.faces}", unit="B", scale=True)
+            bar = console.bar(total, f"downloading {pack}", unit="B", scale=True)
         bar.update(done - bar.n)
 
     try:
-        return obtain_pack(arguments.faces, progress=progress, agreed=True)
+        return obtain_pack(pack, progress=progress, agreed=True)
     finally:
         if bar is not None:
             bar.close()
 
 
-def _ask_for_license(arguments: argparse.Namespace, console: Console) -> None:
+def _ask_for_license(pack: str, arguments: argparse.Namespace, console: Console) -> None:
     from celeb_basis.faces.packs import AGREEMENT, SOURCES, licence_to_agree_to, not_agreed
 
-    if (source := SOURCES.get(arguments.faces)) is None:
+    if (source := SOURCES.get(pack)) is None:
         return
     size = source.archive_bytes / 1e6
     console.note(f"The face models {source.name} ({source.about}, {size:.0f} MB) have to be downloaded.")
     console.note(f"Their license: {source.licence} See {source.terms}.")
-    if arguments.accept_licence or licence_to_agree_to(arguments.faces) is None:
+    if arguments.accept_licence or licence_to_agree_to(pack) is None:
         return
     if not console.confirm("Do you agree to this license?"):
         raise not_agreed(source, f"add --accept-licence, or set {AGREEMENT}={source.name}")
@@ -351,10 +350,15 @@ def find_identity(text: str, folder: Path) -> Identity:
     from celeb_basis.identities.identity import load_identity
     from celeb_basis.identities.library import Library
 
+    text = name_argument(text)
     path = Path(text).expanduser()
-    if path.suffix.lower() == ".safetensors" or len(path.parts) > 1:
+    if path.suffix.lower() == ".safetensors":
         return load_identity(path)
-    return Library(folder).load(text)
+    library = Library(folder)
+    named = len(path.parts) == 1 and library.path_of(text).exists()
+    if not named and (instead := other_file(path)):
+        raise IdentityError(instead)
+    return library.load(text) if named or len(path.parts) < 2 else load_identity(path)
 
 
 def fitted_identity(
@@ -385,7 +389,7 @@ def named_cosines(pairs: Sequence[Sequence[Any]]) -> str:
     return ", ".join(f"{name} {cosine:.2f}" for name, cosine in pairs)
 
 
-# Places for output, checked before any slow work. Nothing is created.
+# Places for output, checked before any slow work. Nothing of it stays.
 
 
 def check_folder(folder: Path) -> None:
@@ -401,8 +405,15 @@ def check_folder(folder: Path) -> None:
         raise FileError(f"{folder.anchor} does not exist: choose another place.")
     if not stat.S_ISDIR(mode):
         raise FileError(f"{standing} is a file, not a folder: choose another place.")
+    refused = FileError(f"{standing} cannot be written: choose another folder or change its permissions.")
     if not os.access(standing, os.W_OK | os.X_OK):
-        raise FileError(f"{standing} cannot be written: choose another folder or change its permissions.")
+        raise refused
+    # For root, on Windows and on some file systems, that answer is not to be relied on.
+    with explained_os_errors(standing, "write into"):
+        try:
+            check_writable(standing)
+        except FileNotFoundError as error:  # /proc
+            raise refused from error
 
 
 def check_output_file(path: Path | None) -> None:

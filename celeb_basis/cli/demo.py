@@ -19,8 +19,9 @@ STRANGERS = (PHOTOS / "stranger1.png", PHOTOS / "stranger2.png")
 """Photos of two synthetic people whom the miniature was not trained on."""
 
 _DESCRIPTION = """\
-Learn two people from one photo each, and generate images of them alone, together and in scenes. Nothing but packages is
-downloaded: small face networks and a miniature of Stable Diffusion come with the project. An HTML page shows everything.
+Learn two people from one photo each, and generate images of them alone, together and in scenes. This command downloads
+nothing: small face networks and a miniature of Stable Diffusion come with the project. ('make demo', in a clone, first
+installs the packages that are missing from PyPI, PyTorch among them.) An HTML page shows everything.
 
 examples:
   celeb-basis demo

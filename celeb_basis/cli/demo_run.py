@@ -295,7 +295,7 @@ def _next_commands(output: Path) -> list[ReportCommand]:
             "Learn a person on a real checkpoint.",
         ),
         ReportCommand(
-            'celeb-basis generate "<ada> baking a cake, oil painting" --identity ada --model /models/sd15.safetensors '
+            'celeb-basis generate "<ada> baking a cake, oil painting" --model /models/sd15.safetensors '
             "--output pictures",
             "Generate images of the person.",
         ),

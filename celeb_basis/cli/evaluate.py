@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.arguments import path_argument
+from celeb_basis.cli.arguments import PICTURES, name_argument, path_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -112,6 +112,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     check_output_file(arguments.output)
     check_output_file(arguments.sheet)
+    if arguments.keep is not None:
+        check_folder(arguments.keep)
     photos = {path: open_photo(path) for path in arguments.reference}
     clip = load_clip(arguments.clip) if arguments.clip else None
     if arguments.pictures is not None:
@@ -154,7 +156,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def _name_of(identity: str) -> str:
     """The name that ``--identity`` refers to; an identity file is named after its identity."""
     path = Path(identity)
-    return path.stem if path.suffix.lower() == ".safetensors" else identity
+    return path.stem if path.suffix.lower() == ".safetensors" else name_argument(identity)
 
 
 def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[ImageToEvaluate]:
@@ -163,7 +165,6 @@ def _from_folder(arguments: argparse.Namespace, *, with_prompt: bool) -> list[Im
     Raises:
         EvaluationError: The folder has no images, or one of them lacks the prompt that CLIP needs.
     """
-    from celeb_basis.cli.learn_people import PICTURES
     from celeb_basis.evaluation import ImageToEvaluate
     from celeb_basis.photos import open_photo
 
@@ -195,8 +196,6 @@ def _generate(arguments: argparse.Namespace, console: Console) -> list[ImageToEv
     identity = find_identity(arguments.identity[0], arguments.library)
     token = f"<{identity.name}>"
     prompts = _prompts(arguments, token)
-    if arguments.keep is not None:
-        check_folder(arguments.keep)
     width, height = check_sampling(arguments)
     model = open_model(arguments, console)
     people = PromptPeople(((identity.name, identity),))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.arguments import path_argument
+from celeb_basis.cli.arguments import command_line, default_library, name_argument, path_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -25,6 +25,7 @@ from celeb_basis.cli.common import (
     check_name_is_free,
     check_output_file,
     chosen_settings,
+    face_pack,
     load_model,
     obtain_faces,
     open_faces,
@@ -36,7 +37,8 @@ from celeb_basis.cli.common import (
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import check_space, explained_os_errors
-from celeb_basis.miniature import CELEBRITY_FACES
+from celeb_basis.miniature import CELEBRITY_FACES, MODEL
+from celeb_basis.miniature import NAME as MINIATURE
 
 if TYPE_CHECKING:
     from celeb_basis.cli.learn_people import RequestedPeople, Results
@@ -71,7 +73,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "photos", nargs="*", type=path_argument, metavar="PHOTO", help="photos of one person, or a folder of people"
     )
-    parser.add_argument("--name", help="name of the person; the placeholder token is <NAME>")
+    parser.add_argument(
+        "--name", "--as", type=name_argument, help="name of the person; the placeholder token is <NAME>"
+    )
     parser.add_argument(
         "--person",
         action="append",
@@ -264,7 +268,21 @@ def _finish(
         results.generated_files.note([arguments.report], "report", outcome.names)
     results.forget_run(outcome)
     results.show()
+    results.console.note(f"To use it: {_next_command(arguments, outcome.names)}")
     return 0
+
+
+def _next_command(arguments: argparse.Namespace, names: Sequence[str]) -> str:
+    """The command that generates an image of the people who were learned."""
+    prompt = "a photo of " + " and ".join(f"<{name}>" for name in names[:2])
+    model = MINIATURE if arguments.model == MODEL else str(arguments.model)
+    words = ["celeb-basis", "generate", prompt, "--model", model]
+    for option in ("device", "dtype"):
+        if (value := getattr(arguments, option)) != "auto":
+            words += [f"--{option}", value]
+    if arguments.library != default_library():
+        words += ["--library", str(arguments.library)]
+    return command_line([*words, "--output", "pictures"])
 
 
 @contextlib.contextmanager
@@ -311,6 +329,8 @@ def _learn_one_by_one(
                 bar.close()
                 results.add(outcome)
     results.show_table([task.names[0] for task in tasks], interrupted=interrupt.is_set())
+    if results.succeeded:
+        console.note(f"To use it: {_next_command(arguments, results.succeeded[:1])}")
     if interrupt.is_set():
         return 130
     return 0 if not results.failed else 1 if results.succeeded else 2
@@ -375,7 +395,7 @@ class WorkerSpec:
     @staticmethod
     def of(arguments: argparse.Namespace, names: NameList) -> WorkerSpec:
         """The session that the command line asks for. Paths are absolute, since workers run in other folders."""
-        faces = arguments.faces
+        faces = face_pack(arguments)
         return WorkerSpec(
             arguments.model.expanduser().absolute(),
             arguments.device,

@@ -9,14 +9,13 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
-import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from celeb_basis.cli.common import UsageError, default_library, named_cosines
+from celeb_basis.cli.arguments import PICTURES, RAW_PICTURES, command_line, default_library, name_argument
+from celeb_basis.cli.common import UsageError, named_cosines
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError, TrainingError
 from celeb_basis.files import cache_folder, checked_name, explained_os_errors, is_safetensors, safetensors_metadata
@@ -27,24 +26,6 @@ from celeb_basis.training.run import PhotoInput, TrainingResult
 from celeb_basis.training.state import StateSummary, read_summary
 
 # The people that the command line asks for
-
-PICTURES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif"),
-        *("bmp", "gif", "tif", "tiff", "jp2", "ppm", "pgm", "qoi", "mpo", "jxl"),
-    )
-)
-"""Suffixes of the files in a folder that count as photos."""
-
-RAW_PICTURES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("nef", "nrw", "dng", "arw", "sr2", "cr2", "cr3", "orf", "rw2", "pef", "raf", "srw"),
-        *("3fr", "fff", "iiq", "erf", "kdc", "dcr", "mos", "mrw", "x3f", "rwl"),
-    )
-)
-"""Suffixes of cameras' raw photos. They count where no picture of the same name, but for the suffix, lies beside them."""
 
 SYSTEM_FOLDERS = frozenset(
     (
@@ -113,7 +94,7 @@ def _named_person(text: str) -> PhotoInput:
     paths = tuple(Path(part) for part in photos.split(",") if part)
     if not equals or not paths:
         raise UsageError(f"--person {text!r} is not understood: write --person NAME=PHOTO or NAME=PHOTO,PHOTO.")
-    return PhotoInput(checked_name(name), paths)
+    return PhotoInput(checked_name(name_argument(name)), paths)
 
 
 def _people_of_folder(folder: Path, together: bool) -> RequestedPeople:
@@ -252,11 +233,6 @@ def resume_command(arguments: argparse.Namespace, state: Path) -> str:
     if arguments.replace:
         words.append("--replace")
     return command_line(words)
-
-
-def command_line(words: Sequence[str]) -> str:
-    """``words`` as one line for this system's shell."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 # Results

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from celeb_basis import __version__
 from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, runs, transfer
+from celeb_basis.cli.arguments import with_flags
 from celeb_basis.cli.common import CommandParser, UsageError, add_output_options
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import error_message, is_user_error
@@ -26,7 +27,7 @@ _EXAMPLES = """\
 examples:
   celeb-basis demo
   celeb-basis learn ada.jpg --name ada --model /models/sd15.safetensors
-  celeb-basis generate "an oil painting of <ada>" --identity ada --model /models/sd15.safetensors --output pictures
+  celeb-basis generate "an oil painting of <ada>" --model /models/sd15.safetensors --output pictures
   celeb-basis export ada --layout webui --output /webui/embeddings
 
 'celeb-basis COMMAND --help' shows a command's options.
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if screen.verbose:
             traceback.print_exc()
-        screen.error(error_message(error))
+        screen.error(with_flags(error_message(error)))
         return USER_ERROR if is_user_error(error) else INTERNAL_ERROR
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.cli.arguments import PICTURES, RAW_PICTURES, name_argument, other_file, path_text
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -58,7 +59,9 @@ def _add_blend(commands: Commands) -> None:
     parser.add_argument(
         "parts", nargs="+", metavar="NAME[=WEIGHT]", help="people of the library, or files; the default weight is 1"
     )
-    parser.add_argument("--as", dest="name", required=True, metavar="NEW", help="name of the new identity")
+    parser.add_argument(
+        "--as", "--name", dest="name", type=name_argument, required=True, metavar="NEW", help="name of the new identity"
+    )
     parser.add_argument(
         "--toward-mean", type=float, metavar="X", help="move toward the mean face: 0 not at all, 1 all the way"
     )
@@ -134,7 +137,11 @@ def _add_info(commands: Commands) -> None:
     parser = add_command(commands, "info", "show what a file or the library holds", _INFO)
     parser.set_defaults(run=info)
     parser.add_argument(
-        "what", nargs="?", metavar="NAME|FILE|FOLDER", help="an identity, a saved training run or a model"
+        "what",
+        nargs="?",
+        type=path_text,
+        metavar="NAME|FILE|FOLDER",
+        help="an identity, a saved training run or a model",
     )
     add_library(parser)
     add_model(parser, required=False, why="; shows the nearest celebrities")
@@ -175,6 +182,8 @@ def _describe(arguments: argparse.Namespace, console: Console) -> dict[str, Any]
     path = Path(arguments.what).expanduser()
     if os.path.isdir(path):
         return _describe_model(path, arguments)
+    if path.suffix.lower() in PICTURES | RAW_PICTURES and os.path.isfile(path):
+        return _describe_picture(path)
     try:
         identity = find_identity(arguments.what, arguments.library)
     except IdentityError as error:
@@ -182,6 +191,25 @@ def _describe(arguments: argparse.Namespace, console: Console) -> dict[str, Any]
             raise
         return _describe_state_or_model(path, arguments, error)
     return _describe_identity(identity, arguments, console)
+
+
+def _describe_picture(path: Path) -> dict[str, Any]:
+    """Describe a generated image by its own parameters.
+
+    Raises:
+        IdentityError: It has none, as photos have none.
+    """
+    from celeb_basis.cli.generate import read_parameters
+
+    if (parameters := read_parameters(path)) is None:
+        raise IdentityError(other_file(path) or "")
+    return {
+        "kind": "generated image",
+        "file": str(path),
+        "prompt": parameters.prompt,
+        "seed": parameters.seed,
+        "people": list(parameters.words),
+    }
 
 
 def _describe_state_or_model(
@@ -306,7 +334,7 @@ examples:
 def _add_delete(commands: Commands) -> None:
     parser = add_command(commands, "delete", "delete a person with everything made from them", _DELETE)
     parser.set_defaults(run=delete)
-    parser.add_argument("name", metavar="NAME", help="a person of the library")
+    parser.add_argument("name", type=name_argument, metavar="NAME", help="a person of the library")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be deleted")
     parser.add_argument("--keep-mixtures", action="store_true", help="keep blends that the person is part of")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celeb_basis.cli.arguments import path_argument
+from celeb_basis.cli.arguments import name_argument, path_argument, path_text
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -67,7 +67,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("identity", metavar="NAME|FILE", help="a person of the library, or an identity file")
     parser.add_argument("--layout", choices=LAYOUTS, default="webui", help="the tool that will read the file")
     parser.add_argument(
-        "--output", type=path_argument, required=True, metavar="PATH", help="a file, or an existing folder"
+        "--output",
+        type=path_text,
+        required=True,
+        metavar="PATH",
+        help="a file, or a folder, which is created if need be",
     )
     parser.add_argument("--word", help="placeholder token for diffusers; <NAME> by default")
     add_library(parser)
@@ -75,7 +79,13 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "import", "add another tool's file to the library", _IMPORT)
     parser.set_defaults(run=run_import)
     parser.add_argument("file", type=path_argument, metavar="FILE")
-    parser.add_argument("--as", dest="name", metavar="NAME", help="its name in the library; by default the file's own")
+    parser.add_argument(
+        *("--as", "--name"),
+        dest="name",
+        type=name_argument,
+        metavar="NAME",
+        help="its name in the library; by default the file's own",
+    )
     add_library(parser)
     add_replace(parser)
     add_model(parser, required=False, why="; needed for other tools' files")
@@ -94,12 +104,17 @@ def run_export(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.exports.textual_inversion import export_identity, usage
     from celeb_basis.identities.deletion import GeneratedFiles
 
-    output: Path = arguments.output
-    if os.path.isdir(output):
+    output = Path(arguments.output)
+    # No tool reads a file without an ending.
+    into_folder = arguments.output.endswith(("/", os.sep)) or not output.suffix or os.path.isdir(output)
+    if into_folder:
         check_folder(output)
     else:
         check_output_file(output)
     identity = find_identity(arguments.identity, arguments.library)
+    if into_folder:
+        with explained_os_errors(output, "create"):
+            output.mkdir(parents=True, exist_ok=True)
     files = export_identity(identity, output, arguments.layout, word=arguments.word)
     GeneratedFiles(arguments.library).note(files, "export", [identity.name])
     hint = usage(identity, files[0], arguments.layout, word=arguments.word)

@@ -63,6 +63,12 @@ def compact(path: Path) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
 
+def declare_float32(config: Path) -> None:
+    """Let transformers load the text encoder in float32, as diffusers loads the rest when it is given no precision."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    write_text(config, json.dumps({**content, "dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+
+
 def main() -> None:
     """Parse the command line and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,6 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = trained_pipeline(work_folder()).to(torch.float16)
     save_pipeline(pipeline, arguments.folder)
+    declare_float32(arguments.folder / "text_encoder" / "config.json")
     compact(arguments.folder / "tokenizer" / "tokenizer.json")
     write_text(arguments.folder / NAMES.name, "\n".join(read_people().names) + "\n")
     if arguments.single:

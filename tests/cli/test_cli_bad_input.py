@@ -123,7 +123,7 @@ TABLE: Mapping[str, Row] = {
     "no such model": (lambda w: w.learn(w.parts.photo, "--model", w.folder / "none"), "does not exist"),
     "folder that is no model": (lambda w: w.learn(w.parts.photo, "--model", w.output), "model_index.json"),
     "unknown face pack": (lambda w: w.learn(w.parts.photo, "--faces", "no_such_pack"), "no_such_pack"),
-    "NaN loss": (lambda w: w.learn(w.parts.photo, "--model", w.nan_model()), "lower learning_rate"),
+    "NaN loss": (lambda w: w.learn(w.parts.photo, "--model", w.nan_model()), "lower --learning-rate"),
     # disks
     "disk full": (
         lambda w: (w.failing("os.fsync", errno.ENOSPC), w.learn(w.parts.photo))[1],

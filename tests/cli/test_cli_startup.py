@@ -125,7 +125,7 @@ def test_what_libraries_print_never_mixes_with_a_result(
 
 def test_the_default_library_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    from celeb_basis.cli.common import default_library
+    from celeb_basis.cli.arguments import default_library
 
     assert default_library().name == "library"
     monkeypatch.delenv("CELEB_BASIS_LIBRARY")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from celeb_basis.cli.learn_people import command_line, resume_command, unfinished_run
+from celeb_basis.cli.arguments import command_line
+from celeb_basis.cli.learn_people import resume_command, unfinished_run
 from celeb_basis.cli.main import build_parser
 
 MODEL = ["--model", "my models/sd15"]

@@ -15,8 +15,9 @@ import torch
 from safetensors import safe_open
 
 from celeb_basis.diffusion_model import Prediction
-from celeb_basis.errors import HostError, MissingPackageError
+from celeb_basis.errors import HostError
 from celeb_basis.files import explained_os_errors
+from celeb_basis.hosts.diffusers.configs import missing_package
 from celeb_basis.hosts.diffusers.host import DiffusersHost, sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import load_single_file
 
@@ -57,10 +58,13 @@ def load_host(
     with explained_os_errors(path, "read"):
         path.stat()
     try:
-        import diffusers  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError("diffusers is not installed: run pip install celeb-basis[diffusers].") from error
+        raise missing_package("transformers", "4.44") from error
+    try:
+        import diffusers  # noqa: F401
+    except ImportError as error:
+        raise missing_package("diffusers", "0.32") from error
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
     with _quiet():

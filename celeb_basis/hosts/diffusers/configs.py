@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -290,6 +291,11 @@ _FILE_NAME = "bpe_simple_vocab_16e6.txt.gz"
 _REMEDY = "install it again with: pip install --force-reinstall open_clip_torch"
 
 
+def missing_package(name: str, oldest: str) -> MissingPackageError:
+    """The error for a package that is not installed, with the command that installs it for this Python."""
+    return MissingPackageError(f'{name} is not installed: run "{sys.executable}" -m pip install "{name}>={oldest}".')
+
+
 def clip_tokenizer(flavor: Flavor = "clip") -> Any:
     """Make the ``transformers.CLIPTokenizer`` of a Stable Diffusion text encoder: 49,408 tokens, at most 77 a prompt.
 
@@ -302,7 +308,7 @@ def clip_tokenizer(flavor: Flavor = "clip") -> Any:
     try:
         from transformers import CLIPTokenizer
     except ImportError as error:
-        raise MissingPackageError("transformers is not installed: run pip install celeb-basis[diffusers].") from error
+        raise missing_package("transformers", "4.44") from error
     vocabulary, merges = clip_vocabulary()
     padding = END if flavor == "clip" else "!"
     config = {

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from celeb_basis.diffusion_model import Prediction, configured_resolution, family_resolution
-from celeb_basis.errors import HostError, MissingPackageError
+from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers.configs import (
     PIPELINE_CLASSES,
     Config,
@@ -25,6 +25,7 @@ from celeb_basis.hosts.diffusers.configs import (
     apply_yaml,
     clip_tokenizer,
     component_configs,
+    missing_package,
     read_yaml,
     sample_sizes,
     text_config,
@@ -233,7 +234,7 @@ def _from_single_file(path: Path, family: Family, configs: dict[str, Config], dt
 
     # Without accelerate diffusers fills missing weights with random numbers; with it they stay on the device "meta".
     if importlib.util.find_spec("accelerate") is None:
-        raise MissingPackageError("accelerate is not installed: run pip install celeb-basis[diffusers].")
+        raise missing_package("accelerate", "0.31")
     components: dict[str, Any] = {
         "scheduler": diffusers.DDIMScheduler.from_config(configs["scheduler"]),
         "tokenizer": clip_tokenizer("open_clip" if family == "sd2" else "clip"),
