@@ -16,6 +16,7 @@ from celeb_basis.cli.main import main
 from celeb_basis.miniature import PHOTOS
 
 PHOTO = PHOTOS / "stranger1.png"
+OTHER_PHOTO = PHOTOS / "stranger2.png"
 MOMENT = ("--steps", 2, "--views", 3, "--batch-size", 1, "--no-early-stop")
 """Options of a learning run that takes a moment."""
 
@@ -53,6 +54,6 @@ def own_folders(folder: Path) -> Iterator[None]:
         yield
 
 
-def learn(name: str) -> Said:
+def learn(name: str, photo: Path = PHOTO) -> Said:
     """Learn a person on the miniature."""
-    return run("learn", PHOTO, "--name", name, "--model", "miniature", "--faces", "miniature", *MOMENT, "--quiet")
+    return run("learn", photo, "--name", name, "--model", "miniature", "--faces", "miniature", *MOMENT, "--quiet")
