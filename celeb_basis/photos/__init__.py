@@ -37,6 +37,8 @@ LARGEST_AREA = 250_000_000
 LARGEST_BYTES = 200_000_000
 """Bytes of the decoded picture (area x channels x depth). A JPEG is decoded at a fraction of its size to stay below."""
 
+_BYTES_TO_HALVE = 150_000_000
+
 LEAST_SHOWN = 0.9
 """A JPEG that ends early is read, without the missing rows, if it has this share of them."""
 
@@ -47,20 +49,8 @@ WORKING_SIDE = 4096
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "QOI")
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_PIXEL_BYTES = {
-    "L": 1,
-    "I;16": 2,
-    "I;16B": 2,
-    "I;16L": 2,
-    "I;16N": 2,
-    "P": 5,
-    "1": 5,
-    "PA": 8,
-    "LA": 8,
-    "La": 8,
-    "I": 5,
-    "F": 5,
-}
+_PIXEL_BYTES = {"L": 1, **dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), 3)}
+_PIXEL_BYTES |= {**dict.fromkeys(("P", "1", "I", "F"), 5), **dict.fromkeys(("PA", "LA", "La"), 8)}
 _FORMAT_BYTES = {"WEBP": 8, "AVIF": 8, "HEIF": 8, "JPEG2000": 12}
 """Bytes that a pixel takes in Pillow, where it is not 4, with what its decoder or a conversion needs besides."""
 
@@ -285,7 +275,8 @@ def _xmp(image: Image.Image) -> Iterator[bytes]:
     """Everything in a picture that may be XMP."""
     texts = [image.info.get("xmp"), image.info.get("XML:com.adobe.xmp")]
     texts += [data for marker, data in getattr(image, "applist", []) if marker == "APP1"]
-    if image.format == "TIFF":
+    if image.format == "TIFF" and "xmp" not in image.info:
+        # Newer versions of Pillow turn by this, too, and take it out of the information.
         texts.append(image.tag_v2.get(700))  # type: ignore[attr-defined]
     for text in texts:
         if text:
@@ -303,6 +294,10 @@ def _shrunk(image: Image.Image, working_side: int) -> Image.Image:
     image = _eight_bit(image)
     if max(image.size) <= working_side:
         return image
+    if _bytes_of(image) > _BYTES_TO_HALVE:
+        image = _plain(image).reduce(2)  # a finer filter would need as much memory again
+        if max(image.size) <= working_side:
+            return image
     return _plain(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 

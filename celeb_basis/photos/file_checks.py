@@ -12,6 +12,8 @@ from celeb_basis.errors import PhotoError
 LARGEST_HEADERS = 24 << 20
 """Bytes of metadata in a file."""
 
+LARGEST_EXIF = 4 << 20
+
 MOST_SEGMENTS = 2_000
 """Segments of metadata; Pillow takes a few microseconds for each."""
 
@@ -128,7 +130,12 @@ def _check_jpeg(file: IO[bytes], name: str) -> None:
                 payload = file.read(length - 2) if length > 2 else b""
                 exif += payload[6:] if exif and payload[:4] == b"Exif" else payload if payload[:4] == b"Exif" else b""
             position, segments = position + 2 + length, segments + 1
-        if segments > MOST_SEGMENTS or fillers > MOST_SEGMENTS or position > LARGEST_HEADERS:
+        if (
+            len(exif) > LARGEST_EXIF
+            or segments > MOST_SEGMENTS
+            or fillers > MOST_SEGMENTS
+            or position > LARGEST_HEADERS
+        ):
             raise PhotoError(f"{name} holds far more metadata than a photo has: {_SIMPLER}")
     if not sane_exif(exif):
         raise PhotoError(f"{name} has EXIF data that refers to itself many times: {_SIMPLER}")
@@ -224,7 +231,7 @@ def _check_gif(file: IO[bytes], name: str) -> None:
     del byte
 
 
-_PPM = re.compile(rb"P(?P<kind>[1-6])(?P<numbers>(?:(?:\s+|#[^\n\r]*[\n\r])+\d{1,7}){2,3})")
+_PPM = re.compile(rb"P(?P<kind>[1-6])(?P<numbers>(?:(?:\s|#[^\n\r]*[\n\r])+\d{1,7}){2,3})")
 
 
 def _check_ppm(file: IO[bytes], name: str) -> None:
