@@ -39,6 +39,24 @@ def path_text(text: str) -> str:
     return text
 
 
+def is_text(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8; bytes on a command line that are no text become halves of characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def text_argument(text: str) -> str:
+    """The type of arguments that take a prompt or another text."""
+    if not is_text(text):
+        raise argparse.ArgumentTypeError(
+            "this is not text in UTF-8: type it again, or set the terminal's encoding to UTF-8"
+        )
+    return text
+
+
 def name_argument(text: str) -> str:
     """The type of arguments that take a person's name: ``ada``, or ``<ada>`` as it stands in prompts."""
     bare = text.strip()

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_hints
 
-from celeb_basis.cli.arguments import default_library, name_argument, other_file, path_argument
+from celeb_basis.cli.arguments import default_library, is_text, name_argument, other_file, path_argument
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
 from celeb_basis.files import bases_cache, check_writable, checked_name, explained_os_errors
@@ -399,6 +399,8 @@ def check_folder(folder: Path) -> None:
         FileError: They cannot.
     """
     folder = Path(folder).expanduser().absolute()
+    if not is_text(str(folder)):
+        raise FileError(f"The name of the folder {folder.name!a} is not text in UTF-8: choose another folder.")
     modes = ((place, _mode(place, folder)) for place in (folder, *folder.parents))
     standing, mode = next(((place, mode) for place, mode in modes if mode is not None), (None, 0))
     if standing is None:  # the letter of a drive that does not exist
@@ -424,6 +426,8 @@ def check_output_file(path: Path | None) -> None:
     """
     if path is None:
         return
+    if not is_text(path.name):
+        raise FileError(f"The name of the file {path.name!a} is not text in UTF-8: choose another name.")
     mode = _mode(path, path)
     if mode is not None and stat.S_ISDIR(mode):
         raise FileError(f"{path} is a folder: give the name of a file.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.arguments import PICTURES, name_argument, path_argument
+from celeb_basis.cli.arguments import PICTURES, name_argument, path_argument, text_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -71,7 +71,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--judge-face", choices=("largest", "best"), default="largest", help="which face of an image to compare"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="prompt of the images whose files do not say it")
+    parser.add_argument(
+        "--prompt", type=text_argument, metavar="TEXT", help="prompt of the images whose files do not say it"
+    )
     parser.add_argument(
         "--output", type=path_argument, metavar="FILE.json", help="write the metrics, with every image's scores"
     )

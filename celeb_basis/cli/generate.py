@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.cli.arguments import path_argument, size_step
+from celeb_basis.cli.arguments import path_argument, size_step, text_argument
 from celeb_basis.cli.common import (
     Commands,
     UsageError,
@@ -50,12 +50,12 @@ def add_parser(commands: Commands) -> None:
     """Add ``generate`` to the commands."""
     parser = add_command(commands, "generate", "generate images of learned people", _DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("prompt", metavar="PROMPT", help='the prompt, such as "a photo of <ada>"')
+    parser.add_argument("prompt", type=text_argument, metavar="PROMPT", help='the prompt, such as "a photo of <ada>"')
     add_identities(parser)
     parser.add_argument("--output", type=path_argument, required=True, metavar="FOLDER", help="folder for the images")
     add_sampling(parser)
     parser.add_argument("--count", type=int, default=1, metavar="N", help="number of images")
-    parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt")
+    parser.add_argument("--negative", type=text_argument, default="", metavar="TEXT", help="negative prompt")
     add_model(parser)
     add_names(parser)
 

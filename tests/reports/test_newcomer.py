@@ -284,6 +284,31 @@ def test_a_missing_package_is_named_for_this_python(package: str, monkeypatch: p
         assert f'"{sys.executable}" -m pip install "{package}>=' in said.err
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "a \udcff <ada>", "--model", "miniature", "--output", "o"],
+        ["generate", "<ada>", "--negative", "\udcff", "--model", "miniature", "--output", "o"],
+        ["generate", "<ada>", "--model", "miniature", "--output", "o\udcff"],
+        ["generate", "<ada>", "--model", "miniature", "--output", "o\udcff/deeper"],
+        ["export", "ada", "--output", "\udcff.pt"],
+        ["export", "ada", "--output", "\udcff/"],
+        ["basis", "--model", "miniature", "--plot", "\udcff.svg"],
+        ["learn", PHOTO, "--name", "x", "--model", "miniature", "--library", "\udcff", *MOMENT],
+        ["learn", PHOTO, "--name", "x", "--model", "miniature", "--report", "\udcff.html", *MOMENT],
+        ["demo", "--output", "\udcff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_told_before_the_run(words: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from celeb_basis.cli import common
+
+    monkeypatch.setattr(common, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    said = run(*words)
+    assert said.code == 2
+    assert "not text in UTF-8" in said.err
+
+
 # The miniature in diffusers, without any option
 
 
