@@ -87,7 +87,7 @@ def test_models_that_lie_there_ask_nothing(page: Any, server: Server, miniature_
     part(page, "People")
     part(page, "Learn")
     page.locator("#celeb_basis_agree").wait_for(state="hidden")
-    assert page.locator("#celeb_basis_faces_note .celeb-basis-note").count() == 0
+    page.locator("#celeb_basis_faces_note .celeb-basis-note").first.wait_for(state="detached")
 
 
 def test_an_uploaded_photo_does_not_stay_in_the_temporary_folder(page: Any, uploads: Path) -> None:

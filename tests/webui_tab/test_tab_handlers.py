@@ -235,14 +235,14 @@ def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[
         memory_need=lambda _preset, _settings: need[0],
     )
     tab = build("learn", service)
-    before = tab.show_now("balanced", *preset)
-    assert 'data-unknown="celeb_basis_learn_opened"' in before[tab.memory]
-    assert "resume:0123456789ab" in before[tab.runs.list]
+    assert 'data-unknown="celeb_basis_learn_opened"' in tab.show_memory("balanced", *preset)[tab.memory]
     need[0] = SimpleNamespace(sentence=lambda: "About 5 GB.", fits=True)
-    after = tab.show_now("balanced", *preset)
-    assert "About 5 GB." in after[tab.memory]
-    assert "data-unknown" not in after[tab.memory]
-    assert set(after) == {tab.memory, tab.runs.list, *tab.license_outputs}
+    known = tab.show_memory("balanced", *preset)[tab.memory]
+    assert "About 5 GB." in known
+    assert "data-unknown" not in known
+    now = tab.show_now()
+    assert "resume:0123456789ab" in now[tab.runs.list]
+    assert set(now) == {tab.runs.list, *tab.license_outputs}
 
 
 def test_the_job_that_is_next_is_shown_before_the_newest(build: Callable[..., Any]) -> None:

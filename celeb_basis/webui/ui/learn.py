@@ -175,9 +175,9 @@ class LearnTab:
             on(event, self.show_memory, [self.preset, *settings], [self.memory], quiet=True)
         # The sub-tab that is open on a fresh page is never selected: the script clicks this button when it is first seen.
         opened_button = components.hidden_button(_OPENED)
-        now = [self.memory, self.runs.list, *self.license_outputs]
         for event in (tab.select, opened_button.click):
-            on(event, self.show_now, [self.preset, *settings], now, quiet=True)
+            on(event, self.show_memory, [self.preset, *settings], [self.memory], quiet=True)
+            on(event, self.show_now, [], [self.runs.list, *self.license_outputs], quiet=True)
         view.refresh_at(tab.select)
         on(self.agree_button.click, self.agree, [], [*view.outputs, *self.license_outputs], note=note)
         form = [
@@ -350,9 +350,9 @@ class LearnTab:
         """Show the values of another preset."""
         return dict(zip(self.settings.values(), learn_form.preset_values(preset), strict=True))
 
-    def show_now(self, preset: str, *settings: Any) -> Changes:
+    def show_now(self) -> Changes:
         """Show what may have changed while this was not looked at."""
-        return {**self.show_memory(preset, *settings), **self.runs.show(), **self.show_license()}
+        return {**self.runs.show(), **self.show_license()}
 
     def show_memory(self, preset: str, *settings: Any) -> Changes:
         """How much memory the run would take, before it is started."""
