@@ -56,6 +56,7 @@ def page(browser: Any, server: Server) -> Any:
 
 
 def drop_photo(page: Any) -> None:
+    page.wait_for_timeout(1500)  # gradio 3 forgets an upload when an answer that is still on its way comes first
     page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(PHOTO))
 
 
