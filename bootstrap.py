@@ -60,6 +60,8 @@ def main() -> int:
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         subprocess.check_call([*pip, "-r", str(ROOT / "benchmarks" / "evidence" / "requirements.txt")])
     step(f"Running: {arguments.task}")
+    # Tests and benchmarks may import it before the package, which sets the same.
+    os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
     code = subprocess.call([python, *TASKS[arguments.task], *rest], cwd=ROOT)
     if arguments.task == "lint" and code == 0:
         code = subprocess.call([python, "-m", "mypy"], cwd=ROOT)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+# Before another extension imports onnxruntime, which reads it only then; the other variables are in celeb_basis/__init__.py.
+for _name in ("ORT_DISABLE_TELEMETRY", "NO_ALBUMENTATIONS_UPDATE"):
+    os.environ[_name] = os.environ.get(_name) or "1"
 
 
 def preload(parser: argparse.ArgumentParser) -> None:

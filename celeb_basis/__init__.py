@@ -7,9 +7,25 @@ insightface and matplotlib are loaded by the first use of a name.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+NO_TELEMETRY = {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime reports its use to its maker, and stores reports that it could not send
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # older releases of insightface import albumentations, which asks for its newest release
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Environment variables that keep our dependencies from contacting anybody. They read them once, when they are imported."""
+
+# A value of the user's own stays, but an empty one means the same as none to these packages.
+TELEMETRY_ALREADY_ON = "onnxruntime" in sys.modules and not os.environ.get("ORT_DISABLE_TELEMETRY")
+"""Whether onnxruntime was imported before this package, with its telemetry on."""
+
+os.environ.update({name: value for name, value in NO_TELEMETRY.items() if not os.environ.get(name)})
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel as DiffusionModel

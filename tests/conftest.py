@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import celeb_basis  # noqa: F401  (first: it disables the telemetry of what the tests import)
+
 # Tests' tensors are tiny: a second thread costs more than it gives, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.errors import CelebBasisError, FacePackError, MissingPackageError
+from celeb_basis.errors import CelebBasisError, FacePackError
 from celeb_basis.faces.network import ClearFace, DetectedFace, DiscerningNetwork, Floats, Pixels
-from celeb_basis.faces.packs import check_pack
+from celeb_basis.faces.packages import limit_telemetry, loading_error
+from celeb_basis.faces.packs import check_pack, onnx_files
 from celeb_basis.files import sha256_of_file
 from celeb_basis.photos import open_photo
 
@@ -29,9 +30,10 @@ _SMALLEST_SIDE = 8
 _THINNEST = 100
 """Pictures longer than this many times their width would vanish in the detector's input."""
 
-_CLEAR_FACE = Path(__file__).resolve().parents[1] / "miniature" / "photos" / "stranger1.png"
+_KINDS = {"detection": "detector", "recognition": "recognizer"}
+"""insightface's names of the two networks that are used, and ours."""
 
-_INSTALL = '`python -m pip install "insightface>=2.1" onnxruntime`'
+_CLEAR_FACE = Path(__file__).resolve().parents[1] / "miniature" / "photos" / "stranger1.png"
 
 
 class InsightFaceNetwork(DiscerningNetwork):
@@ -54,9 +56,7 @@ class InsightFaceNetwork(DiscerningNetwork):
         """
         pack = check_pack(folder)
         pack.verify()
-        app = _load(pack.folder, list(providers or ["CPUExecutionProvider"]))
-        self._detector: Any = app.models["detection"]
-        self._recognizer: Any = app.models["recognition"]
+        self._detector, self._recognizer = _load(pack.folder, list(providers or ["CPUExecutionProvider"]))
         if not getattr(self._detector, "use_kps", False):
             raise FacePackError(f"The detector in {pack.folder} gives no landmarks: choose another pack.")
         shape = list(self._recognizer.output_shape)
@@ -132,35 +132,57 @@ class InsightFaceNetwork(DiscerningNetwork):
         ]
 
 
-def _load(folder: Path, providers: list[str]) -> Any:
-    """Insightface's ``FaceAnalysis`` with detector and recognizer, ready to use."""
+def _load(folder: Path, providers: list[str]) -> tuple[Any, Any]:
+    """insightface's detector and recognizer, ready to use: of each kind the first among the folder's files, as it takes them.
+
+    They are loaded by their paths, because insightface's own ``FaceAnalysis`` looks for files by a pattern, and fails below a
+    folder with brackets in its name.
+    """
     with _quiet():
         try:
             import onnxruntime
-            from insightface.app import FaceAnalysis
-        except ImportError as error:
-            raise MissingPackageError(f"insightface is missing or does not load ({error}): run {_INSTALL}.") from error
+            from insightface.app import face_analysis
         except Exception as error:  # a broken onnxruntime or OpenCV fails in ways of its own
-            raise MissingPackageError(f"insightface does not load ({error}): run {_INSTALL}.") from error
+            raise loading_error(error) from error
+        limit_telemetry(onnxruntime)
+        onnxruntime.set_default_logger_severity(3)
         options = onnxruntime.SessionOptions()
         # Threads that spin while they wait for the next photo would take CPU time from torch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            app = FaceAnalysis(
-                # An existing folder as the name is the documented way to avoid insightface's own downloads.
-                name=str(folder),
-                root=str(folder.parent),
-                allowed_modules=["detection", "recognition"],
-                providers=providers,
-                sess_options=options,
-            )
-            app.prepare(ctx_id=-1 if providers == ["CPUExecutionProvider"] else 0)
+            models = _models(folder, providers=providers, sess_options=options)
+            context = -1 if providers == ["CPUExecutionProvider"] else 0
+            sizes = getattr(face_analysis, "DEFAULT_DET_SIZES", (640, 640))  # as FaceAnalysis prepares it
+            for kind, model in models.items():
+                model.prepare(context, **({"input_size": sizes, "det_thresh": 0.5} if kind == "detection" else {}))
         except Exception as error:  # onnxruntime's errors have no common base, and insightface asserts
-            reason = (str(error).splitlines() or [""])[0][:200] or "no detector among its files"
+            reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
             raise FacePackError(f"insightface cannot load the pack in {folder} ({reason}): get it again.") from error
-    if "recognition" not in app.models:
-        raise FacePackError(f"No recognizer is among the files in {folder}: get the pack again or choose another one.")
-    return app
+    for kind, called in _KINDS.items():
+        if kind not in models:
+            raise FacePackError(
+                f"No {called} is among the files in {folder}: get the pack again or choose another one."
+            )
+    return models["detection"], models["recognition"]
+
+
+def _models(folder: Path, **session: Any) -> dict[str, Any]:
+    """The first detector and the first recognizer among the folder's files, by ``"detection"`` and ``"recognition"``."""
+    from insightface import model_zoo
+
+    models: dict[str, Any] = {}
+    if getattr(model_zoo, "has_model_package_manifest", lambda _: False)(str(folder)):  # a pack of insightface 2
+        for kind in _KINDS:
+            models[kind] = model_zoo.get_model(str(folder), model_task=kind, **session)
+        return models
+    for file in onnx_files(folder):
+        model = model_zoo.get_model(str(file), **session)
+        kind = getattr(model, "taskname", "")
+        if kind in _KINDS and kind not in models:
+            models[kind] = model
+        if len(models) == len(_KINDS):
+            break
+    return models
 
 
 @contextlib.contextmanager

@@ -210,10 +210,6 @@ def check_pack(folder: Path) -> FacePack:
         raise FacePackError(
             f"There is no folder {folder}: give {_choices()}, or the folder that holds a pack's .onnx files."
         )
-    if any(char in str(folder) for char in "*?["):
-        raise FacePackError(
-            f"insightface cannot read from {folder} because of *, ? or [ in it: move the pack to a plain path."
-        )
     source = SOURCES.get(folder.name)
     recorded = _manifest_files(folder)
     wanted = {name: entry.size for name, entry in recorded.items()}
@@ -228,11 +224,17 @@ def check_pack(folder: Path) -> FacePack:
             raise FacePackError(
                 f"{path} is incomplete ({found:,} bytes): delete it and get the pack again; {_remedy(folder, source)}."
             )
-    if sum(1 for _ in folder.glob("*.onnx")) < 2:
+    if len(onnx_files(folder)) < 2:
         raise FacePackError(
             f"{folder} does not contain the .onnx files of a detector and a recognizer: {_remedy(folder, source)}."
         )
     return FacePack(folder.name, folder, source.licence if source else "")
+
+
+def onnx_files(folder: Path) -> list[Path]:
+    """The networks in a pack's folder; those that the pack is known for first, so that no others have to be loaded."""
+    known = {name for source in SOURCES.values() for name in source.files}
+    return sorted(folder.glob("*.onnx"), key=lambda path: (path.name not in known, path.name))
 
 
 def obtain_pack(

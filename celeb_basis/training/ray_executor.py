@@ -231,7 +231,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
@@ -253,6 +252,7 @@ def _connected(ray: Any, options: RayOptions) -> Iterator[None]:
         "_node_ip_address": "127.0.0.1",
         "runtime_env": {
             "env_vars": {
+                **{name: os.environ[name] for name in celeb_basis.NO_TELEMETRY if name in os.environ},
                 "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")])),
             }
         },
