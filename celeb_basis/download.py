@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
-import os
 import time
 import urllib.error
 import urllib.parse
@@ -20,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from celeb_basis import __version__
 from celeb_basis.errors import DownloadError, FileError
-from celeb_basis.files import explained_os_errors, sha256_of_file
+from celeb_basis.files import explained_os_errors, flush_to_disk, replace_file, sha256_of_file
 
 _log = logging.getLogger(__name__)
 
@@ -132,9 +131,8 @@ class _Part:
 
     def finish(self, target: Path) -> None:
         with explained_os_errors(target, "write"):
-            with open(self.path, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(self.path, target)
+            flush_to_disk(self.path)
+            replace_file(self.path, target)
             self._version.unlink(missing_ok=True)
 
 

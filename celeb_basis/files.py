@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -72,14 +73,79 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(handle)
         try:
             yield Path(temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
+            flush_to_disk(Path(temporary))
+            with contextlib.suppress(OSError):  # shares without permissions of their own refuse, and lose nothing
+                os.chmod(temporary, 0o666 & ~_umask())
+            replace_file(Path(temporary), path)
             _sync_folder(path.parent)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+_UNSUPPORTED = frozenset(
+    getattr(errno, name) for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOTTY") if hasattr(errno, name)
+)
+"""How file systems answer that do not have what they are asked for."""
+
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds between attempts to replace a file that another program, such as a virus scanner, has open on Windows."""
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have a file's content written to the disk, where the file system can be asked to."""
+    with open(path, "rb+") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target``, which may exist. On shares that cannot rename over a file, that one is moved away first.
+
+    Raises:
+        OSError: It is not possible; ``target`` is as it was.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if os.name == "nt" and isinstance(error, PermissionError) and pause is not None and not target.is_dir():
+                time.sleep(pause)
+                continue
+            if error.errno not in (errno.EEXIST, errno.EPERM) or not target.is_file():
+                raise
+            break
+    aside = target.with_name(f".tmp-{os.getpid()}-{time.monotonic_ns()}{target.suffix}")
+    os.rename(target, aside)
+    try:
+        os.rename(source, target)
+    except OSError:
+        os.rename(aside, target)
+        raise
+    os.unlink(aside)
+
+
+def expanded(path: Path | str) -> Path:
+    """``path`` with ``~`` at its start replaced by the home folder.
+
+    Raises:
+        FileError: There is no such home folder, as in a container that runs under any number.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        if len(user := Path(path).parts[0]) > 1:
+            raise FileError(
+                f"{path}: there is no user {user[1:]} whose home folder it could be in: check the path."
+            ) from error
+        raise FileError(
+            f"{path} is in the home folder, and the user of this process has none: set HOME to a folder, or "
+            "CELEB_BASIS_LIBRARY and CELEB_BASIS_CACHE, or give a path without ~."
+        ) from error
 
 
 SPARE = 16 << 20
@@ -92,7 +158,7 @@ def check_space(folder: Path) -> None:
     Raises:
         FileError: The folder cannot be written, or the disk is nearly full.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     with explained_os_errors(folder, "write into"):
         standing = next((place for place in (folder, *folder.parents) if place.exists()), None)
         if standing is None:  # the letter of a drive that does not exist
@@ -202,12 +268,12 @@ def now() -> str:
 def cache_folder() -> Path:
     """Folder for files that can be recreated: ``$CELEB_BASIS_CACHE``, or ``celeb-basis`` in the user's cache folder."""
     if chosen := os.environ.get("CELEB_BASIS_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA") or "~\\AppData\\Local"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "celeb-basis"
+    return expanded(base) / "celeb-basis"
 
 
 def bases_cache() -> Path:
@@ -222,10 +288,15 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Have a rename in ``folder`` written to the disk, where that is possible: network shares and WSL refuse in many ways."""
     if os.name == "nt":
         return  # Windows cannot open a folder; its rename is journaled
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise

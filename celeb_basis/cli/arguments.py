@@ -16,14 +16,17 @@ from celeb_basis.settings import TrainingSettings
 
 
 def default_library() -> Path:
-    """``$CELEB_BASIS_LIBRARY``, or else ``celeb-basis/identities`` in the user's data folder."""
+    """``$CELEB_BASIS_LIBRARY``, or else ``celeb-basis/identities`` in the user's data folder.
+
+    A user without a home folder gets it with ``~``: not every command reads or writes the library.
+    """
     if chosen := os.environ.get("CELEB_BASIS_LIBRARY"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA") or "~\\AppData\\Local"
     else:
         base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "celeb-basis" / "identities"
+    return Path(os.path.expanduser(base)) / "celeb-basis" / "identities"
 
 
 def path_argument(text: str) -> Path:

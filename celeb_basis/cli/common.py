@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, get_args, get_type_h
 from celeb_basis.cli.arguments import default_library, is_text, name_argument, other_file, path_argument
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import FacePackError, FileError, IdentityError
-from celeb_basis.files import bases_cache, check_writable, checked_name, explained_os_errors
+from celeb_basis.files import bases_cache, check_writable, checked_name, expanded, explained_os_errors
 from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 from celeb_basis.prompts.syntax import check_new_name
@@ -351,7 +351,7 @@ def find_identity(text: str, folder: Path) -> Identity:
     from celeb_basis.identities.library import Library
 
     text = name_argument(text)
-    path = Path(text).expanduser()
+    path = expanded(text) if "/" in text or "\\" in text else Path(text)
     if path.suffix.lower() == ".safetensors":
         return load_identity(path)
     library = Library(folder)
@@ -398,7 +398,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         FileError: They cannot.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not is_text(str(folder)):
         raise FileError(f"The name of the folder {folder.name!a} is not text in UTF-8: choose another folder.")
     modes = ((place, _mode(place, folder)) for place in (folder, *folder.parents))

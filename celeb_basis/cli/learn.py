@@ -36,7 +36,7 @@ from celeb_basis.cli.common import (
 )
 from celeb_basis.cli.progress import Console, LearnBar
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.files import check_space, explained_os_errors
+from celeb_basis.files import check_space, expanded, explained_os_errors
 from celeb_basis.miniature import CELEBRITY_FACES, MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 
@@ -397,7 +397,7 @@ class WorkerSpec:
         """The session that the command line asks for. Paths are absolute, since workers run in other folders."""
         faces = face_pack(arguments)
         return WorkerSpec(
-            arguments.model.expanduser().absolute(),
+            expanded(arguments.model).absolute(),
             arguments.device,
             arguments.dtype,
             names,

@@ -18,7 +18,14 @@ from celeb_basis.cli.arguments import PICTURES, RAW_PICTURES, command_line, defa
 from celeb_basis.cli.common import UsageError, named_cosines
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError, TrainingError
-from celeb_basis.files import cache_folder, checked_name, explained_os_errors, is_safetensors, safetensors_metadata
+from celeb_basis.files import (
+    cache_folder,
+    checked_name,
+    expanded,
+    explained_os_errors,
+    is_safetensors,
+    safetensors_metadata,
+)
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
@@ -157,7 +164,7 @@ def unfinished_runs() -> Path:
 
 def unfinished_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
     """The file of an interrupted run. Runs of other people, on another model or for another library have other files."""
-    places = [str(place.expanduser().resolve()) for place in (arguments.model, arguments.library)]
+    places = [str(expanded(place).resolve()) for place in (arguments.model, arguments.library)]
     digest = hashlib.sha256(json.dumps([*map(name_key, names), *places]).encode()).hexdigest()
     # The name is for people who look into the folder. In some scripts 64 characters would fill a whole file name.
     return unfinished_runs() / f"{names[0][:32]}-{digest[:10]}.safetensors"

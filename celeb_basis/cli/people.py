@@ -29,6 +29,7 @@ from celeb_basis.cli.common import (
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, IdentityError, TrainingError
+from celeb_basis.files import expanded
 
 if TYPE_CHECKING:
     from celeb_basis.identities.identity import Identity
@@ -179,7 +180,7 @@ def _describe_library(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _describe(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Describe whatever the argument is: a model's folder, an identity, a training state or a model's file."""
-    path = Path(arguments.what).expanduser()
+    path = expanded(arguments.what) if "/" in arguments.what or "\\" in arguments.what else Path(arguments.what)
     if os.path.isdir(path):
         return _describe_model(path, arguments)
     if path.suffix.lower() in PICTURES | RAW_PICTURES and os.path.isfile(path):

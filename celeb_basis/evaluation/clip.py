@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from celeb_basis.errors import EvaluationError, MissingPackageError
+from celeb_basis.files import expanded
 
 _Features = Callable[[Sequence[Image.Image], Sequence[str]], "tuple[torch.Tensor, torch.Tensor]"]
 
@@ -47,7 +48,7 @@ def load_clip(spec: str, *, device: str = "cpu") -> ClipScorer:
     if spec.startswith(_OPEN_CLIP):
         architecture, _, weights = spec[len(_OPEN_CLIP) :].partition(":")
         return _load_open_clip(architecture, weights, device)
-    return _load_folder(Path(spec).expanduser(), device)
+    return _load_folder(expanded(spec), device)
 
 
 class _TorchClip(ClipScorer):
@@ -142,7 +143,7 @@ def _load_open_clip(architecture: str, weights: str, device: str) -> ClipScorer:
             "for instance open_clip:ViT-B-32:/path/to/weights.safetensors."
         )
     is_file = "/" in weights or "\\" in weights or Path(weights).suffix in (".safetensors", ".pt", ".bin", ".ckpt")
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if is_file and path.suffix != ".safetensors":
         raise EvaluationError(
             f"{weights} is not a .safetensors file: convert it first (pickled weights are never opened)."

@@ -133,7 +133,7 @@ class InsightFaceNetwork(DiscerningNetwork):
 
 
 def _load(folder: Path, providers: list[str]) -> tuple[Any, Any]:
-    """insightface's detector and recognizer, ready to use: of each kind the first among the folder's files, as it takes them.
+    """The pack's detector and recognizer, ready to use: of each kind the first among its files, as insightface takes them.
 
     They are loaded by their paths, because insightface's own ``FaceAnalysis`` looks for files by a pattern, and fails below a
     folder with brackets in its name.

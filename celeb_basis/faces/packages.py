@@ -90,19 +90,20 @@ def is_whole(module: str) -> bool:
 
     Python takes any folder of that name on its path for a package, even an empty one.
     """
-    loaded = sys.modules.get(module, False)
+    package, loaded = _BY_MODULE.get(module), sys.modules.get(module, False)
+    if loaded is None:
+        return False
     if loaded is not False:
-        return loaded is not None
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
-        return False
-    if found is None or found.loader is None or found.origin is None:
-        return False
-    package = _BY_MODULE.get(module)
-    if package is None or not found.submodule_search_locations:
-        return True
-    return any(_has(Path(place), package.inside) for place in found.submodule_search_locations)
+        places = getattr(loaded, "__path__", None)
+    else:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError, AttributeError):
+            return False
+        if found is None or found.loader is None or found.origin is None:
+            return False
+        places = found.submodule_search_locations
+    return package is None or not places or any(_has(Path(place), package.inside) for place in places)
 
 
 def _has(folder: Path, inside: str) -> bool:
@@ -229,11 +230,11 @@ def _absent(error: BaseException) -> str:
 
 def _failing(error: BaseException) -> str:
     """The module of :data:`_PACKAGES` that failed: the innermost whose code ran, or that the system could not load."""
-    for pattern in (r"while importing (\w+)", r"import name '\w+' from '([\w.]+)'"):
+    for pattern in (r"while importing (\w+)", r"import name '\w+' from '([\w.]+)'", r"module '([\w.]+)' has no"):
         if found := re.search(pattern, _text(error)):
             for one in _PACKAGES:
                 if _package_of(found[1]) == one.module or os.path.basename(one.inside) == found[1]:
-                    return one.module
+                    return "onnx" if one.module == "google.protobuf" else one.module
     inner = "insightface"
     for one in _chain(error):
         trace = one.__traceback__

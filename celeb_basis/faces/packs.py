@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from celeb_basis.download import Progress, fetch
 from celeb_basis.errors import DownloadError, FacePackError, LicenseError
-from celeb_basis.files import cache_folder, explained_os_errors, now, sha256_of_file, write_json
+from celeb_basis.files import cache_folder, expanded, explained_os_errors, now, replace_file, sha256_of_file, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -128,20 +128,33 @@ class FacePack:
                 )
 
 
-def pack_folders(root: Path | None = None) -> tuple[Path, ...]:
+def pack_folders(root: Path | None = None, others: Sequence[Path] = ()) -> tuple[Path, ...]:
     """Folders in which packs are looked for, in order.
 
-    ``root``, or else the environment's, our cache and insightface's; the shipped pack's folder is always the last.
+    ``root``, or else the environment's, our cache, insightface's own, and ``others``, where further programs store theirs; the
+    shipped pack's folder is always the last.
     """
     if root is not None:
         return (Path(root), SHIPPED_PACKS)
     chosen = os.environ.get("CELEB_BASIS_FACES")
+    home = Path(os.path.expanduser("~/.insightface"))
     return (
-        *([Path(chosen).expanduser()] if chosen else []),
+        *([expanded(chosen)] if chosen else []),
         download_folder(),
-        Path("~/.insightface/models").expanduser(),
+        *([home / "models"] if home.is_absolute() else []),  # not for a user without a home folder
+        *others,
         SHIPPED_PACKS,
     )
+
+
+def _places(folder: Path, name: str) -> tuple[Path, ...]:
+    """Where the pack ``name`` is if ``folder`` is one in which packs are looked for.
+
+    Programs disagree on whether that is the folder of the packs or the one with a folder ``models``; and insightface's own
+    download leaves antelopev2 a folder too deep.
+    """
+    named = (folder,) if folder.name == name else ()
+    return tuple(one for place in (folder / name, folder / "models" / name, *named) for one in (place, place / name))
 
 
 def download_folder() -> Path:
@@ -149,7 +162,7 @@ def download_folder() -> Path:
     return cache_folder() / "faces" / "models"
 
 
-def licence_to_agree_to(name: str, root: Path | None = None) -> PackSource | None:
+def licence_to_agree_to(name: str, root: Path | None = None, others: Sequence[Path] = ()) -> PackSource | None:
     """The source of the pack ``name`` if its license must be accepted before it is downloaded.
 
     ``None`` for a pack that is on this machine, one without such a license, and one that :data:`AGREEMENT` names.
@@ -158,7 +171,7 @@ def licence_to_agree_to(name: str, root: Path | None = None) -> PackSource | Non
     if source is None or name in [one.strip() for one in os.environ.get(AGREEMENT, "").split(",")]:
         return None
     try:
-        find_pack(name, root)
+        find_pack(name, root, others)
     except FacePackError:
         return source
     return None
@@ -173,30 +186,44 @@ def not_agreed(source: PackSource, how: str = f"set {AGREEMENT} to its name") ->
     )
 
 
-def find_pack(name_or_folder: str | Path, root: Path | None = None) -> FacePack:
+def find_pack(name_or_folder: str | Path, root: Path | None = None, others: Sequence[Path] = ()) -> FacePack:
     """Find a pack on this machine by its name, or by its folder. Never downloads.
+
+    Args:
+        name_or_folder: The pack.
+        root: Where packs are looked for instead of :func:`pack_folders`.
+        others: Folders of other programs, in which it is looked for as well.
 
     Raises:
         FacePackError: If there is none, or it is incomplete; the text says which files are missing.
     """
     name = str(name_or_folder)
-    as_folder = Path(name).expanduser()
+    as_folder = expanded(name)
     if name_or_folder in ("", ".", ".."):
         raise FacePackError(f"{name!r} is not a face model pack: give {_choices()} or a folder.")
     # "buffalo_l" is a name even if the current directory happens to contain a folder of that name.
     if isinstance(name_or_folder, Path) or as_folder.is_absolute() or len(as_folder.parts) > 1:
         return check_pack(as_folder)
-    candidates = [folder / name for folder in pack_folders(root)]
+    candidates = [place for folder in pack_folders(root, others) for place in _places(folder, name)]
     if name not in SOURCES and name != MINIATURE:
         candidates.append(as_folder)
     problem = FacePackError(_missing(name, root))
+    incomplete: list[FacePackError] = []
     for folder in candidates:
-        if folder.is_dir() and any(folder.iterdir()):
+        if _holds_networks(folder):
             try:
                 return check_pack(folder)
             except FacePackError as error:
-                problem = error  # another folder may contain a complete one
-    raise problem
+                incomplete.append(error)  # another folder may contain a complete one
+    raise incomplete[0] if incomplete else problem
+
+
+def _holds_networks(folder: Path) -> bool:
+    """Whether a pack may be in ``folder``, complete or not; a folder that cannot be read holds none."""
+    try:
+        return folder.is_dir() and ((folder / MANIFEST).exists() or bool(onnx_files(folder)))
+    except OSError:
+        return False
 
 
 def check_pack(folder: Path) -> FacePack:
@@ -205,11 +232,13 @@ def check_pack(folder: Path) -> FacePack:
     Raises:
         FacePackError: If not; the text says what is missing.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not folder.is_dir():
         raise FacePackError(
             f"There is no folder {folder}: give {_choices()}, or the folder that holds a pack's .onnx files."
         )
+    if not onnx_files(folder) and onnx_files(folder / folder.name):
+        folder = folder / folder.name  # as insightface leaves antelopev2
     source = SOURCES.get(folder.name)
     recorded = _manifest_files(folder)
     wanted = {name: entry.size for name, entry in recorded.items()}
@@ -241,6 +270,7 @@ def obtain_pack(
     name: str,
     *,
     root: Path | None = None,
+    others: Sequence[Path] = (),
     progress: Progress | None = None,
     sha256: str | None = None,
     url: str | None = None,
@@ -251,6 +281,7 @@ def obtain_pack(
     Args:
         name: Name of the pack; any name with ``url``.
         root: The folder for ``NAME/*.onnx``; the cache by default.
+        others: Folders of other programs, in which it is looked for as well.
         progress: Called while downloading.
         sha256: Checksum of the zip at ``url``. Without one, a zip of the user's own is not verified.
         url: Address of a mirror, or of a zip of the user's own.
@@ -264,13 +295,13 @@ def obtain_pack(
     if Path(name).name != name or name in ("", ".", ".."):
         return find_pack(Path(name))
     try:
-        return find_pack(name, root)
+        return find_pack(name, root, others)
     except FacePackError:
         source = SOURCES.get(name)
         if source is None and url is None:
             raise
     target = (Path(root) if root is not None else download_folder()) / name
-    if not agreed and (asking := licence_to_agree_to(name, root)) is not None:
+    if not agreed and (asking := licence_to_agree_to(name, root, others)) is not None:
         raise not_agreed(asking)
     url = url or (source.url if source else "")
     expected = sha256 or (source.archive_sha256 if source else None)
@@ -342,7 +373,7 @@ def new_pack(target: Path) -> Iterator[Path]:
             target.mkdir(exist_ok=True)
             (target / MANIFEST).unlink(missing_ok=True)
             for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
-                os.replace(path, target / path.name)
+                replace_file(path, target / path.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

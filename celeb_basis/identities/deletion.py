@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, IdentityError
-from celeb_basis.files import checked_name, explained_os_errors, safetensors_metadata, sha256_of_file, write_json
+from celeb_basis.files import (
+    checked_name,
+    expanded,
+    explained_os_errors,
+    safetensors_metadata,
+    sha256_of_file,
+    write_json,
+)
 from celeb_basis.identities.blending import blends_of
 from celeb_basis.identities.library import Library, name_key, sidecar_files
 
@@ -80,7 +87,7 @@ class GeneratedFiles:
         try:
             new = [
                 GeneratedFile(path, kind, tuple(people), "" if changes else sha256_of_file(path))
-                for path in (Path(file).expanduser().absolute() for file in files)
+                for path in (expanded(file).absolute() for file in files)
             ]
             if new:
                 with _lock:

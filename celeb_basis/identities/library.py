@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError
-from celeb_basis.files import checked_name, explained_os_errors
+from celeb_basis.files import checked_name, expanded, explained_os_errors
 from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, save_identity
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ class Library:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+        folder = Path(folder)
+        self.folder = expanded(folder) if folder.parts[:1] == ("~",) else folder
 
     def names(self) -> tuple[str, ...]:
         """Names of all identity files, intact or broken, in order; none if there is no such folder.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celeb_basis.errors import FaceError, FacePackError, MissingPackageError
+from celeb_basis.errors import FaceError, FacePackError
 from celeb_basis.faces.face_search import find_faces
 from celeb_basis.faces.network import FaceNetwork, Pixels
+from celeb_basis.faces.packages import check_packages
 from celeb_basis.faces.packs import SOURCES, PackSource, find_pack, licence_to_agree_to, not_agreed, obtain_pack
 from celeb_basis.faces.portraits import quality_warnings
+from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.photos import open_photo
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 
@@ -31,6 +33,7 @@ class FaceModels:
 
     def __init__(self, pack: Callable[[], str]) -> None:
         self._pack = pack
+        self._others = other_programs_folders()
         self._lock = threading.Lock()
         self._loaded: tuple[str, FaceNetwork] | None = None
         self._agreed: set[str] = set()
@@ -62,9 +65,9 @@ class FaceModels:
             if self._loaded is None or self._loaded[0] != pack:
                 from celeb_basis.faces.insight import InsightFaceNetwork
 
-                _check_packages()
+                check_packages()
                 self.check_license()
-                obtained = obtain_pack(pack, progress=progress, agreed=pack in self._agreed)
+                obtained = obtain_pack(pack, others=self._others, progress=progress, agreed=pack in self._agreed)
                 self._loaded = pack, InsightFaceNetwork(obtained.folder)
             return self._loaded[1]
 
@@ -82,8 +85,8 @@ class FaceModels:
             "download_bytes": source.archive_bytes if source else 0,
         }
         try:
-            _check_packages()
-            find_pack(pack)
+            check_packages()
+            find_pack(pack, others=self._others)
         except FacePackError as error:
             status |= {"present": False, "problem": "" if source else str(error)}
         except Exception as error:  # whatever is broken: the page must appear and say so
@@ -116,7 +119,7 @@ class FaceModels:
 
     def _to_agree_to(self) -> PackSource | None:
         pack = self._pack()
-        return None if pack in self._agreed else licence_to_agree_to(pack)
+        return None if pack in self._agreed else licence_to_agree_to(pack, others=self._others)
 
 
 def download_progress(job: Job) -> Progress:
@@ -132,11 +135,20 @@ def download_progress(job: Job) -> Progress:
     return report
 
 
-def _check_packages() -> None:
-    """Raise :class:`MissingPackageError` that says what to do in the WebUI, without importing anything."""
-    missing = [name for name in ("insightface", "onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"The package {missing[0]} is missing, so no face can be found: restart the WebUI once while it is online and "
-            "without --skip-install, and the extension installs it."
-        )
+def other_programs_folders() -> tuple[Path, ...]:
+    """Where other programs that use insightface store its packs, which are hundreds of megabytes.
+
+    ReActor, ControlNet and the forks use ``models/insightface`` of the WebUI, or ``models/insightface/models``; ComfyUI, which
+    often stands beside the WebUI, has a folder of the same name.
+    """
+    try:
+        paths = host_module("paths")
+        models, data = Path(paths.models_path), Path(paths.data_path)
+    except Exception:  # no WebUI, or a fork without these
+        return ()
+    beside = (
+        data.parent / "ComfyUI",
+        data.parent / "ComfyUI_windows_portable" / "ComfyUI",
+        data.parent.parent / "ComfyUI",
+    )
+    return tuple(dict.fromkeys(place / "insightface" for place in (models, *(one / "models" for one in beside))))

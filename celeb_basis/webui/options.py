@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import SettingsError
+from celeb_basis.files import expanded
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import NameList, read_names, shipped_names
@@ -134,7 +135,7 @@ def data_folder(setting: str, flag: str | None, root: Path) -> Path:
     Relative paths are below ``root``, the host's own data folder.
     """
     chosen = setting.strip() or (flag or "").strip() or "celeb-basis"
-    return (root / Path(chosen).expanduser()).absolute()
+    return (root / expanded(chosen)).absolute()
 
 
 @dataclass
@@ -170,7 +171,7 @@ class Workspace:
     def names_file(self) -> Path | None:
         """The user's own list of names; ``None`` for the shipped one."""
         chosen = self.options().names_file
-        return self.root / Path(chosen).expanduser() if chosen else None
+        return self.root / expanded(chosen) if chosen else None
 
     def names(self) -> NameList:
         """The list of names that bases are made from.

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from celeb_basis.diffusion_model import Prediction
 from celeb_basis.errors import HostError
-from celeb_basis.files import explained_os_errors
+from celeb_basis.files import expanded, explained_os_errors
 from celeb_basis.hosts.diffusers.configs import missing_package
 from celeb_basis.hosts.diffusers.host import DiffusersHost, sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import load_single_file
@@ -54,7 +54,7 @@ def load_host(
         FileError: The path cannot be read.
         MissingPackageError: diffusers is not installed.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     with explained_os_errors(path, "read"):
         path.stat()
     try:

@@ -1,0 +1,458 @@
+"""Machines as people have them: shares that refuse, no home folder, unusual paths, packs of other tools, broken packages."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.command_line import MOMENT, PHOTO
+
+from celeb_basis.errors import FileError, MissingPackageError
+from celeb_basis.faces import packages, packs
+from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.packs import SHIPPED_PACKS, SOURCES, find_pack
+from celeb_basis.files import expanded, write_text
+from celeb_basis.miniature import MODEL
+from celeb_basis.photos import open_photo
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = SHIPPED_PACKS / "miniature"
+
+# Shares: SMB, VirtualBox, WSL, sshfs, FAT.
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_that_cannot_flush_a_folder_is_written(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "x")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_that_cannot_flush_at_all_is_written(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(number))
+    write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_what_did_not_reach_the_disk_is_reported(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    monkeypatch.setattr(os, "fsync", refusing(number))
+    with pytest.raises(FileError):
+        write_text(tmp_path / "a.txt", "x")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EACCES, errno.ENOSYS])
+def test_a_share_without_permissions_is_written(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "chmod", refusing(number))
+    write_text(tmp_path / "a.txt", "x")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EPERM])
+def test_a_share_that_cannot_rename_over_a_file_is_written(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        if Path(target).exists():
+            raise OSError(number, os.strerror(number))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(os, "rename", rename)
+    for text in ("one", "two", "three"):
+        write_text(tmp_path / "a.txt", text)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [text]
+
+
+def test_where_nothing_can_be_renamed_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    real = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        if Path(source).read_text() != "old":  # the old one can be moved, the new one cannot
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(FileError, match="permission is denied"):
+        write_text(tmp_path / "a.txt", "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def refusing(number: int) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+# No home folder: a container that runs under any number.
+
+VARIABLES = ("HOME", "CELEB_BASIS_CACHE", "CELEB_BASIS_LIBRARY", "CELEB_BASIS_FACES", "XDG_CACHE_HOME", "XDG_DATA_HOME")
+
+
+def homeless(*words: object, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command line of a user who has no home folder; the system's list of users does not know the number."""
+    script = (
+        "import pwd, sys\n"
+        "def nobody(*_): raise KeyError('uid not found')\n"
+        "pwd.getpwuid = pwd.getpwnam = nobody\n"
+        "from celeb_basis.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
+    environment |= {"PYTHONPATH": str(ROOT), "MPLCONFIGDIR": str(folder / "matplotlib")}
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="Windows always has a home folder")
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "words", [("info", "nobody.safetensors"), ("--version",), ("learn", "--help"), ("export", "--help")]
+)
+def test_without_a_home_folder_what_needs_none_works(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = homeless(*words, folder=tmp_path)
+    assert done.returncode == (2 if words[0] == "info" else 0), done.stderr
+    assert "HOME" not in done.stderr
+    assert "nobody.safetensors" in done.stderr or words[0] != "info"
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("learn", PHOTO, "--name", "ada", "--model", "miniature", *MOMENT),
+        ("info", "ada"),
+        ("info",),
+        ("delete", "ada", "--yes"),
+        ("generate", "<ada>", "--model", "miniature", "--output", "images"),
+        ("runs",),
+        ("basis", "--model", "miniature"),
+    ],
+)
+def test_without_a_home_folder_the_variable_is_named(tmp_path: Path, words: tuple[object, ...]) -> None:
+    done = homeless(*words, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "HOME" in done.stderr
+    assert "CELEB_BASIS_LIBRARY" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "~").exists()
+
+
+@needs_posix
+def test_without_a_home_folder_the_variables_are_enough(tmp_path: Path) -> None:
+    places = {"CELEB_BASIS_CACHE": str(tmp_path / "cache"), "CELEB_BASIS_LIBRARY": str(tmp_path / "people")}
+    words = ("learn", PHOTO, "--name", "ada", "--model", "miniature", *MOMENT, "--quiet")
+    done = homeless(*words, folder=tmp_path, **places)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "people" / "ada.safetensors").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+@needs_posix
+def test_a_home_folder_of_nobody() -> None:
+    with pytest.raises(FileError, match="no user nobody-has-this-name"):
+        expanded("~nobody-has-this-name/photos")
+
+
+# Unusual paths.
+
+PLACES = ("AI [SD]", "100% {of} me", "\u00e9\u4f60 \u30e2\u30c7\u30eb", "what? *all*", 'a\'b "c" $HOME', "[!a-z] #1")
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not allow these characters")
+def test_a_pack_below_any_folder(tmp_path: Path, name: str) -> None:
+    shutil.copytree(PACK, tmp_path / name / "pack")
+    network = InsightFaceNetwork(tmp_path / name / "pack")
+    assert len(network.detect(open_photo(PHOTO))) == 1
+
+
+@pytest.mark.parametrize("name", ["AI [SD]", "100% {of} me \u00e9 #1 ~x"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not allow these characters")
+def test_everything_below_any_folder(tmp_path: Path, name: str) -> None:
+    home = tmp_path / name
+    home.mkdir()
+    shutil.copytree(MODEL, home / "model [v1]")
+    shutil.copytree(PACK, home / "packs" / "mine")
+    names = home / "names [all].txt"
+    shutil.copy(MODEL / "names.txt", names)
+    photo = home / "photo [1].png"
+    shutil.copy(PHOTO, photo)
+    places = {"HOME": str(home), "CELEB_BASIS_FACES": str(home / "packs"), "TMPDIR": str(home)}
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES} | places
+    environment["PYTHONPATH"] = str(ROOT)
+
+    def run(*words: object) -> str:
+        command = [sys.executable, "-m", "celeb_basis", *map(str, words)]
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    model = ("--model", home / "model [v1]", "--names", names)
+    run(
+        "learn",
+        photo,
+        "--name",
+        "ada",
+        *model,
+        "--faces",
+        "mine",
+        "--components",
+        100,
+        *MOMENT,
+        "--report",
+        home / "r [1].html",
+    )
+    run("generate", "<ada>", *model, "--steps", 1, "--output", home / "images [1]")
+    run("evaluate", home / "images [1]", "--reference", photo, "--faces", "mine", "--sheet", home / "s [1].png")
+    run("export", "ada", "--layout", "webui", "--output", home / "out [1]")
+    assert "ada" in run("info")
+    run("delete", "ada", "--yes")
+    assert not list((home / "images [1]").glob("*.png")), "generated images are found in such a folder, and deleted"
+
+
+# Packs that other tools have put on the disk.
+
+
+def put(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True)
+    for file in SOURCES[name].files:
+        (folder / file).write_bytes(b"\0" * 200_000)
+    return folder
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.delenv("CELEB_BASIS_FACES", raising=False)
+
+
+@pytest.mark.parametrize("name", ["antelopev2", "buffalo_l"])
+@pytest.mark.parametrize("inside", ["{}", "{0}/{0}", "models/{}", "models/{0}/{0}"])
+@pytest.mark.usefixtures("empty_home")
+def test_packs_in_every_layout_are_found(
+    tmp_path: Path, name: str, inside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = put(tmp_path / "insightface" / inside.format(name), name)
+    assert find_pack(name, others=(tmp_path / "nothing", tmp_path / "insightface")).folder == there
+    assert packs.licence_to_agree_to(name, others=(tmp_path / "insightface",)) is None, "it has been downloaded before"
+    assert packs.obtain_pack(name, others=(tmp_path / "insightface",)).folder == there
+    monkeypatch.setenv("CELEB_BASIS_FACES", str(tmp_path / "insightface"))
+    assert find_pack(name).folder == there
+
+
+@pytest.mark.usefixtures("empty_home")
+def test_the_variable_may_name_the_pack_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = put(tmp_path / "elsewhere" / "antelopev2", "antelopev2")
+    monkeypatch.setenv("CELEB_BASIS_FACES", str(there))
+    assert find_pack("antelopev2").folder == there
+
+
+def test_a_nested_pack_by_its_folder(tmp_path: Path) -> None:
+    there = put(tmp_path / "antelopev2" / "antelopev2", "antelopev2")
+    assert find_pack(tmp_path / "antelopev2").folder == there
+
+
+@pytest.mark.usefixtures("empty_home")
+def test_other_files_of_these_folders_are_no_packs(tmp_path: Path) -> None:
+    (tmp_path / "insightface").mkdir()
+    (tmp_path / "insightface" / "inswapper_128.onnx").write_bytes(b"\0" * 200_000)
+    put(tmp_path / "insightface" / "buffalo_l", "buffalo_l").joinpath("det_10g.onnx").unlink()
+    whole = put(tmp_path / "insightface" / "models" / "buffalo_l", "buffalo_l")
+    assert find_pack("buffalo_l", others=(tmp_path / "insightface",)).folder == whole
+
+
+@pytest.mark.parametrize(
+    "place", ["webui/models/insightface", "webui/models/insightface/models", "ComfyUI/models/insightface"]
+)
+@pytest.mark.usefixtures("empty_home")
+def test_the_webui_finds_what_other_programs_have(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celeb_basis.webui import face_models
+
+    there = put(tmp_path / place / "antelopev2", "antelopev2")
+    host = types.SimpleNamespace(models_path=str(tmp_path / "webui" / "models"), data_path=str(tmp_path / "webui"))
+    monkeypatch.setattr(face_models, "host_module", lambda name: host if name == "paths" else None)
+    models = face_models.FaceModels(lambda: "antelopev2")
+    assert models.status() | {"present": True, "problem": "", "to_agree": False} == models.status()
+    models.check_license()
+    assert find_pack("antelopev2", others=face_models.other_programs_folders()).folder == there
+
+
+# Packages that do not load: the true cause, and a remedy that changes nothing else.
+
+FAILURES = [
+    ("cv2", "libGL.so.1: cannot open shared object file: No such file or directory", ("libgl1", "headless")),
+    ("cv2", "libgthread-2.0.so.0: cannot open shared object file: No such file or directory", ("libglib2.0-0",)),
+    ("cv2", "libxcb.so.1: cannot open shared object file: No such file or directory", ("libxcb1",)),
+    (
+        "cv2",
+        "DLL load failed while importing cv2: The specified module could not be found.",
+        ("Visual C++", "Media Feature"),
+    ),
+    ("cv2", "numpy.core.multiarray failed to import", ("another NumPy", "opencv")),
+    (
+        "onnx",
+        "DLL load failed while importing onnx_cpp2py_export: It failed.",
+        ("Visual C++", "onnx"),
+    ),
+    ("onnx", "cannot import name 'runtime_version' from 'google.protobuf'", ("protobuf", "onnx")),
+    ("onnx", "Detected incompatible Protobuf Gencode/Runtime versions when loading", ("protobuf", "onnx")),
+    (
+        "onnxruntime",
+        "DLL load failed while importing onnxruntime_pybind11_state: failed.",
+        ("Visual C++", "onnxruntime"),
+    ),
+    (
+        "onnxruntime",
+        "libcudart.so.12: cannot open shared object file: No such file",
+        ("CUDA", "uninstall onnxruntime-gpu"),
+    ),
+    ("onnxruntime", "/lib/libc.so.6: version `GLIBC_2.34' not found (required by x.so)", ("newer system",)),
+    ("onnxruntime", "dlopen(x.so): incompatible architecture (have 'x86_64', need 'arm64')", ("another machine",)),
+    ("skimage", "numpy.dtype size changed, may indicate binary incompatibility.", ("another NumPy", "scikit-image")),
+    ("scipy", "something else", ('--force-reinstall "scipy',)),
+]
+
+
+@pytest.mark.parametrize(("module", "text", "words"), FAILURES)
+def test_the_remedy_fits_the_cause(tmp_path: Path, module: str, text: str, words: tuple[str, ...]) -> None:
+    folder = tmp_path / module
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"raise ImportError({text!r})")
+    said = loading(tmp_path)
+    assert said.startswith(f"MissingPackageError {module} does not load ({text.rstrip('.')}): "), said
+    advice = said.partition("): ")[2]
+    for word in words:
+        assert word in advice, advice
+    assert_harmless(advice)
+
+
+def test_a_package_that_is_missing_is_named_with_all_others_that_are(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['onnx'] = sys.modules['lazy_loader'] = None"
+    said = loading(tmp_path, script)
+    assert said.startswith("MissingPackageError onnx, lazy_loader are missing or incomplete"), said
+    assert '"onnx' in said
+    assert '"lazy-loader>=0.2"' in said
+    assert_harmless(said)
+
+
+def test_a_half_uninstalled_package_is_installed_again(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("")
+    said = loading(tmp_path)
+    assert said.startswith("MissingPackageError onnxruntime is missing or incomplete"), said
+    assert "--force-reinstall" in said, "pip takes it for installed"
+    assert_harmless(said)
+
+
+def test_an_older_insightface_that_lacks_what_the_newer_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ReActor's 0.7.3 imports albumentations, whether it is used or not."""
+    monkeypatch.setattr(packages, "_version", lambda name: {"insightface": "0.7.3", "numpy": "1.26.2"}.get(name, ""))
+    said = str(packages.loading_error(ImportError("No module named 'albumentations'")))
+    assert "insightface 2.1 works without albumentations" in said
+    assert_harmless(said)
+
+
+def test_the_gpu_builds_of_onnxruntime_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        packages, "_version", lambda name: {"onnxruntime-gpu": "1.20.1", "numpy": "1.26.2"}.get(name, "")
+    )
+    assert '"onnxruntime-gpu==1.20.1"' in packages.install_command("onnxruntime")
+
+
+def test_where_pip_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = packages.importlib.util.find_spec
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    assert "-m ensurepip" in packages.install_command("onnx")
+
+
+def test_the_page_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match="restart the WebUI once while it is online") as caught:
+        packages.check_packages()
+    assert_harmless(str(caught.value))
+
+
+def loading(folder: Path, first: str = "") -> str:
+    """What is said when the face networks are loaded where ``folder`` has packages of its own."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(folder)!r})\n{first}\n"
+        "from pathlib import Path; from celeb_basis.faces.insight import InsightFaceNetwork\n"
+        f"try: InsightFaceNetwork(Path({str(PACK)!r}))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def assert_harmless(text: str) -> None:
+    """Every command runs this Python, and pip changes nothing but what it is asked for."""
+    commands = re.findall(r"`([^`]+)`", text)
+    assert any("pip install" in one for one in commands) or "uninstall" not in text
+    for one in commands:
+        assert one.startswith((f'"{sys.executable}" -m ', "apt-get install ")), one
+        assert "pip install" not in one or "--no-deps" in one, one
+        assert "numpy" not in one.lower()
+
+
+def test_the_same_two_networks_are_loaded_as_before(miniature_faces: InsightFaceNetwork) -> None:
+    """As insightface's own ``FaceAnalysis`` loads and prepares them."""
+    from insightface.app import FaceAnalysis
+
+    app = FaceAnalysis(name=str(PACK), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"])
+    app.prepare(ctx_id=-1)
+    picture = open_photo(PHOTO)
+    theirs, ours = app.models["detection"].detect(picture[:, :, ::-1]), miniature_faces.detect_once(picture)
+    np.testing.assert_array_equal(theirs[1][0], ours[0].landmarks)
+    crop = miniature_faces.align(picture, ours[0].landmarks)
+    feature = app.models["recognition"].get_feat([np.ascontiguousarray(crop[:, :, ::-1])])
+    np.testing.assert_array_equal(
+        feature / np.linalg.norm(feature, axis=1, keepdims=True), miniature_faces.embed([crop])
+    )
+
+
+def test_nothing_of_ours_looks_for_files_by_a_pattern_with_the_users_text() -> None:
+    """``glob.glob`` and ``fnmatch`` read brackets in a path as a pattern; a folder's own ``glob`` does not."""
+    found = [
+        f"{path.name}:{number}"
+        for path in sorted((ROOT / "celeb_basis").rglob("*.py"))
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if re.search(r"\bglob\\.i?glob\(|\bfnmatch\b", line)
+    ]
+    assert found == []
