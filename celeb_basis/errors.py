@@ -5,9 +5,39 @@ Front ends show ``str(error)`` as it is. The command line exits with code 2 for 
 
 from __future__ import annotations
 
+import re
+
+# Control characters but line feed and tab, whatever reverses or hides text, and halves of characters. The joiners
+# U+200C and U+200D belong to scripts and emoji.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    r"""``text`` with its control characters as escapes such as ``\x1b``: in a terminal, they could rewrite what was printed.
+
+    Names of files, metadata and notes come from files that others have made.
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_json(text: str) -> str:
+    """The same for JSON, with JSON's own escapes: the value that it stands for stays the same."""
+
+    def escaped(found: re.Match[str]) -> str:
+        code = found[0].encode("utf-16-be", "surrogatepass").hex()
+        return "".join(f"\\u{code[start : start + 4]}" for start in range(0, len(code), 4))
+
+    return _CONTROLS.sub(escaped, text)
+
 
 class CelebBasisError(Exception):
-    """Base class of all errors that the user can fix. The text is a full sentence."""
+    """Base class of all errors that the user can fix. The text is a full sentence, without control characters."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class NamesError(CelebBasisError):
@@ -97,4 +127,6 @@ def error_message(error: BaseException) -> str:
             "size, or close other programs."
         )
     kind = type(error).__name__
-    return f"This is an error in celeb-basis itself ({kind}: {error}): run it again with -v and report it."
+    return (
+        f"This is an error in celeb-basis itself ({kind}: {printable(str(error))}): run it again with -v and report it."
+    )

@@ -66,6 +66,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         FileError: For a full disk, a read-only folder and the like.
     """
     path = Path(path)
+    if path.parts[:1] == ("~",):  # what is left of a default where there is no home folder
+        path = expanded(path)
     with explained_os_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A short name of its own: a long target name must not make the temporary one too long.

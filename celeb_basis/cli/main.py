@@ -19,7 +19,7 @@ from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, runs
 from celeb_basis.cli.arguments import with_flags
 from celeb_basis.cli.common import CommandParser, UsageError, add_output_options
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import error_message, is_user_error
+from celeb_basis.errors import error_message, is_user_error, printable
 
 OK, SOME_FAILED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return finished.code if isinstance(finished.code, int) else OK
     except Exception as error:
         if screen.verbose:
-            traceback.print_exc()
+            screen.err.write(printable(traceback.format_exc()))
         screen.error(with_flags(error_message(error)))
         return USER_ERROR if is_user_error(error) else INTERNAL_ERROR
 

@@ -1,4 +1,4 @@
-"""The console: results go to standard output, progress and remarks to standard error."""
+"""The console: results go to standard output, progress and remarks to standard error, all without control characters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from celeb_basis.errors import printable, printable_json
 from celeb_basis.events import DrawingNames, Event, Preparing, StepDone, Warned
 
 
@@ -54,7 +55,7 @@ class Console:
     def say(self, text: str = "") -> None:
         """Print a line of the result for people; nothing with ``json``."""
         if not self.json:
-            self.out.write(text + "\n")
+            self.out.write(printable(text) + "\n")
             self.out.flush()
 
     def result(self, value: Any) -> None:
@@ -62,7 +63,7 @@ class Console:
         if self.json:
             # Programs expect UTF-8. Any other encoding can at least hold ASCII.
             ascii_only = codecs.lookup(self.out.encoding or "utf-8").name != "utf-8"
-            self.out.write(json.dumps(value, ensure_ascii=ascii_only, indent=2) + "\n")
+            self.out.write(printable_json(json.dumps(value, ensure_ascii=ascii_only, indent=2)) + "\n")
             self.out.flush()
 
     def note(self, text: str) -> None:
@@ -74,7 +75,7 @@ class Console:
         """Ask a yes-or-no question at the terminal; ``None`` without a terminal."""
         if self.json or not sys.stdin.isatty():
             return None
-        self.err.write(f"{question} [y/N] ")
+        self.err.write(f"{printable(question)} [y/N] ")
         self.err.flush()
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
@@ -89,7 +90,7 @@ class Console:
 
         return tqdm(
             total=total,
-            desc=about,
+            desc=printable(about),
             unit=unit,
             unit_scale=scale,
             file=self.err,
@@ -99,6 +100,7 @@ class Console:
         )
 
     def _write(self, text: str) -> None:
+        text = printable(text)
         try:
             from tqdm import tqdm
         except ImportError:

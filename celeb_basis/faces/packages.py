@@ -90,10 +90,11 @@ def is_whole(module: str) -> bool:
 
     Python takes any folder of that name on its path for a package, even an empty one.
     """
-    package, loaded = _BY_MODULE.get(module), sys.modules.get(module, False)
-    if loaded is None:
-        return False
-    if loaded is not False:
+    package = _BY_MODULE.get(module)
+    if module in sys.modules:
+        loaded: Any = sys.modules[module]
+        if loaded is None:  # how Python notes that it must not be imported
+            return False
         places = getattr(loaded, "__path__", None)
     else:
         try:
@@ -126,9 +127,9 @@ def install_command(*modules: str) -> str:
     requirements = [_requirement(module) for module in modules]
     known = any(_distribution(re.split("[=<>]", one)[0]) for one in requirements)
     options = "--no-deps --force-reinstall" if known else "--no-deps"
-    command = f'`"{sys.executable}" -m pip install {options} {" ".join(_quoted(one) for one in requirements)}`'
+    command = f"`{_python()} -m pip install {options} {' '.join(_quoted(one) for one in requirements)}`"
     if importlib.util.find_spec("pip") is None:
-        return f'`"{sys.executable}" -m ensurepip` (pip is missing too), then {command}'
+        return f"`{_python()} -m ensurepip` (pip is missing too), then {command}"
     return command
 
 
@@ -165,8 +166,8 @@ _limited: list[Any] = []
 
 def _has_telemetry(onnxruntime: Any) -> bool:
     version = re.match(r"(\d+)\.(\d+)", str(getattr(onnxruntime, "__version__", "")))
-    # 1.26 had none but Windows' own event tracing, which stays on the machine.
-    return version is not None and (int(version[1]), int(version[2])) > (1, 26)
+    # 1.28 had none but Windows' own event tracing, which stays on the machine.
+    return version is not None and (int(version[1]), int(version[2])) > (1, 28)
 
 
 def _without(absent: str, module: str) -> str:
@@ -207,8 +208,8 @@ def _library_remedy(file: str, module: str) -> str:
     if file.startswith(_CUDA):
         return (
             "this build of it needs a CUDA that is not here, and faces are found on the processor. Install that CUDA, or run "
-            f'`"{sys.executable}" -m pip uninstall onnxruntime-gpu`, then '
-            f'`"{sys.executable}" -m pip install --no-deps --force-reinstall {_quoted(_pinned("onnxruntime"))}`'
+            f"`{_python()} -m pip uninstall onnxruntime-gpu`, then "
+            f"`{_python()} -m pip install --no-deps --force-reinstall {_quoted(_pinned('onnxruntime'))}`"
         )
     package = next((name for start, name in _LIBRARIES.items() if file.startswith(start)), "")
     where = f"the system's package {package} (`apt-get install {package}` on Debian and Ubuntu)" if package else file
@@ -216,7 +217,7 @@ def _library_remedy(file: str, module: str) -> str:
         return f"a library of the system is missing: install {where}"
     return (
         f"a library of the system is missing: install {where}, or use the OpenCV that does without it: run "
-        f'`"{sys.executable}" -m pip uninstall opencv-python`, then {install_command("cv2")}'
+        f"`{_python()} -m pip uninstall opencv-python`, then {install_command('cv2')}"
     )
 
 
@@ -236,8 +237,8 @@ def _failing(error: BaseException) -> str:
                 if _package_of(found[1]) == one.module or os.path.basename(one.inside) == found[1]:
                     return "onnx" if one.module == "google.protobuf" else one.module
     inner = "insightface"
-    for one in _chain(error):
-        trace = one.__traceback__
+    for before in _chain(error):
+        trace = before.__traceback__
         while trace is not None:
             name = str(trace.tb_frame.f_globals.get("__name__", ""))
             if (module := _package_of(name)) in _BY_MODULE:
@@ -326,6 +327,12 @@ def _version(name: str) -> str:
 def _numbers(version: str) -> tuple[int, ...]:
     """``"6.31.1"`` as ``(6, 31, 1)``; ``(1,)`` for none, as the WebUI pins NumPy 1."""
     return tuple(int(one) for one in re.findall(r"\d+", version.split("+")[0])[:3]) or (1,)
+
+
+def _python() -> str:
+    """The Python that runs now, as it is typed: PowerShell would take a path in quotes for a text."""
+    plain = re.fullmatch(r"[\w./\\:+~-]+", sys.executable, re.ASCII)
+    return sys.executable if plain else f'"{sys.executable}"'
 
 
 def _quoted(requirement: str) -> str:

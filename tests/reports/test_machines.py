@@ -155,7 +155,6 @@ def test_without_a_home_folder_what_needs_none_works(tmp_path: Path, words: tupl
         ("info", "ada"),
         ("info",),
         ("delete", "ada", "--yes"),
-        ("generate", "<ada>", "--model", "miniature", "--output", "images"),
         ("runs",),
         ("basis", "--model", "miniature"),
     ],
@@ -167,6 +166,17 @@ def test_without_a_home_folder_the_variable_is_named(tmp_path: Path, words: tupl
     assert "CELEB_BASIS_LIBRARY" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "~").exists()
+
+
+@needs_posix
+def test_without_a_home_folder_nothing_is_written_below_a_folder_called_tilde(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["uid not found"])
+    with pytest.raises(FileError, match="set HOME to a folder"):
+        write_text(Path("~/.local/share/celeb-basis/identities/.derived.json"), "{}")
+    assert list(tmp_path.iterdir()) == []
+    write_text(tmp_path / "~" / "a.txt", "a folder of that name, where somebody has one")
 
 
 @needs_posix
@@ -400,6 +410,13 @@ def test_where_pip_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     assert "-m ensurepip" in packages.install_command("onnx")
 
 
+def test_a_python_in_a_folder_with_spaces_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for python, typed in ((r"C:\AI\venv\python.exe", None), (r"C:\AI [SD] 100%\venv\python.exe", '"')):
+        monkeypatch.setattr(sys, "executable", python)
+        quote = typed or ""
+        assert packages.install_command("onnx").startswith(f"`{quote}{python}{quote} -m pip install --no-deps ")
+
+
 def test_the_page_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match="restart the WebUI once while it is online") as caught:
@@ -426,7 +443,7 @@ def assert_harmless(text: str) -> None:
     commands = re.findall(r"`([^`]+)`", text)
     assert any("pip install" in one for one in commands) or "uninstall" not in text
     for one in commands:
-        assert one.startswith((f'"{sys.executable}" -m ', "apt-get install ")), one
+        assert one.startswith((f"{sys.executable} -m ", f'"{sys.executable}" -m ', "apt-get install ")), one
         assert "pip install" not in one or "--no-deps" in one, one
         assert "numpy" not in one.lower()
 
