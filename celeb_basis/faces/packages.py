@@ -90,20 +90,15 @@ def is_whole(module: str) -> bool:
 
     Python takes any folder of that name on its path for a package, even an empty one.
     """
-    package = _BY_MODULE.get(module)
-    if module in sys.modules:
-        loaded: Any = sys.modules[module]
-        if loaded is None:  # how Python notes that it must not be imported
-            return False
-        places = getattr(loaded, "__path__", None)
-    else:
-        try:
-            found = importlib.util.find_spec(module)
-        except (ImportError, ValueError, AttributeError):
-            return False
-        if found is None or found.loader is None or found.origin is None:
-            return False
-        places = found.submodule_search_locations
+    try:
+        found = importlib.util.find_spec(module)
+    except ValueError:  # a module that is loaded, and was not found in the ordinary way
+        return sys.modules.get(module) is not None
+    except (ImportError, AttributeError):
+        return False
+    if found is None or found.loader is None or found.origin is None:
+        return False
+    package, places = _BY_MODULE.get(module), found.submodule_search_locations
     return package is None or not places or any(_has(Path(place), package.inside) for place in places)
 
 

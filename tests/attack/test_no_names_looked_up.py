@@ -131,10 +131,18 @@ def test_the_command_line_reaches_nobody(watched: Watched, linger: str) -> None:
     assert watched.left_behind() == []
 
 
-def test_the_api_reaches_nobody(watched: Watched) -> None:
-    """A person is learned over the API, in the same process as its server."""
-    journey = ("tests/webui_api/test_api_journey.py", "-q", "-x", "-p", "no:cacheprovider")
-    watched.run("-m", "pytest", *journey, "--basetemp", str(watched.folder / "output" / "pytest"))
+@pytest.mark.parametrize(
+    "tests",
+    [
+        pytest.param("webui_api/test_api_journey.py", id="a person is learned over the API"),
+        pytest.param("evaluation/test_evaluation_clip.py", id="CLIP in both formats"),
+        pytest.param("hosts/test_loading.py", id="checkpoints of all families", marks=pytest.mark.slow),
+    ],
+)
+def test_the_rest_reaches_nobody(watched: Watched, tests: str) -> None:
+    """Other tests, run in a process that is watched."""
+    options = ("-q", "-x", "-p", "no:cacheprovider", "--basetemp", str(watched.folder / "output" / "pytest"))
+    watched.run("-m", "pytest", f"tests/{tests}", *options)
     assert watched.looked_up() == []
     assert watched.left_behind() == []
 
