@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -77,6 +78,11 @@ def make_environment(folder: Path, requirements: str) -> str:
     """
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
+        if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu ship it as a package of its own
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            sys.exit(
+                f"This Python cannot make virtual environments: run `apt-get install python{version}-venv`, then this again."
+            )
         step(f"Creating a virtual environment in {folder}")
         venv.create(folder, with_pip=True)
     lists = sorted((ROOT / "requirements").glob("*.txt"))
@@ -84,6 +90,10 @@ def make_environment(folder: Path, requirements: str) -> str:
     stamp = folder / f".celeb-basis-{requirements}"
     if not stamp.exists() or stamp.read_text() != wanted:
         step("Installing packages (torch is by far the largest)")
+        if (
+            subprocess.call([str(python), "-c", "import pip"], stderr=subprocess.DEVNULL) != 0
+        ):  # made by uv, or interrupted
+            subprocess.check_call([str(python), "-m", "ensurepip"])
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.check_call([*pip, "-r", str(ROOT / "requirements" / f"{requirements}.txt")])
         subprocess.check_call([*pip, "--no-deps", "-r", str(ROOT / "requirements" / "no-deps.txt")])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -219,4 +220,14 @@ def _explanation(url: str, error: Exception, have: int) -> str:
         )
     reason = getattr(error, "reason", error)
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return f"{host} could not be reached ({text}): check the internet connection."
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        advice = (
+            f"check this machine's clock; where a proxy or virus scanner replaces certificates ({reason.verify_message}), set "
+            "SSL_CERT_FILE to a file with its certificate"
+        )
+    elif proxy := urllib.request.getproxies().get(urllib.parse.urlsplit(url).scheme):
+        shown = urllib.parse.urlsplit(proxy).hostname or "it"
+        advice = f"check the internet connection and the proxy of the system's settings or HTTPS_PROXY ({shown})"
+    else:
+        advice = "check the internet connection"
+    return f"{host} could not be reached ({text}): {advice}."

@@ -25,6 +25,9 @@ MAX_NAME_LENGTH = 64
 _MAX_HEADER = 100_000_000
 """Largest size in bytes of a safetensors file's header that the format allows."""
 
+_LONGEST_ON_WINDOWS = 260
+"""Number of characters at which Windows claims that a path does not exist, where long paths are not enabled."""
+
 _WINDOWS_RESERVED = frozenset(
     {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 )
@@ -53,6 +56,15 @@ def explained_os_errors(path: Path, action: str) -> Iterator[None]:
             errno.EISDIR: "it is a folder, not a file: check the path",
             errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
         }.get(error.errno or 0, f"{error.strerror or error}: check the path and try again")
+        if (
+            error.errno == errno.ENOENT
+            and os.name == "nt"
+            and (length := len(str(Path(path).absolute()))) >= _LONGEST_ON_WINDOWS
+        ):
+            reason = (
+                f"its path has {length} characters, and Windows takes {_LONGEST_ON_WINDOWS - 1} unless long paths are enabled: "
+                "choose a folder nearer to the drive's root"
+            )
         raise FileError(f"Could not {action} {path}: {reason}.") from error
 
 

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterable
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ def install_command(*modules: str) -> str:
     known = any(_distribution(re.split("[=<>]", one)[0]) for one in requirements)
     options = "--no-deps --force-reinstall" if known else "--no-deps"
     command = f"`{_python()} -m pip install {options} {' '.join(_quoted(one) for one in requirements)}`"
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:
         return f"`{_python()} -m ensurepip` (pip is missing too), then {command}"
     return command
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from celeb_basis.errors import CelebBasisError, IdentityError
+from celeb_basis.errors import CelebBasisError, IdentityError, printable
 from celeb_basis.files import (
     checked_name,
     expanded,
@@ -68,7 +68,7 @@ class GeneratedFiles:
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, TypeError, KeyError) as error:
-            _log.warning("%s cannot be read, so files noted in it are not known: %s", self._path, error)
+            _log.warning("%s cannot be read, so files noted in it are not known: %s", printable(str(self._path)), error)
             return ()
 
     def of(self, name: str) -> tuple[GeneratedFile, ...]:

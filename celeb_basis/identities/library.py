@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from celeb_basis.errors import CelebBasisError, FileError, IdentityError
+from celeb_basis.errors import CelebBasisError, FileError, IdentityError, printable
 from celeb_basis.files import checked_name, expanded, explained_os_errors
 from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, save_identity
 
@@ -237,7 +237,7 @@ def move_sidecars(path: Path, target: Path) -> None:
         try:
             file.replace(target.with_name(_stem(target) + ending))
         except OSError as error:
-            _log.warning("%s could not be renamed with %s: %s", file, target.name, error)
+            _log.warning("%s could not be renamed with %s: %s", printable(str(file)), target.name, error)
 
 
 def _sidecars(path: Path) -> list[tuple[str, Path]]:

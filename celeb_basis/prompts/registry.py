@@ -12,7 +12,7 @@ from pathlib import Path
 
 from celeb_basis.basis import TOKENS, BasisOptions, build_bases, filtered_names
 from celeb_basis.diffusion_model import ModelInfo, TextEncoder
-from celeb_basis.errors import CelebBasisError, WrongModelError
+from celeb_basis.errors import CelebBasisError, WrongModelError, printable
 from celeb_basis.identities.expand import (
     check_bases,
     check_family,
@@ -364,7 +364,7 @@ class Registry:
                 self._unavailable.pop(status.name, None)
             elif self._unavailable.get(status.name) != status.reason:
                 self._unavailable[status.name] = status.reason
-                _log.warning("<%s> is not available: %s", status.name, status.reason)
+                _log.warning("<%s> is not available: %s", printable(status.name), printable(status.reason))
         return status
 
 

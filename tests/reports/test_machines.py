@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import runpy
 import shutil
+import ssl
 import stat
 import subprocess
 import sys
 import types
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ import numpy as np
 import pytest
 from support.command_line import MOMENT, PHOTO
 
-from celeb_basis.errors import FileError, MissingPackageError
+from celeb_basis import files
+from celeb_basis.download import fetch
+from celeb_basis.errors import DownloadError, FileError, MissingPackageError
 from celeb_basis.faces import packages, packs
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import SHIPPED_PACKS, SOURCES, find_pack
@@ -405,8 +410,7 @@ def test_the_gpu_builds_of_onnxruntime_are_not_mixed(monkeypatch: pytest.MonkeyP
 
 
 def test_where_pip_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = packages.importlib.util.find_spec
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    monkeypatch.setattr(packages.PathFinder, "find_spec", lambda _: None)
     assert "-m ensurepip" in packages.install_command("onnx")
 
 
@@ -473,3 +477,75 @@ def test_nothing_of_ours_looks_for_files_by_a_pattern_with_the_users_text() -> N
         if re.search(r"\bglob\\.i?glob\(|\bfnmatch\b", line)
     ]
     assert found == []
+
+
+def test_a_path_that_is_too_long_for_windows_is_named_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows claims that the file does not exist."""
+    monkeypatch.setattr(files, "os", types.SimpleNamespace(name="nt"))
+    gone = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    far = tmp_path / ("x" * 250) / "a.txt"
+    with pytest.raises(FileError, match=r"\d+ characters, and Windows takes 259 .* nearer to the drive's root"):
+        fail(far, gone)
+    with pytest.raises(FileError, match="it does not exist"):
+        fail(Path("/a.txt"), gone)
+
+
+def fail(path: Path, error: OSError) -> None:
+    with files.explained_os_errors(path, "write"):
+        raise error
+
+
+# Networks with a proxy, and Pythons without pip or venv.
+
+
+def test_a_download_behind_a_proxy_names_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example:3128")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError(OSError("Tunnel connection failed: 407 Proxy Authentication Required"))
+
+    with pytest.raises(DownloadError, match=r"407.*HTTPS_PROXY \(proxy\.example\)") as caught:
+        fetch("https://example.com/pack.zip", tmp_path / "pack.zip", opener=refuse)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_download_whose_certificate_is_not_trusted(tmp_path: Path) -> None:
+    reason = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    reason.verify_message = "self-signed certificate in certificate chain"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError(reason)
+
+    with pytest.raises(DownloadError, match=r"clock.*self-signed certificate in certificate chain.*SSL_CERT_FILE"):
+        fetch("https://example.com/pack.zip", tmp_path / "pack.zip", opener=refuse)
+
+
+def test_setting_up_with_a_python_that_cannot_make_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian and Ubuntu ship that in a package of its own."""
+    setup = runpy.run_path(str(ROOT / "bootstrap.py"), run_name="bootstrap")
+    missing = types.SimpleNamespace(util=types.SimpleNamespace(find_spec=lambda _: None))
+    monkeypatch.setitem(setup["make_environment"].__globals__, "importlib", missing)
+    with pytest.raises(SystemExit, match=r"apt-get install python3\.\d+-venv"):
+        setup["make_environment"](tmp_path / "venv", "run")
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setting_up_in_an_environment_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As uv makes it, or as an interruption leaves it; in a folder with spaces, brackets and percent signs."""
+    folder = tmp_path / "my [100%] venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    setup = runpy.run_path(str(ROOT / "bootstrap.py"), run_name="bootstrap")
+    calls: list[list[str]] = []
+    fake = types.SimpleNamespace(
+        call=lambda command, **_: 1 if command[1] == "-c" else 0,
+        check_call=lambda command, **_: calls.append(command),
+        DEVNULL=None,
+    )
+    monkeypatch.setitem(setup["make_environment"].__globals__, "subprocess", fake)
+    python = setup["make_environment"](folder, "run")
+    assert calls[0] == [python, "-m", "ensurepip"]
+    assert all(command[:3] == [python, "-m", "pip"] for command in calls[1:])
+    assert len(calls) == 4

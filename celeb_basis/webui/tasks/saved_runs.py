@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from celeb_basis.errors import CelebBasisError
+from celeb_basis.errors import CelebBasisError, printable
 from celeb_basis.files import checked_name, write_bytes, write_json
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.run import PhotoInput
@@ -135,7 +135,7 @@ class RunFiles:
             try:
                 record = _read(path)
             except (OSError, ValueError, TypeError, KeyError, RecursionError, CelebBasisError) as error:
-                _log.warning("%s is unusable: %s", path, error)
+                _log.warning("%s is unusable: %s", printable(str(path)), error)
                 continue
             if self.can_go_on(run, record):
                 yield run, record
