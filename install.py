@@ -6,6 +6,7 @@ The missing packages are therefore installed without their dependencies; those t
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -207,9 +208,19 @@ def main() -> int:
         )
         return 1
     wanted = [requirement for _, requirement in missing()]
-    failed = install(wanted, launch.run_pip) if wanted else {}
+    if not wanted:
+        return 0
+    if sys.prefix != sys.base_prefix:
+        os.environ["PIP_USER"] = "0"  # a configuration with "user = true" would make pip refuse in a venv
+    failed = install(wanted, launch.run_pip)
     for said in dict.fromkeys(failed.values()):
         say(explain([one for one in failed if failed[one] == said], said))
+    importlib.invalidate_caches()
+    if not failed and (still := [requirement for _, requirement in missing() if requirement in wanted]):
+        say(
+            f"celeb-basis: {quoted(still)} cannot be found, although pip reported no error: start the WebUI once without "
+            f'--skip-install, and check for target, prefix or root in what "{sys.executable}" -m pip config list shows.'
+        )
     return 0
 
 

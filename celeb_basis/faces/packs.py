@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from celeb_basis.download import Progress, fetch
-from celeb_basis.errors import DownloadError, FacePackError, LicenseError
+from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError, FileError, LicenseError
 from celeb_basis.files import cache_folder, expanded, explained_os_errors, now, replace_file, sha256_of_file, write_json
 
 _log = logging.getLogger(__name__)
@@ -208,12 +208,12 @@ def find_pack(name_or_folder: str | Path, root: Path | None = None, others: Sequ
     if name not in SOURCES and name != MINIATURE:
         candidates.append(as_folder)
     problem = FacePackError(_missing(name, root))
-    incomplete: list[FacePackError] = []
+    incomplete: list[CelebBasisError] = []
     for folder in candidates:
         if _holds_networks(folder):
             try:
                 return check_pack(folder)
-            except FacePackError as error:
+            except (FacePackError, FileError) as error:
                 incomplete.append(error)  # another folder may contain a complete one
     raise incomplete[0] if incomplete else problem
 
@@ -231,8 +231,14 @@ def check_pack(folder: Path) -> FacePack:
 
     Raises:
         FacePackError: If not; the text says what is missing.
+        FileError: It cannot be read.
     """
     folder = expanded(folder).absolute()
+    with explained_os_errors(folder, "read"):
+        return _checked(folder)
+
+
+def _checked(folder: Path) -> FacePack:
     if not folder.is_dir():
         raise FacePackError(
             f"There is no folder {folder}: give {_choices()}, or the folder that holds a pack's .onnx files."

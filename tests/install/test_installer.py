@@ -42,7 +42,9 @@ def run(
     monkeypatch.setitem(sys.modules, "launch", launcher)
     installer = runpy.run_path(str(ROOT / "install.py"), run_name="installer")
     found = types.SimpleNamespace(find_spec=lambda name: None if name in hidden else object())
-    monkeypatch.setitem(installer["main"].__globals__, "importlib", types.SimpleNamespace(util=found))
+    monkeypatch.setitem(
+        installer["main"].__globals__, "importlib", types.SimpleNamespace(util=found, invalidate_caches=lambda: None)
+    )
     monkeypatch.setattr(installer["metadata"], "version", lambda _: numpy)
     code: int = installer["main"]()
     return code
@@ -145,6 +147,15 @@ def test_every_failure_says_what_to_do(
 ) -> None:
     assert run(Launcher(set(), said), monkeypatch, hidden=("onnx",)) == 0
     assert advice in capsys.readouterr().out
+
+
+def test_what_pip_did_not_install_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--skip-install`` makes the launcher's pip do nothing; with ``target`` in its configuration, pip installs elsewhere."""
+    assert run(Launcher(set()), monkeypatch, hidden=("onnx",)) == 0
+    said = capsys.readouterr().out
+    assert '"onnx==1.16.1" cannot be found' in said
+    assert "--skip-install" in said
+    assert "pip config list" in said
 
 
 def test_what_pip_says_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from support.command_line import MOMENT, PHOTO
 
 from celeb_basis import files
 from celeb_basis.download import fetch
-from celeb_basis.errors import DownloadError, FileError, MissingPackageError
+from celeb_basis.errors import DownloadError, FacePackError, FileError, MissingPackageError
 from celeb_basis.faces import packages, packs
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import SHIPPED_PACKS, SOURCES, find_pack
@@ -300,6 +300,24 @@ def test_the_variable_may_name_the_pack_itself(tmp_path: Path, monkeypatch: pyte
 def test_a_nested_pack_by_its_folder(tmp_path: Path) -> None:
     there = put(tmp_path / "antelopev2" / "antelopev2", "antelopev2")
     assert find_pack(tmp_path / "antelopev2").folder == there
+
+
+@pytest.mark.usefixtures("empty_home")
+def test_a_pack_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~/.insightface`` of another user, as in a container that ran as root before."""
+    there = put(tmp_path / "insightface" / "models" / "buffalo_l", "buffalo_l")
+    real = Path.stat
+
+    def stat_(path: Path, **options: Any) -> os.stat_result:
+        if there in (path, *path.parents):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_)
+    with pytest.raises(FacePackError, match="is not on this machine"):
+        find_pack("buffalo_l", others=(tmp_path / "insightface",))
+    with pytest.raises(FileError, match="permission is denied"):
+        find_pack(there)
 
 
 @pytest.mark.usefixtures("empty_home")
