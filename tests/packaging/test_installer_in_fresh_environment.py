@@ -76,7 +76,7 @@ def test_only_what_is_missing_is_installed_and_no_pin_changes(tmp_path: Path, mi
         "photo = open_photo(sample_photos()['six']); found = network.detect(photo)\n"
         "print(len(found), network.embed([network.align(photo, found[0].landmarks)]).shape)"
     )
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     assert run(python, "-c", script, environment=environment, cwd=tmp_path).strip().endswith("6 (1, 512)")
 
     # The next start has nothing to do.
