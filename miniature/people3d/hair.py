@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -79,13 +79,17 @@ class Strands:
 
     def moved(self, points: Array, normals: Array) -> Strands:
         """The same strands elsewhere."""
-        return Strands(points, normals, self.widths, self.attributes, self.material)
+        return replace(self, points=points, normals=normals)
 
     def thinned(self, step: int, width: float) -> Strands:
         """Every ``step``-th strand, ``width`` times as wide, for small pictures and shadows."""
-        part = slice(None, None, step)
+        fewer = self.kept(slice(None, None, step))
+        return replace(fewer, widths=fewer.widths * width)
+
+    def kept(self, which: Any) -> Strands:
+        """Some of the strands."""
         return Strands(
-            self.points[part], self.normals[part], self.widths[part] * width, self.attributes[part], self.material
+            self.points[which], self.normals[which], self.widths[which], self.attributes[which], self.material
         )
 
 
@@ -512,11 +516,3 @@ def _beard_hairs(person: Person, rng: Rng) -> FacialHair | None:
     lift = 0.6 if beard.kind == "short" else 0.45
     own, occlusion = rng.random(count), 0.6 + 0.4 * rng.random(count)
     return FacialHair(BEARD, triangles, weights, directions, lengths, lift, 0.5, 0.011, own, occlusion)
-
-
-def covered(strands: Sequence[Strands], hidden: Array) -> list[Strands]:
-    """The strands of the first set whose roots are not hidden, for hair below a hat: ``hidden`` is ``(M,)`` bool."""
-    first, *rest = strands
-    keep = ~hidden
-    kept = Strands(first.points[keep], first.normals[keep], first.widths[keep], first.attributes[keep], first.material)
-    return [kept, *rest]

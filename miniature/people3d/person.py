@@ -125,38 +125,38 @@ def _scales(folder: str, *features: tuple[str, float]) -> tuple[_Feature, ...]:
 
 
 _MIDDLE_FEATURES: tuple[_Feature, ...] = (
-    *_scales("head", ("head-scale-horiz", 0.9), ("head-scale-vert", 0.7), ("head-scale-depth", 0.6)),
-    *_scales("head", ("head-fat", 0.8), ("head-age", 0.25), ("head-back-scale-depth", 0.5)),
-    ("head/head-angle", "in", "out", 0.4),
-    ("nose/nose-base", "down", "up", 0.8),
+    *_scales("head", ("head-scale-horiz", 0.6), ("head-scale-vert", 0.4), ("head-scale-depth", 0.45)),
+    *_scales("head", ("head-fat", 0.6), ("head-age", 0.25), ("head-back-scale-depth", 0.4)),
+    ("head/head-angle", "in", "out", 0.3),
+    ("nose/nose-base", "down", "up", 0.6),
     ("nose/nose-compression", "compress", "uncompress", 0.8),
     ("nose/nose-curve", "concave", "convex", 0.9),
     ("nose/nose-nostrils-angle", "down", "up", 0.6),
-    ("nose/nose-point", "down", "up", 0.9),
-    ("nose/nose-trans", "down", "up", 0.7),
-    *_scales("nose", ("nose-flaring", 0.8), ("nose-greek", 0.6), ("nose-hump", 0.8), ("nose-nostrils-width", 0.8)),
+    ("nose/nose-point", "down", "up", 0.6),
+    ("nose/nose-trans", "down", "up", 0.45),
+    *_scales("nose", ("nose-flaring", 0.8), ("nose-greek", 0.5), ("nose-hump", 0.8), ("nose-nostrils-width", 0.8)),
     *_scales("nose", ("nose-point-width", 0.9), ("nose-scale-depth", 0.9), ("nose-scale-horiz", 0.9)),
-    *_scales("nose", ("nose-scale-vert", 0.9), ("nose-septumangle", 0.6), ("nose-volume", 0.9)),
+    *_scales("nose", ("nose-scale-vert", 0.6), ("nose-septumangle", 0.6), ("nose-volume", 0.9)),
     *_scales("nose", ("nose-width1", 0.8), ("nose-width2", 0.8), ("nose-width3", 0.8)),
     ("mouth/mouth-angles", "down", "up", 0.45),
     ("mouth/mouth-dimples", "in", "out", 0.5),
     ("mouth/mouth-laugh-lines", "in", "out", 0.4),
     ("mouth/mouth-lowerlip-ext", "down", "up", 0.5),
     ("mouth/mouth-lowerlip-middle", "down", "up", 0.5),
-    ("mouth/mouth-trans", "down", "up", 0.7),
+    ("mouth/mouth-trans", "down", "up", 0.5),
     ("mouth/mouth-upperlip-ext", "down", "up", 0.4),
     ("mouth/mouth-upperlip-middle", "down", "up", 0.5),
     *_scales("mouth", ("mouth-cupidsbow", 0.8), ("mouth-cupidsbow-width", 0.8), ("mouth-lowerlip-height", 0.9)),
     *_scales("mouth", ("mouth-lowerlip-volume", 0.8), ("mouth-lowerlip-width", 0.6), ("mouth-philtrum-volume", 0.7)),
     *_scales("mouth", ("mouth-scale-depth", 0.5), ("mouth-scale-horiz", 0.9), ("mouth-scale-vert", 0.7)),
     *_scales("mouth", ("mouth-upperlip-height", 0.9), ("mouth-upperlip-volume", 0.8), ("mouth-upperlip-width", 0.6)),
-    *_scales("chin", ("chin-bones", 0.8), ("chin-cleft", 0.6), ("chin-height", 0.8), ("chin-jaw-drop", 0.7)),
-    *_scales("chin", ("chin-prognathism", 0.6), ("chin-prominent", 0.8), ("chin-width", 0.9)),
+    *_scales("chin", ("chin-bones", 0.8), ("chin-cleft", 0.6), ("chin-height", 0.5), ("chin-jaw-drop", 0.5)),
+    *_scales("chin", ("chin-prognathism", 0.35), ("chin-prominent", 0.8), ("chin-width", 0.9)),
     ("eyebrows/eyebrows-angle", "down", "up", 0.3),
-    ("eyebrows/eyebrows-trans", "down", "up", 0.7),
+    ("eyebrows/eyebrows-trans", "down", "up", 0.45),
     ("eyebrows/eyebrows-trans", "backward", "forward", 0.6),
     ("forehead/forehead-trans", "backward", "forward", 0.6),
-    *_scales("forehead", ("forehead-nubian", 0.6), ("forehead-scale-vert", 0.8), ("forehead-temple", 0.8)),
+    *_scales("forehead", ("forehead-nubian", 0.6), ("forehead-scale-vert", 0.45), ("forehead-temple", 0.8)),
 )
 _SIDE_FEATURES: tuple[_Feature, ...] = (
     ("eyes/{}-eye-bag", *_SCALE, 0.6),
@@ -297,7 +297,7 @@ def _shape(rng: Rng, manliness: float, origin: Array, age: float, spread: float)
         feature(*sided, sides="lr")
     forms = rng.choice(len(_FACE_FORMS), 2, replace=False)
     for form, amount in zip(forms, (0.25 + 0.45 * rng.random(), 0.4 * rng.random()), strict=True):
-        more(f"head/head-{_FACE_FORMS[form]}", 0.8 * spread * float(amount))
+        more(f"head/head-{_FACE_FORMS[form]}", 0.55 * spread * float(amount))
     return weights, math.sqrt(float(np.mean(np.square(drawn)))) * spread
 
 

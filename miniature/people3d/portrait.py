@@ -13,6 +13,7 @@ from miniature.people3d.head_model import EYE_LEFT, EYE_RIGHT, LASHES, MOUTH, SK
 from miniature.people3d.person import Person, Rng, linear
 from miniature.people3d.rasterizer import Rendered, Surface, View, depth_map, render
 from miniature.people3d.skin import skin_texture, smoothstep
+from miniature.people3d.things import Head, make_thing
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -197,7 +198,8 @@ class Model:
         *,
         lighting: Lighting,
         clothes: Clothes | None,
-        worn: Sequence[Surface] = (),
+        things: Sequence[str] = (),
+        seed: int = 0,
         zoom: float = 1.0,
         oversampling: int = 2,
     ) -> Cutout:
@@ -209,7 +211,8 @@ class Model:
             expression: A name of :data:`EXPRESSIONS`, or weights of face units.
             lighting: The light.
             clothes: What is worn on the body, or ``None``.
-            worn: Things on the head, in its rest pose.
+            things: Names of :data:`miniature.people3d.things.WORN` and ``HELD``.
+            seed: Chooses colors and details of the things.
             zoom: 1 shows head and shoulders.
             oversampling: Pixels drawn for each pixel across.
         """
@@ -230,16 +233,21 @@ class Model:
 
         camera = np.array([0, self._between_eyes[1] - 0.10, _CAMERA_DISTANCE], np.float32)
         parts = [self._body(positions, normals)]
-        for thing in worn:
-            turned_normals = (thing.normals @ rotation.T).astype(np.float32)
-            parts.append(replace(thing, positions=with_head(thing.positions), normals=turned_normals))
-        strands = [
-            one.moved(with_head(one.points), (one.normals @ rotation.T).astype(np.float32)) for one in self._hair
-        ]
+        made = [make_thing(name, Head(self._positions, self.eyes), np.random.default_rng(seed)) for name in things]
+        for thing in made:
+            surface = thing.surface
+            if thing.turns:
+                turned_normals = (surface.normals @ rotation.T).astype(np.float32)
+                surface = replace(surface, positions=with_head(surface.positions), normals=turned_normals)
+            parts.append(surface)
+        hair = self._hair
+        for hides in (thing.hides for thing in made if thing.hides is not None):
+            hair = [one.kept(~hides(one.points[:, 0])) for one in hair]
+        strands = [one.moved(with_head(one.points), (one.normals @ rotation.T).astype(np.float32)) for one in hair]
         if side <= 128:
             strands = [one.thinned(2, 1.5) for one in strands]
         strands += [one.strands(positions, normals, rotation) for one in self._facial_hair]
-        parts += [hairs.ribbons(one, camera) for one in strands]
+        parts += [hairs.ribbons(one, camera) for one in strands if len(one.points)]
 
         pixels = side * oversampling * zoom / _UNITS_ACROSS
         focal = pixels * (_CAMERA_DISTANCE - self._between_eyes[2])
