@@ -60,9 +60,9 @@ def _grid() -> _Grid:
     weight = 1 / (distance + 1e-3)
     radii = ((np.tile(radius, 3)[nearest] * weight).sum(1) / weight.sum(1)).reshape(HEIGHT, WIDTH)
     radii = cv2.GaussianBlur(radii.astype(np.float32), (0, 0), 2)
-    return _Grid(
-        azimuth.astype(np.float32), radii * np.sin(azimuth), y.astype(np.float32), _AXIS + radii * np.cos(azimuth)
-    )
+    azimuth, y = azimuth.astype(np.float32), y.astype(np.float32)
+    return _Grid(azimuth, radii * np.sin(azimuth), y, np.float32(_AXIS) + radii * np.cos(azimuth))
+
 
 
 # ---------------------------------------------------------------------- where hair grows
