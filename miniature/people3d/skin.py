@@ -64,7 +64,6 @@ def _grid() -> _Grid:
     return _Grid(azimuth, radii * np.sin(azimuth), y, np.float32(_AXIS) + radii * np.cos(azimuth))
 
 
-
 # ---------------------------------------------------------------------- where hair grows
 
 _HAIRLINE_AZIMUTH = np.radians([0, 14, 26, 36, 46, 56, 64, 71, 80, 88, 97, 110, 125, 150, 180])
