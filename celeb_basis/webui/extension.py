@@ -182,7 +182,7 @@ def _api(_demo: Any, app: Any) -> None:
     cmd_opts = host_module("shared").cmd_opts
     if not (getattr(cmd_opts, "api", False) or getattr(cmd_opts, "nowebui", False)):
         return
-    mount(app, service(), getattr(cmd_opts, "api_auth", None))
+    mount(app, service(), getattr(cmd_opts, "api_auth", None), cmd_opts)
 
 
 def _reload() -> None:

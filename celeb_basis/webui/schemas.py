@@ -209,7 +209,8 @@ class BlendRequest:
     toward_mean: float = 0.0
     toward_celebrity: str = ""
     celebrity_amount: float = 0.0
-    keep_radius: bool = False
+    keep_radius: bool = True
+    """Whether the blend keeps its parts' distance from the mean: a plain blend looks more average."""
     replace: bool = False
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from secrets import compare_digest
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, Header, HTTPException, Query, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Header, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from fastapi.security import HTTPBasic
 
 from celeb_basis import __version__
 from celeb_basis.errors import HostError, IdentityError, PhotoError, SettingsError
@@ -18,7 +16,16 @@ from celeb_basis.identities.identity import FORMAT_VERSION
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.provenance import generated_image_bytes
 from celeb_basis.webui.api import PREFIX
-from celeb_basis.webui.api.error_responses import ErrorHandlingRoute, body_limit
+from celeb_basis.webui.api.access import Access
+from celeb_basis.webui.api.bodies import BodyError, parsed_json
+from celeb_basis.webui.api.error_responses import (
+    AnswerResponse,
+    ErrorHandlingRoute,
+    body_limit,
+    decodes_photos,
+    json_text,
+    works,
+)
 from celeb_basis.webui.api.payloads import (
     LICENSE,
     MAX_FILE,
@@ -61,7 +68,7 @@ _HEARTBEAT = 15.0
 
 def jobs_router(service: Service) -> APIRouter:
     """``/version``, ``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
-    router = APIRouter(route_class=ErrorHandlingRoute, tags=["Celeb Basis: learning"])
+    router = APIRouter(route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: learning"])
 
     @router.get("/version", summary="The version of the extension, and of the identity files that it writes")
     def version() -> Answer:
@@ -83,12 +90,14 @@ def jobs_router(service: Service) -> APIRouter:
 
     @router.post("/faces", summary="Find the faces of a photo (base64)")
     @body_limit(MAX_FILE * 3 // 2)
+    @decodes_photos
     def faces_json(body: FacesBody) -> Answer:
         service.check_license(body.accept_licence)
         return service.faces.find_faces(decoded(body.data, body.name), body.name).as_dict()
 
     @router.post("/faces/form", summary="Find the faces of a photo (multipart)")
     @body_limit(MAX_FILE + (1 << 20))
+    @decodes_photos
     def faces_form(
         photo: UploadFile = File(...),  # noqa: B008
         accept_licence: bool = Form(False, description=LICENSE),
@@ -158,7 +167,8 @@ def jobs_router(service: Service) -> APIRouter:
 
     @router.get("/jobs/{job_id}/events", summary="The events of a job, as server-sent events", response_class=Response)
     def events(job_id: str, after: int = -1, last_event_id: str | None = Header(None)) -> StreamingResponse:
-        start = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
+        last = last_event_id or ""
+        start = int(last[:18]) if last.isascii() and last.isdecimal() else after
         headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
@@ -201,6 +211,7 @@ def jobs_router(service: Service) -> APIRouter:
         return {"deleted": service.discard_run(name).as_dict()}
 
     @router.get("/basis", summary="The loaded checkpoint's celeb basis")
+    @works
     def basis(components: int = 512) -> Answer:
         return {"bases": [one.as_dict() for one in service.model.summaries(components)]}
 
@@ -222,9 +233,9 @@ async def _stream(job: Job, after: int) -> AsyncIterator[str]:
         events = job.events_after(after)
         for event in events:
             after = event["index"]
-            yield f"id: {after}\nevent: {event['event']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
+            yield f"id: {after}\nevent: {event['event']}\ndata: {json_text(event)}\n\n"
         if finished and job.finished:
-            yield f"event: End\ndata: {json.dumps({'state': job.state, 'error': job.error}, ensure_ascii=False)}\n\n"
+            yield f"event: End\ndata: {json_text({'state': job.state, 'error': job.error})}\n\n"
             return
         silent = 0.0 if events else silent + _POLL
         if silent >= _HEARTBEAT:
@@ -244,9 +255,9 @@ def _content(file: UploadFile) -> bytes:
 
 def _json_object(text: str) -> Answer:
     try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        value = None
+        value = parsed_json(text or "{}")
+    except BodyError as error:
+        raise SettingsError(f'The settings are not a JSON object: send something like {{"steps": 200}}. {error}') from None
     if not isinstance(value, dict):
         raise SettingsError('The settings are not a JSON object: send something like {"steps": 200}.')
     return value
@@ -257,7 +268,7 @@ def _json_object(text: str) -> Answer:
 
 def people_router(service: Service) -> APIRouter:
     """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview."""
-    router = APIRouter(route_class=ErrorHandlingRoute, tags=["Celeb Basis: people"])
+    router = APIRouter(route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: people"])
 
     @router.get("/people", summary="All people of the library")
     def list_people() -> Answer:
@@ -378,30 +389,27 @@ def _media_type(picture: bytes) -> str:
 # The host's application
 
 
-def mount(app: FastAPI, service: Service, api_auth: str | None = None) -> None:
+def mount(app: FastAPI, service: Service, api_auth: str | None = None, flags: Any = None) -> None:
     """Add the API to ``app``, behind the same names and passwords as the host's own routes.
 
     Args:
         app: The host's application.
         service: The service behind the routes.
         api_auth: The host's ``--api-auth``: ``name:password`` pairs, separated by commas.
+        flags: The host's parsed command line, which says what other sites may use it.
     """
     if getattr(app.state, "celeb_basis", False):
         return
     app.state.celeb_basis = True
-    guards: list[Any] = [Depends(_guard(api_auth))] if api_auth else []
+    app.state.celeb_basis_access = access = Access.of(api_auth, flags)
+    guards: list[Any] = [Depends(_DescribedCredentials())] if access.credentials else []
     for router in (people_router(service), jobs_router(service)):
         app.include_router(router, prefix=PREFIX, dependencies=guards)
     app.openapi_schema = None  # made again, with these routes, when it is next requested
 
 
-def _guard(api_auth: str) -> Any:
-    known = dict(pair.strip().split(":", 1) for pair in api_auth.split(",") if ":" in pair)
+class _DescribedCredentials(HTTPBasic):
+    """Describes in the OpenAPI document what :class:`Access` has checked, before the body was read."""
 
-    def check(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> bool:  # noqa: B008 - fastapi's way
-        password = known.get(credentials.username)
-        if password is None or not compare_digest(credentials.password.encode(), password.encode()):
-            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
-        return True
-
-    return check
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]
+        """Nothing."""
