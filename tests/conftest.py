@@ -18,7 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-pytest_plugins = ["support.fixtures", "support.models", "support.faces", "support.steerable", "support.webui_browser"]
+pytest_plugins = [
+    *("support.fixtures", "support.models", "support.faces", "support.steerable", "support.webui_browser"),
+    "support.toy_service",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -35,7 +35,6 @@ class FaceModels:
         self._pack = pack
         self._others = other_programs_folders()
         self._lock = threading.Lock()
-        self._decoding = threading.Lock()
         self._loaded: tuple[str, FaceNetwork] | None = None
         self._agreed: set[str] = set()
 
@@ -96,19 +95,14 @@ class FaceModels:
         return status
 
     def find_faces(self, photo: bytes | Pixels, name: str = "the photo") -> FoundFaces:
-        """Every face of a photo, with warnings about what may cost likeness. One photo is decoded and searched at a time.
+        """Every face of a photo, with warnings about what may cost likeness.
 
         Raises:
             PhotoError: ``photo`` is no picture file.
             CelebBasisError: What :meth:`network` raises.
         """
-        with self._decoding:
-            picture = open_photo(photo, name=name) if isinstance(photo, bytes) else photo
+        picture = open_photo(photo, name=name) if isinstance(photo, bytes) else photo
         network = self.network()
-        with self._decoding:
-            return self._found(picture, network, name)
-
-    def _found(self, picture: Pixels, network: FaceNetwork, name: str) -> FoundFaces:
         search = find_faces(picture, network)
         problem = ""
         try:

@@ -15,6 +15,7 @@ pytest.importorskip("python_multipart")  # which every WebUI has, with gradio
 testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
 
 PREFIX = "/celeb-basis/v1"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_bodies_are_checked(client: Any) -> None:
         answer = client.post(f"{PREFIX}/learn", json=body)
         assert answer.status_code == 422
         assert answer.json()["detail"].startswith(words)
-    assert client.post(f"{PREFIX}/learn", content=b"{").status_code == 422
+    assert client.post(f"{PREFIX}/learn", content=b"{", headers=JSON).status_code == 422
     answer = client.post(f"{PREFIX}/people/ada/rename", content=b" " * (2 << 20))
     assert answer.status_code == 413
     assert "larger than 1 MB" in answer.json()["detail"]
@@ -120,7 +121,7 @@ def test_a_body_without_a_length_is_counted(client: Any) -> None:
             taken += 1
             yield b" " * (1 << 16)
 
-    answer = client.post(f"{PREFIX}/people/ada/rename", content=pieces())
+    answer = client.post(f"{PREFIX}/people/ada/rename", content=pieces(), headers=JSON)
     assert answer.status_code == 413
 
 

@@ -270,7 +270,7 @@ def test_requests_that_cannot_be_right(
 def test_blends_are_arithmetic(service: Service) -> None:
     ended(service.start_learning(request("Ada", "Bob")))
     ada, bob = (service.people.entry(name).identity for name in ("Ada", "Bob"))
-    mixed = service.blend(BlendRequest((("Ada", 3.0), ("Bob", 1.0)), "Mix")).identity
+    mixed = service.blend(BlendRequest((("Ada", 3.0), ("Bob", 1.0)), "Mix", keep_radius=False)).identity
     assert ada is not None
     assert bob is not None
     assert mixed is not None

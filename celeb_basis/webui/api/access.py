@@ -57,7 +57,9 @@ class Access:
     """Who may use the API of one host."""
 
     credentials: Mapping[str, str]
-    """Passwords by name; empty where the host asks for none."""
+    """Passwords by name."""
+    asks: bool = False
+    """Whether the host asks for a name and a password."""
     origins: tuple[str, ...] = ()
     """Other sites that may use it, as ``https://example.org``; ``"*"`` is every site."""
     origin_pattern: str | None = None
@@ -85,9 +87,11 @@ class Access:
         if isinstance(options, dict):
             names |= {str(options.get(key) or "") for key in ("domain", "hostname")}
         # A page that reaches this machine under a name of its own has no password to send, and no certificate for TLS.
-        any_name = bool(credentials or getattr(flags, "tls_certfile", None) or "*" in origins)
+        asks = bool(api_auth)  # also if no pair can be read: then nobody is let in
+        any_name = bool(asks or getattr(flags, "tls_certfile", None) or "*" in origins)
         return cls(
             credentials,
+            asks,
             origins,
             str(pattern) if pattern else None,
             frozenset(_plain(name) for name in names if name),
@@ -106,7 +110,7 @@ class Access:
             return Refusal(403, FOREIGN_HOST)
         if self._of_another_site(headers, harmless=method in _SAFE_METHODS and not works):
             return Refusal(403, FOREIGN_PAGE)
-        if self.credentials and not self._authorized(headers.get("authorization", "")):
+        if self.asks and not self._authorized(headers.get("authorization", "")):
             return Refusal(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
         return None
 

@@ -402,7 +402,7 @@ def mount(app: FastAPI, service: Service, api_auth: str | None = None, flags: An
         return
     app.state.celeb_basis = True
     app.state.celeb_basis_access = access = Access.of(api_auth, flags)
-    guards: list[Any] = [Depends(_DescribedCredentials())] if access.credentials else []
+    guards: list[Any] = [Depends(_DescribedCredentials(scheme_name="HTTPBasic"))] if access.asks else []
     for router in (people_router(service), jobs_router(service)):
         app.include_router(router, prefix=PREFIX, dependencies=guards)
     app.openapi_schema = None  # made again, with these routes, when it is next requested

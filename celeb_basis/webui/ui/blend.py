@@ -66,7 +66,9 @@ class BlendTab:
             )
             self.celebrity_amount = own(gradio.Slider(-1, 1, value=0, step=0.01, label="By how much"))
         self.keep_radius = own(
-            gradio.Checkbox(BlendRequest.keep_radius, label="Keep the distance from the mean (a plain blend looks more average)")
+            gradio.Checkbox(
+                BlendRequest.keep_radius, label="Keep the distance from the mean (a plain blend looks more average)"
+            )
         )
 
     def _create_preview_form(self) -> None:

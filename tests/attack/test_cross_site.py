@@ -1,0 +1,194 @@
+"""Pages of other sites change nothing over the API, whatever they send; the WebUI's own pages and programs may."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeb_basis.identities.expand import new_identity
+from celeb_basis.webui.api import PREFIX
+from celeb_basis.webui.api.access import Access
+
+fastapi = pytest.importorskip("fastapi")
+testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+
+OWN = "http://127.0.0.1:7860"
+FOREIGN = (
+    {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
+    {"Origin": "https://evil.example"},  # a browser without Sec-Fetch-Site
+    {"Origin": "null", "Sec-Fetch-Site": "cross-site"},  # a sandboxed frame, a local file
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},  # a form
+    {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-site"},  # another program of this machine
+    {"Origin": "http://localhost:7860", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://127.0.0.1:7860.evil.example", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin", "Host": "evil.example"},  # a name that points here
+    {"Host": "evil.example:7860"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "localhost.evil.example", "X-Forwarded-Host": "localhost"},
+)
+OURS = (
+    {},  # curl
+    {"Origin": OWN, "Sec-Fetch-Site": "same-origin"},
+    {"Origin": OWN},
+    {"Sec-Fetch-Site": "none"},  # typed into the address bar
+    {"Host": "localhost:7860", "Origin": "http://localhost:7860", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "[::1]:7860", "Origin": "http://[::1]:7860", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "192.168.1.20:7860", "Origin": "http://192.168.1.20:7860"},
+    {"Host": "workstation", "Origin": "http://workstation"},
+    {"Host": "workstation.local:7860", "Origin": "http://workstation.local:7860"},
+    {"Host": "1a2b3c.gradio.live", "Origin": "https://1a2b3c.gradio.live", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "abc.ngrok-free.app", "Origin": "https://abc.ngrok-free.app", "Sec-Fetch-Site": "same-origin"},
+    # A proxy on this machine that says in a header which address it was asked for.
+    {"Host": "127.0.0.1:7860", "X-Forwarded-Host": "sd.example.org", "Origin": "https://sd.example.org"},
+)
+
+
+@pytest.fixture
+def client(service: Any) -> Iterator[Any]:
+    with _client(service, Namespace()) as made:
+        yield made
+
+
+def _client(service: Any, flags: Namespace, api_auth: str | None = None) -> Any:
+    from celeb_basis.webui.api.routes import mount
+
+    app = fastapi.FastAPI()
+    mount(app, service, api_auth, flags)
+    return testclient.TestClient(app, base_url=OWN)
+
+
+@pytest.fixture
+def ada(service: Any) -> bytes:
+    """The bytes of the file of a person in the library."""
+    with service.model.read() as model:
+        bases = service.model.bases(model, 8)
+        given = [basis.name_coefficients[0] for basis in bases]
+        made = new_identity("ada", given, bases, model.info, face_model="toy", source="learned")
+        service.workspace.library.add(made)
+    (file,) = service.workspace.paths.people.glob("*.safetensors")
+    return Path(file).read_bytes()
+
+
+def _state(service: Any) -> list[tuple[str, bytes]]:
+    root = service.workspace.paths.people
+    return sorted((str(path), path.read_bytes()) for path in root.rglob("*") if path.is_file() and ".tmp" not in path.name)
+
+
+def _routes(client: Any) -> list[tuple[str, str]]:
+    paths = client.get("/openapi.json").json()["paths"]
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_no_route_answers_a_page_of_another_site(client: Any, service: Any, ada: bytes, headers: dict[str, str]) -> None:
+    before, jobs = _state(service), len(service.jobs())
+    for method, path in _routes(client):
+        url = path.replace("{name}", "ada").replace("{job_id}", "1").replace("{number}", "0")
+        followed = headers.get("Sec-Fetch-Dest") == "document" and method == "GET"
+        for body in _bodies(ada):
+            if method == "GET" and body:
+                continue
+            answer = client.request(method, url, **body | {"headers": headers | body.get("headers", {})})
+            if followed and not path.endswith("/basis"):
+                continue  # a link may show one of our answers to the user
+            assert answer.status_code == 403, (method, url, body)
+            assert answer.json()["detail"].endswith(".")
+    assert _state(service) == before
+    assert len(service.jobs()) == jobs
+
+
+def _bodies(ada: bytes) -> list[dict[str, Any]]:
+    """What a page can send without asking first, and what it has to ask for."""
+    text = json.dumps({"name": "eve", "notes": "mine", "consent_note": "yes", "accept_licence": True, "replace": True})
+    return [
+        {},
+        {"data": {"name": "eve", "replace": "true"}},
+        {"files": {"file": ("ada.safetensors", ada)}, "data": {"name": "ada", "replace": "true"}},
+        {"content": text, "headers": {"Content-Type": "text/plain"}},
+        {"content": text, "headers": {"Content-Type": "application/json"}},
+        {"content": text},
+    ]
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("headers", OURS, ids=str)
+def test_the_webuis_own_pages_and_programs_are_answered(client: Any, service: Any, headers: dict[str, str]) -> None:
+    assert client.get(f"{PREFIX}/people", headers=headers).status_code == 200
+    answer = client.post(f"{PREFIX}/people/ada/notes", json={"notes": "seen"}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert service.people.entry("ada").identity.metadata.notes == "seen"
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "text/json-like", "json"])
+def test_json_needs_its_type(client: Any, service: Any, content_type: str | None) -> None:
+    before = _state(service)
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    answer = client.post(f"{PREFIX}/people/ada/notes", content=b'{"notes": "mine"}', headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["detail"]
+    assert _state(service) == before
+    for right in ("application/json", "application/json; charset=utf-8", "Application/JSON", "application/merge-patch+json"):
+        answer = client.post(f"{PREFIX}/people/ada/notes", content=b'{"notes": "x"}', headers={"Content-Type": right})
+        assert answer.status_code == 200, right
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        Namespace(cors_allow_origins="https://friend.example, https://other.example/"),
+        Namespace(cors_allow_origins_regex=r"https://.*\.example"),
+        Namespace(cors_allow_origins="*"),
+        Namespace(cors_origins="https://friend.example"),  # SD.Next's name
+    ],
+    ids=str,
+)
+def test_sites_that_the_host_allows_are_answered(service: Any, flags: Namespace) -> None:
+    client = _client(service, flags)
+    headers = {"Origin": "https://friend.example", "Sec-Fetch-Site": "cross-site"}
+    assert client.post(f"{PREFIX}/people/ada/notes", json={"notes": "x"}, headers=headers).status_code == 200
+    if flags != Namespace(cors_allow_origins="*"):
+        for origin in ("https://evil.invalid", "https://friend.example.evil.invalid", "http://friend.example:1"):
+            answer = client.post(f"{PREFIX}/people/ada/notes", json={"notes": "x"}, headers=headers | {"Origin": origin})
+            assert answer.status_code == 403, origin
+
+
+def test_names_that_the_host_was_given_are_its_own() -> None:
+    for flags in (
+        Namespace(server_name="sd.example.org"),
+        Namespace(cors_allow_origins="https://sd.example.org"),
+        Namespace(ngrok_options={"domain": "sd.example.org"}),
+        Namespace(tls_certfile="cert.pem"),
+    ):
+        assert Access.of(None, flags).refusal("GET", {"host": "sd.example.org:7860"}) is None
+    assert Access.of(None, Namespace(cors_allow_origins_regex="(")).refusal("GET", {"host": "sd.example.org"}) is not None
+
+
+def test_credentials_are_asked_for_before_a_body_is_read(service: Any) -> None:
+    for api_auth in ("ada:secret", "no colon"):
+        client = _client(service, Namespace(), api_auth)
+        taken = 0
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal taken
+            for _ in range(6000):
+                taken += 1
+                yield b" " * (1 << 16)
+
+        for auth in (None, ("ada", "wrong"), ("eve", "secret"), ("", "")):
+            answer = client.post(f"{PREFIX}/learn", content=pieces(), auth=auth, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"].startswith("Basic")
+        for header in ("Basic", "Basic !", "Bearer x", "Basic " + "A" * 5000, "basic \u00e4"):
+            raw = {"Authorization": header.encode("latin-1")}
+            assert client.get(f"{PREFIX}/people", headers=raw).status_code == 401
+    allowed = _client(service, Namespace(), "ada:secret").get(f"{PREFIX}/people", auth=("ada", "secret"))
+    assert allowed.status_code == 200
