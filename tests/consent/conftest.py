@@ -1,4 +1,4 @@
-"""The service around a toy model, and the command line with a small one, as their own tests have them."""
+"""The command line with a small model, as its own tests have it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ def _fixtures_of(room: str) -> Any:
     return module
 
 
-_service, _cli = _fixtures_of("webui_api"), _fixtures_of("cli")
+_cli = _fixtures_of("cli")
 
-program, service = _service.program, _service.service
 cli_model, parts, own_library, celeb = _cli.cli_model, _cli.parts, _cli.own_library, _cli.celeb
