@@ -134,7 +134,7 @@ class Access:
         if origin and self._allowed(origin):
             return False
         if site not in ("", "same-origin", "none"):
-            # A link that somebody follows shows its answer to nobody else.
+            # The answer to a link that was followed is shown to nobody else.
             followed = headers.get("sec-fetch-mode", "") == "navigate" and headers.get("sec-fetch-dest", "") == "document"
             return not (harmless and followed)
         return bool(origin) and not _same_host(origin, headers)

@@ -130,7 +130,7 @@ async def read_body(receive: Callable[[], Any], limit: int, held: Callable[[int]
     Args:
         receive: The request's ASGI channel.
         limit: The most bytes.
-        held: Is told of each piece; see :meth:`Held.count`.
+        held: Takes the size of each piece; see :meth:`Held.count`.
 
     Raises:
         BodyError: It is too large, or does not arrive.

@@ -52,6 +52,9 @@ DEFAULT_LIMIT = 1 << 20
 _SMALL = 1 << 16
 """Bytes of a body that is parsed without going to another thread."""
 
+_LONGEST = 1600
+"""Characters of a sentence."""
+
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
 _held = Held()
@@ -176,6 +179,8 @@ def _error(status: int, sentence: str, headers: Any = None) -> Response:
     extra = dict(headers or {})
     if status in (401, 403, 408, 413, 415, 429):
         extra["Connection"] = "close"  # the rest of the body may be on its way and will not be read
+    if len(sentence) > _LONGEST:  # it repeats what was sent
+        sentence = f"{sentence[: _LONGEST // 2]} ... {sentence[-_LONGEST // 2 :]}"
     return AnswerResponse({"detail": sentence}, status, extra)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, Header, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Header, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBasic
 
@@ -402,14 +402,8 @@ def mount(app: FastAPI, service: Service, api_auth: str | None = None, flags: An
         return
     app.state.celeb_basis = True
     app.state.celeb_basis_access = access = Access.of(api_auth, flags)
-    guards: list[Any] = [Depends(_DescribedCredentials(scheme_name="HTTPBasic"))] if access.asks else []
+    # The route itself asks for them, before it reads the body: this only describes them.
+    guards: list[Any] = [Depends(HTTPBasic(auto_error=False))] if access.asks else []
     for router in (people_router(service), jobs_router(service)):
         app.include_router(router, prefix=PREFIX, dependencies=guards)
     app.openapi_schema = None  # made again, with these routes, when it is next requested
-
-
-class _DescribedCredentials(HTTPBasic):
-    """Describes in the OpenAPI document what :class:`Access` has checked, before the body was read."""
-
-    async def __call__(self, request: Request) -> None:  # type: ignore[override]
-        """Nothing."""
