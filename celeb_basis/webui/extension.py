@@ -168,11 +168,13 @@ def _train_tab(_params: Any) -> None:
         gradio.HTML(str(content.format(_OPEN_TAB, TITLE)))
 
 
-def _server(demo: Any, _app: Any) -> None:
-    """Reload UI comes back, whatever is open in a browser."""
+def _server(demo: Any, app: Any) -> None:
+    """Reload UI comes back, whatever is open in a browser; files of people are not served by their paths."""
     from celeb_basis.webui.host_server import limit_shutdown
+    from celeb_basis.webui.own_files import deny_own_files
 
     limit_shutdown(demo)
+    deny_own_files(app, lambda: service().workspace.paths.private)
 
 
 def _api(_demo: Any, app: Any) -> None:

@@ -128,6 +128,11 @@ class Paths:
         """Photos of jobs that have not begun; deleted as soon as they are no longer needed."""
         return self.data / UPLOADS
 
+    @property
+    def private(self) -> tuple[Path, Path, Path]:
+        """Where people and their photos are."""
+        return self.people, self.unfinished, self.uploads
+
 
 def data_folder(setting: str, flag: str | None, root: Path) -> Path:
     """The data folder: that of the settings page, else of ``--celeb-basis-dir``, else ``celeb-basis`` in ``root``.
