@@ -9,21 +9,22 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import unicodedata
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from celeb_basis.errors import FileError, IdentityError
 
 MAX_NAME_LENGTH = 64
 """Longest name of an identity, in characters: it becomes a file name and a placeholder token."""
 
-_MAX_HEADER = 100_000_000
-"""Largest size in bytes of a safetensors file's header that the format allows."""
+_LONGEST_SPELLING = 16 * MAX_NAME_LENGTH
+"""Longest spelling of a name, in characters, before it is composed and trimmed."""
 
 _LONGEST_ON_WINDOWS = 260
 """Number of characters at which Windows claims that a path does not exist, where long paths are not enabled."""
@@ -219,17 +220,37 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header, without reading its tensors; empty for any other file."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            metadata = json.loads(file.read(length)).get("__metadata__", {}) if length <= _MAX_HEADER else {}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
-    return (
-        {key: value for key, value in metadata.items() if isinstance(value, str)} if isinstance(metadata, dict) else {}
-    )
+def open_regular(path: Path) -> BinaryIO:
+    """Open the file ``path`` for reading. A named pipe, which would block, a device and a folder are refused.
+
+    Raises:
+        FileError: It cannot be opened, or is not an ordinary file.
+    """
+    with explained_os_errors(path, "read"):
+        # A pipe that nobody writes to would block without O_NONBLOCK; ordinary files ignore it.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        handle = os.open(path, flags)
+        try:
+            mode = os.fstat(handle).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(mode):
+                what = "a named pipe" if stat.S_ISFIFO(mode) else "a device"
+                raise FileError(f"Could not read {path}: it is {what}, not a file: choose a file.")
+            return os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read the ordinary file ``path``, and no more than one byte beyond ``most``: a longer result is too large a file.
+
+    Raises:
+        FileError: It cannot be read, or is not an ordinary file.
+    """
+    with open_regular(path) as file, explained_os_errors(path, "read"):
+        return file.read(most + 1)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -242,7 +263,7 @@ def is_safetensors(path: Path) -> bool:
 def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in chunks."""
     digest = hashlib.sha256()
-    with explained_os_errors(path, "read"), open(path, "rb") as file:
+    with explained_os_errors(path, "read"), open_regular(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -255,7 +276,8 @@ def checked_name(name: str) -> str:
         IdentityError: For an empty or overlong name, path parts, control characters, characters with a meaning in prompts
             or file systems, and names that Windows reserves.
     """
-    cleaned = unicodedata.normalize("NFC", name).strip()
+    # Composing a text takes time that grows with its square: no longer one than can become a name is composed.
+    cleaned = unicodedata.normalize("NFC", name).strip() if len(name) <= _LONGEST_SPELLING else name
     shown = ascii(name[:40])
     if not cleaned:
         raise IdentityError("The name is empty: give the person a name such as person1.")

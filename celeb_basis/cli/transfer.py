@@ -166,14 +166,16 @@ def _read(path: Path, arguments: argparse.Namespace, console: Console) -> tuple[
 def _read_embedding(path: Path, arguments: argparse.Namespace, console: Console) -> tuple[Identity, ...]:
     from celeb_basis.basis import fitting_components
     from celeb_basis.exports.celebbasis_repo import read_celebbasis_file
-    from celeb_basis.exports.textual_inversion import identity_from_embedding, import_embedding
+    from celeb_basis.exports.textual_inversion import OtherKindError, identity_from_embedding, import_embedding
 
     embedding = None
     if arguments.authors_basis is None:
         try:
             embedding = import_embedding(path)
+        except OtherKindError:
+            raise
         except ExportError as error:
-            if path.suffix.lower() == ".safetensors":
+            if path.suffix.lower() not in (".pt", ".bin", ".pth"):
                 raise
             try:
                 read_celebbasis_file(path)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,14 +286,14 @@ def _people(tensors: list[Any], are_coefficients: bool, path: Path) -> CelebBasi
     if not are_coefficients:
         if any(array.ndim != 2 for array in arrays):
             raise ExportError(f"{path.name} contains token vectors of an unknown shape: use another copy of it.")
-        trained = [array for array in arrays if not _is_repeated(array, arrays)]
+        trained = _unrepeated(arrays)
         return CelebBasisFile(vectors=_at_least_one(trained, path), skipped=len(arrays) - len(trained))
     if any(array.ndim != 3 for array in arrays):
         raise ExportError(f"{path.name} contains coefficients of an unknown shape: use another copy of it.")
     if any(array.shape[1] != 1 for array in arrays):
         raise ExportError(f"{path.name} was trained with several heads, which cannot be read: train with meta_heads 1.")
     rows = [array[:, 0] for array in arrays]
-    trained = [row for row in rows if not _is_repeated(row, rows) and not _is_noise(row)]
+    trained = [row for row in _unrepeated(rows) if not _is_noise(row)]
     return CelebBasisFile(coefficients=_at_least_one(trained, path), skipped=len(rows) - len(trained))
 
 
@@ -306,9 +307,12 @@ def _floats(tensor: Any, path: Path) -> Floats:
     return array
 
 
-def _is_repeated(array: Floats, arrays: list[Floats]) -> bool:
-    """Whether another slot holds the same numbers: all slots are initialized with the same ones."""
-    return sum(array.shape == other.shape and np.array_equal(array, other) for other in arrays) > 1
+def _unrepeated(arrays: list[Floats]) -> list[Floats]:
+    """Those whose numbers no other slot holds: all slots are initialized with the same ones."""
+    # Zero is added because it makes negative zero positive: they are the same number.
+    keys = [(array.shape, hashlib.sha256((array + 0).tobytes()).digest()) for array in arrays]
+    counts = Counter(keys)
+    return [array for array, key in zip(arrays, keys, strict=True) if counts[key] == 1]
 
 
 def _is_noise(coefficients: Floats) -> bool:

@@ -11,37 +11,46 @@ The interpreter here imports nothing and calls nothing. A global is only its dot
 
 from __future__ import annotations
 
-import io
 import pickletools
-from collections.abc import Callable, Hashable
+import struct
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from celeb_basis.errors import ExportError
 
-MAX_OPERATIONS = 1_000_000
-"""Most opcodes that are interpreted; the pickle of an embedding has a few hundred."""
+MAX_OPERATIONS = 200_000
+"""Most opcodes that are interpreted, and most values that they make; the pickle of an embedding has a few hundred."""
+MAX_BYTES = 8 << 20
+"""Longest pickle that is read, in bytes."""
+MAX_TEXT = 1 << 20
+"""Longest string in a pickle, in bytes."""
+MAX_DIMENSIONS = 8
+"""Most dimensions of a tensor."""
+_MAX_GLOBAL = 256
 
 DAMAGED = "The file is damaged or incomplete: use another copy of it."
 TOO_LARGE = "The file is far too large for an embedding: choose another file."
 _UNSAFE = "reading it would mean running code or creating unknown objects. Use a .safetensors file instead."
 
-# The opcodes that data needs, by their names in :mod:`pickletools`. Any other opcode is refused.
-_PUSHES_ARGUMENT = frozenset(
-    (
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-    )
-)
+# The opcodes that data needs, by their names in :mod:`pickletools`, with the formats of their arguments. Any other is refused.
+_NUMBERS = {
+    "BININT": "<i",
+    "BININT1": "<B",
+    "BININT2": "<H",
+    "BINFLOAT": ">d",
+    "PROTO": "<B",
+    "FRAME": "<Q",
+    "BINPUT": "<B",
+    "LONG_BINPUT": "<I",
+    "BINGET": "<B",
+    "LONG_BINGET": "<I",
+}
+_TEXTS = {"BINUNICODE": "<I", "SHORT_BINUNICODE": "<B", "BINBYTES": "<I", "SHORT_BINBYTES": "<B", "LONG1": "<B"}
+_PUSHES_ARGUMENT = frozenset(("BININT", "BININT1", "BININT2", "BINFLOAT", *_TEXTS))
 _PUSHES_CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
+_NAMES = {info.code.encode("latin-1"): info.name for info in pickletools.opcodes}
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class _Mark:
     """Marks the beginning of a group of values on the stack."""
 
 
-def read_pickle(stream: io.BytesIO, resolve_storage: Callable[[Any], Any] | None = None) -> Any:
+def read_pickle(stream: BinaryIO, resolve_storage: Callable[[Any], Any] | None = None) -> Any:
     """Read one pickle from ``stream`` and leave the stream just after it.
 
     Args:
@@ -99,17 +108,57 @@ def read_pickle(stream: io.BytesIO, resolve_storage: Callable[[Any], Any] | None
     """
     interpreter = _Interpreter(resolve_storage)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > MAX_OPERATIONS:
-                raise ExportError(TOO_LARGE)
-            interpreter.step(opcode.name, argument)
+        for name, argument in _operations(stream):
+            interpreter.step(name, argument)
     except ExportError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError, MemoryError):
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, EOFError, OverflowError, struct.error):
         raise ExportError(DAMAGED) from None
     if len(interpreter.stack) != 1 or isinstance(interpreter.stack[0], _Mark):
         raise ExportError(DAMAGED)
     return interpreter.stack[0]
+
+
+def _operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Names and arguments of the opcodes up to ``STOP``. Nothing is read that exceeds a bound."""
+    left = MAX_BYTES
+
+    def read(count: int) -> bytes:
+        nonlocal left
+        left -= count
+        if left < 0:
+            raise ExportError(TOO_LARGE)
+        data = stream.read(count)
+        if len(data) < count:
+            raise ExportError(DAMAGED)
+        return data
+
+    def number(layout: str) -> Any:
+        return struct.unpack(layout, read(struct.calcsize(layout)))[0]
+
+    name = ""
+    while name != "STOP":
+        name = _NAMES.get(read(1), "")
+        argument: Any = None
+        if name in _NUMBERS:
+            argument = number(_NUMBERS[name])
+        elif name in _TEXTS:
+            length = number(_TEXTS[name])
+            if length > MAX_TEXT:
+                raise ExportError(TOO_LARGE)
+            data = read(length)
+            if name == "LONG1":
+                argument = int.from_bytes(data, "little", signed=True)
+            else:
+                argument = data if name.endswith("BYTES") else data.decode("utf-8", "surrogatepass")
+        elif name == "GLOBAL":
+            lines = [stream.readline(_MAX_GLOBAL) for _ in range(2)]
+            if not all(line.endswith(b"\n") for line in lines):
+                raise ExportError(DAMAGED)
+            argument = ".".join(line[:-1].decode("utf-8") for line in lines)
+        elif not name:
+            raise ExportError(DAMAGED)
+        yield name, argument
 
 
 class _Interpreter:
@@ -122,9 +171,17 @@ class _Interpreter:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.resolve_storage = resolve_storage
+        self._left = MAX_OPERATIONS
+
+    def spend(self, count: int) -> None:
+        """Count ``count`` values that are made or copied, however few opcodes ask for them."""
+        self._left -= count
+        if self._left < 0:
+            raise ExportError(TOO_LARGE)
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out the opcode ``name``."""
+        self.spend(1)
         if name in _PUSHES_ARGUMENT:
             self.stack.append(argument)
         elif name in _PUSHES_CONSTANT:
@@ -192,7 +249,7 @@ class _Interpreter:
         self.stack.append(self.memo[argument])
 
     def _do_global(self, argument: Any) -> None:
-        self.stack.append(Global(str(argument).replace(" ", ".")))
+        self.stack.append(Global(argument))
 
     def _do_stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
@@ -207,11 +264,11 @@ class _Interpreter:
 
     def _do_newobj(self, _: Any) -> None:
         arguments, kind = self._pop(), self._pop()
-        self.stack.append(_make(kind, arguments))
+        self.stack.append(self._make(kind, arguments))
 
     def _do_reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
-        self.stack.append(_make(function, arguments))
+        self.stack.append(self._make(function, arguments))
 
     def _do_build(self, _: Any) -> None:
         state = self._pop()
@@ -219,9 +276,34 @@ class _Interpreter:
             raise ValueError
         target = self.stack[-1]
         if isinstance(target, ParameterDictRecord):
+            self.spend(len(state))
             target.state.update(state)
         elif not isinstance(target, dict):  # attributes of an ordered dictionary (a state dict's versions) are ignored
             raise ExportError(f"The file sets the state of an object: {_UNSAFE}")
+
+    def _make(self, function: Any, arguments: Any) -> Any:
+        """What calling ``function`` would give, for the handful of globals that stand for plain data."""
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise ValueError
+        if function.name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
+            storage, offset, size, stride = arguments[:4]
+            return TensorRecord(storage, _index(offset), _sizes(size), _sizes(stride))
+        if function.name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], TensorRecord):
+            return arguments[0]
+        if function.name == "collections.OrderedDict":
+            if arguments and arguments != ([],):
+                raise ValueError
+            return {}
+        if function.name == "torch.nn.modules.container.ParameterDict" and not arguments:
+            return ParameterDictRecord()
+        if function.name in ("__builtin__.set", "builtins.set") and len(arguments) == 1:
+            if not isinstance(arguments[0], list):
+                raise ValueError
+            self.spend(len(arguments[0]))
+            return tuple(arguments[0])  # inside the state of old parameter dictionaries
+        if function.name == "torch.Size" and len(arguments) == 1:
+            return _sizes(arguments[0])
+        raise ExportError(f"The file refers to {function.name[:80]!a}: {_UNSAFE}")
 
     def _pop(self) -> Any:
         value = self.stack.pop()
@@ -248,31 +330,17 @@ class _Interpreter:
 
 
 def _checked_key(key: Any) -> Hashable:
-    if not isinstance(key, (str, int)):
-        raise ExportError(f"The file contains a dictionary whose keys are not strings or integers: {_UNSAFE}")
+    # The hashes of longer numbers can be made to collide, and a dictionary of such keys takes time that grows with its square.
+    if not isinstance(key, (str, int)) or (isinstance(key, int) and not -(2**60) < key < 2**60):
+        raise ExportError(f"The file contains a dictionary whose keys are not strings or small integers: {_UNSAFE}")
     return key
 
 
-def _make(function: Any, arguments: Any) -> Any:
-    """Return what calling ``function`` would give, for the handful of globals that stand for plain data."""
-    if not isinstance(function, Global) or not isinstance(arguments, tuple):
+def _sizes(values: Any) -> tuple[int, ...]:
+    """Check the sizes or strides of a tensor. They are counted before anything is computed of them."""
+    if not isinstance(values, (tuple, list)) or len(values) > MAX_DIMENSIONS:
         raise ValueError
-    if function.name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-        storage, offset, size, stride = arguments[:4]
-        return TensorRecord(storage, _index(offset), tuple(map(_index, size)), tuple(map(_index, stride)))
-    if function.name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], TensorRecord):
-        return arguments[0]
-    if function.name == "collections.OrderedDict":
-        if arguments and arguments != ([],):
-            raise ValueError
-        return {}
-    if function.name == "torch.nn.modules.container.ParameterDict" and not arguments:
-        return ParameterDictRecord()
-    if function.name in ("__builtin__.set", "builtins.set") and len(arguments) == 1:
-        return tuple(arguments[0])  # inside the state of old parameter dictionaries
-    if function.name == "torch.Size" and len(arguments) == 1:
-        return tuple(map(_index, arguments[0]))
-    raise ExportError(f"The file refers to {function.name[:80]!a}: {_UNSAFE}")
+    return tuple(map(_index, values))
 
 
 def _index(value: Any) -> int:

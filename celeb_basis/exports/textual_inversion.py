@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from celeb_basis.errors import ExportError
-from celeb_basis.exports.torch_files import MAX_FILE_SIZE, read_torch_file, write_torch_file
-from celeb_basis.files import explained_os_errors, write_bytes
+from celeb_basis.exports.file_kinds import content_of, kind_of_file
+from celeb_basis.exports.picture_embedding import read_picture_embedding
+from celeb_basis.exports.torch_files import read_torch_file, write_torch_file
+from celeb_basis.files import explained_os_errors, open_regular, write_bytes
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Floats, Identity
+from celeb_basis.model_files import PICTURES, SAFETENSORS, TORCH
+from celeb_basis.reading import UnreadableError, read_header, read_tensors
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import ModelInfo
@@ -209,8 +212,15 @@ def _header(identity: Identity) -> dict[str, str]:
 
 # Reading.
 
+_VOCABULARY = 49_408
+"""CLIP's tokens. Some trainers save the whole token table, where the learned vectors follow on the vocabulary's."""
+
 MAX_VECTORS = 75
 """Most token vectors of an embedding that is read: a prompt's chunk has no more tokens."""
+
+
+class OtherKindError(ExportError):
+    """The file is known to be something else than an embedding of Stable Diffusion 1, 2 or XL."""
 
 
 @dataclass(frozen=True)
@@ -226,16 +236,37 @@ class Embedding:
 
 
 def import_embedding(path: Path) -> Embedding:
-    """Read the textual inversion file ``path`` (``.safetensors``, ``.pt`` or ``.bin``). Nothing in it is executed.
+    """Read the textual inversion file ``path``. Nothing in it is executed.
 
-    It may have the WebUI's own format, a single tensor under any key, or ``clip_l`` with ``clip_g``.
+    It may have the WebUI's own format, a single tensor under any key, or ``clip_l`` with ``clip_g``, in a ``.safetensors``,
+    ``.pt`` or ``.bin`` file or in the WebUI's pictures. What it is is read off its content.
 
     Raises:
+        OtherKindError: The file is something else, which the message names.
         ExportError: The file is damaged, malicious, or of another format.
         FileError: The file cannot be read.
     """
     path = Path(path)
-    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else read_torch_file(path)
+    kind = content_of(path)
+    try:
+        if kind in PICTURES:
+            content: Any = read_picture_embedding(path, str(kind))
+        elif kind == SAFETENSORS or (path.suffix.lower() == ".safetensors" and kind not in TORCH):
+            content = _safetensors(path)
+        else:
+            content = read_torch_file(path, first_row=_VOCABULARY)
+        return _embedding(content, path)
+    except OtherKindError:
+        raise
+    except ExportError as error:
+        if (kind := kind_of_file(path)) is None or kind == "an embedding" or kind in PICTURES:
+            raise
+        other = kind.startswith(("an identity", "a learning state"))
+        advice = "" if ":" in kind else ": import it as it is" if other else ": choose the file of an embedding"
+        raise OtherKindError(f"{path.name} is {kind}{advice}.") from error
+
+
+def _embedding(content: Any, path: Path) -> Embedding:
     if isinstance(content, np.ndarray):
         return Embedding(path.stem, {"": _rows(content, path)})
     if not isinstance(content, dict):
@@ -245,7 +276,18 @@ def import_embedding(path: Path) -> Embedding:
     tensors = content.get("string_to_param", content)
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(key, str) for key in tensors):
         raise _foreign(path)
+    if (model := _model_of(tensors)) is not None:
+        raise OtherKindError(
+            f"{path.name} is an embedding for {model}, whose text encoders Stable Diffusion 1, 2 and XL do not have: choose "
+            "an embedding for one of these."
+        )
     if {"clip_l", "clip_g"} <= set(tensors):
+        if len(tensors) > 2:
+            extra = next(key for key in tensors if key not in ("clip_l", "clip_g"))
+            raise ExportError(
+                f"{path.name} contains {extra[:40]!a} besides clip_l and clip_g, so it is for another kind of model than "
+                "Stable Diffusion XL: choose an embedding for Stable Diffusion 1, 2 or XL."
+            )
         return Embedding(path.stem, {key: _rows(tensors[key], path) for key in ("clip_l", "clip_g")}, steps)
     if len(tensors) != 1:
         raise ExportError(
@@ -255,6 +297,36 @@ def import_embedding(path: Path) -> Embedding:
     (key, tensor), *_ = tensors.items()
     named = key if key in ("clip_l", "clip_g", "clip_h") else ""
     return Embedding(path.stem, {named: _rows(tensor, path)}, steps)
+
+
+def _model_of(tensors: Mapping[str, Any]) -> str | None:
+    """The model that an embedding with these text encoders is for, if it is none of ours."""
+    encoders = {key.lower() for key in tensors}
+    t5 = any("t5" in key for key in encoders)
+    if t5 and encoders & {"clip_g", "clip_l"}:
+        return "Stable Diffusion 3 (CLIP and T5)" if "clip_g" in encoders else "Flux (CLIP-L and T5)"
+    for part, model in _ENCODERS_OF_OTHERS:
+        if any(key.startswith(part) for key in encoders):
+            return model
+    widths = {value.shape[-1] for value in tensors.values() if isinstance(value, np.ndarray) and value.ndim in (1, 2)}
+    return "a model with the text encoder T5, such as Flux or Stable Diffusion 3" if widths == {_T5_WIDTH} else None
+
+
+_T5_WIDTH = 4096
+_ENCODERS_OF_OTHERS = (
+    *(("hydit", "Hunyuan-DiT"), ("mt5", "Hunyuan-DiT"), ("umt5", "Wan"), ("pile_t5", "AuraFlow")),
+    *(
+        ("t5", "a model with the text encoder T5, such as Flux, Stable Diffusion 3 or PixArt"),
+        ("gemma", "Lumina or Sana"),
+    ),
+    *(
+        ("llama", "HunyuanVideo or HiDream"),
+        ("llava", "HunyuanVideo"),
+        ("qwen", "Qwen-Image or another model with Qwen"),
+    ),
+    *(("mistral", "Flux 2"), ("jina", "a model with Jina CLIP"), ("byt5", "HunyuanImage")),
+)
+"""Beginnings of the names of other models' text encoders."""
 
 
 def identity_from_embedding(
@@ -343,12 +415,12 @@ def _vectors_for(embedding: Embedding, bases: Sequence[Basis], info: ModelInfo) 
 def _rows(tensor: Any, path: Path) -> Floats:
     if not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or tensor.ndim not in (1, 2) or not tensor.size:
         raise _foreign(path)
+    if tensor.ndim == 2 and tensor.shape[0] > MAX_VECTORS:
+        raise ExportError(
+            f"{path.name} contains {tensor.shape[0]} vectors, more than fit into a prompt: choose another file."
+        )
     with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, which is refused below
         rows: Floats = np.atleast_2d(tensor).astype(np.float32)
-    if rows.shape[0] > MAX_VECTORS:
-        raise ExportError(
-            f"{path.name} contains {rows.shape[0]} vectors, more than fit into a prompt: choose another file."
-        )
     if not np.isfinite(rows).all():
         raise ExportError(f"{path.name} contains NaN or infinity: use another copy of it, or train it again.")
     return rows
@@ -359,14 +431,8 @@ def _foreign(path: Path) -> ExportError:
 
 
 def _safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    with explained_os_errors(path, "read"), open(path, "rb") as file:
-        data = file.read(MAX_FILE_SIZE + 1)
-    if len(data) > MAX_FILE_SIZE:
-        raise ExportError(
-            f"{path.name} is larger than {MAX_FILE_SIZE >> 20} MB, so it is not an embedding: choose another file."
-        )
     try:
-        # Through torch, because NumPy has no bfloat16.
-        return {key: tensor.float().numpy() for key, tensor in load(data).items()}
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError):
-        raise ExportError(f"{path.name} is damaged, or not a safetensors file: use another copy of it.") from None
+        with open_regular(path) as file, explained_os_errors(path, "read"):
+            return read_tensors(file, read_header(file), first_row=_VOCABULARY)
+    except UnreadableError as error:
+        raise ExportError(f"{path.name} cannot be read: {str(error)[:1].lower()}{str(error)[1:]}") from None

@@ -8,7 +8,6 @@ more average. ``keep_radius`` scales each row of the result to the mean distance
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,11 +17,11 @@ import torch
 
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import BasisError, IdentityError
-from celeb_basis.files import safetensors_metadata
 from celeb_basis.identities.expand import check_bases, check_model, new_identity, tensors_of
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.method import Basis
+from celeb_basis.reading import MAX_DESCRIPTION, MAX_HEADER, parse_json, safetensors_metadata
 
 _MAX_WEIGHT = 1e6
 
@@ -236,11 +235,11 @@ def _recipes(library: Library) -> dict[str, Mapping[str, Any]]:
     """The recipes of all blends. Only headers are read: there may be thousands of identities."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, path in library.files():
-        text = safetensors_metadata(path).get("identity", "")
-        if '"blended"' not in text:
+        text = safetensors_metadata(path, most_bytes=MAX_HEADER).get("identity", "")
+        if '"blended"' not in text or len(text) > MAX_DESCRIPTION:
             continue
         try:
-            described = json.loads(text)
+            described = parse_json(text)
         except ValueError:
             continue
         if (

@@ -7,7 +7,6 @@ keeps a record of them, in which :func:`delete_person` finds them.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import threading
@@ -17,16 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, IdentityError, printable
-from celeb_basis.files import (
-    checked_name,
-    expanded,
-    explained_os_errors,
-    safetensors_metadata,
-    sha256_of_file,
-    write_json,
-)
+from celeb_basis.files import checked_name, expanded, explained_os_errors, sha256_of_file, write_json
 from celeb_basis.identities.blending import blends_of
 from celeb_basis.identities.library import Library, name_key, sidecar_files
+from celeb_basis.reading import parse_json, read_json, safetensors_metadata
 
 _log = logging.getLogger(__name__)
 
@@ -62,12 +55,12 @@ class GeneratedFiles:
 
     def all(self) -> tuple[GeneratedFile, ...]:
         """All files in the record. A damaged record counts as empty, with a warning in the log."""
-        try:
-            kept = json.loads(self._path.read_text("utf-8"))
-            return tuple(_read(entry) for entry in kept["files"])
-        except FileNotFoundError:
+        if not self._path.is_file():
             return ()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        try:
+            kept = read_json(self._path)
+            return tuple(_read(entry) for entry in kept["files"])
+        except (CelebBasisError, OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("%s cannot be read, so files noted in it are not known: %s", printable(str(self._path)), error)
             return ()
 
@@ -292,11 +285,11 @@ def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
     for path in (*paths, *(record for record in records if not record.with_suffix(".safetensors").exists())):
         try:
             if path.suffix == ".json":
-                names = {name_key(str(name)) for name in json.loads(path.read_text("utf-8"))["people"]}
+                names = {name_key(str(name)) for name in read_json(path)["people"]}
             else:
-                described = json.loads(safetensors_metadata(path)["state"])
+                described = parse_json(safetensors_metadata(path)["state"])
                 names = {name_key(str(person["name"])) for person in described["people"]}
-        except (OSError, KeyError, ValueError, TypeError, RecursionError):
+        except (CelebBasisError, OSError, KeyError, ValueError, TypeError):
             continue
         if names & wanted:
             yield path

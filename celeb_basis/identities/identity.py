@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -10,17 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from celeb_basis import __version__
 from celeb_basis.errors import IdentityError
-from celeb_basis.files import checked_name, explained_os_errors, now, write_bytes
+from celeb_basis.files import checked_name, explained_os_errors, now, open_regular, write_bytes
+from celeb_basis.model_files import kind_of
+from celeb_basis.reading import MAX_DESCRIPTION, Header, UnreadableError, parse_json, read_header, read_tensors
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -89,7 +91,9 @@ class IdentityMetadata:
         if not all(_HASH.fullmatch(digest) for digest in (*hashes, self.base_sha256, self.names_sha256)):
             raise IdentityError("One of the identity's hashes is not a hex digest.")
         if self.source not in get_args(Source):
-            raise IdentityError(f"The identity's source is {self.source!r}: it must be one of {get_args(Source)}.")
+            raise IdentityError(
+                f"The identity's source is {str(self.source)[:40]!a}: it must be one of {get_args(Source)}."
+            )
         try:
             if datetime.fromisoformat(self.created).tzinfo is None:
                 raise ValueError
@@ -247,17 +251,29 @@ def load_identity(path: Path) -> Identity:
         IdentityError: It is not an intact identity file of a known version.
         FileError: It cannot be read at all.
     """
-    path = Path(path)
-    with explained_os_errors(path, "read"), open(path, "rb") as file:
-        data = file.read(MAX_FILE_SIZE + 1)
-    try:
-        return identity_from_bytes(data)
-    except IdentityError as error:
-        raise IdentityError(f"{path.name} cannot be used: {str(error)[:1].lower()}{str(error)[1:]}") from error
+    identity, _ = _load(Path(path))
+    return identity
+
+
+def load_without_thumbnail(path: Path) -> tuple[Identity, bool]:
+    """The identity in the file ``path`` without its thumbnail, and whether it has one. Raises as :func:`load_identity` does."""
+    return _load(Path(path), thumbnail=False)
+
+
+def _load(path: Path, *, thumbnail: bool = True) -> tuple[Identity, bool]:
+    with open_regular(path) as file, explained_os_errors(path, "read"):
+        try:
+            return _read(file, thumbnail=thumbnail)
+        except IdentityError as error:
+            raise IdentityError(f"{path.name} cannot be used: {str(error)[:1].lower()}{str(error)[1:]}") from error
 
 
 def identity_to_bytes(identity: Identity) -> bytes:
-    """The content of an identity file."""
+    """The content of an identity file.
+
+    Raises:
+        IdentityError: The description is too large.
+    """
     tensors: dict[str, npt.NDArray[Any]] = {}
     for encoder, coefficients, vectors in zip(identity.encoders, identity.coefficients, identity.vectors, strict=True):
         tensors[f"coefficients.{encoder}"] = coefficients
@@ -272,6 +288,11 @@ def identity_to_bytes(identity: Identity) -> bytes:
         "format_version": str(FORMAT_VERSION),
         "identity": json.dumps(described, ensure_ascii=False, allow_nan=False),
     }
+    if (size := len(header["identity"].encode())) > MAX_DESCRIPTION:
+        raise IdentityError(
+            f"The description of {identity.name!r} has {size >> 10} KB, more than the {MAX_DESCRIPTION >> 10} KB that an "
+            "identity may have: shorten its notes."
+        )
     return bytes(save(tensors, header))
 
 
@@ -281,13 +302,33 @@ def identity_from_bytes(data: bytes) -> Identity:
     Raises:
         IdentityError: It is not the content of an intact identity file of a known version.
     """
-    if len(data) > MAX_FILE_SIZE:
+    identity, _ = _read(io.BytesIO(data))
+    return identity
+
+
+def _read(file: BinaryIO, *, thumbnail: bool = True) -> tuple[Identity, bool]:
+    """The identity in ``file``, with its thumbnail if that is wanted, and whether it has one."""
+    if file.seek(0, 2) > MAX_FILE_SIZE:
         raise IdentityError(f"It is larger than {MAX_FILE_SIZE >> 20} MB, so it is no identity: choose another file.")
-    tensors, header = _read_safetensors(data)
+    try:
+        content = read_header(file)
+        reader = _reader(content)
+        tensors = read_tensors(file, content, skip=() if thumbnail else ("thumbnail",))
+    except UnreadableError as error:
+        raise IdentityError(str(error)) from None
+    return reader(tensors, content.metadata), "thumbnail" in content.entries
+
+
+def _reader(content: Header) -> Callable[[_Tensors, Mapping[str, str]], Identity]:
+    """What reads the version of the format that a header names."""
+    header = content.metadata
     if header.get("format") != _FORMAT:
-        raise IdentityError(
-            "It is a safetensors file, but not an identity: choose an identity file, or import it as an embedding."
-        )
+        kind = kind_of({name: entry.shape for name, entry in content.entries.items()})
+        if kind is None or kind == "an embedding":
+            raise IdentityError(
+                "It is a safetensors file, but not an identity: choose an identity file, or import it as an embedding."
+            )
+        raise IdentityError(f"It is {kind}, not an identity: choose an identity file.")
     version = header.get("format_version", "")
     if not version.isascii() or not version.isdigit() or len(version) > 9:
         raise IdentityError("It does not say which version of the format it has: take another copy of it.")
@@ -301,20 +342,28 @@ def identity_from_bytes(data: bytes) -> Identity:
         raise IdentityError(
             f"It has version {int(version)} of the format, which never existed: take another copy of it."
         )
-    return reader(tensors, header)
+    return reader
 
 
 def _read_version_1(tensors: _Tensors, header: Mapping[str, str]) -> Identity:
-    described = _json_object(header.get("identity", ""))
+    text = header.get("identity", "")
+    if (size := len(text.encode("utf-8", "replace"))) > MAX_DESCRIPTION:
+        raise IdentityError(
+            f"Its description has {size >> 10:,} KB, more than the {MAX_DESCRIPTION >> 10} KB that one may have: take "
+            "another copy of it."
+        )
+    described = _json_object(text)
     name, encoders = described.pop("name", None), described.pop("encoders", None)
     if not isinstance(name, str):
         raise IdentityError("It holds no name: take another copy of it.")
-    if not isinstance(encoders, list) or not all(isinstance(encoder, str) for encoder in encoders):
+    if not isinstance(encoders, list) or not all(
+        isinstance(encoder, str) and _ENCODER.fullmatch(encoder) for encoder in encoders
+    ):
         raise IdentityError("It does not list its text encoders: take another copy of it.")
     known = {item.name for item in fields(IdentityMetadata)} - {"thumbnail", "format_version"}
     if set(described) != known:
         different = sorted(set(described) ^ known)
-        raise IdentityError(f"Its description lacks or adds {different[0]!r}: take another copy of it.")
+        raise IdentityError(f"Its description lacks or adds {different[0][:40]!a}: take another copy of it.")
     if not isinstance(described["basis_sha256"], list) or not isinstance(described["settings"], dict):
         raise IdentityError("Its description holds a value of a wrong type: take another copy of it.")
     described["basis_sha256"] = tuple(described["basis_sha256"])
@@ -342,25 +391,10 @@ def _float_tensor(tensors: _Tensors, key: str) -> npt.NDArray[np.float32]:
     return array
 
 
-def _read_safetensors(data: bytes) -> tuple[_Tensors, Mapping[str, str]]:
-    """Tensors and metadata of a safetensors file's content."""
-    try:
-        tensors = load(data)
-        # The library, which has just checked the whole header, gives no metadata for bytes in memory.
-        header = _json_object(data[8 : 8 + int.from_bytes(data[:8], "little")].decode("utf-8")).get("__metadata__", {})
-    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, IdentityError):
-        raise IdentityError(
-            "It is no safetensors file, or a damaged or incomplete one: take another copy of it."
-        ) from None
-    if not isinstance(header, dict) or not all(isinstance(value, str) for value in header.values()):
-        raise IdentityError("Its header is damaged: take another copy of it.")
-    return tensors, header
-
-
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise IdentityError("Its description is damaged: take another copy of it.")

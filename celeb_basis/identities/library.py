@@ -181,7 +181,7 @@ class Library:
             paths = [
                 path
                 for path in everything
-                if path.suffix.lower() == SUFFIX and not path.name.startswith(".") and not path.is_dir()
+                if path.suffix.lower() == SUFFIX and not path.name.startswith(".") and path.is_file()
             ]
         for path in paths:
             yield _name_of(path), path
@@ -212,8 +212,14 @@ def _name_of(path: Path) -> str:
     return unicodedata.normalize("NFC", path.name[: -len(SUFFIX)])
 
 
+_LONGEST = 1024
+"""Characters; no longer text names anybody."""
+
+
 def name_key(name: str) -> str:
     """The key of a name: the same for spellings that differ only in case or in how accents are composed."""
+    if len(name) > _LONGEST:  # composing takes time that grows with the square of a text's length
+        return name
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -301,12 +307,20 @@ class Listing:
         return self._files
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is an ordinary file, or a link to one: reading a named pipe would wait for ever."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
 def _listed(folder: Path) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             file = entry.name
-            if file[-len(SUFFIX) :].lower() == SUFFIX and not file.startswith(".") and not entry.is_dir():
+            if file[-len(SUFFIX) :].lower() == SUFFIX and not file.startswith(".") and _is_file(entry):
                 name = unicodedata.normalize("NFC", file[: -len(SUFFIX)])
                 found.setdefault(name_key(name), (name, entry.path))
     return found

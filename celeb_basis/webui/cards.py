@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from markupsafe import Markup
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from celeb_basis.basis import load_cached
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.identities.expand import tensors_of
-from celeb_basis.identities.identity import MAX_FILE_SIZE, READERS, Identity, IdentityMetadata, load_identity
+from celeb_basis.identities.identity import Identity, IdentityMetadata, load_identity, load_without_thumbnail
 from celeb_basis.identities.library import Listing
 from celeb_basis.method import Basis
 from celeb_basis.prompts.registry import Registry
@@ -117,7 +116,7 @@ class IdentityIndex:
     def _read(self, name: str, path: Path, stamp: _Stamp, bases: dict[str, Basis | None]) -> IndexedIdentity:
         try:
             checked_name(name)
-            identity, has_thumbnail = _read_without_thumbnail(path)
+            identity, has_thumbnail = load_without_thumbnail(path)
         except CelebBasisError as error:
             return IndexedIdentity(name, path, stamp, problem=str(error))
         metadata = identity.metadata
@@ -144,20 +143,6 @@ def thumbnail_of(path: Path) -> bytes | None:
         return load_identity(path).metadata.thumbnail
     except CelebBasisError:
         return None
-
-
-def _read_without_thumbnail(path: Path) -> tuple[Identity, bool]:
-    """The identity in ``path`` without its thumbnail, and whether it has one. Raises as :func:`load_identity` does."""
-    try:
-        if path.stat().st_size > MAX_FILE_SIZE:
-            raise ValueError
-        with safe_open(str(path), framework="np") as file:
-            header, keys = file.metadata() or {}, set(file.keys())
-            tensors = {key: file.get_tensor(key) for key in keys - {"thumbnail"}}
-        return READERS[int(header["format_version"])](tensors, header), "thumbnail" in keys
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, CelebBasisError):
-        identity = load_identity(path)  # whose error says what is wrong
-        return identity, identity.metadata.thumbnail is not None
 
 
 # The content of cards

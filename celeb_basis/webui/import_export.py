@@ -17,7 +17,13 @@ from celeb_basis.exports.celebbasis_repo import (
     read_celebbasis_file,
     rebuild_celebbasis_basis,
 )
-from celeb_basis.exports.textual_inversion import LAYOUTS, export_identity, identity_from_embedding, import_embedding
+from celeb_basis.exports.textual_inversion import (
+    LAYOUTS,
+    OtherKindError,
+    export_identity,
+    identity_from_embedding,
+    import_embedding,
+)
 from celeb_basis.files import checked_name
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
@@ -27,7 +33,8 @@ from celeb_basis.webui.people import People
 from celeb_basis.webui.schemas import NameTakenError
 from celeb_basis.webui.tasks.basis import ModelAccess
 
-_SUFFIXES = (".safetensors", ".pt", ".bin")
+_MAY_HOLD_COEFFICIENTS = (".pt", ".bin")
+_SUFFIXES = (".safetensors", *_MAY_HOLD_COEFFICIENTS, ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,9 @@ class ImportExport:
     def _read(self, data: bytes, file_name: str, name: str | None, authors_basis: bytes | None) -> Sequence[Identity]:
         suffix = Path(file_name).suffix.lower()
         if suffix not in _SUFFIXES:
-            raise ExportError(f"{file_name[:60]!a} is no .safetensors, .pt or .bin file: choose one of these.")
+            raise ExportError(
+                f"{file_name[:60]!a} is no .safetensors, .pt, .bin, .png or .webp file: choose one of these."
+            )
         if suffix == ".safetensors":
             try:
                 identity = identity_from_bytes(data)
@@ -118,12 +127,14 @@ class ImportExport:
                 if b"celeb-basis-identity" in data[:100_000]:
                     raise
         with _on_disk(data, f"{name}{suffix}" if name else file_name) as path:
-            if authors_basis is not None and suffix != ".safetensors":
+            if authors_basis is not None and suffix in _MAY_HOLD_COEFFICIENTS:
                 return self._read_coefficients(path, name, authors_basis)
             try:
                 embedding = import_embedding(path)
+            except OtherKindError:
+                raise
             except ExportError:
-                if suffix == ".safetensors":
+                if suffix not in _MAY_HOLD_COEFFICIENTS:
                     raise
                 return self._read_coefficients(path, name, None)
             with self.access.read() as model:

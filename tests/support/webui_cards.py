@@ -215,8 +215,8 @@ def many(library: Library) -> dict[str, Any]:
     from celeb_basis.webui import cards
 
     read: list[Path] = []
-    original = cards._read_without_thumbnail
-    cards._read_without_thumbnail = lambda path: (read.append(path), original(path))[1]
+    original = cards.load_without_thumbnail
+    cards.load_without_thumbnail = lambda path: (read.append(path), original(path))[1]
     try:
         one = page()
         one.create_html("txt2img")
@@ -224,7 +224,7 @@ def many(library: Library) -> dict[str, Any]:
         one.create_html("txt2img")
         return {"cards": len(one.items), "first": first, "again": len(read) - first}
     finally:
-        cards._read_without_thumbnail = original
+        cards.load_without_thumbnail = original
 
 
 if __name__ == "__main__":

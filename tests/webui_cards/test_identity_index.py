@@ -187,8 +187,8 @@ def test_each_of_a_thousand_files_is_read_once(tmp_path: Path, monkeypatch: pyte
     for number in range(1000):
         (folder / f"person{number}.safetensors").write_bytes(data)
     read: list[Path] = []
-    original = cards_module._read_without_thumbnail
-    monkeypatch.setattr(cards_module, "_read_without_thumbnail", lambda path: (read.append(path), original(path))[1])
+    original = cards_module.load_without_thumbnail
+    monkeypatch.setattr(cards_module, "load_without_thumbnail", lambda path: (read.append(path), original(path))[1])
     shown = cards_of(Library(folder))
     assert len(shown.all()) == 1000
     assert len(read) == len(set(read)) == 1000

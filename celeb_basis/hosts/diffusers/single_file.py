@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from celeb_basis.diffusion_model import Prediction, configured_resolution, family_resolution
 from celeb_basis.errors import HostError
+from celeb_basis.exports.file_kinds import content_of, kind_of_file
+from celeb_basis.files import explained_os_errors, open_regular
 from celeb_basis.hosts.diffusers.configs import (
     PIPELINE_CLASSES,
     Config,
@@ -32,9 +33,8 @@ from celeb_basis.hosts.diffusers.configs import (
     write_configs,
 )
 from celeb_basis.hosts.torch_utils import upcast
-
-Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
-"""The shape of every tensor of a checkpoint, by its key."""
+from celeb_basis.model_files import LATENT_CONSISTENCY, SAFETENSORS, VIDEO, Shapes, kind_of
+from celeb_basis.reading import MAX_LARGE_HEADER, UnreadableError, read_header
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,15 @@ TEXT_PARTS: dict[Family, list[TextPart]] = {
         TextPart("text_encoder_2", "conditioner.embedders.1.model.", True),
     ],
 }
+_TEXT_PREFIXES = ("cond_stage_model.", "conditioner.")
+_SPECIAL = {
+    5: "a depth-to-image",
+    7: "an upscaling",
+    8: "an InstructPix2Pix",
+    9: "an inpainting",
+}
+"""Kinds of models by the channels that their UNets take."""
+
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
 _FIRST_LAYER = _UNET + "input_blocks.0.0.weight"
@@ -114,15 +123,24 @@ def detect_family(path: Path, shapes: Shapes) -> Family:
     Raises:
         HostError: It is not a complete text-to-image checkpoint; the message names what it is, where its keys show it.
     """
-    if _FIRST_LAYER not in shapes:
-        lora = any("lora" in key for key in shapes)
-        small = len(shapes) < 10
-        what = "a LoRA" if lora else "an embedding" if small else "no Stable Diffusion checkpoint, or a part of one"
-        raise HostError(f"{path.name} is {what}: {_ADVICE}.")
+    if _FIRST_LAYER not in shapes or len(shapes[_FIRST_LAYER]) != 4:
+        kind = kind_of(shapes) or (
+            "an embedding" if len(shapes) < 10 else "no Stable Diffusion checkpoint, or a part of one"
+        )
+        raise HostError(f"{path.name} is {kind}: {_ADVICE}.")
+    if kind_of(shapes) == VIDEO:
+        raise HostError(f"{path.name} is {VIDEO}: {_ADVICE}.")
     channels = shapes[_FIRST_LAYER][1]
     if channels != 4:
-        kind = {9: "an inpainting", 5: "a depth-to-image", 8: "an InstructPix2Pix"}.get(channels, "a special")
+        kind = _SPECIAL.get(channels, "a special")
         raise HostError(f"{path.name} is {kind} model, its UNet takes {channels} channels instead of 4: {_ADVICE}.")
+    if LATENT_CONSISTENCY in shapes:
+        raise HostError(
+            f"{path.name} is a Latent Consistency Model (LCM), whose UNet takes the guidance as an input: {_ADVICE} that is "
+            "not distilled, for instance the one that it was made of."
+        )
+    if not any(key.startswith((_VAE, *_TEXT_PREFIXES)) for key in shapes):
+        raise HostError(f"{path.name} is only a UNet, it holds no VAE and no text encoder: {_ADVICE} that is complete.")
     if not any(key.startswith(_VAE) for key in shapes):
         raise HostError(f"{path.name} holds no VAE: {_ADVICE} that is complete.")
     families: tuple[Family, ...] = ("sdxl", "sd2", "sd1")
@@ -153,11 +171,17 @@ def probe_prediction(unet: Any) -> Prediction:
 
 
 def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
+    suffix = path.suffix.lower()
+    if suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        kind = kind_of_file(path)  # read without unpickling
+        if kind not in (None, "a Stable Diffusion checkpoint", "only a UNet"):
+            raise HostError(f"{path.name} is {kind}: {_ADVICE}.")
         raise HostError(
             f"{path.name} is a pickle, which can run code when it is loaded: convert it to .safetensors, or download it "
             "in that format."
         )
+    if suffix == ".gguf":
+        raise HostError(f"{path.name} is a GGUF file, whose numbers are quantized: {_ADVICE} in a .safetensors file.")
     if path.suffix != ".safetensors":  # diffusers would open it as a pickle
         raise HostError(f"{path.name} is not named .safetensors: rename it if it is such a file, or {_ADVICE}.")
 
@@ -165,11 +189,17 @@ def _check_suffix(path: Path) -> None:
 def _read_header(path: Path) -> tuple[Shapes, dict[str, str]]:
     """Shapes of the tensors, and flags: the header's metadata, and keys whose presence alone says something."""
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            flags = {str(key): str(value) for key, value in (file.metadata() or {}).items()}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise HostError(f"{path.name} is damaged or not a .safetensors file: download it again.") from error
+        with open_regular(path) as file, explained_os_errors(path, "read"):
+            header = read_header(file, most_bytes=MAX_LARGE_HEADER)
+    except UnreadableError as error:
+        kind = content_of(path)
+        if kind is None or kind == SAFETENSORS:
+            raise HostError(f"{path.name} is damaged or not a .safetensors file: download it again.") from error
+        raise HostError(
+            f"{path.name} is named .safetensors but is {kind}{'' if ':' in kind else ': ' + _ADVICE}."
+        ) from error
+    flags = dict(header.metadata)
+    shapes = {key: entry.shape for key, entry in header.entries.items()}
     flags |= {key: "" for key in ("v_pred", "ztsnr") if shapes.pop(key, None) is not None}
     return {_whole_key(key): shape for key, shape in shapes.items()}, flags
 

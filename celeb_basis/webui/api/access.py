@@ -25,7 +25,15 @@ _LOCAL_SUFFIXES = (
 
 _TUNNEL_SUFFIXES = (
     *(".gradio.live", ".gradio.app", ".ngrok.io", ".ngrok.app", ".ngrok.dev", ".ngrok-free.app", ".ngrok-free.dev"),
-    *(".trycloudflare.com", ".ts.net", ".loca.lt", ".lhr.life", ".devtunnels.ms", ".app.github.dev", ".githubpreview.dev"),
+    *(
+        ".trycloudflare.com",
+        ".ts.net",
+        ".loca.lt",
+        ".lhr.life",
+        ".devtunnels.ms",
+        ".app.github.dev",
+        ".githubpreview.dev",
+    ),
     *(".proxy.runpod.net", ".googleusercontent.com", ".kaggle.net", ".hf.space", ".paperspacegradient.com"),
 )
 """Ends of host names of services that forward to a machine. They answer the name themselves: it leads only to them."""
@@ -135,7 +143,9 @@ class Access:
             return False
         if site not in ("", "same-origin", "none"):
             # The answer to a link that was followed is shown to nobody else.
-            followed = headers.get("sec-fetch-mode", "") == "navigate" and headers.get("sec-fetch-dest", "") == "document"
+            followed = (
+                headers.get("sec-fetch-mode", "") == "navigate" and headers.get("sec-fetch-dest", "") == "document"
+            )
             return not (harmless and followed)
         return bool(origin) and not _same_host(origin, headers)
 

@@ -34,13 +34,16 @@ _MAX_PART_HEADER = 8192
 _JSON_TYPE = re.compile(r"application/(?:[\w.+-]{1,80}\+)?json\s*(?:;[^,]{0,200})?", re.ASCII | re.IGNORECASE)
 _FORM_TYPE = re.compile(r"multipart/form-data\s*(?:;[^,]*)?", re.ASCII | re.IGNORECASE)
 _BOUNDARY = re.compile(
-    r""";\s*boundary=(?:"([0-9a-z'()+_,\-./:=? ]{1,70})"|([0-9a-z'()+_\-./:=?]{1,70}))\s*(?:;|$)""", re.ASCII | re.IGNORECASE
+    r""";\s*boundary=(?:"([0-9a-z'()+_,\-./:=? ]{1,70})"|([0-9a-z'()+_\-./:=?]{1,70}))\s*(?:;|$)""",
+    re.ASCII | re.IGNORECASE,
 )
 _CHARSET = re.compile(r""";\s*charset=\s*"?([^\s;"]{0,40})""", re.ASCII | re.IGNORECASE)
 _PARAMETER = re.compile(r';\s*(name|filename|filename\*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))', re.IGNORECASE)
 
 JSON_TYPE_NEEDED = "The body's type is missing or is not JSON: send it with the header Content-Type: application/json."
-FORM_TYPE_NEEDED = "The body is not a form with files: send it as multipart/form-data with a boundary, as `curl -F` does."
+FORM_TYPE_NEEDED = (
+    "The body is not a form with files: send it as multipart/form-data with a boundary, as `curl -F` does."
+)
 
 
 class BodyError(Exception):
@@ -141,7 +144,9 @@ async def read_body(receive: Callable[[], Any], limit: int, held: Callable[[int]
             with anyio.fail_after(PATIENCE):
                 message: Message = await receive()
         except TimeoutError:
-            raise BodyError(408, f"Nothing more of the body arrived for {PATIENCE:.0f} seconds: send it again.") from None
+            raise BodyError(
+                408, f"Nothing more of the body arrived for {PATIENCE:.0f} seconds: send it again."
+            ) from None
         if message["type"] != "http.request":  # the client has gone: nobody reads the answer
             raise BodyError(400, "The body ended before it was complete: send it again.")
         piece = message.get("body", b"")
@@ -217,7 +222,8 @@ def check_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BodyError(
-            422, f"A text contains half of a character (a lone surrogate, at character {error.start + 1}): correct the text."
+            422,
+            f"A text contains half of a character (a lone surrogate, at character {error.start + 1}): correct the text.",
         ) from None
 
 
@@ -286,7 +292,9 @@ def parsed_form(body: bytearray, boundary: bytes) -> FormData:
         end = max(start, position - len(delimiter))
         if file_name is not None:
             content = bytes(view[start:end])
-            items.append((name, UploadFile(io.BytesIO(content), size=len(content), filename=file_name, headers=headers)))
+            items.append(
+                (name, UploadFile(io.BytesIO(content), size=len(content), filename=file_name, headers=headers))
+            )
             continue
         if end - start > MAX_FIELD:
             raise BodyError(413, f"The field {name[:40]!a} is larger than {MAX_FIELD >> 20} MB: send it as a file.")
@@ -327,4 +335,6 @@ def _part_headers(head: bytes) -> tuple[str, str | None, Headers]:
 
 
 def _broken_form() -> BodyError:
-    return BodyError(400, "The form is broken: it does not end, or its parts do not follow its boundary. Send it again.")
+    return BodyError(
+        400, "The form is broken: it does not end, or its parts do not follow its boundary. Send it again."
+    )

@@ -140,7 +140,9 @@ class BlendBody(Body):
     toward_mean: float = 0.0
     toward_celebrity: str = ""
     celebrity_amount: float = 0.0
-    keep_radius: bool = Field(True, description="keep the parts' distance from the mean; plain blends look more average")
+    keep_radius: bool = Field(
+        True, description="keep the parts' distance from the mean; plain blends look more average"
+    )
     replace: bool = False
 
 
@@ -151,7 +153,9 @@ class MixtureBody(Body):
     toward_mean: float = 0.0
     toward_celebrity: str = ""
     celebrity_amount: float = 0.0
-    keep_radius: bool = Field(True, description="keep the parts' distance from the mean; plain blends look more average")
+    keep_radius: bool = Field(
+        True, description="keep the parts' distance from the mean; plain blends look more average"
+    )
     prompt: str = Field("a photo of {}", description="{} is where the blended person appears")
     count: int = Field(1, description="images, 1 to 4")
     seed: int = 0

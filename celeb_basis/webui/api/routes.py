@@ -68,7 +68,9 @@ _HEARTBEAT = 15.0
 
 def jobs_router(service: Service) -> APIRouter:
     """``/version``, ``/settings``, ``/face-models``, ``/faces``, ``/learn``, ``/evaluate``, ``/jobs`` and ``/basis``."""
-    router = APIRouter(route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: learning"])
+    router = APIRouter(
+        route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: learning"]
+    )
 
     @router.get("/version", summary="The version of the extension, and of the identity files that it writes")
     def version() -> Answer:
@@ -257,7 +259,9 @@ def _json_object(text: str) -> Answer:
     try:
         value = parsed_json(text or "{}")
     except BodyError as error:
-        raise SettingsError(f'The settings are not a JSON object: send something like {{"steps": 200}}. {error}') from None
+        raise SettingsError(
+            f'The settings are not a JSON object: send something like {{"steps": 200}}. {error}'
+        ) from None
     if not isinstance(value, dict):
         raise SettingsError('The settings are not a JSON object: send something like {"steps": 200}.')
     return value
@@ -268,7 +272,9 @@ def _json_object(text: str) -> Answer:
 
 def people_router(service: Service) -> APIRouter:
     """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview."""
-    router = APIRouter(route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: people"])
+    router = APIRouter(
+        route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: people"]
+    )
 
     @router.get("/people", summary="All people of the library")
     def list_people() -> Answer:
