@@ -17,11 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from celeb_basis.diffusion_model import TextEncoder
-from celeb_basis.errors import FileError, NamesError
+from celeb_basis.errors import CelebBasisError, FileError, NamesError
 from celeb_basis.files import write_bytes
 from celeb_basis.method import Basis, principal_components
 from celeb_basis.names.filters import Dropped, FaceCheck, FilteredNames, FilterOptions, filter_names
 from celeb_basis.names.lists import NameList
+from celeb_basis.reading import check_safetensors, parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -166,19 +167,24 @@ def _content_hash(
 # The cache of bases: one safetensors file each, named by the hash of what the basis was made from.
 
 
+_MOST_NAMES = 6_000_000
+"""Most values in a cached header: each name of a list, and why it was dropped."""
+
+
 def load_cached(folder: Path, key: str) -> Basis | None:
     """The basis with the hash ``key``; ``None`` if it is not there or cannot be read, and has to be built again."""
     path = folder / f"{key}.safetensors"
     if not path.is_file():
         return None
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["basis"])
+            header = parse_json(file.metadata()["basis"], most_values=_MOST_NAMES)
             # Copies: mapped tensors are aligned in another way than those of a basis that was just built, and matrix
             # products of differently aligned tensors differ in their last bits.
             tensors = {name: file.get_tensor(name).clone() for name in _TENSORS}
         basis = Basis(**header | {"names": tuple(header["names"])}, **tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (CelebBasisError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         _log.warning("The cached basis %s cannot be read and is built again: %s", path, error)
         return None
     return basis if basis.sha256 == key and _consistent(basis) else None
@@ -249,11 +255,12 @@ def _load_names(path: Path) -> FilteredNames | None:
     if not path.is_file():
         return None
     try:
+        check_safetensors(path)
         with safe_open(path, framework="np") as file:
-            header = json.loads(file.metadata()[_HEADER])
+            header = parse_json(file.metadata()[_HEADER], most_values=_MOST_NAMES)
             ids = file.get_tensor(_IDS)
         kept, dropped = tuple(header["kept"]), tuple(Dropped(*item) for item in header["dropped"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (CelebBasisError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         _log.warning("The cached names in %s cannot be read and are filtered again: %s", path, error)
         return None
     fits = ids.dtype == np.int64 and ids.ndim == 2 and len(ids) == len(kept)

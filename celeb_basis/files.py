@@ -253,13 +253,6 @@ def read_bytes(path: Path, most: int) -> bytes:
         return file.read(most + 1)
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether ``path`` begins as a safetensors file does."""
-    with explained_os_errors(path, "read"), open(path, "rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start.endswith(b"{") and int.from_bytes(start[:8], "little") <= _MAX_HEADER
-
-
 def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in chunks."""
     digest = hashlib.sha256()

@@ -142,6 +142,13 @@ class Header:
     """Where the tensors begin in the file, in bytes."""
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether ``path`` begins as a safetensors file does."""
+    with explained_os_errors(path, "read"), open_regular(path) as file:
+        start = file.read(9)
+    return len(start) == 9 and start.endswith(b"{") and int.from_bytes(start[:8], "little") <= MAX_HEADER
+
+
 def read_header(file: BinaryIO, *, most_bytes: int = MAX_HEADER) -> Header:
     """Read and check the header of a safetensors file: what the format's own library checks, and its size.
 

@@ -24,6 +24,8 @@ from celeb_basis.cli.common import (
     open_model,
 )
 from celeb_basis.cli.progress import Console
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.files import open_regular
 from celeb_basis.provenance import PEOPLE, marked, parse_people, people_text, save_generated_image
 
 if TYPE_CHECKING:
@@ -244,6 +246,10 @@ def parameters_text(
     return "\n".join(lines)
 
 
+_MAX_PARAMETERS = 64 << 10
+"""Longest parameters that are read, in characters: they are taken apart piece by piece."""
+
+
 def read_parameters(path: Path) -> GenerationParameters | None:
     """How the image in ``path`` was generated, by the command line or in the WebUI; ``None`` if the file does not say."""
     text = _parameters_in(path)
@@ -267,15 +273,15 @@ def _parameters_in(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
             text = getattr(image, "text", {}).get(KEY)
             if text is None and image.format != "PNG":
                 comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
                 if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
                     text = comment[8:].decode("utf-16-be", "replace")
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
+    except (CelebBasisError, OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
         return None  # opening it for its pixels raises the error that says what is wrong
-    return text if isinstance(text, str) else None
+    return text if isinstance(text, str) and len(text) <= _MAX_PARAMETERS else None
 
 
 def _quoted(value: str) -> str:

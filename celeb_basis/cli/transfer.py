@@ -47,8 +47,8 @@ examples:
   celeb-basis export ada --layout comfyui --output /comfyui/models/embeddings"""
 
 _IMPORT = """\
-Add a file to the library: an identity file of this project, a textual inversion of any tool (.safetensors, .pt, .bin), or a
-coefficient file of the CelebBasis repository, the code of the paper's authors (embeddings_gs-STEP.pt,
+Add a file to the library: an identity file of this project, a textual inversion of any tool (.safetensors, .pt, .bin or
+.png), or a coefficient file of the CelebBasis repository, the code of the paper's authors (embeddings_gs-STEP.pt,
 id_coefficient_NNN.pt). The last two kinds need the model that they were made for. A textual inversion is projected onto its
 celeb basis. The authors' coefficients refer to the authors' own basis, which is rebuilt from your copy of their list of
 names, or read from the celeb_basis.pt that was extracted with them. No code in a file is ever run.

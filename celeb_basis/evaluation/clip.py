@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +11,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from celeb_basis.errors import EvaluationError, MissingPackageError
+from celeb_basis.errors import EvaluationError, FileError, MissingPackageError
 from celeb_basis.files import expanded
+from celeb_basis.reading import read_json
 
 _Features = Callable[[Sequence[Image.Image], Sequence[str]], "tuple[torch.Tensor, torch.Tensor]"]
 
@@ -185,8 +185,8 @@ def _load_open_clip(architecture: str, weights: str, device: str) -> ClipScorer:
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = read_json(path)
+    except (FileError, ValueError) as error:
         raise EvaluationError(
             f"{folder} is no CLIP folder: its {path.name} is missing or unreadable; "
             "give a folder such as a copy of openai/clip-vit-base-patch32."

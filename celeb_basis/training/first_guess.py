@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save
 from torch.nn import functional
 
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
-from celeb_basis.errors import FileError, TrainingError
+from celeb_basis.errors import CelebBasisError, FileError, TrainingError
 from celeb_basis.events import DrawingNames
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.files import write_bytes
 from celeb_basis.method import FACE_WIDTH, Basis
+from celeb_basis.reading import UnreadableError, check_safetensors
 
 _log = logging.getLogger(__name__)
 
@@ -116,12 +117,13 @@ def _load(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``(N, 512)`` vectors and ``(N,)`` flags of those that are done; none are if there is no readable file."""
     if path.is_file():
         try:
+            check_safetensors(path)
             stored = load_file(str(path))
             # Copies: mapped tensors keep the file open, and Windows would then refuse to overwrite it.
             vectors, done = stored["vectors"].float().clone(), stored["drawn"].bool().clone()
             if vectors.shape == (count, FACE_WIDTH) and done.shape == (count,):
                 return vectors, done
-        except (SafetensorError, OSError, KeyError) as error:
+        except (CelebBasisError, UnreadableError, SafetensorError, OSError, KeyError) as error:
             _log.warning("The celebrities' faces in %s cannot be read and are generated again: %s", path, error)
     return torch.full((count, FACE_WIDTH), torch.nan), torch.zeros(count, dtype=torch.bool)
 

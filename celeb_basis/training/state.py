@@ -17,6 +17,7 @@ from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import FileError, SettingsError, TrainingError
 from celeb_basis.files import now, write_bytes
 from celeb_basis.method import Basis
+from celeb_basis.reading import check_safetensors, parse_json
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import PersonViews, ViewPool
 from celeb_basis.training.trainer import Trainer
@@ -253,8 +254,10 @@ def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.
 def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The header, and copies of the tensors if they are wanted."""
     try:
+        if path.exists():  # else opening it says that there is none
+            check_safetensors(path)
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["state"])
+            header = parse_json((file.metadata() or {})["state"])
             if header["format"] != _FORMAT:
                 raise TrainingError(
                     f"{path.name} is a learning state of format {header['format']}, this version reads {_FORMAT}: "

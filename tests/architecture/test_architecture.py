@@ -32,10 +32,12 @@ CORE = (
     *(
         "method",
         "miniature",
+        "model_files",
         "names",
         "photos",
         "prompts",
         "provenance",
+        "reading",
         "report",
         "settings",
         "templating",

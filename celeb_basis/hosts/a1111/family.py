@@ -118,7 +118,7 @@ class LoadedCheckpoint(ABC):
         """Side in pixels of the checkpoint's own square images: from its ``.yaml`` file, else the family's."""
         try:
             config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
             config = None
         return configured_resolution(config) or family_resolution(self.family, lambda: self.predicts_velocity)
 

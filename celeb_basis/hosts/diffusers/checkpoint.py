@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import warnings
@@ -15,11 +14,12 @@ import torch
 from safetensors import safe_open
 
 from celeb_basis.diffusion_model import Prediction
-from celeb_basis.errors import HostError
+from celeb_basis.errors import FileError, HostError
 from celeb_basis.files import expanded, explained_os_errors
 from celeb_basis.hosts.diffusers.configs import missing_package
 from celeb_basis.hosts.diffusers.host import DiffusersHost, sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import load_single_file
+from celeb_basis.reading import MAX_HEADER, read_json
 
 Dtype: TypeAlias = "Literal['auto', 'fp32', 'bf16', 'fp16'] | torch.dtype"
 
@@ -105,8 +105,8 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
             f"{path} is not a diffusers folder, it has no model_index.json: choose the checkpoint's folder."
         )
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = read_json(index, most_bytes=MAX_HEADER)["_class_name"]
+    except (FileError, ValueError, KeyError, TypeError) as error:
         raise HostError(f"{index} cannot be read: copy the checkpoint again.") from error
     if found not in _PIPELINES:
         raise HostError(

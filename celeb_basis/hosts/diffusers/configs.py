@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from celeb_basis.diffusion_model import configured_resolution
 from celeb_basis.errors import HostError, MissingPackageError
-from celeb_basis.files import explained_os_errors, write_json
+from celeb_basis.files import read_bytes, write_json
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Config: TypeAlias = "dict[str, Any]"
@@ -167,6 +167,11 @@ def _scheduler(prediction: str) -> Config:
 # The ``.yaml`` beside a checkpoint
 
 
+_MAX_YAML = 64 << 10
+"""Largest ``.yaml`` that is read, in bytes: those of checkpoints have some thousand, and reading them is slow."""
+_MAX_MERGES = 4
+
+
 def read_yaml(path: Path) -> Config:
     """Read the ``.yaml`` beside a checkpoint of unusual make, from where the WebUI takes it too.
 
@@ -178,11 +183,12 @@ def read_yaml(path: Path) -> Config:
     """
     import yaml  # type: ignore[import-untyped]
 
-    with explained_os_errors(path, "read"):
-        data = path.read_bytes()
+    data = read_bytes(path, _MAX_YAML)
+    if len(data) > _MAX_YAML or data.count(b"<<") > _MAX_MERGES:  # each merge may double what comes before it
+        raise HostError(f"{path} is too large for the config of a checkpoint: repair it or take it away.")
     try:
         content = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise HostError(f"{path} is not readable as YAML: repair it or take it away.") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise HostError(f"{path} is not the config of a checkpoint: repair it or take it away.")

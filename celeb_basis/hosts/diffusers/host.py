@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -35,6 +34,7 @@ from celeb_basis.files import cache_folder, explained_os_errors, sha256_of_file,
 from celeb_basis.hosts.diffusers.configs import Family
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_stats, torch_attention_keeps_scores, upcast
+from celeb_basis.reading import MAX_HEADER, read_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -437,10 +437,10 @@ def _cached_sha256(file: Path) -> str:
     key = hashlib.sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
     note = cache_folder() / "weights" / f"{key[:32]}.json"
     try:
-        cached = json.loads(note.read_text(encoding="utf-8"))["sha256"]
+        cached = read_json(note, most_bytes=MAX_HEADER)["sha256"] if note.is_file() else None
         if isinstance(cached, str) and len(cached) == 64:
             return cached
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileError, OSError, ValueError, KeyError, TypeError):
         pass
     found = sha256_of_file(file)
     with contextlib.suppress(FileError):  # an unwritable cache only costs time

@@ -117,7 +117,7 @@ class FileBody(Body):
     """A file for the library."""
 
     data: str = Field(description="the file as base64")
-    file_name: str = Field(description="with its suffix: .safetensors, .pt or .bin")
+    file_name: str = Field(description="with its suffix: .safetensors, .pt, .bin, .png or .webp")
     name: str | None = Field(None, description="the person's name; the file's own by default")
     replace: bool = False
     authors_basis: str | None = Field(

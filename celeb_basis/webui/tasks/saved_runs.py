@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 from celeb_basis.errors import CelebBasisError, printable
 from celeb_basis.files import checked_name, write_bytes, write_json
+from celeb_basis.reading import read_json
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.run import PhotoInput
 from celeb_basis.training.state import read_summary
@@ -168,7 +168,7 @@ class RunFiles:
 
 def _read(path: Path) -> RunRecord:
     """The record in the file ``path``; an error of any kind if it is none."""
-    described = json.loads(path.read_text("utf-8"))
+    described = read_json(path)
     record = RunRecord(**described)
     photos = tuple(tuple(map(str, paths)) for paths in record.photos)
     if any(part in ("", "..") for one in photos for path in one for part in re.split(r"[/\\:]", path)):

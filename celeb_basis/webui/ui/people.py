@@ -58,7 +58,7 @@ class PeopleTab:
         with gradio.Accordion("Import", open=False, elem_id="celeb_basis_import"):
             self.import_files = own(
                 gradio.File(
-                    label="Identity files or textual inversions (.safetensors, .pt, .bin)",
+                    label="Identity files or textual inversions (.safetensors, .pt, .bin, .png)",
                     file_count="multiple",
                     elem_id="celeb_basis_import_files",
                     height=140,
