@@ -54,6 +54,9 @@ _DTYPES = {
 }
 
 
+_WIDTHS = {name: np.dtype(numpy).itemsize for name, numpy in _DTYPES.items()}
+
+
 class UnreadableError(ValueError):
     """A file breaks its format's rules or a bound. The text is a sentence about the file, which begins with "It"."""
 
@@ -159,6 +162,24 @@ def read_header(file: BinaryIO, *, most_bytes: int = MAX_HEADER) -> Header:
     Raises:
         UnreadableError: It is no such file, or its header is too large.
     """
+    content, metadata, start, size = _header(file, most_bytes)
+    try:
+        entries = {name: _entry(**described) for name, described in content.items()}
+    except (ValueError, TypeError):
+        raise UnreadableError(_NO_SAFETENSORS) from None
+    # Tensors follow each other without gaps or overlaps, to the end of the file.
+    end = 0
+    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != end or entry.end < end:
+            raise UnreadableError(_NO_SAFETENSORS)
+        end = entry.end
+    if start + end != size:
+        raise UnreadableError(_NO_SAFETENSORS)
+    return Header(metadata, entries, start)
+
+
+def _header(file: BinaryIO, most_bytes: int) -> tuple[dict[str, Any], dict[str, str], int, int]:
+    """What a header says about tensors, its metadata, where the tensors begin, and the file's size."""
     size = file.seek(0, 2)
     file.seek(0)
     first = file.read(_FIRST_READ)
@@ -175,30 +196,21 @@ def read_header(file: BinaryIO, *, most_bytes: int = MAX_HEADER) -> Header:
     try:
         content = parse_json(raw)
         metadata = content.pop("__metadata__", None) or {}
-        entries = {name: _entry(**described) for name, described in content.items()}
     except (ValueError, TypeError, AttributeError):
         raise UnreadableError(_NO_SAFETENSORS) from None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnreadableError("Its header is damaged: take another copy of it.")
-    # Tensors follow each other without gaps or overlaps, to the end of the file.
-    end = 0
-    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
-        if entry.begin != end or entry.end < end:
-            raise UnreadableError(_NO_SAFETENSORS)
-        end = entry.end
-    if 8 + length + end != size:
-        raise UnreadableError(_NO_SAFETENSORS)
-    return Header(metadata, entries, 8 + length)
+    return content, metadata, 8 + length, size
 
 
 def _entry(dtype: str, shape: list[int], data_offsets: list[int]) -> TensorEntry:
     begin, end = data_offsets
-    numbers = (*shape, begin, end)
-    if not isinstance(dtype, str) or not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
-        raise ValueError("no sizes")
     if len(shape) > _MAX_DIMENSIONS:
         raise ValueError("too many dimensions")
-    if (numpy := _DTYPES.get(dtype)) is not None and math.prod(shape) * np.dtype(numpy).itemsize != end - begin:
+    for number in (*shape, begin, end):
+        if type(number) is not int or not 0 <= number < 2**48:
+            raise ValueError("no sizes")
+    if not isinstance(dtype, str) or (dtype in _WIDTHS and math.prod(shape) * _WIDTHS[dtype] != end - begin):
         raise ValueError("another size")
     return TensorEntry(dtype, tuple(shape), begin, end)
 
@@ -254,8 +266,8 @@ def _rows_from(entry: TensorEntry, first: int) -> TensorEntry:
 def safetensors_metadata(path: Path, *, most_bytes: int = MAX_LARGE_HEADER) -> dict[str, str]:
     """The metadata in a safetensors file's header, without reading its tensors; empty for any other file."""
     try:
-        with open_regular(path) as file:
-            return dict(read_header(file, most_bytes=most_bytes).metadata)
+        with open_regular(path, buffered=False) as file:
+            return _header(file, most_bytes)[1]
     except (OSError, CelebBasisError, UnreadableError):
         return {}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, get_args
@@ -79,7 +80,7 @@ class IdentityMetadata:
     """Version of the file that this was read from."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
+        for item in _metadata_fields():
             value = getattr(self, item.name)
             if item.type == "str" and (not isinstance(value, str) or len(value) > MAX_TEXT or not _encodable(value)):
                 raise IdentityError(f"The identity's {item.name} is not a text of at most {MAX_TEXT} characters.")
@@ -102,6 +103,11 @@ class IdentityMetadata:
         # Through JSON and back: a copy of its own that is certain to be writable.
         object.__setattr__(self, "settings", _json_copy(self.settings))
         _check_thumbnail(self.thumbnail)
+
+
+@functools.cache
+def _metadata_fields() -> tuple[Field[Any], ...]:
+    return fields(IdentityMetadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +267,7 @@ def load_without_thumbnail(path: Path) -> tuple[Identity, bool]:
 
 
 def _load(path: Path, *, thumbnail: bool = True) -> tuple[Identity, bool]:
-    with open_regular(path) as file, explained_os_errors(path, "read"):
+    with open_regular(path, buffered=False) as file, explained_os_errors(path, "read"):
         try:
             return _read(file, thumbnail=thumbnail)
         except IdentityError as error:
@@ -360,7 +366,7 @@ def _read_version_1(tensors: _Tensors, header: Mapping[str, str]) -> Identity:
         isinstance(encoder, str) and _ENCODER.fullmatch(encoder) for encoder in encoders
     ):
         raise IdentityError("It does not list its text encoders: take another copy of it.")
-    known = {item.name for item in fields(IdentityMetadata)} - {"thumbnail", "format_version"}
+    known = {item.name for item in _metadata_fields()} - {"thumbnail", "format_version"}
     if set(described) != known:
         different = sorted(set(described) ^ known)
         raise IdentityError(f"Its description lacks or adds {different[0][:40]!a}: take another copy of it.")

@@ -15,9 +15,9 @@ from support.bases import toy_bases
 from support.toys import ToyModel
 
 from celeb_basis.errors import IdentityError, TrainingError
-from celeb_basis.reading import safetensors_metadata
 from celeb_basis.identities.identity import FORMAT_VERSION, READERS, load_identity, save_identity
 from celeb_basis.identities.library import Library
+from celeb_basis.reading import safetensors_metadata
 from celeb_basis.training.state import read_summary, resume_trainer
 
 FILES = Path(__file__).parent / "files"
