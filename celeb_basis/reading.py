@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.files import open_regular, read_bytes
+from celeb_basis.files import explained_os_errors, open_regular, read_bytes
 
 MAX_DESCRIPTION = 256 << 10
 """Largest description of an identity, in bytes of UTF-8."""
@@ -149,7 +149,7 @@ def is_safetensors(path: Path) -> bool:
     """Whether ``path`` begins as a safetensors file does."""
     with explained_os_errors(path, "read"), open_regular(path) as file:
         start = file.read(9)
-    return len(start) == 9 and start.endswith(b"{") and int.from_bytes(start[:8], "little") <= MAX_HEADER
+    return len(start) == 9 and start.endswith(b"{") and int.from_bytes(start[:8], "little") <= MAX_LARGE_HEADER
 
 
 def read_header(file: BinaryIO, *, most_bytes: int = MAX_HEADER) -> Header:

@@ -23,12 +23,11 @@ from celeb_basis.files import (
     checked_name,
     expanded,
     explained_os_errors,
-    safetensors_metadata,
 )
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
-from celeb_basis.reading import is_safetensors
+from celeb_basis.reading import is_safetensors, safetensors_metadata
 from celeb_basis.training.run import PhotoInput, TrainingResult
 from celeb_basis.training.state import StateSummary, read_summary
 

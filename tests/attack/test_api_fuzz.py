@@ -19,10 +19,38 @@ JSON = {"Content-Type": "application/json"}
 HALF = "\\ud800"
 TEXTS = (
     *("", " ", "\x00", "a\x00b", "..", "../..", "a/b", "a\\b", "CON", "<b>", "%s", "{}", "\x1b[2J", "\u202e", "\ufffd"),
-    *("\U0001f600", "e\u0301" * 200, "x" * 5000, "-1", "1e9", "9" * 5000, "\u00b2", "nan", "inf", "true", "null", "\r\n"),
+    *(
+        "\U0001f600",
+        "e\u0301" * 200,
+        "x" * 5000,
+        "-1",
+        "1e9",
+        "9" * 5000,
+        "\u00b2",
+        "nan",
+        "inf",
+        "true",
+        "null",
+        "\r\n",
+    ),
 )
 PATHS = (
-    *("%00", "..", "%2e%2e", "..%2f..%2fetc", "%2F", "a%2Fb", "%ff", "%ED%A0%80", "%", "%zz", "%0a", "a%20b", "%5C", "~"),
+    *(
+        "%00",
+        "..",
+        "%2e%2e",
+        "..%2f..%2fetc",
+        "%2F",
+        "a%2Fb",
+        "%ff",
+        "%ED%A0%80",
+        "%",
+        "%zz",
+        "%0a",
+        "a%20b",
+        "%5C",
+        "~",
+    ),
     *("<b>", "x" * 5000, ";", "%F0%9F%98%80", "%E2%80%AE", "CON", "nul.safetensors", "-1", "9" * 5000),
     *("1.5", "%C2%B2", "nan", "-" + "9" * 30),
 )
@@ -99,7 +127,11 @@ BROKEN_FORMS = (
     (FORM, _part(b'form-data; name="a"') * 3000 + END),
     (FORM, _part(b'form-data; name="photos"; filename="a.png"') * 3000 + END),
     (FORM, _part(b'form-data; name="notes"', b"x" * (2 << 20)) + END),
-    (FORM, _part(b'form-data; name="photo"; filename="a.png"', b"x", b"Content-Type: \xff\r\nContent-Length: -1\r\n") + END),
+    (
+        FORM,
+        _part(b'form-data; name="photo"; filename="a.png"', b"x", b"Content-Type: \xff\r\nContent-Length: -1\r\n")
+        + END,
+    ),
     (FORM, _part(b'form-data; name="photo"; filename="a.png"', b"x", b"Content-Transfer-Encoding: base64\r\n") + END),
 )
 HEADERS: tuple[dict[str, Any], ...] = (
@@ -208,11 +240,28 @@ def test_names_and_numbers_in_paths(client: Any) -> None:
 
 
 def test_queries(client: Any) -> None:
-    for path in ("names/check", "people/ada", "people/ada/export", "people/ada/traces", "jobs/1", "jobs/1/events", "basis"):
+    for path in (
+        "names/check",
+        "people/ada",
+        "people/ada/export",
+        "people/ada/traces",
+        "jobs/1",
+        "jobs/1/events",
+        "basis",
+    ):
         for key in ("name", "replace", "layout", "mixtures", "after", "components"):
             for text in TEXTS:
                 check(client.get(f"{PREFIX}/{path}", params={key: text}), path, key, text[:40])
-        for query in ("name=%ED%A0%80", "name=%ff", "name=%00", "%", "&&&", "name=a&" * 2000, "=" * 2000, "after=1&after=x"):
+        for query in (
+            "name=%ED%A0%80",
+            "name=%ff",
+            "name=%00",
+            "%",
+            "&&&",
+            "name=a&" * 2000,
+            "=" * 2000,
+            "after=1&after=x",
+        ):
             check(client.get(f"{PREFIX}/{path}?{query}"), path, query[:40])
 
 
@@ -227,7 +276,12 @@ def test_texts_in_bodies(client: Any) -> None:
         "people/import": {"data": "AAAA", "file_name": "a.pt", "name": "ada", "authors_basis": "AAAA"},
         "people/ada/rename": {"name": "bob"},
         "people/ada/notes": {"notes": "n", "consent_note": "c"},
-        "blend": {"name": "mix", "parts": [{"name": "ada", "weight": 1}], "toward_celebrity": "x", "celebrity_amount": 0.5},
+        "blend": {
+            "name": "mix",
+            "parts": [{"name": "ada", "weight": 1}],
+            "toward_celebrity": "x",
+            "celebrity_amount": 0.5,
+        },
         "blend/start": {"name": "mix", "parts": [{"name": "ada"}]},
         "blend/preview": {"prompt": "a photo of {}", "parts": [{"name": "ada"}]},
     }
@@ -258,7 +312,21 @@ def _strings(value: Any) -> Iterator[str]:
 
 def test_numbers_in_bodies(client: Any) -> None:
     parts = [{"name": "ada", "weight": 1.0}]
-    for number in ("-1", "0", "1e308", "-1e308", "1e-320", "9" * 100, "1.5", "true", '"x"', "null", "[]", "1e999", "NaN"):
+    for number in (
+        "-1",
+        "0",
+        "1e308",
+        "-1e308",
+        "1e-320",
+        "9" * 100,
+        "1.5",
+        "true",
+        '"x"',
+        "null",
+        "[]",
+        "1e999",
+        "NaN",
+    ):
         for key in ("toward_mean", "celebrity_amount", "count", "seed", "steps", "guidance"):
             body = json.dumps({"parts": parts, key: "NUMBER"}).replace('"NUMBER"', number)
             check(client.post(f"{PREFIX}/blend/preview", content=body, headers=JSON), body)

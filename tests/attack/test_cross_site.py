@@ -28,7 +28,11 @@ FOREIGN = (
     {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-site"},  # another program of this machine
     {"Origin": "http://localhost:7860", "Sec-Fetch-Site": "cross-site"},
     {"Origin": "http://127.0.0.1:7860.evil.example", "Sec-Fetch-Site": "cross-site"},
-    {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin", "Host": "evil.example"},  # a name that points here
+    {
+        "Origin": "http://evil.example",
+        "Sec-Fetch-Site": "same-origin",
+        "Host": "evil.example",
+    },  # a name that points here
     {"Host": "evil.example:7860"},
     {"Host": "127.0.0.1.evil.example"},
     {"Host": "localhost.evil.example", "X-Forwarded-Host": "localhost"},
@@ -78,7 +82,9 @@ def ada(service: Any) -> bytes:
 
 def _state(service: Any) -> list[tuple[str, bytes]]:
     root = service.workspace.paths.people
-    return sorted((str(path), path.read_bytes()) for path in root.rglob("*") if path.is_file() and ".tmp" not in path.name)
+    return sorted(
+        (str(path), path.read_bytes()) for path in root.rglob("*") if path.is_file() and ".tmp" not in path.name
+    )
 
 
 def _routes(client: Any) -> list[tuple[str, str]]:
@@ -87,7 +93,9 @@ def _routes(client: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
-def test_no_route_answers_a_page_of_another_site(client: Any, service: Any, ada: bytes, headers: dict[str, str]) -> None:
+def test_no_route_answers_a_page_of_another_site(
+    client: Any, service: Any, ada: bytes, headers: dict[str, str]
+) -> None:
     before, jobs = _state(service), len(service.jobs())
     for method, path in _routes(client):
         url = path.replace("{name}", "ada").replace("{job_id}", "1").replace("{number}", "0")
@@ -127,7 +135,9 @@ def test_the_webuis_own_pages_and_programs_are_answered(client: Any, service: An
 
 
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "text/json-like", "json"])
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "text/json-like", "json"]
+)
 def test_json_needs_its_type(client: Any, service: Any, content_type: str | None) -> None:
     before = _state(service)
     headers = {} if content_type is None else {"Content-Type": content_type}
@@ -135,7 +145,12 @@ def test_json_needs_its_type(client: Any, service: Any, content_type: str | None
     assert answer.status_code == 415
     assert "Content-Type: application/json" in answer.json()["detail"]
     assert _state(service) == before
-    for right in ("application/json", "application/json; charset=utf-8", "Application/JSON", "application/merge-patch+json"):
+    for right in (
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/merge-patch+json",
+    ):
         answer = client.post(f"{PREFIX}/people/ada/notes", content=b'{"notes": "x"}', headers={"Content-Type": right})
         assert answer.status_code == 200, right
 
@@ -157,7 +172,9 @@ def test_sites_that_the_host_allows_are_answered(service: Any, flags: Namespace)
     assert client.post(f"{PREFIX}/people/ada/notes", json={"notes": "x"}, headers=headers).status_code == 200
     if flags != Namespace(cors_allow_origins="*"):
         for origin in ("https://evil.invalid", "https://friend.example.evil.invalid", "http://friend.example:1"):
-            answer = client.post(f"{PREFIX}/people/ada/notes", json={"notes": "x"}, headers=headers | {"Origin": origin})
+            answer = client.post(
+                f"{PREFIX}/people/ada/notes", json={"notes": "x"}, headers=headers | {"Origin": origin}
+            )
             assert answer.status_code == 403, origin
 
 
@@ -169,7 +186,9 @@ def test_names_that_the_host_was_given_are_its_own() -> None:
         Namespace(tls_certfile="cert.pem"),
     ):
         assert Access.of(None, flags).refusal("GET", {"host": "sd.example.org:7860"}) is None
-    assert Access.of(None, Namespace(cors_allow_origins_regex="(")).refusal("GET", {"host": "sd.example.org"}) is not None
+    assert (
+        Access.of(None, Namespace(cors_allow_origins_regex="(")).refusal("GET", {"host": "sd.example.org"}) is not None
+    )
 
 
 def test_credentials_are_asked_for_before_a_body_is_read(service: Any) -> None:
@@ -184,7 +203,9 @@ def test_credentials_are_asked_for_before_a_body_is_read(service: Any) -> None:
                 yield b" " * (1 << 16)
 
         for auth in (None, ("ada", "wrong"), ("eve", "secret"), ("", "")):
-            answer = client.post(f"{PREFIX}/learn", content=pieces(), auth=auth, headers={"Content-Type": "application/json"})
+            answer = client.post(
+                f"{PREFIX}/learn", content=pieces(), auth=auth, headers={"Content-Type": "application/json"}
+            )
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"].startswith("Basic")
         for header in ("Basic", "Basic !", "Bearer x", "Basic " + "A" * 5000, "basic \u00e4"):
