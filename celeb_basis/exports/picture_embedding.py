@@ -42,7 +42,7 @@ def read_picture_embedding(path: Path, kind: str) -> dict[str, Any]:
     if kind not in READABLE:
         raise ExportError(
             f"{path.name} is {kind}, in which embeddings are not looked for: choose the .pt, .safetensors or .png file of the "
-            "embedding. To learn somebody from a photo, use learn."
+            "embedding. To learn a person from a photo, use learn."
         )
     with open_regular(path) as file:
         text = _png_text(file)
@@ -58,7 +58,7 @@ def read_picture_embedding(path: Path, kind: str) -> dict[str, Any]:
         ) from None
     raise ExportError(
         f"{path.name} is {kind}, and holds no embedding: choose the .pt or .safetensors file of the embedding. To learn "
-        "somebody from a photo, use learn."
+        "a person from a photo, use learn."
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save
 
 from celeb_basis.errors import ExportError
-from celeb_basis.exports.file_kinds import content_of, kind_of_file
+from celeb_basis.exports.foreign_files import content_of, kind_of_file
 from celeb_basis.exports.picture_embedding import read_picture_embedding
 from celeb_basis.exports.torch_files import read_torch_file, write_torch_file
 from celeb_basis.files import explained_os_errors, open_regular, write_bytes

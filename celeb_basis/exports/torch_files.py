@@ -170,7 +170,7 @@ class _Storage:
         return 4 if self.kind == "BFloat16Storage" else self.dtype.itemsize
 
     def values(self, file: BinaryIO, begin: int, count: int, spend: Callable[[int], None]) -> npt.NDArray[Any]:
-        """``count`` numbers from ``begin`` on. ``spend`` is told of the bytes before they are read."""
+        """``count`` numbers from ``begin`` on. ``spend`` counts the bytes before they are read."""
         if self.position is None:
             raise ExportError(DAMAGED)
         if self.size > _WHOLE_STORAGE:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from celeb_basis.diffusion_model import Prediction, configured_resolution, family_resolution
 from celeb_basis.errors import HostError
-from celeb_basis.exports.file_kinds import content_of, kind_of_file
+from celeb_basis.exports.foreign_files import content_of, kind_of_file
 from celeb_basis.files import explained_os_errors, open_regular
 from celeb_basis.hosts.diffusers.configs import (
     PIPELINE_CLASSES,
