@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 from argparse import Namespace
 from collections.abc import Iterator
@@ -191,25 +193,64 @@ def test_names_that_the_host_was_given_are_its_own() -> None:
     )
 
 
-def test_credentials_are_asked_for_before_a_body_is_read(service: Any) -> None:
-    for api_auth in ("ada:secret", "no colon"):
-        client = _client(service, Namespace(), api_auth)
-        taken = 0
+def status_of(app: Any, path: str, headers: dict[str, str]) -> int:
+    """The status of a POST whose body must not be read."""
+    started: list[int] = []
 
-        def pieces() -> Iterator[bytes]:
-            nonlocal taken
-            for _ in range(6000):
-                taken += 1
-                yield b" " * (1 << 16)
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
 
-        for auth in (None, ("ada", "wrong"), ("eve", "secret"), ("", "")):
-            answer = client.post(
-                f"{PREFIX}/learn", content=pieces(), auth=auth, headers={"Content-Type": "application/json"}
-            )
-            assert answer.status_code == 401
-            assert answer.headers["www-authenticate"].startswith("Basic")
-        for header in ("Basic", "Basic !", "Bearer x", "Basic " + "A" * 5000, "basic \u00e4"):
-            raw = {"Authorization": header.encode("latin-1")}
-            assert client.get(f"{PREFIX}/people", headers=raw).status_code == 401
-    allowed = _client(service, Namespace(), "ada:secret").get(f"{PREFIX}/people", auth=("ada", "secret"))
-    assert allowed.status_code == 200
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            started.append(message["status"])
+
+    raw = [(key.lower().encode(), value.encode("latin-1")) for key, value in headers.items()]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": raw,
+    }
+    scope |= {"asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": ""}
+    scope |= {"server": ("127.0.0.1", 7860)}
+    asyncio.run(app(scope, receive, send))
+    return started[0]
+
+
+@pytest.mark.parametrize("api_auth", ["ada:secret", "no colon", "ada:se:cret , bob:x"])
+def test_credentials_type_and_length_come_before_the_body(service: Any, api_auth: str) -> None:
+    app = _client(service, Namespace(), api_auth).app
+    json_type = {"Content-Type": "application/json", "Content-Length": str(380 << 20), "Host": "127.0.0.1:7860"}
+    for path in ("/learn", "/faces", "/people/import", "/blend", "/learn/form", "/people/import/form"):
+        for header in (
+            "",
+            "Basic",
+            "Basic !",
+            "Bearer x",
+            "Basic " + "A" * 5000,
+            "basic \u00e4",
+            *map(_basic, ("ada:no", ":")),
+        ):
+            assert status_of(app, PREFIX + path, json_type | {"Authorization": header}) == 401
+    open_to_all = _client(service, Namespace()).app
+    for path in ("/faces", "/people/import", "/blend", "/people/ada/notes", "/learn/estimate"):
+        assert status_of(open_to_all, PREFIX + path, json_type) == 413
+        assert status_of(open_to_all, PREFIX + path, {"Content-Type": "text/plain", "Content-Length": "50"}) == 415
+    assert status_of(open_to_all, f"{PREFIX}/learn/form", json_type | {"Content-Length": "50"}) == 415
+    assert status_of(open_to_all, f"{PREFIX}/learn", json_type | {"Origin": "https://evil.example"}) == 403
+
+
+def _basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+def test_the_right_credentials_are_let_in(service: Any) -> None:
+    client = _client(service, Namespace(), "ada:se:cret , bob:x")
+    for name, password in (("ada", "se:cret"), ("bob", "x")):
+        assert client.get(f"{PREFIX}/people", auth=(name, password)).status_code == 200
+    for name, password in (("ada", "se"), ("ada", ""), ("bob", "se:cret"), ("", "")):
+        answer = client.get(f"{PREFIX}/people", auth=(name, password))
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Basic")

@@ -34,7 +34,15 @@ _TUNNEL_SUFFIXES = (
         ".app.github.dev",
         ".githubpreview.dev",
     ),
-    *(".proxy.runpod.net", ".googleusercontent.com", ".kaggle.net", ".hf.space", ".paperspacegradient.com"),
+    *(
+        ".proxy.runpod.net",
+        ".googleusercontent.com",
+        ".kaggle.net",
+        ".hf.space",
+        ".paperspacegradient.com",
+        ".litng.ai",
+    ),
+    *(".pinggy.link", ".pinggy.online", ".serveo.net", ".serveousercontent.com", ".zrok.io", ".bore.pub", ".modal.run"),
 )
 """Ends of host names of services that forward to a machine. They answer the name themselves: it leads only to them."""
 
@@ -130,7 +138,7 @@ class Access:
         name = _plain(_PORT.sub("", host.strip()))
         if self.any_name or name == "" or "." not in name:  # without a dot it is of the local network
             return True
-        if name in self.names or name.endswith(_LOCAL_SUFFIXES) or name.endswith(_TUNNEL_SUFFIXES):
+        if name in self.names or f".{name}".endswith(_LOCAL_SUFFIXES + _TUNNEL_SUFFIXES):
             return True
         if self.origin_pattern is not None and any(self._matches(f"{one}://{host}") for one in _DEFAULT_PORTS):
             return True
