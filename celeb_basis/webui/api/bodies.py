@@ -168,7 +168,7 @@ def check_json_type(content_type: str) -> None:
         BodyError: It is not.
     """
     if _JSON_TYPE.fullmatch(content_type.strip()) is None:
-        raise BodyError(415, JSON_TYPE_NEEDED)
+        raise BodyError(422, JSON_TYPE_NEEDED)
 
 
 def parsed_json(body: bytes | bytearray | str) -> Any:
@@ -259,10 +259,10 @@ def form_boundary(content_type: str) -> bytes:
     """
     boundary = _BOUNDARY.search(content_type) if len(content_type) <= 500 else None
     if boundary is None or _FORM_TYPE.fullmatch(content_type.strip()) is None:
-        raise BodyError(415, FORM_TYPE_NEEDED)
+        raise BodyError(422, FORM_TYPE_NEEDED)
     charset = _CHARSET.search(content_type)
     if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", ""):
-        raise BodyError(415, f"The form is in {charset[1]!a}: send it as UTF-8.")
+        raise BodyError(422, f"The form is in {charset[1]!a}: send it as UTF-8.")
     return (boundary[1] or boundary[2]).encode("ascii")
 
 

@@ -157,7 +157,7 @@ async def _read(request: Request, limit: int, held: Callable[[int], None], *, fo
     boundary = b""
     if form:
         boundary = form_boundary(content_type)
-    elif not empty or "transfer-encoding" in request.headers:
+    elif not empty:
         check_json_type(content_type)
     body = await read_body(request.receive, limit, held)
     if form:
@@ -177,7 +177,7 @@ async def _in_thread(parse: Callable[..., Any], body: bytearray, *rest: Any) -> 
 
 def _error(status: int, sentence: str, headers: Any = None) -> Response:
     extra = dict(headers or {})
-    if status in (401, 403, 408, 413, 415, 429):
+    if status in (401, 403, 408, 413, 422, 429):
         extra["Connection"] = "close"  # the rest of the body may be on its way and will not be read
     if len(sentence) > _LONGEST:  # it repeats what was sent
         sentence = f"{sentence[: _LONGEST // 2]} ... {sentence[-_LONGEST // 2 :]}"
