@@ -170,8 +170,7 @@ def _train_tab(_params: Any) -> None:
 
 def _server(demo: Any, app: Any) -> None:
     """Reload UI comes back, whatever is open in a browser; files of people are not served by their paths."""
-    from celeb_basis.webui.host_server import limit_shutdown
-    from celeb_basis.webui.own_files import deny_own_files
+    from celeb_basis.webui.host_server import deny_own_files, limit_shutdown
 
     limit_shutdown(demo)
     deny_own_files(app, lambda: service().workspace.paths.private)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from celeb_basis.webui.host_server import deny_own_files
 from celeb_basis.webui.options import Paths
-from celeb_basis.webui.own_files import deny_own_files
 
 fastapi = pytest.importorskip("fastapi")
 testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
@@ -17,7 +17,11 @@ testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, Ru
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("celeb-basis/people/ada.safetensors", "celeb-basis/people/.tmp-1/x", "celeb-basis/unfinished/run/state.pt"):
+    for name in (
+        "celeb-basis/people/ada.safetensors",
+        "celeb-basis/people/.tmp-1/x",
+        "celeb-basis/unfinished/run/state.pt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"ada")
     (tmp_path / "celeb-basis" / "uploads").mkdir()
@@ -70,14 +74,19 @@ def test_files_of_people_are_refused(client: Any, root: Path, path: str) -> None
 
 
 def test_other_files_are_served_as_before(client: Any, root: Path) -> None:
-    for path in ("style.css", "celeb-basis/names.txt", f"{root}/style.css", "celeb-basis/people/%2e%2e/%2e%2e/style.css"):
+    for path in (
+        "style.css",
+        "celeb-basis/names.txt",
+        f"{root}/style.css",
+        "celeb-basis/people/%2e%2e/%2e%2e/style.css",
+    ):
         assert client.get(f"/file={path}").status_code == 200
     for path in ("%00", "x" * 5000, "", "/"):
         assert client.head(f"/profile={path}").status_code == 404
 
 
 def test_a_data_folder_that_is_the_hosts_own_keeps_the_rest_served(root: Path, client: Any) -> None:
-    from celeb_basis.webui.own_files import is_inside
+    from celeb_basis.webui.host_server import is_inside
 
     (root / "people").mkdir()
     assert not is_inside("style.css", Paths(root).private)
