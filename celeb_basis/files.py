@@ -90,7 +90,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield Path(temporary)
             flush_to_disk(Path(temporary))
             with contextlib.suppress(OSError):  # shares without permissions of their own refuse, and lose nothing
-                os.chmod(temporary, 0o666 & ~_umask())
+                os.chmod(temporary, 0o666 & ~_UMASK)
             replace_file(Path(temporary), path)
             _sync_folder(path.parent)
         finally:
@@ -314,10 +314,20 @@ def bases_cache() -> Path:
     return cache_folder() / "bases"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
+def _read_umask() -> int:
+    """The process's mask of permissions. Linux names it; elsewhere it can only be read by setting it for a moment."""
+    with (
+        contextlib.suppress(OSError, ValueError, IndexError, StopIteration),
+        open("/proc/self/status", encoding="utf-8") as status,
+    ):
+        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+_UMASK = _read_umask()
+"""Read once, while no other thread writes files: what it was when this module was imported."""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,6 +256,8 @@ class Results:
     console: Console
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One per person, ready for JSON."""
+    begun: float = field(default_factory=time.time)
+    """Who is deleted after this is not added."""
 
     @property
     def generated_files(self) -> GeneratedFiles:
@@ -306,9 +309,18 @@ class Results:
             IdentityError: A name has been taken since the run began.
         """
         files = []
+        for name in outcome.names:
+            try:
+                self.library.check_not_deleted(name, self.begun)
+            except IdentityError:
+                if outcome.state is not None:
+                    with contextlib.suppress(OSError):
+                        outcome.state.unlink(missing_ok=True)
+                raise
         for name, content in zip(outcome.names, outcome.identities, strict=True):
             try:
-                path = self.library.add(identity_from_bytes(content), replace=self.arguments.replace)
+                identity = identity_from_bytes(content)
+                path = self.library.add(identity, replace=self.arguments.replace, begun=self.begun)
             except CelebBasisError as error:
                 raise type(error)(f"{error} {self._resuming(outcome.state, outcome.names)}".rstrip()) from error
             files.append(path)

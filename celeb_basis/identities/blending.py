@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -226,9 +227,12 @@ def rename_in_blends(library: Library, name: str, new_name: str) -> None:
     """
     for blended, recipe in _recipes(library).items():
         if name_key(name) in map(name_key, people_in(recipe)):
-            identity = library.load(blended)
-            settings = _renamed(identity.metadata.settings, name_key(name), new_name)
-            library.add(replace(identity, metadata=replace(identity.metadata, settings=settings)), replace=True)
+            library.update(blended, partial(_with_renamed_part, key=name_key(name), new_name=new_name))
+
+
+def _with_renamed_part(identity: Identity, key: str, new_name: str) -> Identity:
+    settings = _renamed(identity.metadata.settings, key, new_name)
+    return replace(identity, metadata=replace(identity.metadata, settings=settings))
 
 
 def _recipes(library: Library) -> dict[str, Mapping[str, Any]]:

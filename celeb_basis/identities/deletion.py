@@ -7,18 +7,30 @@ keeps a record of them, in which :func:`delete_person` finds them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
+import json
 import logging
 import re
-import threading
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, IdentityError, printable
-from celeb_basis.files import checked_name, expanded, explained_os_errors, sha256_of_file, write_json
+from celeb_basis.files import (
+    cache_folder,
+    checked_name,
+    expanded,
+    explained_os_errors,
+    sha256_of_file,
+    write_bytes,
+    write_json,
+)
 from celeb_basis.identities.blending import blends_of
-from celeb_basis.identities.library import Library, name_key, sidecar_files
+from celeb_basis.identities.folder_lock import mark_deleted, writing
+from celeb_basis.identities.library import Library, is_leftover, name_key, sidecar_files
 from celeb_basis.reading import parse_json, read_json, safetensors_metadata
 
 _log = logging.getLogger(__name__)
@@ -28,7 +40,8 @@ RECORD = ".derived.json"
 
 _FORMAT = 1
 _RUN = re.compile(r"[0-9a-f]{12}")
-_lock = threading.Lock()
+_KEY = "record.key"
+"""File in the cache folder with the secret by which this installation knows its own notes again."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class GeneratedFile:
     people: tuple[str, ...]
     sha256: str
     """Hash of what was written: a file that has changed since is not ours to delete. Empty for files that we change."""
+    ours: bool = True
+    """Whether this installation wrote the note. A record from elsewhere may name any file of the disk."""
 
     def is_about(self, name: str) -> bool:
         """Whether ``name`` is one of its people."""
@@ -48,7 +63,11 @@ class GeneratedFile:
 
 
 class GeneratedFiles:
-    """The record of one library. Safe in threads."""
+    """The record of one library. Safe in threads and processes.
+
+    Each note is signed with a secret of this installation. Notes without a valid signature are listed, and their files are
+    left alone: they came with the folder from elsewhere, or from version 0.1.0.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = Path(folder) / RECORD
@@ -83,7 +102,7 @@ class GeneratedFiles:
                 for path in (expanded(file).absolute() for file in files)
             ]
             if new:
-                with _lock:
+                with writing(self._path.parent, create=True):
                     paths = {file.path for file in new}
                     self._write([*(file for file in self.all() if file.path not in paths), *new])
         except CelebBasisError as error:
@@ -91,14 +110,14 @@ class GeneratedFiles:
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename an identity in the record."""
-        with _lock:
+        with writing(self._path.parent):
             known = self.all()
             if any(file.is_about(name) for file in known):
                 self._write([_renamed(file, name, new_name) for file in known])
 
     def forget(self, files: Iterable[GeneratedFile]) -> None:
         """Remove files from the record, which is deleted with the last of them."""
-        with _lock:
+        with writing(self._path.parent):
             gone = {file.path for file in files}
             known = self.all()
             kept = [file for file in known if file.path not in gone]
@@ -109,16 +128,38 @@ class GeneratedFiles:
         if not files:
             self._path.unlink(missing_ok=True)
             return
-        entries = [
-            {"path": str(file.path), "kind": file.kind, "people": list(file.people), "sha256": file.sha256}
-            for file in files
-        ]
-        write_json(self._path, {"format": _FORMAT, "files": entries})
+        write_json(self._path, {"format": _FORMAT, "files": [_written(file) for file in files]})
 
 
 def _read(entry: Any) -> GeneratedFile:
     people = tuple(str(name) for name in entry["people"])
-    return GeneratedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
+    file = GeneratedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
+    return replace(file, ours=hmac.compare_digest(_signature(file), str(entry.get("signature", ""))))
+
+
+def _written(file: GeneratedFile) -> dict[str, Any]:
+    entry = {"path": str(file.path), "kind": file.kind, "people": list(file.people), "sha256": file.sha256}
+    return entry | {"signature": _signature(file)} if file.ours else entry
+
+
+def _signature(file: GeneratedFile) -> str:
+    """What only this installation can write beside a note."""
+    text = json.dumps([str(file.path), file.kind, list(file.people), file.sha256])
+    return hmac.new(_secret(), text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _secret() -> bytes:
+    """32 random bytes of this installation, made when they are first needed."""
+    path = cache_folder() / _KEY
+    with contextlib.suppress(OSError):
+        if path.is_file() and len(kept := path.read_bytes()) == 32:
+            return kept
+    with writing(path.parent, create=True):
+        if not path.is_file() or path.stat().st_size != 32:
+            write_bytes(path, secrets.token_bytes(32))
+            with contextlib.suppress(OSError):
+                path.chmod(0o600)
+        return path.read_bytes()
 
 
 def _renamed(file: GeneratedFile, name: str, new_name: str) -> GeneratedFile:
@@ -141,9 +182,11 @@ class Traces:
     """States of interrupted runs, which hold the views of the photos, and records of those that have no state yet."""
     files: tuple[GeneratedFile, ...]
     """Generated files."""
+    leftovers: tuple[Path, ...] = ()
+    """Temporary files that a writer left when it was killed: each may be a whole identity or state."""
 
     def __bool__(self) -> bool:
-        return bool(self.identities or self.beside or self.states or self.files)
+        return bool(self.identities or self.beside or self.states or self.files or self.leftovers)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -219,6 +262,7 @@ def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, m
         tuple(path for file in files for path in sidecar_files(file)),
         tuple(path for folder in unfinished for path in _states(folder, people)),
         tuple(file for file in noted if any(file.is_about(one) for one in people)),
+        tuple(path for folder in (library.folder, *unfinished) for path in _leftovers(folder, people)),
     )
 
 
@@ -237,19 +281,30 @@ def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), 
         IdentityError: There is nothing about ``name``.
         FileError: The identity cannot be deleted.
     """
-    traces = traces_of(library, name, unfinished, mixtures=mixtures)
+    with writing(library.folder):
+        return _delete(library, traces_of(library, name, unfinished, mixtures=mixtures), mixtures)
+
+
+def _delete(library: Library, traces: Traces, mixtures: bool) -> Deleted:
     if not traces:
         known = ", ".join(library.names()[:20]) or "nobody yet"
         raise IdentityError(f"There is nothing about {traces.name!r} in {library.folder}: it holds {known}.")
+    people = (traces.name, *(traces.mixtures if mixtures else ()))
+    mark_deleted(library.folder, map(name_key, people))
     gone: list[Path] = []
     left: list[tuple[Path, str]] = []
     forgotten = []
     for file in traces.files:
-        if (reason := _removed(file.path, file.sha256, gone)) is None:
+        reason = _removed(file.path, file.sha256, gone) if file.ours or not file.path.exists() else _NOT_OURS
+        if reason is None:
             forgotten.append(file)
         else:
             left.append((file.path, reason))
-    for path in (*traces.beside, *(part for state in traces.states for part in _files_of_run(state))):
+    for path in (
+        *traces.beside,
+        *(part for state in traces.states for part in _files_of_run(state)),
+        *traces.leftovers,
+    ):
         if (reason := _removed(path, "", gone)) is not None:
             left.append((path, reason))
     for state in traces.states:
@@ -258,8 +313,15 @@ def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), 
         with explained_os_errors(path, "delete"):
             path.unlink(missing_ok=True)
         gone.append(path)
+    library.sweep()
     GeneratedFiles(library.folder).forget(forgotten)
-    return Deleted((traces.name, *(traces.mixtures if mixtures else ())), tuple(gone), tuple(left))
+    return Deleted(people, tuple(gone), tuple(left))
+
+
+_NOT_OURS = (
+    "the note of it came with this folder from elsewhere, or from version 0.1.0, so it is left to you: delete it if it shows "
+    "the person"
+)
 
 
 def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
@@ -275,6 +337,25 @@ def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
         return str(error)
     gone.append(path)
     return None
+
+
+def _leftovers(folder: Path, people: Sequence[str]) -> Iterator[Path]:
+    """Temporary files in ``folder`` that hold any of ``people``."""
+    wanted = {name_key(name) for name in people}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if is_leftover(path) and _names_in(path) & wanted:
+            yield path
+
+
+def _names_in(path: Path) -> set[str]:
+    """Keys of the people in an identity, a state, or a part of one."""
+    try:
+        described = safetensors_metadata(path)
+        if "identity" in described:
+            return {name_key(str(parse_json(described["identity"])["name"]))}
+        return {name_key(str(person["name"])) for person in parse_json(described["state"])["people"]}
+    except (CelebBasisError, OSError, KeyError, ValueError, TypeError):
+        return set()
 
 
 def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:

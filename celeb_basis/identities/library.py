@@ -7,13 +7,14 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, printable
 from celeb_basis.files import checked_name, expanded, explained_os_errors
+from celeb_basis.identities.folder_lock import deleted_since, writing
 from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, save_identity
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,17 @@ class Library:
 
     def entries(self) -> tuple[IdentityStatus, ...]:
         """Every identity file, read. A broken one comes with its problem and hides no other."""
-        return tuple(self.entry(name, path) for name, path in self._files())
+        found: list[IdentityStatus] = []
+        names: dict[str, str] = {}
+        for name, path in self._files():
+            status = self.entry(name, path)
+            if status.problem and not path.exists():  # deleted since the folder was listed
+                continue
+            if (first := names.setdefault(name_key(name), name)) != name:
+                reason = f"{first!r} counts as the same name: rename one of them."
+                status = replace(status, reason=status.reason or reason)
+            found.append(status)
+        return tuple(found)
 
     def entry(self, name: str, path: Path) -> IdentityStatus:
         """One of :meth:`files`, read. A broken one comes with its problem."""
@@ -124,22 +135,56 @@ class Library:
         path = self._present(name)
         return self._read(_name_of(path), path)
 
-    def add(self, identity: Identity, *, replace: bool = False) -> Path:
-        """Write ``identity`` into the folder, and return its file.
+    def add(self, identity: Identity, *, replace: bool = False, begun: float | None = None) -> Path:
+        """Write ``identity`` into the folder, and return its file. Of several who add a name at once, one succeeds.
+
+        Args:
+            identity: The identity.
+            replace: Whether an identity of that name is replaced.
+            begun: When the work on it began, by :func:`time.time`: a person who was deleted since then is not added.
 
         Raises:
-            IdentityError: The name is taken, and ``replace`` is off.
+            IdentityError: The name is taken, and ``replace`` is off; or the person was deleted in the meantime.
             FileError: The folder cannot be written to.
         """
-        previous = self._existing(identity.name)
-        if previous is not None and not replace:
-            raise self._taken(identity.name, previous)
-        path = self.folder / (identity.name + SUFFIX)
-        save_identity(identity, path)
-        if previous is not None and previous.name != path.name and previous.exists() and not previous.samefile(path):
-            with explained_os_errors(previous, "delete"):
-                previous.unlink()
-        return path
+        with writing(self.folder, create=True):
+            previous = self._existing(identity.name)
+            if previous is not None and not replace:
+                raise self._taken(identity.name, previous)
+            self.check_not_deleted(identity.name, begun)
+            path = self.folder / (identity.name + SUFFIX)
+            save_identity(identity, path)
+            if (
+                previous is not None
+                and previous.name != path.name
+                and previous.exists()
+                and not previous.samefile(path)
+            ):
+                with explained_os_errors(previous, "delete"):
+                    previous.unlink()
+            return path
+
+    def check_not_deleted(self, name: str, begun: float | None) -> None:
+        """Do nothing, unless ``name`` was deleted after ``begun``.
+
+        Raises:
+            IdentityError: It was.
+        """
+        if begun is not None and deleted_since(self.folder, name_key(name), begun):
+            raise IdentityError(
+                f"{name!r} was deleted after this had begun, so nothing of it was kept: to have the person again, start a "
+                "new run."
+            )
+
+    def update(self, name: str, change: Callable[[Identity], Identity]) -> Path:
+        """Write the identity called ``name`` again as ``change`` gives it, with no other writer in between.
+
+        Raises:
+            IdentityError: There is none (any more), or its file is broken.
+            FileError: The folder cannot be written to.
+        """
+        with writing(self.folder):
+            return self.add(change(self.load(name)), replace=True)
 
     def rename(self, name: str, new_name: str) -> Path:
         """Rename an identity, and return its new file.
@@ -147,17 +192,18 @@ class Library:
         Raises:
             IdentityError: There is none called ``name``, or the new name is taken or unusable.
         """
-        path = self._present(name)
         new_name = checked_name(new_name)
-        if (taken := self._existing(new_name)) is not None and taken != path:
-            raise self._taken(new_name, taken)
-        identity = load_identity(path)
-        # Renamed on the disk instead of written again and deleted: "Ada" and "ada" are one file on many file systems.
-        save_identity(replace(identity, name=new_name), path)
-        target = self.folder / (new_name + SUFFIX)
-        with explained_os_errors(path, "rename"):
-            path.rename(target)
-        return target
+        with writing(self.folder):
+            path = self._present(name)
+            if (taken := self._existing(new_name)) is not None and taken != path:
+                raise self._taken(new_name, taken)
+            identity = load_identity(path)
+            # Renamed on the disk instead of written again and deleted: "Ada" and "ada" are one file on many file systems.
+            save_identity(replace(identity, name=new_name), path)
+            target = self.folder / (new_name + SUFFIX)
+            with explained_os_errors(path, "rename"):
+                path.rename(target)
+            return target
 
     def delete(self, name: str) -> None:
         """Delete the identity called ``name``, intact or broken.
@@ -166,9 +212,30 @@ class Library:
             IdentityError: There is none.
             FileError: It cannot be deleted.
         """
-        path = self._present(name)
-        with explained_os_errors(path, "delete"):
-            path.unlink()
+        with writing(self.folder):
+            path = self._present(name)
+            with explained_os_errors(path, "delete"):
+                path.unlink()
+
+    def leftovers(self) -> tuple[Path, ...]:
+        """Temporary files of writers that were killed. Ask while :func:`writing`: then none of them is in use."""
+        with explained_os_errors(self.folder, "list"):
+            try:
+                return tuple(path for path in sorted(self.folder.iterdir()) if is_leftover(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+
+    def sweep(self) -> None:
+        """Delete :meth:`leftovers`; what cannot be deleted stays, with a warning in the log."""
+        if not self.folder.is_dir():
+            return
+        try:
+            with writing(self.folder):
+                for path in self.leftovers():
+                    with explained_os_errors(path, "delete"):
+                        path.unlink(missing_ok=True)
+        except CelebBasisError as error:
+            _log.warning("Temporary files in %s could not be deleted: %s", self.folder, error)
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         with explained_os_errors(self.folder, "list"):
@@ -191,8 +258,11 @@ class Library:
         return replace(load_identity(path), name=name)
 
     def _existing(self, name: str) -> Path | None:
-        wanted = name_key(checked_name(name))
-        return next((path for other, path in self._files() if name_key(other) == wanted), None)
+        name = checked_name(name)
+        wanted = name_key(name)
+        paths = {other: path for other, path in self._files() if name_key(other) == wanted}
+        # Where two files differ only in case, each is found by its own spelling.
+        return paths.get(name) or next(iter(paths.values()), None)
 
     def _present(self, name: str) -> Path:
         path = self._existing(name)
@@ -206,6 +276,11 @@ class Library:
         return IdentityError(
             f"There is already an identity {name!r} in {self.folder}{same}: choose another name or replace it."
         )
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path is a temporary file of :func:`celeb_basis.files.atomic_path`."""
+    return path.name.startswith(".tmp-") and path.is_file() and not path.is_symlink()
 
 
 def _name_of(path: Path) -> str:

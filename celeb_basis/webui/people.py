@@ -137,14 +137,17 @@ class People:
         for text in (notes or "", consent or ""):
             if len(text) > MAX_NOTES:
                 raise IdentityError(f"The notes have {len(text)} characters: use at most {MAX_NOTES}.")
-        identity = self.identity(name)
-        metadata = identity.metadata
-        changed = replace(
-            metadata,
-            notes=metadata.notes if notes is None else notes,
-            consent=metadata.consent if consent is None else consent,
-        )
-        self.workspace.library.add(replace(identity, metadata=changed), replace=True)
+
+        def with_texts(identity: Identity) -> Identity:
+            metadata = identity.metadata
+            changed = replace(
+                metadata,
+                notes=metadata.notes if notes is None else notes,
+                consent=metadata.consent if consent is None else consent,
+            )
+            return replace(identity, metadata=changed)
+
+        self.library_with(name).update(name, with_texts)
         return self.entry(name)
 
     def traces(self, name: str, *, mixtures: bool = True) -> Traces:

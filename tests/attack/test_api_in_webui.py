@@ -40,7 +40,12 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
         {"Sec-Fetch-Site": "cross-site"},
         {"Host": "evil.example"},
     ):
-        for method, path in (("GET", "/people"), ("POST", "/learn"), ("DELETE", "/people/ada"), ("POST", "/people/ada/notes")):
+        for method, path in (
+            ("GET", "/people"),
+            ("POST", "/learn"),
+            ("DELETE", "/people/ada"),
+            ("POST", "/people/ada/notes"),
+        ):
             status, content = server.raw(method, PREFIX + path, b"{}" if method == "POST" else None, headers)
             assert status == 403, (headers, path, content)
     assert (server.data / "celeb-basis" / "people" / "ada.safetensors").read_bytes() == b"ada"

@@ -24,6 +24,7 @@ from celeb_basis.errors import (
 from celeb_basis.events import Event, StepDone, follow
 from celeb_basis.files import check_space, checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
+from celeb_basis.identities.folder_lock import deleted_since
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.miniature import CELEBRITY_FACES
@@ -182,10 +183,15 @@ class LearnTasks:
         with self._searching:
             if paths.data in self._searched:
                 return
+            self._workspace.library.sweep()
             files = RunFiles(paths)
             known = {job.id for job in self._queue.jobs()}
             files.delete_orphans(known)
             for run, record in files.find(known):
+                folder = self._workspace.library.folder
+                if any(deleted_since(folder, name_key(name), record.created) for name in record.people):
+                    files.delete(run)  # the host was killed before the run could notice
+                    continue
                 job = Job("learn", record.people, run)
                 job.created, job.resumable = record.created, True
                 job.set_state("interrupted", "It was interrupted before the last start.")
@@ -236,6 +242,7 @@ class LearnTasks:
 
     def _run(self, job: Job, begin: Callable[[DiffusionModel], Generator[Event, None, TrainingResult]]) -> None:
         """Run to the end with the host's queue held, and save what came of it."""
+        self._check_not_deleted(job)
         job.report("Waiting for the WebUI to finish its work", step=0, total=0)
         stopped_by, photos_needed = "", True
         try:
@@ -285,7 +292,24 @@ class LearnTasks:
             )
         return self._host.stop_reason()
 
+    def _check_not_deleted(self, job: Job) -> None:
+        """Go no further with a person who was deleted since the run was started: delete what there is of the run.
+
+        Raises:
+            IdentityError: One of its people was.
+        """
+        try:
+            for name in job.people:
+                self._workspace.library.check_not_deleted(name, job.created)
+        except IdentityError:
+            job.resumable = False
+            self._saved.pop(job.id, None)
+            self._results.pop(job.id, None)
+            self._files.delete(job.id)
+            raise
+
     def _interrupted(self, job: Job, stopped_by: str) -> None:
+        self._check_not_deleted(job)
         self._keep(job)
         job.resumable = job.resumable or self._can_go_on(job)
         job.set_state("interrupted", stopped_by or "It was interrupted.")
@@ -303,6 +327,7 @@ class LearnTasks:
 
     def _finish(self, job: Job, result: TrainingResult) -> None:
         """Save what was learned. If that is impossible the run stays, to be saved when the cause is mended."""
+        self._check_not_deleted(job)
         try:
             self._add(job, result)
         except CelebBasisError as error:
@@ -321,7 +346,7 @@ class LearnTasks:
             identity = identity_from_bytes(content)
             progress = result.progress[identity.name]
             identity = replace(identity, metadata=replace(identity.metadata, notes=saved.notes))
-            identity, path = _added(identity, library, replaces=saved.replace)
+            identity, path = _added(identity, library, job.created, replaces=saved.replace)
             rows.append(
                 {
                     "name": identity.name,
@@ -354,14 +379,14 @@ class LearnTasks:
         return job.id in self._saved and self._files.can_go_on(job.id, self._saved[job.id])
 
 
-def _added(identity: Identity, library: Library, *, replaces: bool) -> tuple[Identity, Path]:
+def _added(identity: Identity, library: Library, begun: float, *, replaces: bool) -> tuple[Identity, Path]:
     """Add ``identity``, with a number behind its name if that was taken during learning: it must not cost the run."""
     name, number = identity.name, 2
     while True:
         named = replace(identity, name=name)
         if not library.path_of(name).exists() or replaces:
             try:
-                return named, library.add(named, replace=replaces)
+                return named, library.add(named, replace=replaces, begun=begun)
             except IdentityError:
                 if not library.path_of(name).exists():  # the name is not what is wrong
                     raise

@@ -1,0 +1,136 @@
+"""One writer at a time in a library's folder, across threads and processes, and the marks that deletions leave there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from celeb_basis.errors import CelebBasisError, FileError
+from celeb_basis.files import explained_os_errors, write_json
+from celeb_basis.reading import read_json
+
+_log = logging.getLogger(__name__)
+
+LOCK = ".celeb-basis.lock"
+"""File name of the lock in a library's folder. It stays there, empty: removing it would let two writers in."""
+
+MARKS = ".deleted.json"
+"""File name of the marks of deletions."""
+
+_PATIENCE = 30.0
+"""Seconds to wait for another writer. A write takes milliseconds."""
+
+_FORMAT = 1
+_KEPT = 30 * 24 * 3600.0
+"""Seconds after which a mark is removed: no run takes longer."""
+
+
+@contextlib.contextmanager
+def writing(folder: Path, *, create: bool = False) -> Iterator[None]:
+    """Be the only one who changes ``folder``, among threads and processes. May be nested. Reading needs no lock.
+
+    A folder that does not exist is locked for threads only, and so is one on a file system without locks.
+
+    Args:
+        folder: The library's folder.
+        create: Make the folder if there is none.
+
+    Raises:
+        FileError: Another program has been writing for half a minute, or the folder cannot be made.
+    """
+    if create:
+        with explained_os_errors(folder, "write"):
+            folder.mkdir(parents=True, exist_ok=True)
+    with _lock_of(str(folder.absolute())).held():
+        yield
+
+
+class _FolderLock:
+    """A lock for threads, and inside of it one for processes."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        with self._threads:
+            file = self._locked_file() if self._depth == 0 else None
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if file is not None:
+                    file.release()
+
+    def _locked_file(self) -> Any:
+        """The locked file; ``None`` where there is nothing to lock with."""
+        if not self._folder.is_dir():
+            return None
+        import filelock  # imports asyncio, which a start of the WebUI need not wait for
+
+        file = filelock.FileLock(str(self._folder / LOCK), timeout=_PATIENCE)
+        try:
+            file.acquire()
+        except filelock.Timeout:
+            raise FileError(
+                f"Another program has been changing {self._folder} for {_PATIENCE:.0f} seconds: let it finish, and try again."
+            ) from None
+        except (OSError, NotImplementedError) as error:  # read-only, or a share without locks
+            _log.debug("%s cannot be locked: %s", self._folder, error)
+            return None
+        return file
+
+
+@functools.cache
+def _lock_of(folder: str) -> _FolderLock:
+    return _FolderLock(folder)
+
+
+def mark_deleted(folder: Path, keys: Iterable[str]) -> None:
+    """Note that people were deleted just now, so that a run that is still learning them does not bring them back.
+
+    Only a hash of each name is kept, for 30 days. Where nothing can be written, there is a warning in the log.
+
+    Args:
+        folder: The library's folder.
+        keys: Keys of the names, by :func:`~celeb_basis.identities.library.name_key`.
+    """
+    now = time.time()
+    try:
+        with writing(folder):
+            if folder.is_dir():
+                marks = {mark: when for mark, when in _marks(folder).items() if now - when < _KEPT}
+                marks |= {_mark(key): now for key in keys}
+                write_json(folder / MARKS, {"format": _FORMAT, "deleted": marks})
+    except CelebBasisError as error:
+        _log.warning("A run that is still learning a deleted person may bring them back: %s", error)
+
+
+def deleted_since(folder: Path, key: str, begun: float) -> bool:
+    """Whether a person was deleted after ``begun``, a :func:`time.time`."""
+    return _marks(folder).get(_mark(key), 0.0) >= begun
+
+
+def _mark(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _marks(folder: Path) -> dict[str, float]:
+    path = folder / MARKS
+    if not path.is_file():
+        return {}
+    try:
+        return {str(mark): float(when) for mark, when in read_json(path)["deleted"].items()}
+    except (CelebBasisError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _log.warning("The marks of deletions in %s cannot be read: %s", folder, error)
+        return {}

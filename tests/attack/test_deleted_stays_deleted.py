@@ -1,0 +1,133 @@
+"""What is deleted stays so, and a record that came with a folder deletes nothing outside of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from support.people import person
+
+from celeb_basis.errors import IdentityError
+from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
+from celeb_basis.identities.folder_lock import MARKS, deleted_since
+from celeb_basis.identities.library import Library
+
+
+def test_a_run_that_ends_after_the_deletion_adds_nobody(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    begun = time.time()
+    delete_person(library, "ada")
+    with pytest.raises(IdentityError, match="was deleted after this had begun"):
+        library.add(person("Ada"), begun=begun)
+    assert library.names() == ()
+    library.add(person("ada"), begun=time.time())
+    assert library.names() == ("ada",)
+
+
+def test_whoever_adds_them_on_purpose_may(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    delete_person(library, "ada")
+    library.add(person("ada"))
+    assert library.names() == ("ada",)
+
+
+def test_the_mark_of_a_deletion_names_nobody(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    delete_person(library, "ada")
+    assert "ada" not in (tmp_path / MARKS).read_text().casefold().replace("deleted", "")
+    assert deleted_since(tmp_path, "ada", time.time() - 60)
+    assert not deleted_since(tmp_path, "bob", 0.1)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"deleted": 3}', '{"deleted": {"x": "y"}}'])
+def test_damaged_marks_stop_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / MARKS).write_text(content)
+    Library(tmp_path).add(person("ada"), begun=0.1)
+    assert Library(tmp_path).names() == ("ada",)
+
+
+def test_a_foreign_record_deletes_nothing(tmp_path: Path) -> None:
+    """The note names a file of the user's, with its right hash."""
+    import hashlib
+
+    folder, thesis = tmp_path / "people", tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    library = Library(folder)
+    library.add(person("ada"))
+    entry = {
+        "path": str(thesis),
+        "kind": "picture",
+        "people": ["ada"],
+        "sha256": hashlib.sha256(thesis.read_bytes()).hexdigest(),
+    }
+    for signature in ({}, {"signature": ""}, {"signature": "0" * 64}, {"signature": None}):
+        (folder / RECORD).write_text(json.dumps({"format": 1, "files": [entry | signature]}))
+        assert [file.path for file in traces_of(library, "ada").files] == [thesis]
+        deleted = delete_person(library, "ada")
+        assert thesis.read_text() == "years of work"
+        assert [path for path, _ in deleted.left] == [thesis]
+        assert "left to you" in deleted.sentence()
+        assert str(thesis) in deleted.sentence()
+        library.add(person("ada"))
+
+
+def test_a_signature_is_of_one_note(tmp_path: Path) -> None:
+    """A note of ours whose path was changed is not ours any more."""
+    library, picture, thesis = Library(tmp_path / "people"), tmp_path / "a.png", tmp_path / "thesis.txt"
+    library.add(person("ada"))
+    picture.write_text("x")
+    thesis.write_text("x")
+    GeneratedFiles(library.folder).note([picture], "picture", ["ada"])
+    record = library.folder / RECORD
+    record.write_text(record.read_text().replace(str(picture), str(thesis)))
+    delete_person(library, "ada")
+    assert thesis.exists()
+
+
+def test_our_own_notes_are_followed_after_a_rename(tmp_path: Path) -> None:
+    library, picture = Library(tmp_path / "people"), tmp_path / "a.png"
+    library.add(person("ada"))
+    picture.write_text("x")
+    record = GeneratedFiles(library.folder)
+    record.note([picture], "picture", ["ada"])
+    library.rename("ada", "eve")
+    record.rename("ada", "eve")
+    assert picture in delete_person(library, "eve").files
+    assert not picture.exists()
+
+
+def test_what_a_killed_writer_left_goes_too(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    path = library.add(person("ada"))
+    whole, half = tmp_path / ".tmp-abc.safetensors", tmp_path / ".tmp-def.safetensors"
+    whole.write_bytes(path.read_bytes())
+    half.write_bytes(path.read_bytes()[:100])
+    path.unlink()
+    assert traces_of(library, "ada").leftovers == (whole,)
+    assert not traces_of(library, "bob")
+    deleted = delete_person(library, "ada")
+    assert whole in deleted.files
+    assert not whole.exists()
+    assert not half.exists()
+
+
+def test_leftovers_are_swept(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    path = library.add(person("ada"))
+    (tmp_path / ".tmp-abc.safetensors").write_bytes(b"x")
+    (tmp_path / ".tmp-folder").mkdir()
+    other = tmp_path / "mine.tmp-x"
+    other.write_text("x")
+    library.sweep()
+    assert sorted(one.name for one in tmp_path.iterdir() if not one.name.startswith(".celeb")) == [
+        ".tmp-folder",
+        path.name,
+        "mine.tmp-x",
+    ]
+    Library(tmp_path / "nowhere").sweep()
+    assert not (tmp_path / "nowhere").exists()

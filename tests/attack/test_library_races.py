@@ -1,0 +1,207 @@
+"""Many threads and two processes on one library: nobody is lost, nobody comes back, one of those who add a name succeeds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.people import person
+
+from celeb_basis.errors import FileError, IdentityError
+from celeb_basis.identities.deletion import GeneratedFiles, delete_person
+from celeb_basis.identities.folder_lock import LOCK, writing
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import Library
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def all_at_once(works: list[Callable[[], object]]) -> list[object]:
+    """Results, or the errors, of works that begin together in threads."""
+    barrier, results = threading.Barrier(len(works)), [None] * len(works)
+
+    def run(place: int, work: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            results[place] = work()
+        except Exception as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return results
+
+
+def noted(text: str) -> Callable[[Identity], Identity]:
+    return lambda identity: replace(identity, metadata=replace(identity.metadata, notes=text))
+
+
+def test_one_of_eight_adds_a_name(tmp_path: Path) -> None:
+    for round_ in range(5):
+        folder = tmp_path / str(round_)
+        works = [lambda seed=seed, folder=folder: Library(folder).add(person("ada", seed=seed)) for seed in range(8)]
+        results = all_at_once(works)
+        added = [one for one in results if isinstance(one, Path)]
+        refused = [str(one) for one in results if isinstance(one, IdentityError)]
+        assert len(added) == 1
+        assert len(refused) == 7
+        assert all("already an identity" in text for text in refused)
+        assert Library(folder).names() == ("ada",)
+
+
+def test_fifty_threads_lose_nobody(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    results = all_at_once([lambda number=number: library.add(person(f"person {number}")) for number in range(50)])
+    assert all(isinstance(one, Path) for one in results)
+    assert len(library.names()) == 50
+    results = all_at_once(
+        [
+            *(lambda number=number: library.rename(f"person {number}", f"renamed {number}") for number in range(25)),
+            *(lambda number=number: library.update(f"person {number}", noted("x")) for number in range(25, 50)),
+        ]
+    )
+    assert all(isinstance(one, Path) for one in results)
+    assert [library.load(f"person {number}").metadata.notes for number in range(25, 50)] == ["x"] * 25
+    assert len(library.names()) == 50
+
+
+def test_notes_bring_nobody_back(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    for _ in range(20):
+        library.add(person("ada"), replace=True)
+        all_at_once([lambda: library.update("ada", noted("new")), lambda: delete_person(library, "ada")])
+        assert library.names() == ()
+
+
+def test_of_two_who_rename_to_one_name_one_succeeds(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    library.add(person("bob", seed=1))
+    results = all_at_once([lambda: library.rename("ada", "carl"), lambda: library.rename("bob", "carl")])
+    assert sum(isinstance(one, Path) for one in results) == 1
+    assert len(library.names()) == 2
+
+
+_NOTE = """
+import sys
+from pathlib import Path
+from celeb_basis.identities.deletion import GeneratedFiles
+folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for number in range(first, first + count):
+    path = folder / "pictures" / f"{number}.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(str(number))
+    GeneratedFiles(folder).note([path], "picture", ["ada"])
+"""
+
+
+def test_two_processes_note_every_file(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", _NOTE, str(tmp_path), str(first), "25"], cwd=ROOT) for first in (0, 100)
+    ]
+    assert [process.wait(120) for process in started] == [0, 0]
+    assert len(GeneratedFiles(tmp_path).of("ada")) == 50
+
+
+_ADD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from support.people import person
+from celeb_basis.identities.library import Library
+from celeb_basis.errors import IdentityError
+library, added = Library(Path(sys.argv[1])), 0
+for number in range(20):
+    try:
+        library.add(person(f"person {number}", seed=int(sys.argv[2])))
+        added += 1
+    except IdentityError:
+        pass
+print(added)
+"""
+
+
+def test_two_processes_add_each_name_once(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", _ADD, str(tmp_path), seed], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for seed in "01"
+    ]
+    added = [int(process.communicate(timeout=120)[0]) for process in started]
+    assert sum(added) == 20
+    assert len(Library(tmp_path).names()) == 20
+
+
+def test_another_program_that_writes_for_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import filelock
+
+    monkeypatch.setattr("celeb_basis.identities.folder_lock._PATIENCE", 0.1)
+    with filelock.FileLock(str(tmp_path / LOCK)), pytest.raises(FileError, match="Another program") as caught:
+        Library(tmp_path).add(person("ada"))
+    assert "try again" in str(caught.value)
+    assert Library(tmp_path).names() == ()
+
+
+def test_reading_waits_for_nobody(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    with writing(tmp_path):
+        names = all_at_once([library.names, lambda: library.load("ada").name])
+    assert names == [("ada",), "ada"]
+
+
+def test_without_locks_threads_still_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import filelock
+
+    def refused(self: object, *_: object, **__: object) -> None:
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refused)
+    results = all_at_once([lambda seed=seed: Library(tmp_path).add(person("ada", seed=seed)) for seed in range(4)])
+    assert sum(isinstance(one, Path) for one in results) == 1
+
+
+def test_a_listing_shows_nobody_as_broken_who_was_just_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    library.add(person("bob", seed=1))
+    files = tuple(library._files())
+    (tmp_path / "ada.safetensors").unlink()
+    monkeypatch.setattr(library, "_files", lambda: iter(files))
+    assert [(status.name, status.problem) for status in library.entries()] == [("bob", "")]
+
+
+def test_two_spellings_in_one_folder_are_both_reached(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    lower = library.add(person("ada"))
+    upper = tmp_path / "ADA.safetensors"
+    upper.write_bytes(lower.read_bytes())
+    if len(list(tmp_path.glob("*.safetensors"))) == 1:
+        pytest.skip("this file system takes both names for one")
+    assert library.path_of("ada") == lower
+    assert library.path_of("ADA") == upper
+    reasons = {status.name: status.reason for status in library.entries()}
+    assert reasons["ADA"] == ""
+    assert "'ADA' counts as the same name" in reasons["ada"]
+    library.delete("ada")
+    assert library.names() == ("ADA",)
+
+
+def test_the_mask_of_permissions_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that other threads create while one of ours is written must not be open to everybody."""
+
+    def refused(mask: int) -> int:
+        raise AssertionError(f"umask {mask:o} was set")
+
+    monkeypatch.setattr("os.umask", refused)
+    Library(tmp_path).add(person("ada"))
+    GeneratedFiles(tmp_path).note([tmp_path / "ada.safetensors"], "export", ["ada"])
+    assert json.loads((tmp_path / ".derived.json").read_text())["files"]
