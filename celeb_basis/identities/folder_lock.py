@@ -107,11 +107,10 @@ def mark_deleted(folder: Path, keys: Iterable[str]) -> None:
     """
     now = time.time()
     try:
-        with writing(folder):
-            if folder.is_dir():
-                marks = {mark: when for mark, when in _marks(folder).items() if now - when < _KEPT}
-                marks |= {_mark(key): now for key in keys}
-                write_json(folder / MARKS, {"format": _FORMAT, "deleted": marks})
+        with writing(folder, create=True):  # a first run may have been deleted before there was a folder
+            marks = {mark: when for mark, when in _marks(folder).items() if now - when < _KEPT}
+            marks |= {_mark(key): now for key in keys}
+            write_json(folder / MARKS, {"format": _FORMAT, "deleted": marks})
     except CelebBasisError as error:
         _log.warning("A run that is still learning a deleted person may bring them back: %s", error)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from support.people import person
+from support.service import request, until
 
 from celeb_basis.errors import IdentityError
 from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
 from celeb_basis.identities.folder_lock import MARKS, deleted_since
 from celeb_basis.identities.library import Library
+from celeb_basis.webui.service import Service
 
 
 def test_a_run_that_ends_after_the_deletion_adds_nobody(tmp_path: Path) -> None:
@@ -131,3 +133,48 @@ def test_leftovers_are_swept(tmp_path: Path) -> None:
     ]
     Library(tmp_path / "nowhere").sweep()
     assert not (tmp_path / "nowhere").exists()
+
+
+def files_of_runs(service: Service) -> list[Path]:
+    paths = service.workspace.paths
+    found = [path for folder in (paths.unfinished, paths.uploads) for path in folder.rglob("*")]
+    return [path for path in found if path.is_file()]
+
+
+def test_a_first_run_that_another_program_deletes_brings_nobody_back(service: Service) -> None:
+    """As the command line deletes while the WebUI learns."""
+    library, paths = service.workspace.library, service.workspace.paths
+    job = service.start_learning(request("ada", steps=4000))
+    until(job, 1)
+    delete_person(library, "ada", (paths.unfinished,))
+    assert job.wait(120)
+    assert job.state == "failed"
+    assert "was deleted after this had begun" in job.error
+    assert not job.resumable
+    assert library.names() == ()
+    assert files_of_runs(service) == []
+
+
+def test_a_waiting_run_that_another_program_deletes_leaves_no_photo(service: Service) -> None:
+    library, paths = service.workspace.library, service.workspace.paths
+    first = service.start_learning(request("bob", steps=100_000))
+    until(first, 1)
+    waiting = service.start_learning(request("ada", steps=60))
+    delete_person(library, "ada", (paths.unfinished,))
+    service.learning.interrupt(first.id)
+    assert waiting.wait(120)
+    assert waiting.state == "failed"
+    assert "deleted" in waiting.error
+    assert library.names() == ()
+    service.learning.forget(first.id)
+    assert files_of_runs(service) == []
+
+
+def test_a_name_that_was_deleted_can_be_learned_again(service: Service) -> None:
+    library = service.workspace.library
+    library.add(person("ada"))
+    service.people.delete("ada")
+    job = service.start_learning(request("ada", steps=5))
+    assert job.wait(120)
+    assert job.state == "done"
+    assert library.names() == ("ada",)

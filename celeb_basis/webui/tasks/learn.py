@@ -202,6 +202,7 @@ class LearnTasks:
     # Their work
 
     def _learn(self, job: Job) -> None:
+        self._check_not_deleted(job)
         record, files = self._saved[job.id], self._files
         try:
             people = files.people(job.id, record)
