@@ -1,0 +1,69 @@
+"""Files made to hurt are read or refused in words, each within bounded memory and time, and none runs code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.hostile_files import MARK, MEGABYTES, SECONDS_OF_CPU, corpus
+from support.people import person
+
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.exports.textual_inversion import import_embedding
+from celeb_basis.identities.library import Library
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
+def test_every_hostile_file_is_read_or_refused_in_words(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, (name, data) in enumerate(corpus()):
+        (folder / f"{number:03d}-{name}").write_bytes(data)
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) >= 230
+    done = subprocess.run(
+        [sys.executable, "-m", "support.hostile_files", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))},
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"{names[len(rows)]} ended the process ({done.returncode}): {done.stderr[-500:]}"
+    assert [row[0] for row in rows] == names
+    wrong = [row for row in rows if row[1].startswith(("raised", "vague"))]
+    assert not wrong, wrong
+    # Six readers in turn read each file, so the bound is for all of them together.
+    heavy = [row for row in rows if row[2] > MEGABYTES or row[3] > 6 * SECONDS_OF_CPU]
+    assert not heavy, heavy
+    assert not list(tmp_path.rglob(MARK))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_devices_and_loops_among_people_are_passed_over(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    library.add(person("ada"))
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.safetensors").mkdir()
+    assert library.names() == ("ada",)
+    assert [(status.name, status.problem) for status in library.entries()] == [("ada", "")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin", ".png"])
+def test_a_pipe_is_no_embedding(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(CelebBasisError, match="named pipe"):
+        import_embedding(path)
