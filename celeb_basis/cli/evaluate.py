@@ -143,16 +143,24 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         write_sheet(
             arguments.sheet, contact_sheet(items, evaluation, reference=next(iter(photos.values())), title=title)
         )
-    if arguments.identity:
+    # Sheet and figures are about the person of the photo: who that is, the images themselves may say.
+    if shown := _people_of(arguments, items):
         written = [path for path in (arguments.output, arguments.sheet) if path is not None]
         if arguments.pictures is None and arguments.keep is not None:
             written += [arguments.keep / item.name for item in items]
-        GeneratedFiles(arguments.library).note(written, "evaluation", [_name_of(text) for text in arguments.identity])
+        GeneratedFiles(arguments.library).note(written, "evaluation", shown)
     console.result(evaluation.as_dict())
     console.say(evaluation.table())
     for note in evaluation.notes:
         console.note(note)
     return 0
+
+
+def _people_of(arguments: argparse.Namespace, items: Sequence[ImageToEvaluate]) -> list[str]:
+    """Names of the people whom an evaluation is about: those of ``--identity``, and those in the images' parameters."""
+    named = [_name_of(text) for text in arguments.identity]
+    words = [word for item in items for word in ((item.word,) if isinstance(item.word, str) else item.word)]
+    return list(dict.fromkeys([*named, *(word.strip("<>") for word in words)]))
 
 
 def _name_of(identity: str) -> str:

@@ -96,6 +96,9 @@ def test_deleting_finds_everything(
     ]
     faces = ["--faces", parts.faces]
     assert celeb("evaluate", "--identity", NAME, "--reference", parts.photo, *faces, *drawing, *judged).code == 0
+    # Without a name: the images' own parameters say who is in them, and the sheet shows the photo.
+    unnamed = ["--sheet", tmp_path / "unnamed.png", "--output", tmp_path / "unnamed.json"]
+    assert celeb("evaluate", tmp_path / "drawn", "--reference", parts.photo, *faces, *unnamed).code == 0
     (tmp_path / "embeddings").mkdir()
     for layout in ("webui", "diffusers"):
         assert (
@@ -120,6 +123,7 @@ def test_deleting_finds_everything(
     looked = celeb("delete", NAME, "--dry-run")
     assert remains(folders, NAME, *contents) == found, "so far nothing was deleted"
     assert "sheet.jpg" in looked.out
+    assert "unnamed.png" in looked.out
     answer = celeb("delete", NAME, "--yes", "--json")
     assert answer.code == 0
     assert answer.json["left"] == []
