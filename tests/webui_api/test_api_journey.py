@@ -292,7 +292,7 @@ def test_the_hosts_own_authentication_and_openapi(server: Server) -> None:
         ("POST", "/blend", {"parts": [], "name": "x"}, 400, "nobody to blend"),
         ("POST", "/blend", {"parts": [{"name": "nobody"}], "name": "x"}, 404, "no person"),
         ("POST", "/people/import", {"data": "AAAA", "file_name": "x.exe"}, 400, ".safetensors"),
-        ("POST", "/people/import", {"data": "AAAA", "file_name": "x.safetensors"}, 400, "use another copy of it"),
+        ("POST", "/people/import", {"data": "AAAA", "file_name": "x.safetensors"}, 400, "take another copy of it"),
         ("GET", "/basis?components=0", None, 400, "components is 0"),
         ("POST", "/evaluate", {"name": "nobody"}, 404, "no person"),
     ],
