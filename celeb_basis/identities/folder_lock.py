@@ -6,20 +6,17 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError
-from celeb_basis.files import explained_os_errors, write_json
+from celeb_basis.files import cache_folder, explained_os_errors, write_json
 from celeb_basis.reading import read_json
 
 _log = logging.getLogger(__name__)
-
-LOCK = ".celeb-basis.lock"
-"""File name of the lock in a library's folder. It stays there, empty: removing it would let two writers in."""
 
 MARKS = ".deleted.json"
 """File name of the marks of deletions."""
@@ -53,7 +50,7 @@ def writing(folder: Path, *, create: bool = False) -> Iterator[None]:
 
 
 class _FolderLock:
-    """A lock for threads, and inside of it one for processes."""
+    """A lock for threads, and inside of it one for processes: of the folder itself, so that no file is left in it."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
@@ -62,33 +59,53 @@ class _FolderLock:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        with self._threads:
-            file = self._locked_file() if self._depth == 0 else None
+        with self._threads, contextlib.ExitStack() as stack:
+            if self._depth == 0 and self._folder.is_dir():
+                self._lock_for_processes(stack)
             self._depth += 1
             try:
                 yield
             finally:
                 self._depth -= 1
-                if file is not None:
-                    file.release()
 
-    def _locked_file(self) -> Any:
-        """The locked file; ``None`` where there is nothing to lock with."""
-        if not self._folder.is_dir():
-            return None
-        import filelock  # imports asyncio, which a start of the WebUI need not wait for
-
-        file = filelock.FileLock(str(self._folder / LOCK), timeout=_PATIENCE)
+    def _lock_for_processes(self, stack: contextlib.ExitStack) -> None:
+        """Lock the folder until ``stack`` ends. Where file systems have no locks, threads alone take turns."""
         try:
-            file.acquire()
-        except filelock.Timeout:
+            if os.name == "nt":
+                _lock_by_name(self._folder, stack)
+            else:
+                _lock_folder(self._folder, stack)
+        except TimeoutError:
             raise FileError(
                 f"Another program has been changing {self._folder} for {_PATIENCE:.0f} seconds: let it finish, and try again."
             ) from None
-        except (OSError, NotImplementedError) as error:  # read-only, or a share without locks
+        except (OSError, NotImplementedError) as error:
             _log.debug("%s cannot be locked: %s", self._folder, error)
-            return None
-        return file
+
+
+def _lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, handle)  # which unlocks
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError from None
+            time.sleep(0.005)
+
+
+def _lock_by_name(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Windows locks no folders: a file in the cache stands for it."""
+    import filelock  # imports asyncio, which a start of the WebUI need not wait for
+
+    path = cache_folder() / "locks" / (hashlib.sha256(str(folder).casefold().encode()).hexdigest()[:32] + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(filelock.FileLock(str(path), timeout=_PATIENCE))
 
 
 @functools.cache

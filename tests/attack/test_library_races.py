@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +18,7 @@ from support.people import person
 
 from celeb_basis.errors import FileError, IdentityError
 from celeb_basis.identities.deletion import GeneratedFiles, delete_person
-from celeb_basis.identities.folder_lock import LOCK, writing
+from celeb_basis.identities.folder_lock import writing
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 
@@ -141,13 +144,19 @@ def test_two_processes_add_each_name_once(tmp_path: Path) -> None:
 
 
 def test_another_program_that_writes_for_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import filelock
-
+    fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr("celeb_basis.identities.folder_lock._PATIENCE", 0.1)
-    with filelock.FileLock(str(tmp_path / LOCK)), pytest.raises(FileError, match="Another program") as caught:
-        Library(tmp_path).add(person("ada"))
+    handle = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(FileError, match="Another program") as caught:
+            Library(tmp_path).add(person("ada"))
+    finally:
+        os.close(handle)
     assert "try again" in str(caught.value)
     assert Library(tmp_path).names() == ()
+    Library(tmp_path).add(person("ada"))
+    assert [path.name for path in tmp_path.iterdir()] == ["ada.safetensors"]
 
 
 def test_reading_waits_for_nobody(tmp_path: Path) -> None:
@@ -159,14 +168,26 @@ def test_reading_waits_for_nobody(tmp_path: Path) -> None:
 
 
 def test_without_locks_threads_still_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import filelock
+    fcntl = pytest.importorskip("fcntl")
 
-    def refused(self: object, *_: object, **__: object) -> None:
-        raise NotImplementedError("no flock here")
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", refused)
+    monkeypatch.setattr(fcntl, "flock", refused)
     results = all_at_once([lambda seed=seed: Library(tmp_path).add(person("ada", seed=seed)) for seed in range(4)])
     assert sum(isinstance(one, Path) for one in results) == 1
+
+
+def test_windows_locks_by_name(tmp_path: Path) -> None:
+    from celeb_basis.identities.folder_lock import _lock_by_name
+
+    with contextlib.ExitStack() as stack:
+        _lock_by_name(tmp_path, stack)
+        with contextlib.ExitStack() as other, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("celeb_basis.identities.folder_lock._PATIENCE", 0.1)
+            with pytest.raises(TimeoutError):
+                _lock_by_name(tmp_path, other)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_listing_shows_nobody_as_broken_who_was_just_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

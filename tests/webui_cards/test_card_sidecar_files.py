@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from support.people import PNG, person
 
-from celeb_basis.identities.folder_lock import LOCK
 from celeb_basis.identities.library import Library, move_sidecars, sidecar_files
 
 OTHERS = ("person10.preview.png", "person1.txt", "person1.preview.safetensors", "person1.old.json", "person.json")
@@ -24,7 +23,7 @@ def library(tmp_path: Path) -> Library:
 
 
 def files(library: Library) -> set[str]:
-    return {path.name for path in library.folder.iterdir()} - {LOCK}
+    return {path.name for path in library.folder.iterdir()}
 
 
 def test_found_beside_the_identity(library: Library) -> None:
