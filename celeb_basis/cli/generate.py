@@ -246,7 +246,7 @@ def parameters_text(
     return "\n".join(lines)
 
 
-_MAX_PARAMETERS = 64 << 10
+_MAX_PARAMETERS = 1 << 18
 """Longest parameters that are read, in characters: they are taken apart piece by piece."""
 
 
