@@ -49,16 +49,19 @@ _KINDS = _kinds(
     ("a checkpoint of Stable Diffusion 3", r"joint_blocks\.\d"),
     ("a checkpoint of Stable Diffusion 3", r"transformer_blocks\.\d+\.attn\.add_q_proj & pos_embed\.(proj|pos_embed)"),
     ("a checkpoint of Chroma", r"distilled_guidance_layer\."),
-    ("a checkpoint of HunyuanVideo", r"txt_in\.individual_token_refiner"),
+    ("a checkpoint of AuraFlow", r"(double_layers\.\d+\.attn\.w|cond_seq_linear\.|joint_transformer_blocks\.\d)"),
+    ("a checkpoint of HunyuanVideo or HunyuanImage", r"(txt_in\.individual_token_refiner|context_embedder\.token_refiner)"),
+    ("a checkpoint of Bria", r"single_transformer_blocks\.\d & time_embed\.timestep_embedder"),
     ("a checkpoint of Flux 2", r"(single_stream_modulation|double_stream_modulation_img)\."),
     ("a checkpoint of Flux", r"double_blocks\.\d+\.(img|txt)_ & single_blocks\.\d"),
     ("a checkpoint of Flux", r"double_blocks\.\d+\.(img|txt)_(attn|mod|mlp)"),
     ("a checkpoint of Flux", r"single_transformer_blocks\.\d & context_embedder\."),
-    ("a checkpoint of AuraFlow", r"(double_layers\.\d+\.attn\.w|cond_seq_linear\.|joint_transformer_blocks\.\d)"),
     ("a checkpoint of Stable Cascade", r"(clip_txt_mapper\.|clip_txt_pooled_mapper\.|down_blocks\.\d+\.\d+\.channelwise)"),
     ("a checkpoint of Hunyuan-DiT", r"(mlp_t5\.\d|text_embedding_padding$|pooler\.positional_embedding)"),
     ("a checkpoint of LTX-Video", r"(patchify_proj\.|transformer_blocks\.\d+\.audio_)"),
-    ("a checkpoint of PixArt", r"adaln_single\. & caption_projection\."),
+    ("a checkpoint of Sana", r"transformer_blocks\.\d+\.ff\.conv_inverted"),
+    ("a checkpoint of LTX-Video", r"caption_projection\. & time_embed\.emb\. & proj_in\."),
+    ("a checkpoint of PixArt", r"adaln_single\."),
     ("a checkpoint of PixArt", r"y_embedder\.y_embedding & t_block\."),
     ("a checkpoint of Sana", r"(blocks\.\d+\.cross_attn\.(q_linear|kv_linear)|attention_y_norm)"),
     ("a checkpoint of HiDream", r"double_stream_blocks\.\d"),
@@ -66,14 +69,18 @@ _KINDS = _kinds(
     ("a checkpoint of Qwen-Image", r"txt_in\.text_norm"),
     ("a checkpoint of Z-Image", r"(x_pad_token|cap_pad_token)$"),
     ("a checkpoint of Lumina", r"(cap_embedder|context_refiner|noise_refiner|time_caption_embed)\."),
-    ("a checkpoint of Mochi", r"(blocks\.\d+\.attn\.qkv_x|t5_yproj\.)"),
+    ("a checkpoint of Mochi", r"(blocks\.\d+\.attn\.qkv_x|t5_yproj\.|time_embed\.caption_proj)"),
     ("a checkpoint of Kandinsky", r"(visual_transformer_blocks|text_transformer_blocks)\.\d"),
     ("a checkpoint of Kandinsky", r"(add_embedding\.(image_proj|image_norm|text_norm|text_proj)|prd_embedding$|clip_mean$)"),
-    ("a checkpoint of Cosmos", r"(net\.)?(extra_pos_embedder\.|pos_embedder\.dim_spatial_range|blocks\.block\d+\.)"),
+    ("a checkpoint of Cosmos", r"(extra_pos_embedder\.|learnable_pos_embed\.|pos_embedder\.dim_spatial_range)"),
+    ("a checkpoint of Cosmos", r"(time_embed\.t_embedder\.|blocks\.block\d+\.)"),
     ("a checkpoint of Wan", r"(head\.modulation$|vace_blocks\.\d)"),
     ("a checkpoint of Wan", r"blocks\.\d+\.self_attn\.(q|norm_q)\. & (text_embedding|blocks\.\d+\.cross_attn)"),
     ("a checkpoint of Wan", r"condition_embedder\.text_embedder\."),
+    ("a checkpoint of CogView", r"time_condition_embed\."),
     ("a checkpoint of CogVideoX", r"patch_embed\.text_proj\."),
+    ("a checkpoint of aMUSEd", r"mlm_layer\."),
+    ("a checkpoint of OmniGen", r"time_token\."),
     ("a checkpoint of DeepFloyd IF", r"add_embedding\.pool\."),
     ("a checkpoint of Kolors", r"encoder_hid_proj\.weight$"),
     (VIDEO, r".*(time_stack|time_mixer|temporal_transformer_blocks|temporal_res_block)"),
@@ -83,9 +90,11 @@ _KINDS = _kinds(
     ("a small VAE for previews (TAESD)", r"(taesd_|(encoder|decoder)\.layers\.\d+\.(conv|weight)|\d+\.conv\.\d\.weight)"),
     ("only a VAE", r"(encoder|decoder)\.(conv_in|conv_out|(mid|down|up)(_blocks?)?|middle|head|stages|project_in)\."),
     ("a T5 text encoder", r"encoder\.block\.\d+\.layer\."),
-    ("a CLIP model", r"(vision_model\.|visual\.transformer\.)"),
-    ("only a text encoder", r"((transformer\.)?text_model\.|transformer\.resblocks\.|text_projection$|token_embedding\.)"),
+    ("a CLIP model", r"(vision_model\.|embeddings\.patch_embedding\.|visual\.transformer\.)"),
+    ("only a text encoder", r"((transformer\.)?text_model\.|transformer\.resblocks\.|text_projection$)"),
+    ("only a text encoder", r"(embeddings\.)?token_embedding\."),
     ("a language model", r"(model\.)?layers\.\d+\.self_attn\."),
+    ("a diffusion transformer, no UNet", r"(single_|joint_)?transformer_blocks\.\d"),
     (_UNET, r"(input_blocks|middle_block|output_blocks)\.\d+"),
     ("only a UNet, in diffusers' layout", r"(down_blocks|up_blocks)\.\d+\.(resnets|attentions)\."),
 )  # fmt: skip
@@ -105,12 +114,13 @@ def kind_of(shapes: Shapes) -> str | None:
     Args:
         shapes: Names and shapes of its tensors.
     """
-    names = "\n".join(map(_bare, shapes))[:_MOST_TEXT]
+    bare = [_bare(name) for name in shapes]
+    names = "\n".join(bare)[:_MOST_TEXT]
     found = next((name for name, parts in _KINDS if all(part.search(names) for part in parts)), None)
-    roots = {match[1] for name in shapes if (match := _WHOLE.match(name))}
+    roots = {match[1] for name in bare if (match := _WHOLE.match(name))}
     if found == _UNET and roots:
         return "a Stable Diffusion checkpoint"
-    if found is None and roots and all(_WHOLE.match(name) for name in shapes):
+    if found is None and roots and not any("diffusion_model." in name for name in shapes):
         return "only a VAE" if roots <= {"first_stage_model", "vae"} else "only a text encoder"
     if len(shapes) <= _MAX_EMBEDDING_TENSORS and any(
         len(shape) == 2 and shape[0] >= _TABLE for shape in shapes.values()
