@@ -46,6 +46,6 @@ def test_the_basis_goes_with_the_coefficients(tab: Any, tmp_path: Path) -> None:
 
 def test_the_basis_alone_is_not_a_person(tab: Any, tmp_path: Path) -> None:
     answer = tab.import_people([saved(torch.zeros(2, 513, 8), tmp_path / "celeb_basis.pt")], "", False, "")
-    assert "import it together with its coefficient files" in answer[tab.note]
+    assert "import it together with its coefficient files" in answer[tab.import_note]
     assert answer[tab.import_files] is None
     assert not tab.service.import_export.given
