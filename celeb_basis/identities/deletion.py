@@ -77,8 +77,8 @@ class GeneratedFiles:
         if not self._path.is_file():
             return ()
         try:
-            kept = read_json(self._path)
-            return tuple(_read(entry) for entry in kept["files"])
+            kept, secret = read_json(self._path), _secret()
+            return tuple(_read(entry, secret) for entry in kept["files"])
         except (CelebBasisError, OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("%s cannot be read, so files noted in it are not known: %s", printable(str(self._path)), error)
             return ()
@@ -128,24 +128,25 @@ class GeneratedFiles:
         if not files:
             self._path.unlink(missing_ok=True)
             return
-        write_json(self._path, {"format": _FORMAT, "files": [_written(file) for file in files]})
+        secret = _secret()
+        write_json(self._path, {"format": _FORMAT, "files": [_written(file, secret) for file in files]})
 
 
-def _read(entry: Any) -> GeneratedFile:
+def _read(entry: Any, secret: bytes) -> GeneratedFile:
     people = tuple(str(name) for name in entry["people"])
     file = GeneratedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
-    return replace(file, ours=hmac.compare_digest(_signature(file), str(entry.get("signature", ""))))
+    return replace(file, ours=hmac.compare_digest(_signature(file, secret), str(entry.get("signature", ""))))
 
 
-def _written(file: GeneratedFile) -> dict[str, Any]:
+def _written(file: GeneratedFile, secret: bytes) -> dict[str, Any]:
     entry = {"path": str(file.path), "kind": file.kind, "people": list(file.people), "sha256": file.sha256}
-    return entry | {"signature": _signature(file)} if file.ours else entry
+    return entry | {"signature": _signature(file, secret)} if file.ours else entry
 
 
-def _signature(file: GeneratedFile) -> str:
+def _signature(file: GeneratedFile, secret: bytes) -> str:
     """What only this installation can write beside a note."""
     text = json.dumps([str(file.path), file.kind, list(file.people), file.sha256])
-    return hmac.new(_secret(), text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def _secret() -> bytes:
@@ -343,19 +344,8 @@ def _leftovers(folder: Path, people: Sequence[str]) -> Iterator[Path]:
     """Temporary files in ``folder`` that hold any of ``people``."""
     wanted = {name_key(name) for name in people}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if is_leftover(path) and _names_in(path) & wanted:
+        if is_leftover(path) and (_names_in_identity(path) | _names_in_state(path)) & wanted:
             yield path
-
-
-def _names_in(path: Path) -> set[str]:
-    """Keys of the people in an identity, a state, or a part of one."""
-    try:
-        described = safetensors_metadata(path)
-        if "identity" in described:
-            return {name_key(str(parse_json(described["identity"])["name"]))}
-        return {name_key(str(person["name"])) for person in parse_json(described["state"])["people"]}
-    except (CelebBasisError, OSError, KeyError, ValueError, TypeError):
-        return set()
 
 
 def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
@@ -364,16 +354,37 @@ def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
     paths = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     records = sorted(folder.glob("*.json")) if folder.is_dir() else []
     for path in (*paths, *(record for record in records if not record.with_suffix(".safetensors").exists())):
-        try:
-            if path.suffix == ".json":
-                names = {name_key(str(name)) for name in read_json(path)["people"]}
-            else:
-                described = parse_json(safetensors_metadata(path)["state"])
-                names = {name_key(str(person["name"])) for person in described["people"]}
-        except (CelebBasisError, OSError, KeyError, ValueError, TypeError):
-            continue
+        names = _names_in_record(path) if path.suffix == ".json" else _names_in_state(path)
         if names & wanted:
             yield path
+
+
+_NOT_READABLE = (CelebBasisError, OSError, KeyError, ValueError, TypeError)
+
+
+def _names_in_identity(path: Path) -> set[str]:
+    """Key of the name in an identity file, or in the beginning of one; nothing for any other file."""
+    try:
+        return {name_key(str(parse_json(safetensors_metadata(path)["identity"])["name"]))}
+    except _NOT_READABLE:
+        return set()
+
+
+def _names_in_state(path: Path) -> set[str]:
+    """Keys of the people in the state of a run, or in the beginning of one; nothing for any other file."""
+    try:
+        described = parse_json(safetensors_metadata(path)["state"])
+        return {name_key(str(person["name"])) for person in described["people"]}
+    except _NOT_READABLE:
+        return set()
+
+
+def _names_in_record(path: Path) -> set[str]:
+    """Keys of the people in the record of a run; nothing for any other file."""
+    try:
+        return {name_key(str(name)) for name in read_json(path)["people"]}
+    except _NOT_READABLE:
+        return set()
 
 
 def _files_of_run(state: Path) -> tuple[Path, ...]:
