@@ -164,13 +164,17 @@ class Library:
                     previous.unlink()
             return path
 
+    def was_deleted(self, name: str, begun: float) -> bool:
+        """Whether ``name`` was deleted after ``begun``, a :func:`time.time`."""
+        return deleted_since(self.folder, name_key(name), begun)
+
     def check_not_deleted(self, name: str, begun: float | None) -> None:
         """Do nothing, unless ``name`` was deleted after ``begun``.
 
         Raises:
             IdentityError: It was.
         """
-        if begun is not None and deleted_since(self.folder, name_key(name), begun):
+        if begun is not None and self.was_deleted(name, begun):
             raise IdentityError(
                 f"{name!r} was deleted after this had begun, so nothing of it was kept: to have the person again, start a "
                 "new run."

@@ -24,7 +24,6 @@ from celeb_basis.errors import (
 from celeb_basis.events import Event, StepDone, follow
 from celeb_basis.files import check_space, checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
-from celeb_basis.identities.folder_lock import deleted_since
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.miniature import CELEBRITY_FACES
@@ -183,13 +182,13 @@ class LearnTasks:
         with self._searching:
             if paths.data in self._searched:
                 return
-            self._workspace.library.sweep()
+            library = self._workspace.library
+            library.sweep()
             files = RunFiles(paths)
             known = {job.id for job in self._queue.jobs()}
             files.delete_orphans(known)
             for run, record in files.find(known):
-                folder = self._workspace.library.folder
-                if any(deleted_since(folder, name_key(name), record.created) for name in record.people):
+                if any(library.was_deleted(name, record.created) for name in record.people):
                     files.delete(run)  # the host was killed before the run could notice
                     continue
                 job = Job("learn", record.people, run)
