@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.described_requests import try_every_operation
 
 from celeb_basis.webui.api import PREFIX
 
@@ -362,28 +362,5 @@ def test_large_bodies_are_refused_by_their_length_and_while_they_arrive(client: 
 def test_requests_made_from_the_description(client: Any) -> None:
     """Requests that fit the OpenAPI document and requests that do not quite, for each of its operations."""
     schemathesis = pytest.importorskip("schemathesis")
-    from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis.errors import Unsatisfiable
-
-    schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
-    tried: dict[str, int] = {}
-
-    def ask(case: Any) -> None:
-        answer = case.call()
-        tried[case.operation.label] = tried.get(case.operation.label, 0) + 1
-        assert answer.status_code < 500, (answer.status_code, answer.text, case.as_curl_command())
-
-    limits = settings(
-        max_examples=15,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    for found in schema.get_all_operations():
-        operation = found.ok()
-        for mode in schemathesis.GenerationMode:
-            with contextlib.suppress(Unsatisfiable):  # nothing can be wrong where nothing is sent
-                limits(given(case=operation.as_strategy(generation_mode=mode))(ask))()
+    tried = try_every_operation(schemathesis.openapi.from_asgi("/openapi.json", client.app), 15)
     assert len(tried) == len(operations(client)), sorted(tried)

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.hostile_files import MARK, MEGABYTES, SECONDS_OF_CPU, corpus
+from support.bounded import MEGABYTES, SECONDS_OF_CPU, rows_of, write_corpus
+from support.hostile_files import MARK, corpus
 from support.people import person
 
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.exports.textual_inversion import import_embedding
 from celeb_basis.identities.library import Library
 
-TESTS = Path(__file__).resolve().parents[1]
-
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
 def test_every_hostile_file_is_read_or_refused_in_words(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
-    for number, (name, data) in enumerate(corpus()):
-        (folder / f"{number:03d}-{name}").write_bytes(data)
-    names = sorted(path.name for path in folder.iterdir())
+    names = write_corpus(corpus(), folder)
     assert len(names) >= 230
-    done = subprocess.run(
-        [sys.executable, "-m", "support.hostile_files", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))},
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, f"{names[len(rows)]} ended the process ({done.returncode}): {done.stderr[-500:]}"
-    assert [row[0] for row in rows] == names
+    rows = rows_of("support.hostile_files", folder, names, cwd=tmp_path)
     wrong = [row for row in rows if row[1].startswith(("raised", "vague"))]
     assert not wrong, wrong
     # Six readers in turn read each file, so the bound is for all of them together.

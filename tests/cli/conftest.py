@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
+from support.command_line import Said
 from support.sample_photos import sample_photos
 
 from celeb_basis.cli.main import main
 
 COMPONENTS = 8
 NAMES = 60
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output, which must be one JSON value and nothing else."""
-        return json.loads(self.out)
 
 
 @dataclass(frozen=True)
@@ -80,13 +65,13 @@ def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def celeb(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def celeb(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Run the command line in this process."""
 
-    def run(*arguments: object) -> Answer:
+    def run(*arguments: object) -> Said:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         said = capsys.readouterr()
-        return Answer(code, said.out, said.err)
+        return Said(code, said.out, said.err)
 
     return run

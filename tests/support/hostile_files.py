@@ -17,12 +17,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+from support.bounded import SECONDS_OF_CPU, memory_now, peak_since
+from support.hostile_pictures import chunk, png
 
-SECONDS_OF_CPU = 8
-"""A guard against hanging, not a measurement: machines differ."""
-
-MEGABYTES = 400
 MARK = "CODE-WAS-RUN"
 """Name of the file that a payload makes where it is run."""
 
@@ -249,13 +246,8 @@ def safetensors_files() -> Iterator[tuple[str, bytes]]:
 def pictures_with_embeddings() -> Iterator[tuple[str, bytes]]:
     """PNG files whose text is read as an embedding."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    def png(*chunks: bytes) -> bytes:
-        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 2, 8, 0, 0, 0))
-        pixels = chunk(b"IDAT", zlib.compress(bytes(8 * 25)))
-        return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+    def picture(*chunks: bytes) -> bytes:
+        return png(8, 8, before=b"".join(chunks))
 
     key = b"sd-ti-embedding\0"
     for name, content in {
@@ -269,12 +261,12 @@ def pictures_with_embeddings() -> Iterator[tuple[str, bytes]]:
         "numbers": base64.b64encode(b'{"string_to_param": {"*": {"TORCHTENSOR": [[' + b"1e999," * 1000 + b"1]]}}}"),
         "large": base64.b64encode(b" " * 12_000_000),
     }.items():
-        yield f"{name}.png", png(chunk(b"tEXt", key + content))
+        yield f"{name}.png", picture(chunk(b"tEXt", key + content))
     bomb = zlib.compress(b"A" * 300_000_000, 9)
-    yield "bomb.png", png(chunk(b"zTXt", key + b"\0" + bomb))
-    yield "bomb-international.png", png(chunk(b"iTXt", key + b"\1\0\0\0" + bomb))
-    yield "many-texts.png", png(*[chunk(b"tEXt", b"k%d\0v" % n) for n in range(100_000)])
-    yield "claims.png", png(struct.pack(">I", 0x7FFFFFFF) + b"tEXt" + key)
+    yield "bomb.png", picture(chunk(b"zTXt", key + b"\0" + bomb))
+    yield "bomb-international.png", picture(chunk(b"iTXt", key + b"\1\0\0\0" + bomb))
+    yield "many-texts.png", picture(*[chunk(b"tEXt", b"k%d\0v" % n) for n in range(100_000)])
+    yield "claims.png", picture(struct.pack(">I", 0x7FFFFFFF) + b"tEXt" + key)
 
 
 def texts() -> Iterator[tuple[str, bytes]]:
@@ -359,23 +351,16 @@ def main(folder: Path) -> None:
     import celeb_basis.identities.deletion
     import celeb_basis.training.state  # noqa: F401
 
-    np.zeros(1)
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        Path("/proc/self/clear_refs").write_text("5")
-        before, began = _kilobytes("VmRSS"), time.process_time()
+        before, began = memory_now(), time.process_time()
         spent = resource.getrusage(resource.RUSAGE_SELF)
         limit = int(spent.ru_utime + spent.ru_stime) + 6 * SECONDS_OF_CPU
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         outcome = read(path)
-        row = [path.name, outcome, (_kilobytes("VmHWM") - before) // 1024, round(time.process_time() - began, 2)]
+        row = [path.name, outcome, peak_since(before), round(time.process_time() - began, 2)]
         print(json.dumps(row), flush=True)
-
-
-def _kilobytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 if __name__ == "__main__":

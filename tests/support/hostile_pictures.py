@@ -13,11 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
-
-SECONDS_OF_CPU = 8
-"""A guard against hanging, not a measurement: machines differ."""
-
-MEGABYTES = 400
+from support.bounded import SECONDS_OF_CPU, memory_now, peak_since
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -361,8 +357,7 @@ def open_all(folder: Path) -> None:
 
     open_photo(encoded(photo(), "JPEG"))
     for path in sorted(folder.iterdir()):
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+        before = memory_now()
         signal.setitimer(signal.ITIMER_PROF, SECONDS_OF_CPU)  # kills this process
         try:
             outcome = str(open_photo(path).shape)
@@ -371,12 +366,7 @@ def open_all(folder: Path) -> None:
         except BaseException as error:
             outcome = f"raised: {type(error).__name__}: {error}"
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps([path.name, outcome, (_status("VmHWM") - before) // 1024]), flush=True)
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+        print(json.dumps([path.name, outcome, peak_since(before)]), flush=True)
 
 
 if __name__ == "__main__":
