@@ -1,4 +1,4 @@
-"""Invented people: everything that makes a head somebody, drawn from one number."""
+"""Invented people: everything that makes a head a person, drawn from one number."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_a_run_that_ends_after_the_deletion_adds_nobody(tmp_path: Path) -> None:
     assert library.names() == ("ada",)
 
 
-def test_whoever_adds_them_on_purpose_may(tmp_path: Path) -> None:
+def test_a_deleted_person_may_be_added_on_purpose(tmp_path: Path) -> None:
     library = Library(tmp_path)
     library.add(person("ada"))
     delete_person(library, "ada")

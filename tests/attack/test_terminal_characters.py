@@ -76,7 +76,7 @@ def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with own_folders(tmp_path):
         assert learn("ada").code == 0
         path = tmp_path / "library" / "ada.safetensors"
-        # A description that somebody else has written.
+        # A description that another person has written.
         with open(path, "rb") as file:
             header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         spoiled = {key: value.replace('"miniature"', shown) for key, value in header["__metadata__"].items()}

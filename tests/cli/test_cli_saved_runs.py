@@ -110,7 +110,7 @@ def test_a_state_in_a_place_of_the_users_own(
     assert celeb("delete", "ada", "--yes").code == 0
     assert not state.exists()
     assert celeb("learn", parts.photo, "--name", "ada", *parts.learning, "--state", state).code == 0
-    assert not state.exists(), "it is of no use any more"
+    assert not state.exists(), "it is not needed any more"
     assert not (own_library / ".derived.json").exists()
 
 

@@ -181,7 +181,7 @@ def test_without_a_home_folder_nothing_is_written_below_a_folder_called_tilde(tm
     with pytest.raises(FileError, match="set HOME to a folder"):
         write_text(Path("~/.local/share/celeb-basis/identities/.derived.json"), "{}")
     assert list(tmp_path.iterdir()) == []
-    write_text(tmp_path / "~" / "a.txt", "a folder of that name, where somebody has one")
+    write_text(tmp_path / "~" / "a.txt", "a folder of that name, where there is one")
 
 
 @needs_posix

@@ -226,7 +226,7 @@ def test_exporting_creates_a_folder(folder: Path, output: str) -> None:
     assert (folder / output / "ada.safetensors").is_file()
 
 
-# Told before the run
+# Reported before the run
 
 
 @pytest.mark.parametrize("place", ["/proc/celeb-basis", "file.txt/inside", "file.txt"])

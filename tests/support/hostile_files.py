@@ -1,4 +1,4 @@
-"""Files made to hurt whoever reads them: a generator of named files, and the bounded process that reads each in every way."""
+"""Files made to hurt what reads them: a generator of named files, and the bounded process that reads each in every way."""
 
 from __future__ import annotations
 
