@@ -18,8 +18,9 @@ import numpy as np
 
 from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.files import write_json
+from miniature.people3d.looks import draw_lighting
 from miniature.people3d.person import Person, draw_person, linear
-from miniature.people3d.portrait import Model, Pose, draw_lighting
+from miniature.people3d.portrait import Model, Pose
 
 _log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from miniature.people3d.head_model import BEARD, BROW, HAIR, Array, head_model
+from miniature.people3d.head_model import HAIR, Array, head_model
 from miniature.people3d.person import Person, Rng
 from miniature.people3d.rasterizer import Surface
-from miniature.people3d.skin import azimuth_of, beard_density, brow_place, hairline, smoothstep
+from miniature.people3d.skin import azimuth_of, hairline, smoothstep
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def ribbons(strands: Strands, camera: Array) -> Surface:
     tangents = np.empty_like(points)
     tangents[:, 1:-1] = points[:, 2:] - points[:, :-2]
     tangents[:, 0], tangents[:, -1] = points[:, 1] - points[:, 0], points[:, -1] - points[:, -2]
-    tangents = _unit(tangents)
-    aside = _unit(np.cross(tangents, camera - points)) * strands.widths[..., None]
+    tangents = unit(tangents)
+    aside = unit(np.cross(tangents, camera - points)) * strands.widths[..., None]
 
     def twice(values: Array) -> Array:
         return np.repeat(values.reshape(count * length, -1), 2, 0).astype(np.float32)
@@ -182,7 +182,7 @@ class _Growth:
         self.person, self.style, self.rng, self.between_eyes = person, style, rng, between_eyes
         curly_long = bool(style.curl) and style.top > 1
         self.length = 26 if curly_long else 15 if max(style.top, style.side) > 0.9 or style.curl else 7
-        triangles, corners = _sampled(rng, positions, style.strands, _scalp(person))
+        triangles, corners = sampled(rng, positions, style.strands, _scalp(person))
         self.roots, self.root_normals = at(positions, triangles, corners), at(normals, triangles, corners)
         self.rest_roots = at(head.base, triangles, corners)
         surface = np.where(head.is_skin & (head.mouth < 0.3))[0]
@@ -215,9 +215,9 @@ class _Growth:
         if self.style.knot is None:
             return np.zeros(3), np.zeros(3)
         head, middle = head_model(), np.array([0, 7.5, 0.1])
-        direction = _unit(np.array(self.style.knot) - middle)
+        direction = unit(np.array(self.style.knot) - middle)
         crown = np.where(head.is_skin & (head.base[:, 1] > 6.6) & (head.mouth < 0.3))[0]
-        nearest = crown[np.argmax(_unit(head.base[crown] - middle) @ direction)]
+        nearest = crown[np.argmax(unit(head.base[crown] - middle) @ direction)]
         return positions[nearest] + 0.06 * normals[nearest], direction
 
     def _first_directions(self) -> Array:
@@ -249,11 +249,11 @@ class _Growth:
             some = int(fringe.sum())
             swept = 0.35 * side + 0.35 * rng.standard_normal(some) + 0.5 * roots[fringe, 0]
             flow[fringe] = np.stack([swept, np.full(some, -0.35), np.ones(some)], 1)
-        flow = _unit(flow)
+        flow = unit(flow)
         if style.flow != "up":
-            flow = _unit(flow - self.root_normals * (flow * self.root_normals).sum(1, keepdims=True))
+            flow = unit(flow - self.root_normals * (flow * self.root_normals).sum(1, keepdims=True))
         loose = 0.10 * rng.standard_normal((count, 3))
-        return _unit(flow * (1 - 0.5 * style.lift) + self.root_normals * style.lift + loose)
+        return unit(flow * (1 - 0.5 * style.lift) + self.root_normals * style.lift + loose)
 
     def run(self) -> tuple[Array, Array]:
         """``(M, K, 3)`` points and normals."""
@@ -266,25 +266,25 @@ class _Growth:
         arrived = np.zeros(count, bool)
         for k in range(1, self.length):
             if style.flow == "tied":
-                directions = 0.6 * directions + 0.4 * _unit(self.tie - current)
+                directions = 0.6 * directions + 0.4 * unit(self.tie - current)
             elif style.flow == "up":
                 directions = directions * stiffness + ((0, -0.05, 0) if style.curl else (0.0, 0.0, 0.0))
             else:
                 directions = directions * stiffness + (1 - stiffness) * (0, -1.0, 0)
-            directions = _unit(directions)
+            directions = unit(directions)
             following = current + directions * step
             if style.long:
                 following = self._free_face(following)
             following, off = self._outside(following, k / (self.length - 1))
-            directions = 0.75 * _unit(following - current) + 0.25 * directions
+            directions = 0.75 * unit(following - current) + 0.25 * directions
             outward = following - (0, self.between_eyes[1] - 0.1, self.between_eyes[2] - 1.0)
             outward[:, 1] *= 0.5
-            outward = _unit(outward)
-            facing[:, k] = _unit(0.55 * off + 0.45 * outward if style.long else 0.8 * off + 0.2 * outward)
+            outward = unit(outward)
+            facing[:, k] = unit(0.55 * off + 0.45 * outward if style.long else 0.8 * off + 0.2 * outward)
             current = following
             if style.flow == "tied":  # what has reached the knot stays in it
                 arrived |= np.linalg.norm(current - self.tie, axis=1) < 0.20
-                in_knot = self.tie + 0.10 * _unit(self.roots - self.tie)
+                in_knot = self.tie + 0.10 * unit(self.roots - self.tie)
                 current = np.where(arrived[:, None], in_knot, current)
             points[:, k] = current
         return points, facing
@@ -308,7 +308,7 @@ class _Growth:
         distance, nearest = self._tree.query(points, k=3)
         weight = 1 / (distance + 1e-3)
         weight /= weight.sum(1, keepdims=True)
-        normals = _unit((self._surface_normals[nearest] * weight[..., None]).sum(1))
+        normals = unit((self._surface_normals[nearest] * weight[..., None]).sum(1))
         skin = (self._surface[nearest] * weight[..., None]).sum(1)
         height = ((points - skin) * normals).sum(1)
         thickness = style.volume * self.person.hair.volume * self.layer
@@ -336,7 +336,7 @@ def _scalp(person: Person) -> Array:
     return result
 
 
-def _sampled(rng: Rng, positions: Array, count: int, density: Array) -> tuple[Array, Array]:
+def sampled(rng: Rng, positions: Array, count: int, density: Array) -> tuple[Array, Array]:
     """Random places on the skin: triangles, and ``(count, 3)`` weights of their corners."""
     head = head_model()
     corners = head.triangles[head.skin_triangles]
@@ -356,7 +356,8 @@ def at(values: Array, triangles: Array, weights: Array) -> Array:
     return result
 
 
-def _unit(vectors: Array) -> Array:
+def unit(vectors: Array) -> Array:
+    """``(..., 3)`` vectors at length 1."""
     result: Array = vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-9)
     return result
 
@@ -369,8 +370,8 @@ def _curled(person: Person, style: Style, points: Array, facing: Array, growth: 
     if style.wave:
         phase = 0.6 * np.sin(growth.rest_roots @ (3, 0, 4)) + 0.25 * phase
     along = np.linspace(0, 1, growth.length)[None] * growth.lengths[:, None]
-    tangents = _unit(np.gradient(points, axis=1))
-    aside = _unit(np.cross(tangents, facing))
+    tangents = unit(np.gradient(points, axis=1))
+    aside = unit(np.cross(tangents, facing))
     amount, angle = np.clip(along / 0.3, 0, 1) * size, turns * along + phase[:, None]
     depth = 0.8 if style.curl else 0.4
     result: Array = (
@@ -386,10 +387,10 @@ def _bun(person: Person, growth: _Growth) -> Strands:
     """A ball of hair, wound around changing axes."""
     rng = np.random.default_rng((person.number, 99))
     radius, center = 0.27 * person.hair.length**0.5, growth.tie + 0.2 * growth.tie_direction
-    start = _unit(rng.standard_normal((_KNOT_STRANDS, 3)))
-    axis = _unit(0.4 * rng.standard_normal((_KNOT_STRANDS, 3)) + (0.1, 0.2, 1.0))
+    start = unit(rng.standard_normal((_KNOT_STRANDS, 3)))
+    axis = unit(0.4 * rng.standard_normal((_KNOT_STRANDS, 3)) + (0.1, 0.2, 1.0))
     angle = np.linspace(0, 2.2, _KNOT_POINTS)[None, :, None]
-    facing = _unit(start[:, None] * np.cos(angle) + np.cross(axis, start)[:, None] * np.sin(angle))
+    facing = unit(start[:, None] * np.cos(angle) + np.cross(axis, start)[:, None] * np.sin(angle))
     layer = rng.random(_KNOT_STRANDS)
     points = center + facing * (radius * (0.8 + 0.2 * layer))[:, None, None]
     along, own = np.linspace(0.3, 1, _KNOT_POINTS), rng.random(_KNOT_STRANDS)
@@ -408,111 +409,6 @@ def _ponytail(person: Person, growth: _Growth) -> Strands:
     )
     spread = 0.35 + 0.9 * np.sin(np.pi * np.clip(along * 1.1, 0, 1))
     points = growth.tie + offset[:, None] * spread[None, :, None] + path[None]
-    facing = np.repeat(_unit(offset)[:, None], _KNOT_POINTS, 1)
+    facing = np.repeat(unit(offset)[:, None], _KNOT_POINTS, 1)
     layer, own = rng.random(_KNOT_STRANDS), rng.random(_KNOT_STRANDS)
     return _strands(points, facing, np.linspace(0.3, 1, _KNOT_POINTS), own, 0.5 + 0.5 * layer, 0.02, 0.3 * layer)
-
-
-# ---------------------------------------------------------------------- brows and beard
-
-
-@dataclass(frozen=True)
-class FacialHair:
-    """Hairs that are rooted on the face and follow its expressions."""
-
-    material: int
-    triangles: Array
-    weights: Array
-    """Where the roots are."""
-    directions: Array
-    lengths: Array
-    lift: float
-    droop: float
-    width: float
-    own: Array
-    occlusion: Array
-
-    def strands(self, positions: Array, normals: Array, rotation: Array) -> Strands:
-        """The hairs on a posed face whose head is turned by a ``(3, 3)`` rotation."""
-        roots = at(positions, self.triangles, self.weights)
-        facing = _unit(at(normals, self.triangles, self.weights))
-        directions = self.directions @ rotation.T
-        directions = _unit(directions - 0.9 * facing * (directions * facing).sum(1, keepdims=True))
-        along, lengths = np.linspace(0, 1, 4), self.lengths[:, None, None]
-        lifted = self.lift * 0.5 * np.sin(0.6 * np.pi * along)[None, :, None]
-        points = roots[:, None] + 0.004 * facing[:, None] + directions[:, None] * lengths * along[None, :, None]
-        points = points + facing[:, None] * lengths * lifted
-        points[..., 1] -= 0.35 * self.droop * self.lengths[:, None] * along[None] ** 2
-        shape = points.shape[:2]
-        columns = (self.occlusion[:, None], along[None], self.own[:, None], np.zeros((1, 1)))
-        attributes = np.stack([np.broadcast_to(column, shape) for column in columns], -1)
-        widths = np.broadcast_to(self.width * (1 - 0.7 * along)[None], shape)
-        return Strands(
-            points.astype(np.float32),
-            np.repeat(facing[:, None], 4, 1).astype(np.float32),
-            widths.astype(np.float32),
-            attributes.astype(np.float32),
-            self.material,
-        )
-
-
-def grow_facial_hair(person: Person) -> list[FacialHair]:
-    """Brows and beard of a person, in the rest pose."""
-    rng = np.random.default_rng((person.number, 7))
-    return [hairs for hairs in (_brow_hairs(person, rng), _beard_hairs(person, rng)) if hairs is not None]
-
-
-def _brow_hairs(person: Person, rng: Rng) -> FacialHair | None:
-    head, brows = head_model(), person.brows
-    centers = head.centers[head.skin_triangles]
-    region = (centers[:, 1] > 7.3) & (centers[:, 1] < 7.75) & (np.abs(centers[:, 0]) < 0.75) & (centers[:, 2] > 0.6)
-    triangles, weights = _sampled(rng, head.base, 18000, region.astype(float))
-    roots = at(head.base, triangles, weights)
-    along, across = brow_place(brows, np.abs(roots[:, 0]), roots[:, 1])
-    # Thin toward the edges and both ends, so that no brow looks cut out.
-    chance = (1 - 0.75 * np.abs(across) ** 1.6) * smoothstep(-0.02, 0.22, along) * smoothstep(1.02, 0.8, along)
-    keep = np.where((along > 0) & (along < 1) & (np.abs(across) < 1) & (rng.random(len(along)) < chance))[0]
-    keep = keep[: int(760 * brows.density * (brows.thickness / 0.05) ** 0.5)]
-    if not len(keep):
-        return None
-    triangles, weights, roots, along, across = (q[keep] for q in (triangles, weights, roots, along, across))
-    rising = 0.9 * (1 - along) ** 2 - 0.35 * along - 0.5 * across * (along > 0.1)
-    directions = np.stack([np.sign(roots[:, 0]), rising, np.full(len(keep), -0.35)], 1)
-    directions = _unit(directions + 0.07 * rng.standard_normal(directions.shape))
-    lengths = 0.07 * (0.8 + 0.4 * rng.random(len(keep))) * (1 - 0.35 * along)
-    own, ones = rng.random(len(keep)), np.ones(len(keep))
-    return FacialHair(BROW, triangles, weights, directions, lengths, 0.12, 0.0, 0.0045, own, ones)
-
-
-_BEARD_LENGTHS = {"short": 0.09, "full": 0.34, "goatee": 0.26, "vandyke": 0.28, "moustache": 0.14}
-
-
-def _beard_hairs(person: Person, rng: Rng) -> FacialHair | None:
-    beard = person.beard
-    if beard.kind in ("none", "stubble"):
-        return None
-    kind = "full" if beard.kind == "short" else beard.kind
-    head = head_model()
-    centers, corners = head.centers[head.skin_triangles], head.triangles[head.skin_triangles]
-    region = (centers[:, 1] > 5.8) & (centers[:, 1] < 7.3) & (centers[:, 2] > -0.2) & (np.abs(centers[:, 0]) < 0.74)
-    region &= (
-        (head.mouth[corners].max(1) < 0.1) & (head.lips[corners].max(1) < 0.4) & (head.ears[corners].max(1) < 0.15)
-    )
-    triangles, weights = _sampled(rng, head.base, 26000, region.astype(float))
-    roots = at(head.base, triangles, weights)
-    keep = np.where(rng.random(len(roots)) < beard_density(*roots.T, kind))[0][: 4200 if kind == "full" else 2000]
-    if not len(keep):
-        return None
-    triangles, weights, roots = triangles[keep], weights[keep], roots[keep]
-    count = len(keep)
-    moustache = (roots[:, 1] > 6.62) & (np.abs(roots[:, 0]) < 0.36)
-    directions = np.stack([0.25 * roots[:, 0], np.full(count, -1.0), np.full(count, 0.25)], 1)
-    directions[moustache] = np.stack(
-        [np.sign(roots[moustache, 0]), np.full(moustache.sum(), -0.75), np.full(moustache.sum(), 0.1)], 1
-    )
-    directions = _unit(directions + 0.22 * rng.standard_normal((count, 3)))
-    longer_below = 0.35 + 0.65 * smoothstep(6.75, 6.3, roots[:, 1])
-    lengths = np.where(moustache, 0.15, _BEARD_LENGTHS[beard.kind] * longer_below) * (0.7 + 0.6 * rng.random(count))
-    lift = 0.6 if beard.kind == "short" else 0.45
-    own, occlusion = rng.random(count), 0.6 + 0.4 * rng.random(count)
-    return FacialHair(BEARD, triangles, weights, directions, lengths, lift, 0.5, 0.011, own, occlusion)

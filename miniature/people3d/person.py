@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -310,9 +310,8 @@ def _low_middle_high(value: float, name: str) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _flatter(more: object, manliness: float) -> None:
+def _flatter(more: Callable[[str, float], None], manliness: float) -> None:
     """Move the mean face of the base mesh to a friendlier one: larger eyes, a narrower head, corners of the mouth up."""
-    assert callable(more)
     for side in "lr":
         more(f"eyes/{side}-eye-scale-incr", 0.42 + 0.25 * (1 - manliness))
         more(f"eyes/{side}-eye-height2-incr", 0.2)

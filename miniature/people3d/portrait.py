@@ -9,8 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from miniature.people3d import hair as hairs
+from miniature.people3d.facial_hair import grow_facial_hair
 from miniature.people3d.head_model import EYE_LEFT, EYE_RIGHT, LASHES, MOUTH, SKIN, TEETH, Array, HeadModel, head_model
-from miniature.people3d.person import Person, Rng, linear
+from miniature.people3d.looks import CLOTHES, Clothes, Lighting
+from miniature.people3d.person import Person, linear
 from miniature.people3d.rasterizer import Rendered, Surface, View, depth_map, render
 from miniature.people3d.skin import skin_texture, smoothstep
 from miniature.people3d.things import Head, make_thing
@@ -35,8 +37,6 @@ EXPRESSIONS: dict[str, dict[str, float]] = {
 _AT_REST = {"eyeBlink": 0.09, "mouthSmile": 0.16, "browInnerUp": 0.12}
 """What every face does, so that nobody stares."""
 
-LIGHTS = ("soft", "side", "warm", "cool", "studio")
-
 
 @dataclass(frozen=True)
 class Pose:
@@ -45,98 +45,6 @@ class Pose:
     yaw: float = 0.0
     pitch: float = 0.0
     roll: float = 0.0
-
-
-@dataclass(frozen=True)
-class Lighting:
-    """Three lights, each a direction and a linear color, and light from above and below."""
-
-    key: tuple[Sequence[float], Sequence[float]]
-    fill: tuple[Sequence[float], Sequence[float]]
-    rim: tuple[Sequence[float], Sequence[float]]
-    sky: Sequence[float]
-    ground: Sequence[float]
-
-
-_Triple = tuple[float, float, float]
-_LIGHTS: dict[
-    str, tuple[tuple[_Triple, _Triple], tuple[_Triple, _Triple], tuple[_Triple, _Triple], _Triple, _Triple]
-] = {
-    "soft": (
-        ((0.45, 0.65, 1), (1.34, 1.29, 1.22)),
-        ((-0.8, 0.2, 0.8), (0.38, 0.39, 0.42)),
-        ((-0.7, 0.5, -0.8), (0.5, 0.5, 0.52)),
-        (0.50, 0.51, 0.54),
-        (0.30, 0.27, 0.25),
-    ),
-    "side": (
-        ((1.1, 0.5, 0.6), (1.9, 1.8, 1.66)),
-        ((-0.9, 0.1, 0.6), (0.24, 0.26, 0.31)),
-        ((-0.8, 0.4, -0.8), (0.55, 0.58, 0.65)),
-        (0.34, 0.36, 0.41),
-        (0.20, 0.18, 0.17),
-    ),
-    "warm": (
-        ((0.8, 0.45, 0.8), (1.95, 1.58, 1.18)),
-        ((-0.8, 0.3, 0.7), (0.28, 0.30, 0.38)),
-        ((-0.7, 0.5, -0.7), (0.8, 0.62, 0.42)),
-        (0.40, 0.42, 0.48),
-        (0.30, 0.24, 0.18),
-    ),
-    "cool": (
-        ((0.5, 0.8, 0.8), (1.38, 1.5, 1.62)),
-        ((-0.8, 0.1, 0.8), (0.40, 0.36, 0.34)),
-        ((0.5, 0.5, -0.8), (0.5, 0.55, 0.7)),
-        (0.46, 0.52, 0.60),
-        (0.25, 0.25, 0.25),
-    ),
-    "studio": (
-        ((0.6, 0.8, 0.9), (1.75, 1.66, 1.55)),
-        ((-0.7, 0.1, 0.9), (0.30, 0.31, 0.34)),
-        ((-0.9, 0.3, -0.6), (0.7, 0.7, 0.72)),
-        (0.40, 0.41, 0.44),
-        (0.26, 0.23, 0.21),
-    ),
-}
-
-
-def draw_lighting(kind: str, rng: Rng) -> Lighting:
-    """A light of :data:`LIGHTS`, from the left or the right and a little elsewhere each time."""
-    key, fill, rim, sky, ground = _LIGHTS[kind]
-    side = float(rng.choice([-1, 1]))
-
-    def placed(light: tuple[_Triple, _Triple]) -> tuple[Sequence[float], Sequence[float]]:
-        (x, y, z), color = light
-        direction = np.array([side * x, y, z]) + 0.12 * rng.standard_normal(3)
-        return direction.tolist(), color
-
-    return Lighting(placed(key), placed(fill), placed(rim), sky, ground)
-
-
-CLOTHES = ("crew neck", "v-neck", "stripes", "shirt", "jacket", "turtleneck")
-
-
-@dataclass(frozen=True)
-class Clothes:
-    """What is worn on the body: one of :data:`CLOTHES`, in two linear colors."""
-
-    kind: str
-    color: Array
-    second: Array
-
-
-def draw_clothes(rng: Rng) -> Clothes:
-    """Random clothes."""
-    import colorsys
-
-    def color(saturation: tuple[float, float], value: tuple[float, float]) -> Array:
-        rgb = colorsys.hsv_to_rgb(float(rng.random()), float(rng.uniform(*saturation)), float(rng.uniform(*value)))
-        return linear(*(255 * part for part in rgb))
-
-    kind = str(rng.choice(CLOTHES, p=[0.28, 0.18, 0.12, 0.16, 0.16, 0.10]))
-    first = color((0.08, 0.66), (0.2, 0.88))
-    second = color((0, 0.12), (0.75, 0.98)) if kind in ("shirt", "jacket") else color((0.08, 0.66), (0.2, 0.9))
-    return Clothes(kind, first, second)
 
 
 _NECKLINE, _NECKLINE_TILT, _NECKLINE_DEPTH = 5.93, -0.42, 0.75
@@ -184,7 +92,7 @@ class Model:
         self._eyes = {side: head.eye(self._positions, side) for side in (EYE_LEFT, EYE_RIGHT)}
         self._between_eyes = (self._eyes[EYE_LEFT] + self._eyes[EYE_RIGHT]) / 2
         self._hair = hairs.grow_hair(person, self._positions, self._normals, self._between_eyes)
-        self._facial_hair = hairs.grow_facial_hair(person)
+        self._facial_hair = grow_facial_hair(person)
         self._texture = skin_texture(person)
         self._occlusion = self._occluded()
         self._lashes = _Lashes.of(head)

@@ -10,18 +10,20 @@ import numpy as np
 
 from celeb_basis.faces.network import Pixels
 from celeb_basis.files import atomic_path
+from miniature.people3d.head_model import Array
+from miniature.people3d.looks import LIGHTS, draw_clothes, draw_lighting
 from miniature.people3d.person import Rng, draw_person, linear
-from miniature.people3d.portrait import EXPRESSIONS, LIGHTS, Model, Pose, draw_clothes, draw_lighting
+from miniature.people3d.portrait import EXPRESSIONS, Model, Pose
 from miniature.people3d.things import HELD, WORN
 
 
-def backdrop(side: int, rng: Rng) -> Pixels:
-    """A plain color, lighter around a point: linear light, float32."""
+def backdrop(side: int, rng: Rng) -> Array:
+    """``(side, side, 3)`` float32 linear light: a plain color, lighter around a point."""
     color = linear(*rng.integers(100, 225, 3))
     y, x = np.mgrid[0:side, 0:side] / side
     middle = 0.5 + 0.2 * rng.standard_normal(2)
     falling = np.clip(np.hypot(x - middle[0], y - middle[1]) / 0.9, 0, 1)[..., None] ** 1.3
-    result: Pixels = (color * (1 - 0.45 * falling)).astype(np.float32)
+    result: Array = (color * (1 - 0.45 * falling)).astype(np.float32)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Many large requests at once: one photo is decoded at a time, other requests are answered at the same time, bodies share a limit."""
+"""Many large requests at once: one photo is decoded at a time, others are answered beside it, bodies share a limit."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from miniature.people3d import casting, rasterizer
 from miniature.people3d.casting import Bounds, Casting, cast, pictures_of
 from miniature.people3d.hair import STYLES
 from miniature.people3d.head_model import EYE_LEFT, HAIR, SKIN, head_model
+from miniature.people3d.looks import CLOTHES, LIGHTS, Clothes, draw_lighting
 from miniature.people3d.person import clean_shaven, draw_person, linear
-from miniature.people3d.portrait import CLOTHES, EXPRESSIONS, LIGHTS, Clothes, Cutout, Model, Pose, draw_lighting
+from miniature.people3d.portrait import EXPRESSIONS, Cutout, Model, Pose
 from miniature.people3d.things import HELD, WORN
 from miniature.training.dlib_judge import RecognitionJudge
 from miniature.training.places import face_network
