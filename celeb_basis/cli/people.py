@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ def blend(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.identities.expand import tensors_of
     from celeb_basis.training.trainer import distance_to_mean, nearest_names
 
+    begun = time.time()
     weights = [_weighted(text) for text in arguments.parts]
     celebrity = None if arguments.toward_celebrity is None else _weighted(arguments.toward_celebrity)
     library = open_library(arguments.library)
@@ -96,7 +98,7 @@ def blend(arguments: argparse.Namespace, console: Console) -> int:
         blended = blending.toward_mean(blended, arguments.toward_mean, bases, model.info)
     if celebrity is not None:
         blended = blending.toward_celebrity(blended, *celebrity, bases, model.info, keep_radius=arguments.keep_radius)
-    path = library.add(blended, replace=arguments.replace)
+    path = blending.add_blend(library, blended, begun, replace=arguments.replace)
 
     coefficients = tensors_of(blended.coefficients)
     distance = distance_to_mean(bases, coefficients)
@@ -361,7 +363,8 @@ def delete(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.dry_run or not arguments.yes:
         show = console.say if arguments.dry_run else console.note
         show(traces.sentence())
-        for path in (*traces.identities, *traces.beside, *traces.states, *(file.path for file in traces.files)):
+        noted = (file.path for file in traces.files)
+        for path in (*traces.identities, *traces.beside, *traces.states, *noted, *traces.leftovers):
             show(f"  {path}")
     if arguments.dry_run:
         return 0

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import BasisError, IdentityError
 from celeb_basis.identities.expand import check_bases, check_model, new_identity, tensors_of
+from celeb_basis.identities.folder_lock import writing
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.method import Basis
@@ -217,6 +219,19 @@ def blends_of(library: Library, names: Iterable[str]) -> tuple[str, ...]:
         found += new
         reached |= {name_key(name) for name in new}
     return tuple(sorted(found))
+
+
+def add_blend(library: Library, blended: Identity, begun: float, *, replace: bool = False) -> Path:
+    """Add a blend to the library, unless a part was deleted after ``begun``, a :func:`time.time`.
+
+    Raises:
+        IdentityError: A part was deleted, or the name is taken.
+        FileError: The folder cannot be written to.
+    """
+    with writing(library.folder, create=True):
+        for part in people_in(blended.metadata.settings):
+            library.check_not_deleted(part, begun)
+        return library.add(blended, replace=replace, begun=begun)
 
 
 def rename_in_blends(library: Library, name: str, new_name: str) -> None:

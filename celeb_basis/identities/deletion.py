@@ -197,6 +197,7 @@ class Traces:
             "identities": [path.name for path in self.identities],
             "beside": [path.name for path in self.beside],
             "unfinished": len(self.states),
+            "leftovers": [path.name for path in self.leftovers],
             "files": [{"path": str(file.path), "kind": file.kind, "people": list(file.people)} for file in self.files],
         }
 
@@ -205,6 +206,7 @@ class Traces:
         kinds = [file.kind for file in self.files]
         counted = [(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
         counted += [(len(self.states), "unfinished run"), (len(self.beside), "card file")]
+        counted.append((len(self.leftovers), "temporary file"))
         parts = [f"the identity of {path.stem}" for path in self.identities]
         parts += [_counted(count, what) for count, what in counted if count]
         listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts) or "nothing"

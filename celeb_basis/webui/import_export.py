@@ -30,7 +30,7 @@ from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.method import Basis
 from celeb_basis.webui.people import People
-from celeb_basis.webui.schemas import NameTakenError
+from celeb_basis.webui.schemas import NameTakenError, NoSuchPersonError
 from celeb_basis.webui.tasks.basis import ModelAccess
 
 _MAY_HOLD_COEFFICIENTS = (".pt", ".bin")
@@ -57,7 +57,12 @@ class ImportExport:
         """
         if layout == "identity":
             path = self.people.workspace.library.path_of(self.people.entry(name).name)
-            return [(path.name, path.read_bytes())]
+            try:
+                return [(path.name, path.read_bytes())]
+            except FileNotFoundError:
+                raise NoSuchPersonError(
+                    f"{checked_name(name)!r} was deleted before the file was read: look at the list of people."
+                ) from None
         if layout not in LAYOUTS:
             raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
         with tempfile.TemporaryDirectory() as folder:

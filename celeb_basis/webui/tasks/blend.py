@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import CelebBasisError, IdentityError
 from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import open_loaded_model
-from celeb_basis.identities.blending import blend, toward_celebrity, toward_mean
+from celeb_basis.identities.blending import add_blend, blend, toward_celebrity, toward_mean
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.provenance import marked
 from celeb_basis.webui.jobs import Job
@@ -40,10 +41,11 @@ class BlendTasks:
         Raises:
             CelebBasisError: The parts do not fit the loaded checkpoint, or the name is taken.
         """
+        begun = time.time()
         self._check_name(request)
         with self.access.read() as model:
             blended = self.blended(request, model)
-        self.people.workspace.library.add(blended, replace=request.replace)
+        add_blend(self.people.workspace.library, blended, begun, replace=request.replace)
         return self.people.entry(blended.name)
 
     def blend_job(self, request: BlendRequest) -> Job:
@@ -108,7 +110,7 @@ class BlendTasks:
         job.report("Waiting for the WebUI to finish its work")
         with self.access.read(job) as model:
             blended = self.blended(request, model, job)
-        self.people.workspace.library.add(blended, replace=request.replace)
+        add_blend(self.people.workspace.library, blended, job.created, replace=request.replace)
         job.result = {"person": self.people.entry(blended.name).as_dict()}
         job.report("Saved", step=1, total=1)
 
