@@ -418,7 +418,7 @@ class Results:
             if not row["ok"]:
                 continue
             for warning in row["warnings"]:
-                self.console.note(f"warning: {warning}")
+                self.console.warn(warning)
             self.console.say(f"{name}: {_REASONS[row['reason']].format(row['steps'])}, in {row['seconds']:.1f} s")
             self.console.say(f"  distance to the mean: {row['distance']:.2f} times the celebrities' own")
             self.console.say(f"  nearest celebrities: {named_cosines(row['nearest'])}")

@@ -25,6 +25,7 @@ class Console:
     quiet: bool
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+    _warnings: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         # A redirected stream on Windows encodes the letters of one script only, and raises for all others, which would
@@ -70,6 +71,12 @@ class Console:
         """Show a remark; nothing with ``quiet``."""
         if not self.quiet:
             self._write(text)
+
+    def warn(self, text: str) -> None:
+        """Show a warning once, however often it is given: at the event itself, and again in the summary of a run."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            self.note(f"warning: {text}")
 
     def confirm(self, question: str) -> bool | None:
         """Ask a yes-or-no question at the terminal; ``None`` without a terminal."""
@@ -144,7 +151,7 @@ class LearnBar:
                 )
             self._bar.set_postfix_str(f"loss {event.average_loss:.4f}{self._people}", refresh=False)
         elif isinstance(event, Warned):
-            self.console.note(f"warning: {event.message}")
+            self.console.warn(event.message)
 
     def close(self) -> None:
         """Remove the bar. The next event opens a new one."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celeb_basis import __version__
-from celeb_basis.events import DrawingNames, Event, Preparing, StepDone
+from celeb_basis.events import DrawingNames, Event, Preparing, StepDone, Warned
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.report import (
     Report,
@@ -40,6 +40,7 @@ class RunReport:
         self._photos: dict[Path, tuple[Pixels, DetectedFace, list[DetectedFace]]] = {}
         self._portraits: Mapping[str, Sequence[Portrait]] = {}
         self._steps: list[StepDone] = []
+        self._warnings: list[str] = []
         self._began = self._last = time.perf_counter()
         self._stages: dict[str, float] = {}
 
@@ -63,6 +64,8 @@ class RunReport:
             self._portraits = event.portraits
         elif isinstance(event, StepDone):
             self._steps.append(event)
+        elif isinstance(event, Warned):
+            self._warnings.append(event.message)
 
     def build(self, worker: TrainingSession, outcome: TrainingResult, files: Sequence[Path] = ()) -> Report:
         """Build the report.
@@ -120,7 +123,7 @@ class RunReport:
             nearest=progress.nearest,
             movement_steps=[step for step, _ in reports],
             movement=[one.movement for _, one in reports],
-            outcome=f"{ended} after {outcome.steps} steps.",
+            outcome=" ".join((f"{ended} after {outcome.steps} steps.", *self._warnings)),
         )
 
     def _photos_of(self, name: str) -> list[ReportPhoto]:

@@ -30,7 +30,13 @@ from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import encode_views
-from celeb_basis.training.first_guess import FirstGuess, first_guesses, generate_celebrity_faces, guess_for_portraits
+from celeb_basis.training.first_guess import (
+    FirstGuess,
+    first_guesses,
+    generate_celebrity_faces,
+    guess_for_portraits,
+    unexplained,
+)
 from celeb_basis.training.state import StateSaver, read_summary, resume_trainer
 from celeb_basis.training.trainer import Trainer, person_progress
 
@@ -208,6 +214,11 @@ class TrainingSession(TaskRunner):
             if (celebrity_faces := (yield from until_set(generating, interrupt))) is None:
                 return TrainingResult(task.names, reason="interrupted", warnings=warnings)
             guesses = first_guesses(bases, celebrity_faces)
+            if warning := unexplained(bases, guesses):
+                yield Warned(warning)
+                warnings += (warning,)
+            if not any(guess.informative for guess in guesses):
+                settings = replace(settings, start="mean")  # what is recorded in the identity is what was done
 
         preparing = prepare_trainer(self.model, bases, portraits, self.faces, settings, guesses=guesses)
         if (trainer := (yield from until_set(preparing, interrupt))) is None:

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from celeb_basis.cli.progress import Console, LearnBar
-from celeb_basis.events import Preparing, StepDone
+from celeb_basis.events import Preparing, StepDone, Warned
 
 
 def test_the_next_person_gets_a_new_bar() -> None:
@@ -28,6 +28,16 @@ def test_the_next_person_gets_a_new_bar() -> None:
     assert "bob: encoding views" in err.getvalue()
     assert "bob: learning" in err.getvalue()
     assert "cleo: encoding views" in err.getvalue()
+
+
+def test_a_warning_is_shown_once() -> None:
+    err = io.StringIO()
+    console = Console(json=False, verbose=False, quiet=False, err=err)
+    bar = LearnBar(console, "ann")
+    bar.show(Warned("learning starts at the mean"))
+    console.warn("learning starts at the mean")  # by the summary at the end
+    console.warn("another")
+    assert err.getvalue().splitlines() == ["warning: learning starts at the mean", "warning: another"]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])

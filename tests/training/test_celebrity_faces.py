@@ -140,9 +140,10 @@ def _started_trainer(
     bases = toy_bases(model, components=6)
     generator = torch.Generator().manual_seed(1)
     names = bases[0].names
-    faces = CelebrityFaces(
-        names, torch.nn.functional.normalize(torch.randn(len(names), 512, generator=generator), dim=1)
-    )
+    # Faces that follow from all encoders' coefficients, so that the regression has something to learn.
+    known = torch.cat([basis.name_coefficients.flatten(1) for basis in bases], dim=1)
+    shown = torch.randn(known.shape[1], 512, generator=generator)
+    faces = CelebrityFaces(names, torch.nn.functional.normalize(known @ shown, dim=1))
     guesses = first_guesses(bases, faces)
     settings = TrainingSettings(
         mode="direct",

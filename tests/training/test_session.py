@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,26 @@ import pytest
 from PIL import Image
 from support.celebrity_faces import CountingModel, PixelFaces
 
-from celeb_basis.events import DrawingNames, Event, follow
+from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.events import DrawingNames, Event, Warned, follow
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.names.lists import name_list
+from celeb_basis.report.collect import RunReport
 from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.first_guess import FirstGuess
 from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingSession, TrainingTask
 
 NAMES = tuple(f"first{number} last{number}" for number in range(40))
 SETTINGS = TrainingSettings(mode="direct", start="guess", steps=3, views=2, components=6, early_stop=False)
+
+
+class OneFace(CountingModel):
+    """Generates the same pictures for every name."""
+
+    def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
+        for number in range(request.count):
+            pixels = np.random.default_rng(number).integers(100, 256, (64, 64, 3), dtype=np.uint8)
+            yield Image.fromarray(pixels)
 
 
 @pytest.fixture
@@ -47,10 +61,39 @@ def test_the_celebrities_are_generated_once_and_can_be_interrupted(task: Trainin
     assert len(model.drawn) == 5
     outcome, events = _run(session, task)
     assert outcome.reason == "all steps done"
-    ada = identity_from_bytes(outcome.identities[0])
-    assert (ada.name, ada.metadata.face_model) == ("ada", PixelFaces().name)
+    assert identity_from_bytes(outcome.identities[0]).name == "ada"
     assert len(model.drawn) == len(NAMES)
     assert sum(isinstance(event, DrawingNames) for event in events) == len(NAMES) - 5
     outcome, events = _run(session, task)
     assert len(model.drawn) == len(NAMES)
     assert not any(isinstance(event, DrawingNames) for event in events)
+
+
+def test_a_regression_that_explains_nothing_is_reported_and_learning_starts_at_the_mean(task: TrainingTask) -> None:
+    session = TrainingSession(OneFace(), name_list(NAMES, "toys"), PixelFaces())
+    outcome, events = _run(session, task)
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert outcome.warnings[-1] == warning
+    assert "mean of the celebrities" in warning
+    ada = identity_from_bytes(outcome.identities[0])
+    assert ada.metadata.settings["start"] == "mean"
+    assert ada.metadata.face_model == ""
+    report = RunReport(None)
+    for event in events:
+        report.note(event)
+    assert warning in report.build(session, outcome).people[0].outcome
+    from_mean = replace(task, settings=replace(SETTINGS, start="mean"))
+    expected, events = _run(session, from_mean)
+    assert not [event for event in events if isinstance(event, Warned)]
+    np.testing.assert_array_equal(identity_from_bytes(expected.identities[0]).coefficients[0], ada.coefficients[0])
+
+
+def test_a_regression_that_explains_something_is_where_learning_starts(
+    task: TrainingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FirstGuess, "informative", True)
+    session = TrainingSession(CountingModel(), name_list(NAMES, "toys"), PixelFaces())
+    outcome, events = _run(session, task)
+    assert not [event for event in events if isinstance(event, Warned)]
+    ada = identity_from_bytes(outcome.identities[0])
+    assert (ada.metadata.settings["start"], ada.metadata.face_model) == ("guess", PixelFaces().name)

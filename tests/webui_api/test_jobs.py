@@ -9,7 +9,7 @@ import time
 import pytest
 
 from celeb_basis.errors import TrainingError
-from celeb_basis.events import PersonProgress, Preparing, StepDone
+from celeb_basis.events import DrawingNames, PersonProgress, Preparing, StepDone, Warned
 from celeb_basis.webui.jobs import MAX_CURVE, MAX_EVENTS, MAX_FINISHED, MAX_WITH_PICTURES, Job, JobQueue
 from celeb_basis.webui.schemas import NoSuchJobError
 
@@ -30,6 +30,18 @@ def test_progress_follows_the_events() -> None:
     assert (progress.loss, progress.average_loss) == (0.5, 1.0)
     assert progress.people == near, "kept between two reports"
     assert progress.curve == ((1, 1.0, 2.0), (2, 0.5, 1.0))
+
+
+def test_warnings_of_a_run_stay_in_its_progress() -> None:
+    job = Job("learn", ("ada",))
+    job.add_event(DrawingNames(640, 640))
+    job.add_event(Warned("Learning starts at the mean."))
+    job.add_event(Preparing(1, 8))
+    job.add_event(step(1, 4))
+    assert job.as_dict()["progress"]["warnings"] == ["Learning starts at the mean."]
+    assert [event["message"] for event in job.events_after() if event["event"] == "Warned"] == job.as_dict()[
+        "progress"
+    ]["warnings"]
 
 
 def test_a_long_run_keeps_its_whole_curve_thinned() -> None:
