@@ -38,10 +38,9 @@ def test_warnings_of_a_run_stay_in_its_progress() -> None:
     job.add_event(Warned("Learning starts at the mean."))
     job.add_event(Preparing(1, 8))
     job.add_event(step(1, 4))
-    assert job.as_dict()["progress"]["warnings"] == ["Learning starts at the mean."]
-    assert [event["message"] for event in job.events_after() if event["event"] == "Warned"] == job.as_dict()[
-        "progress"
-    ]["warnings"]
+    assert list(job.as_dict()["progress"]["warnings"]) == ["Learning starts at the mean."]
+    warned = [event["message"] for event in job.events_after() if event["event"] == "Warned"]
+    assert warned == ["Learning starts at the mean."]
 
 
 def test_a_long_run_keeps_its_whole_curve_thinned() -> None:
