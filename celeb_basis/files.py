@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,7 +86,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with explained_os_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A short name of its own: a long target name must not make the temporary one too long.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(), suffix=path.suffix)
         os.close(handle)
         try:
             yield Path(temporary)
@@ -134,14 +136,78 @@ def replace_file(source: Path, target: Path) -> None:
             if error.errno not in (errno.EEXIST, errno.EPERM) or not target.is_file():
                 raise
             break
-    aside = target.with_name(f".tmp-{os.getpid()}-{time.monotonic_ns()}{target.suffix}")
+    # Named so that a sweep can put it back, if this process is killed while there is no ``target``.
+    aside = aside_of(target)
+    if aside.exists() or len(os.fsencode(aside.name)) > _LONGEST_FILE_NAME:
+        aside = target.with_name(f"{_prefix()}{time.monotonic_ns()}{target.suffix}")
     os.rename(target, aside)
     try:
         os.rename(source, target)
     except OSError:
         os.rename(aside, target)
         raise
-    os.unlink(aside)
+    with contextlib.suppress(FileNotFoundError):  # another program has swept it
+        os.unlink(aside)
+
+
+# Temporary files of writers that were killed
+
+TEMPORARY = ".tmp-"
+"""How the names of temporary files begin."""
+ASIDE = ".tmp-old."
+"""How the names of those begin that :func:`replace_file` moves away."""
+_WRITER = re.compile(r"\.tmp-([0-9a-f]{12})-([0-9]{1,10})-")
+_LONGEST_FILE_NAME = 255
+
+ABANDONED = 3600.0
+"""Seconds without a change after which a temporary file is taken for one of a writer that was killed."""
+
+
+@functools.cache
+def _machine() -> str:
+    """What the number of a process counts within: this start of this machine, and the container in it. Empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        numbers = os.readlink("/proc/self/ns/pid")
+    except (OSError, ValueError):
+        return ""
+    return hashlib.sha256(f"{boot}|{numbers}|{platform.node()}".encode()).hexdigest()[:12]
+
+
+def _prefix() -> str:
+    """How the names of this process's temporary files begin."""
+    machine = _machine()
+    return f"{TEMPORARY}{machine}-{os.getpid()}-" if machine else TEMPORARY
+
+
+def aside_of(path: Path) -> Path:
+    """Where :func:`replace_file` moves ``path`` for a moment, on shares that cannot rename over a file."""
+    return path.with_name(ASIDE + path.name)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether no writer needs the temporary file ``path``: its process has ended, or it has not changed for an hour.
+
+    A lock cannot tell: on a network share, other machines may write without noticing it.
+    """
+    found = _WRITER.match(path.name)
+    if found and found[1] == _machine() and _has_ended(int(found[2])):
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED
+    except OSError:  # it is gone
+        return False
+
+
+def _has_ended(process: int) -> bool:
+    """Whether there is no such process. Only for Linux: on Windows, ``os.kill`` ends whatever it is given."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return False
+    return False
 
 
 def expanded(path: Path | str) -> Path:
@@ -208,6 +274,27 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write several files, all of them or none: they are on the disk before the first of them gets its name.
+
+    Raises:
+        FileError: For a full disk, a read-only folder and the like. All files are as they were.
+    """
+    before = {path: path.read_bytes() if path.is_file() else None for path in files}
+    try:
+        with contextlib.ExitStack() as stack:
+            for path, data in files.items():
+                stack.enter_context(atomic_path(path)).write_bytes(data)
+    except BaseException:
+        for path, content in before.items():
+            with contextlib.suppress(OSError, FileError):
+                if content is None:
+                    path.unlink(missing_ok=True)
+                elif not path.is_file() or path.read_bytes() != content:
+                    write_bytes(path, content)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

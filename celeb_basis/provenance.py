@@ -11,12 +11,14 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from xml.sax.saxutils import escape
 
 from celeb_basis import __version__
-from celeb_basis.files import write_bytes
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.files import open_regular, write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -150,3 +152,114 @@ def _with_jpeg_xmp(data: bytes, packet: str) -> bytes:
     body = _JPEG_XMP + packet.encode("utf-8")
     place = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
     return data[:place] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[place:]
+
+
+# The text chunk that says how an image was generated, in the WebUI's infotext form, which many tools show
+
+PARAMETERS = "parameters"
+"""Keyword of the text in a PNG file."""
+
+_NEGATIVE = "Negative prompt: "
+_EXIF, _USER_COMMENT = 0x8769, 0x9286
+
+
+@dataclass(frozen=True)
+class GenerationParameters:
+    """How an image was generated, as far as its file says."""
+
+    prompt: str
+    seed: int
+    words: tuple[str, ...]
+    """Placeholder tokens of the learned people, with their brackets."""
+
+
+def parameters_text(
+    *,
+    prompt: str,
+    negative: str,
+    steps: int,
+    guidance: float,
+    seed: int,
+    size: tuple[int, int],
+    model: str,
+    model_sha256: str,
+    identities: Mapping[str, str],
+) -> str:
+    """The text for one image. ``identities`` maps names to content hashes."""
+    fields: dict[str, Any] = {
+        "Steps": steps,
+        "Sampler": "DDIM",
+        "CFG scale": f"{guidance:g}",
+        "Seed": seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model hash": model_sha256[:10],
+        "Model": model,
+    }
+    if identities:
+        fields[PEOPLE] = people_text(identities.items())
+    lines = [" ".join(prompt.splitlines())]
+    if negative:
+        lines.append(_NEGATIVE + " ".join(negative.splitlines()))
+    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items()))
+    return "\n".join(lines)
+
+
+_MAX_PARAMETERS = 1 << 18
+"""Longest parameters that are read, in characters: they are taken apart piece by piece."""
+
+
+def read_parameters(path: Path) -> GenerationParameters | None:
+    """How the image in ``path`` was generated, by the command line or in the WebUI; ``None`` if the file does not say."""
+    text = _parameters_in(path)
+    if text is None:
+        return None
+    lines = text.split("\n")
+    for place in range(len(lines) - 1, -1, -1):  # some extensions of the WebUI add lines of their own
+        values = _fields(lines[place])
+        if re.fullmatch(r"\d{1,20}", values.get("Seed", "")):
+            break
+    else:
+        return None
+    prompt = lines[:place]
+    prompt = prompt[: next((i for i, line in enumerate(prompt) if line.startswith(_NEGATIVE)), len(prompt))]
+    names = [name for name, _ in parse_people(values.get(PEOPLE))]
+    return GenerationParameters("\n".join(prompt), int(values["Seed"]), tuple(f"<{name}>" for name in names))
+
+
+def _parameters_in(path: Path) -> str | None:
+    """The text that says how an image was generated: in a PNG file a text chunk, in others a comment of EXIF."""
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+            text = getattr(image, "text", {}).get(PARAMETERS)
+            if text is None and image.format != "PNG":
+                comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
+                if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+                    text = comment[8:].decode("utf-16-be", "replace")
+    except (CelebBasisError, OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
+        return None  # opening it for its pixels raises the error that says what is wrong
+    return text if isinstance(text, str) and len(text) <= _MAX_PARAMETERS else None
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(char in value for char in ',:"\n') else value
+
+
+def _fields(line: str) -> dict[str, str]:
+    """Parse ``Key: value, Key: "value, with a comma"``."""
+    decoder, values, rest = json.JSONDecoder(), {}, line
+    while rest:
+        key, colon, rest = rest.partition(": ")
+        if not colon:
+            break
+        if rest.startswith('"'):
+            try:
+                value, end = decoder.raw_decode(rest)
+            except ValueError:
+                break
+            rest = rest[end:].removeprefix(", ")
+        else:
+            value, _, rest = rest.partition(", ")
+        values[key.strip()] = str(value)
+    return values

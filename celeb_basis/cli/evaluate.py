@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,16 @@ from celeb_basis.cli.common import (
     open_model,
 )
 from celeb_basis.cli.generate import (
-    GenerationParameters,
     add_identities,
     add_sampling,
     check_sampling,
     next_number,
-    read_parameters,
     save_image,
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import EvaluationError
 from celeb_basis.files import explained_os_errors
+from celeb_basis.provenance import GenerationParameters, read_parameters
 
 if TYPE_CHECKING:
     from celeb_basis.evaluation import ImageToEvaluate
@@ -112,6 +112,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.identities.deletion import GeneratedFiles
     from celeb_basis.photos import open_photo
 
+    begun = time.time()
     check_output_file(arguments.output)
     check_output_file(arguments.sheet)
     if arguments.keep is not None:
@@ -148,7 +149,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         written = [path for path in (arguments.output, arguments.sheet) if path is not None]
         if arguments.pictures is None and arguments.keep is not None:
             written += [arguments.keep / item.name for item in items]
-        GeneratedFiles(arguments.library).note(written, "evaluation", shown)
+        GeneratedFiles(arguments.library).note(written, "evaluation", shown, begun=begun)
     console.result(evaluation.as_dict())
     console.say(evaluation.table())
     for note in evaluation.notes:

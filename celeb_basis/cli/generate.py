@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +22,14 @@ from celeb_basis.cli.common import (
     open_model,
 )
 from celeb_basis.cli.progress import Console
-from celeb_basis.errors import CelebBasisError
-from celeb_basis.files import open_regular
-from celeb_basis.provenance import PEOPLE, marked, parse_people, people_text, save_generated_image
+from celeb_basis.provenance import (
+    PARAMETERS,
+    marked,
+    parameters_text,
+    save_generated_image,
+)
+from celeb_basis.provenance import GenerationParameters as GenerationParameters
+from celeb_basis.provenance import read_parameters as read_parameters
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,6 +128,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.diffusion_model import GenerationRequest
     from celeb_basis.identities.deletion import GeneratedFiles
 
+    begun = time.time()
     check_folder(arguments.output)
     given = [find_identity(text, arguments.library) for text in arguments.identity]
     people = find_people((arguments.prompt, arguments.negative), given, arguments.library, console)
@@ -156,8 +160,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 files.append({"file": str(path), "seed": seed})
                 bar.update()
     finally:
-        generated = GeneratedFiles(arguments.library)
-        generated.note([Path(entry["file"]) for entry in files], "picture", [one.name for one in people.identities])
+        written, shown = [Path(entry["file"]) for entry in files], [one.name for one in people.identities]
+        GeneratedFiles(arguments.library).note(written, "picture", shown, begun=begun)
     hashes = {one.name: one.content_hash for one in fitted.identities}
     console.result({"prompt": arguments.prompt, "model": model.info.name, "identities": hashes, "pictures": files})
     for entry in files:
@@ -195,113 +199,4 @@ def save_image(
         identities={one.name: one.content_hash for one in people.identities},
     )
     tokens = [f"<{one.name}>" for one in people.named_in(request.prompt)]
-    save_generated_image(path, marked(image, tokens), texts={KEY: parameters})
-
-
-# The text chunk that says how an image was generated, in the WebUI's infotext form, which many tools show
-
-KEY = "parameters"
-_NEGATIVE = "Negative prompt: "
-_EXIF, _USER_COMMENT = 0x8769, 0x9286
-
-
-@dataclass(frozen=True)
-class GenerationParameters:
-    """How an image was generated, as far as its file says."""
-
-    prompt: str
-    seed: int
-    words: tuple[str, ...]
-    """Placeholder tokens of the learned people, with their brackets."""
-
-
-def parameters_text(
-    *,
-    prompt: str,
-    negative: str,
-    steps: int,
-    guidance: float,
-    seed: int,
-    size: tuple[int, int],
-    model: str,
-    model_sha256: str,
-    identities: Mapping[str, str],
-) -> str:
-    """The text for one image. ``identities`` maps names to content hashes."""
-    fields: dict[str, Any] = {
-        "Steps": steps,
-        "Sampler": "DDIM",
-        "CFG scale": f"{guidance:g}",
-        "Seed": seed,
-        "Size": f"{size[0]}x{size[1]}",
-        "Model hash": model_sha256[:10],
-        "Model": model,
-    }
-    if identities:
-        fields[PEOPLE] = people_text(identities.items())
-    lines = [" ".join(prompt.splitlines())]
-    if negative:
-        lines.append(_NEGATIVE + " ".join(negative.splitlines()))
-    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items()))
-    return "\n".join(lines)
-
-
-_MAX_PARAMETERS = 1 << 18
-"""Longest parameters that are read, in characters: they are taken apart piece by piece."""
-
-
-def read_parameters(path: Path) -> GenerationParameters | None:
-    """How the image in ``path`` was generated, by the command line or in the WebUI; ``None`` if the file does not say."""
-    text = _parameters_in(path)
-    if text is None:
-        return None
-    lines = text.split("\n")
-    for place in range(len(lines) - 1, -1, -1):  # some extensions of the WebUI add lines of their own
-        values = _fields(lines[place])
-        if re.fullmatch(r"\d{1,20}", values.get("Seed", "")):
-            break
-    else:
-        return None
-    prompt = lines[:place]
-    prompt = prompt[: next((i for i, line in enumerate(prompt) if line.startswith(_NEGATIVE)), len(prompt))]
-    names = [name for name, _ in parse_people(values.get(PEOPLE))]
-    return GenerationParameters("\n".join(prompt), int(values["Seed"]), tuple(f"<{name}>" for name in names))
-
-
-def _parameters_in(path: Path) -> str | None:
-    """The text that says how an image was generated: in a PNG file a text chunk, in others a comment of EXIF."""
-    from PIL import Image
-
-    try:
-        with open_regular(path) as file, Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
-            text = getattr(image, "text", {}).get(KEY)
-            if text is None and image.format != "PNG":
-                comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
-                if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
-                    text = comment[8:].decode("utf-16-be", "replace")
-    except (CelebBasisError, OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
-        return None  # opening it for its pixels raises the error that says what is wrong
-    return text if isinstance(text, str) and len(text) <= _MAX_PARAMETERS else None
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(char in value for char in ',:"\n') else value
-
-
-def _fields(line: str) -> dict[str, str]:
-    """Parse ``Key: value, Key: "value, with a comma"``."""
-    decoder, values, rest = json.JSONDecoder(), {}, line
-    while rest:
-        key, colon, rest = rest.partition(": ")
-        if not colon:
-            break
-        if rest.startswith('"'):
-            try:
-                value, end = decoder.raw_decode(rest)
-            except ValueError:
-                break
-            rest = rest[end:].removeprefix(", ")
-        else:
-            value, _, rest = rest.partition(", ")
-        values[key.strip()] = str(value)
-    return values
+    save_generated_image(path, marked(image, tokens), texts={PARAMETERS: parameters})

@@ -119,7 +119,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     settings = chosen_settings(arguments)
     _check_usage(arguments)
 
-    from celeb_basis.cli.learn_people import Results, check_state_file, requested_people
+    from celeb_basis.cli.learn_people import Results, check_state_file, requested_people, unfinished_runs
+    from celeb_basis.identities.folder_lock import sweep
 
     if arguments.resume is not None:
         return _resume(arguments, console)
@@ -135,6 +136,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     with explained_os_errors(arguments.model, "read"):
         arguments.model.stat()  # before anything slow
     results = Results(open_library(arguments.library), arguments, console)
+    results.library.sweep()
+    sweep(unfinished_runs())
     check_space(arguments.library)
     names = open_names(arguments)
     tasks = _tasks(arguments, settings, requested, results)
@@ -206,14 +209,14 @@ def _learn_in_one_run(
     session = TrainingSession(open_model(arguments, console), names, faces, known_faces=[CELEBRITY_FACES])
     interrupt = threading.Event()
     with _interruptible_bar(console, ", ".join(task.names), interrupt) as bar:
-        show = _shown_on(bar, report)
+        show = _shown_on(bar, report, _deletion_interrupts(results, task.names, interrupt))
         with results.saving_to(task.state, task.names):
             outcome = run_one(session, task, interrupt, lambda _task, event: show(event))
     return _finish(arguments, outcome, results, session, report)
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> int:
-    from celeb_basis.cli.learn_people import Results, saved_run
+    from celeb_basis.cli.learn_people import Results, saved_run, unfinished_runs
     from celeb_basis.events import follow
     from celeb_basis.report.collect import RunReport
     from celeb_basis.training.run import TrainingSession
@@ -222,7 +225,10 @@ def _resume(arguments: argparse.Namespace, console: Console) -> int:
     results = Results(open_library(arguments.library), arguments, console)
     check_space(arguments.library)
     arguments.resume = saved_run(arguments.resume)
-    people = read_summary(arguments.resume).names
+    saved = read_summary(arguments.resume)
+    people, results.begun = saved.names, min(saved.begun, results.begun)
+    in_cache = arguments.resume.absolute().parent == unfinished_runs().absolute()
+    results.check_not_deleted(people, arguments.resume if in_cache else None)
     for name in people:
         check_name_is_free(results.library, name, replace=arguments.replace, resumed=True)
     check_output_file(arguments.report)
@@ -234,15 +240,27 @@ def _resume(arguments: argparse.Namespace, console: Console) -> int:
         changes = settings_changes(arguments)
         running = session.resume(arguments.resume, changes, interrupt, consent=arguments.consent, state=arguments.state)
         with results.saving_to(arguments.state or arguments.resume, people):
-            outcome = follow(running, _shown_on(bar, report))
+            outcome = follow(running, _shown_on(bar, report, _deletion_interrupts(results, people, interrupt)))
     return _finish(arguments, outcome, results, session, report)
 
 
-def _shown_on(bar: LearnBar, report: RunReport | None) -> Callable[[Event], None]:
-    """A listener that shows events on the bar, and records them for the report."""
+def _deletion_interrupts(results: Results, names: Sequence[str], interrupt: threading.Event) -> Callable[[Event], None]:
+    """A listener that sets ``interrupt`` when another program has deleted one of the people."""
+    from celeb_basis.events import StepDone
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepDone) and any(results.library.was_deleted(name, results.begun) for name in names):
+            interrupt.set()
+
+    return on_event
+
+
+def _shown_on(bar: LearnBar, report: RunReport | None, also: Callable[[Event], None]) -> Callable[[Event], None]:
+    """A listener that shows events on the bar, records them for the report, and passes them on to ``also``."""
 
     def on_event(event: Event) -> None:
         bar.show(event)
+        also(event)
         if report is not None:
             report.note(event)
 
@@ -265,7 +283,7 @@ def _finish(
         from celeb_basis.report import write_report
 
         write_report(arguments.report, report.build(session, outcome, files))
-        results.generated_files.note([arguments.report], "report", outcome.names)
+        results.generated_files.note([arguments.report], "report", outcome.names, begun=results.begun)
     results.forget_run(outcome)
     results.show()
     results.console.note(f"To use it: {_next_command(arguments, outcome.names)}")

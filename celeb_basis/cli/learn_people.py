@@ -308,15 +308,8 @@ class Results:
             FileError: The disk is full or the like.
             IdentityError: A name has been taken since the run began.
         """
+        self.check_not_deleted(outcome.names, outcome.state)
         files = []
-        for name in outcome.names:
-            try:
-                self.library.check_not_deleted(name, self.begun)
-            except IdentityError:
-                if outcome.state is not None:
-                    with contextlib.suppress(OSError):
-                        outcome.state.unlink(missing_ok=True)
-                raise
         for name, content in zip(outcome.names, outcome.identities, strict=True):
             try:
                 identity = identity_from_bytes(content)
@@ -339,8 +332,18 @@ class Results:
             )
         return files
 
+    def check_not_deleted(self, names: Sequence[str], state: Path | None) -> None:
+        """Raise :class:`IdentityError` if one of the people was deleted since the run began, and delete its state."""
+        if state is not None and any(self.library.was_deleted(name, self.begun) for name in names):
+            with contextlib.suppress(OSError):
+                state.unlink(missing_ok=True)
+            self._forget_states({state.absolute()})
+        for name in names:
+            self.library.check_not_deleted(name, self.begun)
+
     def interrupted(self, outcome: TrainingResult) -> None:
         """Add a run that was interrupted, and show how to resume it."""
+        self.check_not_deleted(outcome.names, outcome.state)
         self.note_state(outcome.state, outcome.names)
         message = outcome.error
         if not message:

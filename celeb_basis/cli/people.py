@@ -202,7 +202,7 @@ def _describe_picture(path: Path) -> dict[str, Any]:
     Raises:
         IdentityError: It has none, as photos have none.
     """
-    from celeb_basis.cli.generate import read_parameters
+    from celeb_basis.provenance import read_parameters
 
     if (parameters := read_parameters(path)) is None:
         raise IdentityError(other_file(path) or "")
@@ -360,12 +360,10 @@ def delete(arguments: argparse.Namespace, console: Console) -> int:
         raise IdentityError(f"There is nothing of {traces.name!r} in {library.folder}: it holds {known}.")
     if arguments.dry_run:
         console.result(traces.as_dict())
-    if arguments.dry_run or not arguments.yes:
-        show = console.say if arguments.dry_run else console.note
-        show(traces.sentence())
-        noted = (file.path for file in traces.files)
-        for path in (*traces.identities, *traces.beside, *traces.states, *noted, *traces.leftovers):
-            show(f"  {path}")
+    show = console.say if arguments.dry_run else console.note
+    show(traces.sentence())
+    for line in traces.lines():
+        show(f"  {line}")
     if arguments.dry_run:
         return 0
     if not arguments.yes and not _confirmed(console, traces.name):

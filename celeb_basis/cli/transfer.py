@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ def run_export(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.exports.textual_inversion import export_identity, usage
     from celeb_basis.identities.deletion import GeneratedFiles
 
-    output = Path(arguments.output)
+    begun, output = time.time(), Path(arguments.output)
     # No tool reads a file without an ending.
     into_folder = arguments.output.endswith(("/", os.sep)) or not output.suffix or os.path.isdir(output)
     if into_folder:
@@ -116,7 +117,7 @@ def run_export(arguments: argparse.Namespace, console: Console) -> int:
         with explained_os_errors(output, "create"):
             output.mkdir(parents=True, exist_ok=True)
     files = export_identity(identity, output, arguments.layout, word=arguments.word)
-    GeneratedFiles(arguments.library).note(files, "export", [identity.name])
+    GeneratedFiles(arguments.library).note(files, "export", [identity.name], begun=begun)
     hint = usage(identity, files[0], arguments.layout, word=arguments.word)
     console.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
     for path in files:
@@ -136,7 +137,7 @@ def run_import(arguments: argparse.Namespace, console: Console) -> int:
     identities = _read(path, arguments, console)
     for identity in identities:  # all of them, before the first is written
         check_name_is_free(library, identity.name, replace=arguments.replace)
-    files = [library.add(identity, replace=arguments.replace) for identity in identities]
+    files = library.add_all(identities, replace=arguments.replace)
     console.result({"identities": [{"name": i.name, "file": str(p)} for i, p in zip(identities, files, strict=True)]})
     for identity, file in zip(identities, files, strict=True):
         console.say(f"{identity.name}: {file}")

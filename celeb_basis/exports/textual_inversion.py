@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +30,7 @@ from celeb_basis.files import explained_os_errors, open_regular, write_bytes
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Floats, Identity
 from celeb_basis.model_files import PICTURES, SAFETENSORS, TORCH
-from celeb_basis.reading import UnreadableError, read_header, read_tensors
+from celeb_basis.reading import MAX_HEADER, UnreadableError, read_header, read_tensors, safetensors_metadata
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import ModelInfo
@@ -212,6 +212,7 @@ def _header(identity: Identity) -> dict[str, str]:
 
 # Reading.
 
+_CONTENT_HASH = re.compile(r"[0-9a-f]{12}")
 _VOCABULARY = 49_408
 """CLIP's tokens. Some trainers save the whole token table, where the learned vectors follow on the vocabulary's."""
 
@@ -233,6 +234,8 @@ class Embedding:
     """``(E, D)`` by text encoder (``"clip_l"``, ``"clip_g"``); under ``""`` if the file does not name one."""
     steps: int = 0
     """Training steps, if the file says so."""
+    content_hash: str = ""
+    """Hash of the identity that the file was exported from, if it says so."""
 
 
 def import_embedding(path: Path) -> Embedding:
@@ -255,7 +258,8 @@ def import_embedding(path: Path) -> Embedding:
             content = _safetensors(path)
         else:
             content = read_torch_file(path, first_row=_VOCABULARY)
-        return _embedding(content, path)
+        found = safetensors_metadata(path, most_bytes=MAX_HEADER).get("content_hash", "")
+        return replace(_embedding(content, path), content_hash=found if _CONTENT_HASH.fullmatch(found) else "")
     except OtherKindError:
         raise
     except ExportError as error:
@@ -348,11 +352,19 @@ def identity_from_embedding(
         ExportError: The embedding has other text encoders, another width, or another number of vectors.
     """
     vectors = _vectors_for(embedding, bases, info)
-    return imported_identity(name or embedding.name, vectors, bases, info, origin=embedding.name, steps=embedding.steps)
+    details = {"origin": embedding.name, "steps": embedding.steps, "exported_from": embedding.content_hash}
+    return imported_identity(name or embedding.name, vectors, bases, info, **details)  # type: ignore[arg-type]
 
 
 def imported_identity(
-    name: str, vectors: Sequence[torch.Tensor], bases: Sequence[Basis], info: ModelInfo, *, origin: str, steps: int = 0
+    name: str,
+    vectors: Sequence[torch.Tensor],
+    bases: Sequence[Basis],
+    info: ModelInfo,
+    *,
+    origin: str,
+    steps: int = 0,
+    exported_from: str = "",
 ) -> Identity:
     """Make an identity by projecting ``(E, D)`` token vectors onto ``bases``, one tensor for each basis.
 
@@ -363,6 +375,7 @@ def imported_identity(
         info: The model.
         origin: Name of the imported file.
         steps: Training steps, if the file says so.
+        exported_from: Hash of the identity that the file was exported from, by which deleting that one finds this one.
     """
     coefficients = [basis.project(rows) for basis, rows in zip(bases, vectors, strict=True)]
     explained = [
@@ -371,12 +384,10 @@ def imported_identity(
     shares = ", ".join(f"{share:.0%} for {basis.encoder}" for basis, share in zip(bases, explained, strict=True))
     return new_identity(
         name,
-        coefficients,
-        bases,
-        info,
+        *(coefficients, bases, info),
         source="imported",
         steps=steps,
-        settings={"operation": "import", "file": origin, "explained": explained},
+        settings={"operation": "import", "file": origin, "explained": explained, "exported_from": exported_from},
         notes=f"Imported from {origin}. The basis explains {shares} of its squared distance to the mean.",
     )
 

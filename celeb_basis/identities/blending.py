@@ -231,6 +231,8 @@ def add_blend(library: Library, blended: Identity, begun: float, *, replace: boo
     with writing(library.folder, create=True):
         for part in people_in(blended.metadata.settings):
             library.check_not_deleted(part, begun)
+            if (now := library.name_now(part, begun)) != part:  # deleting the person has to find the blend
+                blended = _with_renamed_part(blended, name_key(part), now)
         return library.add(blended, replace=replace, begun=begun)
 
 

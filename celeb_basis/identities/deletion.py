@@ -1,171 +1,39 @@
-"""Deleting an identity with everything derived from it: blends, interrupted runs, sidecar and generated files.
-
-Generated files are what this package wrote about people outside of the library: pictures, reports, exports. Each library
-keeps a record of them, in which :func:`delete_person` finds them.
-"""
+"""Deleting an identity with everything derived from it: blends, interrupted runs, sidecar and generated files."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import json
-import logging
 import re
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from celeb_basis.errors import CelebBasisError, IdentityError, printable
+import numpy as np
+
+from celeb_basis.errors import CelebBasisError, IdentityError
 from celeb_basis.files import (
+    aside_of,
     cache_folder,
     checked_name,
-    expanded,
     explained_os_errors,
     sha256_of_file,
-    write_bytes,
-    write_json,
 )
 from celeb_basis.identities.blending import blends_of
-from celeb_basis.identities.folder_lock import mark_deleted, writing
-from celeb_basis.identities.library import Library, is_leftover, name_key, sidecar_files
+from celeb_basis.identities.folder_lock import mark_deleted, sweep, temporary_files, writing
+from celeb_basis.identities.generated_files import RECORD, GeneratedFile, GeneratedFiles
+from celeb_basis.identities.identity import Floats, Identity, load_without_thumbnail
+from celeb_basis.identities.library import Library, name_key, sidecar_files
+from celeb_basis.provenance import read_parameters
 from celeb_basis.reading import parse_json, read_json, safetensors_metadata
 
-_log = logging.getLogger(__name__)
+__all__ = ["RECORD", "Deleted", "GeneratedFile", "GeneratedFiles", "Traces", "delete_person", "traces_of"]
 
-RECORD = ".derived.json"
-"""File name of the record in the library's folder. No identity can have this name."""
-
-_FORMAT = 1
 _RUN = re.compile(r"[0-9a-f]{12}")
-_KEY = "record.key"
-"""File in the cache folder with the secret by which this installation knows its own notes again."""
 
-
-@dataclass(frozen=True)
-class GeneratedFile:
-    """A file that was written about people, outside of the library."""
-
-    path: Path
-    kind: str
-    """For the user to read: ``"picture"``, ``"report"``, ``"export"`` and the like."""
-    people: tuple[str, ...]
-    sha256: str
-    """Hash of what was written: a file that has changed since is not ours to delete. Empty for files that we change."""
-    ours: bool = True
-    """Whether this installation wrote the note. A record from elsewhere may name any file of the disk."""
-
-    def is_about(self, name: str) -> bool:
-        """Whether ``name`` is one of its people."""
-        return name_key(name) in map(name_key, self.people)
-
-
-class GeneratedFiles:
-    """The record of one library. Safe in threads and processes.
-
-    Each note is signed with a secret of this installation. Notes without a valid signature are listed, and their files are
-    left alone: they came with the folder from elsewhere, or from version 0.1.0.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = Path(folder) / RECORD
-
-    def all(self) -> tuple[GeneratedFile, ...]:
-        """All files in the record. A damaged record counts as empty, with a warning in the log."""
-        if not self._path.is_file():
-            return ()
-        try:
-            kept, secret = read_json(self._path), _secret()
-            return tuple(_read(entry, secret) for entry in kept["files"])
-        except (CelebBasisError, OSError, ValueError, TypeError, KeyError) as error:
-            _log.warning("%s cannot be read, so files noted in it are not known: %s", printable(str(self._path)), error)
-            return ()
-
-    def of(self, name: str) -> tuple[GeneratedFile, ...]:
-        """Files about ``name``."""
-        return tuple(file for file in self.all() if file.is_about(name))
-
-    def note(self, files: Iterable[Path], kind: str, people: Sequence[str], *, changes: bool = False) -> None:
-        """Add files to the record. If that fails there is a warning in the log: the files are written already.
-
-        Args:
-            files: Files that have just been written.
-            kind: What they are, for the user to read.
-            people: The names of those they are about.
-            changes: Whether this package writes them again, so that their hash changes.
-        """
-        try:
-            new = [
-                GeneratedFile(path, kind, tuple(people), "" if changes else sha256_of_file(path))
-                for path in (expanded(file).absolute() for file in files)
-            ]
-            if new:
-                with writing(self._path.parent, create=True):
-                    paths = {file.path for file in new}
-                    self._write([*(file for file in self.all() if file.path not in paths), *new])
-        except CelebBasisError as error:
-            _log.warning("Deleting %s will not find these files: %s", ", ".join(people), error)
-
-    def rename(self, name: str, new_name: str) -> None:
-        """Rename an identity in the record."""
-        with writing(self._path.parent):
-            known = self.all()
-            if any(file.is_about(name) for file in known):
-                self._write([_renamed(file, name, new_name) for file in known])
-
-    def forget(self, files: Iterable[GeneratedFile]) -> None:
-        """Remove files from the record, which is deleted with the last of them."""
-        with writing(self._path.parent):
-            gone = {file.path for file in files}
-            known = self.all()
-            kept = [file for file in known if file.path not in gone]
-            if len(kept) < len(known):
-                self._write(kept)
-
-    def _write(self, files: Sequence[GeneratedFile]) -> None:
-        if not files:
-            self._path.unlink(missing_ok=True)
-            return
-        secret = _secret()
-        write_json(self._path, {"format": _FORMAT, "files": [_written(file, secret) for file in files]})
-
-
-def _read(entry: Any, secret: bytes) -> GeneratedFile:
-    people = tuple(str(name) for name in entry["people"])
-    file = GeneratedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
-    return replace(file, ours=hmac.compare_digest(_signature(file, secret), str(entry.get("signature", ""))))
-
-
-def _written(file: GeneratedFile, secret: bytes) -> dict[str, Any]:
-    entry = {"path": str(file.path), "kind": file.kind, "people": list(file.people), "sha256": file.sha256}
-    return entry | {"signature": _signature(file, secret)} if file.ours else entry
-
-
-def _signature(file: GeneratedFile, secret: bytes) -> str:
-    """What only this installation can write beside a note."""
-    text = json.dumps([str(file.path), file.kind, list(file.people), file.sha256])
-    return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
-
-
-def _secret() -> bytes:
-    """32 random bytes of this installation, made when they are first needed."""
-    path = cache_folder() / _KEY
-    with contextlib.suppress(OSError):
-        if path.is_file() and len(kept := path.read_bytes()) == 32:
-            return kept
-    with writing(path.parent, create=True):
-        if not path.is_file() or path.stat().st_size != 32:
-            write_bytes(path, secrets.token_bytes(32))
-            with contextlib.suppress(OSError):
-                path.chmod(0o600)
-        return path.read_bytes()
-
-
-def _renamed(file: GeneratedFile, name: str, new_name: str) -> GeneratedFile:
-    wanted = name_key(name)
-    return replace(file, people=tuple(new_name if name_key(one) == wanted else one for one in file.people))
+Left = tuple[tuple[Path, str], ...]
+"""Files that stay, each with the reason."""
 
 
 @dataclass(frozen=True)
@@ -185,32 +53,62 @@ class Traces:
     """Generated files."""
     leftovers: tuple[Path, ...] = ()
     """Temporary files that a writer left when it was killed: each may be a whole identity or state."""
+    stay: Left = ()
+    """Those of :attr:`files` that are left to the user."""
+    same_person: tuple[str, ...] = ()
+    """Identities of the library that are the same person under another name, as imported from an export. They stay."""
+    data: Path | None = None
+    """The data folder, which holds the library and the folder of unfinished runs."""
 
     def __bool__(self) -> bool:
         return bool(self.identities or self.beside or self.states or self.files or self.leftovers)
 
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that goes."""
+        stay = {path for path, _ in self.stay}
+        noted = [file.path for file in self.files if file.path not in stay]
+        runs = [path for state in self.states for path in _files_of_run(state)]
+        found = (*self.identities, *self.beside, *runs, *noted, *self.leftovers)
+        return tuple(path for path in dict.fromkeys(found) if path.is_file())
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """JSON-ready values. Paths inside the data folder are relative to it, except those of generated files."""
+        runs = [path for state in self.states for path in _files_of_run(state) if path.is_file()]
         return {
             "name": self.name,
             "mixtures": list(self.mixtures),
             "identities": [path.name for path in self.identities],
             "beside": [path.name for path in self.beside],
             "unfinished": len(self.states),
+            "unfinished_files": [self._short(path) for path in runs],
             "leftovers": [path.name for path in self.leftovers],
             "files": [{"path": str(file.path), "kind": file.kind, "people": list(file.people)} for file in self.files],
+            "goes": [self._short(path) for path in self.paths()],
+            "stays": [{"path": str(path), "reason": reason} for path, reason in self.stay],
+            "same_person": list(self.same_person),
         }
+
+    def _short(self, path: Path) -> str:
+        if self.data is not None and self.data in path.absolute().parents:
+            return path.absolute().relative_to(self.data).as_posix()
+        return str(path)
+
+    def lines(self) -> list[str]:
+        """The paths of all files that go, and of those that stay with the reason, for the user."""
+        return [*map(str, self.paths()), *(f"stays: {path} ({reason})" for path, reason in self.stay)]
 
     def sentence(self) -> str:
         """What would be deleted, for the user."""
-        kinds = [file.kind for file in self.files]
+        stay = {path for path, _ in self.stay}
+        kinds = [file.kind for file in self.files if file.path not in stay]
         counted = [(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
         counted += [(len(self.states), "unfinished run"), (len(self.beside), "card file")]
         counted.append((len(self.leftovers), "temporary file"))
         parts = [f"the identity of {path.stem}" for path in self.identities]
         parts += [_counted(count, what) for count, what in counted if count]
         listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts) or "nothing"
-        return f"Deletes {listed}."
+        stays = f" Leaves {_counted(len(stay), 'file')} to you." if stay else ""
+        return f"Deletes {listed}.{stays}{_same_person_sentence(self.same_person)}"
 
 
 @dataclass(frozen=True)
@@ -221,8 +119,10 @@ class Deleted:
     """Names of the deleted identities: the one that was asked for, and blends."""
     files: tuple[Path, ...]
     """Every file that was deleted."""
-    left: tuple[tuple[Path, str], ...]
+    left: Left
     """Files that could not be deleted, each with the reason."""
+    same_person: tuple[str, ...] = ()
+    """Identities of the library that are the same person under another name. They are still there."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -230,6 +130,7 @@ class Deleted:
             "people": list(self.people),
             "files": [str(path) for path in self.files],
             "left": [{"path": str(path), "reason": reason} for path, reason in self.left],
+            "same_person": list(self.same_person),
         }
 
     def sentence(self) -> str:
@@ -238,10 +139,12 @@ class Deleted:
         text = f"{who} {'is' if len(self.people) == 1 else 'are'} deleted, with {_counted(len(self.files), 'file')} in all."
         for path, reason in self.left:
             text += f" Still there: {path} ({reason})."
-        return text
+        return text + _same_person_sentence(self.same_person)
 
 
-def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True) -> Traces:
+def traces_of(
+    library: Library, name: str, unfinished: Sequence[Path] = (), *, mixtures: bool = True, checked: bool = True
+) -> Traces:
     """Everything about ``name``, whether or not the library has an identity of that name.
 
     Args:
@@ -249,6 +152,7 @@ def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, m
         name: The name.
         unfinished: Folders of interrupted runs.
         mixtures: Whether blends are deleted with their parts.
+        checked: Whether to find out which files stay, and who is the same person under another name. That reads them.
 
     Raises:
         IdentityError: The name is unusable.
@@ -256,16 +160,23 @@ def traces_of(library: Library, name: str, unfinished: Sequence[Path] = (), *, m
     name = checked_name(name)
     mixed = blends_of(library, [name])
     people = (name, *(mixed if mixtures else ()))
-    files = [library.path_of(one) for one in people]
-    noted = GeneratedFiles(library.folder).all()
+    identities = [library.path_of(one) for one in people]
+    is_about = library.work_on(people)
+    files = tuple(file for file in GeneratedFiles(library.folder).all() if any(map(file.is_about, people)))
+    judge = _Judge(library, people) if checked and files else None
+    reasons = ((file.path, judge.reason_to_stay(file)) for file in files) if judge else ()
     return Traces(
         name,
         mixed,
-        tuple(path for path in files if path.is_file()),
-        tuple(path for file in files for path in sidecar_files(file)),
-        tuple(path for folder in unfinished for path in _states(folder, people)),
-        tuple(file for file in noted if any(file.is_about(one) for one in people)),
-        tuple(path for folder in (library.folder, *unfinished) for path in _leftovers(folder, people)),
+        tuple(path for path in identities if path.is_file()),
+        tuple(path for file in identities for path in sidecar_files(file)),
+        tuple(path for folder in unfinished for path in _states(folder, is_about)),
+        files,
+        tuple(path for folder in (library.folder, *unfinished) for path in _leftovers(folder, people, is_about))
+        + tuple(path for path in map(aside_of, identities) if path.is_file()),
+        tuple((path, reason) for path, reason in reasons if reason is not None),
+        _same_person(library, people, mixed) if checked else (),
+        library.folder.absolute().parent,
     )
 
 
@@ -285,7 +196,11 @@ def delete_person(library: Library, name: str, unfinished: Sequence[Path] = (), 
         FileError: The identity cannot be deleted.
     """
     with writing(library.folder):
-        return _delete(library, traces_of(library, name, unfinished, mixtures=mixtures), mixtures)
+        traces = traces_of(library, name, unfinished, mixtures=mixtures)
+        deleted = _delete(library, traces, mixtures)
+    for folder in unfinished:
+        sweep(folder)
+    return deleted
 
 
 def _delete(library: Library, traces: Traces, mixtures: bool) -> Deleted:
@@ -295,11 +210,13 @@ def _delete(library: Library, traces: Traces, mixtures: bool) -> Deleted:
     people = (traces.name, *(traces.mixtures if mixtures else ()))
     mark_deleted(library.folder, map(name_key, people))
     gone: list[Path] = []
-    left: list[tuple[Path, str]] = []
+    left = list(traces.stay)
+    stay = {path for path, _ in left}
     forgotten = []
     for file in traces.files:
-        reason = _removed(file.path, file.sha256, gone) if file.ours or not file.path.exists() else _NOT_OURS
-        if reason is None:
+        if file.path in stay:
+            continue
+        if (reason := _removed(file.path, gone)) is None:
             forgotten.append(file)
         else:
             left.append((file.path, reason))
@@ -308,7 +225,7 @@ def _delete(library: Library, traces: Traces, mixtures: bool) -> Deleted:
         *(part for state in traces.states for part in _files_of_run(state)),
         *traces.leftovers,
     ):
-        if (reason := _removed(path, "", gone)) is not None:
+        if (reason := _removed(path, gone)) is not None:
             left.append((path, reason))
     for state in traces.states:
         _remove_empty_folders(_photos_of_run(state))
@@ -318,22 +235,14 @@ def _delete(library: Library, traces: Traces, mixtures: bool) -> Deleted:
         gone.append(path)
     library.sweep()
     GeneratedFiles(library.folder).forget(forgotten)
-    return Deleted(people, tuple(gone), tuple(left))
+    return Deleted(people, tuple(gone), tuple(left), traces.same_person)
 
 
-_NOT_OURS = (
-    "the note of it came with this folder from elsewhere, or from version 0.1.0, so it is left to you: delete it if it shows "
-    "the person"
-)
-
-
-def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
+def _removed(path: Path, gone: list[Path]) -> str | None:
     """Delete ``path`` if it is there, and return why that was not possible."""
     if not path.is_file():
         return None
     try:
-        if sha256 and sha256_of_file(path) != sha256:
-            return "it was changed after it was written here, so it is left to you"
         with explained_os_errors(path, "delete"):
             path.unlink()
     except CelebBasisError as error:
@@ -342,51 +251,100 @@ def _removed(path: Path, sha256: str, gone: list[Path]) -> str | None:
     return None
 
 
-def _leftovers(folder: Path, people: Sequence[str]) -> Iterator[Path]:
-    """Temporary files in ``folder`` that hold any of ``people``."""
-    wanted = {name_key(name) for name in people}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if is_leftover(path) and (_names_in_identity(path) | _names_in_state(path)) & wanted:
-            yield path
+# Generated files: which of them go
+
+_CHANGED = "it was changed after it was written here, so it is left to you"
+_ANOTHER_RUN = "it is not the saved run any more that was noted here, so it is left to you"
+_FOREIGN = "the note of it came with this folder from elsewhere, or from version 0.1.0"
+_LEFT = "so it is left to you: delete it if it shows the person"
 
 
-def _states(folder: Path, people: Sequence[str]) -> Iterator[Path]:
-    """States of runs in ``folder`` that hold any of ``people``, and the records of those that have no state yet."""
-    wanted = {name_key(name) for name in people}
-    paths = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    records = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    for path in (*paths, *(record for record in records if not record.with_suffix(".safetensors").exists())):
-        names = _names_in_record(path) if path.suffix == ".json" else _names_in_state(path)
-        if names & wanted:
-            yield path
+class _Judge:
+    """Decides which noted files may be deleted with ``people``: a record from elsewhere may name any file of the disk."""
+
+    def __init__(self, library: Library, people: Sequence[str]) -> None:
+        self._library, self._people = library, set(map(name_key, people))
+        folder = library.folder.absolute()
+        ours = [folder, cache_folder().absolute()]
+        beside = [folder.parent / name for name in ("unfinished", "uploads")]
+        if folder.parent.name == "celeb-basis" or any(path.is_dir() for path in beside):
+            ours.append(folder.parent)  # the data folder
+        self._folders = {path.resolve() for path in ours}
+        noted = GeneratedFiles(library.folder).all()
+        self._written_to = {path.resolve() for path in {file.path.parent for file in noted if file.ours}}
+
+    def reason_to_stay(self, file: GeneratedFile) -> str | None:
+        """Why ``file`` is left to the user; ``None`` if it goes, or is gone."""
+        if not file.path.is_file():
+            return None
+        if file.ours and not file.sha256:
+            run, is_about = _run_in(file.path), self._library.work_on(file.people)
+            return None if run is not None and is_about(*run) else _ANOTHER_RUN
+        if not file.ours and (doubt := self._doubt(file)):
+            return doubt
+        try:
+            return None if sha256_of_file(file.path) == file.sha256 else _CHANGED
+        except CelebBasisError as error:
+            return str(error)
+
+    def _doubt(self, file: GeneratedFile) -> str:
+        """Why a note is not followed that this installation did not sign; empty for one of an image of the person."""
+        if file.kind != "picture" or not file.sha256:
+            return f"{_FOREIGN}, {_LEFT}"
+        path = file.path.resolve()
+        if path.parent not in self._written_to and not self._folders & set(path.parents):
+            return f"{_FOREIGN}, and it is outside of the folders that this installation writes images to, {_LEFT}"
+        parameters = read_parameters(path)
+        words = () if parameters is None else parameters.words
+        if not self._people & {name_key(word.strip("<>")) for word in words}:
+            return f"{_FOREIGN}, and its own parameters do not name the person, {_LEFT}"
+        return ""
 
 
-_NOT_READABLE = (CelebBasisError, OSError, KeyError, ValueError, TypeError)
+# Saved runs
+
+_NOT_READABLE = (CelebBasisError, OSError, KeyError, ValueError, TypeError, OverflowError)
+_IsAbout = Callable[[Iterable[str], float], bool]
 
 
-def _names_in_identity(path: Path) -> set[str]:
-    """Key of the name in an identity file, or in the beginning of one; nothing for any other file."""
+def _run_in(path: Path) -> tuple[tuple[str, ...], float] | None:
+    """The names in a run's state or record, or in the beginning of a state, and when it began; ``None`` for other files."""
     try:
-        return {name_key(str(parse_json(safetensors_metadata(path)["identity"])["name"]))}
-    except _NOT_READABLE:
-        return set()
-
-
-def _names_in_state(path: Path) -> set[str]:
-    """Keys of the people in the state of a run, or in the beginning of one; nothing for any other file."""
-    try:
+        if path.suffix == ".json":
+            record = read_json(path)
+            return tuple(map(str, record["people"])), float(record["created"])
         described = parse_json(safetensors_metadata(path)["state"])
-        return {name_key(str(person["name"])) for person in described["people"]}
+        names = tuple(str(person["name"]) for person in described["people"])
+        return names, float(described.get("begun") or datetime.fromisoformat(described["saved"]).timestamp())
     except _NOT_READABLE:
-        return set()
+        return None
 
 
-def _names_in_record(path: Path) -> set[str]:
-    """Keys of the people in the record of a run; nothing for any other file."""
+def _name_in_identity(path: Path) -> str:
+    """The name in an identity file, or in the beginning of one; empty for any other file."""
     try:
-        return {name_key(str(name)) for name in read_json(path)["people"]}
+        return str(parse_json(safetensors_metadata(path)["identity"])["name"])
     except _NOT_READABLE:
-        return set()
+        return ""
+
+
+def _leftovers(folder: Path, people: Sequence[str], is_about: _IsAbout) -> Iterator[Path]:
+    """Temporary files in ``folder`` that hold any of ``people``."""
+    wanted = set(map(name_key, people))
+    for path in temporary_files(folder):
+        run = _run_in(path)
+        if name_key(_name_in_identity(path)) in wanted or (run is not None and is_about(*run)):
+            yield path
+
+
+def _states(folder: Path, is_about: _IsAbout) -> Iterator[Path]:
+    """States of runs in ``folder`` that are about certain people, and the records of those that have no state yet."""
+    states = sorted(folder.glob("[!.]*.safetensors")) if folder.is_dir() else []
+    records = sorted(folder.glob("[!.]*.json")) if folder.is_dir() else []
+    for path in (*states, *(record for record in records if not record.with_suffix(".safetensors").exists())):
+        run = _run_in(path)
+        if run is not None and is_about(*run):
+            yield path
 
 
 def _files_of_run(state: Path) -> tuple[Path, ...]:
@@ -406,6 +364,51 @@ def _remove_empty_folders(folder: Path) -> None:
     for path in sorted((folder, *folder.rglob("*")), reverse=True):
         with contextlib.suppress(OSError):
             path.rmdir()
+
+
+# The same person under another name
+
+_SAME = 0.01
+"""Distance of two people's numbers, relative to their size, below which they are one person. Projecting rounds them."""
+
+
+def _same_person(library: Library, people: Sequence[str], mixed: Sequence[str]) -> tuple[str, ...]:
+    """Names of identities that are one of ``people``: imported from an export, or copied. Blends are known by their recipes."""
+    known: dict[str, Identity] = {}
+    for name, path in library.files():
+        with contextlib.suppress(CelebBasisError):
+            known[name] = load_without_thumbnail(path)[0]
+    keys, passed_over = set(map(name_key, people)), {name_key(name) for name in (*people, *mixed)}
+    own = [identity for name, identity in known.items() if name_key(name) in keys]
+    return tuple(
+        name
+        for name, identity in known.items()
+        if name_key(name) not in passed_over and any(_is_same(one, identity) for one in own)
+    )
+
+
+def _is_same(one: Identity, other: Identity) -> bool:
+    """Whether the files say that one was imported from the other, or their numbers are the same."""
+    hashes = {one.content_hash, other.content_hash}
+    if len(hashes) == 1 or any(str(each.metadata.settings.get("exported_from")) in hashes for each in (one, other)):
+        return True
+    return _are_near(one.coefficients, other.coefficients) or _are_near(one.vectors, other.vectors)
+
+
+def _are_near(ones: Sequence[Floats], others: Sequence[Floats]) -> bool:
+    if [array.shape for array in ones] != [array.shape for array in others]:
+        return False
+    return all(
+        float(np.linalg.norm(one - other)) < _SAME * float(np.linalg.norm(one))
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+def _same_person_sentence(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    who = " and ".join(f"<{name}>" for name in names)
+    return f" Still in the library is the same person under another name: {who}. Delete that as well if the person is to go."
 
 
 def _counted(count: int, what: str) -> str:

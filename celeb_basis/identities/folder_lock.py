@@ -1,4 +1,4 @@
-"""One writer at a time in a library's folder, across threads and processes, and the marks that deletions leave there."""
+"""One writer at a time in a library's folder, across threads and processes; the marks of deletions and renames; the sweep."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from celeb_basis.errors import CelebBasisError, FileError
-from celeb_basis.files import cache_folder, explained_os_errors, write_json
+from celeb_basis.errors import CelebBasisError, FileError, printable
+from celeb_basis.files import ASIDE, TEMPORARY, cache_folder, explained_os_errors, is_abandoned, write_json
 from celeb_basis.reading import read_json
 
 _log = logging.getLogger(__name__)
@@ -113,40 +114,161 @@ def _lock_of(folder: str) -> _FolderLock:
     return _FolderLock(folder)
 
 
+# Temporary files of writers that were killed
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether ``path`` is a temporary file of :func:`celeb_basis.files.atomic_path`, in use or left by a killed writer."""
+    return path.name.startswith(TEMPORARY) and path.is_file() and not path.is_symlink()
+
+
+def temporary_files(folder: Path) -> tuple[Path, ...]:
+    """The temporary files in ``folder``, in use or not; none if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return tuple(path for path in sorted(folder.iterdir()) if is_temporary(path))
+    return ()
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files in ``folder`` that no writer needs. What cannot be deleted stays, with a warning in the log.
+
+    A file that :func:`celeb_basis.files.replace_file` had moved away when it was killed is put back if nothing took its place.
+    """
+    problem: object = None
+    for path in temporary_files(folder):
+        try:
+            target = path.with_name(path.name.removeprefix(ASIDE))
+            if path.name.startswith(ASIDE) and not os.path.lexists(target):
+                os.rename(path, target)
+            elif path.name.startswith(ASIDE) or is_abandoned(path):
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # another program has swept it
+            pass
+        except OSError as error:
+            problem = error
+    if problem is not None:
+        _log.warning("Temporary files in %s could not be deleted: %s", printable(str(folder)), problem)
+
+
+# Marks: who was deleted and who was renamed, for runs that began before that and end after it
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """One name that a person of the library had before."""
+
+    former: str
+    """Hash of the former name's key."""
+    key: str
+    """Hash of the present name's key."""
+    name: str
+    """The present name."""
+    when: float
+    """When the former name was given up, a :func:`time.time`."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks in a library's folder.
+
+    A person who was deleted is a hash of the name, which is kept for 30 days. The former names of those who are in the
+    library are hashes as well, which are kept until they are deleted.
+    """
+
+    deleted: Mapping[str, float] = field(default_factory=dict)
+    """When a name was deleted, or given up by a person who was deleted later, by the hash of its key."""
+    renamed: Sequence[Renamed] = ()
+
+    def was_deleted(self, key: str, begun: float) -> bool:
+        """Whether the person who had the name with this ``key`` at the time ``begun`` was deleted after it."""
+        deleted = self.deleted.get(_hash(key))
+        return deleted is not None and deleted >= begun and self.name_now(key, begun) is None
+
+    def name_now(self, key: str, begun: float) -> str | None:
+        """What a person is called now who had the name with this ``key`` at the time ``begun``; ``None`` for the same."""
+        former = _hash(key)
+        found = [one for one in self.renamed if one.former == former and one.when >= begun]
+        return min(found, key=lambda one: one.when).name if found else None
+
+
 def mark_deleted(folder: Path, keys: Iterable[str]) -> None:
     """Note that people were deleted just now, so that a run that is still learning them does not bring them back.
 
-    Only a hash of each name is kept, for 30 days. Where nothing can be written, there is a warning in the log.
+    A run that began under a name that one of them had before is held to belong to them as well. Where nothing can be
+    written, there is a warning in the log.
 
     Args:
         folder: The library's folder.
         keys: Keys of the names, by :func:`~celeb_basis.identities.library.name_key`.
     """
     now = time.time()
+    gone = {_hash(key) for key in keys}
+
+    def change(marks: Marks) -> Marks:
+        deleted = {mark: when for mark, when in marks.deleted.items() if now - when < _KEPT}
+        for one in marks.renamed:
+            if one.key in gone:
+                # From that moment on, the former name may be another person's.
+                deleted[one.former] = max(one.when, deleted.get(one.former, one.when))
+        return Marks(deleted | dict.fromkeys(gone, now), [one for one in marks.renamed if one.key not in gone])
+
+    _change(folder, change)
+
+
+def mark_renamed(folder: Path, key: str, new_key: str, new_name: str) -> None:
+    """Note that a person was renamed just now, so that runs that began before are known to be about them.
+
+    Args:
+        folder: The library's folder.
+        key: Key of the former name.
+        new_key: Key of the new one.
+        new_name: The new name.
+    """
+    former, present = _hash(key), _hash(new_key)
+
+    def change(marks: Marks) -> Marks:
+        renamed = [
+            Renamed(one.former, present, new_name, one.when) if one.key == former else one for one in marks.renamed
+        ]
+        renamed.append(Renamed(former, present, new_name, time.time()))
+        return Marks(marks.deleted, [one for one in renamed if one.former != one.key])
+
+    if former != present:
+        _change(folder, change)
+
+
+def deleted_since(folder: Path, key: str, begun: float) -> bool:
+    """Whether the person who had the name with this ``key`` at ``begun``, a :func:`time.time`, was deleted after it."""
+    return marks_of(folder).was_deleted(key, begun)
+
+
+def marks_of(folder: Path) -> Marks:
+    """The marks in ``folder``. Damaged ones count as none, with a warning in the log."""
+    path = folder / MARKS
+    if not path.is_file():
+        return Marks()
+    try:
+        content = read_json(path)
+        deleted = {str(mark): float(when) for mark, when in content["deleted"].items()}
+        renamed = [
+            Renamed(str(one["former"]), str(one["key"]), str(one["name"]), float(one["when"]))
+            for one in content.get("renamed", ())
+        ]
+        return Marks(deleted, renamed)
+    except (CelebBasisError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _log.warning("The marks of deletions in %s cannot be read: %s", printable(str(folder)), error)
+        return Marks()
+
+
+def _change(folder: Path, change: Callable[[Marks], Marks]) -> None:
     try:
         with writing(folder, create=True):  # a first run may have been deleted before there was a folder
-            marks = {mark: when for mark, when in _marks(folder).items() if now - when < _KEPT}
-            marks |= {_mark(key): now for key in keys}
-            write_json(folder / MARKS, {"format": _FORMAT, "deleted": marks})
+            marks = change(marks_of(folder))
+            renamed = [asdict(one) for one in marks.renamed]
+            write_json(folder / MARKS, {"format": _FORMAT, "deleted": dict(marks.deleted), "renamed": renamed})
     except CelebBasisError as error:
         _log.warning("A run that is still learning a deleted person may bring them back: %s", error)
 
 
-def deleted_since(folder: Path, key: str, begun: float) -> bool:
-    """Whether a person was deleted after ``begun``, a :func:`time.time`."""
-    return _marks(folder).get(_mark(key), 0.0) >= begun
-
-
-def _mark(key: str) -> str:
+def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _marks(folder: Path) -> dict[str, float]:
-    path = folder / MARKS
-    if not path.is_file():
-        return {}
-    try:
-        return {str(mark): float(when) for mark, when in read_json(path)["deleted"].items()}
-    except (CelebBasisError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        _log.warning("The marks of deletions in %s cannot be read: %s", folder, error)
-        return {}

@@ -7,15 +7,15 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, printable
-from celeb_basis.files import checked_name, expanded, explained_os_errors
-from celeb_basis.identities.folder_lock import deleted_since, writing
-from celeb_basis.identities.identity import SUFFIX, Identity, load_identity, save_identity
+from celeb_basis.files import checked_name, expanded, explained_os_errors, write_all
+from celeb_basis.identities.folder_lock import deleted_since, mark_renamed, marks_of, sweep, writing
+from celeb_basis.identities.identity import SUFFIX, Identity, identity_to_bytes, load_identity, save_identity
 
 _log = logging.getLogger(__name__)
 
@@ -147,26 +147,54 @@ class Library:
             IdentityError: The name is taken, and ``replace`` is off; or the person was deleted in the meantime.
             FileError: The folder cannot be written to.
         """
+        (path,) = self.add_all([identity], replace=replace, begun=begun)
+        return path
+
+    def add_all(
+        self, identities: Sequence[Identity], *, replace: bool = False, begun: float | None = None
+    ) -> tuple[Path, ...]:
+        """Write several identities into the folder, all of them or none, and return their files. See :meth:`add`.
+
+        Raises:
+            IdentityError: A name is taken, and ``replace`` is off; or a person was deleted in the meantime.
+            FileError: The folder cannot be written to.
+        """
         with writing(self.folder, create=True):
-            previous = self._existing(identity.name)
-            if previous is not None and not replace:
-                raise self._taken(identity.name, previous)
-            self.check_not_deleted(identity.name, begun)
-            path = self.folder / (identity.name + SUFFIX)
-            save_identity(identity, path)
-            if (
-                previous is not None
-                and previous.name != path.name
-                and previous.exists()
-                and not previous.samefile(path)
-            ):
-                with explained_os_errors(previous, "delete"):
-                    previous.unlink()
-            return path
+            keys = [name_key(identity.name) for identity in identities]
+            before = [self._existing(identity.name) for identity in identities]
+            for identity, taken, key in zip(identities, before, keys, strict=True):
+                if keys.count(key) > 1:
+                    raise IdentityError(f"Two people are both called {identity.name!r}: give each a name of their own.")
+                if taken is not None and not replace:
+                    raise self._taken(identity.name, taken)
+                self.check_not_deleted(identity.name, begun)
+            paths = [self.folder / (identity.name + SUFFIX) for identity in identities]
+            write_all(dict(zip(paths, map(identity_to_bytes, identities), strict=True)))
+            for previous, path in zip(before, paths, strict=True):
+                if previous is not None and previous.exists() and not previous.samefile(path):  # another spelling
+                    with explained_os_errors(previous, "delete"):
+                        previous.unlink()
+            return tuple(paths)
 
     def was_deleted(self, name: str, begun: float) -> bool:
-        """Whether ``name`` was deleted after ``begun``, a :func:`time.time`."""
+        """Whether the person who was called ``name`` at the time ``begun``, a :func:`time.time`, was deleted after it."""
         return deleted_since(self.folder, name_key(name), begun)
+
+    def name_now(self, name: str, begun: float) -> str:
+        """What the person is called now who was called ``name`` at the time ``begun``: ``name``, unless renamed since."""
+        return marks_of(self.folder).name_now(name_key(name), begun) or name
+
+    def work_on(self, people: Iterable[str]) -> Callable[[Iterable[str], float], bool]:
+        """A function that says whether work on certain names, which began at a certain time, is about any of ``people``.
+
+        Who was renamed is known by the former name to work that began before.
+        """
+        wanted, marks = set(map(name_key, people)), marks_of(self.folder)
+
+        def is_about(names: Iterable[str], begun: float) -> bool:
+            return any(name_key(marks.name_now(name_key(name), begun) or name) in wanted for name in names)
+
+        return is_about
 
     def check_not_deleted(self, name: str, begun: float | None) -> None:
         """Do nothing, unless ``name`` was deleted after ``begun``.
@@ -198,6 +226,7 @@ class Library:
         """
         new_name = checked_name(new_name)
         with writing(self.folder):
+            sweep(self.folder)
             path = self._present(name)
             if (taken := self._existing(new_name)) is not None and taken != path:
                 raise self._taken(new_name, taken)
@@ -207,6 +236,7 @@ class Library:
             target = self.folder / (new_name + SUFFIX)
             with explained_os_errors(path, "rename"):
                 path.rename(target)
+            mark_renamed(self.folder, name_key(name), name_key(new_name), new_name)
             return target
 
     def delete(self, name: str) -> None:
@@ -217,27 +247,18 @@ class Library:
             FileError: It cannot be deleted.
         """
         with writing(self.folder):
+            sweep(self.folder)
             path = self._present(name)
             with explained_os_errors(path, "delete"):
                 path.unlink()
 
-    def leftovers(self) -> tuple[Path, ...]:
-        """Temporary files of writers that were killed. Ask while :func:`writing`: then none of them is in use."""
-        with explained_os_errors(self.folder, "list"):
-            try:
-                return tuple(path for path in sorted(self.folder.iterdir()) if is_leftover(path))
-            except (FileNotFoundError, NotADirectoryError):
-                return ()
-
     def sweep(self) -> None:
-        """Delete :meth:`leftovers`; what cannot be deleted stays, with a warning in the log."""
+        """Delete the temporary files of writers that were killed; what cannot be deleted stays, with a warning in the log."""
         if not self.folder.is_dir():
             return
         try:
             with writing(self.folder):
-                for path in self.leftovers():
-                    with explained_os_errors(path, "delete"):
-                        path.unlink(missing_ok=True)
+                sweep(self.folder)
         except CelebBasisError as error:
             _log.warning("Temporary files in %s could not be deleted: %s", self.folder, error)
 
@@ -280,11 +301,6 @@ class Library:
         return IdentityError(
             f"There is already an identity {name!r} in {self.folder}{same}: choose another name or replace it."
         )
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether a path is a temporary file of :func:`celeb_basis.files.atomic_path`."""
-    return path.name.startswith(".tmp-") and path.is_file() and not path.is_symlink()
 
 
 def _name_of(path: Path) -> str:

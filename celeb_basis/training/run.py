@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,6 +82,8 @@ class TrainingTask:
     """Where the trainer's state is saved on the way and when the run is interrupted or fails; nowhere if ``None``.
 
     After the last step it is for the caller to delete, as soon as the identities are saved."""
+    begun: float = field(default_factory=time.time, compare=False)
+    """When the user asked for it, a :func:`time.time`: who is deleted after that is not to come back."""
 
     def __post_init__(self) -> None:
         names = [name.casefold() for name in self.names]
@@ -223,6 +226,7 @@ class TrainingSession(TaskRunner):
         preparing = prepare_trainer(self.model, bases, portraits, self.faces, settings, guesses=guesses)
         if (trainer := (yield from until_set(preparing, interrupt))) is None:
             return TrainingResult(task.names, reason="interrupted", warnings=warnings)
+        trainer.begun = task.begun
         return (yield from self._train(trainer, StateSaver(task.state, task.consent), warnings, interrupt))
 
     def resume(

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class StateSummary:
     """Name of the checkpoint that the run is on."""
     step: int = 0
     """Steps done."""
+    begun: float = 0.0
+    """When the run began, a :func:`time.time`; in files of 0.1.0, when it was saved."""
 
     @property
     def steps(self) -> int:
@@ -67,6 +70,7 @@ def save_state(trainer: Trainer, path: Path, *, consent: str = "") -> None:
         "settings": trainer.settings.as_dict(),
         "step": trainer.step,
         "saved": now(),
+        "begun": trainer.begun,
         "seconds": trainer.seconds,
         "loss_sum": trainer.loss_sum,
         "scaler": trainer.scaler.state_dict(),
@@ -183,9 +187,17 @@ def read_summary(path: Path) -> StateSummary:
             consent=str(header.get("consent", "")),
             model=str(header["model"]["name"]),
             step=int(header["step"]),
+            begun=_begun(header),
         )
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise _unusable(path) from error
+
+
+def _begun(header: dict[str, Any]) -> float:
+    try:
+        return float(header.get("begun") or datetime.fromisoformat(header["saved"]).timestamp())
+    except OverflowError:
+        raise ValueError("no time") from None
 
 
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -248,6 +260,7 @@ def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.
         trainer.tracker.take(tensors[f"snapshot.{index}"])
     trainer.step = int(header["step"])
     trainer.seconds = float(header["seconds"])
+    trainer.begun = _begun(header)
     trainer.loss_sum = float(header["loss_sum"])
 
 

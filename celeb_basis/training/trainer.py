@@ -110,6 +110,8 @@ class Trainer:
         self.tracker = MovementTracker()
         self.step = 0
         self.seconds = 0.0
+        self.begun = time.time()
+        """When the run began; it stays so when the run is resumed."""
         self.loss_sum = 0.0
         self._skipped = 0
         # Coefficients are expanded at every step: the bases' tensors are copied to the device once.

@@ -95,7 +95,7 @@ class ImportExport:
         replace_existing: bool = False,
         authors_basis: bytes | None = None,
     ) -> list[IdentityStatus]:
-        """Add the identities of a file to the library.
+        """Add the identities of a file to the library, all of them or none.
 
         The file is one of ours, any tool's textual inversion, or coefficients of the CelebBasis repository.
 
@@ -114,8 +114,7 @@ class ImportExport:
         for identity in found:
             if (problem := self.people.check_name(identity.name, replace=replace_existing)) is not None:
                 raise NameTakenError(problem)
-        for identity in found:
-            self.people.workspace.library.add(identity, replace=replace_existing)
+        self.people.workspace.library.add_all(found, replace=replace_existing)
         return [self.people.entry(identity.name) for identity in found]
 
     def _read(self, data: bytes, file_name: str, name: str | None, authors_basis: bytes | None) -> Sequence[Identity]:

@@ -120,10 +120,8 @@ class People:
         record = GeneratedFiles(library.folder)
         record.rename(name, new_name)
         rename_in_blends(library, name, new_name)
-        for job in self._jobs_of([name]):
-            if job.resumable:  # its run keeps the name it began with, but is about the same person
-                record.note(self.learning.saved_files(job), _UNFINISHED, [*job.people, new_name], changes=True)
-            elif job.finished:
+        for job in self._jobs_of([new_name]):
+            if job.finished and not job.resumable:  # a run that goes on keeps the name it began with
                 wanted = name_key(name)
                 job.people = tuple(new_name if name_key(one) == wanted else one for one in job.people)
         return self.entry(new_name)
@@ -156,7 +154,11 @@ class People:
         Raises:
             NoSuchPersonError: There is nothing about ``name``.
         """
-        found = traces_of(self.workspace.library, name, (self.workspace.paths.unfinished,), mixtures=mixtures)
+        return self._traces(name, mixtures=mixtures)
+
+    def _traces(self, name: str, *, mixtures: bool, checked: bool = True) -> Traces:
+        library, unfinished = self.workspace.library, (self.workspace.paths.unfinished,)
+        found = traces_of(library, name, unfinished, mixtures=mixtures, checked=checked)
         if not found:
             raise NoSuchPersonError(f"There is nothing about {found.name!r} here: look at the list of people.")
         return found
@@ -174,9 +176,9 @@ class People:
             NoSuchPersonError: There is nothing about ``name``.
             BusyError: A job is working on the identity.
         """
-        found = self.traces(name, mixtures=mixtures)
+        found = self._traces(name, mixtures=mixtures, checked=False)
         jobs = self._jobs_of((found.name, *(found.mixtures if mixtures else ())))
-        runs = {file.path.stem for file in found.files if file.kind == _UNFINISHED}
+        runs = {file.path.stem for file in found.files if file.kind == _UNFINISHED and file.ours}
         jobs += [job for job in self.learning.jobs() if job.id in runs and job not in jobs]
         if at_work := [job for job in jobs if not job.finished]:
             raise BusyError(
@@ -190,14 +192,14 @@ class People:
             self.learning.forget(job.id)
             forgotten += [file for file in files if not file.exists()]
         unfinished = (self.workspace.paths.unfinished,)
-        if not traces_of(self.workspace.library, name, unfinished, mixtures=mixtures):
+        if not traces_of(self.workspace.library, name, unfinished, mixtures=mixtures, checked=False):
             return Deleted((found.name,), tuple(forgotten), ())  # there were only interrupted runs
         deleted = delete_person(self.workspace.library, name, unfinished, mixtures=mixtures)
         return replace(deleted, files=(*deleted.files, *forgotten))
 
     def _jobs_of(self, names: Sequence[str]) -> list[Job]:
-        keys = set(map(name_key, names))
-        return [job for job in self.learning.jobs() if keys & set(map(name_key, job.people))]
+        is_about = self.workspace.library.work_on(names)
+        return [job for job in self.learning.jobs() if is_about(job.people, job.created)]
 
     def _with_reason(self, status: IdentityStatus, reason: Reason) -> IdentityStatus:
         return status if status.problem else replace(status, reason=reason(status))

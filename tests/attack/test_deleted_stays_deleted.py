@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,10 +14,19 @@ from support.people import person
 from support.service import request, until
 
 from celeb_basis.errors import IdentityError
+from celeb_basis.files import ABANDONED
 from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
 from celeb_basis.identities.folder_lock import MARKS, deleted_since
 from celeb_basis.identities.library import Library
 from celeb_basis.webui.service import Service
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def written(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 def test_a_run_that_ends_after_the_deletion_adds_nobody(tmp_path: Path) -> None:
@@ -110,6 +122,7 @@ def test_what_a_killed_writer_left_goes_too(tmp_path: Path) -> None:
     whole.write_bytes(path.read_bytes())
     half.write_bytes(path.read_bytes()[:100])
     path.unlink()
+    aged(half)
     assert traces_of(library, "ada").leftovers == (whole,)
     assert not traces_of(library, "bob")
     deleted = delete_person(library, "ada")
@@ -118,10 +131,17 @@ def test_what_a_killed_writer_left_goes_too(tmp_path: Path) -> None:
     assert not half.exists()
 
 
+def aged(path: Path) -> Path:
+    """``path`` as it is more than an hour after it was written."""
+    then = time.time() - 2 * ABANDONED
+    os.utime(path, (then, then))
+    return path
+
+
 def test_leftovers_are_swept(tmp_path: Path) -> None:
     library = Library(tmp_path)
     path = library.add(person("ada"))
-    (tmp_path / ".tmp-abc.safetensors").write_bytes(b"x")
+    aged(written(tmp_path / ".tmp-abc.safetensors"))
     (tmp_path / ".tmp-folder").mkdir()
     other = tmp_path / "mine.tmp-x"
     other.write_text("x")
@@ -133,6 +153,94 @@ def test_leftovers_are_swept(tmp_path: Path) -> None:
     ]
     Library(tmp_path / "nowhere").sweep()
     assert not (tmp_path / "nowhere").exists()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from celeb_basis.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary, flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def writer(path: Path, end: str) -> tuple[subprocess.Popen[str], Path]:
+    """Another process that is writing ``path``, and its temporary file."""
+    command = [sys.executable, "-c", _KILLED, str(path), end]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says of which start of a machine a process is")
+def test_only_what_no_writer_needs_is_swept(tmp_path: Path) -> None:
+    """Where locks do not hold, another writer may be at work."""
+    living, used = writer(tmp_path / "a.safetensors", "waits")
+    killed, left = writer(tmp_path / "b.safetensors", "killed")
+    killed.communicate()
+    of_another_machine = written(tmp_path / f".tmp-0123456789ab-{killed.pid}-x.safetensors")
+    of_version_0_1_0 = written(tmp_path / ".tmp-abcdefgh.safetensors")
+    assert used.is_file()
+    assert left.is_file()
+    Library(tmp_path).sweep()
+    assert sorted(tmp_path.iterdir()) == sorted([used, of_another_machine, of_version_0_1_0])
+    for path in (of_another_machine, of_version_0_1_0):
+        aged(path)
+    Library(tmp_path).sweep()
+    assert [*tmp_path.iterdir()] == [used]
+    living.communicate("go on")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_half_written_states_are_swept_as_well(service: Service) -> None:
+    unfinished = service.workspace.paths.unfinished
+    old = aged(written(unfinished / ".tmp-old0.safetensors"))
+    new = written(unfinished / ".tmp-new0.json")
+    service.jobs()
+    assert [*unfinished.iterdir()] == [new]
+    assert not old.exists()
+    service.workspace.library.add(person("ada"))
+    aged(new)
+    service.people.delete("ada")
+    assert [*unfinished.iterdir()] == []
+
+
+_KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from support.people import person
+from celeb_basis.identities.library import Library
+
+def refused(*_):
+    raise FileExistsError(17, "exists")
+
+def once(source, target, rename=os.rename):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace, os.rename = refused, once
+Library(Path(sys.argv[1])).add(person("ada", seed=1), replace=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames over files")
+def test_a_person_who_was_moved_away_for_a_moment_is_put_back(tmp_path: Path) -> None:
+    """A share that cannot rename over a file, and a kill while the old file is away and the new one not there."""
+    library = Library(tmp_path)
+    path = library.add(person("ada"))
+    subprocess.run([sys.executable, "-c", _KILLED_BETWEEN_RENAMES, str(tmp_path)], cwd=ROOT, check=False)
+    assert library.names() == ()
+    library.sweep()
+    assert library.load("ada").content_hash == person("ada").content_hash
+    path.rename(tmp_path / ".tmp-old.ada.safetensors")
+    delete_person(library, "ada")
+    library.sweep()
+    assert library.names() == ()
 
 
 def files_of_runs(service: Service) -> list[Path]:

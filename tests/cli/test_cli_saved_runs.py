@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from support.people import person
 
 from celeb_basis import files
 from celeb_basis.cli.progress import LearnBar
 from celeb_basis.events import Event, StepDone
+from celeb_basis.identities.deletion import delete_person
 from celeb_basis.identities.library import Library
 from celeb_basis.training import state as states
 
@@ -198,3 +200,61 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(parts: Any, tmp_path: Path, ending: 
     assert process.returncode == 130, said
     assert "to resume it: celeb-basis learn --resume" in said
     assert states.read_summary(found[0]).step > 0
+
+
+def test_a_run_of_a_person_who_was_renamed_goes_with_the_person(
+    celeb: Callable[..., Any], crash: Callable[..., None], own_library: Path, private_cache: Path
+) -> None:
+    library = Library(own_library)
+    library.add(person("ada"))
+    crash("ada", "--replace")
+    library.rename("ada", "eve")
+    (state,) = (private_cache / "unfinished").glob("[!.]*.safetensors")
+    assert str(state) in celeb("delete", "eve", "--dry-run").out
+    assert celeb("delete", "eve", "--yes").code == 0
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_copy_of_a_run_brings_nobody_back(
+    celeb: Callable[..., Any],
+    parts: Any,
+    crash: Callable[..., None],
+    own_library: Path,
+    private_cache: Path,
+    tmp_path: Path,
+    renamed: bool,
+) -> None:
+    library = Library(own_library)
+    library.add(person("ada"))
+    crash("ada", "--replace")
+    (state,) = (private_cache / "unfinished").glob("[!.]*.safetensors")
+    copy = Path(shutil.copy(state, tmp_path / "copy.safetensors"))
+    if renamed:
+        library.rename("ada", "eve")
+    assert celeb("delete", "eve" if renamed else "ada", "--yes").code == 0
+    resumed = celeb("learn", "--resume", copy, "--model", parts.model, "--names", parts.names)
+    assert resumed.code == 2
+    assert "'ada' was deleted after this had begun" in resumed.err
+    assert library.names() == ()
+    assert copy.exists(), "it is in a place of the user's own"
+
+
+def test_a_run_ends_when_its_person_is_deleted(
+    celeb: Callable[..., Any], parts: Any, own_library: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another program, in the third of ten thousand steps; no state of the run is left."""
+    shown = LearnBar.show
+
+    def show(bar: LearnBar, event: Event) -> None:
+        shown(bar, event)
+        if isinstance(event, StepDone) and event.step == 3:
+            delete_person(Library(own_library), "ada")
+
+    Library(own_library).add(person("ada"))
+    monkeypatch.setattr(LearnBar, "show", show)
+    ended = celeb("learn", parts.photo, "--name", "ada", "--replace", *parts.learning, "--steps", "10000")
+    assert ended.code == 2
+    assert "'ada' was deleted" in ended.err
+    assert Library(own_library).names() == ()
+    assert list((private_cache / "unfinished").glob("*")) == []

@@ -24,6 +24,7 @@ from celeb_basis.errors import (
 from celeb_basis.events import Event, StepDone, follow
 from celeb_basis.files import check_space, checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
+from celeb_basis.identities.folder_lock import sweep, writing
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.miniature import CELEBRITY_FACES
@@ -184,6 +185,7 @@ class LearnTasks:
                 return
             library = self._workspace.library
             library.sweep()
+            sweep(paths.unfinished)
             files = RunFiles(paths)
             known = {job.id for job in self._queue.jobs()}
             files.delete_orphans(known)
@@ -210,7 +212,7 @@ class LearnTasks:
             job.report("Loading the face models")
             faces = self._faces.network(download_progress(job))
             settings, state = record.learn_settings(), files.state(job.id)
-            task = TrainingTask(people, settings, consent=record.consent, state=state)
+            task = TrainingTask(people, settings, consent=record.consent, state=state, begun=job.created)
 
             def begin(model: DiffusionModel) -> Generator[Event, None, TrainingResult]:
                 session = TrainingSession(
@@ -258,7 +260,7 @@ class LearnTasks:
                     self._show(job, event)
                     if photos_needed and isinstance(event, StepDone):
                         photos_needed = not self._drop_photos(job)
-                    if not job.interrupt.is_set() and (stopped_by := self._reason_to_stop(key)):
+                    if not job.interrupt.is_set() and (stopped_by := self._reason_to_stop(job, key)):
                         job.interrupt.set()
 
                 result = follow(begin(model), on_event)
@@ -284,12 +286,14 @@ class LearnTasks:
             job.report("Preparing the views", warnings=warnings)
         self._host.report(job.host_progress())
 
-    def _reason_to_stop(self, model: object) -> str:
+    def _reason_to_stop(self, job: Job, model: object) -> str:
         if self._host.model_key() != model:
             return (
                 "The checkpoint was switched during learning, so learning stopped and its state was saved: load the "
                 "checkpoint that it began with and press Resume."
             )
+        if any(self._workspace.library.was_deleted(name, job.created) for name in job.people):
+            return "The person was deleted."  # by another program, as the page refuses it
         return self._host.stop_reason()
 
     def _check_not_deleted(self, job: Job) -> None:
@@ -346,7 +350,9 @@ class LearnTasks:
             identity = identity_from_bytes(content)
             progress = result.progress[identity.name]
             identity = replace(identity, metadata=replace(identity.metadata, notes=saved.notes))
-            identity, path = _added(identity, library, job.created, replaces=saved.replace)
+            with writing(library.folder, create=True):  # the name that is deleted may not be the one that is added
+                library.check_not_deleted(identity.name, job.created)
+                identity, path = _added(identity, library, job.created, replaces=saved.replace)
             rows.append(
                 {
                     "name": identity.name,

@@ -21,6 +21,7 @@ from celeb_basis.templating import DataURI, data_uri, duration, generated_image_
 
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary
+    from celeb_basis.identities.deletion import Traces
     from celeb_basis.identities.library import IdentityStatus
     from celeb_basis.webui.jobs import Job, JobProgress
     from celeb_basis.webui.schemas import FoundFaces, SavedRun
@@ -31,6 +32,8 @@ PHOTO_SIDE = 900
 """Longest side of an uploaded photo on the page, in pixels."""
 MAX_IMAGES = 12
 """Newest images shown of a running job."""
+MAX_PATHS = 1000
+"""Paths shown of the files that go with a person."""
 MAX_DROPPED = 300
 """Dropped names shown of a basis."""
 
@@ -71,6 +74,20 @@ def notes(messages: Iterable[tuple[str, NoteKind]], *, people_changed: bool = Fa
     if not shown and not people_changed:
         return Markup()  # not even a line break: the style sheet hides a component that is empty
     return _render("notes", messages=shown, changed=uuid.uuid4().hex if people_changed else "")
+
+
+def deletion(traces: Traces) -> Markup:
+    """What deleting a person deletes, with the paths, and what stays with the reason."""
+    kept = "Images that you generated with the WebUI itself stay in its output folders; delete them there."
+    goes, stays = [(str(path), "") for path in traces.paths()], [(str(path), reason) for path, reason in traces.stay]
+    return _render(
+        "deletion",
+        sentence=f"{traces.sentence()} {kept}",
+        goes=goes[:MAX_PATHS],
+        more_go=len(goes[MAX_PATHS:]),
+        stays=stays[:MAX_PATHS],
+        more_stay=len(stays[MAX_PATHS:]),
+    )
 
 
 def quiet(sentence: str) -> Markup:

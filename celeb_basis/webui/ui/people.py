@@ -206,9 +206,8 @@ class PeopleTab:
         """List what would be deleted, with the buttons to confirm or cancel."""
         if not selected:
             return {self.confirmation: update(visible=False), self.traces: ""}
-        traces = self.service.people.traces(selected, mixtures=bool(with_blends)).sentence()
-        kept = "Images that you generated with the WebUI itself stay in its output folders; delete them there."
-        return {self.confirmation: update(visible=True), self.traces: markup.note(f"{traces} {kept}", "error")}
+        traces = self.service.people.traces(selected, mixtures=bool(with_blends))
+        return {self.confirmation: update(visible=True), self.traces: markup.deletion(traces)}
 
     def cancel(self) -> Changes:
         """Delete nothing."""
