@@ -1,28 +1,41 @@
 """``python -m benchmarks.evidence``: run the evidence that is missing, and print the results. It can be killed and resumed.
 
 ``--quick`` (or ``QUICK=1``) runs a small version. ``--write`` writes the page from finished results without running anything.
+``--model FILE --photos FOLDER`` makes the same table on any Stable Diffusion checkpoint, with photos of people.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.evidence.page import hypotheses, table, write_page
-from benchmarks.evidence.plan import ABLATIONS, FULL, MAIN, PAIRED, PAIRED_REJECTED, QUICK, REJECTED, Plan, limited
+from benchmarks.evidence.page import FINDINGS, REAL_WEIGHTS, Described, hypotheses, table, write_page
+from benchmarks.evidence.plan import (
+    ABLATIONS,
+    FULL,
+    MAIN,
+    PAIRED,
+    PAIRED_REJECTED,
+    QUICK,
+    REAL,
+    REJECTED,
+    Plan,
+    limited,
+)
+from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.results import Results
-from benchmarks.evidence.runner import matching, run
+from benchmarks.evidence.runner import matching
+from benchmarks.evidence.session import run_shown
 from benchmarks.evidence.summary import paired_differences, summarize
 from celeb_basis.errors import CelebBasisError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent
-"""Results of the full plan are part of the project: they take days. Those of ``--quick`` go to :data:`CACHE`."""
+"""Results of the full plan are part of the project: they take days. All others go to :data:`CACHE`."""
 CACHE = ROOT / ".assets" / "evidence"
 _PARTS = {"main": MAIN, "ablations": ABLATIONS}
 
@@ -31,83 +44,109 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run, print.
 
     Returns:
-        0, or 1 if something could not be run, 2 for an unknown method.
+        0, or 1 if something could not be run, 2 for a command line that cannot be understood, 130 if it was interrupted.
     """
     options = _options(arguments)
-    plan = QUICK if options.quick else FULL
-    if options.part:
-        names = {one.name for part in options.part for one in _PARTS[part]}
-        plan = limited(replace(plan, methods=FULL.methods), sorted(names))
-    if options.only:
-        plan = limited(replace(plan, methods=FULL.methods), options.only)
-    plan = replace(
-        plan,
-        strangers=options.strangers or plan.strangers,
-        seeds=tuple(range(options.seeds)) if options.seeds else plan.seeds,
-        steps=options.steps or plan.steps,
-    )
+    plan = _plan(options)
     if options.list:
         sys.stdout.writelines(f"{one.name}\n" for one in plan.methods)
         return 0
     if not plan.methods:
         sys.stderr.write("There is no such method: --list names them all.\n")
         return 2
-    results = Results((options.results or CACHE) / "quick" if options.quick else options.results or RESULTS)
+    if options.photos is None and options.references is not None:
+        sys.stderr.write("--references holds other pictures of the people in --photos: give both.\n")
+        return 2
+    if options.photos is not None and options.model is None:
+        sys.stderr.write("Photos of people need a checkpoint to learn them on: give --model as well.\n")
+        return 2
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if options.write:
-            return _write(plan, results, options)
-        return _run(plan, results, options, sys.argv[1:] if arguments is None else arguments)
+        if options.photos is not None:
+            return _on_real_weights(plan, options, given)
+        folder = (options.results or CACHE) / "quick" if options.quick else options.results or RESULTS
+        results = Results(folder)
+        return _write(plan, results, options) if options.write else _on_the_miniature(plan, results, options, given)
     except CelebBasisError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. What is finished is saved: give the same command again to go on.\n")
+        return 130
 
 
-def _run(plan: Plan, results: Results, options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = REAL if options.photos is not None else QUICK if options.quick else FULL
+    if options.part:
+        names = {one.name for part in options.part for one in _PARTS[part]}
+        plan = limited(replace(plan, methods=FULL.methods), sorted(names))
+    if options.only:
+        plan = limited(replace(plan, methods=FULL.methods), options.only)
+    return replace(
+        plan,
+        strangers=options.strangers or plan.strangers,
+        seeds=tuple(range(options.seeds)) if options.seeds else plan.seeds,
+        steps=options.steps or plan.steps,
+    )
+
+
+def _on_the_miniature(plan: Plan, results: Results, options: argparse.Namespace, given: Sequence[str]) -> int:
     # Only here: writing the page needs neither the miniature nor the judges' packages.
     from benchmarks.evidence.miniature import miniature_testbed
-    from benchmarks.evidence.precompute import Precomputed
 
-    testbed = miniature_testbed(options.model, strangers=max(plan.strangers, FULL.strangers))
-    if options.share is None and options.workers > 1:
-        shared = Precomputed(testbed, CACHE, images_per_name=plan.images_per_name)
-        for method in plan.methods:
-            method.prepare(shared)
-        failed = _run_workers(options.workers, arguments)
-    else:
-        failed = False
-        for progress in run(testbed, plan, results, cache=CACHE, share=options.share or (0, 1)):
-            failed = failed or progress.status not in ("new", "known")
-            if progress.status != "known":
-                cell = progress.cell
-                run_name = f"{cell.method}, {' & '.join(cell.group)}, seed {cell.seed}"
-                sys.stderr.write(f"{progress.number}/{progress.total} {run_name}: {progress.status}\n")
-                sys.stderr.flush()
+    gallery = plan.strangers if options.quick else max(plan.strangers, FULL.strangers)
+    testbed = miniature_testbed(options.model, strangers=gallery, report=Reporter())
+    workers = options.workers or os.cpu_count() or 1
+    failed = run_shown(testbed, plan, results, CACHE, workers=workers, share=options.share, given=given)
     if options.share is None:
         rows = summarize(matching(results, plan, testbed.key), [one.name for one in FULL.methods])
-        sys.stdout.write(table(rows) + "\n\n" + "\n".join(hypotheses(rows)) + "\n")
+        answered = [one.name for one in plan.methods]
+        sys.stdout.write(table(rows) + "\n\n" + "\n".join(hypotheses(rows, answered)) + "\n")
     return int(failed)
 
 
-def _run_workers(count: int, arguments: Sequence[str]) -> bool:
-    """Run the shares of ``count`` processes side by side; returns whether one of them failed."""
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [sys.executable, "-m", "benchmarks.evidence", *arguments]
-    workers = [
-        subprocess.Popen([*command, "--share", f"{number}/{count}"], cwd=ROOT, env=environment)
-        for number in range(count)
-    ]
-    try:
-        codes = [worker.wait() for worker in workers]
-        return any(codes)
-    finally:
-        for worker in workers:
-            worker.terminate()
+def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[str]) -> int:
+    from benchmarks.evidence.real_weights import RealWeights, load_real_weights
+    from celeb_basis.miniature import MODEL, NAME
 
-
-def _share(text: str) -> tuple[int, int]:
-    number, count = text.split("/")
-    return int(number), int(count)
+    shipped = str(options.model) == NAME and not options.model.is_file()
+    wanted = RealWeights(
+        model=MODEL if shipped else options.model,
+        photos=options.photos,
+        references=options.references,
+        names=options.names,
+        faces=options.faces,
+        judge=options.judge,
+        clip=options.clip,
+        device=options.device,
+        dtype=options.dtype,
+        prompts=options.prompts,
+        sampling_steps=options.sampling_steps,
+        guidance=options.guidance,
+    )
+    loaded = load_real_weights(wanted, Reporter())
+    cache = options.results or CACHE
+    results = Results(cache / loaded.folder)
+    testbed = loaded.testbed
+    workers = options.workers or 1
+    failed = run_shown(testbed, plan, results, cache, workers=workers, share=options.share, given=given)
+    if options.share is not None:
+        return int(failed)
+    finished = matching(results, plan, testbed.key)
+    rows = summarize(finished, [one.name for one in FULL.methods])
+    page = results.folder / "evidence.md"
+    described = Described(
+        testbed=testbed.key,
+        commands=[f"python -m benchmarks.evidence {' '.join(given)}"],
+        judge=loaded.judge,
+        second_judge=loaded.second_judge,
+        prompt=loaded.prompt,
+        notes=loaded.notes,
+    )
+    planned = [one.name for one in plan.methods]
+    write_page(page, rows, described, planned=planned, paired=paired_differences(finished, PAIRED))
+    sys.stdout.write(table(rows) + "\n\n" + "\n".join(hypotheses(rows, planned)) + f"\n\n{page}\n")
+    return int(failed)
 
 
 def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
@@ -123,9 +162,7 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         )
         return 1
     rejected = [(cell, measurements) for cell, measurements in results.all() if cell.method in REJECTED]
-    write_page(
-        options.page,
-        rows,
+    described = Described(
         testbed=testbeds.pop(),
         commands=[
             f"make evidence{' QUICK=1' if options.quick else ''}",
@@ -133,6 +170,14 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         ],
         judge="dlib's network (1 - distance)",
         second_judge="the recognition network that learning used (cosine)",
+        findings=FINDINGS.read_text(encoding="utf-8"),
+        more=REAL_WEIGHTS.read_text(encoding="utf-8"),
+    )
+    write_page(
+        options.page,
+        rows,
+        described,
+        planned=[one.name for one in plan.methods],
         paired=paired_differences(finished, PAIRED),
         rejected=summarize(rejected, REJECTED),
         rejected_paired=paired_differences([*finished, *rejected], PAIRED_REJECTED),
@@ -141,11 +186,18 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
     return 0
 
 
+def _share(text: str) -> tuple[int, int]:
+    number, count = text.split("/")
+    return int(number), int(count)
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
-    parser.add_argument("--model", type=Path, help="diffusers folder of the miniature; by default the one that ships")
+    parser.add_argument(
+        "--model", type=Path, help="with --photos: any checkpoint; else a diffusers folder of the miniature"
+    )
     parser.add_argument("--results", type=Path, help="folder of results.jsonl and recipes.json")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--workers", type=int, help="number of processes; 1 with --photos, else one per processor")
     parser.add_argument("--share", type=_share, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))
     parser.add_argument("--part", action="append", choices=sorted(_PARTS), help="run only this part of the plan")
@@ -156,7 +208,28 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the methods and exit")
     parser.add_argument("--write", action="store_true", help="write the page from finished results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
+    real = parser.add_argument_group("any checkpoint, with photos of people")
+    real.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="a folder of photos (or one picture) for each person"
+    )
+    real.add_argument("--references", type=Path, metavar="FOLDER", help="other pictures of each, under the same names")
+    real.add_argument("--names", type=Path, metavar="FILE", help="list of celebrity names, one per line")
+    real.add_argument("--faces", default="buffalo_l", metavar="PACK", help="face pack that learning uses (%(default)s)")
+    real.add_argument("--judge", metavar="PACK", help="dlib, or another face pack, as the judge")
+    real.add_argument("--clip", metavar="SPEC", help="folder of a CLIP, or open_clip:ARCHITECTURE:WEIGHTS, for Prompt")
+    real.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    real.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="of the weights")
+    real.add_argument("--prompts", type=_positive, default=10, help="number of prompts with one person (%(default)s)")
+    real.add_argument("--sampling-steps", type=_positive, default=30, help="denoising steps of an image (%(default)s)")
+    real.add_argument("--guidance", type=float, default=7.5, help="classifier-free guidance (%(default)s)")
     return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("give a number of at least 1")
+    return number
 
 
 if __name__ == "__main__":

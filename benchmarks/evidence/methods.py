@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.evidence.baselines import RANK, FreeLearner, LoraLearner, lora_adapters
 from benchmarks.evidence.precompute import Precomputed, Space
+from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.testbed import Stranger
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import TrainingError
@@ -61,9 +62,9 @@ class Untrained:
     def prepare(self, shared: Precomputed) -> None:
         """Compute the celebrities' faces if this method needs them: they are stored for all workers."""
         if self.source == "presets' guess":
-            _ = shared.preset_name_faces
+            _ = shared.preset_celebrity_faces
         elif self.source in _NEED_NAME_FACES:
-            _ = shared.name_vectors
+            _ = shared.celebrity_faces
 
     def describe(self) -> dict[str, Any]:
         """The recipe, JSON-ready."""
@@ -89,10 +90,30 @@ class Untrained:
             coefficients = _first_guess(shared, bases, stranger, as_presets=self.source == "presets' guess")
             return [basis.expand(one) for basis, one in zip(bases, coefficients, strict=True)]
         if self.source == "nearest name":
-            row = shared.nearest_name(stranger)
+            name = shared.nearest_name(stranger)
         else:
-            row = int(np.random.default_rng([seed, *stranger.name.encode()]).integers(len(bases[0].names)))
-        return [basis.expand(basis.name_coefficients[basis.names.index(bases[0].names[row])]) for basis in bases]
+            names = bases[0].names
+            name = names[int(np.random.default_rng([seed, *stranger.name.encode()]).integers(len(names)))]
+        return [basis.expand(basis.name_coefficients[basis.names.index(name)]) for basis in bases]
+
+
+@dataclass(frozen=True)
+class KnownName:
+    """Names of the list, drawn by the model as it knows them: what a method can reach at best.
+
+    They are scored against other images of the same name, by other prompts and seeds, among as many names as there are
+    strangers. Nothing of a stranger is used.
+    """
+
+    name: str
+
+    def prepare(self, shared: Precomputed) -> None:
+        """Generate the references: they are stored for all workers."""
+        _ = shared.known_people
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, JSON-ready."""
+        return {"untrained": "a name of the list"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +131,7 @@ class Trained:
     def prepare(self, shared: Precomputed) -> None:
         """Compute the celebrities' faces if this method needs them: they are stored for all workers."""
         if self.initialization in _NEED_NAME_FACES:
-            _ = shared.name_vectors
+            _ = shared.celebrity_faces
 
     @property
     def initialization(self) -> Start:
@@ -156,7 +177,7 @@ class Trained:
                     raise TrainingError("This testbed does not expose its denoiser's layers: run it without the LoRA.")
                 trainer.use(stack.enter_context(lora_adapters(shared.testbed.denoiser, trainer.generator)))
             for share in milestones:
-                _advance(trainer, share, budget)
+                _advance(trainer, share, budget, shared.testbed.report)
                 values = [trainer.average.value(number) for number in range(len(group))]
                 if any(value is None for value in values):
                     continue  # a person of the group has not been in any batch yet
@@ -195,7 +216,7 @@ class Trained:
         return [basis.project(_person_rows(shared, number, basis)) for number, basis in enumerate(bases)]
 
 
-Method = Untrained | Trained
+Method = Untrained | KnownName | Trained
 
 
 def _person_rows(shared: Precomputed, number: int, basis: Basis) -> torch.Tensor:
@@ -213,12 +234,13 @@ def _first_guess(
     return list(guess_coefficients(bases, shared.guess(bases, as_presets=as_presets), vector))
 
 
-def _advance(trainer: Trainer, share: float, budget: float | None) -> None:
+def _advance(trainer: Trainer, share: float, budget: float | None, report: Reporter) -> None:
     """Run until a share of all steps, or a share of the seconds and until everyone has been in a batch."""
     if budget is None and trainer.step >= round(share * trainer.total):
         return
     enough = threading.Event()
-    for _ in trainer.run(enough):
+    for event in trainer.run(enough):
+        report.event(event)
         if budget is None:
             reached = trainer.step >= round(share * trainer.total)
         else:

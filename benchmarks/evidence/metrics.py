@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.evidence.testbed import EvidenceTestbed, FaceJudge, Stranger, generate
+from benchmarks.evidence.testbed import EvidenceTestbed, FaceJudge, Person, generate
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 
@@ -23,34 +23,42 @@ _SMALL = 16
 
 @dataclass(frozen=True)
 class Gallery:
-    """The references of all strangers as a judge sees them; a stranger's vector is the mean of its references'."""
+    """The references of all people as a judge sees them; a person's vector is the mean of their references'."""
 
     judge: FaceJudge
     vectors: Floats
 
     def likeness(self, vector: Floats) -> Floats:
-        """``(M,)`` similarities to every stranger."""
+        """``(M,)`` similarities to everyone."""
         row: Floats = self.judge.likeness(np.asarray(vector)[None], self.vectors)[0]
         return row
 
 
 class Evaluator:
-    """Measures token vectors that stand for strangers."""
+    """Measures token vectors that stand for people, or names that the model knows."""
 
-    def __init__(self, testbed: EvidenceTestbed, images_per_prompt: int) -> None:
-        """Embed the references of all strangers. The images' seeds are the same for every method."""
+    def __init__(
+        self, testbed: EvidenceTestbed, images_per_prompt: int, people: Sequence[Person] | None = None
+    ) -> None:
+        """Embed the references of all people. The images' seeds are the same for every method.
+
+        Args:
+            testbed: What generates and scores.
+            images_per_prompt: Images of each prompt.
+            people: Among whom everyone must be recognized; the testbed's strangers by default.
+        """
         self.testbed, self.images_per_prompt = testbed, images_per_prompt
-        self._row = {stranger.name: row for row, stranger in enumerate(testbed.strangers)}
-        self._first, self._second = (_gallery(testbed, judge) for judge in (testbed.judge, testbed.second_judge))
+        people = testbed.strangers if people is None else people
+        self._row = {person.name: row for row, person in enumerate(people)}
+        self._first = _gallery(testbed, testbed.judge, people)
+        self._second = None if testbed.second_judge is None else _gallery(testbed, testbed.second_judge, people)
 
-    def measure(
-        self, group: Sequence[Stranger], token_vectors: Mapping[str, TokenVectors], seed: int
-    ) -> dict[str, Any]:
+    def measure(self, group: Sequence[Person], token_vectors: Mapping[str, TokenVectors], seed: int) -> dict[str, Any]:
         """Metrics of each person of ``group``, by name, and of each two neighbors together.
 
         Args:
-            group: The strangers that were learned together.
-            token_vectors: By the strangers' names.
+            group: The people who were learned together.
+            token_vectors: By the people's names. Someone who has none stands in prompts by name.
             seed: Seed of the run; the images' seeds derive from it.
         """
         placeholders = {placeholder(name): vectors for name, vectors in token_vectors.items()}
@@ -61,12 +69,11 @@ class Evaluator:
         }
         return {"people": people, "pairs": pairs}
 
-    def _person(self, person: Stranger, tokens: Mapping[str, TokenVectors], seed: int) -> dict[str, float | None]:
+    def _person(self, person: Person, tokens: Mapping[str, TokenVectors], seed: int) -> dict[str, float | None]:
         testbed = self.testbed
         cases = list(itertools.product(enumerate(testbed.prompts), range(self.images_per_prompt)))
-        prompts = [case.prompt.format(placeholder(person.name)) for (_, case), _ in cases]
+        prompts = [case.prompt.format(_in_prompt(person, tokens)) for (_, case), _ in cases]
         images = generate(testbed, prompts, tokens, [_seed(seed, index, number) for (index, _), number in cases])
-        labels = testbed.classify_scenes(images)
         row = self._row[person.name]
         first, second, hits, found = [], [], 0, 0
         for image in images:
@@ -76,25 +83,27 @@ class Evaluator:
             similarities = self._first.likeness(testbed.judge.embed(image, faces[0]))
             first.append(float(similarities[row]))
             hits += int(similarities.argmax()) == row
-            second.append(float(self._second.likeness(testbed.second_judge.embed(image, faces[0]))[row]))
-        correct = [case.label in shown for ((_, case), _), shown in zip(cases, labels, strict=True)]
+            if self._second is not None:
+                second.append(float(self._second.likeness(self._second.judge.embed(image, faces[0]))[row]))
+        scores = [one for one in testbed.score_prompts(images, [case for (_, case), _ in cases]) if one is not None]
         count = self.images_per_prompt
         by_prompt = [images[start : start + count] for start in range(0, len(images), count)]
         return {
             "identity": float(np.mean(first)) if first else None,
             "recognized": hits / len(images),
             "second_opinion": float(np.mean(second)) if second else None,
-            "prompt": float(np.mean(correct)),
+            "prompt": float(np.mean(scores)) if scores else None,
             "detect": found / len(images),
             "diversity": diversity(by_prompt),
         }
 
-    def _pair(self, left: Stranger, right: Stranger, tokens: Mapping[str, TokenVectors], seed: int) -> float | None:
+    def _pair(self, left: Person, right: Person, tokens: Mapping[str, TokenVectors], seed: int) -> float | None:
         """The share of images in which ``left`` is recognized on the left and ``right`` on the right."""
         cases = list(itertools.product(enumerate(self.testbed.pair_prompts), range(self.images_per_prompt)))
         if not cases:
             return None
-        prompts = [case.prompt.format(placeholder(left.name), placeholder(right.name)) for (_, case), _ in cases]
+        both = (_in_prompt(left, tokens), _in_prompt(right, tokens))
+        prompts = [case.prompt.format(*both) for (_, case), _ in cases]
         seeds = [_seed(seed, 1000 + index, number) for (index, _), number in cases]
         images = generate(self.testbed, prompts, tokens, seeds)
         rows = self._row[left.name], self._row[right.name]
@@ -123,13 +132,19 @@ def placeholder(name: str) -> str:
     return f"<{name}>"
 
 
-def _gallery(testbed: EvidenceTestbed, judge: FaceJudge) -> Gallery:
+def _in_prompt(person: Person, tokens: Mapping[str, TokenVectors]) -> str:
+    """How a person is named in a prompt: by their placeholder token if it has vectors, else by their name."""
+    token = placeholder(person.name)
+    return token if token in tokens else person.name
+
+
+def _gallery(testbed: EvidenceTestbed, judge: FaceJudge, people: Sequence[Person]) -> Gallery:
     vectors = []
-    for stranger in testbed.strangers:
-        faces = [(image, testbed.detect(image)) for image in stranger.references]
+    for person in people:
+        faces = [(image, testbed.detect(image)) for image in person.references]
         embedded = [judge.embed(image, found[0]) for image, found in faces if found]
         if not embedded:
-            raise ValueError(f"no face is found in any reference of {stranger.name}")
+            raise ValueError(f"no face is found in any reference of {person.name}")
         vectors.append(np.mean(embedded, axis=0))
     return Gallery(judge, np.stack(vectors).astype(np.float32))
 

@@ -6,16 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from benchmarks.evidence.testbed import EvidenceTestbed, PromptCase, Stranger
+from benchmarks.evidence.reporting import Reporter
+from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, PromptCase, PromptScorer, Stranger
 from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.network import FaceNetwork, Pixels
 from celeb_basis.faces.portraits import portrait as crop_portrait
-from celeb_basis.miniature import MODEL
+from celeb_basis.miniature import CELEBRITY_FACES, MODEL
 from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
 
 PROMPTS = (
@@ -35,17 +36,28 @@ PAIR_PROMPTS = (
     PromptCase("a photo of {} and {} on a beach", "2 people"),
 )
 
+_REFERENCE_PROMPTS = (
+    "a photo of {} on a plain red background",
+    "a photo of {} on a plain blue background",
+    "a photo of {} on a plain beige background",
+)
+"""As the strangers' own references."""
+
+SceneClassifier: TypeAlias = "Callable[[Sequence[Pixels]], Sequence[frozenset[str]]]"
+"""Maps images to the labels that each of them shows, such as ``{"photo", "beach", "glasses", "1 person"}``."""
+
 _SAMPLING_STEPS = 12
 _REFERENCES = 3
 _SOURCE = "a stranger's picture"
 
 
-def miniature_testbed(folder: Path | None, *, strangers: int) -> EvidenceTestbed:
+def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter) -> EvidenceTestbed:
     """Load the testbed of a miniature.
 
     Args:
         folder: The diffusers folder that ``python -m miniature.training.export`` wrote; by default the miniature that ships.
         strangers: How many strangers are wanted.
+        report: Where progress is written.
 
     Raises:
         HostError: If there is no model or no scene classifier.
@@ -61,6 +73,7 @@ def miniature_testbed(folder: Path | None, *, strangers: int) -> EvidenceTestbed
     for path, command in ((folder, "training.export"), (classifier, "training.scene_classifier")):
         if not path.exists():
             raise HostError(f"There is no {path}: make it with `python -m {command}`, or see training/README.md.")
+    report.say(f"loading {folder.name} and the pictures of {strangers} strangers")
     model = load_host(folder, device="cpu", dtype="fp32")
     faces, people = face_network(), read_people()
     vae, unet = model._pipeline.vae, model._pipeline.unet
@@ -80,15 +93,30 @@ def miniature_testbed(folder: Path | None, *, strangers: int) -> EvidenceTestbed
         strangers=chosen,
         prompts=PROMPTS,
         pair_prompts=PAIR_PROMPTS,
-        decode=lambda latents: _pixels(_decoder(vae)(latents)),
-        latent_shape=(int(unet.config.in_channels), side, side),
+        sampler=DdimSampler(
+            model,
+            decode=lambda latents: _pixels(_decoder(vae)(latents)),
+            latent_shape=(int(unet.config.in_channels), side, side),
+            steps=_SAMPLING_STEPS,
+        ),
         detect=faces.detect,
         judge=DlibJudge(),
         second_judge=RecognitionJudge(faces),
-        classify_scenes=_scene_classifier(classifier),
+        score_prompts=shares_of_labels(_scene_classifier(classifier)),
+        reference_prompts=_REFERENCE_PROMPTS,
+        known_faces=(CELEBRITY_FACES,),
         denoiser=unet,
-        steps=_SAMPLING_STEPS,
+        report=report,
     )
+
+
+def shares_of_labels(classify: SceneClassifier) -> PromptScorer:
+    """A prompt scorer of 1 for images that show their prompt's label, else 0."""
+
+    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
+        return [float(case.label in shown) for case, shown in zip(cases, classify(images), strict=True)]
+
+    return score
 
 
 def _strangers(people: Any, faces: FaceNetwork, count: int, side: int) -> tuple[Stranger, ...]:
@@ -115,7 +143,7 @@ def _strangers(people: Any, faces: FaceNetwork, count: int, side: int) -> tuple[
         except FaceError:
             continue
         if all(faces.detect(reference) for reference in references):
-            found.append(Stranger(name, training_photo, tuple(references)))
+            found.append(Stranger(name, tuple(references), training_photo))
     return tuple(found)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.plan import (
+    CEILING,
     DESCRIBED,
     FORMER_BALANCED,
     GUESS,
@@ -34,7 +36,10 @@ from celeb_basis.report.charts import GRID, INK, QUIET, SERIES
 from celeb_basis.report.charts import PAPER as BACKGROUND
 
 FINDINGS = Path(__file__).with_name("findings.md")
-"""The interpretation of the figures, written by hand; a part of the page."""
+"""The interpretation of the miniature's figures, written by hand; a part of its page."""
+
+REAL_WEIGHTS = Path(__file__).with_name("real_weights.md")
+"""How to get the same table on other weights; a part of the miniature's page."""
 
 TITLES = {
     "identity": "Identity",
@@ -45,14 +50,22 @@ TITLES = {
     "diversity": "Diversity",
     "both": "Both, on their sides",
 }
+SHARE = "Identity, share of the ceiling"
+"""A column of :func:`table`."""
+
 _COSTS = {"evaluations": "denoiser evaluations per person", "seconds": "seconds of learning per person"}
 _DASHES = ("-", "--", ":", "-.")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The end of every method, as Markdown."""
+    """The end of every method, as Markdown.
+
+    Where a name that the model knows was measured, each Identity is given as a share of that as well.
+    """
+    ceiling = next((row.last.figures["identity"] for row in rows if row.method == CEILING), None)
     head = ["method", "strangers × seeds", "evaluations", "seconds", *(TITLES[name] for name in ALL_METRICS)]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    place = 1 + head.index(TITLES["identity"])
+    lines = []
     for row in rows:
         cells = [
             row.method,
@@ -61,18 +74,36 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.last.seconds:.1f} + {row.last.encoding_seconds:.1f}",
             *(_shown(row.last.figures[name]) for name in ALL_METRICS),
         ]
+        if ceiling is not None:
+            cells.insert(place, _share(row.last.figures["identity"], ceiling))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    if ceiling is not None:
+        head.insert(place, SHARE)
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *lines])
 
 
-def hypotheses(rows: Sequence[Row]) -> list[str]:
-    """The hypotheses, one per line, each with yes, no, or the methods that are missing to test it."""
+def hypotheses(rows: Sequence[Row], planned: Sequence[str] | None = None) -> list[str]:
+    """The hypotheses, one per line, each with yes, no, or what is missing to test it.
+
+    Args:
+        rows: The methods that were measured.
+        planned: Methods of the plan: what needs others is left out. All by default.
+    """
     known = {row.method: row for row in rows}
     lines = []
 
-    def add(text: str, *needed: str, holds: object) -> None:
+    def add(text: str, *needed: str, metrics: Sequence[str], holds: Callable[[], bool]) -> None:
+        if planned is not None and not set(needed) <= set(planned):
+            return
         missing = [name for name in needed if name not in known]
-        outcome = f"not tested: {', '.join(missing)} missing" if missing else ("yes" if holds() else "**no**")  # type: ignore[operator]
+        missing += [
+            f"{TITLES[metric]} of {name}"
+            for name in needed
+            if name in known
+            for metric in metrics
+            if figure(name, metric) is None
+        ]
+        outcome = f"not tested: {', '.join(missing)} missing" if missing else ("yes" if holds() else "**no**")
         lines.append(f"- {text}: {outcome}")
 
     def figure(name: str, metric: str) -> Estimate | None:
@@ -81,13 +112,21 @@ def hypotheses(rows: Sequence[Row]) -> list[str]:
     def higher(metric: str, one: str, other: str) -> None:
         add(
             f"*{one}* has a higher {TITLES[metric]} than *{other}* (intervals do not overlap)", one, other,
+            metrics=[metric],
             holds=lambda: separated(figure(one, metric), figure(other, metric)),
         )  # fmt: skip
 
     def not_lower(metric: str, one: str, other: str) -> None:
         add(
             f"*{one}* has no lower {TITLES[metric]} than *{other}* (means)", one, other,
+            metrics=[metric],
             holds=lambda: _value(figure(one, metric)) >= _value(figure(other, metric)),
+        )  # fmt: skip
+
+    def at_least(text: str, metric: str, one: str, factor: float, other: str) -> None:
+        add(
+            text, one, other, metrics=[metric],
+            holds=lambda: _value(figure(one, metric)) >= factor * max(_value(figure(other, metric)), 1e-9),
         )  # fmt: skip
 
     for one in (PAPER, DESCRIBED, "balanced"):
@@ -97,16 +136,13 @@ def hypotheses(rows: Sequence[Row]) -> list[str]:
             higher("prompt", one, other)
             not_lower("identity", one, other)
     for ours in (PAPER, "balanced", "best"):
-        add(
+        at_least(
             f"two people of *{ours}* are recognized together at least three times as often as with textual inversion",
-            ours,
-            TEXTUAL_INVERSION,
-            holds=lambda ours=ours: (
-                _value(figure(ours, "both")) >= 3 * max(_value(figure(TEXTUAL_INVERSION, "both")), 1e-9)
-            ),
-        )
+            "both", ours, 3, TEXTUAL_INVERSION,
+        )  # fmt: skip
     add(
         "*quick* reaches *paper*'s final Identity with at most a fifth of its denoiser evaluations", PAPER, "quick",
+        metrics=["identity"],
         holds=lambda: (
             _value(figure("quick", "identity")) >= _value(figure(PAPER, "identity"))
             and known["quick"].last.evaluations <= known[PAPER].last.evaluations / 5
@@ -114,6 +150,13 @@ def hypotheses(rows: Sequence[Row]) -> list[str]:
     )  # fmt: skip
     higher("identity", "best", PAPER)
     not_lower("prompt", "best", PAPER)
+    for one, share in (("balanced", 0.8), ("best", 0.9)):
+        at_least(f"*{one}* reaches {share:.0%} of the Identity of *{CEILING}* (means)", "identity", one, share, CEILING)
+        not_lower("prompt", one, CEILING)
+    at_least(
+        f"two people of *best* are recognized together at least 60 % as often as those of *{CEILING}* (means)",
+        "both", "best", 0.6, CEILING,
+    )  # fmt: skip
     return lines
 
 
@@ -145,32 +188,103 @@ def speed_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Described:
+    """What a page says of its run."""
+
+    testbed: str
+    """The testbed's key."""
+    commands: Sequence[str]
+    """How to reproduce the page."""
+    judge: str
+    """What measures Identity, in words."""
+    second_judge: str
+    """What gives the second opinion, in words; empty if there is none."""
+    prompt: str = "the share of images in which a scene classifier finds what the prompt asks for"
+    """What Prompt is, in words."""
+    notes: Sequence[str] = ()
+    """Sentences about people and figures that are left out."""
+    findings: str = ""
+    """The interpretation of the figures, as Markdown with a heading."""
+    more: str = ""
+    """More sections at the end, as Markdown."""
+
+
 def write_page(
     path: Path,
     rows: Sequence[Row],
+    about: Described,
     *,
-    testbed: str,
-    commands: Sequence[str],
-    judge: str,
-    second_judge: str,
+    planned: Sequence[str] = (),
     paired: Sequence[Difference] = (),
     rejected: Sequence[Row] = (),
     rejected_paired: Sequence[Difference] = (),
 ) -> None:
-    """Write the page, and its curves into a folder of the same name beside it.
+    """Write the page, and its curves, if anything was measured on the way, into a folder of the same name beside it.
 
     Args:
         path: The Markdown file.
         rows: The methods.
-        testbed: The testbed's key.
-        commands: How to reproduce the page.
-        judge: What measures Identity, in words.
-        second_judge: What gives the second opinion, in words.
+        about: What is said of the run.
+        planned: Methods of the plan; what they cannot answer is left out. All hypotheses are listed by default.
         paired: Differences on the same strangers.
         rejected: Candidates that were rejected.
         rejected_paired: Differences of the rejected candidates.
     """
-    folder = path.with_suffix("")
+    known = {row.method for row in rows}
+    missing = [f"*{name}*" for name in planned if name not in known]
+    second = f" **Second opinion**: the same\n  as Identity by {about.second_judge}." if about.second_judge else ""
+    sections = [
+        f"""# Evidence
+
+People whom the model has never seen (*strangers*) are learned from one photo each on `{about.testbed}`. Images are generated
+of scenes in which they were never shown. All intervals are 95 % intervals over strangers.
+
+- **Identity**: similarity to other photos of the same person by {about.judge}, over images with a face. **Recognized**: the
+  share of images in which the most similar of all strangers, by the same network, is the right one.{second}
+- **{SHARE}**: Identity divided by that of *{CEILING}*: names of the list, drawn by the model itself, against other images
+  of the same name.
+- **Prompt**: {about.prompt}. **Detect**: the share of images
+  in which a face is found.
+- **Diversity**: root-mean-square difference of two images of the same prompt.
+- **Both, on their sides**: the share of images with two people in which both are recognized, the first-named on the left.
+- Denoiser evaluations and seconds (learning + encoding of views) are per person.
+{"".join(f"- {note}{chr(10)}" for note in about.notes)}
+{table(rows)}
+""",
+        f"**Not yet measured:** {', '.join(missing)}.\n" if missing else "",
+        f"""## Hypotheses
+{chr(10).join(hypotheses(rows, planned or None))}
+""",
+        f"""## Paired differences
+The mean over strangers of the difference of two methods on the same stranger and seeds, with 95 % intervals; bold where the
+interval excludes zero. With this many comparisons, some are bold by chance.
+
+{paired_table(paired)}
+"""
+        if paired
+        else "",
+        f"{about.findings.strip()}\n" if about.findings else "",
+        _rejected_section(rejected, rejected_paired),
+        f"""## Speed
+{speed_table(rows) or "*paper* is missing."}
+"""
+        if any(len(row.points) > 1 for row in rows)
+        else "",
+        _curves_section(path.with_suffix(""), rows),
+        f"""## Reproduce
+```
+{chr(10).join(about.commands)}
+```
+""",
+        f"{about.more.strip()}\n" if about.more else "",
+    ]
+    write_text(path, "\n".join(section for section in sections if section))
+
+
+def _curves_section(folder: Path, rows: Sequence[Row]) -> str:
+    if not any(len(row.points) > 1 for row in rows):
+        return ""
     images = []
     for metric in ALL_METRICS:
         for cost in _COSTS:
@@ -180,55 +294,18 @@ def write_page(
     tracked = max(
         (figure.count for row in rows if len(row.points) > 1 if (figure := row.points[-1].figures["prompt"])), default=0
     )
-    text = f"""# Evidence
-
-People whom the model has never seen (*strangers*) are learned from one photo each on `{testbed}`. Images are generated
-of scenes in which they were never shown. All intervals are 95 % intervals over strangers.
-
-- **Identity**: similarity to other photos of the same person by {judge}, over images with a face. **Recognized**: the share
-  of images in which the most similar of all strangers, by the same network, is the right one. **Second opinion**: the same
-  as Identity by {second_judge}.
-- **Prompt**: the share of images in which a scene classifier finds what the prompt asks for. **Detect**: the share of images
-  in which a face is found.
-- **Diversity**: root-mean-square difference of two images of the same prompt.
-- **Both, on their sides**: the share of images with two people in which both are recognized, the first-named on the left.
-- Denoiser evaluations and seconds (learning + encoding of views) are per person.
-
-{table(rows)}
-
-## Hypotheses
-{chr(10).join(hypotheses(rows))}
-
-## Paired differences
-The mean over strangers of the difference of two methods on the same stranger and seeds, with 95 % intervals; bold where the
-interval excludes zero. With this many comparisons, some are bold by chance.
-
-{paired_table(paired)}
-
-{FINDINGS.read_text(encoding="utf-8").strip()}
-{_rejected_section(rejected, rejected_paired)}
-## Speed
-{speed_table(rows) or "*paper* is missing."}
-
-## Curves
+    return f"""## Curves
 Over the strangers whose runs were measured at every milestone ({tracked} here). Their last points differ from the table's
 figures, which are over all strangers.
 
 {chr(10).join(images)}
-
-## Reproduce
-```
-{chr(10).join(commands)}
-```
 """
-    write_text(path, text)
 
 
 def _rejected_section(rows: Sequence[Row], paired: Sequence[Difference]) -> str:
     if not rows:
         return ""
-    return f"""
-## Rejected candidates
+    return f"""## Rejected candidates
 *{FORMER_BALANCED}* is what *balanced* was before its coefficients started at the mean (`--mode head --start random` still
 selects it). Every other row changes one thing of it (or of *best*, where its name begins with that), and is measured on the
 first strangers of the table above. The code of these candidates was removed; `benchmarks/evidence/recipes.json` describes
@@ -285,6 +362,12 @@ def _line(axes: Any, row: Row, metric: str, cost: str, look: dict[str, Any]) -> 
     if all(found.low is not None for _, found in points):
         lows, highs = [found.low for _, found in points], [found.high for _, found in points]
         axes.fill_between(xs, lows, highs, color=look["color"], alpha=0.12, linewidth=0)
+
+
+def _share(figure: Estimate | None, ceiling: Estimate) -> str:
+    if figure is None or ceiling.value <= 0:
+        return "–"
+    return f"{figure.value / ceiling.value:.0%}"
 
 
 def _value(figure: Estimate | None) -> float:

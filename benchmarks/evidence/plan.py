@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.evidence.methods import Method, Trained, Untrained
+from benchmarks.evidence.methods import KnownName, Method, Trained, Untrained
 from benchmarks.evidence.precompute import Space
 from celeb_basis.settings import PRESETS, TrainingSettings
 
+CEILING = "a name that the model knows"
 PAPER = "paper"
 TEXTUAL_INVERSION = "textual inversion, same steps"
 TEXTUAL_INVERSION_TIMED = "textual inversion, same time"
@@ -28,6 +29,7 @@ def _textual_inversion(name: str, *, describe: bool = False, same_time_as: str =
 
 
 MAIN: tuple[Method, ...] = (
+    KnownName(CEILING),
     Untrained(RANDOM, "random name"),
     Untrained(NEAREST, "nearest name"),
     Untrained(MEAN, "mean"),
@@ -47,7 +49,7 @@ MAIN: tuple[Method, ...] = (
     Trained("balanced", _BALANCED),
     Trained("best", PRESETS["best"]),
 )
-"""The main comparison: methods without training, the paper's recipe, the baselines, and the presets."""
+"""The main comparison: the ceiling, methods without training, the paper's recipe, the baselines, and the presets."""
 
 FORMER_BALANCED = "head and unit sphere"
 """What *balanced* was before its coefficients started at the mean: the paper's head and sphere, with views described."""
@@ -73,6 +75,10 @@ REJECTED = (
     "best, face masked",
 )
 """Candidates that were tested and rejected. Their code was removed; their results and recipes are still published."""
+
+
+def _named(methods: Sequence[Method], *names: str) -> tuple[Method, ...]:
+    return tuple(one for one in methods if one.name in names)
 
 
 def _with(**changes: object) -> TrainingSettings:
@@ -139,7 +145,7 @@ class Plan:
     milestones: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     """Shares of a run's steps (or of its time) at which it is measured."""
     images_per_name: int = 2
-    """Images that are generated of each celebrity to measure their face."""
+    """Images that are generated of each celebrity to measure their face; 0 for those that the presets generate."""
     steps: int = 0
     """The most steps per person of every training loop; 0 for the recipe's own."""
     tracked: int = 1_000_000
@@ -177,7 +183,26 @@ FULL = Plan(
     tracked=6,
     reduced=(10, 1),
 )
-QUICK = Plan(MAIN, strangers=4, seeds=(0,), images_per_prompt=1, milestones=(0.25, 1.0), images_per_name=1, steps=100)
+QUICK = Plan(
+    _named(MAIN, CEILING, RANDOM, NEAREST, MEAN, GUESS, PAPER, TEXTUAL_INVERSION, "quick", "balanced", "best"),
+    strangers=4,
+    seeds=(0,),
+    images_per_prompt=1,
+    milestones=(1.0,),
+    images_per_name=0,
+    steps=60,
+)
+"""A small version of the main comparison, to see that all of it works: its figures say little."""
+
+REAL = Plan(
+    tuple(one for one in MAIN if one.name not in (PRESETS_GUESS, TEXTUAL_INVERSION_TIMED)),
+    strangers=1_000_000,
+    seeds=(0,),
+    images_per_prompt=1,
+    milestones=(1.0,),
+    images_per_name=0,
+)
+"""The main comparison on any checkpoint, with all people of a folder. The first guess is that of the presets."""
 
 
 def limited(plan: Plan, only: Sequence[str]) -> Plan:
@@ -191,7 +216,7 @@ def limited(plan: Plan, only: Sequence[str]) -> Plan:
 
 def shortened(method: Method, steps: int) -> Method:
     """The method with at most ``steps`` steps, and no more views than those can use; unchanged for 0."""
-    if not steps or isinstance(method, Untrained):
+    if not steps or not isinstance(method, Trained):
         return method
     settings = method.settings
     steps = min(steps, settings.steps)

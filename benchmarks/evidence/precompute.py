@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +14,22 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
-from benchmarks.evidence.testbed import EvidenceTestbed, Stranger, generate
+from benchmarks.evidence.testbed import EvidenceTestbed, Person, Stranger, generate
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import follow
-from celeb_basis.faces.network import Floats
+from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
 from celeb_basis.method import Basis
-from celeb_basis.miniature import CELEBRITY_FACES
 from celeb_basis.names.lists import NameList, name_list
 from celeb_basis.training.dataset import PersonViews, ViewPool, encode_views
 from celeb_basis.training.first_guess import CelebrityFaces, FirstGuess, first_guesses, generate_celebrity_faces
+
+_NAMES_AT_ONCE = 32
+"""Celebrities that are generated between two files."""
 
 _MAX_ENCODED = 24
 """How many strangers' encoded views are held in memory."""
@@ -119,7 +123,8 @@ class Precomputed:
         Args:
             testbed: The model and its strangers.
             folder: Where the celebrities' face vectors are stored.
-            images_per_name: Images that are generated of each celebrity to measure their face.
+            images_per_name: Images that are generated of each celebrity to measure their face; 0 for those that the presets
+                generate.
         """
         self.testbed, self._folder, self._images_per_name = testbed, folder, images_per_name
         self._bases: dict[tuple[Space, int], tuple[Basis, ...]] = {}
@@ -155,7 +160,7 @@ class Precomputed:
                 smallest=smallest,
                 generator=generator,
             )
-            pool = follow(work)
+            pool = follow(work, self.testbed.report.event)
             known = EncodedViews(pool.people[0], pool.face_model, (time.perf_counter() - started) / views)
             self._views.pop(key, None)
             while len(self._views) >= _MAX_ENCODED:
@@ -164,60 +169,123 @@ class Precomputed:
         return known
 
     @cached_property
-    def name_vectors(self) -> Floats:
-        """``(N, 512)`` face vectors of the celebrities as the model renders them, in the full basis's order.
+    def celebrity_faces(self) -> CelebrityFaces:
+        """Face vectors of the celebrities as the model renders them; NaN where no face is found."""
+        if not self._images_per_name:
+            return self.preset_celebrity_faces
+        names = self.bases(Space(), 1)[0].names
+        return CelebrityFaces(names, torch.from_numpy(self._name_vectors(names)))
 
-        NaN where no face is found.
-        """
-        testbed, names = self.testbed, self.bases(Space(), 1)[0].names
+    def _name_vectors(self, names: tuple[str, ...]) -> Floats:
+        """``(N, 512)``, computed a few names at a time, each of which is stored: a run that is killed loses little."""
+        testbed = self.testbed
         path = self._folder / f"names-{_digest(testbed.key, str(self._images_per_name), *names)}.npy"
         if path.exists():
             vectors: Floats = np.load(path, allow_pickle=False)
             return vectors
+        parts = path.with_suffix("")
+        rows = []
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            part = parts / f"{start:05d}.npy"
+            if not part.exists():
+                _save_array(part, self._vectors_of(names[start : start + _NAMES_AT_ONCE], start))
+            rows.append(np.load(part, allow_pickle=False))
+            testbed.report.step("generating the celebrities", min(start + _NAMES_AT_ONCE, len(names)), len(names))
+        vectors = np.concatenate(rows)
+        _save_array(path, vectors)
+        shutil.rmtree(parts, ignore_errors=True)
+        return vectors
+
+    def _vectors_of(self, names: Sequence[str], first: int) -> Floats:
+        testbed = self.testbed
         totals = np.zeros((len(names), 512), np.float32)
         for number in range(self._images_per_name):
             prompts = [testbed.prompts[0].prompt.format(name) for name in names]
-            seeds = [7_000_000 + 10 * row + number for row in range(len(names))]
+            seeds = [7_000_000 + 10 * (first + row) + number for row in range(len(names))]
             for row, image in enumerate(generate(testbed, prompts, {}, seeds)):
                 if found := testbed.faces.detect(image):
                     aligned = testbed.faces.align(image, found[0].landmarks)
                     totals[row] += testbed.faces.embed([aligned])[0]
         lengths = np.linalg.norm(totals, axis=1, keepdims=True)
-        vectors = np.where(lengths > 0, totals / np.maximum(lengths, 1e-9), np.nan).astype(np.float32)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
-        return vectors
+        found_vectors: Floats = np.where(lengths > 0, totals / np.maximum(lengths, 1e-9), np.nan).astype(np.float32)
+        return found_vectors
 
-    def nearest_name(self, stranger: Stranger) -> int:
-        """The row of the celebrity whose rendered face is most similar to the stranger's photo."""
-        cosines = np.nan_to_num(self.name_vectors, nan=-1.0) @ stranger.portrait.vector
-        if not np.isfinite(self.name_vectors).any():
+    def nearest_name(self, stranger: Stranger) -> str:
+        """The celebrity whose rendered face is most similar to the stranger's photo."""
+        faces = self.celebrity_faces
+        vectors = faces.vectors.numpy()
+        if not np.isfinite(vectors).any():
             raise TrainingError("The model generates no face for any name: train it for longer.")
-        return int(cosines.argmax())
+        cosines = np.nan_to_num(vectors, nan=-1.0) @ stranger.portrait.vector
+        return faces.names[int(cosines.argmax())]
 
     @cached_property
-    def preset_name_faces(self) -> CelebrityFaces:
+    def preset_celebrity_faces(self) -> CelebrityFaces:
         """The celebrities' faces as the presets measure them, with their own number of images, steps and guidance.
 
-        Those that ship with the miniature are used where they fit.
+        Those that come with the model are used where they fit.
         """
+        testbed = self.testbed
         names = self.bases(Space(), 1)[0].names
         work = generate_celebrity_faces(
-            self.testbed.model, names, self.testbed.faces, self._folder / "name-faces", known=[CELEBRITY_FACES]
+            testbed.model, names, testbed.faces, self._folder / "name-faces", known=testbed.known_faces
         )
-        return follow(work)
+        return follow(work, testbed.report.event)
 
     def guess(self, bases: Sequence[Basis], *, as_presets: bool = False) -> tuple[FirstGuess, ...]:
         """The regression from faces to coefficients, one per text encoder.
 
         Args:
             bases: The bases that the coefficients belong to.
-            as_presets: Fit it on :attr:`preset_name_faces` instead of :attr:`name_vectors`.
+            as_presets: Fit it on :attr:`preset_celebrity_faces` instead of :attr:`celebrity_faces`.
         """
-        if as_presets:
-            return first_guesses(bases, self.preset_name_faces)
-        names = self.bases(Space(), 1)[0].names
-        return first_guesses(bases, CelebrityFaces(names, torch.from_numpy(self.name_vectors)))
+        return first_guesses(bases, self.preset_celebrity_faces if as_presets else self.celebrity_faces)
+
+    @cached_property
+    def known_people(self) -> tuple[Person, ...]:
+        """As many names that the model knows as there are strangers, each with generated references that show a face.
+
+        The references are stored as pictures, to be looked at, one at a time.
+
+        Raises:
+            TrainingError: If the model draws too few of the names with a face.
+        """
+        testbed = self.testbed
+        found: list[Person] = []
+        wanted = len(testbed.strangers)
+        for name in known_names(testbed.names.names):
+            if len(found) == wanted:
+                return tuple(found)
+            references = self._references(name)
+            testbed.report.step("generating references of names that the model knows", len(found), wanted)
+            if any(testbed.detect(image) for image in references):
+                found.append(Person(name, references))
+        if len(found) < wanted:
+            raise TrainingError(
+                f"The model draws only {len(found)} of {len(testbed.names.names)} names with a face, and {wanted} are "
+                "needed for the ceiling: use another list of names, or fewer people."
+            )
+        return tuple(found)
+
+    def _references(self, name: str) -> tuple[Pixels, ...]:
+        testbed = self.testbed
+        folder = self._folder / "known-names" / _digest(testbed.key, *testbed.reference_prompts)
+        first = 8_000_000_000 + 100 * _number(name)
+        images = []
+        for number, prompt in enumerate(testbed.reference_prompts):
+            path = folder / f"{_digest(name)}-{number}.png"
+            if not path.exists():
+                (image,) = generate(testbed, [prompt.format(name)], {}, [first + number])
+                with atomic_path(path) as temporary:
+                    Image.fromarray(image).save(temporary, format="PNG")
+            with Image.open(path) as opened:
+                images.append(np.asarray(opened.convert("RGB")))
+        return tuple(images)
+
+
+def known_names(names: Sequence[str]) -> list[str]:
+    """The names in an order that favors none and is the same on every machine."""
+    return sorted(dict.fromkeys(names), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def _first_views(views: PersonViews, count: int) -> PersonViews:
@@ -227,6 +295,11 @@ def _first_views(views: PersonViews, count: int) -> PersonViews:
         vectors=views.vectors[:count],
         descriptions=views.descriptions[:count],
     )
+
+
+def _save_array(path: Path, values: Floats) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values)
 
 
 def _number(name: str) -> int:

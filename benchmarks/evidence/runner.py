@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.methods import Method, Trained
+from benchmarks.evidence.methods import KnownName, Method, Trained
 from benchmarks.evidence.metrics import Evaluator
 from benchmarks.evidence.plan import GROUP_SIZES, Plan, groups_of, shortened
 from benchmarks.evidence.precompute import Precomputed
 from benchmarks.evidence.results import Cell, Finished, Measurements, Results
-from benchmarks.evidence.testbed import EvidenceTestbed, Stranger
-from celeb_basis.errors import CelebBasisError
+from benchmarks.evidence.testbed import EvidenceTestbed, Person, Stranger
+from celeb_basis.errors import CelebBasisError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,34 @@ class Progress:
     """``"new"``, ``"known"`` for one that was finished before, or a sentence that says why there is no result."""
 
 
-def cells_of(testbed: EvidenceTestbed, plan: Plan) -> list[tuple[Cell, Method]]:
-    """All cells in the order in which they are run: groups outermost, so that encoded views are reused."""
+def cells_of(testbed: EvidenceTestbed, plan: Plan, known_names: Sequence[str] = ()) -> list[tuple[Cell, Method]]:
+    """All cells in the order in which they are run: groups outermost, so that encoded views are reused.
+
+    Args:
+        testbed: What methods are measured on.
+        plan: What is run.
+        known_names: The names of :attr:`Precomputed.known_people`.
+    """
     protocol = {
         "testbed": testbed.key,
         "images_per_prompt": plan.images_per_prompt,
         "images_per_name": plan.images_per_name,
-        "sampling_steps": testbed.steps,
-        "guidance": testbed.guidance,
+        "sampling_steps": testbed.sampler.steps,
+        "guidance": testbed.sampler.guidance,
         "prompts": [[case.prompt, case.label] for case in (*testbed.prompts, *testbed.pair_prompts)],
     }
-    names = [stranger.name for stranger in testbed.strangers[: plan.strangers]]
+    strangers = [stranger.name for stranger in testbed.strangers]
     found: list[tuple[int, int, Cell, Method]] = []
     for order, one in enumerate(plan.methods):
         method = shortened(one, plan.steps)
-        strangers, seeds = plan.extent(one.name)
-        for group in groups_of(names[:strangers], GROUP_SIZES.get(one.name, 2)):
+        names = list(known_names) if isinstance(one, KnownName) else strangers
+        count, seeds = plan.extent(one.name)
+        for group in groups_of(names[: min(count, plan.strangers)], GROUP_SIZES.get(one.name, 2)):
             first = names.index(group[0])
             for seed in seeds:
                 milestones = plan.milestones_of(one.name, first, seed)
                 cell = Cell(one.name, method.describe(), group, seed, milestones, protocol)
-                found.append((seed * len(names) + first, order, cell, method))
+                found.append((seed * len(strangers) + first, order, cell, method))
     return [(cell, method) for _, _, cell, method in sorted(found, key=lambda row: row[:2])]
 
 
@@ -71,25 +78,31 @@ def run(
         share: A worker's number and how many workers there are. All cells of a pair of strangers and a seed belong to
             the same worker.
     """
-    cells = cells_of(testbed, plan)
-    if share[1] > 1:
-        places = {stranger.name: place // 2 for place, stranger in enumerate(testbed.strangers)}
-        cells = [one for one in cells if (places[one[0].group[0]] + one[0].seed) % share[1] == share[0]]
     shared = Precomputed(testbed, cache or results.folder, images_per_name=plan.images_per_name)
-    evaluator: Evaluator | None = None
-    strangers = {stranger.name: stranger for stranger in testbed.strangers}
+    known = _known_people(shared, plan)
+    cells = cells_of(testbed, plan, [person.name for person in known])
+    if share[1] > 1:
+        places = {person.name: at // 2 for people in (known, testbed.strangers) for at, person in enumerate(people)}
+        cells = [one for one in cells if (places[one[0].group[0]] + one[0].seed) % share[1] == share[0]]
+    evaluators: dict[bool, Evaluator] = {}
+    people: dict[bool, dict[str, Person]] = {
+        False: {stranger.name: stranger for stranger in testbed.strangers},
+        True: {person.name: person for person in known},
+    }
     seconds: dict[tuple[str, tuple[str, ...], int], float] = {}
     finished = results.by_key()
     for number, (cell, method) in enumerate(cells, 1):
         measurements, status = finished.get(cell.key), "known"
         if measurements is None:
-            evaluator = evaluator or Evaluator(testbed, plan.images_per_prompt)
-            group = [strangers[name] for name in cell.group]
+            named = isinstance(method, KnownName)
             try:
+                if named not in evaluators:
+                    evaluators[named] = Evaluator(testbed, plan.images_per_prompt, known if named else None)
+                group = [people[named][name] for name in cell.group]
                 budget = None
                 if isinstance(method, Trained) and method.same_time_as:
                     budget = _budget(seconds, cell, method)
-                measurements, status = _measured(cell, method, shared, group, evaluator, budget), "new"
+                measurements, status = _measured(cell, method, shared, group, evaluators[named], budget), "new"
                 results.save(cell, measurements)
             except CelebBasisError as error:
                 yield Progress(cell, number, len(cells), str(error))
@@ -99,17 +112,32 @@ def run(
         yield Progress(cell, number, len(cells), status)
 
 
+def _known_people(shared: Precomputed, plan: Plan) -> tuple[Person, ...]:
+    """The people of the ceiling; nobody if the plan has none, or if the model draws too few of its names."""
+    if not any(isinstance(method, KnownName) for method in plan.methods):
+        return ()
+    try:
+        return shared.known_people
+    except TrainingError as error:
+        shared.testbed.report.say(f"There is no ceiling: {error}")
+        return ()
+
+
 def _measured(
     cell: Cell,
     method: Method,
     shared: Precomputed,
-    group: list[Stranger],
+    group: list[Person],
     evaluator: Evaluator,
     budget: float | None,
 ) -> Measurements:
     """One entry per milestone: its costs per person, and its metrics."""
     measurements = []
-    for milestone in method.learn(shared, group, cell.seed, cell.milestones, budget):
+    if isinstance(method, KnownName):
+        free = {"step": 0, "evaluations": 0.0, "seconds": 0.0, "encoding_seconds": 0.0}
+        return [{**free, **evaluator.measure(group, {}, cell.seed)}]
+    strangers = [one for one in group if isinstance(one, Stranger)]
+    for milestone in method.learn(shared, strangers, cell.seed, cell.milestones, budget):
         costs = {
             "step": milestone.step,
             "evaluations": milestone.evaluations / len(group),

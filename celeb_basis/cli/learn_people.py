@@ -107,7 +107,7 @@ def _named_person(text: str) -> PhotoInput:
 def _people_of_folder(folder: Path, together: bool) -> RequestedPeople:
     found: dict[str, PhotoInput] = {}
     refused: list[tuple[str, str]] = []
-    for name, photos in _folder_entries(folder):
+    for name, photos in folder_entries(folder):
         try:
             name = checked_name(name)
             if not photos:
@@ -123,7 +123,7 @@ def _people_of_folder(folder: Path, together: bool) -> RequestedPeople:
     return RequestedPeople(tuple(found.values()), tuple(refused), from_folder=True, together=together)
 
 
-def _folder_entries(folder: Path) -> list[tuple[str, tuple[Path, ...]]]:
+def folder_entries(folder: Path) -> list[tuple[str, tuple[Path, ...]]]:
     """Name and photos of every person in ``folder``: one person per subfolder and per picture."""
     with explained_os_errors(folder, "list"):
         entries = sorted(path for path in folder.iterdir() if not _is_of_a_system(path.name))

@@ -83,12 +83,10 @@ def _weights_folder() -> Path:
 
 
 class RecognitionJudge:
-    """The recognition network of training, as a second metric beside an independent one."""
+    """The recognition network of training, as a second metric beside an independent one; or another of its family."""
 
-    name = "recognition"
-
-    def __init__(self, network: Any) -> None:
-        self._network = network
+    def __init__(self, network: Any, name: str = "recognition") -> None:
+        self._network, self.name = network, name
 
     def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
         """``(512,)`` embedding of a detected face."""

@@ -17,13 +17,15 @@ from support.steerable import World, render, train_world
 
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.methods import Trained
-from benchmarks.evidence.metrics import Evaluator, placeholder
-from benchmarks.evidence.page import table, write_page
-from benchmarks.evidence.plan import ABLATIONS, FULL, GROUP_SIZES, MAIN, Plan, groups_of, limited, shortened
+from benchmarks.evidence.metrics import METRICS, Evaluator, placeholder
+from benchmarks.evidence.page import Described, hypotheses, table, write_page
+from benchmarks.evidence.plan import ABLATIONS, CEILING, FULL, GROUP_SIZES, MAIN, Plan, groups_of, limited, shortened
+from benchmarks.evidence.precompute import Precomputed
+from benchmarks.evidence.reporting import Reporter, duration
 from benchmarks.evidence.results import Results
 from benchmarks.evidence.runner import cells_of, matching, run
 from benchmarks.evidence.summary import ALL_METRICS, separated, summarize
-from benchmarks.evidence.testbed import EvidenceTestbed, generate
+from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, generate
 from celeb_basis.names.lists import name_list as names_of
 from celeb_basis.names.lists import shipped_names
 
@@ -74,7 +76,7 @@ def _all(testbed: EvidenceTestbed, plan: Plan, folder: Path) -> list[str]:
 def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp_path: Path) -> None:
     before = {key: value.clone() for key, value in tiny.denoiser.state_dict().items()}
     methods = [one for one in MAIN if GROUP_SIZES.get(one.name, 2) == 2]
-    plan = _plan(methods=tuple(methods), images_per_name=1, milestones=(1.0,))
+    plan = _plan(methods=tuple(methods), images_per_name=1, milestones=(0.5, 1.0))
     assert set(_all(tiny, plan, tmp_path)) == {"new"}
     rows = summarize(Results(tmp_path).all(), [one.name for one in plan.methods])
     assert [row.method for row in rows] == [one.name for one in methods]
@@ -85,7 +87,7 @@ def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp
             # A single image of a prompt has no diversity.
             assert (found is None) == (name == "diversity"), (row.method, name)
     costs = {row.method: [point.evaluations for point in row.points] for row in rows}
-    assert costs["paper"] == [4]
+    assert costs["paper"] == [2, 4]
     assert costs["mean"] == [0]
     seconds = {row.method: row.last.seconds for row in rows}
     assert seconds["LoRA, same time"] >= seconds["paper"]
@@ -93,11 +95,49 @@ def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp
         assert torch.equal(value, before[key]), f"{key} of the model was changed"
     assert not any(module._forward_hooks for module in tiny.denoiser.modules())
     page = tmp_path / "evidence.md"
-    write_page(page, rows, testbed="w", commands=["make evidence"], judge="a", second_judge="b", rejected=rows[:2])
+    described = Described("w", ["make evidence"], judge="a", second_judge="b")
+    write_page(page, rows, described, rejected=rows[:2])
     text = page.read_text()
     assert table(rows) in text
     assert table(rows[:2]) in text[text.index("## Rejected candidates") :]
     assert text.count("](evidence/") == len(list((tmp_path / "evidence").glob("*.svg"))) == 14
+
+
+def test_the_ceiling_is_of_names_of_the_list_and_every_recipe_a_share_of_it(
+    tiny: EvidenceTestbed, tmp_path: Path
+) -> None:
+    plan = _plan(CEILING, "mean", images_per_name=1)
+    assert _all(tiny, plan, tmp_path) == ["new", "new"]
+    cells = {cell.method: (cell, measured) for cell, measured in Results(tmp_path).all()}
+    cell, measured = cells[CEILING]
+    assert set(cell.group) <= set(tiny.names.names)
+    assert [point["evaluations"] for point in measured] == [0.0]
+    assert set(measured[0]["people"][cell.group[0]]) == {*METRICS}
+    references = list(tmp_path.glob("known-names/*/*.png"))
+    assert len(references) == 3 * len(tiny.strangers)
+    before = {path: path.stat().st_mtime_ns for path in references}
+    references[0].unlink()
+    assert _all(tiny, plan, tmp_path) == ["known", "known"]
+    again = {path: path.stat().st_mtime_ns for path in references}
+    assert [path for path in references if again[path] != before[path]] == references[:1], "only what is missing"
+    rows = summarize(Results(tmp_path).all(), [CEILING, "mean"])
+    lines = table(rows).splitlines()
+    column = lines[0].split(" | ").index("Identity, share of the ceiling")
+    assert lines[2].split(" | ")[column] == "100%"
+    ceiling, mean = (row.last.figures["identity"] for row in rows)
+    assert ceiling is not None
+    assert mean is not None
+    share = mean.value / ceiling.value
+    assert lines[3].split(" | ")[column] == f"{share:.0%}"
+    assert "share of the ceiling" not in table(rows[1:])
+
+
+def test_names_that_the_model_draws_without_a_face_are_no_ceiling(tiny: EvidenceTestbed, tmp_path: Path) -> None:
+    lines: list[str] = []
+    blind = replace(tiny, detect=lambda _: [], report=Reporter(lines.append))
+    assert _all(blind, _plan(CEILING), tmp_path) == []
+    assert "no ceiling" in lines[-1]
+    assert "0 of 24 names" in lines[-1]
 
 
 @pytest.fixture
@@ -190,7 +230,8 @@ def test_the_evaluator_by_hand(toy: tuple[EvidenceTestbed, Path]) -> None:
     def decode(latents: torch.Tensor) -> list[Any]:
         return [shown["image"]] * len(latents)
 
-    evaluator = Evaluator(replace(testbed, decode=decode), images_per_prompt=2)
+    assert isinstance(testbed.sampler, DdimSampler)
+    evaluator = Evaluator(replace(testbed, sampler=replace(testbed.sampler, decode=decode)), images_per_prompt=2)
     vectors = {person.name: [torch.zeros(2, 32)] for person in (one, other)}
     shown["image"] = one.portrait.picture
     measured = evaluator.measure([one, other], vectors, 0)
@@ -210,7 +251,7 @@ def test_the_evaluator_by_hand(toy: tuple[EvidenceTestbed, Path]) -> None:
 
 def test_the_command_names_and_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--list", "--part", "main"]) == 0
-    assert capsys.readouterr().out.split("\n")[:2] == ["random name", "nearest name"]
+    assert capsys.readouterr().out.split("\n")[:2] == ["a name that the model knows", "random name"]
     assert main(["--only", "unknown"]) == 2
     assert main(["--write", "--results", str(tmp_path)]) == 1
     assert "no finished result" in capsys.readouterr().err
@@ -272,3 +313,61 @@ def test_workers_divide_the_cells_completely(toy: tuple[EvidenceTestbed, Path]) 
     assert not set(shares[0]) & set(shares[1])
     assert len(shares[0]) == len(shares[1])
     assert _all(testbed, plan, folder) == ["known"] * 8
+
+
+def test_the_celebrities_are_measured_a_few_at_a_time_and_a_kill_loses_little(
+    toy: tuple[EvidenceTestbed, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    testbed, folder = toy
+    whole = Precomputed(testbed, folder / "whole", images_per_name=1).celebrity_faces
+    monkeypatch.setattr("benchmarks.evidence.precompute._NAMES_AT_ONCE", 16)
+    killed = Precomputed(testbed, folder / "killed", images_per_name=1)
+    calls = 0
+
+    class Killed(BaseException):
+        pass
+
+    def draw(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Killed
+        return generate(*arguments)
+
+    monkeypatch.setattr("benchmarks.evidence.precompute.generate", draw)
+    with pytest.raises(Killed):
+        _ = killed.celebrity_faces
+    again = Precomputed(testbed, folder / "killed", images_per_name=1).celebrity_faces
+    assert calls == 3, "16 of 24 names were kept"
+    assert torch.equal(again.vectors, whole.vectors)
+    assert [path.suffix for path in (folder / "killed").iterdir()] == [".npy"], "the parts are gone"
+
+
+def test_hypotheses_that_the_plan_cannot_answer_are_left_out(toy: tuple[EvidenceTestbed, Path]) -> None:
+    testbed, folder = toy
+    plan = _plan("random name", "mean", "paper")
+    _all(testbed, plan, folder)
+    rows = summarize(Results(folder).all(), ["random name", "mean", "paper"])
+    every = hypotheses(rows)
+    answered = hypotheses(rows, [one.name for one in plan.methods])
+    assert len(answered) == 2
+    assert not any("missing" in line for line in answered)
+    assert set(answered) < set(every)
+    assert any("a name that the model knows missing" in line for line in every)
+
+
+def test_progress_is_a_line_every_few_seconds() -> None:
+    lines: list[str] = []
+    now = 100.0
+    report = Reporter(lines.append, every=10, clock=lambda: now)
+    for second in range(31):
+        now = 100.0 + second
+        report.step("learning, step", second, 30)
+    report.say("done")
+    assert lines == [
+        "[0:10] learning, step: 10 of 30\n",
+        "[0:20] learning, step: 20 of 30\n",
+        "[0:30] learning, step: 30 of 30\n",
+        "[0:30] done\n",
+    ]
+    assert duration(3 * 3600 + 61) == "3:01:01"

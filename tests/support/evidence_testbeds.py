@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.evidence.testbed import EvidenceTestbed, PromptCase, Stranger
+from benchmarks.evidence.miniature import shares_of_labels
+from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, PromptCase, Stranger
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.faces.network import DetectedFace, Floats, Pixels, Portrait
 from celeb_basis.names.lists import NameList
@@ -84,11 +85,17 @@ def stranger(name: str, picture: Pixels) -> Stranger:
     random = np.random.default_rng(len(name))
     noisy = [np.clip(picture + random.normal(0, 4, picture.shape), 0, 255).astype(np.uint8) for _ in range(2)]
     vector = faces.embed([faces.align(picture, found.landmarks)])[0]
-    return Stranger(name, Portrait(picture, found.landmarks, vector, name), tuple(noisy))
+    return Stranger(name, tuple(noisy), Portrait(picture, found.landmarks, vector, name))
 
 
 def make_testbed(
-    model: DiffusionModel, names: NameList, strangers: Sequence[Stranger], decode: Any, **changes: Any
+    model: DiffusionModel,
+    names: NameList,
+    strangers: Sequence[Stranger],
+    decode: Any,
+    *,
+    steps: int = 4,
+    **changes: Any,
 ) -> EvidenceTestbed:
     """A testbed of colors on any model whose latents are an eighth of its images' size."""
     faces = ColorFaces()
@@ -103,14 +110,11 @@ def make_testbed(
             PromptCase("held out words on the face of {} person", "dark"),
         ),
         "pair_prompts": (PromptCase("{} and {}", "bright"),),
-        "decode": decode,
-        "latent_shape": (4, 8, 8),
+        "sampler": DdimSampler(model, decode, (4, 8, 8), steps=steps, guidance=1.0),
         "detect": faces.detect,
         "judge": ColorJudge(),
         "second_judge": CosineJudge(),
-        "classify_scenes": bright_or_dark,
-        "steps": 4,
-        "guidance": 1.0,
+        "score_prompts": shares_of_labels(bright_or_dark),
     }
     return EvidenceTestbed(**{**parts, **changes})
 
