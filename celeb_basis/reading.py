@@ -1,4 +1,4 @@
-"""Reading of files that anybody may have made: JSON and safetensors, with bounds on what is read and on what it becomes."""
+"""Reading of files that anybody may have made: JSON, YAML and safetensors, with bounds on what is read and what it becomes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ MAX_LARGE_HEADER = 24 << 20
 MAX_TENSOR_BYTES = 16 << 20
 """Most bytes of tensors that are read from a small safetensors file."""
 
+_MAX_YAML = 64 << 10  # those of checkpoints have some thousand bytes, and reading them is slow
+_MAX_MERGES = 4
 _MAX_VALUES = 1_000_000
 _MAX_DEPTH = 64
 _MAX_DIGITS = 4300
@@ -96,6 +98,25 @@ def read_json(path: Path, *, most_bytes: int = MAX_LARGE_HEADER) -> Any:
     if len(data) > most_bytes:
         raise ValueError(f"more than {most_bytes:,} bytes")
     return parse_json(data)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read the YAML file ``path``, the config of a checkpoint.
+
+    Raises:
+        FileError: It cannot be read, or is not an ordinary file.
+        UnreadableError: It is too large.
+        ValueError: It is no YAML.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    data = read_bytes(path, _MAX_YAML)
+    if len(data) > _MAX_YAML or data.count(b"<<") > _MAX_MERGES:  # each merge may double what comes before it
+        raise UnreadableError("It is too large for the config of a checkpoint: repair it or take it away.")
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _int(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from celeb_basis.errors import FileError
 from celeb_basis.settings import TrainingSettings
 
 
@@ -110,12 +110,12 @@ def command_line(words: Sequence[str]) -> str:
 
 def size_step(model: Path | None) -> int:
     """What the sides of a checkpoint's images are multiples of, found without loading it."""
+    from celeb_basis.reading import MAX_HEADER, read_json
+
     try:
-        blocks = json.loads((Path(model or "") / "vae" / "config.json").read_text(encoding="utf-8"))[
-            "block_out_channels"
-        ]
+        blocks = read_json(Path(model or "") / "vae" / "config.json", most_bytes=MAX_HEADER)["block_out_channels"]
         return int(2 ** (min(max(len(blocks), 1), 8) - 1))
-    except (OSError, ValueError, KeyError, TypeError):  # a single file, or something that is no checkpoint
+    except (FileError, ValueError, KeyError, TypeError):  # a single file, or something that is no checkpoint
         return 8
 
 

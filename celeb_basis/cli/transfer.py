@@ -29,7 +29,7 @@ from celeb_basis.cli.common import (
 )
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import ExportError, IdentityError
-from celeb_basis.files import explained_os_errors
+from celeb_basis.files import explained_os_errors, open_regular
 
 if TYPE_CHECKING:
     from celeb_basis.identities.identity import Identity
@@ -129,7 +129,7 @@ def run_export(arguments: argparse.Namespace, console: Console) -> int:
 def run_import(arguments: argparse.Namespace, console: Console) -> int:
     """Run ``import``; returns the exit code."""
     path: Path = arguments.file
-    with explained_os_errors(path, "read"), open(path, "rb"):
+    with open_regular(path):
         pass
     library = open_library(arguments.library)
     if arguments.name is not None:

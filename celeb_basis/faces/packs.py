@@ -12,7 +12,6 @@ A pack is a folder with the ``.onnx`` files of a detector and a recognizer, in i
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -27,11 +26,14 @@ from typing import Any, NamedTuple
 from celeb_basis.download import Progress, fetch
 from celeb_basis.errors import CelebBasisError, DownloadError, FacePackError, FileError, LicenseError
 from celeb_basis.files import cache_folder, expanded, explained_os_errors, now, replace_file, sha256_of_file, write_json
+from celeb_basis.reading import MAX_HEADER, read_json
 
 _log = logging.getLogger(__name__)
 
 MANIFEST = "celeb-basis-pack.json"
 """Name of the record next to a pack's files. (``manifest.json`` has a meaning in insightface.)"""
+
+_MAX_UNPACKED = 4 << 30  # bytes
 
 RELEASES = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 
@@ -353,6 +355,8 @@ def unpack(
                     f"{archive.name} from {origin or archive} does not contain {', '.join(missing) or 'any .onnx file'}, so "
                     "it is not the requested pack: check the address."
                 )
+            if sum(members[name].file_size for name in files or members) > _MAX_UNPACKED:
+                raise FacePackError(f"{archive.name} from {origin or archive} is too large for a pack: check the address.")
             for name in files or tuple(members):
                 with zipped.open(members[name]) as packed, open(folder / name, "wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
@@ -400,21 +404,17 @@ def read_manifest(folder: Path) -> dict[str, object]:
         FacePackError: If it is damaged.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError("not a table")
-        return manifest
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        return dict(read_json(folder / MANIFEST, most_bytes=MAX_HEADER))
+    except (FileError, ValueError, TypeError) as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
         raise FacePackError(f"{folder / MANIFEST} cannot be read: delete {folder} and get the pack again.") from error
 
 
 def _manifest_files(folder: Path) -> dict[str, _Recorded]:
     """The manifest's entries by file name; empty if there is no manifest."""
-    manifest = read_manifest(folder)
     try:
-        files: Any = manifest.get("files", {})
+        files: Any = read_manifest(folder).get("files", {})
         return {Path(name).name: _Recorded(int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FacePackError(f"{folder / MANIFEST} cannot be read: delete {folder} and get the pack again.") from error

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from celeb_basis.errors import FileError, NamesError
-from celeb_basis.files import explained_os_errors
+from celeb_basis.files import read_bytes
 
 MAX_LINE = 200
 """Longest line of a list in characters, except for comments: a file with longer ones is not a list of names."""
@@ -82,13 +82,12 @@ def read_names(path: Path) -> NameList:
     ``#`` are skipped.
 
     Raises:
-        NamesError: For a file that is missing, unreadable, too large or not UTF-8 text, that contains control characters
-            or lines longer than :data:`MAX_LINE` characters, or that has no name at all.
+        NamesError: For a file that is missing, unreadable, no ordinary file, too large or not UTF-8 text, that contains control
+            characters or lines longer than :data:`MAX_LINE` characters, or that has no name at all.
     """
     path = Path(path)
     try:
-        with explained_os_errors(path, "read the list of names"), open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, MAX_BYTES)
     except FileError as error:
         raise NamesError(str(error)) from error
     return _parsed(data, str(path))

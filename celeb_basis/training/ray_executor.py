@@ -19,8 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import celeb_basis
-from celeb_basis.errors import CelebBasisError, MissingPackageError, TrainingError, error_message, is_user_error
-from celeb_basis.files import explained_os_errors
+from celeb_basis.errors import (
+    CelebBasisError,
+    MissingPackageError,
+    PhotoError,
+    TrainingError,
+    error_message,
+    is_user_error,
+)
+from celeb_basis.files import read_bytes
 from celeb_basis.training.run import PhotoInput, TaskRunner, TrainingResult, TrainingTask, failed_result, run_one
 from celeb_basis.training.state import read_summary
 
@@ -29,6 +36,8 @@ _log = logging.getLogger(__name__)
 _POLL = 0.5
 """Seconds between two checks of the cancellation flag."""
 _INTERRUPTED = "Interrupted on its Ray worker, which saves no state: learn this person again."
+_MAX_PHOTO = 512 << 20
+"""Largest photo that is sent to a worker, in bytes."""
 _NOT_HERE = "Interrupted on its Ray worker, and nothing of it is saved on this machine: learn this person again."
 
 
@@ -197,8 +206,10 @@ class _WorkerPool:
 
 
 def _read(path: Path) -> bytes:
-    with explained_os_errors(path, "read"):
-        return path.read_bytes()
+    data = read_bytes(path, _MAX_PHOTO)
+    if len(data) > _MAX_PHOTO:
+        raise PhotoError(f"{path.name} is larger than {_MAX_PHOTO >> 20} MB: save it as a JPEG first.")
+    return data
 
 
 def _write_photos(folder: Path, task: TrainingTask, contents: Sequence[Sequence[bytes]]) -> Iterator[PhotoInput]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from celeb_basis.basis import fitting_components
 from celeb_basis.diffusion_model import DiffusionModel
-from celeb_basis.errors import ExportError, IdentityError
+from celeb_basis.errors import ExportError, FileError, IdentityError
 from celeb_basis.exports.celebbasis_repo import (
     import_celebbasis_file,
     read_celebbasis_basis,
@@ -24,11 +24,12 @@ from celeb_basis.exports.textual_inversion import (
     identity_from_embedding,
     import_embedding,
 )
-from celeb_basis.files import checked_name
+from celeb_basis.files import checked_name, read_bytes
 from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.method import Basis
+from celeb_basis.reading import MAX_HEADER, MAX_TENSOR_BYTES
 from celeb_basis.webui.people import People
 from celeb_basis.webui.schemas import NameTakenError, NoSuchPersonError
 from celeb_basis.webui.tasks.basis import ModelAccess
@@ -58,11 +59,14 @@ class ImportExport:
         if layout == "identity":
             path = self.people.workspace.library.path_of(self.people.entry(name).name)
             try:
-                return [(path.name, path.read_bytes())]
-            except FileNotFoundError:
+                data = read_bytes(path, MAX_HEADER + MAX_TENSOR_BYTES)
+            except FileError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
                 raise NoSuchPersonError(
                     f"{checked_name(name)!r} was deleted before the file was read: look at the list of people."
                 ) from None
+            return [(path.name, data)]
         if layout not in LAYOUTS:
             raise ExportError(f"There is no layout {layout!r}: choose identity, {', '.join(LAYOUTS)}.")
         with tempfile.TemporaryDirectory() as folder:

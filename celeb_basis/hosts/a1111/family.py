@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
-import yaml  # type: ignore[import-untyped]
 
 from celeb_basis.diffusion_model import (
     ENCODER_NAMES,
@@ -19,9 +18,10 @@ from celeb_basis.diffusion_model import (
     configured_resolution,
     family_resolution,
 )
-from celeb_basis.errors import HostError
+from celeb_basis.errors import FileError, HostError
 from celeb_basis.files import sha256_of_file
 from celeb_basis.hosts.a1111.embedding_injection import EncoderSlot, inject_embeddings
+from celeb_basis.reading import read_yaml
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,8 +117,8 @@ class LoadedCheckpoint(ABC):
     def resolution(self) -> int:
         """Side in pixels of the checkpoint's own square images: from its ``.yaml`` file, else the family's."""
         try:
-            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
+            config = read_yaml(self.config_file)
+        except (FileError, ValueError):
             config = None
         return configured_resolution(config) or family_resolution(self.family, lambda: self.predicts_velocity)
 

@@ -15,11 +15,11 @@ from safetensors import safe_open
 
 from celeb_basis.diffusion_model import Prediction
 from celeb_basis.errors import FileError, HostError
-from celeb_basis.files import expanded, explained_os_errors
+from celeb_basis.files import expanded, explained_os_errors, open_regular
 from celeb_basis.hosts.diffusers.configs import missing_package
 from celeb_basis.hosts.diffusers.host import DiffusersHost, sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import load_single_file
-from celeb_basis.reading import MAX_HEADER, read_json
+from celeb_basis.reading import MAX_HEADER, MAX_LARGE_HEADER, read_json
 
 Dtype: TypeAlias = "Literal['auto', 'fp32', 'bf16', 'fp16'] | torch.dtype"
 
@@ -112,6 +112,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise HostError(
             f"{path} is a {found}: use a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL."
         )
+    _check_files(path)
     options: dict[str, Any] = {"variant": variant_of(path)}
     if not found.startswith("StableDiffusionXL"):
         options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -124,6 +125,23 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise HostError(f"{path} cannot be loaded ({_first_line(error)}): copy the checkpoint again.") from error
     check_complete(pipeline, path, options["variant"])
     return pipeline
+
+
+_FOLDERS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+
+
+def _check_files(path: Path) -> None:
+    """Check the files of a diffusers folder before the libraries read them, which bound nothing.
+
+    Raises:
+        FileError: One is not an ordinary file.
+        HostError: One is too large.
+    """
+    for file in (file for folder in _FOLDERS for file in sorted((path / folder).glob("*")) if not file.is_dir()):
+        with open_regular(file) as opened:
+            size = opened.seek(0, 2)
+        if file.suffix != ".safetensors" and size > MAX_LARGE_HEADER:
+            raise HostError(f"{file} has {size >> 20:,} MB, which no such file has: copy the checkpoint again.")
 
 
 def variant_of(path: Path) -> str | None:

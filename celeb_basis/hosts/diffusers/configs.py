@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 from celeb_basis.diffusion_model import configured_resolution
 from celeb_basis.errors import HostError, MissingPackageError
-from celeb_basis.files import read_bytes, write_json
+from celeb_basis.files import write_json
+from celeb_basis.reading import UnreadableError, read_yaml
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Config: TypeAlias = "dict[str, Any]"
@@ -167,12 +168,7 @@ def _scheduler(prediction: str) -> Config:
 # The ``.yaml`` beside a checkpoint
 
 
-_MAX_YAML = 64 << 10
-"""Largest ``.yaml`` that is read, in bytes: those of checkpoints have some thousand, and reading them is slow."""
-_MAX_MERGES = 4
-
-
-def read_yaml(path: Path) -> Config:
+def read_config(path: Path) -> Config:
     """Read the ``.yaml`` beside a checkpoint of unusual make, from where the WebUI takes it too.
 
     Such files are the training configs of the original code: ``ldm`` for SD1 and SD2, ``sgm`` for SDXL.
@@ -181,14 +177,11 @@ def read_yaml(path: Path) -> Config:
         HostError: The file is not such a config.
         FileError: The file cannot be read.
     """
-    import yaml  # type: ignore[import-untyped]
-
-    data = read_bytes(path, _MAX_YAML)
-    if len(data) > _MAX_YAML or data.count(b"<<") > _MAX_MERGES:  # each merge may double what comes before it
-        raise HostError(f"{path} is too large for the config of a checkpoint: repair it or take it away.")
     try:
-        content = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        content = read_yaml(path)
+    except UnreadableError as error:
+        raise HostError(f"{path} cannot be used. {error}") from error
+    except ValueError as error:
         raise HostError(f"{path} is not readable as YAML: repair it or take it away.") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise HostError(f"{path} is not the config of a checkpoint: repair it or take it away.")

@@ -27,7 +27,7 @@ from celeb_basis.hosts.diffusers.configs import (
     clip_tokenizer,
     component_configs,
     missing_package,
-    read_yaml,
+    read_config,
     sample_sizes,
     text_config,
     write_configs,
@@ -95,7 +95,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: Prediction | No
     for part in TEXT_PARTS[family]:
         configs[part.component] = _text_config(part, shapes, unused_layers=int(family == "sd2"))
     config_file = path.with_suffix(".yaml")
-    original = read_yaml(config_file) if config_file.is_file() else None
+    original = read_config(config_file) if config_file.is_file() else None
     if original is not None:
         configs = apply_yaml(config_file, original, family, configs)
     _check_sizes(path, shapes, configs, has_yaml=original is not None)

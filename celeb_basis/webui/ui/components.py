@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from celeb_basis.errors import CelebBasisError, FileError, error_message, is_user_error
-from celeb_basis.files import explained_os_errors
+from celeb_basis.files import read_bytes
 from celeb_basis.webui.ui import markup
 
 if TYPE_CHECKING:
@@ -161,10 +161,10 @@ def uploads(value: Any, *, spent: bool = False) -> list[tuple[str, bytes]]:
     for one in _listed(value):
         path = _path_of(one)
         name = Path(str(getattr(one, "orig_name", "") or path)).name
-        with explained_os_errors(path, "read"):
-            if path.stat().st_size > MAX_UPLOAD:
-                raise FileError(f"{name} is larger than {MAX_UPLOAD >> 20} MB: use a smaller file.")
-            found.append((name, path.read_bytes()))
+        data = read_bytes(path, MAX_UPLOAD)
+        if len(data) > MAX_UPLOAD:
+            raise FileError(f"{name} is larger than {MAX_UPLOAD >> 20} MB: use a smaller file.")
+        found.append((name, data))
     if spent:  # after all were read: gradio makes one file of a photo that is uploaded twice
         for copy in upload_copies(value):
             _remove_copy(copy)
