@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 pytest_plugins = [
     *("support.fixtures", "support.models", "support.faces", "support.steerable", "support.webui_browser"),
-    "support.toy_service",
+    *("support.toy_service", "support.locked_runs"),
 ]
 
 

@@ -217,9 +217,7 @@ def _learn_in_one_run(
 
 def _resume(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.cli.learn_people import Results, saved_run, unfinished_runs
-    from celeb_basis.events import follow
-    from celeb_basis.report.collect import RunReport
-    from celeb_basis.training.run import TrainingSession
+    from celeb_basis.training.run_lock import running
     from celeb_basis.training.state import read_summary
 
     results = Results(open_library(arguments.library), arguments, console)
@@ -228,7 +226,19 @@ def _resume(arguments: argparse.Namespace, console: Console) -> int:
     saved = read_summary(arguments.resume)
     people, results.begun = saved.names, min(saved.begun, results.begun)
     in_cache = arguments.resume.absolute().parent == unfinished_runs().absolute()
-    results.check_not_deleted(people, arguments.resume if in_cache else None)
+    with contextlib.ExitStack() as stack:
+        for state in {place.resolve() for place in (arguments.resume, arguments.state) if place is not None}:
+            stack.enter_context(running(state, ", ".join(people)))
+        results.check_not_deleted(people, arguments.resume if in_cache else None)
+        return _resume_alone(arguments, console, people, results)
+
+
+def _resume_alone(arguments: argparse.Namespace, console: Console, people: Sequence[str], results: Results) -> int:
+    """Resume a run that no other program is running."""
+    from celeb_basis.events import follow
+    from celeb_basis.report.collect import RunReport
+    from celeb_basis.training.run import TrainingSession
+
     for name in people:
         check_name_is_free(results.library, name, replace=arguments.replace, resumed=True)
     check_output_file(arguments.report)

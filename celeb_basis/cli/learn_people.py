@@ -30,6 +30,7 @@ from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.reading import is_safetensors, safetensors_metadata
 from celeb_basis.training.run import PhotoInput, TrainingResult
+from celeb_basis.training.run_lock import is_running, sweep_locks
 from celeb_basis.training.state import StateSummary, read_summary
 
 # The people that the command line asks for
@@ -181,8 +182,9 @@ def new_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:
     """A file for a new run, which takes the place of no interrupted one."""
     first = unfinished_run(names, arguments)
     known = set(unfinished_runs_of(names, arguments))
+    sweep_locks(first.parent)
     numbered = (first.with_name(f"{first.stem}-{number}.safetensors") for number in itertools.count(2))
-    return next(path for path in itertools.chain((first,), numbered) if path not in known)
+    return next(path for path in itertools.chain((first,), numbered) if path not in known and not is_running(path))
 
 
 def check_state_file(path: Path | None) -> None:
@@ -397,7 +399,8 @@ class Results:
     def forget_run(self, outcome: TrainingResult) -> None:
         """Delete the saved states of a run that has ended well, but no file that the user resumed in a place of theirs."""
         folder, chosen = unfinished_runs().resolve(), self.arguments.resume
-        ours = {*unfinished_runs_of(outcome.names, self.arguments), chosen} - {None}
+        ended = (path for path in unfinished_runs_of(outcome.names, self.arguments) if not is_running(path))
+        ours = {*ended, chosen} - {None}
         states = {state for state in ours if state.resolve().parent == folder}
         if outcome.state is not None and (chosen is None or outcome.state.absolute() != chosen.absolute()):
             states.add(outcome.state)  # written on the way

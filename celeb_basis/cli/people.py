@@ -349,6 +349,7 @@ def delete(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.cli.learn_people import unfinished_runs
     from celeb_basis.identities.deletion import delete_person, traces_of
     from celeb_basis.identities.library import Library
+    from celeb_basis.training.run_lock import check_not_running
 
     library = Library(arguments.library)
     # The command line saves interrupted runs in the cache, the WebUI beside its library.
@@ -369,6 +370,7 @@ def delete(arguments: argparse.Namespace, console: Console) -> int:
     if not arguments.yes and not _confirmed(console, traces.name):
         console.note("Nothing was deleted.")
         return 0
+    check_not_running((*traces.states, *(file.path for file in traces.files)), traces.name)
     deleted = delete_person(library, arguments.name, unfinished, mixtures=mixtures)
     console.result(deleted.as_dict())
     console.say(deleted.sentence())

@@ -43,11 +43,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.discard is not None:
         return _discard(arguments, console)
     from celeb_basis.cli.learn_people import saved_runs
+    from celeb_basis.training.run_lock import is_running
 
     runs = saved_runs()
     console.result({"runs": [_described(path, summary) for path, summary in runs.items()]})
     for path, summary in runs.items():
-        console.say(_sentence(path, summary))
+        console.say(_sentence(path, summary) + (" (under way now, in another program)" if is_running(path) else ""))
         console.say(f"  {path}")
     console.say("To resume one: celeb-basis learn --resume NAME --model MODEL" if runs else "There is no saved run.")
     return 0
@@ -55,10 +56,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _discard(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.cli.learn_people import saved_run
+    from celeb_basis.training.run_lock import check_not_running, running
     from celeb_basis.training.state import read_summary
 
     path = saved_run(arguments.discard)
     summary = read_summary(path)  # nothing but a saved run is deleted
+    check_not_running([path], ", ".join(summary.names))
     if not arguments.yes:
         confirmed = console.confirm(f"Discard {_sentence(path, summary)}? It cannot be resumed after that.")
         if confirmed is None:
@@ -67,7 +70,7 @@ def _discard(arguments: argparse.Namespace, console: Console) -> int:
             console.note("Nothing was discarded.")
             return 0
     described = _described(path, summary)
-    with explained_os_errors(path, "delete"):
+    with running(path, ", ".join(summary.names)), explained_os_errors(path, "delete"):
         path.unlink()
     console.result({"discarded": described})
     console.say(f"Discarded: {_sentence(None, summary)}.")
@@ -75,6 +78,8 @@ def _discard(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _described(path: Path, summary: StateSummary) -> dict[str, object]:
+    from celeb_basis.training.run_lock import is_running
+
     return {
         "name": ", ".join(summary.names),
         "people": list(summary.names),
@@ -83,6 +88,7 @@ def _described(path: Path, summary: StateSummary) -> dict[str, object]:
         "steps": summary.steps,
         "when": _when(path),
         "file": str(path),
+        "running": is_running(path),
     }
 
 

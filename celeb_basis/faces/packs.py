@@ -356,7 +356,7 @@ def unpack(
                     "it is not the requested pack: check the address."
                 )
             if sum(members[name].file_size for name in files or members) > _MAX_UNPACKED:
-                raise FacePackError(f"{archive.name} from {origin or archive} is too large for a pack: check the address.")
+                raise FacePackError(f"{origin or archive} is too large for a pack: check the address.")
             for name in files or tuple(members):
                 with zipped.open(members[name]) as packed, open(folder / name, "wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)

@@ -38,6 +38,7 @@ from celeb_basis.training.first_guess import (
     guess_for_portraits,
     unexplained,
 )
+from celeb_basis.training.run_lock import running
 from celeb_basis.training.state import StateSaver, read_summary, resume_trainer
 from celeb_basis.training.trainer import Trainer, person_progress
 
@@ -435,9 +436,10 @@ def run_one(
     """Run one task.
 
     Raises:
-        CelebBasisError: If it fails.
+        CelebBasisError: If it fails, or another program is running it.
     """
-    return follow(runner.learn(task, interrupt), None if on_event is None else lambda event: on_event(task, event))
+    with running(task.state, ", ".join(task.names)):
+        return follow(runner.learn(task, interrupt), None if on_event is None else lambda event: on_event(task, event))
 
 
 def failed_result(task: TrainingTask, error: Exception) -> TrainingResult:

@@ -14,6 +14,7 @@ from celeb_basis.identities.deletion import Deleted, GeneratedFiles, Traces, del
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus, Library, move_sidecars, name_key
 from celeb_basis.prompts.syntax import unusable_in_prompts
+from celeb_basis.training.run_lock import check_not_running
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.options import Workspace
 from celeb_basis.webui.schemas import BusyError, NameTakenError, NoSuchPersonError
@@ -175,6 +176,7 @@ class People:
         Raises:
             NoSuchPersonError: There is nothing about ``name``.
             BusyError: A job is working on the identity.
+            RunningError: Another program is.
         """
         found = self._traces(name, mixtures=mixtures, checked=False)
         jobs = self._jobs_of((found.name, *(found.mixtures if mixtures else ())))
@@ -184,6 +186,8 @@ class People:
             raise BusyError(
                 f"{found.name!r} is in a job that is {at_work[0].state}: interrupt it or let it end, then delete."
             )
+        noted = [file.path for file in found.files if file.kind == _UNFINISHED]
+        check_not_running((*found.states, *noted), found.name)
         if self.workspace.registry is not None:
             self.workspace.registry.remember(found.name)
         forgotten: list[Path] = []

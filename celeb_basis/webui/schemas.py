@@ -145,6 +145,8 @@ class SavedRun:
     """Steps in total; 0 if that is unknown."""
     when: str
     """When it was saved, as ISO 8601 in UTC."""
+    running: bool = False
+    """Whether another program, such as a second WebUI, is running it now: it can be resumed or discarded after that."""
 
     @property
     def name(self) -> str:

@@ -92,7 +92,7 @@ class Service:
         self.learning.forget(job_id)
 
     def saved_runs(self) -> list[SavedRun]:
-        """The runs that ended before their last step and can be resumed or discarded, newest first."""
+        """The runs that ended before their last step, newest first, and those that another program is running now."""
         return self.learning.saved_runs()
 
     def resume_run(self, name: str) -> Job:

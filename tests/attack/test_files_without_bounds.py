@@ -28,7 +28,9 @@ def _import(path: Path) -> None:
     from celeb_basis.cli.progress import Console
     from celeb_basis.cli.transfer import run_import
 
-    run_import(argparse.Namespace(file=path, library=path.parent, name=None, replace=False), Console(False, False, False))
+    run_import(
+        argparse.Namespace(file=path, library=path.parent, name=None, replace=False), Console(False, False, False)
+    )
 
 
 def _resolution(path: Path) -> int:
@@ -94,7 +96,9 @@ def test_a_zip_that_unpacks_to_more_than_any_pack(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.onnx"))
 
 
-@pytest.mark.parametrize("content", [b"[" * 60_000, b"a: x\n" * 20_000, b"a: &a {}\nb: {<<: *a}\n" * 9, b"\xff\xfe\xff"])
+@pytest.mark.parametrize(
+    "content", [b"[" * 60_000, b"a: x\n" * 20_000, b"a: &a {}\nb: {<<: *a}\n" * 9, b"\xff\xfe\xff"]
+)
 def test_a_config_is_bounded(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_bytes(content)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from support.locked_runs import Other
 from support.people import person
 
 from celeb_basis import files
@@ -83,6 +84,41 @@ def test_runs_are_listed_resumed_and_discarded(
     assert unknown.code == 2
     assert "no saved run of a person called so" in unknown.err
     assert list((private_cache / "unfinished").glob("[!.]*")) == []
+
+
+def test_a_run_of_another_process_is_left_alone(
+    celeb: Callable[..., Any],
+    parts: Any,
+    crash: Callable[..., None],
+    other: Callable[[Path], Other],
+    own_library: Path,
+) -> None:
+    crash("ada")
+    (run,) = celeb("runs", "--json").json["runs"]
+    assert run["running"] is False
+    state = Path(run["file"])
+    process = other(state)
+    assert "under way now, in another program" in celeb("runs").out
+    assert celeb("runs", "--json").json["runs"] == [run | {"running": True}]
+    model = ["--model", parts.model, "--names", parts.names]
+    commands = [
+        ("runs", "--discard", "ada", "--yes"),
+        ("learn", "--resume", "ada", *model),
+        ("delete", "ada", "--yes"),
+        ("learn", parts.photo, "--name", "ada", *parts.learning, "--state", state),
+    ]
+    for command in commands:
+        answer = celeb(*command)
+        assert answer.code == 2, command
+        assert "under way in another program" in answer.err
+    assert state.is_file()
+    learned = celeb("learn", parts.photo, "--name", "ada", *parts.learning)
+    assert learned.code == 0, "a run of its own"
+    assert state.is_file(), "it is not this run's to delete"
+    process.kill()
+    assert celeb("learn", "--resume", "ada", *model, "--state", state, "--replace").code == 0
+    assert list(state.parent.parent.glob("unfinished/*")) == []
+    assert [path.name for path in own_library.glob("*.safetensors")] == ["ada.safetensors"]
 
 
 def test_nothing_but_a_saved_run_is_discarded(celeb: Callable[..., Any], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from celeb_basis.errors import (
     WrongModelError,
     error_message,
 )
+from celeb_basis.training.run_lock import RunningError
 from celeb_basis.webui.api.access import Access
 from celeb_basis.webui.api.bodies import (
     BodyError,
@@ -191,7 +192,7 @@ def _status_and_sentence(error: Exception) -> tuple[int, str]:
         return 422, f"{where[:200]}: {first['msg'][:500]}."
     if isinstance(error, (NoSuchPersonError, NoSuchJobError)):
         return 404, str(error)
-    if isinstance(error, (BusyError, NameTakenError, WrongModelError, HostError)):
+    if isinstance(error, (BusyError, RunningError, NameTakenError, WrongModelError, HostError)):
         return 409, str(error)
     if isinstance(error, MissingPackageError):
         return 424, str(error)

@@ -200,7 +200,9 @@ def jobs_router(service: Service) -> APIRouter:
         service.forget(job_id)
         return {"deleted": job_id}
 
-    @router.get("/runs", summary="The runs that ended before their last step and can be resumed or discarded")
+    @router.get(
+        "/runs", summary="The runs that ended before their last step, and those that another program is running"
+    )
     def runs() -> Answer:
         return {"runs": [run.as_dict() for run in service.saved_runs()]}
 

@@ -29,6 +29,7 @@ from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.miniature import CELEBRITY_FACES
 from celeb_basis.training.run import PortraitsFound, TrainingResult, TrainingSession, TrainingTask
+from celeb_basis.training.run_lock import RunLocks, RunningError, is_running, running, under_way
 from celeb_basis.training.trainer import Trainer
 from celeb_basis.webui.face_models import FaceModels, download_progress
 from celeb_basis.webui.host_queue import HostQueue
@@ -53,7 +54,11 @@ class LearnTasks:
         self._saved: dict[str, RunRecord] = {}
         self._results: dict[str, TrainingResult] = {}
         """Results that could not be saved, by the job's id."""
+        self._locks = RunLocks()
+        """Of the runs that are queued or running here, by the job's id."""
         self._searched: set[Path] = set()
+        self._elsewhere: dict[str, RunRecord] = {}
+        """The runs that another program was running when they were last looked for, by their ids."""
         self._searching = threading.Lock()
 
     # Jobs
@@ -82,11 +87,13 @@ class LearnTasks:
             faces=tuple(tuple(photo.face for photo in person.photos) for person in request.people),
         )
         try:
+            self._lock(job)
             # The photos are on the disk from now on: they are not held in memory for as long as the job waits.
             record = replace(record, photos=self._files.save_photos(job.id, request))
             self._files.save_record(job.id, record)
         except BaseException:
             self._files.delete(job.id)
+            self._locks.release(job.id)
             raise
         self._saved[job.id] = record
         self._queue.submit(job, self._learn)
@@ -96,18 +103,24 @@ class LearnTasks:
         """Queue an interrupted run again. It goes on from its state, or begins again if it had none yet.
 
         Raises:
-            TrainingError: The job is under way, or nothing of it was saved.
+            TrainingError: The job is under way, here or in another program, or nothing of it was saved.
         """
         job = self.job(job_id)
         if not job.finished:
             raise TrainingError(_UNDER_WAY)
         if not job.resumable:
             raise TrainingError("This job cannot go on: nothing of it was saved, so start a new one.")
+        self._lock(job)
+        if not self._can_go_on(job):
+            self._locks.release(job.id)
+            job.resumable = False
+            raise TrainingError("This job cannot go on: another program has finished or discarded it.")
         work = self._resume if self._files.state(job.id).is_file() else self._learn
         if (result := self._results.get(job.id)) is not None:
 
             def work(job: Job) -> None:
-                self._finish(job, result)
+                with self._locks.released_after(job.id):
+                    self._finish(job, result)
 
         job.interrupt = threading.Event()
         job.resumable = False
@@ -134,6 +147,7 @@ class LearnTasks:
         self._queue.interrupt(job_id)
         job = self._queue.job(job_id)
         if job.kind == "learn" and job.state == "interrupted" and not job.resumable:
+            self._locks.release(job.id)
             job.resumable = self._can_go_on(job)
 
     def forget(self, job_id: str) -> None:
@@ -141,16 +155,17 @@ class LearnTasks:
 
         Raises:
             NoSuchJobError: There is no such job.
-            TrainingError: The job is under way.
+            TrainingError: The job is under way, here or in another program.
         """
         job = self.job(job_id)
         if not job.finished:
             raise TrainingError(_UNDER_WAY)
-        job.resumable = False
-        self._saved.pop(job.id, None)
-        self._results.pop(job.id, None)
-        if job.kind == "learn":
-            self._files.delete(job.id)
+        with running(self._files.state(job.id) if job.kind == "learn" else None, ", ".join(job.people)):
+            job.resumable = False
+            self._saved.pop(job.id, None)
+            self._results.pop(job.id, None)
+            if job.kind == "learn":
+                self._files.delete(job.id)
         self._queue.forget(job_id)
 
     def saved_files(self, job: Job) -> tuple[Path, ...]:
@@ -158,20 +173,26 @@ class LearnTasks:
         return self._files.all_files(job.id)
 
     def saved_runs(self) -> list[SavedRun]:
-        """The runs that can be resumed or discarded, newest first."""
+        """The runs that can be resumed or discarded, newest first, and those that another program is running now."""
         files = self._files
-        runs = [job for job in self.jobs() if job.kind == "learn" and job.finished and job.resumable]
-        return [files.describe(job.id, self._saved[job.id]) for job in runs if job.id in self._saved]
+        jobs = [job for job in self.jobs() if job.kind == "learn" and job.finished and job.resumable]
+        busy = {job.id for job in jobs if is_running(files.state(job.id))}
+        known = {job.id: self._saved[job.id] for job in jobs if job.id in busy or self._can_go_on(job)}
+        runs = sorted((known | self._elsewhere).items(), key=lambda run: run[1].created, reverse=True)
+        return [files.describe(run, record, running=run in busy or run in self._elsewhere) for run, record in runs]
 
     def saved_run(self, name: str) -> SavedRun:
         """The run with the id ``name``, or the newest one that learns the person ``name``.
 
         Raises:
             NoSuchJobError: There is none.
+            RunningError: Another program is running it.
         """
         runs = self.saved_runs()
         found = [run for run in runs if run.id == name]
         found += [run for run in runs if name_key(name) in map(name_key, (*run.people, run.name))]
+        if found and found[0].running:
+            raise RunningError(under_way(found[0].name))
         if not found:
             known = "; ".join(run.name for run in runs[:20]) or "none"
             raise NoSuchJobError(f"There is no interrupted run of {name[:80]!a}. Interrupted runs: {known}.")
@@ -181,15 +202,20 @@ class LearnTasks:
         """List the runs that were saved before the last start of the host, and delete photos that no run needs."""
         paths = self._workspace.paths
         with self._searching:
-            if paths.data in self._searched:
+            if paths.data in self._searched and not self._elsewhere:
                 return
             library = self._workspace.library
-            library.sweep()
-            sweep(paths.unfinished)
             files = RunFiles(paths)
             known = {job.id for job in self._queue.jobs()}
-            files.delete_orphans(known)
-            for run, record in files.find(known):
+            if paths.data not in self._searched:
+                library.sweep()
+                sweep(paths.unfinished)
+                files.delete_orphans(known)
+            elsewhere = {}
+            for run, record, runs in files.find({*known, *self._locks.held()}):
+                if runs:
+                    elsewhere[run] = record
+                    continue
                 if any(library.was_deleted(name, record.created) for name in record.people):
                     files.delete(run)  # the host was killed before the run could notice
                     continue
@@ -199,10 +225,15 @@ class LearnTasks:
                 self._saved[job.id] = record
                 self._queue.remember(job)
             self._searched.add(paths.data)
+            self._elsewhere = elsewhere
 
     # Their work
 
     def _learn(self, job: Job) -> None:
+        with self._locks.released_after(job.id):
+            self._learn_from_photos(job)
+
+    def _learn_from_photos(self, job: Job) -> None:
         self._check_not_deleted(job)
         record, files = self._saved[job.id], self._files
         try:
@@ -236,7 +267,8 @@ class LearnTasks:
             session = TrainingSession(model, self._workspace.names(), None, on_step=self._previews(job))
             return session.resume(self._files.state(job.id), {}, job.interrupt, consent=self._saved[job.id].consent)
 
-        self._run(job, begin)
+        with self._locks.released_after(job.id):
+            self._run(job, begin)
 
     def _previews(self, job: Job) -> Callable[[Trainer], None] | None:
         saved = self._saved[job.id]
@@ -316,6 +348,7 @@ class LearnTasks:
         self._check_not_deleted(job)
         self._keep(job)
         job.resumable = job.resumable or self._can_go_on(job)
+        self._locks.release(job.id)  # before it can be resumed
         job.set_state("interrupted", stopped_by or "It was interrupted.")
 
     def _drop_photos(self, job: Job) -> bool:
@@ -382,7 +415,13 @@ class LearnTasks:
         return RunFiles(self._workspace.paths)
 
     def _can_go_on(self, job: Job) -> bool:
-        return job.id in self._saved and self._files.can_go_on(job.id, self._saved[job.id])
+        if job.id not in self._saved:
+            return False
+        return job.id in self._results or self._files.can_go_on(job.id, self._saved[job.id])
+
+    def _lock(self, job: Job) -> None:
+        """Have every program on the data folder know that the run is under way, until the lock is released."""
+        self._locks.hold(job.id, self._files.state(job.id), ", ".join(job.people))
 
 
 def _added(identity: Identity, library: Library, begun: float, *, replaces: bool) -> tuple[Identity, Path]:

@@ -17,6 +17,7 @@ from celeb_basis.files import checked_name, write_bytes, write_json
 from celeb_basis.reading import read_json
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.run import PhotoInput
+from celeb_basis.training.run_lock import is_running, sweep_locks
 from celeb_basis.training.state import read_summary
 from celeb_basis.webui.options import Paths
 from celeb_basis.webui.schemas import LearnRequest, SavedRun
@@ -126,8 +127,11 @@ class RunFiles:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def find(self, known: Collection[str]) -> Iterator[tuple[str, RunRecord]]:
-        """The runs beside those of ``known`` that can go on. What is left of runs that cannot is deleted."""
+    def find(self, known: Collection[str]) -> Iterator[tuple[str, RunRecord, bool]]:
+        """The runs beside those of ``known`` that can go on, and whether another program is running them.
+
+        What is left of runs that cannot go on is deleted.
+        """
         for path in sorted(self._unfinished.glob("*.json")):
             run = path.stem
             if run in known or not _JOB_ID.fullmatch(run):
@@ -137,19 +141,22 @@ class RunFiles:
             except (OSError, ValueError, TypeError, KeyError, RecursionError, CelebBasisError) as error:
                 _log.warning("%s is unusable: %s", printable(str(path)), error)
                 continue
-            if self.can_go_on(run, record):
-                yield run, record
+            running = is_running(self.state(run))
+            if running or self.can_go_on(run, record):
+                yield run, record, running
             else:
                 self.delete(run)
 
     def delete_orphans(self, known: Collection[str]) -> None:
-        """Delete photos that belong to no run: neither to one of ``known`` nor to one with a record."""
+        """Delete photos that belong to no run: not to one of ``known``, to one with a record or to one that just begins."""
         with contextlib.suppress(OSError):
             for folder in self._uploads.iterdir():
-                if folder.name not in known and not self.record(folder.name).is_file():
+                begins = is_running(self.state(folder.name))  # looked at first: the record is written while it is held
+                if folder.name not in known and not begins and not self.record(folder.name).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
+        sweep_locks(self._unfinished)
 
-    def describe(self, run: str, record: RunRecord) -> SavedRun:
+    def describe(self, run: str, record: RunRecord, *, running: bool = False) -> SavedRun:
         """What there is to show about a run."""
         state = self.state(run)
         checkpoint, step = "", 0
@@ -163,7 +170,7 @@ class RunFiles:
             with contextlib.suppress(CelebBasisError):
                 steps = record.learn_settings().steps * len(record.people)
         saved = datetime.fromtimestamp(when, timezone.utc).isoformat(timespec="seconds")
-        return SavedRun(run, record.people, checkpoint, step, steps, saved)
+        return SavedRun(run, record.people, checkpoint, step, steps, saved, running)
 
 
 def _read(path: Path) -> RunRecord:

@@ -51,7 +51,7 @@ class SavedRuns:
 
     def resume(self) -> Changes:
         """Resume the newest run."""
-        runs = self.service.saved_runs()
+        runs = [run for run in self.service.saved_runs() if not run.running]
         if not runs:
             return {**self.view.show(), self.note: markup.note("There is no interrupted run to resume.")}
         return self._act("resume", runs[0].id)

@@ -221,6 +221,8 @@ def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> Markup:
 def runs(saved: Sequence[SavedRun], asked: str, pick: str) -> Markup:
     """Interrupted runs, each with buttons to resume and to discard it; nothing if there are none.
 
+    Those that another program is running have no buttons.
+
     Args:
         saved: The runs.
         asked: Id of the run whose deletion has to be confirmed.
@@ -233,7 +235,7 @@ def runs(saved: Sequence[SavedRun], asked: str, pick: str) -> Markup:
         done = f"{run.step:,} of {run.steps:,} steps" if run.step else "before its first step"
         when = run.when[:16].replace("T", " ") + (" UTC" if run.when else "")
         facts = [done, f"on {run.checkpoint}" if run.checkpoint else "", when]
-        rows.append((run.id, [f"<{name}>" for name in run.people], " · ".join(filter(None, facts))))
+        rows.append((run.id, [f"<{name}>" for name in run.people], " · ".join(filter(None, facts)), run.running))
     return _render("runs", runs=rows, asked=asked, pick=pick)
 
 
