@@ -1,5 +1,8 @@
 """Choosing people for a world: a face is found in every picture, nobody looks odd, and two judges tell all apart.
 
+The more people there are, the more rarely another one differs from all of them. So many are invented, and only the one
+is drawn of whom a linear model, fitted to the people chosen so far, expects the least likeness to anybody.
+
 ``python -m miniature.people3d.casting people.json --wanted 1060`` goes on where it stopped: the file is written after
 each person that is kept.
 """
@@ -18,8 +21,10 @@ import numpy as np
 
 from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.files import write_json
+from miniature.people3d.hair import STYLES
+from miniature.people3d.head_model import Array, head_model
 from miniature.people3d.looks import draw_lighting
-from miniature.people3d.person import Person, draw_person, linear
+from miniature.people3d.person import BEARDS, Person, draw_person, linear
 from miniature.people3d.portrait import Model, Pose
 
 _log = logging.getLogger(__name__)
@@ -32,6 +37,11 @@ MOST_ODD = 1.6
 """Highest :attr:`~miniature.people3d.person.Person.oddness`; at a spread of 1.4, the mean is 1.37."""
 
 _LEAST_SCORE = 0.9
+
+_FORECAST_FROM = 60
+"""People from whom on the linear model chooses whom to draw."""
+_MOST_INVENTED = 250
+_RIDGE = 3.0
 
 
 class Judge(Protocol):
@@ -57,14 +67,25 @@ class Bounds:
     """Lowest likeness of two pictures of one person."""
 
 
-def pictures_of(person: Person, side: int = SIDE) -> list[Pixels]:
-    """The pictures by which people are compared, in front of gray."""
+def pictures_of(person: Person, side: int = SIDE) -> Iterator[Pixels]:
+    """The pictures by which people are compared, in front of gray: the first from the front."""
     model, rng = Model(person), np.random.default_rng((person.number, 11))
     background = np.ones((side, side, 3), np.float32) * linear(150, 150, 150).astype(np.float32)
-    return [
-        model.picture(side, pose, expression, lighting=draw_lighting(light, rng), clothes=None).over(background)
-        for pose, expression, light in _LOOKS
-    ]
+    for pose, expression, light in _LOOKS:
+        yield model.picture(side, pose, expression, lighting=draw_lighting(light, rng), clothes=None).over(background)
+
+
+def features_of(person: Person) -> Array:
+    """``(F,)`` numbers that describe a person: weights of shape targets, age, hair, brows, beard, colors."""
+    shape = [person.shape.get(target, 0.0) for target in sorted(head_model().targets)]
+    hair, brows, skin, eyes = person.hair, person.brows, person.skin, person.eyes
+    styles = [float(hair.style == style) for style in ("bald", *sorted(STYLES))]
+    beards = [person.beard.shadow * (person.beard.kind == kind) for kind in BEARDS]
+    single = [person.male, person.age, hair.length, hair.volume, hair.curl, hair.recession, hair.hairline]
+    single += [10 * brows.thickness, 10 * brows.arch, brows.density, 10 * brows.height, 10 * brows.tail]
+    single += [skin.darkness, skin.redness, skin.freckles, skin.bags, eyes.makeup]
+    colors = np.sqrt(np.concatenate([hair.color, brows.color, skin.color, skin.lips, eyes.outer]))
+    return np.array([*shape, *styles, *beards, *single, *colors], np.float32)
 
 
 class Casting:
@@ -73,29 +94,48 @@ class Casting:
     def __init__(self, detector: FaceNetwork, bounds: Sequence[Bounds]) -> None:
         self._detector, self._bounds = detector, bounds
         self._faces: list[list[Floats]] = [[] for _ in bounds]
+        self._features: list[Array] = []
         self.numbers: list[int] = []
 
     def consider(self, person: Person) -> str:
-        """Keep a person, or say why not."""
+        """Keep a person, or say why not. What is cheap to find out is found out first."""
         if person.oddness > MOST_ODD:
             return "odd"
-        pictures = pictures_of(person)
-        found = [self._detector.detect(picture) for picture in pictures]
-        if any(len(faces) != 1 or faces[0].score < _LEAST_SCORE for faces in found):
-            return "no clear face"
-        seen = [
-            np.stack([bound.judge.embed(picture, faces[0]) for picture, faces in zip(pictures, found, strict=True)])
-            for bound in self._bounds
-        ]
-        for bound, vectors, others in zip(self._bounds, seen, self._faces, strict=True):
-            if bound.judge.likeness(vectors[1:], vectors[:1]).min() < bound.least_steady:
-                return f"unsteady for {bound.judge.name}"
-            if others and bound.judge.likeness(vectors[:1], np.stack(others)).max() > bound.most_alike:
-                return f"like somebody else for {bound.judge.name}"
+        firsts: list[Floats] = []
+        for order, picture in enumerate(pictures_of(person)):
+            found = self._detector.detect(picture)
+            if len(found) != 1 or found[0].score < _LEAST_SCORE:
+                return "no clear face"
+            for place, bound in enumerate(self._bounds):
+                vector, others = bound.judge.embed(picture, found[0]), self._faces[place]
+                if order == 0:
+                    if others and bound.judge.likeness(vector[None], np.stack(others)).max() > bound.most_alike:
+                        return f"like somebody else for {bound.judge.name}"
+                    firsts.append(vector)
+                elif bound.judge.likeness(vector[None], firsts[place][None]).min() < bound.least_steady:
+                    return f"unsteady for {bound.judge.name}"
         self.numbers.append(person.number)
-        for others, vectors in zip(self._faces, seen, strict=True):
-            others.append(vectors[0])
+        self._features.append(features_of(person))
+        for others, first in zip(self._faces, firsts, strict=True):
+            others.append(first)
         return ""
+
+    def most_promising(self, people: Sequence[Person]) -> Person:
+        """The one of whom a linear model expects the least likeness to those who were chosen."""
+        features = np.stack(self._features)
+        mean, spread = features.mean(0), features.std(0) + 1e-3
+        known = (features - mean) / spread
+        asked = (np.stack([features_of(person) for person in people]) - mean) / spread
+        # The dual form: there are fewer people than features at first.
+        weights = asked @ known.T @ np.linalg.inv(known @ known.T + _RIDGE * len(known) * np.eye(len(known)))
+        doubts = np.full(len(people), -np.inf)
+        for bound, faces in zip(self._bounds, self._faces, strict=True):
+            seen = np.stack(faces)
+            center = seen.mean(0)
+            expected = (center + weights @ (seen - center)).astype(np.float32)
+            alike = bound.judge.likeness(expected, seen).max(1)
+            doubts = np.maximum(doubts, (alike - alike.mean()) / (alike.std() + 1e-6))
+        return people[int(doubts.argmin())]
 
     def state(self, following: int, spread: float) -> dict[str, Any]:
         """What :meth:`restore` reads."""
@@ -108,15 +148,24 @@ class Casting:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state with the same judges."""
         self.numbers = list(state["numbers"])
+        self._features = [features_of(draw_person(number, state["spread"])) for number in self.numbers]
         self._faces = [list(np.array(state["faces"][bound.judge.name], np.float32)) for bound in self._bounds]
 
 
-def cast(casting: Casting, first: int, wanted: int, spread: float) -> Iterator[tuple[int, str]]:
-    """Consider people from a number on until ``wanted`` are chosen: yields each number, and why it was passed over."""
-    number = first
-    while len(casting.numbers) < wanted:
-        yield number, casting.consider(draw_person(number, spread))
-        number += 1
+def cast(casting: Casting, first: int, wanted: int, spread: float) -> Iterator[tuple[int, int, str]]:
+    """Consider people from a number on until ``wanted`` are chosen.
+
+    Yields:
+        The number that comes next, the number that was considered, and why it was passed over, if it was.
+    """
+    following = first
+    while (count := len(casting.numbers)) < wanted:
+        invented = min(_MOST_INVENTED, max(1, count // 4)) if count >= _FORECAST_FROM else 1
+        people = [draw_person(number, spread) for number in range(following, following + invented)]
+        following += invented
+        usual = [person for person in people if person.oddness <= MOST_ODD]
+        person = casting.most_promising(usual) if len(usual) > 1 else (usual or people)[0]
+        yield following, person.number, casting.consider(person)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,16 +180,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     network = face_network()
-    casting = Casting(network, [Bounds(RecognitionJudge(network), 0.5, 0.6), Bounds(DlibJudge(), 0.55, 0.5)])
+    casting = Casting(network, [Bounds(RecognitionJudge(network), 0.55, 0.6), Bounds(DlibJudge(), 0.6, 0.5)])
     first = 0
     if options.file.exists():
         state = json.loads(options.file.read_text(encoding="utf-8"))
         casting.restore(state)
         first, options.spread = state["next"], state["spread"]
-    for number, problem in cast(casting, first, options.wanted, options.spread):
-        if not problem:
-            write_json(options.file, casting.state(number + 1, options.spread))
-            _log.info("%d of %d after %d candidates", len(casting.numbers), options.wanted, number + 1)
+    passed = 0
+    for following, _, problem in cast(casting, first, options.wanted, options.spread):
+        if problem:
+            passed += 1
+            continue
+        write_json(options.file, casting.state(following, options.spread))
+        _log.info(
+            "%d of %d after %d candidates, %d drawn in vain", len(casting.numbers), options.wanted, following, passed
+        )
 
 
 if __name__ == "__main__":

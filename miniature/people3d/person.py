@@ -62,7 +62,7 @@ class Beard:
     """Hair of the face."""
 
     kind: str = "none"
-    """``none``, ``stubble``, ``moustache``, ``goatee``, ``short``, ``full`` or ``vandyke``."""
+    """A key of :data:`BEARDS`."""
     shadow: float = 0.0
     color: Array = field(default_factory=lambda: np.zeros(3))
 
@@ -403,11 +403,22 @@ def _brows(rng: Rng, male: bool, natural: Array, grey_color: Array, grey: float)
     )
 
 
+BEARDS = {
+    "none": 0.36,
+    "stubble": 0.2,
+    "moustache": 0.08,
+    "goatee": 0.09,
+    "short": 0.13,
+    "full": 0.09,
+    "vandyke": 0.05,
+}
+"""Kinds of beards, and how many men have them."""
+
+
 def _beard(rng: Rng, male: bool, color: Array) -> Beard:
     if not male:
         return Beard()
-    kinds = {"none": 0.36, "stubble": 0.2, "moustache": 0.08, "goatee": 0.09, "short": 0.13, "full": 0.09}
-    kind = _pick(rng, {**kinds, "vandyke": 0.05})
+    kind = _pick(rng, BEARDS)
     shadow = 0.35 * float(rng.random()) if kind == "none" else 0.35 + 0.5 * float(rng.random())
     return Beard(kind, shadow, color)
 

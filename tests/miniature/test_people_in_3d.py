@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 from miniature.people3d import casting, rasterizer
 from miniature.people3d.casting import Bounds, Casting, cast, pictures_of
 from miniature.people3d.hair import STYLES
@@ -186,16 +187,39 @@ def test_without_a_beard() -> None:
     assert clean_shaven(bearded).shape == bearded.shape
 
 
+class Measures:
+    """A judge for whom people are alike who are of one age."""
+
+    name = "measures"
+
+    def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
+        raise NotImplementedError
+
+    def likeness(self, vectors: Floats, references: Floats) -> Floats:
+        return -np.abs(vectors[:, None] - references[None]).max(-1)
+
+
+def test_whoever_is_expected_to_be_least_alike_is_drawn() -> None:
+    chosen = Casting(face_network(), [Bounds(Measures(), 0, 0)])
+    people = [draw_person(number) for number in range(80)]
+    known = [person for person in people[:60] if person.age < 0.4]
+    faces = [np.array([person.age, 0.0], np.float32).tolist() for person in known]
+    chosen.restore({"numbers": [one.number for one in known], "spread": 1.4, "faces": {"measures": faces}})
+    promising = chosen.most_promising(people[60:])
+    ages = sorted(person.age for person in people[60:])
+    assert promising.age >= ages[-4]
+
+
 def test_casting_keeps_people_apart_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     network = face_network()
     bounds = [Bounds(RecognitionJudge(network), 0.5, 0.5)]
     chosen = Casting(network, bounds)
-    problems = dict(cast(chosen, 0, 4, 1.4))
+    considered = list(cast(chosen, 0, 4, 1.4))
     assert len(chosen.numbers) == 4
-    assert [number for number, problem in problems.items() if not problem] == chosen.numbers
+    assert [number for _, number, problem in considered if not problem] == chosen.numbers
     again = Casting(network, bounds)
-    again.restore(chosen.state(max(problems) + 1, 1.4))
+    again.restore(chosen.state(considered[-1][0], 1.4))
     assert again.consider(draw_person(chosen.numbers[0])) == "like somebody else for recognition"
     monkeypatch.setattr(casting, "MOST_ODD", 0.5)
     assert again.consider(draw_person(50)) == "odd"
-    assert len(pictures_of(draw_person(0), 64)) == 3
+    assert len(list(pictures_of(draw_person(0), 64))) == 3
