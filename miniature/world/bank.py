@@ -1,0 +1,167 @@
+"""The bank: cut-out pictures of people, drawn once; scenes are composed of them.
+
+``python -m miniature.world.bank FOLDER --numbers 0-99 --looks 24`` draws people; whoever has a file is not drawn again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from celeb_basis.faces.network import Pixels
+from celeb_basis.files import atomic_path
+from miniature.people3d.looks import draw_clothes, draw_lighting
+from miniature.people3d.person import draw_person
+from miniature.people3d.portrait import Cutout, Model, Pose, developed
+from miniature.training.processes import drawing_processes
+from miniature.world.scenes import Look, draw_look
+
+_log = logging.getLogger(__name__)
+
+LOOKS = 24
+"""Pictures of a person."""
+_SIDES = {True: 224, False: 256}
+_ACROSS = {True: 3.55, False: 5.5}
+"""Decimeters across a picture at the eyes, near and far."""
+_ZOOM_OF_ONE = 3.2
+_QUALITY = 92
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """A cut-out picture of a person."""
+
+    pixels: Pixels
+    """``(S, S, 4)`` sRGB and coverage; the middle of the picture lies between the eyes, a little below."""
+    scale: float
+    """Pixels a decimeter at the eyes."""
+
+
+def draw_clipping(model: Model, look: Look) -> Clipping:
+    """Draw a person in a look."""
+    side, rng = _SIDES[look.near], np.random.default_rng(look.seed)
+    cutout = model.picture(
+        side,
+        Pose(look.yaw, look.pitch, look.roll),
+        look.expression,
+        lighting=draw_lighting(look.light, rng),
+        clothes=draw_clothes(rng),
+        things=[look.thing] if look.thing else [],
+        seed=look.seed,
+        zoom=_ZOOM_OF_ONE / _ACROSS[look.near],
+    )
+    return Clipping(_with_alpha(cutout), side / _ACROSS[look.near])
+
+
+def _with_alpha(cutout: Cutout) -> Pixels:
+    color = developed(cutout.color / np.maximum(cutout.coverage, 1e-3))
+    alpha = (255 * cutout.coverage + 0.5).astype(np.uint8)
+    return np.concatenate([color * (alpha > 0), alpha], 2)
+
+
+def looks_of(number: int, count: int = LOOKS) -> list[Look]:
+    """The looks in which a person is drawn: the same ones for a number, and at least four near and four far."""
+    rng = np.random.default_rng((number, 31))
+    looks = [draw_look(rng) for _ in range(count)]
+    while min(sum(one.near for one in looks), sum(not one.near and not one.thing for one in looks)) < min(
+        4, count // 6
+    ):
+        looks = [*looks[1:], draw_look(rng)]
+    return looks
+
+
+def draw_person_into(folder: Path, number: int, spread: float, looks: Sequence[Look]) -> Path:
+    """Draw a person's pictures and write them atomically as ``00000.safetensors``, WebP files in a row."""
+    model, files = Model(draw_person(number, spread)), []
+    for look in looks:
+        file = io.BytesIO()
+        Image.fromarray(draw_clipping(model, look).pixels).save(file, "WEBP", quality=_QUALITY, method=2)
+        files.append(np.frombuffer(file.getvalue(), np.uint8))
+    path = _path(folder, number)
+    tensors = {"data": np.concatenate(files), "ends": np.cumsum([len(one) for one in files])}
+    facts = {"looks": json.dumps([asdict(look) for look in looks]), "spread": str(spread)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, str(temporary), metadata=facts)
+    return path
+
+
+class Bank:
+    """Pictures of people, by their numbers."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is one that :func:`main` drew into."""
+        self._folder = folder
+        self._read = lru_cache(_REMEMBERED)(self._person)
+
+    def numbers(self) -> list[int]:
+        """Everybody who was drawn."""
+        return sorted(int(path.stem) for path in self._folder.glob("*.safetensors"))
+
+    def looks(self, number: int) -> list[Look]:
+        """How a person was drawn."""
+        return self._read(number)[0]
+
+    def clipping(self, number: int, place: int) -> Clipping:
+        """One of a person's pictures, in the order of :meth:`looks`."""
+        looks, files = self._read(number)
+        pixels = np.asarray(Image.open(io.BytesIO(files[place])).convert("RGBA"))
+        return Clipping(pixels, _SIDES[looks[place].near] / _ACROSS[looks[place].near])
+
+    def _person(self, number: int) -> tuple[list[Look], list[bytes]]:
+        with safe_open(str(_path(self._folder, number)), "np") as stored:
+            looks = [Look(**one) for one in json.loads(stored.metadata()["looks"])]
+            data, ends = stored.get_tensor("data"), stored.get_tensor("ends")
+        return looks, [one.tobytes() for one in np.split(data, ends[:-1])]
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.safetensors"
+
+
+def draw_bank(folder: Path, numbers: Iterable[int], spread: float, *, looks: int = LOOKS, processes: int = 1) -> None:
+    """Draw everybody who is not in the folder yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [number for number in numbers if not _path(folder, number).exists()]
+    with drawing_processes(processes) as pool:
+        waiting = [pool.submit(draw_person_into, folder, number, spread, looks_of(number, looks)) for number in missing]
+        for done, one in enumerate(as_completed(waiting), 1):
+            one.result()
+            if done % 10 == 0 or done == len(missing):
+                _log.info("%d of %d people", done, len(missing))
+
+
+def main() -> None:
+    """Parse the command line and draw."""
+    from miniature.world.people import read_people
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--people", type=Path, help="file of miniature.world.people; by default the world's own")
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--strangers", type=int, help="so many of the strangers; all by default")
+    parser.add_argument("--unnamed", type=int, default=100, help="people who appear without a name (%(default)s)")
+    parser.add_argument("--looks", type=int, default=LOOKS)
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    people = read_people(arguments.people) if arguments.people else read_people()
+    numbers = [*people.named[: arguments.names], *people.strangers[: arguments.strangers]]
+    numbers += people.unnamed(arguments.unnamed)
+    draw_bank(arguments.folder, numbers, people.spread, looks=arguments.looks, processes=arguments.processes)
+
+
+if __name__ == "__main__":
+    main()
