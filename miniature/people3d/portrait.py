@@ -48,6 +48,10 @@ class Pose:
 
 
 _NECKLINE, _NECKLINE_TILT, _NECKLINE_DEPTH = 5.93, -0.42, 0.75
+_ARMS = 2.26
+"""How far the body reaches to both sides: the arms, which are cut off beyond, hang straight."""
+_LOWEST = 4.45
+"""Below, the chest is drawn out, so that no picture shows where it ends."""
 _CAMERA_DISTANCE = 12.0
 _UNITS_ACROSS = 3.2
 """Decimeters at the eyes across a picture."""
@@ -133,6 +137,8 @@ class Model:
         rotation = _rotations(np.radians(degrees))
         turned = _rotations(head.head_weight[:, None] * np.radians(degrees))
         positions = (np.einsum("nij,nj->ni", turned, unposed - head.pivot) + head.pivot).astype(np.float32)
+        np.clip(positions[:, 0], -_ARMS, _ARMS, out=positions[:, 0])
+        positions[head.base[:, 1] < _LOWEST, 1] -= 0.5
         normals = head.normals(positions)
 
         def with_head(points: Array) -> Array:
@@ -228,7 +234,10 @@ class Model:
             reached += (-(raised @ light) - 0.03 < depth[y, x]) * faces_it
             total += faces_it
         open_share = head.smoothed(reached / np.maximum(total, 0.5))
-        return np.clip(0.22 + 0.85 * open_share, 0, 1).astype(np.float32)
+        openness = np.clip(0.22 + 0.85 * open_share, 0, 1)
+        # Where the arms were cut off, the mesh would shade itself.
+        chest = smoothstep(6.0, 5.6, head.base[:, 1])
+        return np.maximum(openness, 0.9 * chest).astype(np.float32)
 
     @property
     def positions(self) -> Array:

@@ -146,7 +146,7 @@ static void ambient(const View *v, float up, float occlusion, float *light) {
 
 /* Height of the neckline above a point of the body in rest pose: positive below the cloth's edge. */
 static float below_neckline(const View *v, vec3 rest) {
-  float height = v->neckline + v->neckline_tilt * rest.z;
+  float height = v->neckline + v->neckline_tilt * rest.z + 0.5f * fmaxf(0, fabsf(rest.x) - 0.9f); /* shoulders are covered */
   int kind = (int)v->cloth_kind;
   if (kind == TURTLENECK) height += 0.42f;
   if ((kind == V_NECK || kind == SHIRT || kind == JACKET) && rest.z > 0.2f) {
