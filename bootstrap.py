@@ -26,7 +26,7 @@ WEBUI_TESTS = (
 TASKS = {
     "setup": ["-m", "celeb_basis", "--version"],
     "demo": ["-m", "celeb_basis", "demo"],
-    "test": ["-m", "pytest"],
+    "test": ["-m", "pytest", "-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"],
     "lint": ["-m", "ruff", "check", "."],
     "bench": ["-m", "benchmarks"],
     "gate": ["-m", "miniature.training.gate"],
