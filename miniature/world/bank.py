@@ -37,6 +37,8 @@ _ACROSS = {True: 3.55, False: 5.5}
 """Decimeters across a picture at the eyes, near and far."""
 _ZOOM_OF_ONE = 3.2
 _QUALITY = 92
+UNNAMED_FROM = 10_000_000
+"""Numbers of people who appear without a name; nobody is cast from there on."""
 _REMEMBERED = 4096
 
 
@@ -106,9 +108,10 @@ class Bank:
         self._folder = folder
         self._read = lru_cache(_REMEMBERED)(self._person)
 
-    def numbers(self) -> list[int]:
-        """Everybody who was drawn."""
-        return sorted(int(path.stem) for path in self._folder.glob("*.safetensors"))
+    def unnamed(self) -> list[int]:
+        """Who was drawn to appear without a name."""
+        numbers = sorted(int(path.stem) for path in self._folder.glob("*.safetensors"))
+        return [number for number in numbers if number >= UNNAMED_FROM]
 
     def looks(self, number: int) -> list[Look]:
         """How a person was drawn."""
@@ -159,7 +162,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     people = read_people(arguments.people) if arguments.people else read_people()
     numbers = [*people.named[: arguments.names], *people.strangers[: arguments.strangers]]
-    numbers += people.unnamed(arguments.unnamed)
+    numbers += range(UNNAMED_FROM, UNNAMED_FROM + arguments.unnamed)
     draw_bank(arguments.folder, numbers, people.spread, looks=arguments.looks, processes=arguments.processes)
 
 

@@ -91,12 +91,16 @@ def _within(rng: Rng, deviation: float, most: float) -> float:
 class Shown:
     """A person in a scene."""
 
-    person: int
-    """Row of the world's people; :data:`UNKNOWN` for somebody without a name."""
+    row: int
+    """Of the people with names; :data:`UNNAMED` for somebody without one."""
+    number: int
+    """Of the person, for :func:`miniature.people3d.person.draw_person`."""
+    place: int
+    """Which of the person's pictures in the bank."""
     look: Look
 
 
-UNKNOWN = -1
+UNNAMED = -1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,180 @@
+"""Pictures with captions, in shards on the disk: what everything is trained on.
+
+``python -m miniature.world.pool FOLDER --bank BANK --shards 10`` adds shards. A training that runs loads new ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from celeb_basis.faces.network import Floats, Pixels
+from celeb_basis.files import atomic_path
+from miniature.training.processes import drawing_processes
+from miniature.world.bank import Bank
+from miniature.world.captions import caption
+from miniature.world.render import render
+from miniature.world.scenes import SIDE, UNNAMED, Rng, Scene, Shown, draw_scene
+
+_log = logging.getLogger(__name__)
+
+SHARD = 1024
+CAPTIONS = 8
+"""Captions of each picture."""
+SMALL = 64
+"""Side of the small copies on which the text encoder is trained."""
+_UNNAMED_SHARE = 0.06
+_SEED = 20261128
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of the pool."""
+
+    pictures: Pixels
+    """``(N, SIDE, SIDE, 3)``."""
+    captions: NDArray[np.int32]
+    """``(N, CAPTIONS, 77)`` token ids."""
+    boxes: Floats
+    """``(N, 2, 3)`` left, top and width of the heads in pixels; width 0 where there is none."""
+
+
+class Sitters:
+    """The people of whom scenes are drawn, by their pictures in the bank."""
+
+    def __init__(self, bank: Bank, named: Sequence[int]) -> None:
+        """``named`` are the numbers of the people with names, in the order of the names."""
+        self.bank, self._named, self._unnamed = bank, list(named), bank.unnamed()
+
+    def scene(self, rng: Rng) -> Scene:
+        """Draw a scene."""
+        pair = [self._anybody(rng), self._anybody(rng)]
+        while pair[0] == pair[1]:
+            pair[1] = self._anybody(rng)
+        near, far = self._shown(rng, *self._anybody(rng), near=True), self._shown(rng, *self._anybody(rng), near=False)
+        together = [self._shown(rng, *one, near=False, bare=True) for one in pair]
+        return draw_scene(rng, [near], [*together, far])
+
+    def portrait(self, number: int, place: int, *, row: int = UNNAMED) -> Scene:
+        """A plain portrait of a person as one of the bank's pictures shows them."""
+        look = self.bank.looks(number)[place]
+        return Scene((Shown(row, number, place, look),), size="" if look.near else "smaller")
+
+    def picture(self, scene: Scene, rng: Rng) -> tuple[Pixels, Floats]:
+        """The picture of a scene, and ``(2, 3)`` boxes of its heads."""
+        drawn = render(scene, [self.bank.clipping(one.number, one.place) for one in scene.people], rng)
+        boxes = np.zeros((2, 3), np.float32)
+        for place, box in enumerate(drawn.boxes):
+            boxes[place] = box
+        return drawn.picture, boxes
+
+    def _anybody(self, rng: Rng) -> tuple[int, int]:
+        """Row and number of somebody."""
+        if self._unnamed and rng.random() < _UNNAMED_SHARE:
+            return UNNAMED, self._unnamed[int(rng.integers(len(self._unnamed)))]
+        row = int(rng.integers(len(self._named)))
+        return row, self._named[row]
+
+    def _shown(self, rng: Rng, row: int, number: int, *, near: bool, bare: bool = False) -> Shown:
+        looks = self.bank.looks(number)
+        fitting = [place for place, look in enumerate(looks) if look.near == near and not (bare and look.thing)]
+        place = fitting[int(rng.integers(len(fitting)))]
+        return Shown(row, number, place, looks[place])
+
+
+def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
+    """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`."""
+    from miniature.training.text_model import Tokens
+    from miniature.world.people import read_people
+
+    everybody, tokens = read_people(people), Tokens()
+    sitters, rng = Sitters(Bank(bank), everybody.named[:names]), np.random.default_rng([_SEED, number])
+    pictures, captions, boxes = [], [], []
+    for _ in range(size):
+        scene = sitters.scene(rng)
+        picture, heads = sitters.picture(scene, rng)
+        called = [None if one.row == UNNAMED else everybody.names[one.row] for one in scene.people]
+        pictures.append(picture)
+        boxes.append(heads)
+        captions.append(tokens([caption(scene, called, rng) for _ in range(CAPTIONS)]).numpy())
+    return Shard(np.stack(pictures), np.stack(captions).astype(np.int32), np.stack(boxes))
+
+
+def small_copies(pictures: Pixels) -> Pixels:
+    """``(N, SMALL, SMALL, 3)`` copies."""
+    count, factor = len(pictures), SIDE // SMALL
+    parts = pictures.reshape(count, SMALL, factor, SMALL, factor, 3).astype(np.float32)
+    return np.asarray(parts.mean((2, 4)) + 0.5).astype(np.uint8)
+
+
+def write_shard(folder: Path, number: int, shard: Shard) -> None:
+    """Write a shard and its small copies, each atomically."""
+    whole = {"pictures": shard.pictures, "captions": shard.captions, "boxes": shard.boxes}
+    small = {"pictures": small_copies(shard.pictures), "captions": shard.captions}
+    for place, tensors in ((folder / "pairs", small), (folder, whole)):
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic_path(place / f"shard-{number:05d}.safetensors") as temporary:
+            save_file(tensors, str(temporary))
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Complete shards, oldest first."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def read_shard(path: Path) -> Shard:
+    """Read a shard that :func:`write_shard` wrote."""
+    stored: dict[str, Any] = load_file(str(path))
+    return Shard(stored["pictures"], stored["captions"], stored["boxes"])
+
+
+def drawn_ahead(
+    bank: Path, people: Path, names: int, numbers: Sequence[int], processes: int
+) -> Iterator[tuple[int, Shard]]:
+    """Shards that other processes draw, a few ahead."""
+    with drawing_processes(processes) as pool:
+        waiting: deque[tuple[int, Future[Shard]]] = deque()
+        for number in numbers:
+            waiting.append((number, pool.submit(draw_shard, bank, people, names, number)))
+            if len(waiting) > processes + 1:
+                first, done = waiting.popleft()
+                yield first, done.result()
+        while waiting:
+            first, done = waiting.popleft()
+            yield first, done.result()
+
+
+def main() -> None:
+    """Parse the command line and add shards."""
+    from miniature.world.people import PEOPLE_FILE, read_people
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--bank", type=Path, required=True, help="folder of miniature.world.bank")
+    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--shards", type=int, default=10, help="how many there shall be in all (%(default)s)")
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    names = arguments.names or len(read_people(arguments.people).names)
+    begun, first = time.monotonic(), len(shard_paths(arguments.folder))
+    wanted = range(first, arguments.shards)
+    for number, shard in drawn_ahead(arguments.bank, arguments.people, names, wanted, arguments.processes):
+        write_shard(arguments.folder, number, shard)
+        _log.info("shard %d after %.0f s", number, time.monotonic() - begun)
+
+
+if __name__ == "__main__":
+    main()
