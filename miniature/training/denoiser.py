@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from miniature.training.latent_scale import LatentScale
 from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
-from miniature.training.pool import CAPTIONS, read_shard, shard_paths
+from miniature.training.pool import read_shard, shard_paths
 from miniature.training.text_model import WIDTH, Tokens, WorldText, used_tokens
 
 _log = logging.getLogger(__name__)
@@ -83,12 +83,12 @@ class Plan:
     """``cuda`` for one part on a GPU, in bfloat16."""
 
 
-def new_unet() -> Any:
-    """The untrained UNet."""
+def new_unet(config: dict[str, Any] | None = None) -> Any:
+    """The untrained UNet, by default of :data:`CONFIG`."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(_SEED)
-    return UNet2DConditionModel.from_config(CONFIG)
+    return UNet2DConditionModel.from_config(config or CONFIG)
 
 
 class Data:
@@ -99,21 +99,28 @@ class Data:
         self._folder, self._device = folder, device
         self._empty = empty.int().to(device)
         self._read: list[Path] = []
-        self._latents = torch.zeros(0, 4, 16, 16, dtype=torch.float16, device=device)
-        self._captions = torch.zeros(0, CAPTIONS, len(empty), dtype=torch.int32, device=device)
+        self._latents = torch.zeros(0, dtype=torch.float16, device=device)
+        self._captions = torch.zeros(0, dtype=torch.int32, device=device)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one picture's latents, ``(C, h, w)``."""
+        return tuple(self._latents.shape[1:])
 
     def refresh(self) -> int:
         """Load new shards; returns the number of pictures."""
         if new := [path for path in shard_paths(self._folder) if path not in self._read]:
             self._read += new
             shards = [read_shard(path) for path in new]
-            self._latents = torch.cat([self._latents, *(shard.latents.to(self._device) for shard in shards)])
-            self._captions = torch.cat([self._captions, *(shard.captions.to(self._device) for shard in shards)])
+            held = [self._latents] if len(self._latents) else []
+            told = [self._captions] if len(self._captions) else []
+            self._latents = torch.cat([*held, *(shard.latents.to(self._device) for shard in shards)])
+            self._captions = torch.cat([*told, *(shard.captions.to(self._device) for shard in shards)])
         return len(self._latents)
 
     def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Raw latents, and the ``(count, 77)`` ids of a caption each, some of them empty."""
-        rows, which = rng.integers(len(self._latents), size=count), rng.integers(CAPTIONS, size=count)
+        rows, which = rng.integers(len(self._latents), size=count), rng.integers(self._captions.shape[1], size=count)
         place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
         untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
         ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
@@ -123,15 +130,25 @@ class Data:
 class Trainer:
     """The networks in training, their moving averages, and their state on the disk."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
-        self.people, self.tokens = read_people(), Tokens()
+    def __init__(
+        self, folder: Path, plan: Plan, names: Sequence[str], text: WorldText, config: dict[str, Any] | None = None
+    ) -> None:
+        """Read or begin the training in a folder.
+
+        Args:
+            folder: Where ``text.safetensors``, ``latent-scale.json`` and ``pool/`` are, and where the state is written.
+            plan: The settings.
+            names: Of the people.
+            text: The text encoder, whose weights are loaded.
+            config: Of the UNet, by default :data:`CONFIG`.
+        """
+        self.folder, self.plan, self.names, self.tokens = folder, plan, names, Tokens()
         self.data = Data(folder / "pool", self.tokens([""])[0], plan.device)
         while not (self.data.refresh() and (folder / "latent-scale.json").exists()):
             time.sleep(1)
         self.scale = LatentScale.read(folder / "latent-scale.json")
-        self.text = WorldText(used_tokens(self.tokens, self.people.names)).requires_grad_(False).to(plan.device)
-        self.unet = new_unet().to(plan.device, memory_format=torch.channels_last)
+        self.text = text.requires_grad_(False).to(plan.device)
+        self.unet = new_unet(config).to(plan.device, memory_format=torch.channels_last)
         load_state(folder / "text.safetensors", {"model": self.text})
         self.average = copy.deepcopy(self.unet)
         self._workers = ThreadPoolExecutor(plan.threads)
@@ -199,10 +216,11 @@ class Trainer:
         save_state(self._path, self._modules(), self._optimizers, {"step": self.step, "seconds": self.seconds})
 
     def draw(self, prompts: list[str], seed: int, *, steps: int = 12, guidance: float = 2.5) -> Tensor:
-        """Generate raw latents ``(N, 4, 16, 16)`` for prompts with the averaged weights."""
+        """Generate raw latents ``(N, C, h, w)`` for prompts with the averaged weights."""
         with torch.no_grad():
             states, empty = (self.text(self.tokens(texts).to(self.plan.device)) for texts in (prompts, [""]))
-        noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(seed)).to(states.device)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(prompts), *self.data.shape, generator=generator).to(states.device)
         denoise = lambda x, t, c: self.average(x.contiguous(memory_format=torch.channels_last), t, c).sample  # noqa: E731
         return self.scale.raw(sample(denoise, states, empty, noise, steps=steps, guidance=guidance)).cpu()
 
@@ -237,12 +255,9 @@ def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANY
     return times[torch.randperm(count, generator=generator, device=device)]
 
 
-def train(folder: Path, plan: Plan) -> None:
-    """Train up to step ``plan.steps``, with a log in ``log.jsonl`` in ``folder``."""
-    from miniature.training.quick_look import QuickLook
-
-    trainer = Trainer(folder, plan)
-    look: QuickLook | None = None
+def train(trainer: Trainer, look: Callable[[Trainer], dict[str, float]]) -> None:
+    """Train up to step ``plan.steps``, with a log in ``log.jsonl``, and evaluate now and then with ``look``."""
+    folder, plan = trainer.folder, trainer.plan
     write_text(folder / "pid", f"{os.getpid()}\n")
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
@@ -263,9 +278,7 @@ def train(folder: Path, plan: Plan) -> None:
             saved = now
             trainer.save()
         if now - looked > plan.look_seconds:
-            look = look or QuickLook(folder)
-            seen = look.figures(trainer)
-            _note(folder, {"step": trainer.step, "seconds": round(trainer.seconds), **seen})
+            _note(folder, {"step": trainer.step, "seconds": round(trainer.seconds), **look(trainer)})
             looked = time.monotonic()
     trainer.save()
 
@@ -277,9 +290,9 @@ def _note(folder: Path, facts: dict[str, Any]) -> None:
         file.write(line + "\n")
 
 
-def main() -> None:
-    """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The command line of a training."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--decay-from", type=int, default=0)
@@ -289,14 +302,27 @@ def main() -> None:
         "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
     )
     parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
-    arguments = parser.parse_args()
+    return parser
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """The plan of a command line; sets up torch for it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest" if arguments.device == "cpu" else "high")
     torch.backends.cudnn.benchmark = arguments.device != "cpu"
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
     threads = 1 if arguments.device != "cpu" else arguments.threads
-    train(work_folder(), replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device))
+    return replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    from miniature.training.quick_look import QuickLook
+
+    plan, names = plan_of(options(__doc__).parse_args()), read_people().names
+    text = WorldText(used_tokens(Tokens(), names))
+    train(Trainer(work_folder(), plan, names, text), QuickLook(work_folder()).figures)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from miniature.training.gallery import look_at, people_vectors, recognize
+from miniature.training.people import read_people
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network
 
@@ -28,13 +29,14 @@ class QuickLook:
         """Return ``rank1``, ``rank10``, ``cosine`` and ``faces`` (share of pictures with a face)."""
         from miniature.training.autoencoder import load_autoencoder
 
-        count = len(trainer.people.names)
+        people = read_people()
+        count = len(people.names)
         wanted = np.linspace(0, count - 1, NAMES).astype(int)
-        prompts = [f"a photo of {trainer.people.names[person]}" for person in wanted]
+        prompts = [f"a photo of {people.names[person]}" for person in wanted]
         decoder = self._folder / "decoder.safetensors"
         model = load_autoencoder(decoder if decoder.exists() else self._folder / "encoder.safetensors")
         pictures = decode(model, trainer.draw(prompts, 1))
-        gallery = people_vectors(trainer.people, self._network, self._folder / "gallery.npy")[:count]
+        gallery = people_vectors(people, self._network, self._folder / "gallery.npy")[:count]
         vectors = look_at(self._network, pictures)
         result = recognize(vectors, wanted, gallery)
         save_sheet(self._folder / "look.png", pictures[:32], 8)
