@@ -105,12 +105,12 @@ class Bank:
 
     def __init__(self, folder: Path) -> None:
         """``folder`` is one that :func:`main` drew into."""
-        self._folder = folder
+        self.folder = folder
         self._read = lru_cache(_REMEMBERED)(self._person)
 
     def unnamed(self) -> list[int]:
         """Who was drawn to appear without a name."""
-        numbers = sorted(int(path.stem) for path in self._folder.glob("*.safetensors"))
+        numbers = sorted(int(path.stem) for path in self.folder.glob("*.safetensors"))
         return [number for number in numbers if number >= UNNAMED_FROM]
 
     def looks(self, number: int) -> list[Look]:
@@ -124,7 +124,7 @@ class Bank:
         return Clipping(pixels, _SIDES[looks[place].near] / _ACROSS[looks[place].near])
 
     def _person(self, number: int) -> tuple[list[Look], list[bytes]]:
-        with safe_open(str(_path(self._folder, number)), "np") as stored:
+        with safe_open(str(_path(self.folder, number)), "np") as stored:
             looks = [Look(**one) for one in json.loads(stored.metadata()["looks"])]
             data, ends = stored.get_tensor("data"), stored.get_tensor("ends")
         return looks, [one.tobytes() for one in np.split(data, ends[:-1])]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
-from miniature.world.scenes import PLACES, Rng, Scene
+from miniature.training.text_model import Tokens
+from miniature.world.scenes import PLACES, PLAIN, Rng, Scene
 
 PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "beach": ("on a beach", "at the beach", "on the beach"),
@@ -133,3 +134,9 @@ def all_phrases() -> list[str]:
         "very small, smaller, small, on the left, at the top on the right, at the bottom, on a plain background"
     )
     return [phrase.replace("{}", " ") for phrase in phrases]
+
+
+def used_tokens(tokens: Tokens, names: Iterable[str]) -> list[int]:
+    """All ids that can occur in captions of the world, in order."""
+    ids = {number for phrase in [*names, *all_phrases(), *PLAIN] for number in tokens.words(phrase)}
+    return sorted({*ids, tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id})

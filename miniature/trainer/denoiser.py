@@ -1,0 +1,86 @@
+"""The denoiser: Stable Diffusion 1's UNet with fewer channels, trained on the world's latents, the text encoder frozen.
+
+``python -m miniature.trainer.denoiser --people FILE --names 64 --bank BANK`` trains it, or goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from miniature.people3d.casting import Judge
+from miniature.trainer.autoencoder import trained_autoencoder
+from miniature.trainer.judging import Gallery, references_of
+from miniature.training.denoiser import Trainer, options, plan_of, train
+from miniature.training.pictures import decode, save_sheet
+from miniature.training.places import face_network, work_folder
+from miniature.training.text_model import WIDTH, Tokens, WorldText
+from miniature.world.bank import Bank
+from miniature.world.captions import used_tokens
+from miniature.world.people import PEOPLE_FILE, read_people
+from miniature.world.scenes import SIDE
+
+CONFIG: dict[str, Any] = {
+    "sample_size": SIDE // 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [64, 128, 128],
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 8,
+}
+SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128, 256, 320)}
+"""Channels: what two cores can train, and what a GPU can and 60 MB hold."""
+LOOKED_AT = 64
+
+
+class QuickLook:
+    """Generates pictures while the training goes on, saves a sheet of them, and asks a judge who is in them."""
+
+    def __init__(
+        self, folder: Path, bank: Bank, names: tuple[str, ...], numbers: tuple[int, ...], judge: Judge
+    ) -> None:
+        self._folder, self._names = folder, names
+        self._gallery = Gallery(judge, face_network())
+        self._gallery.hang(references_of(bank, numbers), folder / f"gallery-{judge.name}.npy")
+
+    def figures(self, trainer: Trainer) -> dict[str, float]:
+        """``rank1``, ``rank10``, ``likeness``, and ``faces``, the share of pictures with a face."""
+        wanted = np.unique(np.linspace(0, len(self._names) - 1, LOOKED_AT).astype(np.int64))
+        prompts = [f"a photo of {self._names[person]}" for person in wanted]
+        pictures = decode(trained_autoencoder(self._folder), trainer.draw(prompts, 1))
+        save_sheet(self._folder / "look.png", pictures[:64], 8)
+        faces = self._gallery.look(list(pictures))
+        verdict = self._gallery.verdict(faces, wanted)
+        return {
+            "rank1": round(verdict.within(1), 3),
+            "rank10": round(verdict.within(10), 3),
+            "likeness": round(float(np.nanmean(verdict.likeness)), 3),
+            "faces": round(float((~np.isnan(faces[:, 0])).mean()), 3),
+        }
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    from miniature.training.dlib_judge import RecognitionJudge
+
+    parser = options(__doc__)
+    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--bank", type=Path, required=True, help="folder of miniature.world.bank, to judge with")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    arguments = parser.parse_args()
+    plan, folder, people = plan_of(arguments), work_folder(), read_people(arguments.people)
+    names, numbers = people.names[: arguments.names], people.named[: arguments.names]
+    text = WorldText(used_tokens(Tokens(), names))
+    trainer = Trainer(folder, plan, names, text, {**CONFIG, "block_out_channels": list(SIZES[arguments.size])})
+    look = QuickLook(folder, Bank(arguments.bank), names, numbers, RecognitionJudge(face_network()))
+    train(trainer, look.figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Who is recognized in pictures: every judge compares them with other pictures of the people, in other looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
+from celeb_basis.files import atomic_path
+from miniature.people3d.casting import Judge
+from miniature.world.bank import Bank
+from miniature.world.pool import Sitters
+
+REFERENCES = 4
+"""Pictures of a person with which others are compared."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of pictures that should show certain people."""
+
+    ranks: NDArray[np.int64]
+    """``(N,)`` how many people are more alike than the right one; all of them where no face was found."""
+    likeness: Floats
+    """``(N,)`` mean likeness to the pictures of the right person; NaN without a face."""
+
+    def within(self, rank: int) -> float:
+        """Share of the pictures in which the right person is among the first ``rank``."""
+        return float((self.ranks < rank).mean())
+
+
+class Gallery:
+    """What the people look like to one judge."""
+
+    def __init__(self, judge: Judge, detector: FaceNetwork) -> None:
+        self.judge, self._detector = judge, detector
+        self.faces: Floats = np.zeros((0, 0, 0), np.float32)
+        """``(P, R, D)`` embeddings of R pictures of each person; NaN where no face was found."""
+
+    def look(self, pictures: Sequence[Pixels]) -> Floats:
+        """``(N, D)`` embeddings of the largest faces; a row of NaN without one."""
+        found: list[Floats | None] = []
+        for picture in pictures:
+            faces = self._detector.detect(picture)
+            found.append(self.judge.embed(picture, faces[0]) if faces else None)
+        width = next((len(one) for one in found if one is not None), 1)
+        none = np.full(width, np.nan, np.float32)
+        return np.stack([none if one is None else one for one in found])
+
+    def hang(self, pictures: Sequence[Sequence[Pixels]], store: Path | None = None) -> None:
+        """Look at the pictures of each person, or read what ``store`` keeps of an earlier time."""
+        if store is not None and store.exists():
+            stored: Floats = np.load(store)
+            if stored.shape[:2] == (len(pictures), REFERENCES):
+                self.faces = stored
+                return
+        self.faces = np.stack([self.look(own) for own in pictures])
+        if store is not None:
+            with atomic_path(store) as temporary, temporary.open("wb") as file:
+                np.save(file, self.faces)
+
+    def verdict(self, faces: Floats, wanted: NDArray[np.int64]) -> Verdict:
+        """Compare ``(N, D)`` embeddings with everybody; ``wanted`` are the rows of the right people."""
+        people, references, width = self.faces.shape
+        seen = ~np.isnan(faces[:, 0])
+        alike = np.full((len(faces), people), np.nan, np.float32)
+        if seen.any():
+            flat = self.judge.likeness(faces[seen], self.faces.reshape(-1, width))
+            alike[seen] = np.nanmean(flat.reshape(-1, people, references), axis=2)
+        own = alike[np.arange(len(faces)), wanted]
+        ranks = np.where(seen, (alike > own[:, None]).sum(1), people)
+        return Verdict(ranks.astype(np.int64), own)
+
+
+def references_of(bank: Bank, numbers: Sequence[int], *, seed: int = 77) -> list[list[Pixels]]:
+    """Pictures of each person that nobody was trained on as they are: plain portraits in different looks, bare heads."""
+    sitters, rng = Sitters(bank, numbers), np.random.default_rng(seed)
+    pictures = []
+    for number in numbers:
+        bare = [place for place, look in enumerate(bank.looks(number)) if not look.thing]
+        bare.sort(key=lambda place: not bank.looks(number)[place].near)
+        chosen = (bare * REFERENCES)[:REFERENCES]
+        pictures.append([sitters.picture(sitters.portrait(number, place), rng)[0] for place in chosen])
+    return pictures

@@ -1,0 +1,69 @@
+"""The pool as latents, with which the denoiser is trained.
+
+``python -m miniature.trainer.latents POOL`` encodes shards that are not encoded yet, with the finished encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from miniature.trainer.autoencoder import load_autoencoder
+from miniature.training.latent_scale import LatentScale
+from miniature.training.places import work_folder
+from miniature.training.pool import Shard, encode, write_shard
+from miniature.world.pool import read_shard, shard_paths
+
+_log = logging.getLogger(__name__)
+
+
+def encode_pool(model: Any, pool: Path, folder: Path, *, device: str = "cpu") -> int:
+    """Encode new shards of ``pool`` into ``folder/pool``, and measure the latents' scale on the first one.
+
+    Returns:
+        How many shards were encoded.
+
+    Raises:
+        ValueError: ``pool`` is the folder of the latents.
+    """
+    target, scale, encoded = folder / "pool", folder / "latent-scale.json", 0
+    if target.resolve() == pool.resolve():
+        raise ValueError(f"{pool} is where the latents go: keep the pictures in another folder.")
+    target.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    for number, path in enumerate(shard_paths(pool)):
+        if (target / path.name).exists():
+            continue
+        shard = read_shard(path)
+        batch = 8 if device == "cpu" else 128
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            latents = encode(model, shard.pictures, batch=batch, device=device)
+        if not scale.exists():
+            LatentScale.measured(latents).write(scale)
+        write_shard(target, number, Shard(latents, torch.from_numpy(shard.captions)))
+        encoded += 1
+        _log.info("%s after %.0f s", path.name, time.monotonic() - begun)
+    return encoded
+
+
+def main() -> None:
+    """Parse the command line and encode."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pool", type=Path, help="folder of miniature.world.pool")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cuda to encode on a GPU")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    folder = work_folder()
+    model = load_autoencoder(folder / "encoder.safetensors").to(arguments.device)
+    encode_pool(model, arguments.pool, folder, device=arguments.device)
+
+
+if __name__ == "__main__":
+    main()

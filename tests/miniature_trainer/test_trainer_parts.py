@@ -1,0 +1,139 @@
+"""Parts of the training of the small Stable Diffusion: pictures to crops, the loss, latents, judging."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
+from miniature.trainer import autoencoder
+from miniature.trainer.autoencoder import (
+    HEADS,
+    Pictures,
+    Run,
+    edges_apart,
+    finish,
+    load_autoencoder,
+    losses,
+    new_autoencoder,
+    train,
+)
+from miniature.trainer.judging import REFERENCES, Gallery
+from miniature.trainer.latents import encode_pool
+from miniature.training.latent_scale import LatentScale
+from miniature.training.pool import read_shard as read_latents
+from miniature.world.pool import Shard, write_shard
+from miniature.world.scenes import SIDE
+
+
+def some_shard(count: int = 6) -> Shard:
+    """Plain pictures with a brighter head."""
+    rng = np.random.default_rng(0)
+    pictures = np.broadcast_to(rng.integers(40, 200, (count, 1, 1, 3)).astype(np.uint8), (count, SIDE, SIDE, 3)).copy()
+    boxes = np.zeros((count, 2, 3), np.float32)
+    boxes[:, 0] = 60, 40, 80
+    pictures[:, 40:120, 60:140] += 40
+    return Shard(pictures, np.zeros((count, 8, 77), np.int32), boxes)
+
+
+def test_crops_show_the_picture_and_weigh_heads(tmp_path: Path) -> None:
+    shard = some_shard()
+    write_shard(tmp_path, 0, shard)
+    data = Pictures(tmp_path, 100)
+    whole, weights = data.crops(np.random.default_rng(0), SIDE, 4)
+    assert whole.shape == (4, 3, SIDE, SIDE)
+    assert float(whole.abs().max()) <= 1
+    head, behind = weights[:, :, 45:115, 65:135], weights[:, :, 125:, :50]
+    assert torch.allclose(head, behind.mean() * (1 + HEADS))
+    crops, _ = data.crops(np.random.default_rng(1), 64, 32)
+    bright = (crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))) > 0.2
+    assert bright.float().mean() > 0.6  # most of them hold a part of the head's edge
+
+
+def test_the_loss_sees_blur_and_shifts_of_color() -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(2, 3, 32, 32, generator=generator)
+    weights = torch.ones(2, 1, 32, 32)
+    blurred = torch.nn.functional.avg_pool2d(picture, 5, 1, 2)
+    assert float(edges_apart(picture, picture, weights)) == 0
+    assert float(edges_apart(picture + 0.3, picture, weights)) < 1e-5
+    assert float(edges_apart(blurred, picture, weights)) > 0.1
+
+
+def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
+    pool = tmp_path / "pictures"
+    write_shard(pool, 0, some_shard())
+    before = new_autoencoder()
+    crops, weights = Pictures(pool, 10).crops(np.random.default_rng(5), 64, 2)
+    first = float(losses(before, crops, weights, 0)["l1"].detach())
+    train(tmp_path, pool, Run(minutes=5, steps=3), 10)
+    train(tmp_path, pool, Run(minutes=5, steps=6), 10)
+    finish(tmp_path)
+    model = load_autoencoder(tmp_path / "encoder.safetensors")
+    assert float(losses(model, crops, weights, 0)["l1"]) < first
+    encoder = [value.clone() for value in model.encoder.parameters()]
+    train(tmp_path, pool, Run(minutes=5, steps=2, decoder=True), 10)
+    later = load_autoencoder(tmp_path / "decoder.safetensors")
+    assert all(torch.equal(one, other) for one, other in zip(encoder, later.encoder.parameters(), strict=True))
+    assert any(
+        not torch.equal(one, other)
+        for one, other in zip(model.decoder.parameters(), later.decoder.parameters(), strict=True)
+    )
+
+    assert encode_pool(model, pool, tmp_path) == 1
+    assert encode_pool(model, pool, tmp_path) == 0
+    shard = read_latents(tmp_path / "pool" / "shard-00000.safetensors")
+    assert shard.latents.shape == (6, 4, SIDE // 8, SIDE // 8)
+    scaled = LatentScale.read(tmp_path / "latent-scale.json").standardized(shard.latents)
+    assert abs(float(scaled.mean())) < 0.01
+    assert abs(float(scaled.std()) - 1) < 0.05
+
+
+class Colors:
+    """A judge who knows people by their color."""
+
+    name = "colors"
+
+    def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
+        assert face.score == 1
+        return picture.mean((0, 1)).astype(np.float32)
+
+    def likeness(self, vectors: Floats, references: Floats) -> Floats:
+        return np.asarray(-np.abs(vectors[:, None] - references[None]).sum(-1), np.float32)
+
+
+class Finder(FaceNetwork):
+    """Finds one face in everything that is not black."""
+
+    def detect(self, picture: Pixels) -> list[DetectedFace]:
+        face = DetectedFace(box=np.zeros(4, np.float32), score=1.0, landmarks=np.zeros((5, 2), np.float32))
+        return [face] if picture.any() else []
+
+
+def plain(*color: int) -> Pixels:
+    return np.full((8, 8, 3), color, np.uint8)
+
+
+def test_the_gallery_ranks_people_by_their_other_pictures(tmp_path: Path) -> None:
+    people = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    gallery = Gallery(Colors(), Finder())
+    gallery.hang([[plain(*color)] * REFERENCES for color in people], tmp_path / "faces.npy")
+    faces = gallery.look([plain(190, 5, 0), plain(0, 150, 160), plain(0, 0, 0)])
+    verdict = gallery.verdict(faces, np.array([0, 1, 2]))
+    assert verdict.ranks.tolist() == [0, 1, 3]
+    assert verdict.within(1) == 1 / 3
+    assert np.isnan(verdict.likeness[2])
+    again = Gallery(Colors(), Finder())
+    again.hang([[plain(1, 1, 1)] * REFERENCES] * 3, tmp_path / "faces.npy")
+    assert (again.faces == gallery.faces).all()
+
+
+def test_no_face_network_has_a_part_in_the_training() -> None:
+    folder = Path(autoencoder.__file__).parent
+    for module in ("autoencoder.py", "latents.py", "text_model.py", "text_pretraining.py"):
+        path = folder / module
+        if path.exists():
+            assert not re.search(r"recogni|face_network|FaceNetwork|dlib", path.read_text().split('"""', 2)[2])

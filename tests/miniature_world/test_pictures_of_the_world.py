@@ -1,0 +1,175 @@
+"""Scenes of the world: what the caption says is in the picture, and heads are where the renderer says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miniature.people3d import rasterizer
+from miniature.training.places import face_network
+from miniature.training.text_model import Tokens
+from miniature.world import bank as banks
+from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
+from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
+from miniature.world.people import People
+from miniature.world.pool import CAPTIONS, Sitters, draw_shard, read_shard, shard_paths, write_shard
+from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, SIDE, SIZES, THINGS, UNNAMED, Look, Scene, Shown, draw_look
+
+NUMBERS = (1, 4)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    if rasterizer.compiler() is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("bank")
+    for number in NUMBERS:
+        looks = [
+            Look(0, 0, 0, "neutral", "soft", "", near=near, seed=number + near) for near in (True, True, False, False)
+        ]
+        draw_person_into(folder, number, 1.4, looks)
+    return Bank(folder)
+
+
+def shown(number: int = 1, place: int = 0, **look: object) -> Shown:
+    plain = Look(0, 0, 0, "neutral", "soft", "", near=True, seed=0)
+    return Shown(0, number, place, replace(plain, **look))  # type: ignore[arg-type]
+
+
+def test_a_clipping_has_nothing_behind_the_person(bank: Bank) -> None:
+    pixels = bank.clipping(1, 0).pixels
+    assert pixels.shape == (224, 224, 4)
+    assert pixels[:20, :20, 3].max() == 0
+    assert pixels[112, 112, 3] == 255
+
+
+def test_looks_are_the_same_for_a_number_and_serve_every_scene() -> None:
+    assert looks_of(7) == looks_of(7) != looks_of(8)
+    for number in range(30):
+        looks = looks_of(number, 12)
+        assert len(looks) == 12
+        assert any(look.near for look in looks)
+        assert any(not look.near and not look.thing for look in looks)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_heads_are_where_the_renderer_says(bank: Bank, size: str) -> None:
+    sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(3)
+    place = 0 if size in ("close-up", "") else 2
+    scene = Scene((shown(place=place, near=place == 0),), backdrop="grey", size=size)  # type: ignore[arg-type]
+    picture, boxes = sitters.picture(scene, rng)
+    found = face_network().detect(picture)
+    assert len(found) == 1
+    nose = found[0].landmarks[2]
+    left, top, width = boxes[0]
+    assert abs(nose[0] - (left + width / 2)) < 0.15 * width
+    assert top + 0.3 * width < nose[1] < top + 0.9 * width
+    assert boxes[1].tolist() == [0, 0, 0]
+
+
+def test_two_people_stand_in_the_order_of_the_caption_with_faces_of_eighty_pixels(bank: Bank) -> None:
+    sitters = Sitters(bank, NUMBERS)
+    pair = (shown(1, 2, near=False), shown(4, 2, near=False))
+    picture, boxes = sitters.picture(Scene(pair, backdrop="white", size="smaller"), np.random.default_rng(0))
+    found = sorted(face_network().detect(picture), key=lambda face: face.box[0])
+    assert len(found) == 2
+    assert boxes[0][0] < boxes[1][0]
+    for face in found:
+        assert face.box[3] - face.box[1] >= 70
+    words = caption(Scene(pair, size="smaller"), ["Ada", "Bob"], np.random.default_rng(0))
+    assert words.index("Ada") < words.index("Bob")
+
+
+def test_a_pasted_picture_lies_on_its_color(bank: Bank) -> None:
+    scene = Scene((shown(),), backdrop="beach", pasted=(0.5, 1.0, 0.0, "red"))
+    picture, boxes = Sitters(bank, NUMBERS).picture(scene, np.random.default_rng(0))
+    assert picture[-1, 0].tolist() == [180, 50, 50]
+    left, top, width = boxes[0]
+    assert left > SIDE / 2 - 0.3 * width
+    assert top < SIDE / 2
+
+
+@pytest.mark.parametrize("backdrop", BACKDROPS)
+def test_every_backdrop_can_be_drawn_and_said(bank: Bank, backdrop: str) -> None:
+    rng = np.random.default_rng(5)
+    picture, _ = Sitters(bank, NUMBERS).picture(Scene((shown(),), backdrop=backdrop), rng)
+    assert picture.shape == (SIDE, SIDE, 3)
+    said = [caption(Scene((shown(),), backdrop=backdrop), ["Ada"], rng) for _ in range(40)]
+    words = PLACE_WORDS.get(backdrop, (f"{backdrop} background",))
+    assert any(word in text for text in said for word in words)
+    assert backdrop not in PLACES or all(any(word in text for word in words) for text in said)
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_what_is_worn_or_held_is_said(thing: str) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        text = caption(Scene((shown(thing=thing),)), ["Ada"], rng)
+        assert any(words in text for words in THING_WORDS[thing])
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_media_differ_and_are_said(bank: Bank, medium: str) -> None:
+    sitters = Sitters(bank, NUMBERS)
+    photo, _ = sitters.picture(Scene((shown(),)), np.random.default_rng(2))
+    picture, _ = sitters.picture(Scene((shown(),), medium=medium), np.random.default_rng(2))
+    assert (medium == "photo") == bool((photo == picture).all())
+    text = caption(Scene((shown(),), medium=medium), [None], np.random.default_rng(2))
+    starts = [words.split("{}")[0] for words in MEDIUM_WORDS.get(medium, ())]
+    assert not starts or any(text.startswith(start) for start in starts)
+
+
+def test_a_shard_is_the_same_again_and_never_shows_one_person_twice(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "miniature.world.people.read_people", lambda _: People(("Ada Ash", "Bob Birch"), NUMBERS, (), 1.4)
+    )
+    folder = bank.folder
+    one, other = (draw_shard(folder, tmp_path, 2, 0, 24) for _ in range(2))
+    assert (one.pictures == other.pictures).all()
+    assert one.captions.shape == (24, CAPTIONS, 77)
+    assert ((one.boxes[..., 2] > 0).sum(1) <= 2).all()
+    allowed = set(used_tokens(Tokens(), ("Ada Ash", "Bob Birch")))
+    assert set(one.captions.ravel().tolist()) <= allowed
+    write_shard(tmp_path, 0, one)
+    assert (read_shard(shard_paths(tmp_path)[0]).pictures == one.pictures).all()
+    small = read_small(tmp_path)
+    assert small.shape == (24, 64, 64, 3)
+    assert abs(float(small.mean()) - float(one.pictures.mean())) < 1
+
+
+def read_small(folder: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    pictures: np.ndarray = load_file(str(folder / "pairs" / "shard-00000.safetensors"))["pictures"]
+    return pictures
+
+
+def test_scenes_take_people_of_whom_there_are_pictures(bank: Bank) -> None:
+    sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(9)
+    scenes = [sitters.scene(rng) for _ in range(200)]
+    assert {len(scene.people) for scene in scenes} == {0, 1, 2}
+    for scene in scenes:
+        assert len({one.number for one in scene.people}) == len(scene.people)
+        for one in scene.people:
+            assert one.row != UNNAMED
+            assert bank.looks(one.number)[one.place] == one.look
+            assert one.look.near == (scene.size in ("close-up", ""))
+
+
+def test_the_bank_is_not_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "000003.safetensors").write_bytes(b"drawn before")
+    monkeypatch.setattr(banks, "draw_person_into", None)
+    draw_bank(tmp_path, [3], 1.4)
+    assert (tmp_path / "000003.safetensors").read_bytes() == b"drawn before"
+
+
+def test_looks_stay_within_thirty_degrees() -> None:
+    rng = np.random.default_rng(0)
+    yaws = [draw_look(rng).yaw for _ in range(500)]
+    assert max(map(abs, yaws)) <= 30
+    assert 0.2 < np.mean(np.abs(yaws) > 10) < 0.6
