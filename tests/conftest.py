@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the slow tier")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One process if a real program is to be started: two cannot run from one folder. Else one a core."""
     programs = ("WEBUI", "FORGE", "REFORGE", "SDNEXT", "COMFYUI", "INVOKEAI", "NEIGHBOURS")
     return 0 if any(os.environ.get(f"CELEB_BASIS_{name}") for name in programs) else None
