@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,7 +35,8 @@ _MAX_VALUES = 1_000_000
 _MAX_DEPTH = 64
 _MAX_DIGITS = 4300
 _MAX_DIMENSIONS = 8
-_FIRST_READ = 32 << 10
+_FIRST_READ = 4 << 10
+"""Bytes read at once from the start of a safetensors file: the header of an identity, and no thumbnail behind it."""
 
 _NO_SAFETENSORS = "It is no safetensors file, or a damaged or incomplete one: take another copy of it."
 
@@ -164,6 +166,8 @@ class Header:
     entries: Mapping[str, TensorEntry]
     start: int
     """Where the tensors begin in the file, in bytes."""
+    first: bytes = field(default=b"", repr=False)
+    """The first bytes of the file, which need not be read again."""
 
 
 def is_safetensors(path: Path) -> bool:
@@ -183,7 +187,7 @@ def read_header(file: BinaryIO, *, most_bytes: int = MAX_HEADER) -> Header:
     Raises:
         UnreadableError: It is no such file, or its header is too large.
     """
-    content, metadata, start, size = _header(file, most_bytes)
+    content, metadata, start, size, first = _header(file, most_bytes)
     try:
         entries = {name: _entry(**described) for name, described in content.items()}
     except (ValueError, TypeError):
@@ -196,11 +200,11 @@ def read_header(file: BinaryIO, *, most_bytes: int = MAX_HEADER) -> Header:
         end = entry.end
     if start + end != size:
         raise UnreadableError(_NO_SAFETENSORS)
-    return Header(metadata, entries, start)
+    return Header(metadata, entries, start, first)
 
 
-def _header(file: BinaryIO, most_bytes: int) -> tuple[dict[str, Any], dict[str, str], int, int]:
-    """What a header says about tensors, its metadata, where the tensors begin, and the file's size."""
+def _header(file: BinaryIO, most_bytes: int) -> tuple[dict[str, Any], dict[str, str], int, int, bytes]:
+    """What a header says about tensors, its metadata, where the tensors begin, the file's size, and its first bytes."""
     size = file.seek(0, 2)
     file.seek(0)
     first = file.read(_FIRST_READ)
@@ -221,7 +225,7 @@ def _header(file: BinaryIO, most_bytes: int) -> tuple[dict[str, Any], dict[str, 
         raise UnreadableError(_NO_SAFETENSORS) from None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnreadableError("Its header is damaged: take another copy of it.")
-    return content, metadata, 8 + length, size
+    return content, metadata, 8 + length, size, first
 
 
 def _entry(dtype: str, shape: list[int], data_offsets: list[int]) -> TensorEntry:
@@ -263,17 +267,37 @@ def read_tensors(
             f"It holds {total >> 20:,} MB of numbers, more than the {most_bytes >> 20} MB that are read: choose another file."
         )
     found: dict[str, npt.NDArray[Any]] = {}
+    parts = _parts(file, header, wanted.values())
+    begins = [begin for begin, _ in parts]
     for name, entry in wanted.items():
         if entry.dtype not in _DTYPES:
             raise UnreadableError(f"It holds a tensor of type {entry.dtype[:20]!a}: save it in float32.")
-        file.seek(header.start + entry.begin)
-        data = file.read(entry.end - entry.begin)
+        begin, part = parts[bisect.bisect_right(begins, entry.begin) - 1]
+        data = part[entry.begin - begin : entry.end - begin]
         try:
             array = np.frombuffer(data, _DTYPES[entry.dtype]).reshape(entry.shape)
         except ValueError:  # cut while it was being read, or sizes that NumPy does not have
             raise UnreadableError(_NO_SAFETENSORS) from None
         found[name] = (array.astype("<u4") << 16).view("<f4") if entry.dtype == "BF16" else array
     return found
+
+
+def _parts(file: BinaryIO, header: Header, entries: Iterable[TensorEntry]) -> list[tuple[int, bytes]]:
+    """The bytes of tensors, each byte read once and neighbors together: where each part begins, and its bytes."""
+    spans: list[tuple[int, int]] = []
+    for begin, end in sorted((entry.begin, entry.end) for entry in entries):
+        if spans and spans[-1][1] == begin:
+            spans[-1] = spans[-1][0], end
+        else:
+            spans.append((begin, end))
+    parts = []
+    for begin, end in spans:
+        data = header.first[header.start + begin : header.start + end]
+        if len(data) < end - begin:
+            file.seek(header.start + begin + len(data))
+            data += file.read(end - begin - len(data))
+        parts.append((begin, data))
+    return parts
 
 
 def _rows_from(entry: TensorEntry, first: int) -> TensorEntry:
