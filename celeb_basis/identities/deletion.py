@@ -57,8 +57,6 @@ class Traces:
     """Those of :attr:`files` that are left to the user."""
     same_person: tuple[str, ...] = ()
     """Identities of the library that are the same person under another name, as imported from an export. They stay."""
-    data: Path | None = None
-    """The data folder, which holds the library and the folder of unfinished runs."""
 
     def __bool__(self) -> bool:
         return bool(self.identities or self.beside or self.states or self.files or self.leftovers)
@@ -71,8 +69,8 @@ class Traces:
         found = (*self.identities, *self.beside, *runs, *noted, *self.leftovers)
         return tuple(path for path in dict.fromkeys(found) if path.is_file())
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values. Paths inside the data folder are relative to it, except those of generated files."""
+    def as_dict(self, data: Path | None = None) -> dict[str, Any]:
+        """JSON-ready values. With a data folder, paths in it are relative to it, but for those of generated files."""
         runs = [path for state in self.states for path in _files_of_run(state) if path.is_file()]
         return {
             "name": self.name,
@@ -80,18 +78,13 @@ class Traces:
             "identities": [path.name for path in self.identities],
             "beside": [path.name for path in self.beside],
             "unfinished": len(self.states),
-            "unfinished_files": [self._short(path) for path in runs],
+            "unfinished_files": [_relative(path, data) for path in runs],
             "leftovers": [path.name for path in self.leftovers],
             "files": [{"path": str(file.path), "kind": file.kind, "people": list(file.people)} for file in self.files],
-            "goes": [self._short(path) for path in self.paths()],
+            "goes": [_relative(path, data) for path in self.paths()],
             "stays": [{"path": str(path), "reason": reason} for path, reason in self.stay],
             "same_person": list(self.same_person),
         }
-
-    def _short(self, path: Path) -> str:
-        if self.data is not None and self.data in path.absolute().parents:
-            return path.absolute().relative_to(self.data).as_posix()
-        return str(path)
 
     def lines(self) -> list[str]:
         """The paths of all files that go, and of those that stay with the reason, for the user."""
@@ -176,7 +169,6 @@ def traces_of(
         + tuple(path for path in map(aside_of, identities) if path.is_file()),
         tuple((path, reason) for path, reason in reasons if reason is not None),
         _same_person(library, people, mixed) if checked else (),
-        library.folder.absolute().parent,
     )
 
 
@@ -263,7 +255,7 @@ class _Judge:
     """Decides which noted files may be deleted with ``people``: a record from elsewhere may name any file of the disk."""
 
     def __init__(self, library: Library, people: Sequence[str]) -> None:
-        self._library, self._people = library, set(map(name_key, people))
+        self._library, self._is_about = library, library.work_on(people)
         folder = library.folder.absolute()
         ours = [folder, cache_folder().absolute()]
         beside = [folder.parent / name for name in ("unfinished", "uploads")]
@@ -295,8 +287,8 @@ class _Judge:
         if path.parent not in self._written_to and not self._folders & set(path.parents):
             return f"{_FOREIGN}, and it is outside of the folders that this installation writes images to, {_LEFT}"
         parameters = read_parameters(path)
-        words = () if parameters is None else parameters.words
-        if not self._people & {name_key(word.strip("<>")) for word in words}:
+        names = () if parameters is None else [word.strip("<>") for word in parameters.words]
+        if not self._is_about(names, path.stat().st_mtime):
             return f"{_FOREIGN}, and its own parameters do not name the person, {_LEFT}"
         return ""
 
@@ -409,6 +401,10 @@ def _same_person_sentence(names: Sequence[str]) -> str:
         return ""
     who = " and ".join(f"<{name}>" for name in names)
     return f" Still in the library is the same person under another name: {who}. Delete that as well if the person is to go."
+
+
+def _relative(path: Path, data: Path | None) -> str:
+    return path.relative_to(data).as_posix() if data is not None and data in path.parents else str(path)
 
 
 def _counted(count: int, what: str) -> str:

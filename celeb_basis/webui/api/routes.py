@@ -309,7 +309,7 @@ def people_router(service: Service) -> APIRouter:
     @router.get("/people/{name}/traces", summary="What deleting a person would delete")
     def traces(name: str, mixtures: bool = True) -> Answer:
         found = service.people.traces(name, mixtures=mixtures)
-        return found.as_dict() | {"text": found.sentence()}
+        return found.as_dict(service.workspace.paths.data) | {"text": found.sentence()}
 
     @router.delete("/people/{name}", summary="Delete a person with everything derived from them")
     def delete(name: str, mixtures: bool = Query(True, description="also delete people blended from them")) -> Answer:
