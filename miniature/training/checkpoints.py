@@ -43,8 +43,8 @@ def load_state(
     path: Path, modules: dict[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = ()
 ) -> dict[str, Any]:
     """Load a state that :func:`save_state` wrote into the modules and the optimizers, and return the facts."""
+    facts = read_facts(path)
     with safe_open(str(path), "pt") as stored:
-        facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
         keys = list(stored.keys())
         for name, module in modules.items():
             prefix = f"{name}/"
@@ -58,6 +58,13 @@ def load_state(
                     _, _, number, value = key.split("/")
                     state.setdefault(int(number), {})[value] = stored.get_tensor(key)
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return facts
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a state that :func:`save_state` wrote, without its weights."""
+    with safe_open(str(path), "pt") as stored:
+        facts: dict[str, Any] = json.loads(stored.metadata()["facts"])
     return facts
 
 

@@ -1,0 +1,377 @@
+"""Pretraining of the text encoder as CLIP's: captions and pictures of the world, matched by a picture encoder beside it.
+
+``python -m miniature.trainer.text_pretraining --pairs FOLDER --minutes 16`` reads shards with ``pictures``
+``(N, 64, 64, 3)`` uint8 and ``captions`` ``(N, C, 77)`` int32 and writes ``text.safetensors``. It may be stopped at any
+moment and goes on where it was saved. Nothing in it knows faces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from celeb_basis.errors import FileError, TrainingError
+from celeb_basis.faces.network import Pixels
+from miniature.trainer.text_model import WIDTH, Tokens, WorldText, save_text
+from miniature.training.checkpoints import load_state, read_facts, save_state
+from miniature.training.places import work_folder
+
+_log = logging.getLogger(__name__)
+
+SIDE = 64
+JOINT = 256
+"""Width of the space in which captions and pictures are compared."""
+
+_HELD_OUT = 20
+"""One picture of so many is not trained on."""
+_SEED = 13
+_SAVE_EVERY = 60.0
+_LOG_EVERY = 50
+_PROMPT = "a photo of {}"
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures with captions."""
+
+    pictures: Pixels
+    """``(N, 64, 64, 3)``."""
+    captions: NDArray[np.int32]
+    """``(N, C, L)`` token ids: start, words, end, and ends as padding, cut after the longest caption."""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def rows(self, rows: NDArray[np.int64]) -> Pairs:
+        """Some of the pairs."""
+        return Pairs(self.pictures[rows], self.captions[rows])
+
+
+def read_pairs(folder: Path, end: int) -> tuple[Pairs, Pairs]:
+    """Read all shards of a folder: the pairs to train on, and the others.
+
+    Args:
+        folder: Folder of ``.npz`` or ``.safetensors`` shards. The last twentieth of each is not for training.
+        end: Token id of the end of a text.
+
+    Raises:
+        FileError: There is no shard, or one without pictures and captions of the right shapes.
+    """
+    training: list[Pairs] = []
+    held_out: list[Pairs] = []
+    for path in sorted([*folder.glob("*.npz"), *folder.glob("*.safetensors")]):
+        shard = _read_shard(path)
+        kept = len(shard) - max(1, len(shard) // _HELD_OUT)
+        order = np.arange(len(shard))
+        training.append(shard.rows(order[:kept]))
+        held_out.append(shard.rows(order[kept:]))
+    if not training:
+        raise FileError(f"There are no pairs in {folder}: write shards with `python -m miniature.world.pool` first.")
+    longest = max(int((pairs.captions != end).sum(2).max()) for pairs in [*training, *held_out])
+    length = min(longest + 5, training[0].captions.shape[2])
+    return _joined(training, length), _joined(held_out, length)
+
+
+def _read_shard(path: Path) -> Pairs:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                pictures, captions = stored["pictures"], stored["captions"]
+        else:
+            tensors = load_file(str(path))
+            pictures, captions = tensors["pictures"], tensors["captions"]
+    except (KeyError, OSError, ValueError, SafetensorError) as error:
+        raise FileError(
+            f"{path} is no shard of pictures and captions ({error}): delete it or draw it again."
+        ) from error
+    if pictures.shape[1:] != (SIDE, SIDE, 3) or captions.ndim != 3 or len(pictures) != len(captions):
+        raise FileError(
+            f"{path} has pictures of shape {pictures.shape} and captions of shape {captions.shape}: "
+            f"draw shards with (N, {SIDE}, {SIDE}, 3) pictures and (N, C, 77) captions."
+        )
+    return Pairs(pictures, captions)
+
+
+def _joined(parts: Sequence[Pairs], length: int) -> Pairs:
+    return Pairs(
+        np.concatenate([part.pictures for part in parts]),
+        np.concatenate([part.captions[:, :, :length] for part in parts]),
+    )
+
+
+class PictureEncoder(nn.Module):
+    """The picture encoder, the projections to the joint space, and the temperature; discarded afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 32, 4, 4), *_convolutions(32, 64, 1), *_convolutions(64, 128, 2), *_convolutions(128, 192, 2)
+        )
+        self.from_pictures = nn.Linear(192 * (SIDE // 16) ** 2, JOINT)
+        self.from_text = nn.Linear(WIDTH, JOINT)
+        self.log_scale = nn.Parameter(torch.tensor(2.6))
+
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """``(N, JOINT)`` unit vectors of ``(N, 64, 64, 3)`` uint8 pictures."""
+        values = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+        features = self.features(values.contiguous(memory_format=torch.channels_last))
+        return F.normalize(self.from_pictures(features.flatten(1)).float(), dim=-1)
+
+    def text(self, hidden: Tensor) -> Tensor:
+        """``(N, JOINT)`` unit vectors of ``(N, WIDTH)`` hidden states."""
+        return F.normalize(self.from_text(hidden).float(), dim=-1)
+
+
+def _convolutions(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for channels, step in ((inputs, stride), (outputs, 1)):
+        layers += [nn.Conv2d(channels, outputs, 3, step, 1, bias=False), nn.GroupNorm(8, outputs), nn.GELU()]
+    return layers
+
+
+def ends_of(ids: Tensor, end: int) -> Tensor:
+    """``(N,)`` position of the first end token of each row of ids."""
+    return (ids == end).int().argmax(1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, and where. ``steps`` are used instead of ``minutes`` where they are given."""
+
+    minutes: float = 16.0
+    steps: int | None = None
+    batch: int = 256
+    device: str = "cpu"
+
+    def share(self, step: int, seconds: float) -> float:
+        """How much of the training is done, from 0 to 1."""
+        return min(1.0, step / self.steps if self.steps is not None else seconds / 60 / self.minutes)
+
+
+class Pretraining:
+    """The text encoder and the picture encoder in training, with the files in ``folder``."""
+
+    def __init__(self, pairs: Pairs, held_out: Pairs, names: Iterable[str], folder: Path, plan: Plan) -> None:
+        """Start, or go on from ``text-state.safetensors``.
+
+        Raises:
+            TrainingError: There are too few pairs, or tokens in them that the saved state does not train.
+        """
+        self.plan, self._pairs, self._held_out, self._folder = plan, pairs, held_out, folder
+        self.tokens, self.names = Tokens(), tuple(names)
+        self._end: int = self.tokens.tokenizer.eos_token_id
+        self._batch = min(plan.batch, len(pairs))
+        if self._batch < 2:
+            raise TrainingError("There are too few pictures with captions to compare: draw more shards.")
+        wanted = {int(token) for part in (pairs, held_out) for token in np.unique(part.captions)}
+        wanted |= {self.tokens.tokenizer.bos_token_id, self._end}
+        wanted |= {token for text in (*self.names, _PROMPT.format("")) for token in self.tokens.words(text)}
+        self._path = folder / "text-state.safetensors"
+        saved: dict[str, Any] = {"step": 0, "seconds": 0.0, "used": sorted(wanted)}
+        if self._path.exists():
+            saved = read_facts(self._path)
+        if not wanted <= set(saved["used"]):
+            raise TrainingError(
+                f"The pictures have captions with words that {self._path} does not train: delete it to start again."
+            )
+        self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+        self.model, self.pictures = WorldText(saved["used"]), PictureEncoder()
+        self.model.to(plan.device)
+        self.pictures.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        slow = [value for name, value in self.model.named_parameters() if "token_embedding" not in name]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [*slow, *self.pictures.parameters()], "top": 1e-3},
+                {"params": [self.model.table.weight], "top": 2e-3},
+            ],
+            lr=1e-3,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        if self._path.exists():
+            load_state(self._path, self._modules, [self._optimizer])
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "pictures": self.pictures}
+
+    @property
+    def length(self) -> int:
+        """Tokens of a caption here. The encoder is causal: the rest of the padding does not change them."""
+        return int(self._pairs.captions.shape[2])
+
+    def train(self) -> None:
+        """Train until the plan is fulfilled, saving every minute, and write ``text.safetensors``."""
+        saved = time.monotonic()
+        begun = saved - self.seconds
+        while self.plan.share(self.step, self.seconds) < 1:
+            loss, right = self._train_step()
+            self.step, self.seconds = self.step + 1, time.monotonic() - begun
+            if self.step % _LOG_EVERY == 0:
+                facts = {"step": self.step, "seconds": round(self.seconds), "loss": round(float(loss.detach()), 3)}
+                _log.info("%s", json.dumps({**facts, "accuracy": round(float(right.detach()), 3)}))
+            if time.monotonic() - saved > _SAVE_EVERY:
+                saved = time.monotonic()
+                self._save()
+        self._save()
+        self.model.pad_alike(self.length)
+        save_text(self._folder / "text.safetensors", self.model, self._facts())
+
+    def _train_step(self) -> tuple[Tensor, Tensor]:
+        """One step: the loss, and the share of captions whose picture is the nearest."""
+        rng = np.random.default_rng([_SEED, self.step])
+        chosen = rng.choice(len(self._pairs), self._batch, replace=False)
+        said = rng.integers(0, self._pairs.captions.shape[1], self._batch)
+        ids = torch.from_numpy(self._pairs.captions[chosen, said]).long().to(self.plan.device)
+        shown = torch.from_numpy(self._pairs.pictures[chosen]).to(self.plan.device)
+        place = ends_of(ids, self._end)
+        # In every other batch, one of the ends that pad the text: the denoiser sees them all.
+        if self.step % 2:
+            drawn = rng.integers(place.cpu().numpy(), self.length)
+            place = torch.from_numpy(drawn).to(self.plan.device)
+        share = self.plan.share(self.step, self.seconds)
+        for group in self._optimizer.param_groups:
+            warm = min(1.0, (self.step + 1) / 50)
+            group["lr"] = group["top"] * warm * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
+        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
+            hidden = self.model(ids)[torch.arange(len(ids), device=ids.device), place]
+            text, pictures = self.pictures.text(hidden), self.pictures.pictures(shown)
+        logits = self.pictures.log_scale.exp().clamp(max=100) * text @ pictures.T
+        wanted = torch.arange(len(ids), device=ids.device)
+        loss = (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.pictures.parameters()], 1.0)
+        self._optimizer.step()
+        return loss, (logits.argmax(1) == wanted).float().mean()
+
+    def _facts(self) -> dict[str, float]:
+        return {"step": self.step, "seconds": round(self.seconds, 1)}
+
+    def _save(self) -> None:
+        facts = {**self._facts(), "used": self.model.used}
+        save_state(self._path, self._modules, [self._optimizer], facts)
+
+    @torch.no_grad()
+    def text_vectors(self, ids: Tensor, *, padding: int = 0) -> Tensor:
+        """``(N, JOINT)`` vectors of ``(N, L)`` ids, at their ends or so many positions later."""
+        vectors = []
+        for part in ids.to(self.plan.device).split(_CHUNK):  # type: ignore[no-untyped-call]
+            place = (ends_of(part, self._end) + padding).clamp(max=part.shape[1] - 1)
+            hidden = self.model(part)[torch.arange(len(part), device=part.device), place]
+            vectors.append(self.pictures.text(hidden).cpu())
+        return torch.cat(vectors)
+
+    @torch.no_grad()
+    def picture_vectors(self, pictures: Pixels) -> Tensor:
+        """``(N, JOINT)`` vectors of ``(N, 64, 64, 3)`` pictures."""
+        parts = torch.from_numpy(pictures).split(_CHUNK)  # type: ignore[no-untyped-call]
+        return torch.cat([self.pictures.pictures(part.to(self.plan.device)).cpu() for part in parts])
+
+    def evaluate(self) -> dict[str, float]:
+        """What was learned, on the pictures that were not trained on.
+
+        Returns:
+            ``accuracy`` (captions whose picture is the nearest of a batch); ``rank1`` and ``rank10`` (pictures of one
+            named person whose name is the nearest, or among the ten nearest, of all captions ``a photo of NAME``) with
+            their number ``pictures``; ``name_rank1``, the same for the mean of the pictures of each of ``names`` people.
+        """
+        held_out = self._held_out
+        shown = self.picture_vectors(held_out.pictures)
+        said = self.text_vectors(torch.from_numpy(held_out.captions[:, 0]).long())
+        batches = [slice(start, start + self._batch) for start in range(0, len(said), self._batch)]
+        nearest = [(said[batch] @ shown[batch].T).argmax(1) for batch in batches]
+        right = [found == torch.arange(len(found)) for found in nearest]
+        result: dict[str, float] = {"accuracy": round(float(torch.cat(right).float().mean()), 3)}
+        people = torch.from_numpy(named_people(held_out, [self.tokens.words(name) for name in self.names]))
+        rows = torch.nonzero(people >= 0)[:, 0]
+        if not len(rows):
+            return result
+        prompts = self.text_vectors(self.tokens([_PROMPT.format(name) for name in self.names], self.length))
+        ranks = _ranks(shown[rows], prompts, people[rows])
+        present = torch.unique(people[rows])
+        means = torch.stack([shown[people == person].mean(0) for person in present])
+        return {
+            **result,
+            "rank1": round(float((ranks == 0).float().mean()), 3),
+            "rank10": round(float((ranks < 10).float().mean()), 3),
+            "pictures": len(rows),
+            "name_rank1": round(float((_ranks(means, prompts, present) == 0).float().mean()), 3),
+            "names": len(present),
+        }
+
+
+def _ranks(pictures: Tensor, prompts: Tensor, people: Tensor) -> Tensor:
+    """``(N,)``: how many prompts are nearer to each picture than that of its person."""
+    likeness = pictures @ prompts.T
+    own = likeness[torch.arange(len(people)), people]
+    return (likeness > own[:, None]).sum(1)
+
+
+def named_people(pairs: Pairs, names: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """``(N,)``: which of the names all captions of a picture say, or -1 where it is none or several."""
+    people = {tuple(name): row for row, name in enumerate(names)}
+    lengths = sorted({len(name) for name in people})
+    found = np.full(len(pairs), -1, np.int64)
+    for row, captions in enumerate(pairs.captions.tolist()):
+        said = [
+            {
+                people[words]
+                for length in lengths
+                for start in range(len(caption) - length + 1)
+                if (words := tuple(caption[start : start + length])) in people
+            }
+            for caption in captions
+        ]
+        if len(said[0]) == 1 and all(one == said[0] for one in said):
+            found[row] = said[0].pop()
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, train, and print what was learned."""
+    from miniature.world.people import PEOPLE_FILE, read_people
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of shards")
+    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--folder", type=Path, help="where text.safetensors is written; the training's by default")
+    parser.add_argument("--minutes", type=float, default=16.0, help="in all (%(default)s)")
+    parser.add_argument("--steps", type=int, help="instead of minutes")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--device", default="cpu", help="cuda for a GPU")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    if options.minutes <= 0 or options.batch < 2 or (options.steps or 1) < 1:
+        parser.error("give more than 0 minutes or steps, and a batch of at least 2")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    names = read_people(options.people).names[: options.names]
+    folder = options.folder or work_folder()
+    plan = Plan(options.minutes, options.steps, options.batch, options.device)
+    training, held_out = read_pairs(options.pairs, Tokens().tokenizer.eos_token_id)
+    _log.info("%d pictures to train on, %d others", len(training), len(held_out))
+    run = Pretraining(training, held_out, names, folder, plan)
+    run.train()
+    print(json.dumps(run.evaluate()))
+
+
+if __name__ == "__main__":
+    main()
