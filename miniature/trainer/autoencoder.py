@@ -97,14 +97,22 @@ class Pictures:
 
     def __init__(self, folder: Path, most: int) -> None:
         """Read shards until there are ``most`` pictures."""
+        self._folder, self._most = folder, most
+        self._read: set[Path] = set()
         self.pictures: Pixels = np.zeros((0, SIDE, SIDE, 3), np.uint8)
         self.boxes: Floats = np.zeros((0, 2, 3), np.float32)
-        for path in shard_paths(folder):
-            if len(self.pictures) >= most:
-                break
-            shard = read_shard(path)
-            self.pictures = np.concatenate([self.pictures, shard.pictures])
-            self.boxes = np.concatenate([self.boxes, shard.boxes])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read shards that came since, if there is room."""
+        for path in shard_paths(self._folder):
+            if len(self.pictures) >= self._most:
+                return
+            if path not in self._read:
+                self._read.add(path)
+                shard = read_shard(path)
+                self.pictures = np.concatenate([self.pictures, shard.pictures])
+                self.boxes = np.concatenate([self.boxes, shard.boxes])
 
     def crops(self, rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, Tensor]:
         """Random crops, most of them around a head.
@@ -201,6 +209,7 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             save_state(path, {"model": model}, [optimizer], {"step": step})
+            data.refresh()
     save_state(path, {"model": model}, [optimizer], {"step": step})
     _log.info("stopped at step %d", step)
 

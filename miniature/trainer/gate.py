@@ -1,0 +1,194 @@
+"""The gate: does a trained model draw the people and the scenes of its prompts, by judges that had no part in it?
+
+``python -m miniature.trainer.gate FOLDER --bank BANK --classifier FILE`` draws with a diffusers folder and prints ``rank1`` by
+each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from celeb_basis.errors import CelebBasisError
+from celeb_basis.faces.network import Pixels
+from miniature.people3d.casting import Judge
+from miniature.trainer.judging import Gallery, references_of
+from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
+from miniature.training.diffusion import sample
+from miniature.training.pictures import decode, save_sheet
+from miniature.training.places import face_network
+from miniature.world.bank import Bank
+from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
+from miniature.world.people import PEOPLE_FILE, read_people
+from miniature.world.scenes import MEDIA, PLACES, THINGS, Look, Scene, Shown
+
+RANK1_OF_LEARNING, RANK1, SCENE, DETECT = 0.95, 0.90, 0.95, 0.99
+"""Lowest accepted figures: ``rank1`` by the network that learning uses, and by every other."""
+
+STEPS, GUIDANCE, BATCH = 20, 3.0, 16
+_COLORS = ("white", "grey", "black", "blue", "green", "red", "yellow")
+_SHEET_PEOPLE = 24
+_SHEET_PROMPTS = ("a photo of {}", "an oil painting of {} on a beach", "a photo of {} wearing a hat")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt, and what its picture must show."""
+
+    prompt: str
+    scene: Scene
+    part: Part
+
+
+def asks(names: Sequence[str], count: int) -> list[Ask]:
+    """``count`` prompts that go round media, places, things, plain colors and two people."""
+
+    def somebody(thing: str = "") -> Shown:
+        return Shown(0, 0, 0, Look(0, 0, 0, "neutral", "soft", thing, near=True, seed=0))
+
+    kinds: list[tuple[str, Scene, Part]] = []
+    for medium in MEDIA[1:]:
+        kinds.append((MEDIUM_WORDS[medium][0], Scene((somebody(),), medium=medium), "medium"))
+    for place in PLACES:
+        kinds.append((f"a photo of {{}} {PLACE_WORDS[place][0]}", Scene((somebody(),), backdrop=place), "backdrop"))
+    for thing in THINGS:
+        kinds.append((f"a photo of {{}} {THING_WORDS[thing][0]}", Scene((somebody(thing),)), "thing"))
+    for color in _COLORS:
+        words = f"a photo of {{}} on a plain {color} background"
+        kinds.append((words, Scene((somebody(),), backdrop=color), "backdrop"))
+    kinds += [("a photo of {} and {}", Scene((somebody(), somebody())), "people")] * 3
+    found = []
+    for number in range(count):
+        words, scene, part = kinds[number % len(kinds)]
+        called = [names[(7 * number + 311 * other) % len(names)] for other in range(words.count("{}"))]
+        found.append(Ask(words.format(*called), scene, part))
+    return found
+
+
+class Drawer:
+    """Draws with the parts of a pipeline, the same for a seed."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._factor = float(pipeline.vae.config.scaling_factor)
+        side = int(pipeline.unet.config.sample_size)
+        self._shape = (4, side, side)
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], seed: int) -> Pixels:
+        """``(N, S, S, 3)`` pictures, one a prompt."""
+        device = self._pipeline.unet.device
+        pictures = []
+        for start in range(0, len(prompts), BATCH):
+            texts = list(prompts[start : start + BATCH])
+            noise = torch.randn(len(texts), *self._shape, generator=torch.Generator().manual_seed(seed + start))
+            latents = sample(
+                lambda x, t, c: self._pipeline.unet(x, t, c).sample,
+                self._encoded(texts),
+                self._encoded([""]),
+                noise.to(device),
+                steps=STEPS,
+                guidance=GUIDANCE,
+            )
+            pictures.append(decode(self._pipeline.vae, latents / self._factor))
+        return np.concatenate(pictures)
+
+    def _encoded(self, texts: list[str]) -> torch.Tensor:
+        ids = self._pipeline.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        hidden: torch.Tensor = self._pipeline.text_encoder(ids.to(self._pipeline.unet.device)).last_hidden_state
+        return hidden
+
+
+def line(name: str, value: float, least: float) -> str:
+    """A line in the format of the benchmarks: name, value, limit, and whether it is reached."""
+    return f"{name:<100}  {value:>10.3f}  {least:>10.3f}  {'ok' if value >= least else 'short'}"
+
+
+def people_figures(
+    drawer: Drawer, galleries: Sequence[Gallery], names: Sequence[str]
+) -> Iterator[tuple[str, float, float]]:
+    """Names, values and limits of ``rank1`` by each judge and of ``detect``: one plain portrait of everybody."""
+    pictures = list(drawer.draw([f"a photo of {name}" for name in names], 0))
+    wanted = np.arange(len(names))
+    detected = 0.0
+    for order, gallery in enumerate(galleries):
+        faces = gallery.look(pictures)
+        detected = float((~np.isnan(faces[:, 0])).mean())
+        yield (
+            f"rank1 by {gallery.judge.name}",
+            gallery.verdict(faces, wanted).within(1),
+            RANK1 if order else RANK1_OF_LEARNING,
+        )
+    yield "detect", detected, DETECT
+
+
+@torch.no_grad()
+def scene_figures(drawer: Drawer, classifier: SceneClassifier, names: Sequence[str], count: int) -> dict[str, float]:
+    """Share of pictures that show what was asked for, in all (``scene``) and for each part."""
+    asked = asks(names, count)
+    logits = classifier(as_input(drawer.draw([ask.prompt for ask in asked], 5000)))
+    answers = right(logits, [ask.scene for ask in asked], [ask.part for ask in asked])
+    figures = {"scene": float(answers.mean())}
+    for part in PARTS:
+        rows = [row for row, ask in enumerate(asked) if ask.part == part]
+        if rows:
+            figures[part] = float(answers[rows].mean())
+    return figures
+
+
+def judges() -> list[Judge]:
+    """The network that learning uses, and every other that is installed; what is missing is said."""
+    from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
+
+    found: list[Judge] = [RecognitionJudge(face_network())]
+    for make in (DlibJudge,):
+        try:
+            found.append(make())
+        except CelebBasisError as error:
+            sys.stderr.write(f"{error}\n")
+    return found
+
+
+def main() -> int:
+    """Parse the command line, draw and print; returns 0 if every limit is reached."""
+    import diffusers
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="diffusers folder")
+    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--classifier", type=Path, required=True, help="file of miniature.trainer.scene_classifier")
+    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--scenes", type=int, default=340)
+    parser.add_argument("--sheet", type=Path, help="write 24 people by 3 prompts there")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
+    drawer, people = Drawer(pipeline.to(arguments.device)), read_people(arguments.people)
+    names, numbers = people.names[: arguments.names], people.named[: arguments.names]
+    references = references_of(Bank(arguments.bank), numbers)
+    galleries = [Gallery(judge, face_network()) for judge in judges()]
+    for gallery in galleries:
+        gallery.hang(references)
+    enough = True
+    for name, value, least in people_figures(drawer, galleries, names):
+        sys.stdout.write(line(name, value, least) + "\n")
+        enough = enough and value >= least
+    figures = scene_figures(drawer, load_classifier(arguments.classifier), names, arguments.scenes)
+    sys.stdout.write(line("scene", figures["scene"], SCENE) + "\n")
+    sys.stdout.writelines(f"  {part}: {figures[part]:.3f}\n" for part in PARTS if part in figures)
+    if arguments.sheet:
+        prompts = [words.format(name) for name in names[:_SHEET_PEOPLE] for words in _SHEET_PROMPTS]
+        save_sheet(arguments.sheet, drawer.draw(prompts, 9), 12)
+    return 0 if enough and figures["scene"] >= SCENE else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,117 @@
+"""The gate and its scene classifier, on the renderer's own pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from celeb_basis.faces.network import Pixels
+from miniature.people3d import rasterizer
+from miniature.trainer.gate import DETECT, RANK1, RANK1_OF_LEARNING, asks, line, people_figures, scene_figures
+from miniature.trainer.judging import Gallery, references_of
+from miniature.trainer.scene_classifier import PARTS, SceneClassifier, accuracy, label, load_classifier, right, train
+from miniature.training.dlib_judge import RecognitionJudge
+from miniature.training.places import face_network
+from miniature.world.bank import Bank, draw_person_into
+from miniature.world.pool import Sitters
+from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, THINGS, Look, Scene, Shown
+
+NUMBERS = (1, 4, 9)
+NAMES = ("Ada Ash", "Bob Birch", "Cy Cedar")
+
+
+@pytest.fixture(scope="module")
+def sitters(tmp_path_factory: pytest.TempPathFactory) -> Sitters:
+    if rasterizer.compiler() is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("bank")
+    looks = [
+        Look(yaw, 0, 0, "neutral", "soft", "", near=near, seed=int(yaw))
+        for yaw, near in ((0, True), (14, True), (0, False), (9, False))
+    ]
+    for number in NUMBERS:
+        draw_person_into(folder, number, 1.4, looks)
+    return Sitters(Bank(folder), NUMBERS)
+
+
+class Renderer:
+    """Draws what a perfect model would: the person of the prompt, by the renderer."""
+
+    def __init__(self, sitters: Sitters, *, of: int | None = None) -> None:
+        self._sitters, self._of = sitters, of
+
+    def draw(self, prompts: list[str], seed: int) -> Pixels:
+        rng, pictures = np.random.default_rng(seed), []
+        for prompt in prompts:
+            row = next(row for row, name in enumerate(NAMES) if name in prompt)
+            number = NUMBERS[row if self._of is None else self._of]
+            pictures.append(self._sitters.picture(self._sitters.portrait(number, 1), rng)[0])
+        return np.stack(pictures)
+
+
+def galleries(sitters: Sitters) -> list[Gallery]:
+    gallery = Gallery(RecognitionJudge(face_network()), face_network())
+    gallery.hang(references_of(sitters.bank, NUMBERS))
+    return [gallery, gallery]
+
+
+def test_the_right_people_pass_and_one_face_for_all_does_not(sitters: Sitters) -> None:
+    good = list(people_figures(Renderer(sitters), galleries(sitters), NAMES))  # type: ignore[arg-type]
+    assert [value for _, value, _ in good] == [1.0, 1.0, 1.0]
+    assert [least for _, _, least in good] == [RANK1_OF_LEARNING, RANK1, DETECT]
+    same = list(people_figures(Renderer(sitters, of=0), galleries(sitters), NAMES))  # type: ignore[arg-type]
+    assert same[0][1] == pytest.approx(1 / 3)
+    assert line("rank1", 0.5, 0.9).endswith("short")
+    assert line("rank1", 0.95, 0.9).endswith("ok")
+
+
+def test_every_kind_of_scene_is_asked_for() -> None:
+    asked = asks(NAMES, 100)
+    assert {ask.part for ask in asked} == set(PARTS)
+    assert {ask.scene.thing for ask in asked if ask.part == "thing"} == set(THINGS)
+    assert {ask.scene.medium for ask in asked if ask.part == "medium"} == set(MEDIA[1:])
+    assert set(PLACES) <= {ask.scene.backdrop for ask in asked if ask.part == "backdrop"}
+    assert all(label(ask.scene, ask.part) >= 0 for ask in asked)
+    assert all("{}" not in ask.prompt for ask in asked)
+
+
+def test_what_a_picture_does_not_tell_is_not_asked() -> None:
+    look = Look(0, 0, 0, "neutral", "soft", "hat", near=True, seed=0)
+    scene = Scene((Shown(0, 1, 0, look),), medium="sepia photo", backdrop="blue")
+    assert label(scene, "backdrop") == -1
+    assert label(replace(scene, medium="photo"), "backdrop") == BACKDROPS.index("blue")
+    assert label(replace(scene, backdrop="beach"), "backdrop") == BACKDROPS.index("beach")
+    assert label(replace(scene, medium="photo", pasted=(0.5, 0, 0, "red")), "backdrop") == -1
+    assert label(scene, "thing") == THINGS.index("hat")
+    assert label(replace(scene, people=()), "thing") == -1
+
+
+def test_the_classifier_learns_and_is_read_again(sitters: Sitters, tmp_path: Path) -> None:
+    path = tmp_path / "classifier.safetensors"
+    before = accuracy(SceneClassifier().eval(), *_drawn(sitters))
+    train(path, sitters, pictures=120, steps=25, batch=16)
+    model = load_classifier(path)
+    after = accuracy(model, *_drawn(sitters))
+    assert after["people"] + after["medium"] > before["people"] + before["medium"]
+    figures = scene_figures(Renderer(sitters), model, NAMES, 40)  # type: ignore[arg-type]
+    assert set(figures) == {"scene", *PARTS}
+    assert all(0 <= value <= 1 for value in figures.values())
+
+
+def _drawn(sitters: Sitters) -> tuple[Pixels, list[Scene]]:
+    rng = np.random.default_rng(8)
+    scenes = [sitters.scene(rng) for _ in range(40)]
+    return np.stack([sitters.picture(scene, rng)[0] for scene in scenes]), scenes
+
+
+def test_right_compares_the_part_that_was_asked_for() -> None:
+    ask = asks(NAMES, 1)[0]
+    logits = {part: torch.zeros(1, count) for part, count in PARTS.items()}
+    logits["medium"][0, MEDIA.index(ask.scene.medium)] = 1
+    assert right(logits, [ask.scene], ["medium"]).tolist() == [True]
+    logits["medium"][0, 0] = 2
+    assert right(logits, [ask.scene], ["medium"]).tolist() == [False]
