@@ -167,8 +167,24 @@ class Plan:
 class Pretraining:
     """The text encoder and the picture encoder in training, with the files in ``folder``."""
 
-    def __init__(self, pairs: Pairs, held_out: Pairs, names: Iterable[str], folder: Path, plan: Plan) -> None:
+    def __init__(
+        self,
+        pairs: Pairs,
+        held_out: Pairs,
+        names: Iterable[str],
+        folder: Path,
+        plan: Plan,
+        vocabulary: Iterable[int] = (),
+    ) -> None:
         """Start, or go on from ``text-state.safetensors``.
+
+        Args:
+            pairs: The pairs to train on.
+            held_out: The pairs to evaluate on.
+            names: Of the named people.
+            folder: Where the files are written.
+            plan: How long to train.
+            vocabulary: Token ids that get a row of their own beside those of the names and the captions.
 
         Raises:
             TrainingError: There are too few pairs, or tokens in them that the saved state does not train.
@@ -181,6 +197,7 @@ class Pretraining:
             raise TrainingError("There are too few pictures with captions to compare: draw more shards.")
         wanted = {int(token) for part in (pairs, held_out) for token in np.unique(part.captions)}
         wanted |= {self.tokens.tokenizer.bos_token_id, self._end}
+        wanted |= set(vocabulary)
         wanted |= {token for text in (*self.names, _PROMPT.format("")) for token in self.tokens.words(text)}
         self._path = folder / "text-state.safetensors"
         saved: dict[str, Any] = {"step": 0, "seconds": 0.0, "used": sorted(wanted)}
@@ -346,6 +363,7 @@ def named_people(pairs: Pairs, names: Sequence[Sequence[int]]) -> NDArray[np.int
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, train, and print what was learned."""
+    from miniature.world.captions import used_tokens
     from miniature.world.people import PEOPLE_FILE, read_people
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -368,7 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(options.minutes, options.steps, options.batch, options.device)
     training, held_out = read_pairs(options.pairs, Tokens().tokenizer.eos_token_id)
     _log.info("%d pictures to train on, %d others", len(training), len(held_out))
-    run = Pretraining(training, held_out, names, folder, plan)
+    # All words of the world, as the denoiser expects them, whether or not a picture of these shards has them.
+    run = Pretraining(training, held_out, names, folder, plan, used_tokens(Tokens(), names))
     run.train()
     print(json.dumps(run.evaluate()))
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from celeb_basis.errors import FileError, TrainingError
-from miniature.trainer.text_model import WIDTH, Tokens, load_text
+from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text
 from miniature.trainer.text_pretraining import Pairs, Plan, Pretraining, main, named_people, read_pairs
+from miniature.training.checkpoints import load_state
+from miniature.world.captions import used_tokens
 
 COLORS = {
     "Ada Lovelace": (220, 30, 30),
@@ -132,6 +134,9 @@ def test_the_command_trains_goes_on_and_prints_figures(
     main([*folders, "--steps", "50", "--batch", "6"])
     again = json.loads(capsys.readouterr().out)
     assert again["rank1"] == first["rank1"]
+    # The denoiser's training knows the encoder by the words of the world.
+    world = WorldText(used_tokens(TOKENS, COLORS))
+    load_state(tmp_path / "text.safetensors", {"model": world})
 
 
 def test_the_person_of_a_picture_is_the_one_whom_all_captions_name() -> None:
