@@ -13,12 +13,11 @@ import numpy as np
 from miniature.people3d.casting import Judge
 from miniature.trainer.autoencoder import trained_autoencoder
 from miniature.trainer.judging import Gallery, references_of
+from miniature.trainer.text_model import WIDTH, load_text
 from miniature.training.denoiser import Trainer, options, plan_of, train
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network, work_folder
-from miniature.training.text_model import WIDTH, Tokens, WorldText
 from miniature.world.bank import Bank
-from miniature.world.captions import used_tokens
 from miniature.world.people import PEOPLE_FILE, read_people
 from miniature.world.scenes import SIDE
 
@@ -36,6 +35,11 @@ CONFIG: dict[str, Any] = {
 SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128, 256, 320)}
 """Channels: what two cores can train, and what a GPU can and 60 MB hold."""
 LOOKED_AT = 64
+
+
+def unet_config(size: str) -> dict[str, Any]:
+    """Configuration of a UNet of one of :data:`SIZES`."""
+    return {**CONFIG, "block_out_channels": list(SIZES[size])}
 
 
 class QuickLook:
@@ -76,8 +80,8 @@ def main() -> None:
     arguments = parser.parse_args()
     plan, folder, people = plan_of(arguments), work_folder(), read_people(arguments.people)
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
-    text = WorldText(used_tokens(Tokens(), names))
-    trainer = Trainer(folder, plan, names, text, {**CONFIG, "block_out_channels": list(SIZES[arguments.size])})
+    text = load_text(folder / "text.safetensors")
+    trainer = Trainer(folder, plan, names, text, unet_config(arguments.size))
     look = QuickLook(folder, Bank(arguments.bank), names, numbers, RecognitionJudge(face_network()))
     train(trainer, look.figures)
 

@@ -11,19 +11,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from celeb_basis.faces.network import Pixels
 from miniature.trainer.autoencoder import load_autoencoder
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, encode, write_shard
 from miniature.world.pool import read_shard, shard_paths
+from miniature.world.scenes import SIDE
 
 _log = logging.getLogger(__name__)
 
 
-def encode_pool(model: Any, pool: Path, folder: Path, *, device: str = "cpu") -> int:
+def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, device: str = "cpu") -> int:
     """Encode new shards of ``pool`` into ``folder/pool``, and measure the latents' scale on the first one.
+
+    Args:
+        model: The autoencoder.
+        pool: The pictures.
+        folder: Of the training.
+        side: To which pictures are reduced first, a multiple of 8.
+        device: Where to encode.
 
     Returns:
         How many shards were encoded.
@@ -42,7 +52,7 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, device: str = "cpu") ->
         shard = read_shard(path)
         batch = 8 if device == "cpu" else 128
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
-            latents = encode(model, shard.pictures, batch=batch, device=device)
+            latents = encode(model, reduced(shard.pictures, side), batch=batch, device=device)
         if not scale.exists():
             LatentScale.measured(latents).write(scale)
         write_shard(target, number, Shard(latents, torch.from_numpy(shard.captions)))
@@ -51,10 +61,20 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, device: str = "cpu") ->
     return encoded
 
 
+def reduced(pictures: Pixels, side: int) -> Pixels:
+    """``(N, side, side, 3)`` copies of square pictures."""
+    import cv2
+
+    if pictures.shape[1] == side:
+        return pictures
+    return np.stack([cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in pictures])
+
+
 def main() -> None:
     """Parse the command line and encode."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pool", type=Path, help="folder of miniature.world.pool")
+    parser.add_argument("--side", type=int, default=SIDE, help="smaller pictures, for a proof on a CPU (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cuda to encode on a GPU")
     arguments = parser.parse_args()
@@ -62,7 +82,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     folder = work_folder()
     model = load_autoencoder(folder / "encoder.safetensors").to(arguments.device)
-    encode_pool(model, arguments.pool, folder, device=arguments.device)
+    encode_pool(model, arguments.pool, folder, side=arguments.side, device=arguments.device)
 
 
 if __name__ == "__main__":

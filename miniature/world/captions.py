@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
-from miniature.training.text_model import Tokens
+from miniature.trainer.text_model import Tokens
 from miniature.world.scenes import PLACES, PLAIN, Rng, Scene
 
 PLACE_WORDS: dict[str, tuple[str, ...]] = {

@@ -95,7 +95,7 @@ class Sitters:
 
 def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
     """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`."""
-    from miniature.training.text_model import Tokens
+    from miniature.trainer.text_model import Tokens
     from miniature.world.people import read_people
 
     everybody, tokens = read_people(people), Tokens()

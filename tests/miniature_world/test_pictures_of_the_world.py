@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from miniature.people3d import rasterizer
+from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
-from miniature.training.text_model import Tokens
 from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens

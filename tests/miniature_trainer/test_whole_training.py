@@ -1,0 +1,53 @@
+"""The whole way from people to a diffusers folder, in a few steps each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from miniature.people3d import rasterizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(folder: Path, module: str, *words: object) -> str:
+    environment = {**os.environ, "CELEB_BASIS_TRAINING": str(folder / "training"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"miniature.{module}", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_from_people_to_a_folder_for_diffusers(tmp_path: Path) -> None:
+    if rasterizer.compiler() is None:
+        pytest.skip("needs a C compiler")
+    import diffusers
+    import torch
+
+    (tmp_path / "training").mkdir()
+    people, bank, pool = tmp_path / "people.json", tmp_path / "bank", tmp_path / "pictures"
+    casting = {"spread": 1.4, "next": 6, "numbers": [1, 4, 9, 12, 15, 20], "faces": {}}
+    (tmp_path / "casting.json").write_text(json.dumps(casting), encoding="utf-8")
+    run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 4, "--strangers", 2, "--output", people)
+    run(tmp_path, "world.bank", bank, "--people", people, "--looks", 8, "--unnamed", 1)
+    run(tmp_path, "world.pool", pool, "--bank", bank, "--people", people, "--shards", 1)
+    run(
+        tmp_path, "trainer.text_pretraining", "--pairs", pool / "pairs", "--people", people, "--steps", 4, "--batch", 16
+    )
+    run(tmp_path, "trainer.autoencoder", pool, "--steps", 4, "--finish")
+    run(tmp_path, "trainer.latents", pool, "--side", 64)
+    run(tmp_path, "trainer.denoiser", "--people", people, "--bank", bank, "--steps", 3, "--batch", 4)
+    run(tmp_path, "trainer.denoiser", "--people", people, "--bank", bank, "--steps", 5, "--batch", 4)
+    folder = tmp_path / "model"
+    run(tmp_path, "trainer.export", folder, "--people", people, "--side", 64)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
+    image = pipeline("a photo of a person", num_inference_steps=2, height=64, width=64, output_type="np").images[0]
+    assert image.shape == (64, 64, 3)
+    assert image.std() > 0.01
+    assert len((folder / "names.txt").read_text(encoding="utf-8").split("\n")) == 5
