@@ -104,6 +104,8 @@ def run_export(arguments: argparse.Namespace, console: Console) -> int:
     """Run ``export``; returns the exit code."""
     from celeb_basis.exports.textual_inversion import export_identity, usage
     from celeb_basis.identities.deletion import GeneratedFiles
+    from celeb_basis.identities.folder_lock import writing
+    from celeb_basis.identities.library import Library
 
     begun, output = time.time(), Path(arguments.output)
     # No tool reads a file without an ending.
@@ -116,8 +118,10 @@ def run_export(arguments: argparse.Namespace, console: Console) -> int:
     if into_folder:
         with explained_os_errors(output, "create"):
             output.mkdir(parents=True, exist_ok=True)
-    files = export_identity(identity, output, arguments.layout, word=arguments.word)
-    GeneratedFiles(arguments.library).note(files, "export", [identity.name], begun=begun)
+    with writing(arguments.library):
+        Library(arguments.library).check_not_deleted(identity.name, begun)
+        files = export_identity(identity, output, arguments.layout, word=arguments.word)
+        GeneratedFiles(arguments.library).note(files, "export", [identity.name], begun=begun)
     hint = usage(identity, files[0], arguments.layout, word=arguments.word)
     console.result({"files": [str(path) for path in files], "layout": arguments.layout, "usage": hint})
     for path in files:

@@ -46,7 +46,9 @@ def writing(folder: Path, *, create: bool = False) -> Iterator[None]:
     if create:
         with explained_os_errors(folder, "write"):
             folder.mkdir(parents=True, exist_ok=True)
-    with _lock_of(str(folder.absolute())).held():
+    with _MAKING:  # or two threads that come first would get a lock each
+        lock = _lock_of(str(folder.absolute()))
+    with lock.held():
         yield
 
 
@@ -56,18 +58,17 @@ class _FolderLock:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._threads = threading.RLock()
-        self._depth = 0
+        self._locked = False
+        """Whether this process has the lock, or tried to get it. Only the thread that holds ``_threads`` asks."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         with self._threads, contextlib.ExitStack() as stack:
-            if self._depth == 0 and self._folder.is_dir():
+            if not self._locked and self._folder.is_dir():  # it may be made while the outer of two is held
                 self._lock_for_processes(stack)
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
+                self._locked = True
+                stack.callback(setattr, self, "_locked", False)
+            yield
 
     def _lock_for_processes(self, stack: contextlib.ExitStack) -> None:
         """Lock the folder until ``stack`` ends. Where file systems have no locks, threads alone take turns."""
@@ -88,16 +89,25 @@ def _lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
     import fcntl
 
     handle = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, handle)  # which unlocks
+    stack.callback(os.close, handle)
     end = time.monotonic() + _PATIENCE
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Closing alone would leave the lock to a process that was forked in the meantime.
+            stack.callback(_unlock, handle)
             return
         except BlockingIOError:
             if time.monotonic() > end:
                 raise TimeoutError from None
             time.sleep(0.005)
+
+
+def _unlock(handle: int) -> None:
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _lock_by_name(folder: Path, stack: contextlib.ExitStack) -> None:
@@ -107,6 +117,9 @@ def _lock_by_name(folder: Path, stack: contextlib.ExitStack) -> None:
     path = cache_folder() / "locks" / (hashlib.sha256(str(folder).casefold().encode()).hexdigest()[:32] + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     stack.enter_context(filelock.FileLock(str(path), timeout=_PATIENCE))
+
+
+_MAKING = threading.Lock()
 
 
 @functools.cache

@@ -11,13 +11,14 @@ import hmac
 import json
 import logging
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from celeb_basis.errors import CelebBasisError, printable
-from celeb_basis.files import cache_folder, expanded, sha256_of_file, write_bytes, write_json
+from celeb_basis.errors import CelebBasisError, FileError, printable
+from celeb_basis.files import cache_folder, expanded, explained_os_errors, sha256_of_file, write_bytes, write_json
 from celeb_basis.identities.folder_lock import writing
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.reading import read_json
@@ -28,6 +29,7 @@ RECORD = ".derived.json"
 """File name of the record in the library's folder. No identity can have this name."""
 
 _FORMAT = 1
+_UNREADABLE = (CelebBasisError, OSError, ValueError, TypeError, KeyError)
 _KEY = "record.key"
 """File in the cache folder with the secret by which this installation knows its own notes again."""
 
@@ -62,13 +64,29 @@ class GeneratedFiles:
 
     def all(self) -> tuple[GeneratedFile, ...]:
         """All files in the record. A damaged record counts as empty, with a warning in the log."""
+        try:
+            return self._all()
+        except _UNREADABLE as error:
+            _log.warning("%s cannot be read, so files noted in it are not known: %s", printable(str(self._path)), error)
+            return ()
+
+    def _all(self) -> tuple[GeneratedFile, ...]:
         if not self._path.is_file():
             return ()
+        kept, secret = read_json(self._path), _secret()
+        return tuple(_read(entry, secret) for entry in kept["files"])
+
+    def _all_to_change(self) -> tuple[GeneratedFile, ...]:
+        """The same before a record is written again. A damaged one is moved aside: its notes are not to be lost."""
         try:
-            kept, secret = read_json(self._path), _secret()
-            return tuple(_read(entry, secret) for entry in kept["files"])
-        except (CelebBasisError, OSError, ValueError, TypeError, KeyError) as error:
-            _log.warning("%s cannot be read, so files noted in it are not known: %s", printable(str(self._path)), error)
+            return self._all()
+        except (FileError, OSError):
+            raise
+        except _UNREADABLE as error:
+            aside = self._path.with_name(f".derived-damaged-{time.time_ns()}.json")
+            with explained_os_errors(self._path, "rename"):
+                self._path.rename(aside)
+            _log.warning("%s cannot be read, so it is kept as %s: %s", printable(str(self._path)), aside.name, error)
             return ()
 
     def of(self, name: str) -> tuple[GeneratedFile, ...]:
@@ -104,7 +122,7 @@ class GeneratedFiles:
                     now = self._names_now(people, begun)
                     new = [replace(file, people=now) for file in new]
                     paths = {file.path for file in new}
-                    self._write([*(file for file in self.all() if file.path not in paths), *new])
+                    self._write([*(file for file in self._all_to_change() if file.path not in paths), *new])
         except CelebBasisError as error:
             _log.warning("Deleting %s will not find these files: %s", ", ".join(people), error)
 

@@ -102,8 +102,7 @@ class Library:
         found: list[IdentityStatus] = []
         names: dict[str, str] = {}
         for name, path in self._files():
-            status = self.entry(name, path)
-            if status.problem and not path.exists():  # deleted since the folder was listed
+            if (status := self.entry(name, path)) is None:
                 continue
             if (first := names.setdefault(name_key(name), name)) != name:
                 reason = f"{first!r} counts as the same name: rename one of them."
@@ -111,12 +110,12 @@ class Library:
             found.append(status)
         return tuple(found)
 
-    def entry(self, name: str, path: Path) -> IdentityStatus:
-        """One of :meth:`files`, read. A broken one comes with its problem."""
+    def entry(self, name: str, path: Path) -> IdentityStatus | None:
+        """One of :meth:`files`, read. A broken one comes with its problem; ``None`` for one that was deleted just now."""
         try:
             return IdentityStatus(name, path, self._read(name, path))
         except CelebBasisError as error:
-            return IdentityStatus(name, path, problem=str(error), reason=str(error))
+            return IdentityStatus(name, path, problem=str(error), reason=str(error)) if path.exists() else None
 
     def path_of(self, name: str) -> Path:
         """The file of ``name``: the existing one, or where it would be written.
@@ -133,7 +132,11 @@ class Library:
             IdentityError: There is none, or its file is broken.
         """
         path = self._present(name)
-        return self._read(_name_of(path), path)
+        try:
+            return self._read(_name_of(path), path)
+        except FileError:
+            self._present(name)  # which raises, if the person was deleted just now
+            raise
 
     def add(self, identity: Identity, *, replace: bool = False, begun: float | None = None) -> Path:
         """Write ``identity`` into the folder, and return its file. Of several who add a name at once, one succeeds.

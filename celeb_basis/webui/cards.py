@@ -102,6 +102,8 @@ class IdentityIndex:
                 known = self._known.get(str(path))
             if known is None or known.stamp != stamp or known.name != name:
                 known = self._read(name, path, stamp, bases)
+                if known.problem and not path.exists():  # deleted just now
+                    continue
                 with self._lock:
                     self._known[str(path)] = known
             found.append(known)

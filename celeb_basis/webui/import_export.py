@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from celeb_basis.exports.textual_inversion import (
 )
 from celeb_basis.files import checked_name, read_bytes
 from celeb_basis.identities.deletion import GeneratedFiles
+from celeb_basis.identities.folder_lock import writing
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.method import Basis
@@ -77,13 +79,19 @@ class ImportExport:
         """Write an identity into the host's embeddings folder, for use without the extension.
 
         It is fitted to the loaded checkpoint.
+
+        Raises:
+            IdentityError: There is nobody of that name (any more).
         """
+        begun, library = time.time(), self.people.workspace.library
         person = self.people.identity(name)
         with self.access.read() as model:
             identity = self.access.fit(person, model)
         target = self.people.host.embeddings_folder() / f"{identity.name}.safetensors"
-        files = list(export_identity(identity, target, "webui"))
-        self.note_files(identity.name, files, "embedding")
+        with writing(library.folder):
+            library.check_not_deleted(identity.name, begun)
+            files = list(export_identity(identity, target, "webui"))
+            GeneratedFiles(library.folder).note(files, "embedding", [identity.name], begun=begun)
         return files
 
     def note_files(self, name: str, files: Sequence[Path], kind: str) -> None:

@@ -11,6 +11,7 @@ from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import HostApp
 from celeb_basis.identities.blending import rename_in_blends
 from celeb_basis.identities.deletion import Deleted, GeneratedFiles, Traces, delete_person, traces_of
+from celeb_basis.identities.folder_lock import writing
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus, Library, move_sidecars, name_key
 from celeb_basis.prompts.syntax import unusable_in_prompts
@@ -46,7 +47,8 @@ class People:
         """Those of ``names`` that are in the library, in that order. No other file is read."""
         reason, library = self._reasons(), self.workspace.library
         files = dict(library.files())
-        return [self._with_reason(library.entry(name, files[name]), reason) for name in names if name in files]
+        found = (library.entry(name, files[name]) for name in names if name in files)
+        return [self._with_reason(status, reason) for status in found if status is not None]
 
     def entry(self, name: str) -> IdentityStatus:
         """The identity called ``name``; a broken file comes with its problem.
@@ -59,6 +61,7 @@ class People:
         try:
             identity = library.load(name)
         except IdentityError as error:
+            self.library_with(name)  # who was deleted just now is not broken
             return IdentityStatus(checked_name(name), path, problem=str(error), reason=str(error))
         return self._with_reason(IdentityStatus(identity.name, path, identity), self._reasons())
 
@@ -114,13 +117,13 @@ class People:
         if not same and (problem := self.check_name(new_name)) is not None:
             raise NameTakenError(problem)
         library = self.library_with(name)
-        before = library.path_of(name)
-        move_sidecars(before, library.rename(name, new_name))
+        with writing(library.folder):  # a deletion finds all of it under one name
+            before = library.path_of(name)
+            move_sidecars(before, library.rename(name, new_name))
+            GeneratedFiles(library.folder).rename(name, new_name)
+            rename_in_blends(library, name, new_name)
         if self.workspace.registry is not None:
             self.workspace.registry.remember(before.stem)
-        record = GeneratedFiles(library.folder)
-        record.rename(name, new_name)
-        rename_in_blends(library, name, new_name)
         for job in self._jobs_of([new_name]):
             if job.finished and not job.resumable:  # a run that goes on keeps the name it began with
                 wanted = name_key(name)

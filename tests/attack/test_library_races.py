@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -226,3 +227,101 @@ def test_the_mask_of_permissions_is_never_opened(tmp_path: Path, monkeypatch: py
     Library(tmp_path).add(person("ada"))
     GeneratedFiles(tmp_path).note([tmp_path / "ada.safetensors"], "export", ["ada"])
     assert json.loads((tmp_path / ".derived.json").read_text())["files"]
+
+
+def test_two_processes_and_fifty_threads_lose_nobody_and_bring_nobody_back(tmp_path: Path) -> None:
+    folder = tmp_path / "people"
+    library = Library(folder)
+    library.add(person("counted"))
+    library.add(person("churn"))
+    program = [sys.executable, str(ROOT / "tests" / "support" / "library_stress.py"), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen([*program, tag, "25"], env=environment, stdout=subprocess.PIPE, text=True)
+        for tag in ("p", "q")
+    ]
+    both = [json.loads(process.communicate(timeout=300)[0]) for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert [found["errors"] for found in both] == [[], []]
+    assert [found["back"] for found in both] == [[], []], "nobody comes back"
+    kept = {name for found in both for name in found["kept"]}
+    assert len(kept) == 24
+    assert set(library.names()) == kept | {"shared", "counted"}, "nobody is lost"
+    assert sum(found["won"] for found in both) == 1
+    assert len(library.load("counted").metadata.notes) == sum(found["notes"] for found in both) == 50
+    assert {file.people for file in GeneratedFiles(folder).all()} == {(name,) for name in kept}
+    assert len(list(tmp_path.glob("*.txt"))) == len(kept)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".tmp-")]
+    assert all(found["read"] for found in both)
+
+
+def test_a_folder_that_is_made_under_the_lock_is_locked(tmp_path: Path) -> None:
+    """A first run is deleted before there is a library."""
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "people"
+    with writing(folder), writing(folder, create=True):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(handle)
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
+def test_a_process_that_is_forked_under_the_lock_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeb_basis.identities.folder_lock._PATIENCE", 1.0)
+    go_on, waiting = os.pipe()
+    with writing(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(waiting)
+            os.read(go_on, 1)  # as a worker of another library that lives on
+            os._exit(0)
+    try:
+        Library(tmp_path).add(person("ada"))
+    finally:
+        os.close(waiting)
+        os.close(go_on)
+        os.waitpid(child, 0)
+
+
+def test_threads_that_come_first_share_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system has no locks, nothing else keeps them apart."""
+    from celeb_basis.identities import folder_lock
+
+    made = folder_lock._FolderLock.__init__
+
+    def slowly(self: folder_lock._FolderLock, folder: str) -> None:
+        time.sleep(0.02)
+        made(self, folder)
+
+    monkeypatch.setattr(folder_lock._FolderLock, "__init__", slowly)
+    monkeypatch.setattr(folder_lock._FolderLock, "_lock_for_processes", lambda *_: None)
+    inside, most = [], []
+
+    def enter() -> None:
+        with writing(tmp_path):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+    all_at_once([enter] * 8)
+    assert max(most) == 1
+
+
+def test_a_damaged_record_is_kept_aside(tmp_path: Path) -> None:
+    """The next note does not take its place: what it names is not lost."""
+    record, file = tmp_path / ".derived.json", tmp_path / "a.png"
+    record.write_text('{"files": [')
+    file.write_text("x")
+    GeneratedFiles(tmp_path).note([file], "picture", ["ada"])
+    (aside,) = tmp_path.glob(".derived-damaged-*.json")
+    assert aside.read_text() == '{"files": ['
+    assert [one.path for one in GeneratedFiles(tmp_path).of("ada")] == [file]

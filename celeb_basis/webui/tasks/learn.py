@@ -91,6 +91,8 @@ class LearnTasks:
             # The photos are on the disk from now on: they are not held in memory for as long as the job waits.
             record = replace(record, photos=self._files.save_photos(job.id, request))
             self._files.save_record(job.id, record)
+            for name in job.people:  # until now, a deletion could not find the photos
+                self._workspace.library.check_not_deleted(name, job.created)
         except BaseException:
             self._files.delete(job.id)
             self._locks.release(job.id)
