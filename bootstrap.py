@@ -54,7 +54,7 @@ def main() -> int:
     if arguments.task.endswith("-webui") and not os.environ.get("CELEB_BASIS_WEBUI"):
         print("Set CELEB_BASIS_WEBUI to the folder of a WebUI that has been started once.", file=sys.stderr)
         return 2
-    requirements = "run" if arguments.task in ("setup", "demo", "face-pack") else "test"
+    requirements = "run" if arguments.task in ("setup", "demo", "face-pack", "evidence") else "test"
     python = make_environment(arguments.venv.absolute(), requirements)
     if arguments.task in ("gate", "evidence"):
         step("Installing the face generator and the independent face network")

@@ -31,12 +31,16 @@ from benchmarks.evidence.results import Results
 from benchmarks.evidence.runner import matching
 from benchmarks.evidence.session import run_shown
 from benchmarks.evidence.summary import paired_differences, summarize
+from benchmarks.evidence.testbed import EvidenceTestbed
+from benchmarks.evidence.tuning import read_tuned, save_tuned, tuning_plan, with_tuned
 from celeb_basis.errors import CelebBasisError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent
 """Results of the full plan are part of the project: they take days. All others go to :data:`CACHE`."""
 CACHE = ROOT / ".assets" / "evidence"
+TUNED_ON = 6
+"""Strangers of the miniature that the baselines are tuned on: those after the evaluated ones."""
 _PARTS = {"main": MAIN, "ablations": ABLATIONS}
 
 
@@ -94,14 +98,43 @@ def _on_the_miniature(plan: Plan, results: Results, options: argparse.Namespace,
     # Only here: writing the page needs neither the miniature nor the judges' packages.
     from benchmarks.evidence.miniature import miniature_testbed
 
+    report, workers = Reporter(), options.workers or os.cpu_count() or 1
+    if options.tune:
+        testbed = miniature_testbed(
+            options.model, strangers=options.strangers or TUNED_ON, report=report, skipped=FULL.strangers
+        )
+        return _tune(testbed, plan, results.folder, results.folder, options, given, workers)
     gallery = plan.strangers if options.quick else max(plan.strangers, FULL.strangers)
-    testbed = miniature_testbed(options.model, strangers=gallery, report=Reporter())
-    workers = options.workers or os.cpu_count() or 1
+    testbed = miniature_testbed(options.model, strangers=gallery, report=report)
+    if options.quick:
+        testbed = replace(testbed, prompts=testbed.prompts[::2], pair_prompts=testbed.pair_prompts[:1])
+    plan = with_tuned(plan, read_tuned(results.folder, testbed.strangers))
     failed = run_shown(testbed, plan, results, CACHE, workers=workers, share=options.share, given=given)
     if options.share is None:
         rows = summarize(matching(results, plan, testbed.key), [one.name for one in FULL.methods])
         answered = [one.name for one in plan.methods]
         sys.stdout.write(table(rows) + "\n\n" + "\n".join(hypotheses(rows, answered)) + "\n")
+    return int(failed)
+
+
+def _tune(
+    testbed: EvidenceTestbed,
+    plan: Plan,
+    folder: Path,
+    results: Path,
+    options: argparse.Namespace,
+    given: Sequence[str],
+    workers: int,
+) -> int:
+    """Measure the baselines' candidates, and write those that are chosen into ``folder``."""
+    tuning = replace(tuning_plan(plan), strangers=len(testbed.strangers))
+    found = Results(results / "tuning")
+    failed = run_shown(testbed, tuning, found, CACHE, workers=workers, share=options.share, given=given)
+    if options.share is None:
+        rows = summarize(matching(found, tuning, testbed.key), [one.name for one in tuning.methods])
+        sys.stdout.write(table(rows) + "\n\n")
+        for name, one in save_tuned(folder, found, tuning, testbed).items():
+            sys.stdout.write(f"{name}: {one.candidate}, {one.steps} steps (score {one.score:.4f})\n")
     return int(failed)
 
 
@@ -125,10 +158,13 @@ def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[st
         guidance=options.guidance,
     )
     loaded = load_real_weights(wanted, Reporter())
-    cache = options.results or CACHE
+    testbed, cache, workers = loaded.testbed, options.results or CACHE, options.workers or 1
     results = Results(cache / loaded.folder)
-    testbed = loaded.testbed
-    workers = options.workers or 1
+    tuned = cache / f"tuned-{testbed.model.info.sha256[:12]}"
+    if options.tune:
+        return _tune(testbed, plan, tuned, results.folder, options, given, workers)
+    planned = [one.name for one in plan.methods]
+    plan = with_tuned(plan, read_tuned(tuned, testbed.strangers))
     failed = run_shown(testbed, plan, results, cache, workers=workers, share=options.share, given=given)
     if options.share is not None:
         return int(failed)
@@ -143,13 +179,15 @@ def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[st
         prompt=loaded.prompt,
         notes=loaded.notes,
     )
-    planned = [one.name for one in plan.methods]
     write_page(page, rows, described, planned=planned, paired=paired_differences(finished, PAIRED))
-    sys.stdout.write(table(rows) + "\n\n" + "\n".join(hypotheses(rows, planned)) + f"\n\n{page}\n")
+    answered = hypotheses(rows, [one.name for one in plan.methods])
+    sys.stdout.write(table(rows) + "\n\n" + "\n".join(answered) + f"\n\n{page}\n")
     return int(failed)
 
 
 def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
+    planned = [one.name for one in plan.methods]
+    plan = with_tuned(plan, read_tuned(results.folder))
     finished = matching(results, plan)
     rows = summarize(finished, [one.name for one in FULL.methods])
     if not rows:
@@ -177,7 +215,7 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         options.page,
         rows,
         described,
-        planned=[one.name for one in plan.methods],
+        planned=planned,
         paired=paired_differences(finished, PAIRED),
         rejected=summarize(rejected, REJECTED),
         rejected_paired=paired_differences([*finished, *rejected], PAIRED_REJECTED),
@@ -205,6 +243,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strangers", type=int, help="number of strangers")
     parser.add_argument("--seeds", type=int, help="number of seeds")
     parser.add_argument("--steps", type=int, help="the most steps per person, to try the program itself")
+    parser.add_argument(
+        "--tune", action="store_true", help="choose the baselines' settings, on people who must not be evaluated"
+    )
     parser.add_argument("--list", action="store_true", help="list the methods and exit")
     parser.add_argument("--write", action="store_true", help="write the page from finished results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")

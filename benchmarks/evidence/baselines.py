@@ -49,12 +49,17 @@ class FreeLearner(Trainer):
 
 
 @contextmanager
-def lora_adapters(denoiser: nn.Module, generator: torch.Generator) -> Iterator[nn.ParameterList]:
+def lora_adapters(denoiser: nn.Module, generator: torch.Generator, rank: int = RANK) -> Iterator[nn.ParameterList]:
     """Add peft's LoRA adapters (Hu et al. 2021) to the denoiser's attention while open.
 
     The scaling ``alpha / rank`` is 1. ``B`` starts at zero, so the denoiser is unchanged until the first step; ``A`` is
     sampled from ``N(0, 1 / in_features)`` instead of peft's own choices, with the run's generator: results stay comparable
     with those measured before peft was used, and a seed gives the same run on every machine.
+
+    Args:
+        denoiser: Gets the adapters.
+        generator: The source of their first weights.
+        rank: Of the adapters.
 
     On leaving, the adapters are removed, and the denoiser's own layers and gradient flags are restored.
 
@@ -74,11 +79,13 @@ def lora_adapters(denoiser: nn.Module, generator: torch.Generator) -> Iterator[n
         ) from error
 
     flags = [(parameter, parameter.requires_grad) for parameter in denoiser.parameters()]
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS))
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS))
     model = LoraModel(denoiser, config, "default")
     try:
         layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
         for layer in layers:
+            for matrix in (layer.lora_A, layer.lora_B):
+                matrix["default"].float()  # peft takes the dtype of the layer, and half precision cannot be trained
             weight = layer.lora_A["default"].get_parameter("weight")
             weight.data.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
         yield nn.ParameterList(matrix["default"].weight for layer in layers for matrix in (layer.lora_A, layer.lora_B))
@@ -107,9 +114,11 @@ class LoraLearner(Trainer):
         for number in range(len(self.pool.people)):
             ids = [encoder.tokenize([RARE_TOKENS[number % len(RARE_TOKENS)]])[0] for encoder in encoders]
             fixed = [
-                table[torch.tensor((one * 2)[: self.shape.positions])] for table, one in zip(tables, ids, strict=True)
+                table[torch.tensor((one * 2)[: self.shape.positions])].float().cpu()
+                for table, one in zip(tables, ids, strict=True)
             ]
-            rows.append(torch.stack(fixed).float())
+            size = self.shape.components
+            rows.append(torch.stack([nn.functional.pad(one, (0, size - one.shape[-1])) for one in fixed]))
         self._token_vectors = torch.stack(rows).to(self.model.device)
 
     def coefficients(self, batch: Batch) -> torch.Tensor:

@@ -14,6 +14,13 @@ import torch
 from benchmarks.evidence.baselines import RANK, FreeLearner, LoraLearner, lora_adapters
 from benchmarks.evidence.precompute import Precomputed, Space
 from benchmarks.evidence.reporting import Reporter
+from benchmarks.evidence.stable_identity import (
+    HAIR,
+    NAMES,
+    PHASES,
+    StableIdentityLearner,
+    encode_masked_views,
+)
 from benchmarks.evidence.testbed import Stranger
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import TrainingError
@@ -24,8 +31,8 @@ from celeb_basis.training.first_guess import guess_coefficients
 from celeb_basis.training.trainer import Trainer
 
 Source = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
-Loop = Literal["plain", "free", "lora"]
-Start = Literal["random", "first guess", "person"]
+Loop = Literal["plain", "free", "lora", "stable identity"]
+Start = Literal["random", "first guess", "person", "text encoder's output"]
 
 _NEED_NAME_FACES = ("nearest name", "first guess")
 """Sources and starts that need the celebrities' face vectors."""
@@ -34,6 +41,7 @@ _LOOPS: Mapping[str, type[Trainer]] = {
     "plain": Trainer,
     "free": FreeLearner,
     "lora": LoraLearner,
+    "stable identity": StableIdentityLearner,
 }
 
 
@@ -127,6 +135,10 @@ class Trained:
     start: Start = "random"
     same_time_as: str = ""
     """Learn for as many seconds as the method of that name took, instead of a number of steps."""
+    word: str = "person"
+    """The word whose token vector every position starts from, where ``start`` is ``person``."""
+    rank: int = RANK
+    """Of a LoRA."""
 
     def prepare(self, shared: Precomputed) -> None:
         """Compute the celebrities' faces if this method needs them: they are stored for all workers."""
@@ -149,7 +161,10 @@ class Trained:
             "loop": self.loop,
             "start": self.start,
             "same_time_as": self.same_time_as,
-            **({"rank": RANK} if self.loop == "lora" else {}),
+            # Later additions: what was measured before them keeps its recipe.
+            **({"rank": self.rank} if self.loop == "lora" else {}),
+            **({"word": self.word} if self.start == "person" and self.word != "person" else {}),
+            **({"names": NAMES, "phases": PHASES, "hair": HAIR} if self.loop == "stable identity" else {}),
         }
 
     def learn(
@@ -169,15 +184,22 @@ class Trained:
             milestones: Shares of the run's steps, or of its time, at which to yield.
             budget: Seconds to learn for, for a method that gets another's time; ``None`` for its own number of steps.
         """
-        pool, encoding_seconds = shared.pool(group, seed, self.settings.views, self.settings.smallest)
+        testbed, masked = shared.testbed, None
+        if self.loop == "stable identity":
+            masked = encode_masked_views(testbed, group, seed, self.settings.views)
+            pool, encoding_seconds = masked.pool, masked.seconds
+        else:
+            pool, encoding_seconds = shared.pool(group, seed, self.settings.views, self.settings.smallest)
         trainer = self._learner(shared, group, pool, seed, timed=budget is not None)
         with ExitStack() as stack:
             if isinstance(trainer, LoraLearner):
-                if shared.testbed.denoiser is None:
+                if testbed.denoiser is None:
                     raise TrainingError("This testbed does not expose its denoiser's layers: run it without the LoRA.")
-                trainer.use(stack.enter_context(lora_adapters(shared.testbed.denoiser, trainer.generator)))
+                trainer.use(stack.enter_context(lora_adapters(testbed.denoiser, trainer.generator, self.rank)))
+            if isinstance(trainer, StableIdentityLearner) and masked is not None:
+                trainer.use(masked, testbed.latent_scale)
             for share in milestones:
-                _advance(trainer, share, budget, shared.testbed.report)
+                _advance(trainer, share, budget, testbed.report)
                 values = [trainer.average.value(number) for number in range(len(group))]
                 if any(value is None for value in values):
                     continue  # a person of the group has not been in any batch yet
@@ -213,18 +235,56 @@ class Trained:
         """``(E, K)`` coefficients to start from, one per text encoder."""
         if self.initialization == "first guess":
             return _first_guess(shared, bases, stranger)
-        return [basis.project(_person_rows(shared, number, basis)) for number, basis in enumerate(bases)]
+        if self.initialization == "person":
+            rows = [_word_rows(shared, number, basis, self.word) for number, basis in enumerate(bases)]
+        else:
+            rows = text_output(shared, [basis.expand(basis.name_coefficients).mean(dim=0) for basis in bases])
+        return [basis.project(one) for basis, one in zip(bases, rows, strict=True)]
 
 
-Method = Untrained | KnownName | Trained
+@dataclass(frozen=True)
+class Untuned:
+    """A baseline that is not tuned yet: tuning puts a :class:`Trained` method in its place."""
+
+    name: str
+
+    def prepare(self, shared: Precomputed) -> None:
+        """There is nothing to prepare."""
+
+    def describe(self) -> dict[str, Any]:
+        """No recipe: nothing was measured with it."""
+        return {"untuned": True}
 
 
-def _person_rows(shared: Precomputed, number: int, basis: Basis) -> torch.Tensor:
-    """``(E, D)``: the token vector of "person" at every position."""
+Method = Untrained | KnownName | Untuned | Trained
+
+
+def _word_rows(shared: Precomputed, number: int, basis: Basis, word: str) -> torch.Tensor:
+    """``(E, D)``: the token vector of a word's first token at every position."""
     encoder = shared.testbed.model.text_encoders[number]
-    ids = encoder.tokenize(["person"])[0]
+    ids = encoder.tokenize([word])[0]
     row: torch.Tensor = encoder.token_table()[torch.tensor(ids[:1])].float().cpu()
     return row.expand(basis.positions, -1)
+
+
+def text_output(shared: Precomputed, vectors: TokenVectors) -> list[torch.Tensor]:
+    """``(E, D)`` per text encoder: what it makes of token vectors, from where Cross Initialization starts.
+
+    Args:
+        shared: Its testbed's model.
+        vectors: ``(E, D)`` per text encoder.
+
+    Raises:
+        TrainingError: For hosts whose encoded prompts do not hold the text encoders' states.
+    """
+    with torch.no_grad():
+        encoded = shared.testbed.model.encode_prompts(["<mean>"], {"<mean>": vectors})
+    states = getattr(encoded, "states", None)
+    widths = [one.shape[-1] for one in vectors]
+    if states is None or states.shape[-1] != sum(widths):
+        raise TrainingError("This model does not show its text encoder's output: leave Cross Initialization out.")
+    outputs = states[0, 1 : 1 + len(vectors[0])].float().cpu().split(widths, dim=-1)
+    return list(outputs)
 
 
 def _first_guess(

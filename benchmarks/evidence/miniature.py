@@ -51,13 +51,14 @@ _REFERENCES = 3
 _SOURCE = "a stranger's picture"
 
 
-def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter) -> EvidenceTestbed:
+def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter, skipped: int = 0) -> EvidenceTestbed:
     """Load the testbed of a miniature.
 
     Args:
         folder: The diffusers folder that ``python -m miniature.training.export`` wrote; by default the miniature that ships.
         strangers: How many strangers are wanted.
         report: Where progress is written.
+        skipped: How many are left out before them, to get others than those.
 
     Raises:
         HostError: If there is no model or no scene classifier.
@@ -78,7 +79,7 @@ def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter) 
     faces, people = face_network(), read_people()
     vae, unet = model._pipeline.vae, model._pipeline.unet
     side = int(unet.config.sample_size)
-    chosen = _strangers(people, faces, strangers, model.info.resolution)
+    chosen = _strangers(people, faces, skipped + strangers, model.info.resolution)[skipped:]
     identity = [
         model.info.sha256,
         [case.prompt for case in (*PROMPTS, *PAIR_PROMPTS)],
@@ -106,6 +107,7 @@ def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter) 
         reference_prompts=_REFERENCE_PROMPTS,
         known_faces=(CELEBRITY_FACES,),
         denoiser=unet,
+        latent_scale=float(vae.config.scaling_factor),
         report=report,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.evidence.plan import (
     CEILING,
+    CROSS_INITIALIZATION,
     DESCRIBED,
     FORMER_BALANCED,
     GUESS,
@@ -18,8 +19,10 @@ from benchmarks.evidence.plan import (
     NEAREST,
     PAPER,
     RANDOM,
+    STABLE_IDENTITY,
     TEXTUAL_INVERSION,
     TEXTUAL_INVERSION_DESCRIBED,
+    TUNED,
 )
 from benchmarks.evidence.summary import (
     ALL_METRICS,
@@ -157,6 +160,15 @@ def hypotheses(rows: Sequence[Row], planned: Sequence[str] | None = None) -> lis
         f"two people of *best* are recognized together at least 60 % as often as those of *{CEILING}* (means)",
         "both", "best", 0.6, CEILING,
     )  # fmt: skip
+    for one in ("balanced", "best"):
+        for other in (STABLE_IDENTITY, CROSS_INITIALIZATION):
+            not_lower("identity", one, other)
+            higher("prompt", one, other)
+    higher("identity", STABLE_IDENTITY, PAPER)
+    higher("identity", CROSS_INITIALIZATION, TEXTUAL_INVERSION)
+    for other in TUNED:
+        higher("identity", "best", other)
+        not_lower("prompt", "best", other)
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.evidence.methods import KnownName, Method, Trained, Untrained
+from benchmarks.evidence.methods import KnownName, Method, Trained, Untrained, Untuned
 from benchmarks.evidence.precompute import Space
 from celeb_basis.settings import PRESETS, TrainingSettings
 
@@ -16,6 +16,15 @@ TEXTUAL_INVERSION_TIMED = "textual inversion, same time"
 LORA = "LoRA, same time"
 DESCRIBED = "views described"
 TEXTUAL_INVERSION_DESCRIBED = "textual inversion, views described"
+STABLE_IDENTITY = "StableIdentity, in full"
+CROSS_INITIALIZATION = "Cross Initialization, 320 steps"
+TEXTUAL_INVERSION_TUNED = "textual inversion, tuned"
+TEXTUAL_INVERSION_TUNED_TIMED = "textual inversion, tuned, same time"
+LORA_TUNED = "LoRA, tuned"
+LORA_TUNED_TIMED = "LoRA, tuned, same time"
+TUNED = (TEXTUAL_INVERSION_TUNED, TEXTUAL_INVERSION_TUNED_TIMED, LORA_TUNED, LORA_TUNED_TIMED)
+"""Baselines whose settings :mod:`benchmarks.evidence.tuning` chooses on strangers that are not evaluated: for as many steps as
+they like, and for as many seconds as *paper* takes."""
 RANDOM, NEAREST, MEAN, GUESS = "random name", "nearest name", "mean", "first guess"
 PRESETS_GUESS = "first guess, presets' name images"
 
@@ -45,6 +54,30 @@ MAIN: tuple[Method, ...] = (
         loop="lora",
         same_time_as=PAPER,
     ),
+    Trained(
+        STABLE_IDENTITY,
+        TrainingSettings(
+            mode="direct",
+            start="random",
+            steps=451,
+            batch_size=1,
+            learning_rate=5e-5,
+            average_decay=0.0,
+            describe=False,
+            early_stop=False,
+            views=400,
+        ),
+        space=Space("free"),
+        loop="stable identity",
+    ),
+    Trained(
+        CROSS_INITIALIZATION,
+        replace(_PAPER, mode="direct", learning_rate=5e-3, steps=320, average_decay=0.0),
+        space=Space("free"),
+        loop="free",
+        start="text encoder's output",
+    ),
+    *(Untuned(name) for name in TUNED),
     Trained("quick", replace(PRESETS["quick"], early_stop=False)),
     Trained("balanced", _BALANCED),
     Trained("best", PRESETS["best"]),
@@ -119,6 +152,11 @@ PAIRED: tuple[tuple[str, str], ...] = (
     (PAPER, TEXTUAL_INVERSION),
     (PAPER, TEXTUAL_INVERSION_TIMED),
     (PAPER, LORA),
+    *(("best", other) for other in (STABLE_IDENTITY, CROSS_INITIALIZATION, *TUNED)),
+    (STABLE_IDENTITY, PAPER),
+    (CROSS_INITIALIZATION, TEXTUAL_INVERSION),
+    (TEXTUAL_INVERSION_TUNED, TEXTUAL_INVERSION),
+    (LORA_TUNED, LORA),
     ("balanced", TEXTUAL_INVERSION),
     ("best", "balanced"),
     (DESCRIBED, MEAN),
@@ -190,7 +228,7 @@ QUICK = Plan(
     images_per_prompt=1,
     milestones=(1.0,),
     images_per_name=0,
-    steps=60,
+    steps=30,
 )
 """A small version of the main comparison, to see that all of it works: its figures say little."""
 

@@ -61,7 +61,8 @@ def make_bases(model: DiffusionModel, names: NameList, space: Space, components:
     if space.kind == "random":
         bases = [_random_basis(basis, min(components, basis.size)) for basis in bases]
     if space.kind == "free":
-        bases = [_free_basis(basis) for basis in bases]
+        widest = max(basis.width for basis in bases)
+        bases = [_free_basis(basis, widest) for basis in bases]
     return tuple(bases)
 
 
@@ -86,8 +87,9 @@ def _random_basis(basis: Basis, size: int) -> Basis:
     return _with_components(basis, "random", basis.mean, components)
 
 
-def _free_basis(basis: Basis) -> Basis:
-    components = torch.eye(basis.width).expand(basis.positions, -1, -1).contiguous()
+def _free_basis(basis: Basis, size: int) -> Basis:
+    # SDXL's text encoders differ in width, and its bases must not in size: the rows of the narrower one end with zeros.
+    components = torch.eye(size, basis.width).expand(basis.positions, -1, -1).contiguous()
     return _with_components(basis, "free", torch.zeros_like(basis.mean), components)
 
 

@@ -133,6 +133,7 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
         reference_prompts=REFERENCE_PROMPTS,
         known_faces=(CELEBRITY_FACES,),
         denoiser=model._pipeline.unet,
+        latent_scale=float(model._pipeline.vae.config.scaling_factor),
         report=report,
     )
     return LoadedWeights(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.methods import KnownName, Method, Trained
+from benchmarks.evidence.methods import KnownName, Method, Trained, Untuned
 from benchmarks.evidence.metrics import Evaluator
 from benchmarks.evidence.plan import GROUP_SIZES, Plan, groups_of, shortened
 from benchmarks.evidence.precompute import Precomputed
@@ -46,6 +46,8 @@ def cells_of(testbed: EvidenceTestbed, plan: Plan, known_names: Sequence[str] = 
     strangers = [stranger.name for stranger in testbed.strangers]
     found: list[tuple[int, int, Cell, Method]] = []
     for order, one in enumerate(plan.methods):
+        if isinstance(one, Untuned):
+            continue
         method = shortened(one, plan.steps)
         names = list(known_names) if isinstance(one, KnownName) else strangers
         count, seeds = plan.extent(one.name)
@@ -133,7 +135,7 @@ def _measured(
 ) -> Measurements:
     """One entry per milestone: its costs per person, and its metrics."""
     measurements = []
-    if isinstance(method, KnownName):
+    if isinstance(method, (KnownName, Untuned)):
         free = {"step": 0, "evaluations": 0.0, "seconds": 0.0, "encoding_seconds": 0.0}
         return [{**free, **evaluator.measure(group, {}, cell.seed)}]
     strangers = [one for one in group if isinstance(one, Stranger)]

@@ -111,6 +111,8 @@ class EvidenceTestbed:
     """Folders with files of celebrities' faces that come with the model."""
     denoiser: Any = None
     """The denoiser's module, for methods that modify it; ``None`` where it is not accessible."""
+    latent_scale: float = 1.0
+    """The VAE's scaling factor."""
     report: Reporter = field(default_factory=quiet)
 
 
@@ -129,7 +131,8 @@ def generate(
     for start in range(0, len(prompts), testbed.sampler.batch):
         batch = slice(start, start + testbed.sampler.batch)
         images += testbed.sampler(prompts[batch], placeholder_tokens, seeds[batch])
-        testbed.report.step("generating images", len(images), len(prompts))
+        if len(prompts) > 1:
+            testbed.report.step("generating images", len(images), len(prompts))
     return images
 
 

@@ -168,3 +168,14 @@ def test_lora_is_what_the_loop_trains() -> None:
     assert not torch.equal(*vectors)
     assert trainer.average.value(0) is not None
     torch.testing.assert_close(trainer.average.value(0), vectors[0].cpu())
+
+
+def test_lora_of_half_precision_weights_is_trained_in_float32(unet: Any) -> None:
+    unet.to(torch.bfloat16)
+    with lora_adapters(unet, torch.Generator().manual_seed(0), 2) as adapters:
+        assert {one.dtype for one in adapters} == {torch.float32}
+        assert {min(one.shape) for one in adapters} == {2}
+        found = unet(
+            torch.randn(1, 4, 8, 8).bfloat16(), 10, torch.randn(1, 7, unet.config.cross_attention_dim).bfloat16()
+        )
+        assert found.sample.dtype == torch.bfloat16
