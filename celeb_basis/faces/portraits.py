@@ -151,16 +151,26 @@ def color_spread(aligned: Pixels) -> float:
 
 def likeness_warnings(portraits: Sequence[Portrait]) -> tuple[str, ...]:
     """A sentence for each photo of a person that seems to show another person than the others do."""
-    if len(portraits) < 2:
+    return different_people([one.source for one in portraits], [one.vector for one in portraits])
+
+
+def different_people(sources: Sequence[str], vectors: Sequence[Floats]) -> tuple[str, ...]:
+    """:func:`likeness_warnings` from what it needs of portraits.
+
+    Args:
+        sources: Names of the photos.
+        vectors: ``(512,)`` face vector of each photo's face.
+    """
+    if len(vectors) < 2:
         return ()
-    vectors = np.stack([one.vector for one in portraits]).astype(np.float64)
-    similar = vectors @ vectors.T
+    stacked = np.stack(vectors).astype(np.float64)
+    similar = stacked @ stacked.T
     np.fill_diagonal(similar, -1.0)
     different = "nobody has the mean of two faces. Leave out photos of anybody else, or choose the right face in them."
-    if len(portraits) == 2 or bool((similar.max(axis=1) < SAME_PERSON).all()):
+    if len(vectors) == 2 or bool((similar.max(axis=1) < SAME_PERSON).all()):
         if similar.max() >= SAME_PERSON:
             return ()
-        names = " and ".join(one.source for one in portraits)
+        names = " and ".join(sources)
         return (f"{names} seem to show different people (similarity {similar.max():.2f}): {different}",)
     # The person is who most photos show.
     groups = similar >= SAME_PERSON
@@ -168,8 +178,8 @@ def likeness_warnings(portraits: Sequence[Portrait]) -> tuple[str, ...]:
     most = groups[int(groups.sum(axis=1).argmax())]
     close = (similar[:, most].max(axis=1) >= SAME_PERSON) | most
     return tuple(
-        f"{one.source} seems to show another person than the other photos (similarity {row.max():.2f}): {different}"
-        for one, row, belongs in zip(portraits, similar[:, most], close, strict=True)
+        f"{source} seems to show another person than the other photos (similarity {row.max():.2f}): {different}"
+        for source, row, belongs in zip(sources, similar[:, most], close, strict=True)
         if not belongs
     )
 

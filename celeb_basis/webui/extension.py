@@ -169,10 +169,12 @@ def _train_tab(_params: Any) -> None:
 
 
 def _server(demo: Any, app: Any) -> None:
-    """Reload UI comes back, whatever is open in a browser; files of people are not served by their paths."""
-    from celeb_basis.webui.host_server import deny_own_files, limit_shutdown
+    """Reload UI comes back, whatever is open in a browser; files of people are not served; other sites' pages do nothing."""
+    from celeb_basis.webui.api.access import Access
+    from celeb_basis.webui.host_server import deny_own_files, limit_shutdown, refuse_other_sites
 
     limit_shutdown(demo)
+    refuse_other_sites(demo, app, Access.of(None, host_module("shared").cmd_opts))
     deny_own_files(app, lambda: service().workspace.paths.private)
 
 

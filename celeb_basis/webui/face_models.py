@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import FaceError, FacePackError
 from celeb_basis.faces.face_search import find_faces
-from celeb_basis.faces.network import FaceNetwork, Pixels
+from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.faces.packages import check_packages
 from celeb_basis.faces.packs import SOURCES, PackSource, find_pack, licence_to_agree_to, not_agreed, obtain_pack
 from celeb_basis.faces.portraits import quality_warnings
@@ -109,13 +109,22 @@ class FaceModels:
             search.choose(None, name)
         except FaceError as error:
             problem = str(error)
-        faces = tuple(
-            FoundFace(
-                face, search.warnings + quality_warnings(search.picture, face, [face], search.align(face, network))
-            )
-            for face in search.faces
-        )
-        return FoundFaces(search.picture, faces, problem)
+        faces = []
+        for face in search.faces:
+            aligned = search.align(face, network)
+            warnings = search.warnings + quality_warnings(search.picture, face, [face], aligned)
+            faces.append(FoundFace(face, warnings, aligned))
+        return FoundFaces(search.picture, tuple(faces), problem)
+
+    def vector(self, face: FoundFace) -> Floats:
+        """``(512,)`` face vector of a face from :meth:`find_faces`.
+
+        Raises:
+            CelebBasisError: What :meth:`network` raises.
+        """
+        assert face.aligned is not None
+        vector: Floats = self.network().embed([face.aligned])[0]
+        return vector
 
     def _to_agree_to(self) -> PackSource | None:
         pack = self._pack()

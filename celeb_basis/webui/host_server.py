@@ -1,18 +1,25 @@
-"""The web server that the host runs: asked to end, it ends within seconds; of people, it serves no files by their paths."""
+"""The web server that the host runs: its end, files of people, and events of our page that other sites' pages send."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+
+from celeb_basis.webui.api.access import FOREIGN_PAGE, Access
+
+_log = logging.getLogger(__name__)
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 GRACE = 3
 """Seconds that requests get to finish after the server was asked to end."""
@@ -122,3 +129,113 @@ def _same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except (OSError, ValueError):
         return False
+
+
+# Events of the page, which any web page that the user has open could send to gradio's own routes. Gradio lets a request say
+# which headers its handler sees, so a handler cannot tell.
+
+_EVENTS = re.compile(r"/(?:queue/(?:join|data)|(?:run|api|call)/[^/]+)/?$")
+"""Gradio's routes for events: its queue (a websocket in gradio 3), and those beside the queue."""
+
+_MAX_EVENT = 64 << 20
+"""Largest event of another site's page that is looked at, in bytes."""
+
+_MARK = "celeb_basis_event"
+_LOOKED_AT = "celeb_basis.looked_at"
+
+
+def mark_event(handler: _Handler) -> _Handler:
+    """Mark an event's function, as gradio gets it, as one of ours: pages of other sites cannot call it."""
+    setattr(handler, _MARK, True)
+    return handler
+
+
+class RefuseOtherSites(Route):
+    """A route that takes requests of other sites' pages for gradio's events, and refuses those for events of ours.
+
+    All others go on to the host's own routes, and so do, unseen, the requests of the WebUI's own pages and of programs.
+
+    Args:
+        demo: The host's page.
+        router: The host's router.
+        access: Who may use the page.
+    """
+
+    def __init__(self, demo: Any, router: Any, access: Access) -> None:
+        super().__init__("/queue/join", _refuse, methods=["POST"], include_in_schema=False)
+        self._demo, self._router, self._access = demo, router, access
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is of another site's page, and for an event."""
+        if scope["type"] not in ("http", "websocket") or _LOOKED_AT in scope or not _EVENTS.search(scope["path"]):
+            return Match.NONE, {}
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        if not self._access.is_of_another_site(headers):
+            return Match.NONE, {}
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {}, _LOOKED_AT: True}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look at what the request is for."""
+        look = self._look_at_socket if scope["type"] == "websocket" else self._look_at_request
+        await look(scope, receive, send)
+
+    async def _look_at_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = []
+        size, more = 0, True
+        while more and size <= _MAX_EVENT:
+            messages.append(await receive())
+            size += len(messages[-1].get("body", b""))
+            more = messages[-1].get("more_body", False)
+        if size > _MAX_EVENT or self._is_for_ours(b"".join(message.get("body", b"") for message in messages)):
+            _log.warning("%s", FOREIGN_PAGE)
+            await JSONResponse({"error": FOREIGN_PAGE, "detail": FOREIGN_PAGE}, 403)(scope, receive, send)
+            return
+        left = iter(messages)
+
+        async def received() -> Message:
+            message = next(left, None)
+            return await receive() if message is None else message
+
+        await self._router(scope, received, send)
+
+    async def _look_at_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        closed = False
+
+        async def received() -> Message:
+            nonlocal closed
+            message = await receive()
+            if not closed and self._is_for_ours(message.get("text") or message.get("bytes") or b""):
+                closed = True
+                _log.warning("%s", FOREIGN_PAGE)
+                answer = {"msg": "process_completed", "output": {"error": FOREIGN_PAGE}, "success": False}
+                await send({"type": "websocket.send", "text": json.dumps(answer)})
+                await send({"type": "websocket.close", "code": 1008})
+            return {"type": "websocket.disconnect", "code": 1008} if closed else message
+
+        async def sent(message: Message) -> None:
+            if not closed:
+                await send(message)
+
+        try:
+            await self._router(scope, received, sent)
+        except Exception:  # gradio's, of a visitor who is gone
+            if not closed:
+                raise
+
+    def _is_for_ours(self, content: str | bytes) -> bool:
+        """Whether what was sent, as gradio would read it, is for an event of ours."""
+        try:
+            number = json.loads(content)["fn_index"]
+            try:
+                number = int(number)
+            except ValueError:
+                number = int(float(number))
+            return hasattr(self._demo.fns[number].fn, _MARK)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError):
+            return False  # gradio cannot read it either
+
+
+def refuse_other_sites(demo: Any, app: Any, access: Access) -> None:
+    """Have the host's application ``app`` refuse the events of our page that pages of other sites send."""
+    if demo is not None:
+        app.router.routes.insert(0, RefuseOtherSites(demo, app.router, access))

@@ -252,6 +252,8 @@ class FoundFace:
 
     face: DetectedFace
     warnings: tuple[str, ...]
+    aligned: Pixels | None = None
+    """Its aligned crop, from which :meth:`~celeb_basis.webui.face_models.FaceModels.vector` makes the face vector."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

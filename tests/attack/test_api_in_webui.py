@@ -13,6 +13,8 @@ from support.webui_server import Server, serving
 
 from celeb_basis.webui.api import PREFIX
 
+JSON = {"Content-Type": "application/json"}
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Server]:
@@ -48,6 +50,33 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
             status, content = server.raw(method, PREFIX + path, b"{}" if method == "POST" else None, headers)
             assert status == 403, (headers, path, content)
     assert (server.data / "celeb-basis" / "people" / "ada.safetensors").read_bytes() == b"ada"
+
+
+def test_pages_of_other_sites_call_no_event_of_the_page(server: Server) -> None:
+    config = json.loads(server.raw("GET", "/config")[1])
+    names = {one["id"]: str(one["props"].get("elem_id") or "") for one in config["components"]}
+    ours, theirs = [], []
+    for number, event in enumerate(config["dependencies"]):
+        parts = [*event["targets"], *event["inputs"], *event["outputs"]]
+        ids = {part[0] if isinstance(part, list) else part for part in parts}
+        of_ours = any(names.get(one, "").startswith("celeb_basis") for one in ids)
+        if event["backend_fn"] and of_ours:
+            ours.append(number)
+        elif event["backend_fn"]:
+            theirs.append(number)
+    assert len(ours) > 30
+    assert len(theirs) > 100
+
+    def status(number: int, headers: dict[str, str]) -> int:
+        event = {"fn_index": number, "data": [], "session_hash": "x", "request": {"headers": {}}}
+        answer = server.raw("POST", "/run/predict", json.dumps(event).encode(), JSON | headers)
+        return answer[0]
+
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert {status(number, headers) for number in ours} == {403}
+        assert status(theirs[0], headers) != 403
+    own = {"Origin": server.base, "Sec-Fetch-Site": "same-origin"}
+    assert status(ours[0], own) != 403
 
 
 def test_requests_made_from_the_description(server: Server) -> None:

@@ -8,6 +8,7 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,3 +247,123 @@ def test_the_right_credentials_are_let_in(service: Any) -> None:
         answer = client.get(f"{PREFIX}/people", auth=(name, password))
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Basic")
+
+
+# Gradio's own routes, over which a page calls its events
+
+
+class Program:
+    """A host's server as far as an event goes: gradio 3's websocket, gradio 4's queue, and the routes beside the queue."""
+
+    def __init__(self, access: Access) -> None:
+        from celeb_basis.webui.host_server import mark_event, refuse_other_sites
+
+        self.called: list[str] = []
+        functions = [lambda: self.called.append("theirs"), mark_event(lambda: self.called.append("ours"))]
+        self.demo = SimpleNamespace(fns=[SimpleNamespace(fn=one) for one in functions])
+        self.app = fastapi.FastAPI()
+        for path in ("/queue/join", "/run/{name}", "/api/{name}", "/call/{name}", "/upload"):
+            self.app.add_api_route(path, self._post, methods=["POST"])
+        self.app.add_api_websocket_route("/queue/join", self._socket)
+        refuse_other_sites(self.demo, self.app, access)
+        self.client = testclient.TestClient(self.app, base_url=OWN)
+
+    async def _post(self, request: fastapi.Request) -> Any:
+        self.demo.fns[int((await request.json())["fn_index"])].fn()
+        return {"data": []}
+
+    async def _socket(self, websocket: fastapi.WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_json({"msg": "send_hash"})
+        await websocket.receive_json()
+        await websocket.send_json({"msg": "send_data"})
+        self.demo.fns[int((await websocket.receive_json())["fn_index"])].fn()
+        await websocket.send_json({"msg": "process_completed", "success": True})
+
+    def post(self, number: Any, headers: dict[str, str], path: str = "/run/predict", **more: Any) -> int:
+        return int(self.client.post(path, json={"fn_index": number, "data": [], **more}, headers=headers).status_code)
+
+    def over_socket(self, hash_for: Any, data_for: Any, headers: dict[str, str]) -> Any:
+        with self.client.websocket_connect("/queue/join", headers=headers) as socket:
+            assert socket.receive_json() == {"msg": "send_hash"}
+            socket.send_json({"session_hash": "x", "fn_index": hash_for})
+            answer = socket.receive_json()
+            if answer["msg"] == "send_data":
+                socket.send_json({"data": [], "fn_index": data_for})
+                answer = socket.receive_json()
+            return answer
+
+
+CROSS_SITE = [headers for headers in FOREIGN if "Host" not in headers and headers.get("Sec-Fetch-Dest") is None]
+EVENTS = ("/queue/join", "/run/predict", "/run/predict/", "/api/predict", "/call/predict")
+
+
+def _headers(one: dict[str, str]) -> dict[str, str]:
+    return {"Host": "127.0.0.1:7860"} | one
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+@pytest.mark.parametrize("path", EVENTS)
+def test_a_page_of_another_site_calls_no_event_of_ours(path: str, headers: dict[str, str]) -> None:
+    program = Program(Access.of(None))
+    for number in (1, "1", 1.0, "1.0", -1, True):
+        forged = {"request": {"headers": {}}, "session_hash": "x"}
+        assert program.post(number, _headers(headers), path, **forged) == 403, number
+    assert program.called == []
+    assert program.post(0, _headers(headers), path) == 200, "anybody else's events are not ours to refuse"
+    assert program.called == ["theirs"]
+
+
+@pytest.mark.parametrize("headers", [one for one in OURS if one.get("Host", "").count(".") != 2], ids=str)
+def test_our_own_page_and_programs_call_our_events(headers: dict[str, str]) -> None:
+    program = Program(Access.of(None))
+    for path in EVENTS:
+        assert program.post(1, _headers(headers), path) == 200
+    assert program.over_socket(1, 1, _headers(headers))["success"] is True
+    assert program.called == ["ours"] * 6
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+def test_nor_over_gradios_websocket(headers: dict[str, str]) -> None:
+    program = Program(Access.of(None))
+    for hash_for, data_for in ((1, 1), (0, 1), (1, 0), ("x", "1")):
+        answer = program.over_socket(hash_for, data_for, _headers(headers))
+        assert answer["success"] is False
+        assert "--cors-allow-origins" in answer["output"]["error"]
+    assert program.called == []
+    assert program.over_socket(0, 0, _headers(headers))["success"] is True
+    assert program.called == ["theirs"]
+
+
+def test_a_site_that_the_host_allows_calls_events() -> None:
+    program = Program(Access.of(None, Namespace(cors_allow_origins="https://friend.example")))
+    headers = {"Origin": "https://friend.example", "Sec-Fetch-Site": "cross-site"}
+    assert program.post(1, _headers(headers)) == 200
+    assert program.post(1, _headers(headers | {"Origin": "https://evil.example"})) == 403
+
+
+def test_a_proxy_that_renames_the_host_leaves_the_page_usable() -> None:
+    program = Program(Access.of(None))
+    assert (
+        program.post(1, {"Host": "127.0.0.1:7860", "Origin": "https://sd.example", "Sec-Fetch-Site": "same-origin"})
+        == 200
+    )
+
+
+def test_what_is_no_event_is_not_looked_at() -> None:
+    program = Program(Access.of(None))
+    headers = _headers(CROSS_SITE[0])
+    assert program.post(1, headers, "/upload") == 200
+    for content in (
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b'{"fn_index": null}',
+        b'{"fn_index": 1e400}',
+        b'{"fn_index": 7}',
+    ):
+        with pytest.raises(Exception):  # noqa: B017, PT011  (the program's own error: the request came through)
+            program.client.post("/run/predict", content=content, headers=headers)
+    utf16 = '{"fn_index": 1}'.encode("utf-16")
+    assert program.client.post("/run/predict", content=utf16, headers=headers).status_code == 403

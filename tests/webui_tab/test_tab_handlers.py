@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import re
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from celeb_basis.errors import FileError, IdentityError
+from celeb_basis.webui.face_models import FaceModels
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import FoundFaces, SavedRun
 
@@ -144,6 +147,51 @@ def test_photos_go_to_the_person_they_were_dropped_for(
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
     assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4
     assert draft.detecting == []
+
+
+def test_photos_of_different_people_are_noticed_at_the_drop_zone(
+    gradio_module: ModuleType, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, six_faces: Any
+) -> None:
+    models = FaceModels(lambda: "miniature")
+    network = models.network()
+    whole = Image.fromarray(six_faces)
+    boxes = [face.box for face in network.detect(six_faces)]
+
+    def jpeg(image: Image.Image, quality: int = 95) -> bytes:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        return file.getvalue()
+
+    def alone(number: int) -> Image.Image:
+        left, top, right, bottom = boxes[number]
+        margin = 0.6 * (bottom - top)
+        part = whole.crop((left - margin, top - margin, right + margin, bottom + margin))
+        return part.resize((part.width * 3, part.height * 3), Image.Resampling.BICUBIC)
+
+    people = SimpleNamespace(check_name=lambda _name, **_: None)
+    tab = build("learn", SimpleNamespace(faces=models, people=people))
+    draft = importlib.import_module("celeb_basis.webui.ui.learn_form").Draft()
+
+    def add(name: str, data: bytes) -> str:
+        monkeypatch.setattr(gradio_module, "uploads", lambda _given, **_: [(name, data)])
+        return str(tab.add_photos(draft, "ada", None)[tab.likeness_note])
+
+    assert add("one.jpg", jpeg(alone(0))) == ""
+    assert add("again.jpg", jpeg(alone(0), 60)) == ""
+    odd = add("other.jpg", jpeg(alone(1)))
+    assert "other.jpg seems to show another person than the other photos" in odd
+    assert "one.jpg" not in odd
+    assert tab.remove_photo(draft)[tab.likeness_note] == ""
+    # The largest face of a photo of several people is somebody else's, until the right one is selected.
+    group = jpeg(ImageOps.mirror(whole))
+    vectors = [models.vector(face) for face in models.find_faces(group).faces]
+    right = int(np.argmax([vector @ models.vector(draft.person.photos[0].found.faces[0]) for vector in vectors]))
+    add("group.jpg", group)
+    wrong = next(number for number in range(6) if number != right)
+    assert "group.jpg seems to show another person" in str(tab.pick_face(draft, f"1:{wrong + 1}")[tab.likeness_note])
+    assert tab.pick_face(draft, f"2:{right + 1}")[tab.likeness_note] == ""
+    tab.add_person(draft, "ada")
+    assert add("other.jpg", jpeg(alone(1))) == "", "this one is another person"
 
 
 def test_another_person_is_shown_with_every_component_of_the_draft(build: Callable[..., Any]) -> None:

@@ -124,7 +124,7 @@ class Access:
         """
         if not self.knows_host(headers.get("host", "")):
             return Refusal(403, FOREIGN_HOST)
-        if self._of_another_site(headers, harmless=method in _SAFE_METHODS and not works):
+        if self.is_of_another_site(headers, harmless=method in _SAFE_METHODS and not works):
             return Refusal(403, FOREIGN_PAGE)
         if self.asks and not self._authorized(headers.get("authorization", "")):
             return Refusal(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
@@ -144,7 +144,13 @@ class Access:
             return True
         return _is_address(name)
 
-    def _of_another_site(self, headers: Mapping[str, str], *, harmless: bool) -> bool:
+    def is_of_another_site(self, headers: Mapping[str, str], *, harmless: bool = False) -> bool:
+        """Whether a web page of another site sent a request, and may not.
+
+        Args:
+            headers: Its headers, by lower-case name.
+            harmless: Whether it changes nothing; then a link may have been followed.
+        """
         site = headers.get("sec-fetch-site", "").strip().lower()
         origin = headers.get("origin", "").strip().lower()
         if origin and self._allowed(origin):
@@ -155,7 +161,8 @@ class Access:
                 headers.get("sec-fetch-mode", "") == "navigate" and headers.get("sec-fetch-dest", "") == "document"
             )
             return not (harmless and followed)
-        return bool(origin) and not _same_host(origin, headers)
+        # Where the browser says it, it is so, also behind a proxy that gives the host another name.
+        return site != "same-origin" and bool(origin) and not _same_host(origin, headers)
 
     def _allowed(self, origin: str) -> bool:
         return "*" in self.origins or origin in self.origins or self._matches(origin)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from celeb_basis.errors import CelebBasisError, FileError, error_message, is_user_error
 from celeb_basis.files import read_bytes
+from celeb_basis.webui.host_server import mark_event
 from celeb_basis.webui.ui import markup
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def guarded(
             return None
         return changes or {outputs[0]: update()}  # gradio takes an empty dict for the value of the first output
 
-    return run
+    return mark_event(run)
 
 
 def is_explained(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from celeb_basis.settings import PRESETS
 from celeb_basis.webui.ui import components, learn_form, markup
 from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
 from celeb_basis.webui.ui.interrupted_runs import SavedRuns
-from celeb_basis.webui.ui.learn_form import Draft, FormField, position
+from celeb_basis.webui.ui.learn_form import Draft, DraftPerson, FormField, position
 from celeb_basis.webui.ui.markup import NoteKind
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class LearnTab:
             )
         )
         self.photo_note = components.note_area("celeb_basis_photo_note")
+        self.likeness_note = gradio.HTML("", elem_id="celeb_basis_likeness_note", elem_classes=["celeb-basis-message"])
         self.thumbnails = gradio.HTML("", elem_id="celeb_basis_thumbs")
         self.photo = gradio.HTML("", elem_id="celeb_basis_photo")
         self.face = own(gradio.Radio([], label="Face to learn", visible=False, elem_id="celeb_basis_face"))
@@ -101,6 +102,7 @@ class LearnTab:
             self.remove_person_button,
             self.name,
             self.name_note,
+            self.likeness_note,
             self.thumbnails,
             self.photo,
             self.face,
@@ -318,6 +320,7 @@ class LearnTab:
             self.draft: draft,
             self.people: update(choices=labels, value=labels[draft.current], visible=len(labels) > 1),
             self.remove_person_button: update(visible=len(labels) > 1),
+            self.likeness_note: self._likeness_note(person),
             self.thumbnails: markup.thumbnails(thumbnails, person.shown, "celeb_basis_pick_photo"),
             self.photo: "",
             self.face: update(
@@ -337,6 +340,14 @@ class LearnTab:
             else:
                 changes[self.warnings] = markup.note("This is a good photo.", "good")
         return changes
+
+    def _likeness_note(self, person: DraftPerson) -> str:
+        """A warning about photos that show different people, under the field that they were dropped on."""
+        try:
+            warnings = person.likeness_warnings(lambda face: self.service.faces.vector(face))
+        except CelebBasisError:  # the face models are gone: the run will say so
+            return ""
+        return markup.notes((warning, "hint") for warning in warnings)
 
     def _name_note(self, name: str, replace: bool) -> str:
         if not name:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from celeb_basis.errors import TrainingError
+from celeb_basis.faces.network import Floats
+from celeb_basis.faces.portraits import different_people
 from celeb_basis.settings import TrainingSettings, preset
-from celeb_basis.webui.schemas import FoundFaces, LearnRequest, PhotoUpload, UploadedPhoto
+from celeb_basis.webui.schemas import FoundFace, FoundFaces, LearnRequest, PhotoUpload, UploadedPhoto
 from celeb_basis.webui.ui.markup import PHOTO_SIDE
 
 # People and photos
@@ -24,6 +26,14 @@ class DraftPhoto:
     """In a copy of the photo as small as the page shows it: a host keeps every user's draft for as long as it runs."""
     face: int = 0
     """Index of the selected face; faces are in order of size, the largest first."""
+    vectors: dict[int, Floats] = field(default_factory=dict)
+    """Face vectors that were computed, by the face's index."""
+
+    def vector(self, compute: Callable[[FoundFace], Floats]) -> Floats:
+        """``(512,)`` face vector of the selected face; ``compute`` is called once for each face."""
+        if self.face not in self.vectors:
+            self.vectors[self.face] = compute(self.found.faces[self.face])
+        return self.vectors[self.face]
 
 
 @dataclass
@@ -39,6 +49,17 @@ class DraftPerson:
     def photo(self) -> DraftPhoto | None:
         """The photo that is shown."""
         return self.photos[self.shown] if 0 <= self.shown < len(self.photos) else None
+
+    def likeness_warnings(self, compute: Callable[[FoundFace], Floats]) -> tuple[str, ...]:
+        """A sentence for each photo whose selected face seems to be another person's.
+
+        Args:
+            compute: Computes the ``(512,)`` face vector of a face.
+        """
+        photos = [photo for photo in self.photos if photo.found.faces]
+        if len(photos) < 2:
+            return ()
+        return different_people([photo.name for photo in photos], [photo.vector(compute) for photo in photos])
 
     def add_photo(self, name: str, data: bytes, found: FoundFaces) -> None:
         """Add a photo and show it."""
