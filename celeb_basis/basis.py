@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from celeb_basis.diffusion_model import TextEncoder
-from celeb_basis.errors import CelebBasisError, FileError, NamesError
+from celeb_basis.errors import CelebBasisError, FileError, NamesError, SettingsError
 from celeb_basis.files import write_bytes
 from celeb_basis.method import Basis, principal_components
 from celeb_basis.names.filters import Dropped, FaceCheck, FilteredNames, FilterOptions, filter_names
@@ -62,7 +62,15 @@ def build_bases(
     face_check: FaceCheck | None = None,
     cache: Path | None = None,
 ) -> tuple[BuiltBasis, ...]:
-    """:func:`build_basis` for each text encoder of a model, in order."""
+    """:func:`build_basis` for each text encoder of a model, in order.
+
+    Raises:
+        SettingsError: If names are to be filtered by near-synonyms, which are known for CLIP-L, and no encoder is one.
+    """
+    if options is not None and options.filters.max_synonyms is not None and all(e.name != "clip_l" for e in encoders):
+        raise SettingsError(
+            "Near-synonyms are known only for the text encoder CLIP-L, which this model does not have: leave that filter out."
+        )
     return tuple(build_basis(e, names, options, face_check=face_check, cache=cache) for e in encoders)
 
 
@@ -247,7 +255,9 @@ def filtered_names(
 
 def _names_key(encoder: TextEncoder, names: NameList, options: FilterOptions, tokens: int) -> str:
     probes = names.names[:: max(1, len(names.names) // _PROBES)]
-    parts = [names.sha256, asdict(options), tokens, int(encoder.token_table().shape[0]), encoder.tokenize(probes)]
+    # Without the rules that came later and are off: names that were filtered before them are found again.
+    rules = {rule: value for rule, value in asdict(options).items() if rule != "max_synonyms" or value is not None}
+    parts = [names.sha256, rules, tokens, int(encoder.token_table().shape[0]), encoder.tokenize(probes)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -36,6 +36,7 @@ and whether the basis was cached. 'learn' builds it by itself; this command is f
 examples:
   celeb-basis basis --model /models/sd15.safetensors
   celeb-basis basis --model /models/sd15 --names mine.txt --components 200 --plot variance.svg
+  celeb-basis basis --model /models/sd15 --max-synonyms 200 --save-names clear.txt   (then: learn --names clear.txt)
   celeb-basis basis --model /models/sd15 --draws-face --save-names drawn.txt     (then: learn --names drawn.txt)"""
 
 
@@ -57,6 +58,12 @@ def add_parser(commands: Commands) -> None:
     )
     group = parser.add_argument_group("names")
     group.add_argument("--max-repeats", type=int, metavar="N", help="at most N names may share a first or a last token")
+    group.add_argument(
+        "--max-synonyms",
+        type=int,
+        metavar="N",
+        help="drop names with a token that means nearly the same as more than N other words to CLIP-L, such as 200",
+    )
     group.add_argument(
         "--draws-face", action="store_true", help="keep only names for which the model generates a face (slow)"
     )
@@ -80,7 +87,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_output_file(arguments.plot)
     check_output_file(arguments.save_names)
     names = open_names(arguments)
-    filters = FilterOptions(max_repeats=arguments.max_repeats)
+    filters = FilterOptions(max_repeats=arguments.max_repeats, max_synonyms=arguments.max_synonyms)
     faces = open_faces(arguments, console) if arguments.draws_face else None
     model = open_model(arguments, console)
     components = arguments.components or fitting_components(model.text_encoders, BasisOptions().components)

@@ -22,17 +22,23 @@ import numpy.typing as npt
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError, SettingsError
 from celeb_basis.faces.network import FaceNetwork, Floats
-from celeb_basis.names.lists import NameList
+from celeb_basis.names.lists import NameList, near_synonyms
 
 FaceCheck: TypeAlias = Callable[[str], "str | None"]
 """Returns why a name is not usable, or ``None`` if it is; see :class:`GeneratedFaceCheck`."""
 
-Kind = Literal["too few tokens", "too many tokens", "duplicate name", "same tokens", "too common token", "face"]
+Kind = Literal[
+    "too few tokens", "too many tokens", "duplicate name", "same tokens", "vague token", "too common token", "face"
+]
 """The rules, in the order in which they are applied."""
 
 # Accents of Latin, Greek and Cyrillic, white space, and the punctuation that occurs in names.
 _IGNORED = re.compile(r"[\u0300-\u036f\s" + re.escape(string.punctuation) + r"\u00b7\u2010-\u205e\u3000-\u303f\u30fb]+")
 _ASCII_KEY = str.maketrans("", "", string.whitespace + string.punctuation)
+
+
+LEAST_SYNONYMS = 99
+"""Smallest :attr:`FilterOptions.max_synonyms`: tokens with a hundred near-synonyms and more are known."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,10 @@ class FilterOptions:
     max_repeats: int | None = None
     """How many kept names may share one token in one column; later ones are dropped as too common. ``None`` keeps all,
     as the paper does, in whose basis a first name shared by fifty celebrities has fifty times the weight."""
+    max_synonyms: int | None = None
+    """Drop names of which a used token has more near-synonyms in CLIP-L; see :func:`celeb_basis.names.lists.near_synonyms`.
+    To that encoder, words such as "de", "man" or "best" are nearly the same as hundreds of others, so they carry no identity.
+    ``None`` keeps them: the names that make a basis are those of every identity that was learned on it."""
 
     def __post_init__(self) -> None:
         _check_whole("min_tokens", self.min_tokens)
@@ -59,6 +69,13 @@ class FilterOptions:
             raise SettingsError(f"drop_duplicates is {self.drop_duplicates!r}: choose yes or no.")
         if self.max_repeats is not None:
             _check_whole("max_repeats", self.max_repeats)
+        if self.max_synonyms is not None:
+            _check_whole("max_synonyms", self.max_synonyms)
+            if self.max_synonyms < LEAST_SYNONYMS:
+                raise SettingsError(
+                    f"max_synonyms is {self.max_synonyms}: choose at least {LEAST_SYNONYMS}, since tokens with fewer "
+                    "near-synonyms are not known."
+                )
         if self.max_tokens is not None:
             _check_whole("max_tokens", self.max_tokens)
             if self.max_tokens < self.min_tokens:
@@ -172,6 +189,13 @@ class _Rules:
                 return f"same name as {earlier}", "duplicate name"
             if (earlier := self._seen_tokens.get(tuple(ids[: self._tokens]))) is not None:
                 return f"same tokens as {earlier}", "same tokens"
+        if options.max_synonyms is not None:
+            for column, token in self._columns(ids):
+                if (count := near_synonyms().get(token, 0)) > options.max_synonyms:
+                    return (
+                        f"token {column + 1} has {count} near-synonyms, more than {options.max_synonyms}",
+                        "vague token",
+                    )
         if options.max_repeats is not None:
             for place in self._columns(ids):
                 if self._repeats[place] >= options.max_repeats:

@@ -1,4 +1,4 @@
-"""Lists of celebrities' names: the shipped one, and the user's own from a text file."""
+"""Lists of celebrities' names, the shipped one and the user's own from a text file; and tokens with many near-synonyms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,8 @@ _INVISIBLE = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff\u20
 _COLUMN_END = re.compile(r"[,\t]")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SHIPPED = "celebrities.txt"
+SYNONYMS_FILE = Path(__file__).with_name("near-synonyms.txt")
+"""Written by ``miniature.near_synonyms``."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,24 @@ def shipped_names() -> NameList:
     except OSError as error:
         raise NamesError("The shipped list of names is missing: install celeb-basis again.") from error
     return _parsed(data, "the shipped list")
+
+
+@functools.cache
+def near_synonyms() -> Mapping[int, int]:
+    """How many near-synonyms a token has in Stable Diffusion 1.4's text encoder, by its id in CLIP's vocabulary.
+
+    Near-synonyms are one-token words for which the encoder's output has a cosine of at least 0.85. Only tokens with a hundred
+    and more of them are listed.
+
+    Raises:
+        NamesError: If the installation lacks the list.
+    """
+    try:
+        lines = SYNONYMS_FILE.read_text("utf-8").split("\n")
+    except OSError as error:
+        raise NamesError("The list of near-synonyms is missing: install celeb-basis again.") from error
+    rows = [line.split(" ") for line in lines if line and not line.startswith("# ")]
+    return {int(row[0]): int(row[1]) for row in rows}
 
 
 def read_names(path: Path) -> NameList:

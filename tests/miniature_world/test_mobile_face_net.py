@@ -43,13 +43,13 @@ def test_six_people_of_one_photo_are_different(judge: MobileFaceNetJudge, six: P
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     likeness = judge.likeness(vectors, vectors)
     np.testing.assert_allclose(likeness.diagonal(), 1, atol=1e-5)
-    assert (likeness - 2 * np.eye(6)).max() < 0.39
+    assert (likeness - 2 * np.eye(6)).max() < 0.6
 
 
 def test_the_same_people_in_a_mirror_and_less_light_are_alike(judge: MobileFaceNetJudge, six: Pixels) -> None:
     mirrored = np.ascontiguousarray((six[:, ::-1] * 0.6).astype(np.uint8))
     likeness = judge.likeness(embedded(judge, six), embedded(judge, mirrored)[::-1])
-    assert likeness.diagonal().min() > 0.52
+    assert likeness.diagonal().min() > 0.8
     assert (likeness.argmax(1) == np.arange(6)).all()
 
 
