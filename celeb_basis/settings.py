@@ -119,6 +119,18 @@ def _checked(item: Field[Any], kind: Any, value: Any) -> Any:
     return number
 
 
+class EvaluationDefaults:
+    """What an evaluation generates unless it is asked for something else: on the page, over the API and on the command line."""
+
+    prompts = 6
+    """How many of the prompts, from the first; 0 is all."""
+    seeds = 2
+    """Images for each prompt."""
+    seed = 0
+    steps = 20
+    guidance = 7.5
+
+
 PRESETS: Mapping[str, TrainingSettings] = {
     "quick": TrainingSettings(start="guess", steps=40, learning_rate=0.003, views=32),
     "balanced": TrainingSettings(),

@@ -34,6 +34,7 @@ from celeb_basis.cli.progress import Console
 from celeb_basis.errors import EvaluationError
 from celeb_basis.files import explained_os_errors
 from celeb_basis.provenance import GenerationParameters, read_parameters
+from celeb_basis.settings import EvaluationDefaults
 
 if TYPE_CHECKING:
     from celeb_basis.evaluation import ImageToEvaluate
@@ -86,10 +87,17 @@ def add_parser(commands: Commands) -> None:
         metavar="KIND[,KIND]",
         help="kinds of prompts: plain, action, dress, place, style, company; all by default",
     )
-    group.add_argument("--prompts", type=int, metavar="N", help="only the first N prompts")
-    group.add_argument("--seeds", type=int, default=1, metavar="N", help="images per prompt")
+    group.add_argument(
+        "--prompts",
+        type=int,
+        default=EvaluationDefaults.prompts,
+        metavar="N",
+        help=f"only the first N prompts, by default {EvaluationDefaults.prompts}; 0 takes all",
+    )
+    group.add_argument("--seeds", type=int, default=EvaluationDefaults.seeds, metavar="N", help="images per prompt")
     group.add_argument("--keep", type=path_argument, metavar="FOLDER", help="save the generated images here")
     add_sampling(group)
+    parser.set_defaults(steps=EvaluationDefaults.steps, guidance=EvaluationDefaults.guidance)
     add_model(parser, required=False, why="; needed to generate images")
     add_names(parser)
 
@@ -101,8 +109,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise UsageError(
             "Give a folder of images, or --model and one --identity to generate them from the evaluation prompts."
         )
-    if arguments.seeds < 1 or (arguments.prompts is not None and arguments.prompts < 1):
-        raise UsageError("--seeds and --prompts must be at least 1.")
+    if arguments.seeds < 1 or arguments.prompts < 0:
+        raise UsageError("--seeds must be at least 1, and --prompts at least 0, which takes all.")
 
     import numpy as np
 
@@ -242,4 +250,4 @@ def _prompts(arguments: argparse.Namespace, token: str) -> Sequence[str]:
     kinds = None if arguments.kinds is None else [kind.strip() for kind in arguments.kinds.split(",")]
     if unknown := [kind for kind in kinds or () if kind not in EVALUATION_PROMPTS]:
         raise UsageError(f"--kinds does not know {unknown[0]!r}: choose from {', '.join(EVALUATION_PROMPTS)}.")
-    return evaluation_prompts(token, kinds)[: arguments.prompts]
+    return evaluation_prompts(token, kinds)[: arguments.prompts or None]

@@ -70,7 +70,12 @@ def _add_blend(commands: Commands) -> None:
     parser.add_argument(
         "--toward-celebrity", metavar="NAME=X", help="move toward a celebrity: 0 not at all, 1 all the way"
     )
-    parser.add_argument("--keep-radius", action="store_true", help="keep the parts' distance to the mean")
+    parser.add_argument(
+        "--keep-radius",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the parts' distance from the mean, which is the default; plain blends look more average",
+    )
     add_library(parser)
     add_replace(parser)
     add_model(parser)

@@ -35,7 +35,7 @@ def blend(
     info: ModelInfo,
     *,
     name: str,
-    keep_radius: bool = False,
+    keep_radius: bool = True,
 ) -> Identity:
     """The weighted mean of identities, as a new identity.
 
@@ -107,7 +107,7 @@ def toward_celebrity(
     info: ModelInfo,
     *,
     name: str | None = None,
-    keep_radius: bool = False,
+    keep_radius: bool = True,
 ) -> Identity:
     """``identity`` moved toward a celebrity of the basis.
 
@@ -149,7 +149,7 @@ def _mix(parts: Sequence[torch.Tensor], shares: Sequence[float], keep_radius: bo
     # A part without a share is left out, so that a share of 1 returns its part bit for bit.
     counted = [(part, share) for part, share in zip(parts, shares, strict=True) if share != 0]
     mixed = torch.stack([part * share for part, share in counted]).sum(dim=0)
-    if not keep_radius:
+    if not keep_radius or len(counted) == 1:
         return mixed
     weights = sum(abs(share) for _, share in counted)
     radius = torch.stack([part.norm(dim=-1) * (abs(share) / weights) for part, share in counted]).sum(dim=0)

@@ -13,7 +13,7 @@ from celeb_basis.errors import IdentityError, SettingsError, TrainingError
 from celeb_basis.faces.network import DetectedFace, Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.identities.identity import check_note
-from celeb_basis.settings import TrainingSettings, preset
+from celeb_basis.settings import EvaluationDefaults, TrainingSettings, preset
 
 
 class NoSuchPersonError(IdentityError):
@@ -167,13 +167,13 @@ class EvaluateRequest:
     """Real photos to compare with; the identity's thumbnail if there are none."""
     kinds: tuple[str, ...] = ()
     """Kinds of :data:`~celeb_basis.evaluation.prompts.EVALUATION_PROMPTS`; all if empty."""
-    prompts: int = 0
+    prompts: int = EvaluationDefaults.prompts
     """How many of the prompts, from the first; 0 takes all."""
-    seeds: int = 1
+    seeds: int = EvaluationDefaults.seeds
     """Images for each prompt."""
-    seed: int = 0
-    steps: int = 30
-    guidance: float = 7.5
+    seed: int = EvaluationDefaults.seed
+    steps: int = EvaluationDefaults.steps
+    guidance: float = EvaluationDefaults.guidance
     accept_licence: bool = False
     """As in :class:`LearnRequest`."""
 

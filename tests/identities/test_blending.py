@@ -18,7 +18,7 @@ ADA, BOB, EVE = (person(name, "sdxl", seed, BASES) for seed, name in enumerate([
 
 def test_a_blend_is_the_weighted_mean_of_vectors() -> None:
     """The basis is affine, so mixing coefficients is mixing vectors."""
-    mixed = blend([(ADA, 1), (BOB, 2), (EVE, 5)], BASES, INFO, name="mix")
+    mixed = blend([(ADA, 1), (BOB, 2), (EVE, 5)], BASES, INFO, name="mix", keep_radius=False)
     for i in range(2):
         expected = (ADA.vectors[i].astype(float) + 2 * BOB.vectors[i] + 5 * EVE.vectors[i]) / 8
         np.testing.assert_allclose(mixed.vectors[i], expected, atol=1e-6)
@@ -36,18 +36,20 @@ def test_weights_count_by_their_ratio() -> None:
 def test_a_blend_of_one_person_is_that_person(keep_radius: bool) -> None:
     mixed = blend([(ADA, 0.3), (BOB, 0)], BASES, INFO, name="x", keep_radius=keep_radius)
     np.testing.assert_allclose(mixed.coefficients[1], ADA.coefficients[1], atol=1e-6)
-    if not keep_radius:
+    if keep_radius:
+        assert blend([(ADA, 0.3)], BASES, INFO, name="x").content_hash == ADA.content_hash
+    else:
         assert mixed.content_hash == ADA.content_hash
 
 
 def test_negative_weights_extrapolate() -> None:
-    mixed = blend([(ADA, 2), (BOB, -1)], BASES, INFO, name="x")
+    mixed = blend([(ADA, 2), (BOB, -1)], BASES, INFO, name="x", keep_radius=False)
     np.testing.assert_allclose(mixed.coefficients[0], 2 * ADA.coefficients[0] - BOB.coefficients[0], atol=1e-6)
 
 
 def test_keep_radius_puts_every_row_back() -> None:
-    plain = blend([(ADA, 1), (BOB, 1)], BASES, INFO, name="x")
-    kept = blend([(ADA, 1), (BOB, 1)], BASES, INFO, name="x", keep_radius=True)
+    plain = blend([(ADA, 1), (BOB, 1)], BASES, INFO, name="x", keep_radius=False)
+    kept = blend([(ADA, 1), (BOB, 1)], BASES, INFO, name="x")  # as everywhere, unless told otherwise
     for i in range(2):
         assert (np.linalg.norm(plain.coefficients[i], axis=1) < 0.999).all()
         np.testing.assert_allclose(np.linalg.norm(kept.coefficients[i], axis=1), 1, atol=1e-5)
@@ -105,14 +107,14 @@ def test_toward_the_mean() -> None:
 @pytest.mark.parametrize("name", ["Tom Hanks", "tom  hanks", " TOM HANKS "])
 def test_toward_a_celebrity(name: str) -> None:
     assert toward_celebrity(ADA, name, 0, BASES, INFO).content_hash == ADA.content_hash
-    third = toward_celebrity(ADA, name, 0.3, BASES, INFO)
+    third = toward_celebrity(ADA, name, 0.3, BASES, INFO, keep_radius=False)
     there = toward_celebrity(ADA, name, 1, BASES, INFO)
     place = CELEBRITIES.index("Tom Hanks")
     for i, basis in enumerate(BASES):
         theirs = basis.name_coefficients[place].numpy()
         np.testing.assert_array_equal(there.coefficients[i], theirs)
         np.testing.assert_allclose(third.coefficients[i], 0.7 * ADA.coefficients[i] + 0.3 * theirs, atol=1e-6)
-    kept = toward_celebrity(ADA, name, 0.5, BASES, INFO, keep_radius=True)
+    kept = toward_celebrity(ADA, name, 0.5, BASES, INFO)
     radius = (1 + np.linalg.norm(BASES[0].name_coefficients[place].numpy(), axis=1)) / 2
     np.testing.assert_allclose(np.linalg.norm(kept.coefficients[0], axis=1), radius, atol=1e-5)
 

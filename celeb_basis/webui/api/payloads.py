@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from celeb_basis.errors import PhotoError
+from celeb_basis.settings import EvaluationDefaults
 from celeb_basis.webui.schemas import LearnRequest, PhotoUpload, UploadedPhoto
 
 MAX_FILE = 32 << 20
@@ -175,11 +176,11 @@ class EvaluateBody(Body):
     name: str
     photos: list[PhotoBody] = Field([], description="real photos to compare with; the identity's thumbnail if none")
     kinds: list[str] = Field([], description="plain, action, dress, place, style, company; all by default")
-    prompts: int = Field(0, description="how many of the prompts, from the first; 0: all")
-    seeds: int = Field(1, description="images for each prompt")
-    seed: int = 0
-    steps: int = 30
-    guidance: float = 7.5
+    prompts: int = Field(EvaluationDefaults.prompts, description="how many of the prompts, from the first; 0: all")
+    seeds: int = Field(EvaluationDefaults.seeds, description="images for each prompt")
+    seed: int = EvaluationDefaults.seed
+    steps: int = EvaluationDefaults.steps
+    guidance: float = EvaluationDefaults.guidance
     accept_licence: bool = Field(False, description=LICENSE)
 
 

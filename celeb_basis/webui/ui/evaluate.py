@@ -53,12 +53,12 @@ class EvaluateTab:
             gradio.CheckboxGroup(list(EVALUATION_PROMPTS), label="Kinds of prompts", info="All if none is selected")
         )
         with gradio.Row():
-            self.prompts = own(gradio.Slider(1, 40, value=6, step=1, label="Prompts"))
-            self.seeds = own(gradio.Slider(1, 16, value=2, step=1, label="Images per prompt"))
+            self.prompts = own(gradio.Slider(1, 40, value=EvaluateRequest.prompts, step=1, label="Prompts"))
+            self.seeds = own(gradio.Slider(1, 16, value=EvaluateRequest.seeds, step=1, label="Images per prompt"))
         with gradio.Row():
-            self.steps = own(gradio.Slider(1, 150, value=20, step=1, label="Sampling steps"))
-            self.guidance = own(gradio.Slider(1, 30, value=7.5, step=0.5, label="CFG scale"))
-        self.seed = own(gradio.Number(0, precision=0, label="First seed"))
+            self.steps = own(gradio.Slider(1, 150, value=EvaluateRequest.steps, step=1, label="Sampling steps"))
+            self.guidance = own(gradio.Slider(1, 30, value=EvaluateRequest.guidance, step=0.5, label="CFG scale"))
+        self.seed = own(gradio.Number(EvaluateRequest.seed, precision=0, label="First seed"))
         with gradio.Row():
             self.evaluate_button = gradio.Button("Evaluate", variant="primary", elem_id="celeb_basis_evaluate_start")
             self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_evaluate_stop")
