@@ -36,7 +36,7 @@ and whether the basis was cached. 'learn' builds it by itself; this command is f
 examples:
   celeb-basis basis --model /models/sd15.safetensors
   celeb-basis basis --model /models/sd15 --names mine.txt --components 200 --plot variance.svg
-  celeb-basis basis --model /models/sd15 --max-synonyms 200 --save-names clear.txt   (then: learn --names clear.txt)
+  celeb-basis basis --model /models/sd15 --max-synonyms 200 --save-names clear.txt     (then: learn --names clear.txt)
   celeb-basis basis --model /models/sd15 --draws-face --save-names drawn.txt     (then: learn --names drawn.txt)"""
 
 
