@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,9 +168,18 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _people_of(arguments: argparse.Namespace, items: Sequence[ImageToEvaluate]) -> list[str]:
     """Names of the people whom an evaluation is about: those of ``--identity``, and those in the images' parameters."""
+    from celeb_basis.identities.library import Library
+
     named = [_name_of(text) for text in arguments.identity]
-    words = [word for item in items for word in ((item.word,) if isinstance(item.word, str) else item.word)]
-    return list(dict.fromkeys([*named, *(word.strip("<>") for word in words)]))
+    library = Library(arguments.library)
+    for item in items:
+        names = [word.strip("<>") for word in ((item.word,) if isinstance(item.word, str) else item.word)]
+        if arguments.pictures is not None:
+            with contextlib.suppress(OSError):  # the image may be older than the name that the person has now
+                when = (arguments.pictures / item.name).stat().st_mtime
+                names = [library.name_now(name, when) for name in names]
+        named += names
+    return list(dict.fromkeys(named))
 
 
 def _name_of(identity: str) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import hmac
+import json
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError, printable
-from celeb_basis.files import ASIDE, TEMPORARY, cache_folder, explained_os_errors, is_abandoned, write_json
+from celeb_basis.files import ASIDE, TEMPORARY, cache_folder, explained_os_errors, is_abandoned, write_bytes, write_json
 from celeb_basis.reading import read_json
 
 _log = logging.getLogger(__name__)
@@ -24,6 +28,9 @@ MARKS = ".deleted.json"
 
 _PATIENCE = 30.0
 """Seconds to wait for another writer. A write takes milliseconds."""
+
+_MOST_MARKS = 4 << 20
+"""Largest file of marks that is read, in bytes: a run reads it at every step."""
 
 _FORMAT = 1
 _KEPT = 30 * 24 * 3600.0
@@ -178,6 +185,8 @@ class Renamed:
     """The present name."""
     when: float
     """When the former name was given up, a :func:`time.time`."""
+    ours: bool = True
+    """Whether this installation renamed the person. Marks from elsewhere may give anybody's runs to anybody."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,7 @@ class Marks:
     def name_now(self, key: str, begun: float) -> str | None:
         """What a person is called now who had the name with this ``key`` at the time ``begun``; ``None`` for the same."""
         former = _hash(key)
-        found = [one for one in self.renamed if one.former == former and one.when >= begun]
+        found = [one for one in self.renamed if one.ours and one.former == former and one.when >= begun]
         return min(found, key=lambda one: one.when).name if found else None
 
 
@@ -240,9 +249,7 @@ def mark_renamed(folder: Path, key: str, new_key: str, new_name: str) -> None:
     former, present = _hash(key), _hash(new_key)
 
     def change(marks: Marks) -> Marks:
-        renamed = [
-            Renamed(one.former, present, new_name, one.when) if one.key == former else one for one in marks.renamed
-        ]
+        renamed = [replace(one, key=present, name=new_name) if one.key == former else one for one in marks.renamed]
         renamed.append(Renamed(former, present, new_name, time.time()))
         return Marks(marks.deleted, [one for one in renamed if one.former != one.key])
 
@@ -261,12 +268,11 @@ def marks_of(folder: Path) -> Marks:
     if not path.is_file():
         return Marks()
     try:
-        content = read_json(path)
+        content = read_json(path, most_bytes=_MOST_MARKS)
         deleted = {str(mark): float(when) for mark, when in content["deleted"].items()}
-        renamed = [
-            Renamed(str(one["former"]), str(one["key"]), str(one["name"]), float(one["when"]))
-            for one in content.get("renamed", ())
-        ]
+        entries = content.get("renamed", ())
+        secret = installation_secret(create=False) if entries else b""
+        renamed = [_read_renamed(one, secret) for one in entries]
         return Marks(deleted, renamed)
     except (CelebBasisError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("The marks of deletions in %s cannot be read: %s", printable(str(folder)), error)
@@ -277,7 +283,8 @@ def _change(folder: Path, change: Callable[[Marks], Marks]) -> None:
     try:
         with writing(folder, create=True):  # a first run may have been deleted before there was a folder
             marks = change(marks_of(folder))
-            renamed = [asdict(one) for one in marks.renamed]
+            secret = installation_secret() if any(one.ours for one in marks.renamed) else b""
+            renamed = [_written_renamed(one, secret) for one in marks.renamed]
             write_json(folder / MARKS, {"format": _FORMAT, "deleted": dict(marks.deleted), "renamed": renamed})
     except CelebBasisError as error:
         _log.warning("A run that is still learning a deleted person may bring them back: %s", error)
@@ -285,3 +292,60 @@ def _change(folder: Path, change: Callable[[Marks], Marks]) -> None:
 
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _read_renamed(entry: Mapping[str, Any], secret: bytes) -> Renamed:
+    one = Renamed(str(entry["former"]), str(entry["key"]), str(entry["name"]), float(entry["when"]))
+    return replace(one, ours=bool(secret) and is_equal(_renamed_signature(one, secret), entry.get("signature")))
+
+
+def _written_renamed(one: Renamed, secret: bytes) -> dict[str, Any]:
+    entry = {"former": one.former, "key": one.key, "name": one.name, "when": one.when}
+    return entry | {"signature": _renamed_signature(one, secret)} if one.ours else entry
+
+
+def _renamed_signature(one: Renamed, secret: bytes) -> str:
+    return signature(secret, "renamed", one.former, one.key, one.name, one.when)
+
+
+# Signatures: what this installation noted is known from what came with a folder
+
+_KEY = "record.key"
+"""File in the cache folder with the secret by which this installation knows its own notes again."""
+
+
+def signature(secret: bytes, *values: Any) -> str:
+    """What only this installation can write beside ``values``, which are ready for JSON."""
+    return hmac.new(secret, json.dumps(values).encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def is_equal(valid: str, given: Any) -> bool:
+    """Whether a signature that was read, and may be anything, is the valid one."""
+    return hmac.compare_digest(valid.encode(), str(given).encode("utf-8", "surrogatepass"))
+
+
+def installation_secret(*, create: bool = True) -> bytes:
+    """32 random bytes of this installation, made when they are first needed.
+
+    Args:
+        create: Make them if there are none; otherwise the answer is empty.
+
+    Raises:
+        FileError: They cannot be written.
+    """
+    try:
+        path = cache_folder() / _KEY
+        with contextlib.suppress(OSError):
+            if path.is_file() and len(kept := path.read_bytes()) == 32:
+                return kept
+    except FileError:  # there is no home folder
+        if create:
+            raise
+    if not create:
+        return b""
+    with writing(path.parent, create=True), explained_os_errors(path, "write"):
+        if not path.is_file() or path.stat().st_size != 32:
+            write_bytes(path, secrets.token_bytes(32))
+            with contextlib.suppress(OSError):
+                path.chmod(0o600)
+        return path.read_bytes()

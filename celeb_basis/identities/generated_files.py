@@ -5,12 +5,7 @@ Each library has one, in which deleting a person finds these files.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import hmac
-import json
 import logging
-import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from celeb_basis.errors import CelebBasisError, FileError, printable
-from celeb_basis.files import cache_folder, expanded, explained_os_errors, sha256_of_file, write_bytes, write_json
-from celeb_basis.identities.folder_lock import writing
+from celeb_basis.files import expanded, explained_os_errors, sha256_of_file, write_json
+from celeb_basis.identities.folder_lock import installation_secret, is_equal, signature, writing
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.reading import read_json
 
@@ -30,8 +25,6 @@ RECORD = ".derived.json"
 
 _FORMAT = 1
 _UNREADABLE = (CelebBasisError, OSError, ValueError, TypeError, KeyError)
-_KEY = "record.key"
-"""File in the cache folder with the secret by which this installation knows its own notes again."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class GeneratedFiles:
     def _all(self) -> tuple[GeneratedFile, ...]:
         if not self._path.is_file():
             return ()
-        kept, secret = read_json(self._path), _secret()
+        kept, secret = read_json(self._path), installation_secret()
         return tuple(_read(entry, secret) for entry in kept["files"])
 
     def _all_to_change(self) -> tuple[GeneratedFile, ...]:
@@ -159,14 +152,14 @@ class GeneratedFiles:
         if not files:
             self._path.unlink(missing_ok=True)
             return
-        secret = _secret()
+        secret = installation_secret()
         write_json(self._path, {"format": _FORMAT, "files": [_written(file, secret) for file in files]})
 
 
 def _read(entry: Any, secret: bytes) -> GeneratedFile:
     people = tuple(str(name) for name in entry["people"])
     file = GeneratedFile(Path(entry["path"]), str(entry["kind"]), people, str(entry["sha256"]))
-    return replace(file, ours=hmac.compare_digest(_signature(file, secret), str(entry.get("signature", ""))))
+    return replace(file, ours=is_equal(_signature(file, secret), entry.get("signature")))
 
 
 def _written(file: GeneratedFile, secret: bytes) -> dict[str, Any]:
@@ -176,22 +169,7 @@ def _written(file: GeneratedFile, secret: bytes) -> dict[str, Any]:
 
 def _signature(file: GeneratedFile, secret: bytes) -> str:
     """What only this installation can write beside a note."""
-    text = json.dumps([str(file.path), file.kind, list(file.people), file.sha256])
-    return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
-
-
-def _secret() -> bytes:
-    """32 random bytes of this installation, made when they are first needed."""
-    path = cache_folder() / _KEY
-    with contextlib.suppress(OSError):
-        if path.is_file() and len(kept := path.read_bytes()) == 32:
-            return kept
-    with writing(path.parent, create=True):
-        if not path.is_file() or path.stat().st_size != 32:
-            write_bytes(path, secrets.token_bytes(32))
-            with contextlib.suppress(OSError):
-                path.chmod(0o600)
-        return path.read_bytes()
+    return signature(secret, str(file.path), file.kind, list(file.people), file.sha256)
 
 
 def _renamed(file: GeneratedFile, name: str, new_name: str) -> GeneratedFile:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,43 @@ def test_files_that_come_after_the_deletion_are_not_passed_over_in_silence(
     GeneratedFiles(library.folder).note([picture], "picture", ["ada"], begun=begun)
     assert "ada was deleted while files about that person were being made" in caplog.text
     assert picture in delete_person(library, "ada").files
+
+
+def test_marks_from_elsewhere_give_nobody_away(tmp_path: Path) -> None:
+    """A folder from elsewhere claims that bob is called ada now: deleting ada must not delete the runs of bob."""
+    library, before = Library(tmp_path / "people"), time.time()
+    for name in ("ada", "eve"):
+        library.add(person(name))
+    library.rename("eve", "zoe")
+    marks = library.folder / MARKS
+    content = json.loads(marks.read_text())
+    former = hashlib.sha256(b"bob").hexdigest()
+    key, when = hashlib.sha256(b"ada").hexdigest(), time.time() + 1e6
+    for signature in ("", "0" * 64, "\ud800é", None, 3):
+        claim = {"former": former, "key": key, "name": "ada", "when": when, "signature": signature}
+        marks.write_text(json.dumps({**content, "renamed": [*content["renamed"], claim]}))
+        assert library.name_now("bob", before) == "bob"
+        assert not library.work_on(["ada"])(["bob"], before)
+        assert library.name_now("eve", before) == "zoe", "what is ours counts"
+    run = tmp_path / "unfinished" / "0123456789ab.json"
+    run.parent.mkdir()
+    run.write_text(json.dumps({"people": ["bob"], "created": before}))
+    delete_person(library, "ada", (run.parent,))
+    assert run.exists()
+    library.rename("zoe", "Zoe 2")
+    assert library.name_now("eve", before) == "Zoe 2"
+
+
+def test_without_a_place_for_secrets_deletions_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, begun = Library(tmp_path / "people"), time.time()
+    for name in ("ada", "bob"):
+        library.add(person(name))
+    library.rename("bob", "carl")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("CELEB_BASIS_CACHE", str(tmp_path / "file"))
+    library.rename("ada", "eve")
+    delete_person(library, "eve")
+    assert library.was_deleted("eve", begun)
 
 
 # In the WebUI
