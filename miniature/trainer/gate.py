@@ -2,13 +2,14 @@
 
 ``python -m miniature.trainer.gate FOLDER --bank BANK --classifier FILE`` draws with a diffusers folder and prints ``rank1`` by
 each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
+With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.network import Pixels
 from miniature.people3d.casting import Judge
-from miniature.trainer.judging import Gallery, references_of
+from miniature.trainer.judging import REFERENCES, Gallery, reference_places, references_of
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
 from miniature.training.pictures import decode, save_sheet
@@ -27,6 +28,7 @@ from miniature.training.places import face_network
 from miniature.world.bank import Bank
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
 from miniature.world.people import PEOPLE_FILE, read_people
+from miniature.world.pool import Sitters
 from miniature.world.scenes import MEDIA, PLACES, THINGS, Look, Scene, Shown
 
 RANK1_OF_LEARNING, RANK1, SCENE, DETECT = 0.95, 0.90, 0.95, 0.99
@@ -112,7 +114,7 @@ def line(name: str, value: float, least: float) -> str:
 
 
 def people_figures(
-    drawer: Drawer, galleries: Sequence[Gallery], names: Sequence[str]
+    drawer: Drawer | Renderer, galleries: Sequence[Gallery], names: Sequence[str]
 ) -> Iterator[tuple[str, float, float]]:
     """Names, values and limits of ``rank1`` by each judge and of ``detect``: one plain portrait of everybody."""
     pictures = list(drawer.draw([f"a photo of {name}" for name in names], 0))
@@ -143,12 +145,30 @@ def scene_figures(drawer: Drawer, classifier: SceneClassifier, names: Sequence[s
     return figures
 
 
+class Renderer:
+    """Draws the portraits of a perfect model: those that are not among the references."""
+
+    def __init__(self, sitters: Sitters, names: Sequence[str], numbers: Sequence[int]) -> None:
+        self._sitters, self._numbers = sitters, dict(zip(names, numbers, strict=True))
+
+    def draw(self, prompts: Sequence[str], seed: int) -> Pixels:
+        """``(N, SIDE, SIDE, 3)`` pictures of the people whom prompts name at their end."""
+        rng, pictures = np.random.default_rng(seed), []
+        for prompt in prompts:
+            number = next(number for name, number in self._numbers.items() if prompt.endswith(name))
+            place = reference_places(self._sitters.bank, number)[REFERENCES]
+            pictures.append(self._sitters.picture(self._sitters.portrait(number, place), rng)[0])
+        return np.stack(pictures)
+
+
 def judges() -> list[Judge]:
     """The network that learning uses, and every other that is installed; what is missing is said."""
+    from miniature.face_pack.mobile_face_net import MobileFaceNetJudge
     from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
 
     found: list[Judge] = [RecognitionJudge(face_network())]
-    for make in (DlibJudge,):
+    makers: list[Callable[[], Judge]] = [DlibJudge, MobileFaceNetJudge]
+    for make in makers:
         try:
             found.append(make())
         except CelebBasisError as error:
@@ -161,33 +181,47 @@ def main() -> int:
     import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="diffusers folder")
+    parser.add_argument("folder", type=Path, nargs="?", help="diffusers folder")
+    parser.add_argument("--renderer", action="store_true", help="people by the renderer, instead of a folder")
     parser.add_argument("--bank", type=Path, required=True)
-    parser.add_argument("--classifier", type=Path, required=True, help="file of miniature.trainer.scene_classifier")
+    parser.add_argument("--classifier", type=Path, help="file of miniature.trainer.scene_classifier")
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     parser.add_argument("--scenes", type=int, default=340)
     parser.add_argument("--sheet", type=Path, help="write 24 people by 3 prompts there")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
-    drawer, people = Drawer(pipeline.to(arguments.device)), read_people(arguments.people)
+    if arguments.renderer == bool(arguments.folder):
+        parser.error("give a folder, or --renderer")
+    if arguments.folder and not arguments.classifier:
+        parser.error("give --classifier: a file of miniature.trainer.scene_classifier")
+    people, bank = read_people(arguments.people), Bank(arguments.bank)
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
-    references = references_of(Bank(arguments.bank), numbers)
+    references = references_of(bank, numbers)
     galleries = [Gallery(judge, face_network()) for judge in judges()]
     for gallery in galleries:
         gallery.hang(references)
-    enough = True
-    for name, value, least in people_figures(drawer, galleries, names):
-        sys.stdout.write(line(name, value, least) + "\n")
-        enough = enough and value >= least
+    if arguments.renderer:
+        return _print_people(Renderer(Sitters(bank, numbers), names, numbers), galleries, names)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
+    drawer = Drawer(pipeline.to(arguments.device))
+    short = _print_people(drawer, galleries, names)
     figures = scene_figures(drawer, load_classifier(arguments.classifier), names, arguments.scenes)
     sys.stdout.write(line("scene", figures["scene"], SCENE) + "\n")
     sys.stdout.writelines(f"  {part}: {figures[part]:.3f}\n" for part in PARTS if part in figures)
     if arguments.sheet:
         prompts = [words.format(name) for name in names[:_SHEET_PEOPLE] for words in _SHEET_PROMPTS]
         save_sheet(arguments.sheet, drawer.draw(prompts, 9), 12)
-    return 0 if enough and figures["scene"] >= SCENE else 1
+    return int(bool(short) or figures["scene"] < SCENE)
+
+
+def _print_people(drawer: Drawer | Renderer, galleries: Sequence[Gallery], names: Sequence[str]) -> int:
+    """Print the figures of people; returns 1 if one is short."""
+    short = 0
+    for name, value, least in people_figures(drawer, galleries, names):
+        sys.stdout.write(line(name, value, least) + "\n")
+        short |= value < least
+    return int(short)
 
 
 if __name__ == "__main__":

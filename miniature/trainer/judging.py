@@ -76,13 +76,19 @@ class Gallery:
         return Verdict(ranks.astype(np.int64), own)
 
 
+def reference_places(bank: Bank, number: int) -> list[int]:
+    """Places of a person's pictures in the bank, those that serve best for comparing first: near, and without things."""
+    looks = bank.looks(number)
+    return sorted(range(len(looks)), key=lambda place: (bool(looks[place].thing), not looks[place].near, place))
+
+
 def references_of(bank: Bank, numbers: Sequence[int], *, seed: int = 77) -> list[list[Pixels]]:
-    """Pictures of each person that nobody was trained on as they are: plain portraits in different looks, bare heads."""
+    """:data:`REFERENCES` plain portraits of each person, in different looks."""
     sitters, rng = Sitters(bank, numbers), np.random.default_rng(seed)
-    pictures = []
-    for number in numbers:
-        bare = [place for place, look in enumerate(bank.looks(number)) if not look.thing]
-        bare.sort(key=lambda place: not bank.looks(number)[place].near)
-        chosen = (bare * REFERENCES)[:REFERENCES]
-        pictures.append([sitters.picture(sitters.portrait(number, place), rng)[0] for place in chosen])
-    return pictures
+    return [
+        [
+            sitters.picture(sitters.portrait(number, place), rng)[0]
+            for place in (reference_places(bank, number) * REFERENCES)[:REFERENCES]
+        ]
+        for number in numbers
+    ]
