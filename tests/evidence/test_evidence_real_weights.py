@@ -21,7 +21,7 @@ from benchmarks.evidence.real_weights import KINDS, chosen_prompts, clip_scores
 from benchmarks.evidence.testbed import PromptCase
 from celeb_basis.errors import EvaluationError, FileError, PhotoError
 from celeb_basis.evaluation.prompts import EVALUATION_PROMPTS
-from celeb_basis.miniature import MODEL, NAMES, PHOTOS
+from celeb_basis.miniature import MODEL, NAMES
 
 
 def _touch(folder: Path, *names: str) -> Path:
@@ -169,16 +169,26 @@ def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.fixture(scope="module")
-def people_of_the_miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two photos of each of the demo's two strangers: the second is the first, mirrored and darker."""
+def rendered_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos of each of two invented people, in another pose, light and expression."""
+    from miniature.people3d import rasterizer
+
+    if rasterizer.compiler() is None:
+        pytest.skip("invented people are drawn by a C program, and there is no compiler")
+    from miniature.people3d.looks import draw_clothes, draw_lighting
+    from miniature.people3d.person import draw_person
+    from miniature.people3d.portrait import Model, Pose
+    from miniature.people3d.sheet import backdrop
+
     folder = tmp_path_factory.mktemp("people")
-    for path in sorted(PHOTOS.glob("*.png"))[:2]:
-        (folder / path.stem).mkdir()
-        with Image.open(path) as opened:
-            photo = opened.convert("RGB")
-        photo.save(folder / path.stem / "1.png")
-        mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        mirrored.point(lambda level: round(level * 0.85)).save(folder / path.stem / "2.png")
+    looks = (("soft", Pose(), "neutral"), ("warm", Pose(14, -3, 2), "slight smile"))
+    for number in (3, 4):
+        model, rng = Model(draw_person(number)), np.random.default_rng(number)
+        (folder / f"person {number}").mkdir()
+        for at, (light, pose, expression) in enumerate(looks):
+            lighting, clothes = draw_lighting(light, rng), draw_clothes(rng)
+            cutout = model.picture(256, pose, expression, lighting=lighting, clothes=clothes)
+            Image.fromarray(cutout.over(backdrop(256, rng))).save(folder / f"person {number}" / f"{at}.png")
     return folder
 
 
@@ -206,10 +216,8 @@ def _command(model: Path, people: Path, results: Path, *more: str) -> list[str]:
     return options
 
 
-def test_the_table_on_a_single_file_survives_a_kill(
-    single_file: Path, people_of_the_miniature: Path, tmp_path: Path
-) -> None:
-    options = _command(single_file, people_of_the_miniature, tmp_path / "out")
+def test_the_table_on_a_single_file_survives_a_kill(single_file: Path, rendered_people: Path, tmp_path: Path) -> None:
+    options = _command(single_file, rendered_people, tmp_path / "out")
     command = [sys.executable, "-m", "benchmarks.evidence", *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     running = subprocess.Popen(
@@ -248,14 +256,14 @@ def test_the_table_on_a_single_file_survives_a_kill(
 
 
 def test_other_photos_are_another_folder(
-    people_of_the_miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rendered_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del capsys
-    options = _command(MODEL, people_of_the_miniature, tmp_path / "out")
+    options = _command(MODEL, rendered_people, tmp_path / "out")
     options = [*options[: options.index("--only")], "--only", "mean"]
     assert main(options) == 0
     changed = tmp_path / "changed"
-    for path in people_of_the_miniature.rglob("*.png"):
+    for path in rendered_people.rglob("*.png"):
         (changed / path.parent.name).mkdir(parents=True, exist_ok=True)
         with Image.open(path) as opened:
             opened.point(lambda level: min(255, round(level * 1.1))).save(changed / path.parent.name / path.name)

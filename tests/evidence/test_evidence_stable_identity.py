@@ -157,13 +157,11 @@ def test_gradients_are_clipped_and_errors_divided_by_the_scale_of_the_latents(te
     assert float(total) == pytest.approx(1.0, rel=1e-3)
 
 
-def test_cross_initialization_starts_at_the_text_encoders_output(tmp_path: Any) -> None:
-    from support.models import make_host
-
+def test_cross_initialization_starts_at_the_text_encoders_output(sdxl_host: Any, tmp_path: Any) -> None:
     from celeb_basis.names.lists import name_list as names_of
     from celeb_basis.names.lists import shipped_names
 
-    model = make_host("sdxl")
+    model = sdxl_host
     names = names_of([name for name in shipped_names().names if len(name.split()) == 2][:30], "some")
     bases = make_bases(model, names, Space("free"), 0)
     assert {basis.size for basis in bases} == {max(basis.width for basis in bases)}
