@@ -112,8 +112,8 @@ def _on_the_miniature(plan: Plan, results: Results, options: argparse.Namespace,
     failed = run_shown(testbed, plan, results, CACHE, workers=workers, share=options.share, given=given)
     if options.share is None:
         rows = summarize(matching(results, plan, testbed.key), [one.name for one in FULL.methods])
-        answered = [one.name for one in plan.methods]
-        sys.stdout.write(table(rows) + "\n\n" + "\n".join(hypotheses(rows, answered)) + "\n")
+        lines = hypotheses(rows, [one.name for one in plan.methods], shortened=plan.steps > 0)
+        sys.stdout.write(table(rows) + "\n\n" + "\n".join(lines) + "\n")
     return int(failed)
 
 
@@ -179,8 +179,9 @@ def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[st
         prompt=loaded.prompt,
         notes=loaded.notes,
     )
-    write_page(page, rows, described, planned=planned, paired=paired_differences(finished, PAIRED))
-    answered = hypotheses(rows, [one.name for one in plan.methods])
+    differences = paired_differences(finished, PAIRED)
+    write_page(page, rows, described, planned=planned, steps=plan.steps, paired=differences)
+    answered = hypotheses(rows, [one.name for one in plan.methods], shortened=plan.steps > 0)
     sys.stdout.write(table(rows) + "\n\n" + "\n".join(answered) + f"\n\n{page}\n")
     return int(failed)
 
@@ -216,6 +217,7 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         rows,
         described,
         planned=planned,
+        steps=plan.steps,
         paired=paired_differences(finished, PAIRED),
         rejected=summarize(rejected, REJECTED),
         rejected_paired=paired_differences([*finished, *rejected], PAIRED_REJECTED),

@@ -85,12 +85,13 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *lines])
 
 
-def hypotheses(rows: Sequence[Row], planned: Sequence[str] | None = None) -> list[str]:
+def hypotheses(rows: Sequence[Row], planned: Sequence[str] | None = None, *, shortened: bool = False) -> list[str]:
     """The hypotheses, one per line, each with yes, no, or what is missing to test it.
 
     Args:
         rows: The methods that were measured.
         planned: Methods of the plan: what needs others is left out. All by default.
+        shortened: Whether recipes ran for fewer steps than their own: what is about steps is left out.
     """
     known = {row.method: row for row in rows}
     lines = []
@@ -143,14 +144,15 @@ def hypotheses(rows: Sequence[Row], planned: Sequence[str] | None = None) -> lis
             f"two people of *{ours}* are recognized together at least three times as often as with textual inversion",
             "both", ours, 3, TEXTUAL_INVERSION,
         )  # fmt: skip
-    add(
-        "*quick* reaches *paper*'s final Identity with at most a fifth of its denoiser evaluations", PAPER, "quick",
-        metrics=["identity"],
-        holds=lambda: (
-            _value(figure("quick", "identity")) >= _value(figure(PAPER, "identity"))
-            and known["quick"].last.evaluations <= known[PAPER].last.evaluations / 5
-        ),
-    )  # fmt: skip
+    if not shortened:
+        add(
+            "*quick* reaches *paper*'s final Identity with at most a fifth of its denoiser evaluations", PAPER, "quick",
+            metrics=["identity"],
+            holds=lambda: (
+                _value(figure("quick", "identity")) >= _value(figure(PAPER, "identity"))
+                and known["quick"].last.evaluations <= known[PAPER].last.evaluations / 5
+            ),
+        )  # fmt: skip
     higher("identity", "best", PAPER)
     not_lower("prompt", "best", PAPER)
     for one, share in (("balanced", 0.8), ("best", 0.9)):
@@ -228,6 +230,7 @@ def write_page(
     about: Described,
     *,
     planned: Sequence[str] = (),
+    steps: int = 0,
     paired: Sequence[Difference] = (),
     rejected: Sequence[Row] = (),
     rejected_paired: Sequence[Difference] = (),
@@ -239,10 +242,15 @@ def write_page(
         rows: The methods.
         about: What is said of the run.
         planned: Methods of the plan; what they cannot answer is left out. All hypotheses are listed by default.
+        steps: The most steps per person that recipes ran for; 0 for their own.
         paired: Differences on the same strangers.
         rejected: Candidates that were rejected.
         rejected_paired: Differences of the rejected candidates.
     """
+    notes = [
+        *about.notes,
+        *([f"**Recipes ran for at most {steps} steps:** these figures say little."] if steps else []),
+    ]
     known = {row.method for row in rows}
     missing = [f"*{name}*" for name in planned if name not in known]
     second = f" **Second opinion**: the same\n  as Identity by {about.second_judge}." if about.second_judge else ""
@@ -261,12 +269,12 @@ of scenes in which they were never shown. All intervals are 95 % intervals over 
 - **Diversity**: root-mean-square difference of two images of the same prompt.
 - **Both, on their sides**: the share of images with two people in which both are recognized, the first-named on the left.
 - Denoiser evaluations and seconds (learning + encoding of views) are per person.
-{"".join(f"- {note}{chr(10)}" for note in about.notes)}
+{"".join(f"- {note}{chr(10)}" for note in notes)}
 {table(rows)}
 """,
         f"**Not yet measured:** {', '.join(missing)}.\n" if missing else "",
         f"""## Hypotheses
-{chr(10).join(hypotheses(rows, planned or None))}
+{chr(10).join(hypotheses(rows, planned or None, shortened=steps > 0))}
 """,
         f"""## Paired differences
 The mean over strangers of the difference of two methods on the same stranger and seeds, with 95 % intervals; bold where the

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.evidence import tuning
 from benchmarks.evidence.__main__ import ROOT, main
 from benchmarks.evidence.photos import photos_of_people, strangers_from_photos
 from benchmarks.evidence.real_weights import KINDS, chosen_prompts, clip_scores
@@ -249,6 +250,7 @@ def test_the_table_on_a_single_file_survives_a_kill(single_file: Path, rendered_
         assert f"\n| {name} | 2 × 1 |" in text
     assert "| Identity, share of the ceiling |" in text
     assert "Prompt was not measured: give --clip" in text
+    assert "Recipes ran for at most 2 steps" in text
     assert "some-checkpoint.safetensors" in text
     assert str(page) in again.stdout
     known = json.loads(next(line for line in lines if '"a name that the model knows"' in line))
@@ -272,3 +274,36 @@ def test_other_photos_are_another_folder(
     options[options.index("--prompts") + 1] = "1"
     assert main(options) == 0
     assert len(list((tmp_path / "out").glob("*/results.jsonl"))) == 3
+
+
+@pytest.mark.slow
+def test_baselines_are_tuned_on_others_than_are_evaluated(
+    rendered_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [one for one in tuning.candidates() if one.name.startswith("textual inversion")][:2]
+    monkeypatch.setattr(tuning, "candidates", lambda: tuple(few))
+    options = _command(MODEL, rendered_people, tmp_path / "out")
+    options = options[: options.index("--only")]
+    options[options.index("--prompts") + 1] = options[options.index("--sampling-steps") + 1] = "1"
+    options[options.index("--steps") + 1] = "16"
+    assert main([*options, "--tune"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^textual inversion, tuned: textual inversion, rate .*, \d+ steps \(score", out, re.MULTILINE)
+    (written,) = (tmp_path / "out").glob("tuned-*/tuned.json")
+    assert set(json.loads(written.read_text("utf-8"))["methods"]) == {
+        "textual inversion, tuned",
+        "textual inversion, tuned, same time",
+    }
+    only = ["--only", "textual inversion, tuned", "--only", "mean"]
+    assert main([*options, *only]) == 1
+    assert "whom the baselines were tuned on" in capsys.readouterr().err
+    others = tmp_path / "others"
+    for path in rendered_people.rglob("*.png"):
+        (others / path.parent.name).mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as opened:
+            opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(others / path.parent.name / path.name)
+    options[options.index("--photos") + 1] = str(others)
+    assert main([*options, *only]) == 0
+    out = capsys.readouterr().out
+    assert "\n| textual inversion, tuned | 2 × 1 |" in out
+    assert "\n| mean | 2 × 1 |" in out

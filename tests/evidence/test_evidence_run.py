@@ -19,7 +19,18 @@ from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.methods import Trained, Untuned
 from benchmarks.evidence.metrics import METRICS, Evaluator, placeholder
 from benchmarks.evidence.page import Described, hypotheses, table, write_page
-from benchmarks.evidence.plan import ABLATIONS, CEILING, FULL, GROUP_SIZES, MAIN, Plan, groups_of, limited, shortened
+from benchmarks.evidence.plan import (
+    ABLATIONS,
+    CEILING,
+    FULL,
+    GROUP_SIZES,
+    MAIN,
+    PAPER,
+    Plan,
+    groups_of,
+    limited,
+    shortened,
+)
 from benchmarks.evidence.precompute import Precomputed
 from benchmarks.evidence.reporting import Reporter, duration
 from benchmarks.evidence.results import Results
@@ -352,6 +363,8 @@ def test_hypotheses_that_the_plan_cannot_answer_are_left_out(toy: tuple[Evidence
     every = hypotheses(rows)
     answered = hypotheses(rows, [one.name for one in plan.methods])
     assert len(answered) == 2
+    assert "a fifth of its denoiser evaluations" in "".join(hypotheses(rows, [PAPER, "quick"]))
+    assert "a fifth of its denoiser evaluations" not in "".join(hypotheses(rows, [PAPER, "quick"], shortened=True))
     assert not any("missing" in line for line in answered)
     assert set(answered) < set(every)
     assert any("a name that the model knows missing" in line for line in every)
