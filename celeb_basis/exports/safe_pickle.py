@@ -172,6 +172,7 @@ class _Interpreter:
         self.memo: dict[int, Any] = {}
         self.resolve_storage = resolve_storage
         self._left = MAX_OPERATIONS
+        self._actions = {name[4:].upper(): getattr(self, name) for name in dir(self) if name.startswith("_do_")}
 
     def spend(self, count: int) -> None:
         """Count ``count`` values that are made or copied, however few opcodes ask for them."""
@@ -186,7 +187,7 @@ class _Interpreter:
             self.stack.append(argument)
         elif name in _PUSHES_CONSTANT:
             self.stack.append(_PUSHES_CONSTANT[name])
-        elif (action := getattr(self, f"_do_{name.lower()}", None)) is not None:
+        elif (action := self._actions.get(name)) is not None:
             action(argument)
         elif name not in _IGNORED:
             raise ExportError(f"The file contains the pickle operation {name}: {_UNSAFE}")
@@ -207,13 +208,15 @@ class _Interpreter:
         self.stack.append(tuple(self._pop_to_mark()))
 
     def _do_tuple1(self, _: Any) -> None:
-        self.stack[-1:] = [self._last(1)]
+        self.stack.append((self._pop(),))
 
     def _do_tuple2(self, _: Any) -> None:
-        self.stack[-2:] = [self._last(2)]
+        second, first = self._pop(), self._pop()
+        self.stack.append((first, second))
 
     def _do_tuple3(self, _: Any) -> None:
-        self.stack[-3:] = [self._last(3)]
+        third, second, first = self._pop(), self._pop(), self._pop()
+        self.stack.append((first, second, third))
 
     def _do_append(self, _: Any) -> None:
         value = self._pop()
@@ -310,12 +313,6 @@ class _Interpreter:
         if isinstance(value, _Mark):
             raise ValueError
         return value
-
-    def _last(self, count: int) -> tuple[Any, ...]:
-        values = tuple(self.stack[-count:])
-        if len(values) != count or any(isinstance(value, _Mark) for value in values):
-            raise ValueError
-        return values
 
     def _pop_to_mark(self) -> list[Any]:
         values: list[Any] = []

@@ -22,10 +22,10 @@ def test_every_hostile_file_is_read_or_refused_in_words(tmp_path: Path) -> None:
     names = write_corpus(corpus(), folder)
     assert len(names) >= 230
     rows = rows_of("support.hostile_files", folder, names, cwd=tmp_path)
-    wrong = [row for row in rows if row[1].startswith(("raised", "vague"))]
+    wrong = [row for row in rows if ": raised: " in row[1] or ": vague: " in row[1]]
     assert not wrong, wrong
-    # Six readers in turn read each file, so the bound is for all of them together.
-    heavy = [row for row in rows if row[2] > MEGABYTES or row[3] > 6 * SECONDS_OF_CPU]
+    # Of the dearest of the ways in which each file is read.
+    heavy = [row for row in rows if row[3] > MEGABYTES or row[4] > SECONDS_OF_CPU]
     assert not heavy, heavy
     assert not list(tmp_path.rglob(MARK))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -12,10 +14,23 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 
-SECONDS_OF_CPU = 8
-"""A guard against hanging, not a measurement: machines differ."""
+SECONDS_OF_CPU = 2
+"""Most seconds of the processor for reading one file in one way, as the kernel counts them for the process."""
 
 MEGABYTES = 400
+"""Most megabytes by which reading one file in one way may make a process grow."""
+
+
+def seconds_of_cpu() -> float:
+    """Seconds of the processor that this process has taken."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return spent.ru_utime + spent.ru_stime
+
+
+def limit_cpu(seconds: float) -> None:
+    """Have the kernel end this process after more than ``seconds`` further seconds of the processor."""
+    limit = math.ceil(seconds_of_cpu() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
 def memory_now() -> int:

@@ -8,16 +8,14 @@ import itertools
 import json
 import pickle
 import random
-import resource
 import struct
 import sys
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from support.bounded import SECONDS_OF_CPU, memory_now, peak_since
+from support.bounded import SECONDS_OF_CPU, limit_cpu, memory_now, peak_since, seconds_of_cpu
 from support.hostile_pictures import chunk, png
 
 MARK = "CODE-WAS-RUN"
@@ -305,9 +303,12 @@ def corpus() -> Iterator[tuple[str, bytes]]:
         yield f"noise-{place}.{('pt', 'safetensors', 'png', 'json')[place % 4]}", rng.randbytes(2000)
 
 
-def read(path: Path) -> str:
-    """Read a file in every way in which a user's file is read. Returns what was said, or what went wrong."""
-    from celeb_basis.errors import CelebBasisError
+def read(path: Path) -> tuple[str, str, float, float]:
+    """Read a file in every way in which a user's file is read.
+
+    Returns:
+        What was said or what went wrong, the most costly way, and the most megabytes and seconds of the processor of a way.
+    """
     from celeb_basis.exports.celebbasis_repo import read_celebbasis_basis, read_celebbasis_file
     from celeb_basis.exports.textual_inversion import import_embedding
     from celeb_basis.identities.deletion import GeneratedFiles
@@ -316,7 +317,7 @@ def read(path: Path) -> str:
     from celeb_basis.names.lists import read_names
     from celeb_basis.training.state import read_summary
 
-    ways = {
+    ways: dict[str, Callable[[Path], object]] = {
         "embedding": import_embedding,
         "paper": read_celebbasis_file,
         "paper's basis": read_celebbasis_basis,
@@ -324,28 +325,37 @@ def read(path: Path) -> str:
         "state": read_summary,
         "names": read_names,
     }
-    said = []
-    for name, way in ways.items():
-        try:
-            way(path)
-            said.append(f"{name}: read")
-        except CelebBasisError as error:
-            text = str(error)
-            if not text.rstrip().endswith((".", ")")) or len(text) > 3000:
-                return f"vague: {name}: {text[:200]}"
-            said.append(f"{name}: refused")
-        except Exception as error:
-            return f"raised: {name}: {type(error).__name__}: {str(error)[:200]}"
     if path.suffix == ".json":
         for name in (".derived.json", ".deleted.json"):
             (path.parent / name).write_bytes(path.read_bytes())
-        GeneratedFiles(path.parent).all()
-        deleted_since(path.parent, "ada", 0.0)
-    return ", ".join(said)
+        ways["record"] = lambda path: GeneratedFiles(path.parent).all()
+        ways["marks"] = lambda path: deleted_since(path.parent, "ada", 0.0)
+    said, costs = [], []
+    for name, way in ways.items():
+        before, began = memory_now(), seconds_of_cpu()
+        limit_cpu(2 * SECONDS_OF_CPU)
+        said.append(f"{name}: {_outcome(way, path)}")
+        costs.append((seconds_of_cpu() - began, peak_since(before), name))
+    wrong = [one for one in said if one.split(": ")[1] in ("vague", "raised")]
+    most = max(costs)
+    return (wrong or [", ".join(said)])[0], most[2], max(peak for _, peak, _ in costs), most[0]
+
+
+def _outcome(way: Callable[[Path], object], path: Path) -> str:
+    from celeb_basis.errors import CelebBasisError
+
+    try:
+        way(path)
+    except CelebBasisError as error:
+        text = str(error)
+        return "refused" if text.rstrip().endswith((".", ")")) and len(text) <= 3000 else f"vague: {text[:200]}"
+    except Exception as error:
+        return f"raised: {type(error).__name__}: {str(error)[:200]}"
+    return "read"
 
 
 def main(folder: Path) -> None:
-    """Read every file of a folder. A line each: name, outcome, megabytes above the start, seconds of the processor."""
+    """Read every file of a folder. A line each: name, outcome, dearest way, most megabytes, most seconds."""
     import celeb_basis.exports.celebbasis_repo
     import celeb_basis.exports.textual_inversion
     import celeb_basis.identities.deletion
@@ -354,13 +364,8 @@ def main(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        before, began = memory_now(), time.process_time()
-        spent = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(spent.ru_utime + spent.ru_stime) + 6 * SECONDS_OF_CPU
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
-        outcome = read(path)
-        row = [path.name, outcome, peak_since(before), round(time.process_time() - began, 2)]
-        print(json.dumps(row), flush=True)
+        outcome, way, megabytes, seconds = read(path)
+        print(json.dumps([path.name, outcome, way, megabytes, round(seconds, 2)]), flush=True)
 
 
 if __name__ == "__main__":
