@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -108,13 +109,22 @@ def _on_the_miniature(plan: Plan, results: Results, options: argparse.Namespace,
     testbed = miniature_testbed(options.model, strangers=gallery, report=report)
     if options.quick:
         testbed = replace(testbed, prompts=testbed.prompts[::2], pair_prompts=testbed.pair_prompts[:1])
-    plan = with_tuned(plan, read_tuned(results.folder, testbed.strangers))
+    plan = _tuned(plan, results.folder, testbed)
     failed = run_shown(testbed, plan, results, CACHE, workers=workers, share=options.share, given=given)
     if options.share is None:
         rows = summarize(matching(results, plan, testbed.key), [one.name for one in FULL.methods])
         lines = hypotheses(rows, [one.name for one in plan.methods], shortened=plan.steps > 0)
         sys.stdout.write(table(rows) + "\n\n" + "\n".join(lines) + "\n")
     return int(failed)
+
+
+def _tuned(plan: Plan, folder: Path, testbed: EvidenceTestbed) -> Plan:
+    """The plan with the baselines that were tuned; reports those that are left out because they were not."""
+    found = with_tuned(plan, read_tuned(folder, testbed.strangers))
+    known = {one.name for one in found.methods}
+    if missing := [one.name for one in plan.methods if one.name not in known]:
+        testbed.report.say(f"left out until they are tuned on other people with --tune: {'; '.join(missing)}")
+    return found
 
 
 def _tune(
@@ -164,7 +174,7 @@ def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[st
     if options.tune:
         return _tune(testbed, plan, tuned, results.folder, options, given, workers)
     planned = [one.name for one in plan.methods]
-    plan = with_tuned(plan, read_tuned(tuned, testbed.strangers))
+    plan = _tuned(plan, tuned, testbed)
     failed = run_shown(testbed, plan, results, cache, workers=workers, share=options.share, given=given)
     if options.share is not None:
         return int(failed)
@@ -173,7 +183,7 @@ def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[st
     page = results.folder / "evidence.md"
     described = Described(
         testbed=testbed.key,
-        commands=[f"python -m benchmarks.evidence {' '.join(given)}"],
+        commands=[f"python -m benchmarks.evidence {shlex.join(given)}"],
         judge=loaded.judge,
         second_judge=loaded.second_judge,
         prompt=loaded.prompt,

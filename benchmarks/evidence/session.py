@@ -45,15 +45,16 @@ def run_shown(
         Whether something could not be run.
     """
     report = testbed.report
-    if share is None and workers > 1:
+    if share is None:
         shared = Precomputed(testbed, cache, images_per_name=plan.images_per_name)
         for method in plan.methods:
             try:
                 method.prepare(shared)
             except CelebBasisError as error:  # the method's own runs say so, and are skipped
                 report.say(f"{method.name}: {error}")
-        report.say(f"{workers} processes run what is missing")
-        return _run_workers(workers, given)
+        if workers > 1:
+            report.say(f"{workers} processes run what is missing")
+            return _run_workers(workers, given)
     failed = False
     began, measured = time.monotonic(), 0
     for progress in run(testbed, plan, results, cache=cache, share=share or (0, 1)):
