@@ -81,7 +81,7 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
     from celeb_basis.faces.insight import InsightFaceNetwork
     from celeb_basis.faces.packs import find_pack
     from celeb_basis.hosts.diffusers import load_host
-    from celeb_basis.miniature import MODEL, shipped_model_names
+    from celeb_basis.miniature import MODEL, NAME, shipped_model_names
     from celeb_basis.names.lists import read_names, shipped_names
 
     people, notes = photos_of_people(wanted.photos, wanted.references)
@@ -93,8 +93,9 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
         names = read_names(wanted.names)
     else:
         names = shipped_model_names() if wanted.model == MODEL else shipped_names()
-    report.say(f"loading {wanted.model.name}")
-    model = load_host(wanted.model, device=wanted.device, dtype=wanted.dtype)  # type: ignore[arg-type]
+    name = NAME if wanted.model == MODEL else wanted.model.name
+    report.say(f"loading {name}")
+    model = load_host(wanted.model, device=wanted.device, dtype=wanted.dtype, name=name)  # type: ignore[arg-type]
     clip: ClipScorer | None = None
     if wanted.clip is not None:
         from celeb_basis.evaluation.clip import load_clip
