@@ -342,15 +342,12 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode not in _DEEP_MODES:
         return image
     bands = list(range(0, image.height, max(1, _BAND // image.width)))
-    largest = max(float(_values(image, top).max(initial=0.0)) for top in bands)
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    elif image.mode == "F":
-        white = next((limit for limit in (1.0, 255.0, 65535.0) if largest <= limit), largest)
-    else:  # "I" usually holds 16 bits, but a 32-bit file may hold anything
-        white = next((limit for limit in (255.0, 65535.0) if largest <= limit), largest)
-        if image.format == "PNG":
-            white = 65535.0
+    white = 65535.0
+    # "I" usually holds 16 bits, but a 32-bit file may hold anything.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        largest = max(float(_values(image, top).max(initial=0.0)) for top in bands)
+        limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        white = next((limit for limit in limits if largest <= limit), largest)
     gray = np.empty((image.height, image.width), np.uint8)
     for top in bands:
         values = _values(image, top)
@@ -367,7 +364,7 @@ def _values(image: Image.Image, top: int) -> npt.NDArray[np.float32]:
     bottom = min(image.height, top + max(1, _BAND // image.width))
     whole = top == 0 and bottom == image.height
     values = np.asarray(image if whole else image.crop((0, top, image.width, bottom)), np.float32)
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) if image.mode == "F" else values
 
 
 def _formats(file: IO[bytes]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.bounded import MEGABYTES, TESTS, rows_of, write_corpus
+from support.bounded import MEGABYTES, SECONDS_OF_CPU, TESTS, rows_of, write_corpus
 from support.hostile_pictures import corpus
 
 PYTHONS = [sys.executable, *filter(None, [os.environ.get("CELEB_BASIS_OTHER_PYTHON")])]
@@ -20,7 +20,9 @@ def test_every_hostile_picture_is_opened_or_refused_in_words(tmp_path: Path, pyt
     names = write_corpus(corpus(), tmp_path)
     assert len(names) >= 300
     rows = rows_of("support.hostile_pictures", tmp_path, names, cwd=TESTS, python=python)
-    wrong = [row for row in rows if row[1].startswith("raised") or row[2] > MEGABYTES]
+    wrong = [row for row in rows if row[1].startswith("raised")]
     assert not wrong, wrong
+    heavy = [row for row in rows if row[2] > MEGABYTES or row[3] > SECONDS_OF_CPU]
+    assert not heavy, heavy
     vague = [row for row in rows if row[1].startswith("refused") and not row[1].rstrip().endswith(".")]
     assert not vague, vague

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
-from support.bounded import SECONDS_OF_CPU, memory_now, peak_since
+from support.bounded import SECONDS_OF_CPU, memory_now, peak_since, seconds_of_cpu
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -349,7 +349,7 @@ def _broken(base: Image.Image, jpeg: bytes, progressive: bytes) -> Iterator[tupl
 
 
 def open_all(folder: Path) -> None:
-    """Open every file of a folder in this process and print what became of each, with its peak of memory, as JSON."""
+    """Open every file of a folder in this process and print what became of each, with its memory and seconds, as JSON."""
     import signal
 
     from celeb_basis.errors import CelebBasisError
@@ -357,7 +357,7 @@ def open_all(folder: Path) -> None:
 
     open_photo(encoded(photo(), "JPEG"))
     for path in sorted(folder.iterdir()):
-        before = memory_now()
+        before, began = memory_now(), seconds_of_cpu()
         signal.setitimer(signal.ITIMER_PROF, 4 * SECONDS_OF_CPU)  # kills this process
         try:
             outcome = str(open_photo(path).shape)
@@ -366,7 +366,7 @@ def open_all(folder: Path) -> None:
         except BaseException as error:
             outcome = f"raised: {type(error).__name__}: {error}"
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps([path.name, outcome, peak_since(before)]), flush=True)
+        print(json.dumps([path.name, outcome, peak_since(before), seconds_of_cpu() - began]), flush=True)
 
 
 if __name__ == "__main__":
