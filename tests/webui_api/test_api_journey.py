@@ -144,7 +144,7 @@ def test_blend_basis_and_evaluate(server: Server, photo: str) -> None:
     body = {"name": "mixed", "prompts": 2, "steps": 1, "photos": [{"data": photo, "face": 0}], "kinds": ["plain"]}
     judged = server.job_ended(server.ours("POST", "/evaluate", body, expect=202)["id"])
     assert judged["state"] == "done", judged["error"]
-    assert judged["result"]["count"] == 2
+    assert judged["result"]["count"] == 4  # two images of each prompt
     status, sheet = server.raw("GET", f"/celeb-basis/v1/jobs/{judged['id']}/pictures/{judged['result']['sheet']}")
     assert status == 200
     assert Image.open(io.BytesIO(sheet)).size[0] > 400
