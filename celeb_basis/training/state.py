@@ -187,15 +187,18 @@ def read_summary(path: Path) -> StateSummary:
             consent=str(header.get("consent", "")),
             model=str(header["model"]["name"]),
             step=int(header["step"]),
-            begun=_begun(header),
+            begun=_begun(header, path),
         )
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise _unusable(path) from error
 
 
-def _begun(header: dict[str, Any]) -> float:
+def _begun(header: dict[str, Any], path: Path) -> float:
+    """When the run began, as far as the state says; the first versions said nothing, so that the file's own time counts."""
     try:
-        return float(header.get("begun") or datetime.fromisoformat(header["saved"]).timestamp())
+        if begun := header.get("begun"):
+            return float(begun)
+        return datetime.fromisoformat(header["saved"]).timestamp() if "saved" in header else path.stat().st_mtime
     except OverflowError:
         raise ValueError("no time") from None
 
