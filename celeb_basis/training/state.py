@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -187,18 +187,15 @@ def read_summary(path: Path) -> StateSummary:
             consent=str(header.get("consent", "")),
             model=str(header["model"]["name"]),
             step=int(header["step"]),
-            begun=_begun(header, path),
+            begun=_begun(header),
         )
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise _unusable(path) from error
 
 
-def _begun(header: dict[str, Any], path: Path) -> float:
-    """When the run began, as far as the state says; the first versions said nothing, so that the file's own time counts."""
+def _begun(header: dict[str, Any]) -> float:
     try:
-        if begun := header.get("begun"):
-            return float(begun)
-        return datetime.fromisoformat(header["saved"]).timestamp() if "saved" in header else path.stat().st_mtime
+        return float(header.get("begun") or datetime.fromisoformat(header["saved"]).timestamp())
     except OverflowError:
         raise ValueError("no time") from None
 
@@ -279,6 +276,8 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str
                     f"{path.name} is a learning state of format {header['format']}, this version reads {_FORMAT}: "
                     "finish it with the version that started it, or start again from the photos."
                 )
+            # The first versions did not say when it was saved: the file does.
+            header.setdefault("saved", datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat())
             # Copies: mapped tensors keep the file open, and Windows would then refuse to overwrite it with the next state.
             keys = file.keys() if tensors else ()
             return header, {key: file.get_tensor(key).clone() for key in keys}
