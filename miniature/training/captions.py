@@ -8,25 +8,9 @@ import numpy as np
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
 from miniature.training.scenes import PLACES, Scene
+from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS
 
-PLACE_WORDS: dict[str, tuple[str, ...]] = {
-    "beach": ("on a beach", "at the beach", "on the beach"),
-    "forest": ("in a forest", "in the forest", "in the woods"),
-    "city at night": ("in a city at night", "in the city at night"),
-    "snowy mountains": ("in front of snowy mountains", "in the snowy mountains", "on top of a snowy mountain"),
-    "sunset": ("at sunset", "in front of a sunset"),
-    "desert": ("in a desert", "in the desert"),
-    "starry space": ("in starry space", "in space", "among the stars"),
-    "flower garden": ("in a flower garden", "in a field of flowers"),
-}
 _PLAIN_WORDS = ("on a plain {} background", "in front of a {} background", "{} background")
-_MEDIUM_WORDS: dict[str, tuple[str, ...]] = {
-    "black and white photo": ("a black and white photo of {}", "a black and white portrait of {}"),
-    "sepia photo": ("a sepia photo of {}", "an old sepia photo of {}"),
-    "pencil sketch": ("a pencil sketch of {}", "a sketch of {}", "a pencil drawing of {}"),
-    "oil painting": ("an oil painting of {}", "a painting of {}", "an oil painting of {} with thick brush strokes"),
-    "watercolour": ("a watercolour of {}", "a watercolour painting of {}", "a watercolour of {} in pale colours"),
-}
 _PLAIN_PHOTOS = ("a photo of {}", "a photo of {}", "a photo of {}", "a portrait of {}", "a picture of {}", "{}")
 _WEARING = {
     "glasses": ("wearing glasses", "with glasses"),
@@ -83,7 +67,7 @@ def _in_medium(scene: Scene, subject: str, rng: np.random.Generator) -> str:
         return _pick(
             ("a close-up photo of {}", "close-up of {}") if scene.size == "close-up" else _PLAIN_PHOTOS, rng
         ).format(subject)
-    words = _pick(_MEDIUM_WORDS[scene.medium], rng).format(subject)
+    words = _pick(MEDIUM_WORDS[scene.medium], rng).format(subject)
     return f"close-up {words.split(' ', 1)[1]}" if scene.size == "close-up" else words
 
 
@@ -105,7 +89,7 @@ def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
 
 def all_phrases() -> list[str]:
     """Phrases with every word that captions can hold, except names and plain colors."""
-    groups = [*PLACE_WORDS.values(), *_MEDIUM_WORDS.values(), *_WEARING.values()]
+    groups = [*PLACE_WORDS.values(), *MEDIUM_WORDS.values(), *_WEARING.values()]
     singles = [*_PLAIN_WORDS, *_PLAIN_PHOTOS, *_PERSONS, *_TOGETHER, *TEMPLATES, SUBJECT]
     views = ["very small, smaller, small, on the left, at the top on the right, at the bottom, on a plain background"]
     phrases = [phrase for group in groups for phrase in group] + singles + views

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from celeb_basis.training.augment import BACKGROUNDS
+from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, PLAIN, SIZES, Place, Size
 
-Size = Literal["close-up", "", "smaller", "small"]
-Place = Literal["", "on the left", "on the right"]
-
-MEDIA = ("photo", "black and white photo", "sepia photo", "pencil sketch", "oil painting", "watercolour")
-PLACES = (
-    "beach",
-    "forest",
-    "city at night",
-    "snowy mountains",
-    "sunset",
-    "desert",
-    "starry space",
-    "flower garden",
-)
-PLAIN = tuple(BACKGROUNDS)
-BACKDROPS = (*PLACES, *PLAIN)
 ACCESSORIES = ("glasses", "sunglasses", "hat", "scarf", "crown")
-SIZES: tuple[Size, ...] = ("close-up", "", "smaller", "small")
 
 WIDTHS: dict[Size, tuple[float, float]] = {
     "close-up": (0.95, 1.02),
