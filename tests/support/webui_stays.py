@@ -217,7 +217,7 @@ def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     switch_to("sdxl")
     elsewhere = tokens.mentioned("<person1>")[0]
     comments = [generated("<person1>, tree")[1].comments for _ in range(2)]
-    unknown_marks = marks("<person1>, tree")
+    unknown_marks, on_the_page = marks("<person1>, tree"), dict(tokens.registry._unavailable)
     checkpoint = tokens.checkpoint()
     assert checkpoint is not None
     add_people(folder, ("xl person",), checkpoint)
@@ -236,7 +236,7 @@ def checkpoints(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     switch_to("sd1")
     return {
         "reason": elsewhere.reason or None,
-        "page": tokens.registry._unavailable,
+        "page": on_the_page,
         "comments": comments,
         "unavailable_marks": unknown_marks,
         "xl_marks": xl_marks,
