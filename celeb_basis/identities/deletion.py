@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,16 @@ from celeb_basis.files import (
     sha256_of_file,
 )
 from celeb_basis.identities.blending import blends_of
-from celeb_basis.identities.folder_lock import mark_deleted, sweep, temporary_files, writing
-from celeb_basis.identities.generated_files import RECORD, GeneratedFile, GeneratedFiles
+from celeb_basis.identities.folder_lock import begun_of, mark_deleted, sweep, temporary_files, writing
+from celeb_basis.identities.generated_files import GeneratedFile, GeneratedFiles
 from celeb_basis.identities.identity import Floats, Identity, load_without_thumbnail
 from celeb_basis.identities.library import Library, name_key, sidecar_files
 from celeb_basis.provenance import read_parameters
 from celeb_basis.reading import parse_json, read_json, safetensors_metadata
 
-__all__ = ["RECORD", "Deleted", "GeneratedFile", "GeneratedFiles", "Traces", "delete_person", "traces_of"]
-
 _RUN = re.compile(r"[0-9a-f]{12}")
 
+_IsAbout = Callable[[Iterable[str], float], bool]
 Left = tuple[tuple[Path, str], ...]
 """Files that stay, each with the reason."""
 
@@ -155,8 +153,9 @@ def traces_of(
     people = (name, *(mixed if mixtures else ()))
     identities = [library.path_of(one) for one in people]
     is_about = library.work_on(people)
-    files = tuple(file for file in GeneratedFiles(library.folder).all() if any(map(file.is_about, people)))
-    judge = _Judge(library, people) if checked and files else None
+    noted = GeneratedFiles(library.folder).all()
+    files = tuple(file for file in noted if any(map(file.is_about, people)))
+    judge = _Judge(library, noted, is_about) if checked and files else None
     reasons = ((file.path, judge.reason_to_stay(file)) for file in files) if judge else ()
     return Traces(
         name,
@@ -252,17 +251,22 @@ _LEFT = "so it is left to you: delete it if it shows the person"
 
 
 class _Judge:
-    """Decides which noted files may be deleted with ``people``: a record from elsewhere may name any file of the disk."""
+    """Decides which noted files may be deleted with certain people: a record from elsewhere may name any file of the disk.
 
-    def __init__(self, library: Library, people: Sequence[str]) -> None:
-        self._library, self._is_about = library, library.work_on(people)
+    Args:
+        library: The library.
+        noted: Everything in its record.
+        is_about: Whether work is about these people, by :meth:`Library.work_on`.
+    """
+
+    def __init__(self, library: Library, noted: Sequence[GeneratedFile], is_about: _IsAbout) -> None:
+        self._library, self._is_about = library, is_about
         folder = library.folder.absolute()
         ours = [folder, cache_folder().absolute()]
         beside = [folder.parent / name for name in ("unfinished", "uploads")]
         if folder.parent.name == "celeb-basis" or any(path.is_dir() for path in beside):
             ours.append(folder.parent)  # the data folder
         self._folders = {path.resolve() for path in ours}
-        noted = GeneratedFiles(library.folder).all()
         self._written_to = {path.resolve() for path in {file.path.parent for file in noted if file.ours}}
 
     def reason_to_stay(self, file: GeneratedFile) -> str | None:
@@ -296,7 +300,6 @@ class _Judge:
 # Saved runs
 
 _NOT_READABLE = (CelebBasisError, OSError, KeyError, ValueError, TypeError, OverflowError)
-_IsAbout = Callable[[Iterable[str], float], bool]
 
 
 def _run_in(path: Path) -> tuple[tuple[str, ...], float] | None:
@@ -307,7 +310,7 @@ def _run_in(path: Path) -> tuple[tuple[str, ...], float] | None:
             return tuple(map(str, record["people"])), float(record["created"])
         described = parse_json(safetensors_metadata(path)["state"])
         names = tuple(str(person["name"]) for person in described["people"])
-        return names, float(described.get("begun") or datetime.fromisoformat(described["saved"]).timestamp())
+        return names, begun_of(described, path)
     except _NOT_READABLE:
         return None
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,26 @@ class _FolderLock:
 
 
 def _lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
-    import fcntl
-
     handle = os.open(folder, os.O_RDONLY)
     stack.callback(os.close, handle)
-    end = time.monotonic() + _PATIENCE
+    lock_file(handle, stack, _PATIENCE)
+
+
+def lock_file(handle: int, stack: contextlib.ExitStack, patience: float) -> None:
+    """Hold the lock of an open file or folder until ``stack`` ends; not on Windows.
+
+    Args:
+        handle: Its file descriptor, which ``stack`` closes.
+        stack: Releases the lock.
+        patience: Seconds to try.
+
+    Raises:
+        TimeoutError: Another process holds it.
+        OSError: The file system has no locks.
+    """
+    import fcntl
+
+    end = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,6 +271,25 @@ def mark_renamed(folder: Path, key: str, new_key: str, new_name: str) -> None:
 
     if former != present:
         _change(folder, change)
+
+
+def begun_of(state: Mapping[str, Any], path: Path) -> float:
+    """When a saved run began, as a :func:`time.time` that deletions and renames are compared with.
+
+    Args:
+        state: What the run's file says about it. Version 0.1.0 noted when it was saved, and the first versions nothing.
+        path: The run's file, whose own time counts then.
+
+    Raises:
+        ValueError: What the file says is no time.
+        OSError: The file is gone.
+    """
+    try:
+        if begun := state.get("begun"):
+            return float(begun)
+        return datetime.fromisoformat(state["saved"]).timestamp() if "saved" in state else path.stat().st_mtime
+    except OverflowError:
+        raise ValueError("no time") from None
 
 
 def deleted_since(folder: Path, key: str, begun: float) -> bool:

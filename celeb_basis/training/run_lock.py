@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from celeb_basis.errors import TrainingError
+from celeb_basis.identities.folder_lock import lock_file
 
 _log = logging.getLogger(__name__)
 
@@ -144,26 +145,16 @@ def _lock_file(state: Path) -> Path:
 
 
 def _hold_file(path: Path, stack: contextlib.ExitStack) -> None:
-    import fcntl
-
     end = time.monotonic() + _PATIENCE
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_file(handle, path):  # else it was deleted between the two lines before
-                stack.callback(os.close, handle)  # which unlocks
-                stack.callback(_delete, path)
+        with contextlib.ExitStack() as attempt:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            attempt.callback(os.close, handle)
+            lock_file(handle, attempt, end - time.monotonic())
+            if _is_file(handle, path):  # else it was deleted between opening and locking it
+                attempt.callback(_delete, path)
+                stack.push(attempt.pop_all())
                 return
-            os.close(handle)
-        except BlockingIOError:
-            os.close(handle)
-            if time.monotonic() > end:
-                raise TimeoutError from None
-            time.sleep(0.01)
-        except OSError:
-            os.close(handle)
-            raise
 
 
 def _hold_by_name(path: Path, stack: contextlib.ExitStack) -> None:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import FileError, SettingsError, TrainingError
 from celeb_basis.files import now, write_bytes
+from celeb_basis.identities.folder_lock import begun_of
 from celeb_basis.method import Basis
 from celeb_basis.reading import check_safetensors, parse_json
 from celeb_basis.settings import TrainingSettings
@@ -168,7 +168,8 @@ def resume_trainer(path: Path, model: DiffusionModel, bases: Sequence[Basis]) ->
         settings = TrainingSettings().changed(header["settings"])
         trainer = Trainer(model, bases, _pool(header, tensors), settings)
         _restore(trainer, header, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
+        trainer.begun = begun_of(header, path)
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SettingsError) as error:
         raise _unusable(path) from error
     return trainer
 
@@ -187,17 +188,10 @@ def read_summary(path: Path) -> StateSummary:
             consent=str(header.get("consent", "")),
             model=str(header["model"]["name"]),
             step=int(header["step"]),
-            begun=_begun(header),
+            begun=begun_of(header, path),
         )
-    except (KeyError, TypeError, ValueError, SettingsError) as error:
+    except (KeyError, TypeError, ValueError, OSError, SettingsError) as error:
         raise _unusable(path) from error
-
-
-def _begun(header: dict[str, Any]) -> float:
-    try:
-        return float(header.get("begun") or datetime.fromisoformat(header["saved"]).timestamp())
-    except OverflowError:
-        raise ValueError("no time") from None
 
 
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -260,7 +254,6 @@ def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.
         trainer.tracker.take(tensors[f"snapshot.{index}"])
     trainer.step = int(header["step"])
     trainer.seconds = float(header["seconds"])
-    trainer.begun = _begun(header)
     trainer.loss_sum = float(header["loss_sum"])
 
 
@@ -276,8 +269,6 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str
                     f"{path.name} is a learning state of format {header['format']}, this version reads {_FORMAT}: "
                     "finish it with the version that started it, or start again from the photos."
                 )
-            # The first versions did not say when it was saved: the file does.
-            header.setdefault("saved", datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat())
             # Copies: mapped tensors keep the file open, and Windows would then refuse to overwrite it with the next state.
             keys = file.keys() if tensors else ()
             return header, {key: file.get_tensor(key).clone() for key in keys}

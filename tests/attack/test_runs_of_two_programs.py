@@ -31,6 +31,25 @@ def second(service: Service) -> Iterator[Service]:
         assert job.wait(60)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
+def test_a_process_that_is_forked_during_a_run_does_not_keep_its_lock(tmp_path: Path) -> None:
+    state = tmp_path / "ada.safetensors"
+    go_on, waiting = os.pipe()
+    with running(state):
+        child = os.fork()
+        if child == 0:
+            os.close(waiting)
+            os.read(go_on, 1)  # as a worker of another library that lives on
+            os._exit(0)
+    try:
+        with running(state):
+            assert is_running(state)
+    finally:
+        os.close(waiting)
+        os.close(go_on)
+        os.waitpid(child, 0)
+
+
 @pytest.mark.parametrize("how", ["end", "kill"])
 def test_a_lock_lasts_as_long_as_its_process(how: str, tmp_path: Path, other: Callable[[Path], Other]) -> None:
     state = tmp_path / "ada.safetensors"

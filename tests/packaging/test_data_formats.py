@@ -15,6 +15,7 @@ from support.bases import toy_bases
 from support.toys import ToyModel
 
 from celeb_basis.errors import IdentityError, TrainingError
+from celeb_basis.identities.deletion import delete_person, traces_of
 from celeb_basis.identities.identity import FORMAT_VERSION, READERS, load_identity, save_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.reading import safetensors_metadata
@@ -72,6 +73,17 @@ def test_an_interrupted_run_of_the_first_version_goes_on_to_its_end() -> None:
     assert list(trainer.run())
     assert trainer.step == 30
     assert list(trainer.results()) == ["ann"]
+
+
+def test_deleting_finds_an_interrupted_run_of_the_first_version(tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    state = unfinished / "ann.safetensors"
+    state.write_bytes((FILES / "state-1.safetensors").read_bytes())
+    library = Library(tmp_path / "people")
+    assert traces_of(library, "ann", [unfinished]).states == (state,)
+    delete_person(library, "Ann", [unfinished])
+    assert not state.exists()
 
 
 def test_a_run_of_a_newer_program_is_refused_with_a_sentence(tmp_path: Path) -> None:
