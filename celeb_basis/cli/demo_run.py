@@ -27,7 +27,7 @@ from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.faces.packs import MINIATURE, find_pack
 from celeb_basis.hosts.diffusers import load_host
-from celeb_basis.identities.deletion import GeneratedFiles
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import Library
 from celeb_basis.miniature import CELEBRITY_FACES, NAME, shipped_model, shipped_model_names

@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from celeb_basis.evaluation import contact_sheet, evaluate_images, write_result, write_sheet
     from celeb_basis.evaluation.clip import load_clip
     from celeb_basis.faces.face_search import find_faces
-    from celeb_basis.identities.deletion import GeneratedFiles
+    from celeb_basis.identities.generated_files import GeneratedFiles
     from celeb_basis.photos import open_photo
 
     begun = time.time()

@@ -22,14 +22,7 @@ from celeb_basis.cli.common import (
     open_model,
 )
 from celeb_basis.cli.progress import Console
-from celeb_basis.provenance import (
-    PARAMETERS,
-    marked,
-    parameters_text,
-    save_generated_image,
-)
-from celeb_basis.provenance import GenerationParameters as GenerationParameters
-from celeb_basis.provenance import read_parameters as read_parameters
+from celeb_basis.provenance import PARAMETERS, marked, parameters_text, save_generated_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -126,7 +119,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     from celeb_basis.cli.prompt_people import find_people
     from celeb_basis.diffusion_model import GenerationRequest
-    from celeb_basis.identities.deletion import GeneratedFiles
+    from celeb_basis.identities.generated_files import GeneratedFiles
 
     begun = time.time()
     check_folder(arguments.output)

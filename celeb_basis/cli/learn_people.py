@@ -25,7 +25,7 @@ from celeb_basis.files import (
     expanded,
     explained_os_errors,
 )
-from celeb_basis.identities.deletion import GeneratedFiles
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.reading import is_safetensors, safetensors_metadata

@@ -103,8 +103,8 @@ def add_parser(commands: Commands) -> None:
 def run_export(arguments: argparse.Namespace, console: Console) -> int:
     """Run ``export``; returns the exit code."""
     from celeb_basis.exports.textual_inversion import export_identity, usage
-    from celeb_basis.identities.deletion import GeneratedFiles
     from celeb_basis.identities.folder_lock import writing
+    from celeb_basis.identities.generated_files import GeneratedFiles
     from celeb_basis.identities.library import Library
 
     begun, output = time.time(), Path(arguments.output)

@@ -26,8 +26,8 @@ from celeb_basis.exports.textual_inversion import (
     import_embedding,
 )
 from celeb_basis.files import checked_name, read_bytes
-from celeb_basis.identities.deletion import GeneratedFiles
 from celeb_basis.identities.folder_lock import writing
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.method import Basis

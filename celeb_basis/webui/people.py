@@ -10,8 +10,9 @@ from celeb_basis.errors import CelebBasisError, IdentityError
 from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import HostApp
 from celeb_basis.identities.blending import rename_in_blends
-from celeb_basis.identities.deletion import Deleted, GeneratedFiles, Traces, delete_person, traces_of
+from celeb_basis.identities.deletion import Deleted, Traces, delete_person, traces_of
 from celeb_basis.identities.folder_lock import writing
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import IdentityStatus, Library, move_sidecars, name_key
 from celeb_basis.prompts.syntax import unusable_in_prompts

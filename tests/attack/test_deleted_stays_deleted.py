@@ -15,8 +15,9 @@ from support.service import request, until
 
 from celeb_basis.errors import IdentityError
 from celeb_basis.files import ABANDONED
-from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
+from celeb_basis.identities.deletion import delete_person, traces_of
 from celeb_basis.identities.folder_lock import MARKS, deleted_since
+from celeb_basis.identities.generated_files import RECORD, GeneratedFiles
 from celeb_basis.identities.library import Library
 from celeb_basis.webui.service import Service
 

@@ -12,7 +12,8 @@ from support.people import person
 from support.service import ended, request
 
 from celeb_basis.errors import IdentityError
-from celeb_basis.identities.deletion import GeneratedFiles, delete_person, traces_of
+from celeb_basis.identities.deletion import delete_person, traces_of
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.library import Library
 from celeb_basis.webui.schemas import BlendRequest, NoSuchPersonError
 from celeb_basis.webui.service import Service

@@ -18,8 +18,9 @@ import pytest
 from support.people import person
 
 from celeb_basis.errors import FileError, IdentityError
-from celeb_basis.identities.deletion import GeneratedFiles, delete_person
+from celeb_basis.identities.deletion import delete_person
 from celeb_basis.identities.folder_lock import writing
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 
@@ -98,7 +99,7 @@ def test_of_two_who_rename_to_one_name_one_succeeds(tmp_path: Path) -> None:
 _NOTE = """
 import sys
 from pathlib import Path
-from celeb_basis.identities.deletion import GeneratedFiles
+from celeb_basis.identities.generated_files import GeneratedFiles
 folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 for number in range(first, first + count):
     path = folder / "pictures" / f"{number}.png"

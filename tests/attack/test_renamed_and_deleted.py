@@ -15,8 +15,9 @@ from support.service import ended, request, until
 
 from celeb_basis.errors import IdentityError
 from celeb_basis.identities.blending import add_blend, blend
-from celeb_basis.identities.deletion import GeneratedFiles, delete_person, traces_of
+from celeb_basis.identities.deletion import delete_person, traces_of
 from celeb_basis.identities.folder_lock import MARKS, deleted_since, mark_deleted
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.library import Library
 from celeb_basis.webui.schemas import BlendRequest, BusyError
 from celeb_basis.webui.service import Service

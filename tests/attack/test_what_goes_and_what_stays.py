@@ -20,7 +20,8 @@ from celeb_basis.errors import FileError, IdentityError
 from celeb_basis.exports.textual_inversion import export_identity, identity_from_embedding, import_embedding
 from celeb_basis.files import cache_folder
 from celeb_basis.identities.blending import blend
-from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
+from celeb_basis.identities.deletion import delete_person, traces_of
+from celeb_basis.identities.generated_files import RECORD, GeneratedFiles
 from celeb_basis.identities.library import Library
 from celeb_basis.provenance import PARAMETERS, marked, parameters_text, save_generated_image
 from celeb_basis.webui.service import Service

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.people import person
 
-from celeb_basis.identities.deletion import RECORD, GeneratedFiles
+from celeb_basis.identities.generated_files import RECORD, GeneratedFiles
 from celeb_basis.identities.library import Library
 
 

@@ -137,7 +137,7 @@ def test_generate_writes_images_with_their_parameters(
 def test_parameters_are_read_back(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from celeb_basis.cli.generate import GenerationParameters, parameters_text, read_parameters
+    from celeb_basis.provenance import GenerationParameters, parameters_text, read_parameters
 
     text = parameters_text(
         prompt='a "photo", Seed: 3 of <Zoë, B.>',
@@ -172,7 +172,7 @@ def test_parameters_are_read_back(tmp_path: Path) -> None:
 def test_the_webuis_infotext_is_read_too(tmp_path: Path, people: str, words: tuple[str, ...]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from celeb_basis.cli.generate import GenerationParameters, read_parameters
+    from celeb_basis.provenance import GenerationParameters, read_parameters
 
     remarks = PngInfo()
     lines = "a photo of <ada>\nby the sea\nNegative prompt: blur\n"

@@ -9,7 +9,8 @@ import pytest
 from support.people import family_bases, model_info, person
 
 from celeb_basis.identities.blending import blend
-from celeb_basis.identities.deletion import RECORD, GeneratedFiles, delete_person, traces_of
+from celeb_basis.identities.deletion import delete_person, traces_of
+from celeb_basis.identities.generated_files import RECORD, GeneratedFiles
 from celeb_basis.identities.library import Library
 
 

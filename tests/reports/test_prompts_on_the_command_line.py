@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 from support.command_line import OTHER_PHOTO, Said, learn, own_folders, run
 
-from celeb_basis.cli.generate import parameters_text, read_parameters
 from celeb_basis.identities.identity import load_identity
-from celeb_basis.provenance import KEY, PEOPLE, parse_people
+from celeb_basis.provenance import KEY, PEOPLE, parameters_text, parse_people, read_parameters
 
 
 @pytest.fixture(scope="module")

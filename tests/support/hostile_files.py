@@ -311,8 +311,8 @@ def read(path: Path) -> tuple[str, str, float, float]:
     """
     from celeb_basis.exports.celebbasis_repo import read_celebbasis_basis, read_celebbasis_file
     from celeb_basis.exports.textual_inversion import import_embedding
-    from celeb_basis.identities.deletion import GeneratedFiles
     from celeb_basis.identities.folder_lock import deleted_since
+    from celeb_basis.identities.generated_files import GeneratedFiles
     from celeb_basis.identities.identity import load_identity
     from celeb_basis.names.lists import read_names
     from celeb_basis.training.state import read_summary

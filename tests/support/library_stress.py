@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.people import person
 
 from celeb_basis.errors import CelebBasisError, IdentityError
-from celeb_basis.identities.deletion import GeneratedFiles, delete_person
+from celeb_basis.identities.deletion import delete_person
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 
