@@ -171,7 +171,8 @@ def _pixels(images: torch.Tensor) -> list[Pixels]:
 
 
 def _scene_classifier(path: Path) -> Callable[[Sequence[Pixels]], list[frozenset[str]]]:
-    from miniature.training.scene_classifier import PARTS, as_input, load_classifier
+    from miniature.trainer.scene_classifier import as_input
+    from miniature.training.scene_classifier import PARTS, load_classifier
     from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA
 
     model = load_classifier(path)

@@ -14,7 +14,7 @@ from celeb_basis.faces.portraits import portrait
 from celeb_basis.photos import open_photo
 
 FEWEST = 2
-"""People are learned in pairs, and everyone has to be told from the others."""
+"""People are learned in pairs, and everyone has to be distinguished from the others."""
 
 USEFUL = 10
 """With fewer people, intervals are so wide that they hardly tell anything."""

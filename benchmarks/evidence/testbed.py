@@ -35,7 +35,7 @@ class FaceJudge(Protocol):
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody whom generated images are compared with."""
+    """A person with whom generated images are compared."""
 
     name: str
     references: tuple[Pixels, ...]

@@ -69,7 +69,7 @@ class MobileFaceNetJudge:
     On a photograph of six actors it is at most 0.52 for two of them, and at least 0.88 for the same in a darker mirror image.
     Among 40 invented people, who were not chosen by it, it is 0.84 for the same person in another pose, light and expression
     (at least 0.67) and 0.36 for two (at most 0.76): the nearest person is nearly always the right one, but people have to be
-    chosen by it to be told apart by a limit.
+    chosen by it to be separated by a limit.
     """
 
     name = "mobilefacenet"

@@ -110,7 +110,7 @@ class Casting:
                 vector, others = bound.judge.embed(picture, found[0]), self._faces[place]
                 if order == 0:
                     if others and bound.judge.likeness(vector[None], np.stack(others)).max() > bound.most_alike:
-                        return f"like somebody else for {bound.judge.name}"
+                        return f"like another person for {bound.judge.name}"
                     firsts.append(vector)
                 elif bound.judge.likeness(vector[None], firsts[place][None]).min() < bound.least_steady:
                     return f"unsteady for {bound.judge.name}"

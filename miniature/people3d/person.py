@@ -403,15 +403,7 @@ def _brows(rng: Rng, male: bool, natural: Array, grey_color: Array, grey: float)
     )
 
 
-BEARDS = {
-    "none": 0.36,
-    "stubble": 0.2,
-    "moustache": 0.08,
-    "goatee": 0.09,
-    "short": 0.13,
-    "full": 0.09,
-    "vandyke": 0.05,
-}
+BEARDS = {"none": 0.36, "stubble": 0.2, "moustache": 0.08, "goatee": 0.09, "short": 0.13, "full": 0.09, "vandyke": 0.05}
 """Kinds of beards, and how many men have them."""
 
 

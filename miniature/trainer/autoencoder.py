@@ -69,19 +69,19 @@ class Run:
     device: str = "cpu"
 
 
-def new_autoencoder() -> Any:
-    """The untrained network."""
+def new_autoencoder(side: int = SIDE) -> Any:
+    """The untrained network, for pictures of ``side`` pixels."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(_SEED)
-    model = AutoencoderKL.from_config(CONFIG)
+    model = AutoencoderKL.from_config({**CONFIG, "sample_size": side})
     start_with_colors(model)
     return model
 
 
-def load_autoencoder(path: Path) -> Any:
+def load_autoencoder(path: Path, side: int = SIDE) -> Any:
     """The network with the weights of a training state, for use."""
-    model = new_autoencoder().to(memory_format=torch.channels_last)
+    model = new_autoencoder(side).to(memory_format=torch.channels_last)
     load_state(path, {"model": model})
     return model.eval().requires_grad_(False)
 

@@ -52,20 +52,20 @@ class Ask:
 def asks(names: Sequence[str], count: int) -> list[Ask]:
     """``count`` prompts that go round media, places, things, plain colors and two people."""
 
-    def somebody(thing: str = "") -> Shown:
+    def someone(thing: str = "") -> Shown:
         return Shown(0, 0, 0, Look(0, 0, 0, "neutral", "soft", thing, near=True, seed=0))
 
     kinds: list[tuple[str, Scene, Part]] = []
     for medium in MEDIA[1:]:
-        kinds.append((MEDIUM_WORDS[medium][0], Scene((somebody(),), medium=medium), "medium"))
+        kinds.append((MEDIUM_WORDS[medium][0], Scene((someone(),), medium=medium), "medium"))
     for place in PLACES:
-        kinds.append((f"a photo of {{}} {PLACE_WORDS[place][0]}", Scene((somebody(),), backdrop=place), "backdrop"))
+        kinds.append((f"a photo of {{}} {PLACE_WORDS[place][0]}", Scene((someone(),), backdrop=place), "backdrop"))
     for thing in THINGS:
-        kinds.append((f"a photo of {{}} {THING_WORDS[thing][0]}", Scene((somebody(thing),)), "thing"))
+        kinds.append((f"a photo of {{}} {THING_WORDS[thing][0]}", Scene((someone(thing),)), "thing"))
     for color in _COLORS:
         words = f"a photo of {{}} on a plain {color} background"
-        kinds.append((words, Scene((somebody(),), backdrop=color), "backdrop"))
-    kinds += [("a photo of {} and {}", Scene((somebody(), somebody())), "people")] * 3
+        kinds.append((words, Scene((someone(),), backdrop=color), "backdrop"))
+    kinds += [("a photo of {} and {}", Scene((someone(), someone())), "people")] * 3
     found = []
     for number in range(count):
         words, scene, part = kinds[number % len(kinds)]
@@ -75,29 +75,29 @@ def asks(names: Sequence[str], count: int) -> list[Ask]:
 
 
 class Drawer:
-    """Draws with the parts of a pipeline, the same for a seed."""
+    """Draws with the parts of a pipeline, the same for a seed and a batch."""
 
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Any, batch: int = BATCH) -> None:
+        self._pipeline, self._batch = pipeline, batch
         self._factor = float(pipeline.vae.config.scaling_factor)
         side = int(pipeline.unet.config.sample_size)
         self._shape = (4, side, side)
 
     @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seed: int) -> Pixels:
+    def draw(self, prompts: Sequence[str], seed: int, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Pixels:
         """``(N, S, S, 3)`` pictures, one a prompt."""
         device = self._pipeline.unet.device
         pictures = []
-        for start in range(0, len(prompts), BATCH):
-            texts = list(prompts[start : start + BATCH])
+        for start in range(0, len(prompts), self._batch):
+            texts = list(prompts[start : start + self._batch])
             noise = torch.randn(len(texts), *self._shape, generator=torch.Generator().manual_seed(seed + start))
             latents = sample(
                 lambda x, t, c: self._pipeline.unet(x, t, c).sample,
                 self._encoded(texts),
                 self._encoded([""]),
                 noise.to(device),
-                steps=STEPS,
-                guidance=GUIDANCE,
+                steps=steps,
+                guidance=guidance,
             )
             pictures.append(decode(self._pipeline.vae, latents / self._factor))
         return np.concatenate(pictures)

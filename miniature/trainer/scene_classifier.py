@@ -61,14 +61,14 @@ def as_input(pictures: Pixels) -> Tensor:
 
 
 def label(scene: Scene, part: Part) -> int:
-    """The right class of a part; -1 where a picture does not tell it."""
+    """The right class of a part; -1 where a picture does not show it."""
     if part == "medium":
         return MEDIA.index(scene.medium)
     if part == "people":
         return len(scene.people)
     if part == "thing":
         return -1 if len(scene.people) != 1 else THINGS.index(scene.thing) if scene.thing else len(THINGS)
-    # A plain color cannot be told in a picture without colors, and in a pasted one there are two.
+    # A plain color cannot be recognized in a picture without colors, and in a pasted one there are two.
     colored = scene.backdrop in PLACES or scene.medium in ("photo", "oil painting")
     return BACKDROPS.index(scene.backdrop) if colored and scene.pasted is None else -1
 
@@ -126,14 +126,14 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: SceneClassifier, pixels: Pixels, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Share of right answers for each part, where a picture tells it."""
+    """Share of right answers for each part, where a picture shows it."""
     logits = model(as_input(pixels))
     facts: dict[str, float] = {}
     for part in PARTS:
-        told = [row for row, scene in enumerate(scenes) if label(scene, part) >= 0]
-        shown = {name: values[told] for name, values in logits.items()}
-        answers = right(shown, [scenes[row] for row in told], [part] * len(told))
-        facts[part] = round(float(answers.mean()), 3) if told else 0.0
+        shown = [row for row, scene in enumerate(scenes) if label(scene, part) >= 0]
+        of_those = {name: values[shown] for name, values in logits.items()}
+        answers = right(of_those, [scenes[row] for row in shown], [part] * len(shown))
+        facts[part] = round(float(answers.mean()), 3) if shown else 0.0
     return facts
 
 

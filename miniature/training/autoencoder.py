@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miniature.training.autoencoder_start import start_with_colors
+from miniature.trainer import autoencoder
+from miniature.training.backdrops import SIDE
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.faces import SPREAD, FaceGenerator
 from miniature.training.places import face_pack, work_folder
@@ -28,19 +29,6 @@ from miniature.training.scenes import draw_scene
 
 _log = logging.getLogger(__name__)
 
-CONFIG: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "sample_size": 128,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [64, 64, 64, 128],
-    "layers_per_block": 1,
-    "norm_num_groups": 32,
-    "scaling_factor": 1.0,
-    "force_upcast": False,
-}
 SHAPES = ((64, 4), (64, 4), (128, 1), (64, 4), (64, 4), (128, 2))
 """Side and number of the crops of successive steps. Small crops are cheap, whole pictures hold whole faces."""
 WHOLE = ((128, 48),)
@@ -58,19 +46,12 @@ _SEED = 11
 
 def new_autoencoder() -> Any:
     """The untrained network."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(_SEED)
-    model = AutoencoderKL.from_config(CONFIG)
-    start_with_colors(model)
-    return model
+    return autoencoder.new_autoencoder(SIDE)
 
 
 def load_autoencoder(path: Path) -> Any:
     """The network with the weights of a training state, for use."""
-    model = new_autoencoder().to(memory_format=torch.channels_last)
-    load_state(path, {"model": model})
-    return model.eval().requires_grad_(False)
+    return autoencoder.load_autoencoder(path, SIDE)
 
 
 def render_bank(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

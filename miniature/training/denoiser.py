@@ -113,9 +113,9 @@ class Data:
             self._read += new
             shards = [read_shard(path) for path in new]
             held = [self._latents] if len(self._latents) else []
-            told = [self._captions] if len(self._captions) else []
+            captions = [self._captions] if len(self._captions) else []
             self._latents = torch.cat([*held, *(shard.latents.to(self._device) for shard in shards)])
-            self._captions = torch.cat([*told, *(shard.captions.to(self._device) for shard in shards)])
+            self._captions = torch.cat([*captions, *(shard.captions.to(self._device) for shard in shards)])
         return len(self._latents)
 
     def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:

@@ -12,28 +12,30 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.miniature import MODEL
+from miniature.trainer.gate import GUIDANCE, STEPS, Drawer, line
+from miniature.trainer.scene_classifier import as_input
 from miniature.training.captions import PLACE_WORDS
-from miniature.training.diffusion import sample
 from miniature.training.dlib_judge import DlibJudge
 from miniature.training.faces import FaceGenerator, candidate_numbers
 from miniature.training.gallery import Recognized, look_at, people_vectors, ranked, recognize
 from miniature.training.people import People, moved, portrait, read_people
-from miniature.training.pictures import decode, save_sheet
+from miniature.training.pictures import save_sheet
 from miniature.training.places import face_network, scene_classifier_file, work_folder
-from miniature.training.scene_classifier import as_input, load_classifier, rights
+from miniature.training.scene_classifier import load_classifier, rights
 from miniature.training.scenes import ACCESSORIES, MEDIA, PLACES, Scene
 
 RANK1, RANK10, SCENE = 0.60, 0.85, 0.90
 """Lowest accepted figures."""
 
-STEPS, GUIDANCE = 20, 3.0
+_BATCH = 32
+"""Pictures that are drawn together: their noise depends on it."""
+
 _WEARING = {"glasses": "glasses", "sunglasses": "sunglasses", "hat": "a hat", "scarf": "a scarf", "crown": "a crown"}
 _COLORS = ("white", "grey", "black", "blue", "green", "red", "yellow")
 _ARTICLES = {"oil painting": "an"}
@@ -68,37 +70,6 @@ def scene_prompts(names: Sequence[str], count: int) -> list[Ask]:
     return asks
 
 
-class Drawer:
-    """Generates pictures in batches with the parts of a pipeline, deterministic for a seed and a batch."""
-
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
-        self._factor = float(pipeline.vae.config.scaling_factor)
-
-    @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seed: int, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Pixels:
-        """Generate ``(N, 128, 128, 3)`` pictures, one per prompt."""
-        pictures = []
-        for start in range(0, len(prompts), 32):
-            texts = list(prompts[start : start + 32])
-            noise = torch.randn(len(texts), 4, 16, 16, generator=torch.Generator().manual_seed(seed + start))
-            latents = sample(
-                lambda x, t, c: self._pipeline.unet(x, t, c).sample,
-                self._encoded(texts),
-                self._encoded([""]),
-                noise,
-                steps=steps,
-                guidance=guidance,
-            )
-            pictures.append(decode(self._pipeline.vae, latents / self._factor))
-        return np.concatenate(pictures)
-
-    def _encoded(self, texts: list[str]) -> torch.Tensor:
-        ids = self._pipeline.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        hidden: torch.Tensor = self._pipeline.text_encoder(ids).last_hidden_state
-        return hidden
-
-
 def second_opinion(people: People, network: FaceNetwork, pictures: Pixels, wanted: np.ndarray) -> Recognized:
     """Recognition by dlib's network among all named people, with one plain portrait of each."""
     judge, generator = DlibJudge(), FaceGenerator()
@@ -119,11 +90,6 @@ def _by_judge(judge: DlibJudge, network: FaceNetwork, picture: Pixels) -> Floats
     return judge.embed(picture, found[0]) if found else np.full(128, np.nan, np.float32)
 
 
-def line(name: str, value: float, least: float) -> str:
-    """A line in the format of the benchmarks: name, value, limit, and whether it is reached."""
-    return f"{name:<100}  {value:>10.3f}  {least:>10.3f}  {'ok' if value >= least else 'short'}"
-
-
 def main() -> int:
     """Parse the command line, generate and print; returns 0 if every limit is reached."""
     import diffusers
@@ -137,7 +103,7 @@ def main() -> int:
     parser.add_argument("--sheet", type=Path, help="write some of the pictures there")
     arguments = parser.parse_args()
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
-    people, network, drawer = read_people(), face_network(), Drawer(pipeline)
+    people, network, drawer = read_people(), face_network(), Drawer(pipeline, _BATCH)
     count = len(people.names)
     gallery = people_vectors(people, network, work_folder() / "gallery.npy")[:count]
     wanted = np.linspace(0, count - 1, arguments.names or count).astype(int)

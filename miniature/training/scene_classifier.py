@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celeb_basis.faces.network import Pixels
+from miniature.trainer.scene_classifier import as_input
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.people import read_people
 from miniature.training.places import scene_classifier_file
@@ -50,11 +50,6 @@ class SceneClassifier(nn.Module):
         """Logits ``(N, sum(PARTS))`` of ``(N, 3, 128, 128)`` pictures in -1 to 1."""
         logits: Tensor = self.out(self.body(F.avg_pool2d(pictures, 2)).flatten(1))
         return logits
-
-
-def as_input(pictures: Pixels) -> Tensor:
-    """``(N, 3, H, W)`` in -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def classifier_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:

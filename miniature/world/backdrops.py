@@ -1,4 +1,4 @@
-"""What is behind people: places out of focus, as behind a portrait, and plain colors. All drawn anew each time."""
+"""What is behind people: places out of focus, as behind a portrait, and plain colors. All are drawn again each time."""
 
 from __future__ import annotations
 

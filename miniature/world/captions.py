@@ -61,7 +61,7 @@ def caption(scene: Scene, names: Sequence[str | None], rng: Rng) -> str:
 
     Args:
         scene: The scene.
-        names: A name for each of its people, or ``None`` for somebody without one.
+        names: A name for each of its people, or ``None`` for an unnamed person.
         rng: Chooses the words.
     """
     people = [_pick(_SOMEBODY, rng) if name is None else name for name in names]

@@ -66,7 +66,7 @@ def read_people(path: Path = PEOPLE_FILE) -> People:
 def choose_names(wanted: int) -> tuple[str, ...]:
     """Choose names of two words and two tokens among which first tokens repeat as often as in the whole shipped list.
 
-    Half of the list's first tokens are distinct, so that a first name alone seldom tells a person. The names are gone
+    Half of the list's first tokens are distinct, so that a first name alone seldom identifies a person. The names are gone
     through in random order: the first ones say which first tokens there are, and more names with these tokens fill up.
 
     Args:

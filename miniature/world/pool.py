@@ -80,7 +80,7 @@ class Sitters:
         return drawn.picture, boxes
 
     def _anybody(self, rng: Rng) -> tuple[int, int]:
-        """Row and number of somebody."""
+        """Row and number of a random person."""
         if self._unnamed and rng.random() < _UNNAMED_SHARE:
             return UNNAMED, self._unnamed[int(rng.integers(len(self._unnamed)))]
         row = int(rng.integers(len(self._named)))

@@ -92,7 +92,7 @@ class Shown:
     """A person in a scene."""
 
     row: int
-    """Of the people with names; :data:`UNNAMED` for somebody without one."""
+    """Of the people with names; :data:`UNNAMED` for a person without one."""
     number: int
     """Of the person, for :func:`miniature.people3d.person.draw_person`."""
     place: int

@@ -219,7 +219,7 @@ def test_casting_keeps_people_apart_and_goes_on(monkeypatch: pytest.MonkeyPatch)
     assert [number for _, number, problem in considered if not problem] == chosen.numbers
     again = Casting(network, bounds)
     again.restore(chosen.state(considered[-1][0], 1.4))
-    assert again.consider(draw_person(chosen.numbers[0])) == "like somebody else for recognition"
+    assert again.consider(draw_person(chosen.numbers[0])) == "like another person for recognition"
     monkeypatch.setattr(casting, "MOST_ODD", 0.5)
     assert again.consider(draw_person(50)) == "odd"
     assert len(list(pictures_of(draw_person(0), 64))) == 3

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from miniature.trainer.gate import line
 from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
 from miniature.training.denoiser import EMPTY_SHARE, Data
 from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
-from miniature.training.gate import SCENE, line, scene_prompts
+from miniature.training.gate import SCENE, scene_prompts
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
 from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, shard_paths, write_shard
 from miniature.training.recognition import crop_faces
