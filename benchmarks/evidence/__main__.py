@@ -1,7 +1,8 @@
 """``python -m benchmarks.evidence``: run the evidence that is missing, and print the results. It can be killed and resumed.
 
 ``--quick`` (or ``QUICK=1``) runs a small version. ``--write`` writes the page from finished results without running anything.
-``--model FILE --photos FOLDER`` makes the same table on any Stable Diffusion checkpoint, with photos of people.
+``--model FILE --photos FOLDER`` makes the same table on any Stable Diffusion checkpoint, with photos of people;
+``--model FOLDER --bank FOLDER --classifier FILE`` on a miniature that was trained on the world of people in 3D.
 """
 
 from __future__ import annotations
@@ -65,13 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.photos is not None and options.model is None:
         sys.stderr.write("Photos of people need a checkpoint to learn them on: give --model as well.\n")
         return 2
+    if options.bank is not None and None in (options.model, options.classifier):
+        sys.stderr.write("A bank belongs to a miniature of its world: give --model and --classifier as well.\n")
+        return 2
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if options.photos is not None:
             return _on_real_weights(plan, options, given)
         folder = (options.results or CACHE) / "quick" if options.quick else options.results or RESULTS
         results = Results(folder)
-        return _write(plan, results, options) if options.write else _on_the_miniature(plan, results, options, given)
+        if options.write:
+            return _write(plan, results, options)
+        return _on_a_miniature(plan, results, options, given)
     except CelebBasisError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -95,18 +101,28 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _on_the_miniature(plan: Plan, results: Results, options: argparse.Namespace, given: Sequence[str]) -> int:
+def _testbed(options: argparse.Namespace, strangers: int, skipped: int = 0) -> EvidenceTestbed:
+    """The shipped miniature, another one of its kind, or one of the world of people in 3D."""
     # Only here: writing the page needs neither the miniature nor the judges' packages.
+    if options.bank is not None:
+        from benchmarks.evidence.world import WorldFiles, world_testbed
+
+        files = WorldFiles(options.model, options.bank, options.classifier)
+        if options.people is not None:
+            files = replace(files, people=options.people)
+        return world_testbed(files, strangers=strangers, report=Reporter(), skipped=skipped)
     from benchmarks.evidence.miniature import miniature_testbed
 
-    report, workers = Reporter(), options.workers or os.cpu_count() or 1
+    return miniature_testbed(options.model, strangers=strangers, report=Reporter(), skipped=skipped)
+
+
+def _on_a_miniature(plan: Plan, results: Results, options: argparse.Namespace, given: Sequence[str]) -> int:
+    workers = options.workers or os.cpu_count() or 1
     if options.tune:
-        testbed = miniature_testbed(
-            options.model, strangers=options.strangers or TUNED_ON, report=report, skipped=FULL.strangers
-        )
+        testbed = _testbed(options, options.strangers or TUNED_ON, FULL.strangers)
         return _tune(testbed, plan, results.folder, results.folder, options, given, workers)
     gallery = plan.strangers if options.quick else max(plan.strangers, FULL.strangers)
-    testbed = miniature_testbed(options.model, strangers=gallery, report=report)
+    testbed = _testbed(options, gallery)
     if options.quick:
         testbed = replace(testbed, prompts=testbed.prompts[::2], pair_prompts=testbed.pair_prompts[:1])
     plan = _tuned(plan, results.folder, testbed)
@@ -186,6 +202,7 @@ def _on_real_weights(plan: Plan, options: argparse.Namespace, given: Sequence[st
         commands=[f"python -m benchmarks.evidence {shlex.join(given)}"],
         judge=loaded.judge,
         second_judge=loaded.second_judge,
+        third_judge=loaded.third_judge,
         prompt=loaded.prompt,
         notes=loaded.notes,
     )
@@ -261,6 +278,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the methods and exit")
     parser.add_argument("--write", action="store_true", help="write the page from finished results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
+    world = parser.add_argument_group("a miniature of the world of people in 3D")
+    world.add_argument("--bank", type=Path, metavar="FOLDER", help="of miniature.world.bank, with the strangers")
+    world.add_argument("--classifier", type=Path, metavar="FILE", help="of miniature.trainer.scene_classifier")
+    world.add_argument("--people", type=Path, metavar="FILE", help="of miniature.world.people; by default the world's")
     real = parser.add_argument_group("any checkpoint, with photos of people")
     real.add_argument(
         "--photos", type=Path, metavar="FOLDER", help="a folder of photos (or one picture) for each person"

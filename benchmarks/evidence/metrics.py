@@ -14,7 +14,7 @@ from benchmarks.evidence.testbed import EvidenceTestbed, FaceJudge, Person, gene
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 
-METRICS = ("identity", "recognized", "second_opinion", "prompt", "detect", "diversity")
+METRICS = ("identity", "recognized", "second_opinion", "third_opinion", "prompt", "detect", "diversity")
 """Metrics of one person; ``both`` is that of images with two people."""
 
 _SMALL = 16
@@ -51,7 +51,10 @@ class Evaluator:
         people = testbed.strangers if people is None else people
         self._row = {person.name: row for row, person in enumerate(people)}
         self._first = _gallery(testbed, testbed.judge, people)
-        self._second = None if testbed.second_judge is None else _gallery(testbed, testbed.second_judge, people)
+        others = {"second_opinion": testbed.second_judge, "third_opinion": testbed.third_judge}
+        self._others = {
+            metric: None if judge is None else _gallery(testbed, judge, people) for metric, judge in others.items()
+        }
 
     def measure(self, group: Sequence[Person], token_vectors: Mapping[str, TokenVectors], seed: int) -> dict[str, Any]:
         """Metrics of each person of ``group``, by name, and of each two neighbors together.
@@ -75,7 +78,8 @@ class Evaluator:
         prompts = [case.prompt.format(_in_prompt(person, tokens)) for (_, case), _ in cases]
         images = generate(testbed, prompts, tokens, [_seed(seed, index, number) for (index, _), number in cases])
         row = self._row[person.name]
-        first, second, hits, found = [], [], 0, 0
+        first, hits, found = [], 0, 0
+        opinions: dict[str, list[float]] = {metric: [] for metric in self._others}
         for image in images:
             if not (faces := testbed.detect(image)):
                 continue
@@ -83,15 +87,16 @@ class Evaluator:
             similarities = self._first.likeness(testbed.judge.embed(image, faces[0]))
             first.append(float(similarities[row]))
             hits += int(similarities.argmax()) == row
-            if self._second is not None:
-                second.append(float(self._second.likeness(self._second.judge.embed(image, faces[0]))[row]))
+            for metric, gallery in self._others.items():
+                if gallery is not None:
+                    opinions[metric].append(float(gallery.likeness(gallery.judge.embed(image, faces[0]))[row]))
         scores = [one for one in testbed.score_prompts(images, [case for (_, case), _ in cases]) if one is not None]
         count = self.images_per_prompt
         by_prompt = [images[start : start + count] for start in range(0, len(images), count)]
         return {
             "identity": float(np.mean(first)) if first else None,
             "recognized": hits / len(images),
-            "second_opinion": float(np.mean(second)) if second else None,
+            **{metric: float(np.mean(values)) if values else None for metric, values in opinions.items()},
             "prompt": float(np.mean(scores)) if scores else None,
             "detect": found / len(images),
             "diversity": diversity(by_prompt),

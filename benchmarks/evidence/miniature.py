@@ -83,7 +83,7 @@ def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter, 
     identity = [
         model.info.sha256,
         [case.prompt for case in (*PROMPTS, *PAIR_PROMPTS)],
-        [_digest(stranger) for stranger in chosen],
+        [digest_of(stranger) for stranger in chosen],
         "dlib",
     ]
     return EvidenceTestbed(
@@ -96,7 +96,7 @@ def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter, 
         pair_prompts=PAIR_PROMPTS,
         sampler=DdimSampler(
             model,
-            decode=lambda latents: _pixels(_decoder(vae)(latents)),
+            decode=lambda latents: pixels_of(decoder_of(vae)(latents)),
             latent_shape=(int(unet.config.in_channels), side, side),
             steps=_SAMPLING_STEPS,
         ),
@@ -149,12 +149,13 @@ def _strangers(people: Any, faces: FaceNetwork, count: int, side: int) -> tuple[
     return tuple(found)
 
 
-def _digest(stranger: Stranger) -> str:
+def digest_of(stranger: Stranger) -> str:
+    """A digest of all pictures of a stranger."""
     images = (stranger.portrait.picture, *stranger.references)
     return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
 
-def _decoder(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def decoder_of(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from scaled latents to images in about -1 to 1, with gradients to the latents."""
     factor, shift = float(vae.config.scaling_factor), float(getattr(vae.config, "shift_factor", None) or 0.0)
 
@@ -165,7 +166,8 @@ def _decoder(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return decode
 
 
-def _pixels(images: torch.Tensor) -> list[Pixels]:
+def pixels_of(images: torch.Tensor) -> list[Pixels]:
+    """Images ``(N, 3, H, W)`` in -1 to 1 as ``(H, W, 3)`` pictures."""
     values = ((images.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255)
     return list(values.byte().cpu().numpy())
 

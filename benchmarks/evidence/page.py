@@ -48,6 +48,7 @@ TITLES = {
     "identity": "Identity",
     "recognized": "Recognized",
     "second_opinion": "Second opinion",
+    "third_opinion": "Third opinion",
     "prompt": "Prompt",
     "detect": "Detect",
     "diversity": "Diversity",
@@ -63,10 +64,12 @@ _DASHES = ("-", "--", ":", "-.")
 def table(rows: Sequence[Row]) -> str:
     """The end of every method, as Markdown.
 
-    Where a name that the model knows was measured, each Identity is given as a share of that as well.
+    Where a name that the model knows was measured, each Identity is given as a share of that as well. A metric that no method
+    has is left out.
     """
+    measured = [name for name in ALL_METRICS if any(row.last.figures[name] is not None for row in rows)]
     ceiling = next((row.last.figures["identity"] for row in rows if row.method == CEILING), None)
-    head = ["method", "strangers × seeds", "evaluations", "seconds", *(TITLES[name] for name in ALL_METRICS)]
+    head = ["method", "strangers × seeds", "evaluations", "seconds", *(TITLES[name] for name in measured)]
     place = 1 + head.index(TITLES["identity"])
     lines = []
     for row in rows:
@@ -75,7 +78,7 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.strangers} × {row.seeds}",
             f"{row.last.evaluations:,.0f}",
             f"{row.last.seconds:.1f} + {row.last.encoding_seconds:.1f}",
-            *(_shown(row.last.figures[name]) for name in ALL_METRICS),
+            *(_shown(row.last.figures[name]) for name in measured),
         ]
         if ceiling is not None:
             cells.insert(place, _share(row.last.figures["identity"], ceiling))
@@ -214,6 +217,8 @@ class Described:
     """What measures Identity, in words."""
     second_judge: str
     """What gives the second opinion, in words; empty if there is none."""
+    third_judge: str = ""
+    """What gives the third opinion, in words; empty if there is none."""
     prompt: str = "the share of images in which a scene classifier finds what the prompt asks for"
     """What Prompt is, in words."""
     notes: Sequence[str] = ()
@@ -254,6 +259,7 @@ def write_page(
     known = {row.method for row in rows}
     missing = [f"*{name}*" for name in planned if name not in known]
     second = f" **Second opinion**: the same\n  as Identity by {about.second_judge}." if about.second_judge else ""
+    third = f" **Third opinion**: by {about.third_judge}." if about.third_judge else ""
     sections = [
         f"""# Evidence
 
@@ -261,7 +267,7 @@ People whom the model has never seen (*strangers*) are learned from one photo ea
 of scenes in which they were never shown. All intervals are 95 % intervals over strangers.
 
 - **Identity**: similarity to other photos of the same person by {about.judge}, over images with a face. **Recognized**: the
-  share of images in which the most similar of all strangers, by the same network, is the right one.{second}
+  share of images in which the most similar of all strangers, by the same network, is the right one.{second}{third}
 - **{SHARE}**: Identity divided by that of *{CEILING}*: names of the list, drawn by the model itself, against other images
   of the same name.
 - **Prompt**: {about.prompt}. **Detect**: the share of images
@@ -307,6 +313,8 @@ def _curves_section(folder: Path, rows: Sequence[Row]) -> str:
         return ""
     images = []
     for metric in ALL_METRICS:
+        if all(row.last.figures[metric] is None for row in rows):
+            continue
         for cost in _COSTS:
             file = folder / f"{metric.replace('_', '-')}-{cost}.svg"
             write_bytes(file, curves(rows, metric, cost))

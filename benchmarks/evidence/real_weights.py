@@ -34,6 +34,7 @@ REFERENCE_PROMPTS = ("a photo of {}", "a close-up photo of {}, smiling", "a phot
 """Of the images that stand for a name that the model knows."""
 
 DLIB = "dlib"
+MOBILE_FACE_NET = "MobileFaceNet (cosine)"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class LoadedWeights:
     """Name of the folder of its results: another one for each model, set of photos and protocol."""
     judge: str
     second_judge: str
+    third_judge: str
     prompt: str
     notes: tuple[str, ...]
 
@@ -88,6 +90,7 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
     report.say(f"{len(people)} people in {wanted.photos}; loading the face networks")
     faces = InsightFaceNetwork(find_pack(wanted.faces).folder)
     judge, second_judge = _judges(wanted.judge, faces)
+    third_judge = mobile_face_net(report)
     names: NameList
     if wanted.names is not None:
         names = read_names(wanted.names)
@@ -112,7 +115,7 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
     prompts = chosen_prompts(wanted.prompts)
     parts: list[Any] = [
         [model.info.sha256, model.info.resolution, names.sha256, faces.name, judge.name],
-        ["" if second_judge is None else second_judge.name, "" if clip is None else clip.name],
+        ["" if one is None else one.name for one in (second_judge, third_judge, clip)],
         [case.prompt for case in (*prompts, *PAIR_PROMPTS)],
         [wanted.sampling_steps, wanted.guidance, *REFERENCE_PROMPTS],
         [_digest(stranger) for stranger in strangers],
@@ -130,6 +133,7 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
         detect=faces.detect,
         judge=judge,
         second_judge=second_judge,
+        third_judge=third_judge,
         score_prompts=clip_scores(clip),
         reference_prompts=REFERENCE_PROMPTS,
         known_faces=(CELEBRITY_FACES,),
@@ -142,6 +146,7 @@ def load_real_weights(wanted: RealWeights, report: Reporter) -> LoadedWeights:
         folder=re.sub(r"[^\w.-]+", "-", key),
         judge=_described(judge, faces),
         second_judge="" if second_judge is None else _described(second_judge, faces),
+        third_judge="" if third_judge is None else MOBILE_FACE_NET,
         prompt="CLIP's cosine of image and prompt"
         + ("" if clip is None else f" ({clip.name}), with *person* as the name"),
         notes=tuple(notes),
@@ -189,6 +194,17 @@ def _judges(wanted: str | None, faces: FaceNetwork) -> tuple[FaceJudge, FaceJudg
     if network.name == faces.name:
         return learning, None
     return RecognitionJudge(network, network.name), learning
+
+
+def mobile_face_net(report: Reporter) -> FaceJudge | None:
+    """The judge MobileFaceNet, if it is installed; says what to do if it is not."""
+    from miniature.face_pack.mobile_face_net import MobileFaceNetJudge
+
+    try:
+        return MobileFaceNetJudge()
+    except MissingPackageError as error:
+        report.say(f"Without a third opinion: {error}")
+        return None
 
 
 def _described(judge: FaceJudge, faces: FaceNetwork) -> str:

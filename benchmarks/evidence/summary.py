@@ -80,8 +80,9 @@ def _figure(measured: Measurements, kind: str, metric: str) -> Estimate | None:
     values: dict[str, list[float]] = defaultdict(list)
     for one in measured:
         for name, found in one[kind].items():
-            if found[metric] is not None:
-                values[name].append(found[metric])
+            # Results from before a metric was added do not have it.
+            if (value := found.get(metric)) is not None:
+                values[name].append(value)
     return mean_estimate([float(np.mean(values[name])) for name in sorted(values)])
 
 

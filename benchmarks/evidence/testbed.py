@@ -105,6 +105,8 @@ class EvidenceTestbed:
     second_judge: FaceJudge | None
     """The second opinion: the network that learning uses; ``None`` if that is the main judge already."""
     score_prompts: PromptScorer
+    third_judge: FaceJudge | None = None
+    """The third opinion: another network that neither training nor learning used; ``None`` where there is none."""
     reference_prompts: tuple[str, ...] = ("a photo of {}",) * 3
     """Prompts, with other seeds than are scored, of the images that stand for a name that the model knows."""
     known_faces: tuple[Path, ...] = ()

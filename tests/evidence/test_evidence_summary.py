@@ -74,7 +74,9 @@ def test_pairs_name_methods() -> None:
 
 def test_a_stranger_is_one_observation_however_many_seeds() -> None:
     def measured(name: str, group: list[str], seed: int, value: float | None) -> Finished:
-        others = dict.fromkeys(("recognized", "second_opinion", "prompt", "detect", "diversity"), 0.5)
+        others = dict.fromkeys(
+            ("recognized", "second_opinion", "prompt", "detect", "diversity"), 0.5
+        )  # as before the third
         people = {person: {"identity": value, **others} for person in group}
         point = {
             "evaluations": 8,

@@ -114,6 +114,7 @@ def make_testbed(
         "detect": faces.detect,
         "judge": ColorJudge(),
         "second_judge": CosineJudge(),
+        "third_judge": CosineJudge(),
         "score_prompts": shares_of_labels(bright_or_dark),
     }
     return EvidenceTestbed(**{**parts, **changes})

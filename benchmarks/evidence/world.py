@@ -1,0 +1,201 @@
+"""A miniature trained on the world of invented people in 3D as a testbed, judged by networks that its training never used.
+
+Its strangers are people whom no part of the training shows: they are learned from one plain portrait from the front, and
+compared with pictures of the same person in other poses, lights, expressions and clothes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.evidence.miniature import decoder_of, digest_of, pixels_of
+from benchmarks.evidence.real_weights import mobile_face_net
+from benchmarks.evidence.reporting import Reporter
+from benchmarks.evidence.testbed import (
+    DdimSampler,
+    EvidenceTestbed,
+    PromptCase,
+    PromptScorer,
+    Stranger,
+)
+from celeb_basis.errors import FaceError, HostError
+from celeb_basis.faces.network import FaceNetwork, Pixels
+from celeb_basis.faces.portraits import portrait as crop_portrait
+from celeb_basis.names.lists import name_list
+from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input
+from miniature.world.bank import Bank
+from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
+from miniature.world.people import PEOPLE_FILE, read_people
+from miniature.world.pool import Sitters
+from miniature.world.scenes import BACKDROPS, MEDIA, THINGS
+
+_PLACES, _THINGS, _MEDIA = (
+    ("beach", "forest", "city at night"),
+    ("glasses", "hat", "cake"),
+    ("pencil sketch", "oil painting"),
+)
+PROMPTS = (
+    PromptCase("a photo of {}", "medium: photo"),
+    *(PromptCase(MEDIUM_WORDS[medium][0], f"medium: {medium}") for medium in _MEDIA),
+    *(PromptCase(f"a photo of {{}} {PLACE_WORDS[place][0]}", f"backdrop: {place}") for place in _PLACES),
+    *(PromptCase(f"a photo of {{}} {THING_WORDS[thing][0]}", f"thing: {thing}") for thing in _THINGS),
+    PromptCase("a photo of {} on a plain blue background", "backdrop: blue"),
+)
+PAIR_PROMPTS = (
+    PromptCase("a photo of {} and {}", "people: 2"),
+    PromptCase("a photo of {} and {} on a beach", "people: 2"),
+)
+REFERENCE_PROMPTS = (
+    "a photo of {} on a plain red background",
+    "a photo of {} on a plain blue background",
+    "a photo of {} on a plain beige background",
+)
+_REFERENCES = 4
+_SAMPLING_STEPS = 20
+_MOST_TURNED = 12.0
+"""Degrees of yaw of the photo that is learned from, where the bank has such a one."""
+_SEED = 77
+
+
+@dataclass(frozen=True)
+class WorldFiles:
+    """The files of a trained miniature and its world."""
+
+    model: Path
+    """The diffusers folder that ``python -m miniature.trainer.export`` wrote."""
+    bank: Path
+    """Folder of :mod:`miniature.world.bank`, with the strangers."""
+    classifier: Path
+    """File of :mod:`miniature.trainer.scene_classifier`."""
+    people: Path = PEOPLE_FILE
+
+
+def world_testbed(files: WorldFiles, *, strangers: int, report: Reporter, skipped: int = 0) -> EvidenceTestbed:
+    """Load the testbed.
+
+    Args:
+        files: What it is made of.
+        strangers: How many strangers are wanted.
+        report: Where progress is written.
+        skipped: How many are left out before them, to get others than those.
+
+    Raises:
+        HostError: If a file is missing.
+        MissingPackageError: If the main judge's packages are not installed.
+    """
+    from celeb_basis.hosts.diffusers.checkpoint import load_host
+    from celeb_basis.miniature import NAMES
+    from celeb_basis.names.lists import read_names
+    from miniature.trainer.scene_classifier import load_classifier
+    from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
+    from miniature.training.places import face_network
+
+    for path, command in ((files.model, "export"), (files.classifier, "scene_classifier")):
+        if not path.exists():
+            raise HostError(f"There is no {path}: make it with `python -m miniature.trainer.{command}`.")
+    report.say(f"loading {files.model.name} and the pictures of {strangers} strangers")
+    model = load_host(files.model, device="cpu", dtype="fp32")
+    faces, people = face_network(), read_people(files.people)
+    named = files.model / NAMES.name
+    names = read_names(named) if named.is_file() else name_list(people.names, "the miniature's names")
+    numbers = people.strangers[: skipped + strangers]
+    chosen = strangers_of(Bank(files.bank), numbers, faces, model.info.resolution)[skipped:]
+    vae, unet = model._pipeline.vae, model._pipeline.unet
+    side = int(unet.config.sample_size)
+    judge, third = DlibJudge(), mobile_face_net(report)
+    identity = [
+        model.info.sha256,
+        [case.prompt for case in (*PROMPTS, *PAIR_PROMPTS)],
+        [digest_of(stranger) for stranger in chosen],
+        [judge.name, third.name if third else ""],
+    ]
+    decode = decoder_of(vae)
+    return EvidenceTestbed(
+        key=f"miniature {hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}",
+        model=model,
+        faces=faces,
+        names=names,
+        strangers=chosen,
+        prompts=PROMPTS,
+        pair_prompts=PAIR_PROMPTS,
+        sampler=DdimSampler(
+            model,
+            decode=lambda latents: pixels_of(decode(latents)),
+            latent_shape=(int(unet.config.in_channels), side, side),
+            steps=_SAMPLING_STEPS,
+        ),
+        detect=faces.detect,
+        judge=judge,
+        second_judge=RecognitionJudge(faces),
+        third_judge=third,
+        score_prompts=parts_shown(load_classifier(files.classifier)),
+        reference_prompts=REFERENCE_PROMPTS,
+        denoiser=unet,
+        latent_scale=float(vae.config.scaling_factor),
+        report=report,
+    )
+
+
+def strangers_of(bank: Bank, numbers: Sequence[int], faces: FaceNetwork, side: int) -> tuple[Stranger, ...]:
+    """Strangers with a photo from the front to learn from, and others in other looks to be compared with.
+
+    Args:
+        bank: Their pictures.
+        numbers: Who they are.
+        faces: Detects faces; people whose photo or references show none are left out.
+        side: Of the portraits in pixels.
+    """
+    sitters, found = Sitters(bank, []), []
+    for row, number in enumerate(numbers):
+        rng = np.random.default_rng([_SEED, number])
+        looks = bank.looks(number)
+        # Best to learn from: near, without things, from the front, calm.
+        order = sorted(
+            range(len(looks)),
+            key=lambda place, looks=looks: (  # type: ignore[misc]
+                bool(looks[place].thing),
+                not looks[place].near,
+                abs(looks[place].yaw) > _MOST_TURNED,
+                looks[place].expression not in ("neutral", "smile"),
+                place,
+            ),
+        )
+        pictures = [sitters.picture(sitters.portrait(number, place), rng)[0] for place in order[: 1 + _REFERENCES]]
+        try:
+            photo = crop_portrait(pictures[0], faces, size=side, source="a stranger's photo")
+        except FaceError:
+            continue
+        references = tuple(picture for picture in pictures[1:] if faces.detect(picture))
+        if references:
+            found.append(Stranger(f"stranger{row:02d}", references, photo))
+    return tuple(found)
+
+
+def parts_shown(classifier: SceneClassifier) -> PromptScorer:
+    """A prompt scorer of 1 for images that show what their prompt's label says, such as ``backdrop: beach``, else 0."""
+    classes: dict[Part, tuple[str, ...]] = {
+        "medium": MEDIA,
+        "backdrop": BACKDROPS,
+        "thing": (*THINGS, ""),
+        "people": ("0", "1", "2"),
+    }
+
+    @torch.no_grad()
+    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
+        logits = classifier(as_input(np.stack(images)))
+        shown = {part: logits[part].argmax(1).tolist() for part in PARTS}
+        scores: list[float | None] = []
+        for row, case in enumerate(cases):
+            part, wanted = case.label.split(": ")
+            seen = next(classes[name][shown[name][row]] for name in PARTS if name == part)
+            scores.append(float(seen == wanted))
+        return scores
+
+    return score

@@ -1,0 +1,89 @@
+"""Strangers and prompts of the world of people in 3D: other pictures of the right people, and scores of what is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.world import PAIR_PROMPTS, PROMPTS, parts_shown, strangers_of
+from miniature.people3d import rasterizer
+from miniature.trainer.scene_classifier import PARTS, SceneClassifier
+from miniature.training.places import face_network
+from miniature.world.bank import Bank, draw_bank
+from miniature.world.scenes import BACKDROPS, MEDIA, THINGS
+
+_LOOKS = 8
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """Two people of the world."""
+    if rasterizer.compiler() is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("bank")
+    draw_bank(folder, [3, 8], 1.0, looks=_LOOKS)
+    return Bank(folder)
+
+
+def test_a_stranger_is_learned_from_one_photo_and_compared_with_others(bank: Bank) -> None:
+    faces = face_network()
+    strangers = strangers_of(bank, [3, 8], faces, 128)
+    assert [stranger.name for stranger in strangers] == ["stranger00", "stranger01"]
+    for stranger in strangers:
+        assert stranger.portrait.picture.shape == (128, 128, 3)
+        assert 1 <= len(stranger.references) <= 4
+        pictures = [reference.tobytes() for reference in stranger.references]
+        assert len(set(pictures)) == len(pictures), "a reference is used twice"
+    vectors = [
+        [faces.embed([faces.align(image, faces.detect(image)[0].landmarks)])[0] for image in stranger.references]
+        for stranger in strangers
+    ]
+    photos = [stranger.portrait.vector for stranger in strangers]
+    alike = np.array([[np.mean([photo @ one for one in own]) for own in vectors] for photo in photos])
+    assert (alike.argmax(1) == [0, 1]).all(), f"photos and references are of different people: {alike}"
+
+
+def test_the_same_people_give_the_same_strangers(bank: Bank) -> None:
+    first, second = (strangers_of(bank, [8], face_network(), 64)[0] for _ in range(2))
+    np.testing.assert_array_equal(first.portrait.picture, second.portrait.picture)
+    np.testing.assert_array_equal(first.references[0], second.references[0])
+
+
+class _Answers(SceneClassifier):
+    """Gives the same answer for every picture."""
+
+    def __init__(self, **classes: int) -> None:
+        super().__init__()
+        self._classes = classes
+
+    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        logits = {part: torch.zeros(len(pictures), count) for part, count in PARTS.items()}
+        for part, number in self._classes.items():
+            logits[part][:, number] = 1
+        return logits
+
+
+def test_prompts_are_scored_by_what_is_seen() -> None:
+    answers = _Answers(
+        medium=MEDIA.index("oil painting"),
+        backdrop=BACKDROPS.index("beach"),
+        thing=THINGS.index("cake"),
+        people=2,
+    )
+    cases = (*PROMPTS, *PAIR_PROMPTS)
+    scores = parts_shown(answers)([np.zeros((64, 64, 3), np.uint8)] * len(cases), cases)
+    right = {case.label for case, score in zip(cases, scores, strict=True) if score == 1}
+    assert right == {"medium: oil painting", "backdrop: beach", "thing: cake", "people: 2"}
+    assert {score for score in scores if score != 1} == {0.0}
+
+
+def test_a_bank_alone_and_missing_files_get_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--bank", str(tmp_path)]) == 2
+    assert "--classifier" in capsys.readouterr().err
+    missing = ["--model", str(tmp_path / "none"), "--bank", str(tmp_path), "--classifier", str(tmp_path / "none")]
+    assert main([*missing, "--results", str(tmp_path / "results"), "--only", "mean"]) == 1
+    assert "miniature.trainer.export" in capsys.readouterr().err
