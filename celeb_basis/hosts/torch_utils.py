@@ -6,12 +6,13 @@ Programs bring different versions of torch (2.1 and later); what differs between
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
 from celeb_basis.errors import HostError
@@ -178,11 +179,92 @@ def clone_inference_tensors(modules: Iterable[torch.nn.Module]) -> None:
             owner[name] = made[id(tensor)]
 
 
+class NormalWeights:
+    """Parameters and buffers of some modules as normal tensors, between :meth:`enable` and :meth:`restore`.
+
+    Some programs load weights in torch's inference mode, and no gradient may pass such tensors. They are not copied: each
+    gets a second name, a normal tensor over the same memory, which takes its place.
+
+    Args:
+        modules: The modules.
+    """
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        self._modules = list(modules)
+        self._exchanged: list[tuple[dict[str, Any], str, Any]] = []
+
+    def enable(self) -> None:
+        """Exchange every inference tensor that is there now."""
+        with torch.inference_mode(False):
+            for owner, name, tensor in inference_tensors(self._modules):
+                self._exchanged.append((owner, name, tensor))
+                owner[name] = like_tensor(tensor, normal_tensor(tensor.data))
+
+    def restore(self) -> None:
+        """Put every tensor back that was exchanged."""
+        while self._exchanged:
+            owner, name, tensor = self._exchanged.pop()
+            owner[name] = tensor
+
+
 @contextmanager
 def leave_inference_mode() -> Iterator[None]:
     """Without gradients, but outside of inference mode: what is made inside is kept for other uses than generation."""
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+# Programs whose own code is written to be run forward only.
+
+
+def on_a_copy(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward`` given a copy of its first argument, which the program changes in place afterwards."""
+
+    def forward_a_copy(x: Any, *arguments: Any, **options: Any) -> Any:
+        return forward(x.clone(), *arguments, **options)
+
+    return forward_a_copy
+
+
+def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward`` with gradient checkpointing: it is computed again in the backward pass."""
+
+    def forward_and_recompute(*arguments: Any, **options: Any) -> Any:
+        # Nothing in a denoiser in evaluation mode is random, so the random state need not be preserved.
+        return recompute_in_backward(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
+
+    return forward_and_recompute
+
+
+def encode_each(
+    images: torch.Tensor,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    encode_in_float32: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode images one at a time with whatever VAE encoder a program has.
+
+    Args:
+        images: ``(N, 3, H, W)``.
+        encode: Gives the encoder's output ``(1, 2 C, h, w)`` for one image, in the precision that the program holds the
+            VAE in.
+        encode_in_float32: The same in float32, used where ``encode`` overflows, as SDXL's first VAE does.
+
+    Returns:
+        Means and standard deviations of the unscaled latents, each ``(N, C, h, w)`` float32 on the CPU.
+    """
+    means, stds = [], []
+    for image in images:
+        mean, std = _mean_and_std(encode(image[None]))
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+            mean, std = _mean_and_std(encode_in_float32(image[None]))
+        means.append(mean)
+        stds.append(std)
+    return torch.cat(means).cpu(), torch.cat(stds).cpu()
+
+
+def _mean_and_std(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, log_variance = output.float().chunk(2, dim=1)
+    return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
 
 
 def memory_stats(

@@ -12,10 +12,10 @@ import torch
 
 from celeb_basis.hosts.a1111.encoder_views import EngineView
 from celeb_basis.hosts.detect import adapter, adapter_for
-from celeb_basis.hosts.forge.gradients import NormalWeights, casting, gradients_through
+from celeb_basis.hosts.forge.gradients import casting, gradients_through
 from celeb_basis.hosts.forge.host import ForgeHost
 from celeb_basis.hosts.forge.model import ForgeCheckpoint
-from celeb_basis.hosts.torch_utils import normal_tensor
+from celeb_basis.hosts.torch_utils import NormalWeights, normal_tensor
 
 
 def test_the_program_is_recognized_by_its_folder(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from celeb_basis.diffusion_model import GenerationRequest, LatentDistribution, NoiseSchedule
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.family import LoadedCheckpoint, encode_each
+from celeb_basis.hosts.a1111.family import LoadedCheckpoint
 from celeb_basis.hosts.a1111.host import EncodedPrompts, FamilyHost, TrainingMode
+from celeb_basis.hosts.torch_utils import encode_each
 
 POOLED = 3
 

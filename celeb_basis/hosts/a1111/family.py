@@ -280,34 +280,3 @@ class FamilyTextEncoder(TextEncoder):
     def token_table(self) -> torch.Tensor:
         """The token embeddings."""
         return self._checkpoint().token_table(self._index)
-
-
-def encode_each(
-    images: torch.Tensor,
-    encode: Callable[[torch.Tensor], torch.Tensor],
-    encode_in_float32: Callable[[torch.Tensor], torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode images one at a time with whatever VAE encoder a program has.
-
-    Args:
-        images: ``(N, 3, H, W)``.
-        encode: Gives the encoder's output ``(1, 2 C, h, w)`` for one image, in the precision that the program holds the
-            VAE in.
-        encode_in_float32: The same in float32, used where ``encode`` overflows, as SDXL's first VAE does.
-
-    Returns:
-        Means and standard deviations of the unscaled latents, each ``(N, C, h, w)`` float32 on the CPU.
-    """
-    means, stds = [], []
-    for image in images:
-        mean, std = _mean_and_std(encode(image[None]))
-        if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-            mean, std = _mean_and_std(encode_in_float32(image[None]))
-        means.append(mean)
-        stds.append(std)
-    return torch.cat(means).cpu(), torch.cat(stds).cpu()
-
-
-def _mean_and_std(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, log_variance = output.float().chunk(2, dim=1)
-    return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()

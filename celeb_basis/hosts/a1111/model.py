@@ -12,9 +12,10 @@ import torch
 
 from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint, encode_each
+from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.modules import host_module, replaced, replaced_options
 from celeb_basis.hosts.torch_utils import (
+    encode_each,
     frozen,
     preserved_random_state,
     torch_attention_keeps_scores,

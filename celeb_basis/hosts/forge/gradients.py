@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.modules import replaced
 from celeb_basis.hosts.forge.modules import forge_module
-from celeb_basis.hosts.torch_utils import inference_tensors, like_tensor, normal_tensor
+from celeb_basis.hosts.torch_utils import on_a_copy, recomputed
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import Precision
@@ -21,34 +20,6 @@ _CASTS = "parameters_manual_cast"
 # Where Forge remembers that switch of a layer, if it has put the layer's weights on the CPU for want of room and has it
 # cast for that reason.
 _CAST_BEFORE = "prev_parameters_manual_cast"
-
-
-class NormalWeights:
-    """Parameters and buffers of some modules as normal tensors, between :meth:`enable` and :meth:`restore`.
-
-    Forge loads weights in torch's inference mode, and no gradient may pass such tensors. They are not copied: each gets a
-    second name, a normal tensor over the same memory, which takes its place.
-
-    Args:
-        modules: The modules.
-    """
-
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self._modules = list(modules)
-        self._exchanged: list[tuple[dict[str, Any], str, Any]] = []
-
-    def enable(self) -> None:
-        """Exchange every inference tensor that is there now."""
-        with torch.inference_mode(False):
-            for owner, name, tensor in inference_tensors(self._modules):
-                self._exchanged.append((owner, name, tensor))
-                owner[name] = like_tensor(tensor, normal_tensor(tensor.data))
-
-    def restore(self) -> None:
-        """Put every tensor back that was exchanged."""
-        while self._exchanged:
-            owner, name, tensor = self._exchanged.pop()
-            owner[name] = tensor
 
 
 class Casting:
@@ -119,24 +90,9 @@ def gradients_through(unet: Any, *, checkpointing: bool) -> Iterator[None]:
         for part in unet.modules():
             if isinstance(part, kinds.BasicTransformerBlock):
                 for norm in (part.norm1, part.norm2):
-                    stack.enter_context(replaced(norm, forward=_on_a_copy(norm.forward)))
+                    stack.enter_context(replaced(norm, forward=on_a_copy(norm.forward)))
                 if checkpointing:
-                    stack.enter_context(replaced(part, forward=_recomputed(_on_a_copy(part.forward))))
+                    stack.enter_context(replaced(part, forward=recomputed(on_a_copy(part.forward))))
             elif checkpointing and isinstance(part, kinds.ResBlock):
-                stack.enter_context(replaced(part, forward=_recomputed(part.forward)))
+                stack.enter_context(replaced(part, forward=recomputed(part.forward)))
         yield
-
-
-def _on_a_copy(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def forward_a_copy(x: Any, *arguments: Any, **options: Any) -> Any:
-        return forward(x.clone(), *arguments, **options)
-
-    return forward_a_copy
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def forward_and_recompute(*arguments: Any, **options: Any) -> Any:
-        # Nothing in a denoiser in evaluation mode is random, so the random state need not be preserved.
-        return recompute_in_backward(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
-
-    return forward_and_recompute

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from celeb_basis.hosts.a1111.host import EncodedPrompts, FamilyHost, TrainingMode, call_unet
-from celeb_basis.hosts.forge.gradients import Casting, NormalWeights, compute_dtype, gradients_through
+from celeb_basis.hosts.forge.gradients import Casting, compute_dtype, gradients_through
 from celeb_basis.hosts.forge.model import ForgeCheckpoint
 from celeb_basis.hosts.forge.modules import forge_module, no_model_moves
-from celeb_basis.hosts.torch_utils import frozen, normal_tensor, preserved_random_state
+from celeb_basis.hosts.torch_utils import NormalWeights, frozen, normal_tensor, preserved_random_state
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import Precision

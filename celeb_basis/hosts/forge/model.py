@@ -10,12 +10,12 @@ import torch
 
 from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint, encode_each
+from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.forge.gradients import casting
 from celeb_basis.hosts.forge.modules import embeddings_page, forge_module
-from celeb_basis.hosts.torch_utils import normal_tensor, torch_attention_keeps_scores
+from celeb_basis.hosts.torch_utils import encode_each, normal_tensor, torch_attention_keeps_scores
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,11 +10,11 @@ import torch
 
 from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, Prediction, check_images
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.family import ADVICE, Family, encode_each
+from celeb_basis.hosts.a1111.family import ADVICE, Family
 from celeb_basis.hosts.a1111.model import A1111Checkpoint
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.reforge.modules import reforge_module
-from celeb_basis.hosts.torch_utils import frozen, torch_attention_keeps_scores, upcast, without_autocast
+from celeb_basis.hosts.torch_utils import encode_each, frozen, torch_attention_keeps_scores, upcast, without_autocast
 
 _NOT_PLAIN = {9: "an inpainting checkpoint", 5: "a depth checkpoint", 8: "an InstructPix2Pix checkpoint"}
 _WITH_GRADIENTS = (
