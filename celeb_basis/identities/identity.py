@@ -27,7 +27,7 @@ from celeb_basis.reading import MAX_DESCRIPTION, Header, UnreadableError, parse_
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-Source = Literal["learned", "blended", "imported"]
+Source = Literal["learned", "blended", "imported", "invented"]
 
 FORMAT_VERSION = 1
 """Version of the identity file that this package writes."""

@@ -6,9 +6,11 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 
 from celeb_basis.errors import FileError, NamesError
@@ -22,6 +24,15 @@ MAX_BYTES = 32 << 20
 
 MAX_LINES = 1_200_000
 """Most lines of a list, blank ones included."""
+
+MAX_COLUMNS = 4
+"""Columns behind the names that are read."""
+
+MIN_GROUP = 8
+"""Fewest names of a group; other values of a column say nothing of more than a few names."""
+
+MAX_GROUPS = 24
+"""Most groups of a column."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
@@ -45,22 +56,41 @@ class NameList:
     endings, a byte order mark, spacing and the Unicode form of the file do not change it; the order of the names does."""
     source: str
     """Where the names come from, for messages."""
+    columns: tuple[tuple[str, ...], ...] = ()
+    """What the list says of each name in its further columns, such as ``("women", "Europe")``; empty if it has none."""
+
+    def groups(self) -> Mapping[str, int]:
+        """Groups of names: values that at least :data:`MIN_GROUP` names share, with the column that they stand in.
+
+        A column with more than :data:`MAX_GROUPS` such values (dates, addresses) has no groups.
+        """
+        found: dict[str, int] = {}
+        for column in range(MAX_COLUMNS):
+            counts = Counter(row[column] for row in self.columns if len(row) > column and row[column])
+            values = [value for value, count in counts.most_common() if count >= MIN_GROUP]
+            if len(values) <= MAX_GROUPS:
+                found = dict.fromkeys(values, column) | found
+        return dict(sorted(found.items(), key=lambda group: group[1]))
 
 
-def name_list(names: Iterable[str], source: str) -> NameList:
+def name_list(names: Iterable[str], source: str, columns: Iterable[Sequence[str]] = ()) -> NameList:
     """Normalize and hash ``names``; blank names and those that start with ``#`` are skipped.
 
     Args:
         names: The names.
         source: Where they come from, for messages.
+        columns: Further columns of each name, or nothing.
 
     Raises:
         NamesError: If no name is left.
     """
-    cleaned = tuple(name for name in map(_normalized, names) if name and not name.startswith("#"))
+    rows = zip_longest(map(_normalized, names), columns, fillvalue=())
+    kept = [(str(name), tuple(row)) for name, row in rows if name and not str(name).startswith("#")]
+    cleaned = tuple(name for name, _ in kept)
     if not cleaned:
         raise NamesError(f"There is no name in {source}: give a text file with one name per line.")
-    return NameList(cleaned, hashlib.sha256("\n".join(cleaned).encode("utf-8")).hexdigest(), source)
+    digest = hashlib.sha256("\n".join(cleaned).encode("utf-8")).hexdigest()
+    return NameList(cleaned, digest, source, tuple(row for _, row in kept) if any(row for _, row in kept) else ())
 
 
 @functools.cache
@@ -98,8 +128,8 @@ def near_synonyms() -> Mapping[int, int]:
 def read_names(path: Path) -> NameList:
     """Read a list of names: UTF-8 with or without byte order mark, one name per line.
 
-    In a line with columns, the name is what comes before the first comma or tab. Blank lines and lines that start with
-    ``#`` are skipped.
+    In a line with columns, the name is what comes before the first comma or tab; up to :data:`MAX_COLUMNS` further ones
+    say what groups it belongs to. Blank lines and lines that start with ``#`` are skipped.
 
     Raises:
         NamesError: For a file that is missing, unreadable, no ordinary file, too large or not UTF-8 text, that contains control
@@ -114,7 +144,9 @@ def read_names(path: Path) -> NameList:
 
 
 def _parsed(data: bytes, source: str) -> NameList:
-    names = []
+    names: list[str] = []
+    columns: list[tuple[str, ...]] = []
+    values: dict[str, str] = {}  # each value once in memory
     for number, line in enumerate(_LINE_END.split(_decoded(data, source)), start=1):
         line = line.strip(_INVISIBLE)
         if not line or line.startswith("#"):
@@ -128,8 +160,11 @@ def _parsed(data: bytes, source: str) -> NameList:
             raise NamesError(
                 f"Line {number} of {source} contains the control character U+{ord(control.group()):04X}: remove it."
             )
-        names.append(_COLUMN_END.split(line, maxsplit=1)[0])
-    return name_list(names, source)
+        name, *row = _COLUMN_END.split(line, maxsplit=MAX_COLUMNS + 1)
+        names.append(name)
+        further = map(_normalized, row[:MAX_COLUMNS])
+        columns.append(tuple(values.setdefault(value, value) for value in further) if row else ())
+    return name_list(names, source, columns)
 
 
 def _decoded(data: bytes, source: str) -> str:

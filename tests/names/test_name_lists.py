@@ -113,3 +113,42 @@ def test_a_missing_file_and_a_folder_are_explained(tmp_path: Path) -> None:
         read_names(tmp_path / "none.txt")
     with pytest.raises(NamesError, match="folder"):
         read_names(tmp_path)
+
+
+# Groups
+
+
+def test_columns_are_the_groups_of_names(tmp_path: Path) -> None:
+    rows = [
+        f"First{i} Last{i}, {'women' if i % 2 else ' men '},\t{'Europe' if i < 9 else f'town {i}'}" for i in range(20)
+    ]
+    (tmp_path / "names.txt").write_text("\n".join(["# a comment", *rows, "No Columns"]), encoding="utf-8")
+    names = read_names(tmp_path / "names.txt")
+    assert names.columns[0] == ("men", "", "Europe")
+    assert names.columns[-1] == ()
+    assert names.groups() == {"women": 0, "men": 0, "Europe": 2}
+    assert len(names.columns) == len(names.names)
+
+
+def test_groups_change_neither_names_nor_hash() -> None:
+    plain = name_list([f"First{i} Last{i}" for i in range(20)], "a list")
+    grouped = name_list(plain.names, "a list", [("women",)] * 20)
+    assert (plain.names, plain.sha256) == (grouped.names, grouped.sha256)
+    assert plain.groups() == {}
+    assert grouped.groups() == {"women": 0}
+
+
+def test_columns_of_dates_and_addresses_are_no_groups() -> None:
+    columns = [(f"{1900 + i // 9}", "women") for i in range(400)]
+    names = name_list([f"First{i} Last{i}" for i in range(400)], "a list", columns)
+    assert names.groups() == {"women": 1}
+
+
+def test_comments_and_blank_names_take_their_columns_along() -> None:
+    names = name_list(
+        ["# no name", "Ada Lovelace", "  ", "Alan Turing"], "a list", [("x",), ("women",), ("y",), ("men",)]
+    )
+    assert list(zip(names.names, names.columns, strict=True)) == [
+        ("Ada Lovelace", ("women",)),
+        ("Alan Turing", ("men",)),
+    ]

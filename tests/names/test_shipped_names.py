@@ -34,11 +34,26 @@ def test_the_file_is_sorted_composed_utf8_with_a_correct_heading() -> None:
     assert unicodedata.is_normalized("NFC", text)
     assert "\r" not in text
     lines = text.split("\n")
-    names = [line for line in lines if line and not line.startswith("#")]
+    rows = [line.split(", ") for line in lines if line and not line.startswith("#")]
+    names = [row[0] for row in rows]
     assert names == sorted(names, key=lambda name: (_plain(name), name))
     assert all(line == line.strip() for line in lines)
     assert tuple(names) == shipped_names().names
     assert f"{len(names):,} names" in text
+
+
+def test_every_name_has_its_groups_and_the_heading_counts_them() -> None:
+    names = shipped_names()
+    assert {len(row) for row in names.columns} == {2}
+    groups = names.groups()
+    assert [group for group, column in groups.items() if column == 0] == ["men", "women"]
+    assert {value for row in names.columns for value in row} == set(groups)
+    women = sum(row[0] == "women" for row in names.columns)
+    assert f"about {100 * women / len(names.names):.0f} in 100 of them women's" in _text()
+    known = dict(zip(names.names, names.columns, strict=True))
+    assert known["Akira Kurosawa"] == ("men", "East Asia")
+    assert known["George Eliot"] == ("women", "Europe or North America")
+    assert known["Wangari Maathai"] == ("women", "Africa")
 
 
 def test_names_are_many_distinct_and_mostly_two_words() -> None:
