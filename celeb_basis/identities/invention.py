@@ -19,7 +19,7 @@ import torch
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import BasisError, NamesError, SettingsError
 from celeb_basis.identities.expand import check_bases, new_identity
-from celeb_basis.identities.identity import Floats, Identity
+from celeb_basis.identities.identity import Identity
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList
 from celeb_basis.names.suggestions import suggested_name
@@ -46,7 +46,7 @@ MAX_SEED = 2**32 - 1
 
 _TRIES = 64
 
-Rows: TypeAlias = tuple[Floats, ...]
+Rows: TypeAlias = tuple[npt.NDArray[Any], ...]
 """``(E, K)`` coefficients for each text encoder."""
 
 
@@ -204,7 +204,8 @@ class Inventor:
             pull = np.zeros_like(mean)
             for people, amount in ((more, self.settings.alike), (less, -self.settings.unlike)):
                 if people:
-                    pull += amount * _unit(sum(_unit(one.coefficients[encoder] - mean) for one in people))
+                    directions = np.stack([_unit(one.coefficients[encoder] - mean) for one in people])
+                    pull += amount * _unit(directions.sum(0))
             length = np.linalg.norm(pull, axis=-1, keepdims=True)
             pull *= np.minimum(1, 0.95 / np.maximum(length, 1e-12))
             length = np.minimum(length, 0.95)

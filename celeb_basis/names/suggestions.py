@@ -21,11 +21,15 @@ MEN = (
     *("Leif", "Lorcan", "Malik", "Matteo", "Milo", "Nils", "Odin", "Oskar", "Pavel", "Rafi", "Rasmus", "Rune", "Sami"),
     *("Severin", "Soren", "Tarek", "Teo", "Tomas", "Ulf", "Viggo", "Wim", "Yann", "Yusuf", "Zeno"),
 )
-_FIRST = ("Bran", "Cal", "Dor", "El", "Fen", "Gar", "Hal", "Ing", "Jar", "Kel", "Lin", "Mor", "Nor", "Or", "Quin")
-_FIRST += ("Ros", "Sel", "Tal", "Ul", "Vel", "Wes", "Yar", "Zel", "Ash", "Ber", "Cor", "Dun", "Ever", "Fal", "Hart")
+_FIRST = (
+    *("Bran", "Cal", "Dor", "El", "Fen", "Gar", "Hal", "Ing", "Jar", "Kel", "Lin", "Mor", "Nor", "Or", "Quin"),
+    *("Ros", "Sel", "Tal", "Ul", "Vel", "Wes", "Yar", "Zel", "Ash", "Ber", "Cor", "Dun", "Ever", "Fal", "Hart"),
+)
 _MIDDLE = ("", "", "a", "e", "i", "o", "en", "er", "an")
-_LAST = ("brook", "dahl", "den", "feld", "gren", "holt", "lane", "lund", "mere", "mond", "nell", "quist", "rell")
-_LAST += ("rin", "sby", "stad", "thorn", "tova", "vale", "van", "ver", "wick", "worth", "yard", "zin")
+_LAST = (
+    *("brook", "dahl", "den", "feld", "gren", "holt", "lane", "lund", "mere", "mond", "nell", "quist", "rell"),
+    *("rin", "sby", "stad", "thorn", "tova", "vale", "van", "ver", "wick", "worth", "yard", "zin"),
+)
 
 _TRIES = 10_000
 
