@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # What only this program has in its folder, and the class of its adapter. Checked in this order.
 _FORKS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("modules_forge/presets.py", "backend/diffusion_engine"), "celeb_basis.hosts.forge.app:ForgeNeo"),
     (("modules_forge", "backend/diffusion_engine"), "celeb_basis.hosts.forge.app:Forge"),
     (("modules_forge", "ldm_patched"), "celeb_basis.hosts.reforge.app:ReForge"),
     (("installer.py", "modules/processing_diffusers.py"), "celeb_basis.hosts.sdnext.app:SDNext"),

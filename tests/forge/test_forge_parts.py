@@ -165,10 +165,10 @@ def model(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch
             get_torch_device=lambda: torch.device("cpu"), load_models_gpu=load
         ),
         "backend.nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
-        "backend.text_processing.classic_engine": types.SimpleNamespace(ClassicTextProcessingEngine=int),
     }
     for place in ("host", "gradients", "model"):
         monkeypatch.setattr(f"celeb_basis.hosts.forge.{place}.forge_module", modules.__getitem__)
+    monkeypatch.setattr("celeb_basis.hosts.forge.model.text_engine_class", lambda: int)
     monkeypatch.setattr(ForgeCheckpoint, "live_model", lambda: model)
     found = object.__new__(ForgeHost)
     found._training, found._file = None, "a-model"

@@ -10,14 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from support.forge import need_forge, with_miniature
+from support.forge_people import save_people
 from support.forge_tokens import CHECKS, PLAIN, REQUEST
 
-from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.hosts.diffusers import load_host
-from celeb_basis.identities.expand import new_identity
-from celeb_basis.identities.identity import load_identity, save_identity
-from celeb_basis.miniature import shipped_model_names
+from celeb_basis.identities.identity import load_identity
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +35,7 @@ def diffusers_host(data: Path) -> DiffusionModel:
 @pytest.fixture(scope="module")
 def people(data: Path, diffusers_host: DiffusionModel) -> Path:
     """The folder with two people of the miniature's basis, as the command line would have learned them."""
-    built = build_bases(diffusers_host.text_encoders, shipped_model_names(), BasisOptions(components=192))
-    bases = [one.basis for one in built]
-    for seed, file in enumerate(("people/ada.safetensors", "eve.safetensors")):
-        drawn = torch.randn(2, 192, generator=torch.Generator().manual_seed(seed))
-        coefficients = torch.nn.functional.normalize(drawn, dim=-1)
-        save_identity(new_identity("ada", [coefficients], bases, diffusers_host.info), data / file)
+    save_people(diffusers_host, data)
     return data
 
 

@@ -1,7 +1,8 @@
-"""A real Forge for tests: named by ``CELEB_BASIS_FORGE``, run with its own Python; without it, such tests are skipped.
+"""A real Forge or Forge Neo for tests, run with its own Python; without it, such tests are skipped.
 
-``CELEB_BASIS_FORGE`` is Forge's folder, ``CELEB_BASIS_FORGE_PYTHON`` its interpreter (else that of its ``venv``). Nothing in
-that folder is changed: every test has a data folder of its own, with the miniature in it.
+``CELEB_BASIS_FORGE`` is Forge's folder, ``CELEB_BASIS_FORGE_PYTHON`` its interpreter (else that of its ``venv``), and
+``CELEB_BASIS_FORGE_NEO`` and ``CELEB_BASIS_FORGE_NEO_PYTHON`` are Forge Neo's. Nothing in those folders is changed: every test
+has a data folder of its own, with the miniature in it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from celeb_basis.hosts.diffusers.configs import END, MAX_TOKENS, START, Family, clip_vocabulary
 from celeb_basis.miniature import MODEL
@@ -62,12 +65,21 @@ class Forge:
 
 def need_forge() -> Forge:
     """The Forge that the environment names; the test is skipped where there is none."""
-    named = os.environ.get("CELEB_BASIS_FORGE")
+    return _needed("a Forge", "CELEB_BASIS_FORGE")
+
+
+def need_forge_neo() -> Forge:
+    """The Forge Neo that the environment names; the test is skipped where there is none."""
+    return _needed("a Forge Neo", "CELEB_BASIS_FORGE_NEO")
+
+
+def _needed(what: str, variable: str) -> Forge:
+    named = os.environ.get(variable)
     if not named:
-        pytest.skip("needs a Forge: set CELEB_BASIS_FORGE to its folder")
+        pytest.skip(f"needs {what}: set {variable} to its folder")
     folder = Path(named).expanduser()
-    python = Path(os.environ.get("CELEB_BASIS_FORGE_PYTHON") or folder / "venv" / "bin" / "python")
-    assert python.is_file(), f"{python} is not there: set CELEB_BASIS_FORGE_PYTHON"
+    python = Path(os.environ.get(f"{variable}_PYTHON") or folder / "venv" / "bin" / "python")
+    assert python.is_file(), f"{python} is not there: set {variable}_PYTHON"
     return Forge(folder, python)
 
 
@@ -83,12 +95,21 @@ def with_miniature(data: Path) -> Path:
 
 
 def with_small(data: Path, family: str) -> Path:
-    """``data`` as a data folder of Forge's, with one small checkpoint of ``sd2`` or ``sdxl`` with random weights."""
+    """``data`` as a data folder of Forge's, with one small checkpoint with random weights.
+
+    Args:
+        data: The folder.
+        family: ``sd2``, ``sdxl``, or ``sdxl_v``: an SDXL that predicts velocity, with a schedule of zero terminal SNR, as
+            its file says by two entries without content.
+    """
     models = _folders(data)
-    kind: Family = "sdxl" if family == "sdxl" else "sd2"
+    kind: Family = "sd2" if family == "sd2" else "sdxl"
     widths = (128, 192) if kind == "sdxl" else (128,)
     pipeline = _small_pipeline(kind, widths)
-    save_single_file(pipeline, models / f"{family}.safetensors")
+    file = models / f"{family}.safetensors"
+    save_single_file(pipeline, file)
+    if family == "sdxl_v":
+        save_file(load_file(file) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, file)
     configs = data / "small-configs"
     pipeline.save_pretrained(configs)
     for weights in configs.rglob("*.safetensors"):

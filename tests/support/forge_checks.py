@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -49,11 +51,13 @@ def registered(words: PlaceholderTokens) -> Iterator[None]:
 
 
 def forge_conditioning(prompts: list[str], side: int) -> dict[str, torch.Tensor]:
-    from modules import prompt_parser  # type: ignore[import-not-found]
+    from modules import prompt_parser, shared  # type: ignore[import-not-found]
 
     with torch.inference_mode():
         batch = prompt_parser.SdConditioning(prompts, width=side, height=side)
-        found = ForgeCheckpoint.current().model.get_learned_conditioning(batch)
+        model = ForgeCheckpoint.current().model
+        model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))  # as Forge does before it draws
+        found = model.get_learned_conditioning(batch)
     found = found if isinstance(found, dict) else {"crossattn": found}
     return {name: tensor.clone() for name, tensor in found.items()}
 
@@ -68,6 +72,14 @@ def gradient(host: ForgeHost, words: PlaceholderTokens) -> torch.Tensor:
     conditioning = host.encode_prompts(["a photo of <v>", "(<v>:1.2) in snow"], {"<v>": vectors})
     found = torch.autograd.grad(host.predict(*noisy(), conditioning).square().sum(), vectors)
     return torch.cat([one.flatten() for one in found])
+
+
+def choose_checkpoint(name: str) -> None:
+    """As at the top of the page, where Forge Neo remembers one for each of its presets."""
+    from modules_forge import main_entry  # type: ignore[import-not-found]
+
+    preset = {"preset": None} if "preset" in inspect.signature(main_entry.checkpoint_change).parameters else {}
+    main_entry.checkpoint_change(name, save=False, **preset)
 
 
 def identities() -> list[int]:
@@ -122,9 +134,15 @@ def check_learning_computes_what_drawing_computes(_data: Path) -> None:
         pooled = outside.vector.shape[1] - 6 * 256
         sizes = forge_conditioning(["one", "two"], 8 * latents.shape[-1])["vector"][:, pooled:]
         given["y"] = torch.cat([outside.vector[:, :pooled], sizes], dim=1)
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as stack:
         # Forge's own way: noise levels instead of timesteps, and what is predicted turned into the picture that it means.
-        unet = ForgeCheckpoint.current().model.forge_objects.unet.model
+        model = ForgeCheckpoint.current().model
+        unet = model.forge_objects.unet.model
+        if getattr(model.model_config, "ztsnr", False):  # what Forge does for as long as it draws
+            rescale = importlib.import_module("backend.modules.k_prediction").rescale_zero_terminal_snr_sigmas
+            before = unet.predictor.sigmas
+            unet.predictor.set_sigmas(rescale(before.clone()))
+            stack.callback(unet.predictor.set_sigmas, before)
         denoised = unet.apply_model(latents / rates.sqrt(), sigmas.flatten(), c_crossattn=outside.crossattn, **given)
     if host.schedule.prediction == "epsilon":
         ours = latents / rates.sqrt() - sigmas * predicted
@@ -205,7 +223,6 @@ def check_a_preview_while_learning(_data: Path) -> None:
 def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
     """The user may choose another one while an identity is learned: it is loaded with the user's next picture."""
     from modules import processing, sd_models, shared  # type: ignore[import-not-found]
-    from modules_forge import main_entry  # type: ignore[import-not-found]
 
     host, model = ForgeHost(), ForgeCheckpoint.current().model
     first = data / "models" / "Stable-diffusion" / f"{host.info.name}.safetensors"
@@ -217,7 +234,7 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
     )
     try:
         with host.prepare_for_training("fp32"):
-            main_entry.checkpoint_change("other.safetensors", save=False)
+            choose_checkpoint("other.safetensors")
             assert len(list(host.generate(request))) == 1
             assert ForgeCheckpoint.current().model is model
         p = processing.StableDiffusionProcessingTxt2Img(
@@ -227,7 +244,7 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
         assert ForgeCheckpoint.current().model.sd_checkpoint_info.name_for_extra == "other"
         refused(f"Forge has switched from {host.info.name} to other", lambda: host.encode_prompts(["a"], {}))
     finally:
-        main_entry.checkpoint_change(first.name, save=False)
+        choose_checkpoint(first.name)
         sd_models.forge_model_reload()
         assert shared.sd_model.sd_checkpoint_info.name_for_extra == host.info.name
 

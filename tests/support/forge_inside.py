@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support.forge_cpu import stay_on_cpu
+
 FLAGS = ("--always-cpu", "--skip-torch-cuda-test", "--skip-install", "--disable-console-progressbars")
 
 
@@ -18,6 +20,7 @@ def start(data: Path) -> Any:
     sys.path.insert(0, str(folder))
     sys.argv = ["webui.py", *FLAGS, "--data-dir", str(data)]
     with contextlib.redirect_stdout(sys.stderr):
+        stay_on_cpu(folder)
         from modules_forge.initialization import initialize_forge  # type: ignore[import-not-found]
 
         initialize_forge()

@@ -166,8 +166,11 @@ def check_installed_once_and_taken_out(data: Path) -> None:
 
 def write_for_others(data: Path) -> None:
     """Conditioning and a picture as :class:`ForgeHost` and the tokens make them, which are the same."""
-    from modules import prompt_parser
+    from modules import prompt_parser, shared
 
+    # Forge Neo's own default is another one; so that all tell of the same layer.
+    shared.opts.data["CLIP_stop_at_last_layers"] = 1
+    ForgeCheckpoint.current().model.set_clip_skip(1)
     model = ForgeHost()
     words = {"<ada>": list(load_identity(data / "people" / "ada.safetensors").token_vectors())}
     encoded = {str(number): model.encode_prompts([prompt], words).crossattn for number, prompt in enumerate(PLAIN)}

@@ -101,7 +101,7 @@ class LoadedCheckpoint(ABC):
         """The program's own finding; SSD is a smaller SDXL with the same text encoders."""
         if self.model.is_sdxl:
             return "sdxl"
-        return "sd2" if self.model.is_sd2 else "sd1"
+        return "sd2" if getattr(self.model, "is_sd2", False) else "sd1"  # Forge Neo has no SD2
 
     @property
     def config_file(self) -> Path:

@@ -1,4 +1,4 @@
-"""Forge, the program around the model: the WebUI's page, queue and prompt language, with models of its own."""
+"""Forge and Forge Neo, the programs around the model: the WebUI's page, queue and prompts, with models of their own."""
 
 from __future__ import annotations
 
@@ -75,3 +75,9 @@ class Forge(Adapter):
         from celeb_basis.hosts.forge.tokens import ForgeTokens
 
         return installed(ForgeTokens)
+
+
+class ForgeNeo(Forge):
+    """Forge Neo, which goes on where Forge stopped: without SD2, and with other names for some of Forge's classes."""
+
+    name = "Forge Neo"

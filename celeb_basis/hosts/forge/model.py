@@ -14,13 +14,23 @@ from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.forge.gradients import casting
-from celeb_basis.hosts.forge.modules import embeddings_page, forge_module
+from celeb_basis.hosts.forge.modules import embeddings_page, forge_module, silent_text_engines, text_engine_class
 from celeb_basis.hosts.torch_utils import encode_each, normal_tensor, torch_attention_keeps_scores
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from celeb_basis.diffusion_model import GenerationRequest
+
+_ARCHITECTURES = {
+    "StableDiffusion3": "Stable Diffusion 3",
+    "Flux2": "Flux 2",
+    "QwenImage": "Qwen-Image",
+    "Lumina2": "Lumina 2",
+    "ZImage": "Z-Image",
+    "ErnieImage": "ERNIE-Image",
+}
+"""By the class of Forge's engine, where its name is not what users call the family."""
 
 
 def load_selected_checkpoint() -> None:
@@ -37,7 +47,10 @@ def load_selected_checkpoint() -> None:
     except Exception as error:  # whatever its loader meets in a file
         selected = models.model_data.forge_loading_parameters.get("checkpoint_info")
         name = getattr(selected, "name_for_extra", None) or "a checkpoint"
-        raise HostError(f"Forge cannot load {name} ({error}): choose another checkpoint.") from error
+        # What Forge makes of a model that none of its engines takes is ``None``, which it then gives an attribute.
+        unknown = isinstance(error, AttributeError) and getattr(error, "obj", "") is None
+        reason = "it is of no kind that this Forge knows" if unknown else str(error) or type(error).__name__
+        raise HostError(f"Forge cannot load {name} ({reason}): choose another checkpoint.") from error
 
 
 class ForgeCheckpoint(LoadedCheckpoint):
@@ -53,21 +66,42 @@ class ForgeCheckpoint(LoadedCheckpoint):
     def check(self) -> None:
         """Refuse other architectures, refiners, inpainting, quantized weights and other noise schedules."""
         model, name = self.model, self.name
-        if not (model.is_sd1 or model.is_sd2 or model.is_sdxl):
-            raise HostError(f"{name} is not a checkpoint of Stable Diffusion 1.x, 2.x or XL: {ADVICE}.")
+        if not self.is_stable_diffusion:
+            raise HostError(f"{name} is a checkpoint of {self.architecture}: {ADVICE}.")
         if model.is_sdxl and len(self.text_encoders) != 2:
             raise HostError(f"{name} has only one of SDXL's two text encoders, as its refiner does: {ADVICE}.")
+        if getattr(model.model_config, "nunchaku", False):
+            raise HostError(
+                f"{name} is quantized by Nunchaku (SVDQ), which lets no gradients through: use a file of it that is not "
+                "quantized."
+            )
         unet = self.unet
         if unet.in_channels != self.vae.latent_channels:
             raise HostError(f"{name} is an inpainting or another special checkpoint: {ADVICE}.")
-        if isinstance(unet.storage_dtype, str):
+        if isinstance(unet.storage_dtype, str) or not unet.storage_dtype.is_floating_point:
             raise HostError(
                 f'{name} is held in {unet.storage_dtype}, which lets no gradients through: set "Diffusion in Low Bits" '
                 "at the top of Forge's page to Automatic, and use a file that is not quantized."
             )
         predictor, known = self.predictor, ("epsilon", "v_prediction")
+        if predictor.prediction_type == "const":
+            raise HostError(
+                f"{name} is a rectified-flow checkpoint, which is drawn along straight paths instead of by diffusion: {ADVICE} "
+                "that predicts noise or velocity."
+            )
         if getattr(predictor, "alphas_cumprod", None) is None or predictor.prediction_type not in known:
             raise HostError(f"{name} has a noise schedule of another kind than Stable Diffusion's: {ADVICE}.")
+
+    @property
+    def is_stable_diffusion(self) -> bool:
+        """Whether Forge takes it for a Stable Diffusion 1.x, 2.x or XL."""
+        return any(getattr(self.model, flag, False) for flag in ("is_sd1", "is_sd2", "is_sdxl"))
+
+    @property
+    def architecture(self) -> str:
+        """What users call the family of a checkpoint that is no Stable Diffusion 1.x, 2.x or XL."""
+        engine = type(self.model).__name__
+        return _ARCHITECTURES.get(engine, engine)
 
     @property
     def predictor(self) -> Any:
@@ -83,7 +117,7 @@ class ForgeCheckpoint(LoadedCheckpoint):
     def schedule(self) -> NoiseSchedule:
         """The checkpoint's own schedule, or with zero terminal SNR where that is set."""
         alphas = normal_tensor(self.predictor.alphas_cumprod.detach()).to("cpu", torch.float32).clone()
-        if host_module("shared").opts.sd_noise_schedule == "Zero Terminal SNR" or getattr(
+        if getattr(host_module("shared").opts, "sd_noise_schedule", None) == "Zero Terminal SNR" or getattr(
             self.model.model_config, "ztsnr", False
         ):
             sigmas = ((1 - alphas) / alphas) ** 0.5
@@ -151,7 +185,7 @@ class ForgeCheckpoint(LoadedCheckpoint):
     @property
     def text_encoders(self) -> list[Any]:
         """One of CLIP's text engines, or (SDXL) two; none for models without CLIP."""
-        kind = forge_module("backend.text_processing.classic_engine").ClassicTextProcessingEngine
+        kind = text_engine_class()
         names = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g")
         return [engine for name in names if isinstance(engine := getattr(self.model, name, None), kind)]
 
@@ -183,9 +217,7 @@ class ForgeCheckpoint(LoadedCheckpoint):
         """By ``get_learned_conditioning``, as normal tensors, whatever mode they were computed in."""
         self.model.set_clip_skip(int(host_module("shared").opts.CLIP_stop_at_last_layers))
         batch = host_module("prompt_parser").SdConditioning(list(prompts), width=width, height=height)
-        engines = forge_module("backend.text_processing.classic_engine")
-        # Forge prints a line for every embedding in every prompt, and would write them into the next image's parameters.
-        with replaced(engines, print=lambda *_: None, last_extra_generation_params={}):
+        with silent_text_engines():
             conditioning = _without_inference_mode(self.model.get_learned_conditioning)(batch)
         parts = conditioning if isinstance(conditioning, dict) else {"crossattn": conditioning}
         return {name: normal_tensor(part) for name, part in parts.items()}

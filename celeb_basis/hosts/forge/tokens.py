@@ -12,7 +12,7 @@ from celeb_basis.hosts.a1111.family import LoadedCheckpoint
 from celeb_basis.hosts.a1111.modules import embedding_names, host_module
 from celeb_basis.hosts.a1111.tokens import A1111Tokens, CheckpointTracker, Place
 from celeb_basis.hosts.forge.model import ForgeCheckpoint, embedding_databases
-from celeb_basis.hosts.forge.modules import forge_module
+from celeb_basis.hosts.forge.modules import VERSIONS, forge_module, text_engine_class
 from celeb_basis.identities.identity import Identity
 from celeb_basis.prompts.registry import Registry
 
@@ -26,7 +26,7 @@ class ForgeTokens(A1111Tokens):
         registry: Finds the identities.
     """
 
-    supported = "a Forge of August 2024 or later"
+    supported = VERSIONS
 
     def __init__(self, registry: Registry) -> None:
         super().__init__(registry)
@@ -35,7 +35,7 @@ class ForgeTokens(A1111Tokens):
     @classmethod
     def tokenizing_class(cls) -> Any:
         """The class of CLIP's text engines."""
-        return forge_module("backend.text_processing.classic_engine").ClassicTextProcessingEngine
+        return text_engine_class()
 
     def checkpoint_tracker(self) -> CheckpointTracker:
         """The one for Forge."""
@@ -83,9 +83,10 @@ class ForgeTracker(CheckpointTracker):
     def describe(self, checkpoint: LoadedCheckpoint, sha256: str) -> ModelInfo:
         """By the class of Forge's model where it is not a Stable Diffusion."""
         model = checkpoint.model
-        if model.is_sd1 or model.is_sd2 or model.is_sdxl:
+        if any(getattr(model, flag, False) for flag in ("is_sd1", "is_sd2", "is_sdxl")):
             return ModelInfo(checkpoint.name, checkpoint.family, sha256, checkpoint.resolution)
-        return ModelInfo(checkpoint.name, "sd3" if model.is_sd3 else type(model).__name__.lower(), sha256, 1024)
+        family = "sd3" if getattr(model, "is_sd3", False) else type(model).__name__.lower()
+        return ModelInfo(checkpoint.name, family, sha256, 1024)
 
     def encoder_names(self, checkpoint: LoadedCheckpoint, info: ModelInfo) -> list[str]:
         """Those of CLIP's text engines, if it is a Stable Diffusion."""

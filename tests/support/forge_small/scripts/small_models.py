@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from backend import loader
 from huggingface_guess import model_list
 from modules.paths_internal import data_path
 
@@ -21,4 +22,9 @@ attributes = {
     "unet_extra_config": base.unet_extra_config | told["heads"],
 }
 if not any(kind.__name__ == "Small" for kind in model_list.models):
-    model_list.models.append(type("Small", (base,), attributes))
+    small = type("Small", (base,), attributes)
+    model_list.models.append(small)
+    for engine in loader.possible_models:
+        # Forge Neo's takes its own kinds, and none that is derived from them.
+        if base in engine.matched_guesses:
+            engine.matched_guesses.append(small)
