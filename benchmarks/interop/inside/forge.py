@@ -1,16 +1,18 @@
-"""Forge: its own text engine and embeddings loader, with a text encoder of its own class."""
+"""Forge or, with ``--neo``, Forge Neo: its own text engine and embeddings loader, with a text encoder of its own class."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from benchmarks.interop.inside.common import Task, main, plain_ids
+from celeb_basis.hosts.forge.modules import text_engine_class
 
 _FLAGS = ("--always-cpu", "--skip-torch-cuda-test", "--skip-install", "--disable-console-progressbars")
 
@@ -19,12 +21,16 @@ class Forge:
     """Forge's engine for SD1."""
 
     name = "Forge"
+    variable = "CELEB_BASIS_FORGE"
 
     def __init__(self, task: Task) -> None:
-        folder = os.environ["CELEB_BASIS_FORGE"]
+        from support.forge_cpu import stay_on_cpu
+
+        folder = os.environ[self.variable]
         os.chdir(folder)
         sys.path.insert(0, folder)
         sys.argv = ["webui.py", *_FLAGS, "--data-dir", str(task.folder)]
+        stay_on_cpu(Path(folder))
         from modules_forge.initialization import initialize_forge  # type: ignore[import-not-found]
 
         initialize_forge()
@@ -32,9 +38,6 @@ class Forge:
 
         shared_init.initialize()
         from backend.nn.clip import IntegratedCLIP  # type: ignore[import-not-found]
-        from backend.text_processing.classic_engine import (  # type: ignore[import-not-found]
-            ClassicTextProcessingEngine,
-        )
         from modules_forge import forge_version  # type: ignore[import-not-found]
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -54,7 +57,7 @@ class Forge:
             raise SystemExit(
                 f"The text encoder was not loaded completely: {missing} are missing, {unexpected} are unknown"
             )
-        self.engine = ClassicTextProcessingEngine(
+        self.engine = text_engine_class()(
             model.float().eval(),
             CLIPTokenizer.from_pretrained(str(task.model / "tokenizer"), local_files_only=True),
             embedding_dir=str(embeddings),
@@ -85,5 +88,14 @@ class Forge:
         return self.engine.text_encoder.transformer.text_model.embeddings
 
 
+class ForgeNeo(Forge):
+    """Forge Neo's."""
+
+    name = "Forge Neo"
+    variable = "CELEB_BASIS_FORGE_NEO"
+
+
 if __name__ == "__main__":
-    main(Forge)
+    if neo := "--neo" in sys.argv:
+        sys.argv.remove("--neo")
+    main(ForgeNeo if neo else Forge)
