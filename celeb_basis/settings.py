@@ -17,8 +17,20 @@ SwitchChoice = Literal["auto", "on", "off"]
 _SPELLED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def _setting(default: Any, help_text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "low": low, "high": high})
+SettingGroup = Literal["Learning", "Pictures of the person", "Celeb basis", "Memory and speed"]
+
+
+def _setting(
+    default: Any,
+    help_text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    label: str = "",
+    group: SettingGroup = "Learning",
+) -> Any:
+    shown = {"help": help_text, "low": low, "high": high, "label": label, "group": group}
+    return field(default=default, metadata=shown)
 
 
 @dataclass(frozen=True)
@@ -32,38 +44,92 @@ class TrainingSettings:
     mode: Mode = _setting(
         "direct",
         "direct: optimize the coefficients themselves; head: train a layer that maps face vectors to them, as in the paper",
+        label="How coefficients are found",
     )
     start: Start = _setting(
         "mean",
         "where the coefficients start. mean: at the mean of the celebrities; guess: predicted from the photo by a "
         "regression on generated pictures of the celebrities (generated once per checkpoint); both need mode direct. "
         "random: at a random point of the unit sphere, where they stay, as in the paper",
+        label="Starting point",
     )
-    steps: int = _setting(400, "optimizer steps per person", low=1, high=100_000)
-    batch_size: int = _setting(2, "augmented views per batch", low=1, high=64)
-    accumulation: int = _setting(1, "gradient accumulation: batches per optimizer step", low=1, high=64)
-    learning_rate: float = _setting(0.01, "learning rate of AdamW", low=1e-7, high=10.0)
-    weight_decay: float = _setting(0.01, "weight decay of AdamW", low=0.0, high=1.0)
-    components: int = _setting(512, "basis components (K) per token vector", low=1, high=4096)
-    shared: bool = _setting(False, "for models with two text encoders: use one set of coefficients for both")
-    average_decay: float = _setting(0.99, "decay of the moving average of the coefficients", low=0.0, high=0.99999)
+    steps: int = _setting(400, "optimizer steps per person", low=1, high=100_000, label="Steps")
+    batch_size: int = _setting(2, "augmented views per batch", low=1, high=64, label="Batch size")
+    accumulation: int = _setting(
+        1, "gradient accumulation: batches per optimizer step", low=1, high=64, label="Gradient accumulation"
+    )
+    learning_rate: float = _setting(0.01, "learning rate of AdamW", low=1e-7, high=10.0, label="Learning rate")
+    weight_decay: float = _setting(0.01, "weight decay of AdamW", low=0.0, high=1.0, label="Weight decay")
+    components: int = _setting(
+        512,
+        "basis components (K) per token vector",
+        low=1,
+        high=4096,
+        label="Components of the basis (K)",
+        group="Celeb basis",
+    )
+    shared: bool = _setting(
+        False,
+        "for models with two text encoders: use one set of coefficients for both",
+        label="Same coefficients for both text encoders",
+        group="Celeb basis",
+    )
+    average_decay: float = _setting(
+        0.99, "decay of the moving average of the coefficients", low=0.0, high=0.99999, label="Moving average: decay"
+    )
     precision: PrecisionChoice = _setting(
-        "auto", "auto: the dtype that the model is loaded in; fp32 is the most stable"
+        "auto",
+        "auto: the dtype that the model is loaded in; fp32 is the most stable",
+        label="Precision",
+        group="Memory and speed",
     )
     checkpointing: SwitchChoice = _setting(
-        "auto", "gradient checkpointing: less memory, slower steps; auto: only if there is too little memory without it"
+        "auto",
+        "gradient checkpointing: less memory, slower steps; auto: only if there is too little memory without it",
+        label="Gradient checkpointing",
+        group="Memory and speed",
     )
     size: int = _setting(
-        0, "side of the training pictures in pixels; 0 is the model's own resolution", low=0, high=2048
+        0,
+        "side of the training pictures in pixels; 0 is the model's own resolution",
+        low=0,
+        high=2048,
+        label="Picture size",
+        group="Pictures of the person",
     )
-    views: int = _setting(64, "augmented views per person, encoded once before the first step", low=1, high=4096)
+    views: int = _setting(
+        64,
+        "augmented views per person, encoded once before the first step",
+        low=1,
+        high=4096,
+        label="Augmented views",
+        group="Pictures of the person",
+    )
     smallest: float = _setting(
-        0.1, "smallest width of the picture in an augmented view, as a share of the frame", low=0.05, high=1.0
+        0.1,
+        "smallest width of the picture in an augmented view, as a share of the frame",
+        low=0.05,
+        high=1.0,
+        label="Smallest share of the frame",
+        group="Pictures of the person",
     )
-    describe: bool = _setting(True, "describe in the training prompt what the augmentation did to the view")
-    early_stop: bool = _setting(True, "stop as soon as the coefficients have converged")
-    settled: float = _setting(0.02, "relative movement over 50 steps that counts as converged", low=0.0, high=1.0)
-    seed: int = _setting(0, "random seed; the same seed gives the same result", low=0, high=2**32 - 1)
+    describe: bool = _setting(
+        True,
+        "describe in the training prompt what the augmentation did to the view",
+        label="Describe each view in its prompt",
+        group="Pictures of the person",
+    )
+    early_stop: bool = _setting(
+        True, "stop as soon as the coefficients have converged", label="Stop when nothing changes any more"
+    )
+    settled: float = _setting(
+        0.02,
+        "relative movement over 50 steps that counts as converged",
+        low=0.0,
+        high=1.0,
+        label="Change that counts as none",
+    )
+    seed: int = _setting(0, "random seed; the same seed gives the same result", low=0, high=2**32 - 1, label="Seed")
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

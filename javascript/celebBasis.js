@@ -46,7 +46,8 @@
     function sendToken(token, tab) {
         const field = fieldOf(tab + "_prompt");
         if (!field) return;
-        if (!field.value.includes(token)) insertAtCaret(field, token);
+        if (!field.value.trim()) insertAtCaret(field, "a photo of " + token);
+        else if (!field.value.includes(token)) insertAtCaret(field, token);
         openTab(tab);
         field.focus();
     }

@@ -73,6 +73,8 @@ class Job:
         """The result as an object, where the page shows more of it than the API."""
         self.pictures: tuple[Any, ...] = ()
         """PIL images generated so far, and contact sheets, each marked with whom it shows (:mod:`celeb_basis.provenance`)."""
+        self.faces: dict[str, Any] = {}
+        """``(S, S, 3)`` portraits of the people who are learned, by their names; empty until they are found."""
         self.resumable = False
         """Whether it can be resumed."""
         self._state: State = "queued"

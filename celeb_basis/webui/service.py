@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.errors import CelebBasisError
 from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, HostApp, open_loaded_model
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.settings import PRESETS, TrainingSettings, preset
@@ -28,6 +29,7 @@ from celeb_basis.webui.schemas import (
 from celeb_basis.webui.tasks.basis import ModelAccess, check_components
 from celeb_basis.webui.tasks.blend import BlendTasks
 from celeb_basis.webui.tasks.learn import LearnTasks
+from celeb_basis.webui.timings import Pace, preset_costs
 
 if TYPE_CHECKING:
     from celeb_basis.webui.import_export import ImportExport
@@ -181,6 +183,15 @@ class Service:
         chosen = preset(preset_name).changed(settings)
         # Asking the host for its checkpoint would load one.
         return None if self.host.model_key() is None else estimate(open_loaded_model(self.host), chosen)
+
+    def preset_costs(self) -> dict[str, str]:
+        """What each preset takes on the loaded checkpoint, in a few words: its time if such a run was timed before."""
+        try:
+            known = self.host.model_key() is not None
+            pace = self.learning.timings.read(open_loaded_model(self.host)) if known else Pace()
+        except CelebBasisError:  # the run itself says that people cannot be learned on it
+            pace = Pace()
+        return preset_costs(pace)
 
     def settings_table(self) -> dict[str, Any]:
         """The presets, and every setting's default, range and help, for a form."""

@@ -119,7 +119,7 @@ def test_a_fresh_page_says_how_much_memory_a_run_takes(page: Any, program: str) 
     if program != "webui":  # which loads no checkpoint before it generates
         page.locator("#celeb_basis_memory .quiet").get_by_text("as soon as a checkpoint is loaded").wait_for()
     else:
-        estimate = page.locator("#celeb_basis_memory .celeb-basis-note")
+        estimate = page.locator("#celeb_basis_memory .quiet")
         estimate.wait_for()
         assert re.search(r"\d [MG]B", estimate.inner_text())
 
@@ -146,13 +146,15 @@ def test_a_person_is_learned_and_sent_to_the_prompt(page: Any, server: Server) -
     learn(page, "ada")
     assert not page.locator("#celeb_basis_consent input").is_checked(), "consent is asked for again"
     assert "12 of 12" in status(page).inner_text()
-    assert page.locator("#celeb_basis_learn_poll_curve svg").first.is_visible()
+    page.locator("#celeb_basis_learn_poll_details .label-wrap").click()
+    page.locator("#celeb_basis_learn_poll_curve svg").first.wait_for()
+    assert status(page).locator(".faces img").count() == 1
     cards(page, "ada")
     titles = page.locator("#celeb_basis_learn_poll_pictures figcaption").all_inner_texts()
     assert titles == [f"<ada> after {step} steps" for step in (3, 6, 9, 12)]
     assert Library(server.data / "celeb-basis" / "people").names() == ("ada",)
     page.get_by_role("button", name="Send <ada> to txt2img").first.click()
-    assert page.locator("#txt2img_prompt textarea").input_value() == "<ada>"
+    assert page.locator("#txt2img_prompt textarea").input_value() == "a photo of <ada>"
     assert page.locator("#txt2img_generate").is_visible()
 
 

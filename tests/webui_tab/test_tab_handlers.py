@@ -143,7 +143,7 @@ def test_photos_go_to_the_person_they_were_dropped_for(
     assert "c.jpg is no picture." in answer[tab.photo_note]
     assert answer[tab.files] is None
     assert tab.name not in answer, "the user may be typing in it"
-    assert set(answer) == {*tab.draft_outputs, tab.files, tab.photo_note} - {tab.name, tab.name_note}
+    assert set(answer) == {*tab.draft_outputs, tab.files, tab.photo_note} - {tab.name, tab.name_note, tab.replace}
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
     assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4
     assert draft.detecting == []
@@ -235,7 +235,7 @@ def test_a_job_is_shown_once_and_its_end_too(build: Callable[..., Any]) -> None:
     assert seen
     assert since(seen[1], job) == {}
     job.set_state("running")
-    assert set(since(seen[1], job)) == {status, tab.view.curve}, "the results are the same"
+    assert set(since(seen[1], job)) == {status}, "the results are the same"
     job.set_state("done")
     assert set(since(seen[1], job)) == set(tab.view.outputs)
 
@@ -255,6 +255,7 @@ def test_an_interrupted_run_is_discarded_only_after_a_question(build: Callable[.
     service = SimpleNamespace(
         faces=SimpleNamespace(status=lambda: {"present": True}),
         jobs=list,
+        preset_costs=dict,
         saved_runs=lambda: list(saved),
         resume_run=resume,
         discard_run=discard,
@@ -279,6 +280,8 @@ def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[
     need: list[Any] = [None]
     service = SimpleNamespace(
         faces=SimpleNamespace(status=lambda: {"present": True}),
+        jobs=list,
+        preset_costs=lambda: {"quick": "about 20 s"},
         saved_runs=lambda: [SavedRun("0123456789ab", ("ada",), "sd1", 3, 12, "")],
         memory_need=lambda _preset, _settings: need[0],
     )
@@ -290,7 +293,52 @@ def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[
     assert "data-unknown" not in known
     now = tab.show_now()
     assert "resume:0123456789ab" in now[tab.runs.list]
-    assert set(now) == {tab.runs.list, *tab.license_outputs}
+    assert set(now) == {tab.runs.list, *tab.license_outputs, tab.preset, tab.interrupt_button, tab.resume_button}
+    assert now[tab.preset]["choices"][0] == ("Quick\nabout 20 s", "quick")
+    assert now[tab.resume_button]["visible"], "a run was interrupted"
+    assert not now[tab.interrupt_button]["visible"], "nothing is under way"
+
+
+def test_a_run_that_is_under_way_can_be_interrupted_and_nothing_else(build: Callable[..., Any]) -> None:
+    jobs = [Job("learn", ("ada",))]
+    service = SimpleNamespace(
+        faces=SimpleNamespace(status=lambda: {"present": True}),
+        jobs=lambda: jobs,
+        preset_costs=dict,
+        saved_runs=lambda: [SavedRun("0123456789ab", ("bob",), "sd1", 3, 12, "")],
+    )
+    tab = build("learn", service)
+    shown = tab.view.show()
+    assert shown[tab.interrupt_button]["visible"]
+    assert not shown[tab.resume_button]["visible"]
+    jobs[0].set_state("done")
+    shown = tab.view.show()
+    assert not shown[tab.interrupt_button]["visible"]
+    assert shown[tab.resume_button]["visible"]
+
+
+def test_replacing_is_asked_only_for_a_name_that_is_taken(build: Callable[..., Any]) -> None:
+    def check(name: str, *, replace: bool) -> str | None:
+        return (
+            "contains '/'" if "/" in name else "There is already a person." if name == "ada" and not replace else None
+        )
+
+    service = SimpleNamespace(
+        faces=SimpleNamespace(status=lambda: {"present": True}),
+        people=SimpleNamespace(check_name=check),
+        preset_costs=dict,
+    )
+    tab = build("learn", service)
+    draft = importlib.import_module("celeb_basis.webui.ui.learn_form").Draft()
+    taken = tab.check_name(draft, "ada", False)
+    assert "There is already a person." in taken[tab.name_note]
+    assert taken[tab.replace] == {"__type__": "update", "value": False, "visible": True}
+    replaced = tab.check_name(draft, "ada", True)
+    assert "replaced" in replaced[tab.name_note]
+    assert replaced[tab.replace]["value"]
+    for name in ("eve", "e/e", ""):
+        shown = tab.check_name(draft, name, True)
+        assert shown[tab.replace] == {"__type__": "update", "value": False, "visible": False}, name
 
 
 def test_the_job_that_is_next_is_shown_before_the_newest(build: Callable[..., Any]) -> None:

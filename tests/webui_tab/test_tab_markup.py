@@ -124,8 +124,11 @@ def test_progress_of_a_run() -> None:
     assert page.having("data-poll") == ["poll_button"]
     assert page.having("data-active") == ["1"]
     assert page.having("aria-valuenow") == ["30"]
-    for part in ("3 of 10", "about 1 min 15 s left", "loss 0.2500", "Zoë Saldaña 0.42", "1.25"):
+    for part in ("3 of 10", "about 1 min 15 s left", "loss 0.2500"):
         assert part in page.text
+    details = Page(markup.whereabouts(running())).text
+    assert "Zoë Saldaña 0.42" in details
+    assert "1.25" in details
     assert not page.having("data-word"), "nothing to send before the end"
 
 
@@ -133,6 +136,16 @@ def test_progress_without_a_job() -> None:
     page = Page(markup.progress(None, "poll", "Drop a photo."))
     assert page.having("data-active") == ["0"]
     assert "Drop a photo." in page.text
+    page = Page(markup.progress(None, "poll", ("Drop a photo.", "Write <name>.")))
+    assert page.text.index("Drop a photo.") < page.text.index("Write")
+
+
+def test_the_face_stays_beside_the_progress() -> None:
+    job = running()
+    assert not Page(markup.progress(job, "poll", "")).having("src")
+    job.faces = {"ada": np.full((300, 300, 3), 200, np.uint8)}
+    (uri,) = Page(markup.progress(job, "poll", "")).having("src")
+    assert uri.startswith("data:image/jpeg")
 
 
 @pytest.mark.parametrize(("state", "role"), [("failed", "alert"), ("interrupted", "status")])

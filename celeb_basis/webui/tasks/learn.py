@@ -22,7 +22,7 @@ from celeb_basis.errors import (
     TrainingError,
 )
 from celeb_basis.events import Event, StepDone, follow
-from celeb_basis.files import check_space, checked_name, now
+from celeb_basis.files import cache_folder, check_space, checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.folder_lock import sweep, writing
 from celeb_basis.identities.identity import Identity, identity_from_bytes
@@ -38,6 +38,7 @@ from celeb_basis.webui.options import Workspace
 from celeb_basis.webui.schemas import LearnRequest, NoSuchJobError, SavedRun
 from celeb_basis.webui.tasks.generation import preview_callback
 from celeb_basis.webui.tasks.saved_runs import RunFiles, RunRecord
+from celeb_basis.webui.timings import Timings
 
 _NOT_THE_PHOTOS = (HostError, FacePackError, FileError, DownloadError, MissingPackageError)
 """Errors after which a run that has not begun may begin again from its photos, once their cause is mended."""
@@ -54,6 +55,7 @@ class LearnTasks:
         self._saved: dict[str, RunRecord] = {}
         self._results: dict[str, TrainingResult] = {}
         """Results that could not be saved, by the job's id."""
+        self.timings = Timings(cache_folder() / "timings.json")
         self._locks = RunLocks()
         """Of the runs that are queued or running here, by the job's id."""
         self._searched: set[Path] = set()
@@ -291,13 +293,15 @@ class LearnTasks:
 
                 def on_event(event: Event) -> None:
                     nonlocal stopped_by, photos_needed
+                    watch.add(event)
                     self._show(job, event)
                     if photos_needed and isinstance(event, StepDone):
                         photos_needed = not self._drop_photos(job)
                     if not job.interrupt.is_set() and (stopped_by := self._reason_to_stop(job, key)):
                         job.interrupt.set()
 
-                result = follow(begin(model), on_event)
+                with self.timings.measuring(model, self._saved[job.id].learn_settings()) as watch:
+                    result = follow(begin(model), on_event)
         except StoppedError as error:
             self._interrupted(job, str(error))
             return
@@ -315,6 +319,7 @@ class LearnTasks:
     def _show(self, job: Job, event: Event) -> None:
         job.add_event(event)
         if isinstance(event, PortraitsFound):
+            job.faces = {name: portraits[0].picture for name, portraits in event.portraits.items()}
             found = [one for portraits in event.portraits.values() for one in portraits]
             warnings = tuple(f"{one.source}: {text}" for one in found for text in one.warnings)
             job.report("Preparing the views", warnings=warnings)
@@ -331,11 +336,7 @@ class LearnTasks:
         return self._host.stop_reason()
 
     def _check_not_deleted(self, job: Job) -> None:
-        """Go no further with a person who was deleted since the run was started: delete what there is of the run.
-
-        Raises:
-            IdentityError: One of its people was.
-        """
+        """Raise if a person was deleted since the run was started, after deleting what there is of the run."""
         try:
             for name in job.people:
                 self._workspace.library.check_not_deleted(name, job.created)

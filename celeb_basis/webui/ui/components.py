@@ -215,7 +215,7 @@ class JobView:
         service: Knows the jobs.
         kinds: The kinds of jobs to show.
         poll: Id of the hidden button that the script clicks; the ids of the other components begin with it.
-        idle: The sentence shown without a job.
+        idle: The sentence shown without a job, or the steps to one.
         render_results: Answers the HTML of a job's results so far.
     """
 
@@ -224,7 +224,7 @@ class JobView:
         service: Service,
         kinds: tuple[str, ...],
         poll: str,
-        idle: str,
+        idle: str | Sequence[str],
         render_results: Callable[[Job], Markup] = markup.job_results,
     ) -> None:
         self.service, self.kinds, self.poll, self.idle, self._render_results = (
@@ -240,22 +240,30 @@ class JobView:
     def build(
         self,
         *,
-        curve: bool = False,
+        details: bool = False,
+        beside: Callable[[Job | None], Changes] = lambda _job: {},
+        beside_outputs: Sequence[Any] = (),
         at_end: Callable[[], Changes] = dict,
         at_end_outputs: Sequence[Any] = (),
     ) -> None:
         """Create the components and connect the hidden button.
 
         Args:
-            curve: Whether there is a loss curve.
+            details: Whether there are details: where the people stand among the celebrities, and the loss curve.
+            beside: Answers what else changes with a job.
+            beside_outputs: The components that ``beside`` may change.
             at_end: Answers what else changes when the end of a job is first shown.
             at_end_outputs: The components that ``at_end`` may change.
         """
         self.status = gradio.HTML(markup.progress(None, self.poll, self.idle), elem_id=f"{self.poll}_status")
-        self.curve = gradio.HTML("", elem_id=f"{self.poll}_curve", visible=curve)
         self.results = gradio.HTML("", elem_id=f"{self.poll}_pictures")
+        with gradio.Accordion("Details", open=False, visible=False, elem_id=f"{self.poll}_details") as self.more:
+            self.people = gradio.HTML("", elem_id=f"{self.poll}_people")
+            self.curve = gradio.HTML("", elem_id=f"{self.poll}_curve")
         self.mark = hidden_text(f"{self.poll}_seen")
-        self.outputs = [self.status, self.curve, self.results]
+        self._details, self._beside = details, beside
+        parts = [self.more, self.people, self.curve] if details else []
+        self.outputs = [self.status, self.results, *parts, *beside_outputs]
         button = hidden_button(self.poll)
 
         def poll(mark: str) -> Changes:
@@ -292,10 +300,15 @@ class JobView:
     def show(self, job: Job | None = None) -> Changes:
         """Everything there is to show of ``job``, or else of the current one."""
         job = job or self.current()
-        status = markup.progress(job, self.poll, self.idle, _mark(job))
-        if job is None:
-            return {self.status: status, self.curve: "", self.results: ""}
-        return {self.status: status, self.curve: self._loss_curve(job), self.results: self._render_results(job)}
+        changes = {
+            self.status: markup.progress(job, self.poll, self.idle, _mark(job)),
+            self.results: "" if job is None else self._render_results(job),
+            **self._beside(job),
+        }
+        if self._details:
+            people, curve = ("", "") if job is None else (markup.whereabouts(job), self._loss_curve(job))
+            changes |= {self.people: people, self.curve: curve, self.more: update(visible=bool(people or curve))}
+        return changes
 
     def interrupt(self) -> Job | None:
         """Interrupt the job that is shown; ``None`` if none is under way."""

@@ -1,11 +1,11 @@
-"""The sub-tab *Learn*: people, photos and settings on the left, the run on the right."""
+"""The sub-tab *Learn*: photo, name, preset and consent on the left, the photo's faces and the run on the right."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.settings import PRESETS
+from celeb_basis.webui.timings import Pace, preset_costs
 from celeb_basis.webui.ui import components, learn_form, markup
 from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
 from celeb_basis.webui.ui.interrupted_runs import SavedRuns
@@ -13,11 +13,15 @@ from celeb_basis.webui.ui.learn_form import Draft, DraftPerson, FormField, posit
 from celeb_basis.webui.ui.markup import NoteKind
 
 if TYPE_CHECKING:
+    from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.service import Service
 
-PRESET_LABELS = {"quick": "Quick", "balanced": "Balanced", "best": "Best", "paper": "As in the paper"}
-
-_IDLE = "No run yet. Add a photo, enter a name and press Learn."
+_IDLE = (
+    "Drop one photo of a person: face clearly visible, one person or several.",
+    "Give them a short name, confirm that they agree, and press Learn. It takes minutes.",
+    "Write <name> in any prompt: a photo of <name> on a beach.",
+)
+"""The three steps of a newcomer, shown while there is no run."""
 _NO_CHECKPOINT = "How much memory the run takes is shown as soon as a checkpoint is loaded."
 _OPENED = "celeb_basis_learn_opened"
 _MEMORY_SETTINGS = ("batch_size", "precision", "checkpointing", "size")
@@ -39,13 +43,31 @@ class LearnTab:
                 self._create_license_notice()
                 self._create_person_form()
                 self._create_run_form()
+                self._create_more()
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
+                self._create_photo_view()
                 self.runs.build()
                 self.view.build(
-                    curve=True,
-                    at_end=lambda: {self.note: "", **self.show_license(), **self.runs.show()},
-                    at_end_outputs=[self.note, *self.license_outputs, self.runs.list],
+                    details=True,
+                    beside=self.show_buttons,
+                    beside_outputs=[self.interrupt_button, self.resume_button],
+                    at_end=lambda: {self.note: "", **self.show_license(), **self.runs.show(), **self.show_presets()},
+                    at_end_outputs=[self.note, *self.license_outputs, self.runs.list, self.preset],
                 )
+        self.draft_outputs = [
+            self.draft,
+            self.people,
+            self.remove_person_button,
+            self.name,
+            self.name_note,
+            self.replace,
+            self.likeness_note,
+            self.thumbnails,
+            self.photo,
+            self.face,
+            self.warnings,
+            self.remove_photo_button,
+        ]
         self._connect_person_form()
         self._connect_run_form(tab)
 
@@ -53,7 +75,7 @@ class LearnTab:
 
     def _create_license_notice(self) -> None:
         """What a user has to know about the face models, and to agree to, before the first photo."""
-        notice, to_agree = self._license_notice()
+        notice, to_agree = markup.license_notice(self.service.faces.status())
         self.license_notice = gradio.HTML(notice, elem_id="celeb_basis_faces_note")
         with gradio.Row(visible=to_agree, elem_classes=["celeb-basis-line"]) as self.license_row:
             self.agree_button = gradio.Button(
@@ -66,6 +88,17 @@ class LearnTab:
         with gradio.Row(elem_classes=["celeb-basis-line"]):
             labels = Draft().labels()
             self.people = own(gradio.Radio(labels, value=labels[0], label="People in this run", visible=False))
+        self.files = own(
+            gradio.File(
+                label="Photo of the person (one is enough)",
+                file_count="multiple",
+                file_types=["image"],
+                elem_id="celeb_basis_photos",
+                height=110,
+            )
+        )
+        self.photo_note = components.note_area("celeb_basis_photo_note")
+        self.likeness_note = gradio.HTML("", elem_id="celeb_basis_likeness_note", elem_classes=["celeb-basis-message"])
         self.name = own(
             gradio.Textbox(
                 label="Name",
@@ -75,64 +108,22 @@ class LearnTab:
             )
         )
         self.name_note = gradio.HTML("", elem_id="celeb_basis_name_note")
-        self.files = own(
-            gradio.File(
-                label="Photos of this person (one is enough)",
-                file_count="multiple",
-                file_types=["image"],
-                elem_id="celeb_basis_photos",
-                height=140,
+        self.replace = own(
+            gradio.Checkbox(
+                False, label="Replace the person with this name", elem_id="celeb_basis_replace", visible=False
             )
         )
-        self.photo_note = components.note_area("celeb_basis_photo_note")
-        self.likeness_note = gradio.HTML("", elem_id="celeb_basis_likeness_note", elem_classes=["celeb-basis-message"])
-        self.thumbnails = gradio.HTML("", elem_id="celeb_basis_thumbs")
-        self.photo = gradio.HTML("", elem_id="celeb_basis_photo")
-        self.face = own(gradio.Radio([], label="Face to learn", visible=False, elem_id="celeb_basis_face"))
-        self.warnings = gradio.HTML("", elem_id="celeb_basis_warnings")
-        with gradio.Row(elem_classes=["celeb-basis-line"]):
-            self.add_person_button = gradio.Button("Add another person", size="sm", elem_id="celeb_basis_add_person")
-            self.remove_person_button = gradio.Button("Remove this person", size="sm", visible=False)
-            self.remove_photo_button = gradio.Button("Remove this photo", size="sm", visible=False)
         self.picked_photo = components.hidden_text("celeb_basis_pick_photo")
         self.picked_face = components.hidden_text("celeb_basis_pick_face")
-        self.draft_outputs = [
-            self.draft,
-            self.people,
-            self.remove_person_button,
-            self.name,
-            self.name_note,
-            self.likeness_note,
-            self.thumbnails,
-            self.photo,
-            self.face,
-            self.warnings,
-            self.remove_photo_button,
-        ]
 
     def _create_run_form(self) -> None:
         self.preset = own(
             gradio.Radio(
-                [(PRESET_LABELS.get(name, name), name) for name in PRESETS],
+                learn_form.preset_choices(preset_costs(Pace())),
                 value="balanced",
                 label="Preset",
-                info="Quick and Best first generate up to 1,280 images of celebrities, once per checkpoint.",
                 elem_id="celeb_basis_preset",
             )
-        )
-        with (
-            gradio.Accordion("Advanced settings", open=False, elem_id="celeb_basis_advanced"),
-            gradio.Row(elem_classes=["celeb-basis-settings"]),
-        ):
-            self.settings = {field.name: _setting(field) for field in learn_form.form_fields()}
-        self.memory = gradio.HTML("", elem_id="celeb_basis_memory")
-        with gradio.Accordion("Notes", open=False):
-            self.notes = own(gradio.Textbox(label="Notes, saved with the person", lines=2))
-            self.consent_note = own(
-                gradio.Textbox(label="Consent details, saved with the person", placeholder="who agreed, when and how")
-            )
-        self.replace = own(
-            gradio.Checkbox(False, label="Replace people with the same names", elem_id="celeb_basis_replace")
         )
         self.consent = own(
             gradio.Checkbox(
@@ -141,9 +132,36 @@ class LearnTab:
         )
         with gradio.Row():
             self.learn_button = gradio.Button("Learn", variant="primary", elem_id="celeb_basis_start")
-            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_interrupt")
-            self.resume_button = gradio.Button("Resume", elem_id="celeb_basis_resume")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_interrupt", visible=False)
+            self.resume_button = gradio.Button("Resume", elem_id="celeb_basis_resume", visible=False)
         self.note = components.note_area("celeb_basis_learn_note")
+        self.memory = gradio.HTML("", elem_id="celeb_basis_memory")
+
+    def _create_more(self) -> None:
+        """What most runs do without."""
+        with gradio.Row(elem_classes=["celeb-basis-line"]):
+            self.add_person_button = gradio.Button("Add another person", size="sm", elem_id="celeb_basis_add_person")
+            self.remove_person_button = gradio.Button("Remove this person", size="sm", visible=False)
+        self.settings: dict[str, Any] = {}
+        with gradio.Accordion("Advanced settings", open=False, elem_id="celeb_basis_advanced"):
+            for group, group_fields in learn_form.field_groups().items():
+                gradio.HTML(markup.heading(group))
+                with gradio.Row(elem_classes=["celeb-basis-settings"]):
+                    self.settings |= {field.name: _setting(field) for field in group_fields}
+        # In the order of the settings themselves, in which a form's values are read.
+        self.settings = {field.name: self.settings[field.name] for field in learn_form.form_fields()}
+        with gradio.Accordion("Notes", open=False):
+            self.notes = own(gradio.Textbox(label="Notes, saved with the person", lines=2))
+            self.consent_note = own(
+                gradio.Textbox(label="Consent details, saved with the person", placeholder="who agreed, when and how")
+            )
+
+    def _create_photo_view(self) -> None:
+        self.thumbnails = gradio.HTML("", elem_id="celeb_basis_thumbs")
+        self.photo = gradio.HTML("", elem_id="celeb_basis_photo")
+        self.face = own(gradio.Radio([], label="Face to learn", visible=False, elem_id="celeb_basis_face"))
+        self.warnings = gradio.HTML("", elem_id="celeb_basis_warnings")
+        self.remove_photo_button = gradio.Button("Remove this photo", size="sm", visible=False)
 
     # Events
 
@@ -160,7 +178,7 @@ class LearnTab:
         # The script clicks this button when the user pauses while typing: one check per key would overtake another.
         check_button = components.hidden_button("celeb_basis_check_name")
         for event in (check_button.click, self.name.blur, self.replace.change):
-            on(event, self.check_name, [*edited, self.replace], [self.draft, self.name_note], quiet=True)
+            on(event, self.check_name, [*edited, self.replace], [self.draft, self.name_note, self.replace], quiet=True)
         on(self.people.input, self.select_person, [*edited, self.people], shown, quiet=True)
         on(self.add_person_button.click, self.add_person, edited, shown, note=note)
         on(self.remove_person_button.click, self.remove_person, [self.draft], shown, note=note)
@@ -179,7 +197,8 @@ class LearnTab:
         opened_button = components.hidden_button(_OPENED)
         for event in (tab.select, opened_button.click):
             on(event, self.show_memory, [self.preset, *settings], [self.memory], quiet=True)
-            on(event, self.show_now, [], [self.runs.list, *self.license_outputs], quiet=True)
+            now = [self.runs.list, *self.license_outputs, self.preset, self.interrupt_button, self.resume_button]
+            on(event, self.show_now, [], now, quiet=True)
         view.refresh_at(tab.select)
         on(self.agree_button.click, self.agree, [], [*view.outputs, *self.license_outputs], note=note)
         form = [
@@ -206,7 +225,7 @@ class LearnTab:
 
     def show_license(self) -> Changes:
         """The notice about the face models as it is now, and the button if it is needed."""
-        notice, to_agree = self._license_notice()
+        notice, to_agree = markup.license_notice(self.service.faces.status())
         return {self.license_notice: notice, self.license_row: update(visible=to_agree)}
 
     def agree(self) -> Changes:
@@ -214,24 +233,6 @@ class LearnTab:
         self.service.start_faces(accept_licence=True)
         note = markup.note("Downloading the face models.", "good")
         return {**self.view.show(), **self.show_license(), self.note: note}
-
-    def _license_notice(self) -> tuple[str, bool]:
-        """The notice about the face models, and whether their license has to be agreed to."""
-        status = self.service.faces.status()
-        if status["present"]:
-            return "", False
-        if status["problem"]:
-            return markup.note(status["problem"], "error"), False
-        pack, size = status["pack"], f"{status['download_bytes'] / 1e6:.0f} MB"
-        if not status["to_agree"]:
-            notice = f"The face models {pack} are not installed yet. The first photo downloads them ({size})."
-            return markup.note(notice), False
-        notice = (
-            f"The face models {pack} ({size}) are not installed yet. Their license: {status['licence']} "
-            f"({status['terms']}) They are downloaded once you agree to it. You can choose another pack under Settings, "
-            "Celeb Basis."
-        )
-        return markup.note(notice), True
 
     # Handlers: people and photos
 
@@ -260,10 +261,10 @@ class LearnTab:
         """Check the name while it is typed."""
         person = draft.person
         person.name = name = (name or "").strip()
-        note = self._name_note(name, replace)
+        shown = self._show_name(name, replace)
         if person.name != name:  # a later keystroke was checked sooner: this note must not stand under its name
             return {self.draft: draft}
-        return {self.draft: draft, self.name_note: note}
+        return {self.draft: draft, **shown}
 
     def select_person(self, draft: Draft, name: str, label: str) -> Changes:
         """Edit another person."""
@@ -330,7 +331,7 @@ class LearnTab:
             self.remove_photo_button: update(visible=photo is not None),
         }
         if new_person:
-            changes |= {self.name: person.name, self.name_note: self._name_note(person.name, False)}
+            changes |= {self.name: person.name, **self._show_name(person.name, False)}
         if photo is not None:
             changes[self.photo] = markup.photo(photo.found, photo.face, "celeb_basis_pick_face", photo.name)
             if not faces:
@@ -349,11 +350,17 @@ class LearnTab:
             return ""
         return markup.notes((warning, "hint") for warning in warnings)
 
-    def _name_note(self, name: str, replace: bool) -> str:
+    def _show_name(self, name: str, replace: bool) -> Changes:
+        """What there is to say of a name, and the question whether to replace a person of this name."""
         if not name:
-            return ""
-        problem = self.service.people.check_name(name, replace=replace)
-        return markup.note(problem, "error") if problem else markup.note(f"Write <{name}> in prompts.", "good")
+            return {self.name_note: "", self.replace: update(value=False, visible=False)}
+        problem = self.service.people.check_name(name, replace=False)
+        taken = bool(problem) and not self.service.people.check_name(name, replace=True)
+        if taken and replace:
+            note = markup.note(f"<{name}> will be learned again; the person of now is replaced at the end.")
+        else:
+            note = markup.note(problem, "error") if problem else markup.note(f"Write <{name}> in prompts.", "good")
+        return {self.name_note: note, self.replace: update(value=taken and replace, visible=taken)}
 
     # Handlers: the run
 
@@ -363,7 +370,18 @@ class LearnTab:
 
     def show_now(self) -> Changes:
         """Show what may have changed while this was not looked at."""
-        return {**self.runs.show(), **self.show_license()}
+        buttons = self.show_buttons(self.view.current())
+        return {**self.runs.show(), **self.show_license(), **self.show_presets(), **buttons}
+
+    def show_presets(self) -> Changes:
+        """The presets, with what they take on the checkpoint of now."""
+        return {self.preset: update(choices=learn_form.preset_choices(self.service.preset_costs()))}
+
+    def show_buttons(self, job: Job | None) -> Changes:
+        """The buttons that can be used now: a run that is under way can be interrupted, one that stopped resumed."""
+        under_way = job is not None and not job.finished
+        resumable = not under_way and any(not run.running for run in self.service.saved_runs())
+        return {self.interrupt_button: update(visible=under_way), self.resume_button: update(visible=resumable)}
 
     def show_memory(self, preset: str, *settings: Any) -> Changes:
         """How much memory the run would take, before it is started."""
@@ -373,7 +391,8 @@ class LearnTab:
             return {self.memory: markup.note(str(error), "error")}
         if need is None:
             return {self.memory: markup.unknown(_NO_CHECKPOINT, _OPENED)}
-        return {self.memory: markup.note(need.sentence(), "hint" if need.fits else "error")}
+        sentence = need.sentence()
+        return {self.memory: markup.quiet(sentence) if need.fits else markup.note(sentence, "error")}
 
     def start(
         self,

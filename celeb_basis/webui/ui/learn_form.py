@@ -9,9 +9,11 @@ from typing import Any, Literal, get_args, get_type_hints
 from celeb_basis.errors import TrainingError
 from celeb_basis.faces.network import Floats
 from celeb_basis.faces.portraits import different_people
-from celeb_basis.settings import TrainingSettings, preset
+from celeb_basis.settings import PRESETS, TrainingSettings, preset
 from celeb_basis.webui.schemas import FoundFace, FoundFaces, LearnRequest, PhotoUpload, UploadedPhoto
 from celeb_basis.webui.ui.markup import PHOTO_SIDE
+
+PRESET_LABELS = {"quick": "Quick", "balanced": "Balanced", "best": "Best", "paper": "As in the paper"}
 
 # People and photos
 
@@ -171,12 +173,31 @@ class FormField:
     info: str
     """Help text, with the range of a number."""
     choices: tuple[str, ...] = ()
+    group: str = ""
+    """The heading that it stands under."""
 
 
 def form_fields() -> tuple[FormField, ...]:
     """The fields of all training settings, in their order."""
     hints = get_type_hints(TrainingSettings)
     return tuple(_field(item.name, hints[item.name], item.default, item.metadata) for item in fields(TrainingSettings))
+
+
+def preset_choices(costs: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The presets, each with what it takes on a line of its own.
+
+    Args:
+        costs: What each takes, in a few words.
+    """
+    return [(f"{PRESET_LABELS.get(name, name)}\n{costs.get(name, '')}".strip(), name) for name in PRESETS]
+
+
+def field_groups() -> dict[str, list[FormField]]:
+    """The fields by the heading that they stand under."""
+    groups: dict[str, list[FormField]] = {}
+    for one in form_fields():
+        groups.setdefault(one.group, []).append(one)
+    return groups
 
 
 def preset_values(name: str) -> list[Any]:
@@ -204,15 +225,15 @@ def changes(name: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _field(name: str, kind: Any, default: Any, metadata: Mapping[str, Any]) -> FormField:
-    label = name.replace("_", " ").capitalize()
+    label, group = str(metadata["label"] or name.replace("_", " ").capitalize()), str(metadata["group"])
     info = str(metadata["help"])
     info = info[0].upper() + info[1:]
     if choices := get_args(kind):
-        return FormField(name, label, "choice", default, info, tuple(map(str, choices)))
+        return FormField(name, label, "choice", default, info, tuple(map(str, choices)), group)
     if kind is bool:
-        return FormField(name, label, "switch", default, info)
+        return FormField(name, label, "switch", default, info, group=group)
     with_range = f"{info} ({_readable(metadata['low'])} to {_readable(metadata['high'])})"
-    return FormField(name, label, "whole" if kind is int else "number", default, with_range)
+    return FormField(name, label, "whole" if kind is int else "number", default, with_range, group=group)
 
 
 def _readable(value: float) -> str:

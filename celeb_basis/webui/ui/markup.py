@@ -39,6 +39,8 @@ MAX_DROPPED = 300
 
 _SMALL = 192
 """Side in pixels of images that stand four in a row."""
+_FACE = 96
+"""Side in pixels of a portrait beside the progress."""
 _RECENT = 60.0
 """Seconds after a job's end in which a page that shows it may still have the cards from before."""
 
@@ -100,6 +102,11 @@ def unknown(sentence: str, button: str) -> Markup:
     return _render("quiet", sentence=sentence, button=button)
 
 
+def heading(text: str) -> Markup:
+    """The heading of a group of fields."""
+    return _render("heading", text=text)
+
+
 def version() -> Markup:
     """The page's last line: the version of the extension."""
     return quiet(f"Celeb Basis {__version__}")
@@ -108,6 +115,27 @@ def version() -> Markup:
 def completions(query: str, names: Sequence[str]) -> Markup:
     """Names that the page's script offers as completions, with the query that they answer."""
     return _render("completions", query=query, names=names)
+
+
+def license_notice(status: Mapping[str, Any]) -> tuple[Markup, bool]:
+    """What there is to know about the face models before the first photo, and whether it has to be agreed to.
+
+    Args:
+        status: That of the face models.
+    """
+    if status["present"]:
+        return Markup(), False
+    if status["problem"]:
+        return note(status["problem"], "error"), False
+    pack, size = status["pack"], f"{status['download_bytes'] / 1e6:.0f} MB"
+    if not status["to_agree"]:
+        return note(f"The face models {pack} are not installed yet. The first photo downloads them ({size})."), False
+    text = (
+        f"The face models {pack} ({size}) are not installed yet. Their license: {status['licence']} "
+        f"({status['terms']}) They are downloaded once you agree to it. You can choose another pack under Settings, "
+        "Celeb Basis."
+    )
+    return note(text), True
 
 
 # Photos
@@ -186,17 +214,18 @@ def thumbnails(photos: Sequence[tuple[str, Any]], shown: int, pick: str) -> Mark
 # Jobs
 
 
-def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> Markup:
-    """The state of a job: what is done, time left, the people and the celebrities nearest to them, and how it ended.
+def progress(job: Job | None, poll: str, idle: str | Sequence[str], mark: str = "") -> Markup:
+    """The state of a job: whom it is about, what is done, time left, and how it ended.
 
     Args:
         job: The job, if there is one.
         poll: Id of the hidden button that fetches the next state.
-        idle: The sentence shown without a job.
+        idle: The sentence shown without a job, or the steps to one, which are numbered.
         mark: Identifies this state; the script sends it along with its next request.
     """
     if job is None:
-        return _render("idle", poll=poll, idle=idle, mark=mark)
+        sentence, steps = (idle, ()) if isinstance(idle, str) else ("", idle)
+        return _render("idle", poll=poll, idle=sentence, steps=steps, mark=mark)
     now = job.progress()
     running = job.state == "running"
     left = f"about {duration(now.seconds_left)} left" if running and now.total and now.seconds_left else ""
@@ -211,11 +240,18 @@ def progress(job: Job | None, poll: str, idle: str, mark: str = "") -> Markup:
         # A resumed run waits with the stage and the figures that it had before.
         stage=now.stage if running else _STATES[job.state],
         tokens=[f"<{name}>" for name in job.people],
+        faces=[(f"<{name}>", data_uri(face, _FACE).uri) for name, face in job.faces.items()],
         figures=[figure for figure in (_counted(job, now), left, loss) if figure],
         share=None if running and not now.total else 1.0 if job.state == "done" else now.fraction,
         usable=usable,
         changed=job.id if usable and time.time() - job.changed < _RECENT else "",
     )
+
+
+def whereabouts(job: Job) -> Markup:
+    """Where the people of a run stand: the celebrities nearest to them, their distance and their movement."""
+    people = job.progress().people
+    return _render("whereabouts", people=people) if people else Markup()
 
 
 def runs(saved: Sequence[SavedRun], asked: str, pick: str) -> Markup:
