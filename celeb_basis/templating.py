@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeb_basis.provenance import generated_image_bytes
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, characters that change the direction of the text after them, and code points that are no character."""
+
+_ADDRESS = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,:;!?)\]}]")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 
 
 def render(package: str, template: str, **context: Any) -> Markup:
@@ -51,13 +58,38 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters.update(duration=duration, file_size=file_size, setting=_setting)
+    environment.filters.update(duration=duration, file_size=file_size, linked=linked, setting=_setting)
     return environment
 
 
 def printable(value: Any) -> Any:
     """``value`` as text without unprintable characters; ``Markup`` is returned unchanged."""
     return value if hasattr(value, "__html__") else _UNPRINTABLE.sub("\ufffd", str(value))
+
+
+def linked(value: Any) -> Markup:
+    """``value`` escaped, with its web addresses as links that open a new page."""
+    from markupsafe import Markup, escape
+
+    if hasattr(value, "__html__"):
+        return Markup(value)
+    parts, end, text = [], 0, str(printable(value))
+    for found in _ADDRESS.finditer(text):
+        address = found.group()
+        link = Markup('<a href="{0}" target="_blank" rel="noopener noreferrer">{0}</a>').format(address)
+        parts += [escape(text[end : found.start()]), link]
+        end = found.end()
+    return Markup().join([*parts, escape(text[end:])])
+
+
+def date_text(written: str) -> str:
+    """An ISO 8601 time as people read it: ``"28 November 2026, 14:13 UTC"``. Other text stays as it is."""
+    try:
+        when = datetime.fromisoformat(written)
+    except ValueError:
+        return written
+    zone = " UTC" if when.tzinfo is not None and not when.utcoffset() else ""
+    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"
 
 
 class DataURI(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from celeb_basis.templating import duration, file_size, render
+from celeb_basis.templating import date_text, duration, file_size, linked, render
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,3 +53,26 @@ def test_durations(seconds: float, said: str) -> None:
 )  # fmt: skip
 def test_sizes(count: int, said: str) -> None:
     assert file_size(count) == said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("2026-11-28T14:13:02+00:00", "28 November 2026, 14:13 UTC"),
+        ("2026-01-02T03:04:05", "2 January 2026, 03:04"),
+        ("2026-01-02T03:04:05+02:00", "2 January 2026, 03:04"),
+        ("", ""),
+        ("last <summer>", "last <summer>"),
+    ],
+)
+def test_dates(written: str, said: str) -> None:
+    assert date_text(written) == said
+
+
+def test_web_addresses_become_links_and_the_rest_stays_text() -> None:
+    text = linked('Get <b> from https://example.org/a?b=1&c="2" (see http://example.org/x).')
+    assert 'href="https://example.org/a?b=1&amp;c="' in text
+    assert '<a href="http://example.org/x" target="_blank" rel="noopener noreferrer">http://example.org/x</a>).' in text
+    assert "&lt;b&gt;" in text
+    assert "&#34;2&#34;" in text
+    assert linked("javascript:alert(1)") == "javascript:alert(1)"

@@ -16,7 +16,7 @@ from celeb_basis.events import Preparing
 from celeb_basis.faces.network import FaceNetwork, Pixels, Portrait
 from celeb_basis.training.augment import augment, draw_augmentation
 
-_THUMBNAIL = 192
+THUMBNAIL = 192
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _check(portraits: Mapping[str, Sequence[Portrait]], size_multiple: int) -> N
 
 def _thumbnail(picture: Pixels) -> bytes:
     image = Image.fromarray(picture)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

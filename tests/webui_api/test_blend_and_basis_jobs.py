@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -114,6 +116,24 @@ def test_a_preview_stops_at_once_and_drops_the_half_drawn_picture(people: Servic
     assert job.state == "interrupted"
     assert len(job.pictures) == 1
     assert not program.lock.locked()
+
+
+def test_a_blend_gets_the_face_that_was_previewed(people: Service) -> None:
+    blind = people.blend(replace(HALF, name="Blind", toward_mean=0.1)).identity
+    assert blind is not None
+    assert blind.metadata.thumbnail is None, "nothing was generated of it"
+    job = ended(people.preview_blend(PreviewRequest(replace(HALF, toward_mean=0.1), count=1, steps=3)))
+    seen = people.blend(replace(HALF, name="Seen", toward_mean=0.1)).identity
+    other = people.blend(replace(HALF, name="Other", toward_mean=0.2)).identity
+    assert seen is not None
+    assert other is not None
+    assert seen.metadata.thumbnail is not None
+    assert other.metadata.thumbnail is None, "another blend was previewed"
+    face = Image.open(io.BytesIO(seen.metadata.thumbnail)).convert("RGB")
+    small = job.pictures[0].convert("RGB")
+    small.thumbnail(face.size)
+    assert np.abs(np.asarray(face, float) - np.asarray(small, float)).mean() < 8
+    assert b"trainedAlgorithmicMedia" in seen.metadata.thumbnail, "it is marked as generated"
 
 
 def test_a_blend_as_a_job_saves_the_same_as_at_once(people: Service) -> None:

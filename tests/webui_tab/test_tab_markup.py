@@ -205,7 +205,7 @@ def test_interrupted_runs_can_be_resumed_and_are_discarded_after_a_question() ->
     assert page.having("data-value") == [
         "resume:0123456789ab", "ask:0123456789ab", "resume:ba9876543210", "ask:ba9876543210",
     ]  # fmt: skip
-    assert "1,200 of 4,000 steps · on v1-5 · 2026-11-28 05:11 UTC" in page.text
+    assert "1,200 of 4,000 steps · on v1-5 · 28 November 2026, 05:11 UTC" in page.text
     assert "before its first step" in page.text
     asked = Page(markup.runs(saved, "0123456789ab", "pick"))
     assert asked.having("data-value")[:2] == ["discard:0123456789ab", "keep:0123456789ab"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celeb_basis.diffusion_model import GenerationRequest
@@ -12,12 +12,15 @@ from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.blending import add_blend, blend, toward_celebrity, toward_mean
 from celeb_basis.identities.library import IdentityStatus
-from celeb_basis.provenance import marked
+from celeb_basis.provenance import generated_image_bytes, marked
+from celeb_basis.training.dataset import THUMBNAIL
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import NameTakenError
 from celeb_basis.webui.tasks.generation import counted_steps
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.identities.identity import Identity
     from celeb_basis.webui.people import People
@@ -28,12 +31,18 @@ UNNAMED = "mixture"
 """What a blend is called while it has no name."""
 
 
+_MOST_PREVIEWED = 20
+"""Blends whose face is remembered."""
+
+
 @dataclass(frozen=True)
 class BlendTasks:
     """Blending people of the library on the loaded checkpoint."""
 
     people: People
     access: ModelAccess
+    _previewed: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """The face of blends that were previewed, as thumbnails, by their content hash; the newest last."""
 
     def blend(self, request: BlendRequest) -> IdentityStatus:
         """Blend people and add the blend to the library.
@@ -44,7 +53,7 @@ class BlendTasks:
         begun = time.time()
         self._check_name(request)
         with self.access.read() as model:
-            blended = self.blended(request, model)
+            blended = self._with_face(self.blended(request, model))
         add_blend(self.people.workspace.library, blended, begun, replace=request.replace)
         return self.people.entry(blended.name)
 
@@ -109,7 +118,7 @@ class BlendTasks:
         """The work of a job: blend, and add the blend to the library."""
         job.report("Waiting for the WebUI to finish its work")
         with self.access.read(job) as model:
-            blended = self.blended(request, model, job)
+            blended = self._with_face(self.blended(request, model, job))
         add_blend(self.people.workspace.library, blended, job.created, replace=request.replace)
         job.result = {"person": self.people.entry(blended.name).as_dict()}
         job.report("Saved", step=1, total=1)
@@ -143,7 +152,22 @@ class BlendTasks:
         elif len(job.pictures) < request.count:
             raise CelebBasisError("The WebUI generated fewer images than it was asked for: look at its log.")
         else:
+            self._remember_face(blended, job.pictures[0])
             job.report("Generated", step=1, total=1, seconds_left=None)
+
+    def _remember_face(self, blended: Identity, image: Image.Image) -> None:
+        self._previewed.pop(blended.content_hash, None)
+        small = image.convert("RGB")
+        small.info = dict(image.info)
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        self._previewed[blended.content_hash] = generated_image_bytes(small, "PNG")
+        while len(self._previewed) > _MOST_PREVIEWED:
+            self._previewed.pop(next(iter(self._previewed)), None)
+
+    def _with_face(self, blended: Identity) -> Identity:
+        """``blended`` with the image that was previewed of the same blend as its thumbnail, if there is one."""
+        face = self._previewed.get(blended.content_hash)
+        return replace(blended, metadata=replace(blended.metadata, thumbnail=face)) if face else blended
 
     def _parts(self, request: BlendRequest) -> list[tuple[Identity, float]]:
         people = [(self.people.identity(name), weight) for name, weight in request.parts]

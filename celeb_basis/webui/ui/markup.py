@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from celeb_basis import __version__
-from celeb_basis.templating import DataURI, data_uri, duration, generated_image_uri, render
+from celeb_basis.templating import DataURI, data_uri, date_text, duration, generated_image_uri, render
 
 if TYPE_CHECKING:
     from celeb_basis.basis import BasisSummary
@@ -39,6 +39,8 @@ MAX_DROPPED = 300
 
 _SMALL = 192
 """Side in pixels of images that stand four in a row."""
+_PREVIEW = 768
+"""Longest side in pixels of the only image of a preview."""
 _FACE = 96
 """Side in pixels of a portrait beside the progress."""
 _RECENT = 60.0
@@ -269,8 +271,7 @@ def runs(saved: Sequence[SavedRun], asked: str, pick: str) -> Markup:
     rows = []
     for run in saved:
         done = f"{run.step:,} of {run.steps:,} steps" if run.step else "before its first step"
-        when = run.when[:16].replace("T", " ") + (" UTC" if run.when else "")
-        facts = [done, f"on {run.checkpoint}" if run.checkpoint else "", when]
+        facts = [done, f"on {run.checkpoint}" if run.checkpoint else "", date_text(run.when)]
         rows.append((run.id, [f"<{name}>" for name in run.people], " · ".join(filter(None, facts)), run.running))
     return _render("runs", runs=rows, asked=asked, pick=pick)
 
@@ -287,7 +288,8 @@ def job_results(job: Job) -> Markup:
     sheet = job.result.get("sheet")
     if sheet is not None:
         return metrics(job.result) + images(job.pictures[sheet : sheet + 1], "contact sheet", 1600)
-    return images(job.pictures[-MAX_IMAGES:], "generated image", 384 if job.kind == "preview" else _SMALL)
+    largest = _SMALL if job.kind != "preview" else _PREVIEW if len(job.pictures) == 1 else _PREVIEW // 2
+    return images(job.pictures[-MAX_IMAGES:], "generated image", largest)
 
 
 @dataclass(frozen=True)
@@ -402,7 +404,7 @@ def person(one: IdentityStatus) -> Markup:
         ("Made for", f"{known.get('base_model', '')} {family}".strip()),
         ("Method", _method(known)),
         ("Face model", known.get("face_model", "")),
-        ("Created", str(known.get("created", "")).replace("T", " ")),
+        ("Created", date_text(str(known.get("created", "")))),
         ("Hash", known.get("hash", "")),
         ("Consent", known.get("consent", "")),
     ]
