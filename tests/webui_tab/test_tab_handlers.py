@@ -235,7 +235,10 @@ def test_a_job_is_shown_once_and_its_end_too(build: Callable[..., Any]) -> None:
     assert seen
     assert since(seen[1], job) == {}
     job.set_state("running")
-    assert set(since(seen[1], job)) == {status}, "the results are the same"
+    running = re.search(mark, since(seen[1], job)[status])
+    assert running
+    job.report("Generating", step=1, total=3)
+    assert set(since(running[1], job)) == {status}, "the results are the same"
     job.set_state("done")
     assert set(since(seen[1], job)) == set(tab.view.outputs)
 

@@ -250,7 +250,7 @@ class JobView:
 
         Args:
             details: Whether there are details: where the people stand among the celebrities, and the loss curve.
-            beside: Answers what else changes with a job.
+            beside: Answers what else changes with a job's state.
             beside_outputs: The components that ``beside`` may change.
             at_end: Answers what else changes when the end of a job is first shown.
             at_end_outputs: The components that ``at_end`` may change.
@@ -261,7 +261,7 @@ class JobView:
             self.people = gradio.HTML("", elem_id=f"{self.poll}_people")
             self.curve = gradio.HTML("", elem_id=f"{self.poll}_curve")
         self.mark = hidden_text(f"{self.poll}_seen")
-        self._details, self._beside = details, beside
+        self._details, self._beside, self._beside_outputs = details, beside, tuple(beside_outputs)
         parts = [self.more, self.people, self.curve] if details else []
         self.outputs = [self.status, self.results, *parts, *beside_outputs]
         button = hidden_button(self.poll)
@@ -324,8 +324,9 @@ class JobView:
         if now == before:
             return {}
         changes = self.show(job)
-        if now.split(" ")[:2] == before.split(" ")[:2]:
-            del changes[self.results]
+        if now.split(" ")[:2] == before.split(" ")[:2]:  # only the progress is another one
+            for component in (self.results, *self._beside_outputs):
+                changes.pop(component, None)
         return changes
 
     def _loss_curve(self, job: Job) -> Markup:
@@ -349,9 +350,9 @@ class JobView:
 
 
 def _mark(job: Job | None) -> str:
-    """Changes whenever there is something else to show; its first two words change when there are other results."""
+    """Changes whenever there is something else to show; its first two words change with the results and the state."""
     if job is None:
         return "none"
     now = job.progress()
     rest = repr((job.state, job.error, job.resumable, now.stage, now.step, now.total, now.warnings))
-    return f"{job.id} {len(job.pictures)}{'.' * job.finished} {hashlib.sha256(rest.encode()).hexdigest()[:12]}"
+    return f"{job.id} {len(job.pictures)}-{job.state} {hashlib.sha256(rest.encode()).hexdigest()[:12]}"

@@ -37,7 +37,7 @@ class SavedRuns:
             resume_button: The button.
         """
         self.note = note
-        outputs = [*self.view.outputs, self.list]
+        outputs = self.view.outputs
         on(resume_button.click, self.resume, [], outputs, note=note)
         on(self.picked.input, self.pick, [self.picked], outputs, note=note, quiet=True)
 

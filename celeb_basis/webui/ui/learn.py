@@ -49,10 +49,10 @@ class LearnTab:
                 self.runs.build()
                 self.view.build(
                     details=True,
-                    beside=self.show_buttons,
-                    beside_outputs=[self.interrupt_button, self.resume_button],
-                    at_end=lambda: {self.note: "", **self.show_license(), **self.runs.show(), **self.show_presets()},
-                    at_end_outputs=[self.note, *self.license_outputs, self.runs.list, self.preset],
+                    beside=lambda job: {**self.show_buttons(job), **self.runs.show()},
+                    beside_outputs=[self.interrupt_button, self.resume_button, self.runs.list],
+                    at_end=lambda: {self.note: "", **self.show_license(), **self.show_presets()},
+                    at_end_outputs=[self.note, *self.license_outputs, self.preset],
                 )
         self.draft_outputs = [
             self.draft,
