@@ -11,6 +11,7 @@ of a placeholder token, ``D`` the width of a text encoder's token embeddings, ``
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from PIL import Image
 from celeb_basis.errors import HostError
 from celeb_basis.method import NoiseSchedule as NoiseSchedule
 from celeb_basis.method import Prediction as Prediction
+from celeb_basis.sampling import SamplerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -50,6 +52,10 @@ class ModelInfo:
     """Side in pixels of the square pictures the checkpoint was trained for."""
     size_multiple: int = 64
     """Sides of pictures must be multiples of this (the VAE's downscaling factor times the UNet's)."""
+    vae_scale_factor: int = 8
+    """Side in pixels of the patch that one latent position stands for."""
+    latent_channels: int = 4
+    """``C``."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class GenerationRequest:
     steps: int = 50
     guidance: float = 7.5
     """Scale of classifier-free guidance."""
+    sampler: SamplerName = "ddim"
+    """The programs of users, with samplers of their own, know ``"ddim"`` alone."""
     width: int | None = None
     """Pixels; the checkpoint's own resolution if ``None``."""
     height: int | None = None
@@ -129,6 +137,9 @@ class TextEncoder(Protocol):
     def token_table(self) -> torch.Tensor:
         """``(V, D)`` token embeddings: detached, on whatever device and in whatever dtype the host keeps them."""
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        """All weights in the order of the model's own modules, on whatever device and in whatever dtype."""
+
 
 class DiffusionModel(Protocol):
     """A loaded checkpoint that can encode, denoise and generate. It is frozen: nothing of it is ever trained or changed."""
@@ -179,6 +190,19 @@ class DiffusionModel(Protocol):
     def release_vae(self) -> None:
         """Move the VAE off the device, if that frees memory; :meth:`encode_images` brings it back."""
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents with the VAE, without gradients, one at a time.
+
+        As :meth:`encode_images`, it is not to be called inside :meth:`prepare_for_training`: the VAE may need the
+        denoiser's room on the device.
+
+        Args:
+            latents: ``(N, C, h, w)``, scaled as those of :meth:`encode_images`.
+
+        Returns:
+            ``(N, 3, H, W)`` float32 RGB pictures in about [-1, 1], on the CPU.
+        """
+
     def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         """Encode prompts, with each placeholder token replaced by its ``E`` vectors and nothing else changed.
 
@@ -207,6 +231,29 @@ class DiffusionModel(Protocol):
 
 ENCODER_NAMES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
 """The text encoders of each family, in order, as exported files name them."""
+
+
+def text_encoders_sha256(model: DiffusionModel) -> str:
+    """Hex digest of the weights of all text encoders, which many checkpoints of a family have in common.
+
+    It is that of the weights rounded to half precision: checkpoints are held in several.
+    """
+    digest = hashlib.sha256()
+    for encoder in model.text_encoders:
+        for weight in encoder.weights():
+            digest.update(f"{tuple(weight.shape)}\n".encode())
+            digest.update(weight.detach().to("cpu", torch.float16).contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_latents(latents: torch.Tensor) -> None:
+    """Check that latents have the shape ``(N, C, h, w)``, with at least one.
+
+    Raises:
+        HostError: If they do not.
+    """
+    if latents.ndim != 4 or not len(latents):
+        raise HostError(f"Latents of the shape {tuple(latents.shape)} cannot be decoded: give (N, C, h, w).")
 
 
 def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) -> None:

@@ -173,6 +173,10 @@ class GenerationParameters:
     """Placeholder tokens of the learned people, with their brackets."""
 
 
+_SAMPLERS = {"ddim": "DDIM", "dpm++": "DPM++ 2M", "rbf": "RBF-Solver"}
+"""As the WebUI writes those that it has."""
+
+
 def parameters_text(
     *,
     prompt: str,
@@ -184,11 +188,12 @@ def parameters_text(
     model: str,
     model_sha256: str,
     identities: Mapping[str, str],
+    sampler: str = "ddim",
 ) -> str:
-    """The text for one image. ``identities`` maps names to content hashes."""
+    """The text for one image. ``identities`` maps names to content hashes, ``sampler`` is named as in a request."""
     fields: dict[str, Any] = {
         "Steps": steps,
-        "Sampler": "DDIM",
+        "Sampler": _SAMPLERS.get(sampler, sampler),
         "CFG scale": f"{guidance:g}",
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",

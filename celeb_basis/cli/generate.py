@@ -52,6 +52,12 @@ def add_parser(commands: Commands) -> None:
     add_identities(parser)
     parser.add_argument("--output", type=path_argument, required=True, metavar="FOLDER", help="folder for the images")
     add_sampling(parser)
+    parser.add_argument(
+        "--sampler",
+        choices=("ddim", "dpm++", "rbf"),
+        default="ddim",
+        help="ddim: the paper's; dpm++: DPM-Solver++ (2M); rbf: RBF-Solver; the last two need fewer steps, such as 20",
+    )
     parser.add_argument("--count", type=int, default=1, metavar="N", help="number of images")
     parser.add_argument("--negative", type=text_argument, default="", metavar="TEXT", help="negative prompt")
     add_model(parser)
@@ -139,6 +145,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         seed=arguments.seed,
         steps=arguments.steps,
         guidance=arguments.guidance,
+        sampler=arguments.sampler,
         width=width,
         height=height,
     )
@@ -185,6 +192,7 @@ def save_image(
         negative=request.negative_prompt,
         steps=request.steps,
         guidance=request.guidance,
+        sampler=request.sampler,
         seed=seed,
         size=image.size,
         model=info.name,

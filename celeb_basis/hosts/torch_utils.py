@@ -262,6 +262,30 @@ def encode_each(
     return torch.cat(means).cpu(), torch.cat(stds).cpu()
 
 
+def decode_each(
+    latents: torch.Tensor,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    decode_in_float32: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Decode latents one at a time with whatever VAE decoder a program has.
+
+    Args:
+        latents: ``(N, C, h, w)``, unscaled.
+        decode: The picture ``(1, 3, H, W)`` of one latent, in the precision that the program holds the VAE in.
+        decode_in_float32: The same in float32, used where ``decode`` overflows, as SDXL's first VAE does.
+
+    Returns:
+        ``(N, 3, H, W)`` float32 on the CPU.
+    """
+    pictures = []
+    for latent in latents:
+        picture = decode(latent[None]).float()
+        if not bool(torch.isfinite(picture).all()):
+            picture = decode_in_float32(latent[None]).float()
+        pictures.append(picture.cpu())
+    return torch.cat(pictures)
+
+
 def _mean_and_std(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean, log_variance = output.float().chunk(2, dim=1)
     return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()

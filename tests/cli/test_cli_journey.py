@@ -128,6 +128,9 @@ def test_generate_writes_images_with_their_parameters(
     assert again["pictures"][0]["file"] not in {entry["file"] for entry in shown["pictures"]}
     with Image.open(again["pictures"][0]["file"]) as image:
         np.testing.assert_array_equal(np.asarray(image), second)
+    solved = celeb(*words, "--count", 1, "--sampler", "rbf").json
+    with Image.open(solved["pictures"][0]["file"]) as image:
+        assert "Steps: 2, Sampler: RBF-Solver, CFG scale: 7.5, Seed: 5" in image.text["parameters"]
     other = celeb("generate", "a photo of a cat", *words[2:4], *words[4:], "--count", 1, "--seed", 6)
     assert "warning: <ada> is not in the prompt" in other.err
     with Image.open(other.json["pictures"][0]["file"]) as image:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.models import make_host
 
-from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers import DiffusersHost
 from celeb_basis.hosts.diffusers.host import noise_schedule, sampler
@@ -222,6 +222,57 @@ def test_pictures_are_encoded_as_diffusers_does_each_for_itself(model: Diffusers
     assert not found.mean.requires_grad
     model.release_vae()
     assert torch.equal(model.encode_images(pictures).mean, found.mean)
+
+
+def test_latents_are_decoded_as_diffusers_does_each_for_itself(model: DiffusersHost) -> None:
+    latents = noise(3)
+    found = model.decode_latents(latents)
+    vae = model._pipeline.vae
+    with torch.no_grad():
+        reference = vae.decode(latents[1:2] / vae.config.scaling_factor).sample
+    assert torch.equal(found[1:2], reference)
+    assert found.shape == (3, 3, 64, 64)
+    assert not found.requires_grad
+    model.release_vae()
+    assert torch.equal(model.decode_latents(latents), found)
+    with pytest.raises(HostError, match="cannot be decoded"):
+        model.decode_latents(latents[0])
+
+
+def test_text_encoders_are_known_by_their_weights(sd1_host: DiffusersHost) -> None:
+    digest = text_encoders_sha256(sd1_host)
+    pipeline = make_host("sd1")._pipeline
+    other = DiffusersHost(pipeline, name="another denoiser")
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).add_(1.0)
+    assert text_encoders_sha256(other) == digest
+    pipeline.text_encoder.to(torch.float16)  # as most checkpoints are held
+    assert text_encoders_sha256(other) == digest
+    with torch.no_grad():
+        pipeline.text_encoder.text_model.encoder.layers[0].mlp.fc1.weight[0, 0] += 1.0
+    assert text_encoders_sha256(other) != digest
+
+
+def picture_of(model: DiffusersHost, **change: Any) -> Any:
+    request = GenerationRequest("a photo of a cat", **{"seed": 7, "steps": 30, "guidance": 3.0} | change)
+    return np.asarray(next(iter(model.generate(request))), np.float32)
+
+
+def test_samplers_agree_where_there_are_many_steps(model: DiffusersHost) -> None:
+    dpm, rbf = (picture_of(model, sampler=sampler, steps=60) for sampler in ("dpm++", "rbf"))
+    assert np.abs(dpm - rbf).mean() < 2
+    assert np.abs(dpm - picture_of(model, steps=100)).mean() < 4
+    assert np.abs(dpm - picture_of(model, sampler="dpm++", steps=60, seed=8)).mean() > 4
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "rbf"])
+def test_other_samplers_take_all_of_a_request(model: DiffusersHost, sampler: str) -> None:
+    plain = picture_of(model, sampler=sampler, steps=4)
+    assert plain.shape == (64, 64, 3)
+    assert np.array_equal(picture_of(model, sampler=sampler, steps=4), plain)
+    assert picture_of(model, sampler=sampler, steps=4, width=32, height=96).shape == (96, 32, 3)
+    for change in ({"guidance": 1.0}, {"negative_prompt": "a dog"}, {"steps": 5}, {"seed": 3}):
+        assert not np.array_equal(picture_of(model, sampler=sampler, **{"steps": 4} | change), plain), change
 
 
 def test_latents_of_pictures_have_about_unit_deviation(model: DiffusersHost) -> None:

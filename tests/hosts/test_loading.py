@@ -15,7 +15,7 @@ from support.full_disk import full_disk
 
 from celeb_basis.errors import FileError, HostError
 from celeb_basis.hosts.diffusers import DiffusersHost, load_host
-from celeb_basis.hosts.diffusers.host import sha256_of_weights
+from celeb_basis.hosts.diffusers.digests import sha256_of_weights
 from celeb_basis.hosts.diffusers.single_file import probe_prediction
 from miniature.small_models.ldm_layout import ldm_weights, save_single_file
 from miniature.small_models.pipelines import make_pipeline, save_pipeline, small_configs

@@ -68,11 +68,17 @@ class Checkpoint(LoadedCheckpoint):
     def encode_images(self, images: torch.Tensor) -> LatentDistribution:
         return LatentDistribution(images, images)
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
     def offload_vae(self) -> None:
         pass
 
     def token_embedding(self, _text_encoder: Any) -> Any:
         return types.SimpleNamespace(wrapped=types.SimpleNamespace(weight=torch.zeros(5, 4)))
+
+    def text_encoder_module(self, _text_encoder: Any) -> torch.nn.Module:
+        return torch.nn.Linear(2, 3)
 
     def encode_prompts(self, prompts: Any, width: int, height: int) -> dict[str, torch.Tensor]:
         pooled = torch.arange(POOLED).repeat(len(prompts), 1)

@@ -31,6 +31,8 @@ def test_the_checkpoint_is_what_diffusers_says_it_is(seen: dict[str, Any]) -> No
 def test_it_encodes_and_denoises_as_diffusers_does(seen: dict[str, Any]) -> None:
     found = seen["compared"]
     assert found["latents"] < ROUNDING
+    assert found["decoded"] < ROUNDING
+    assert found["same_text_encoder"]
     assert found["conditioning"] < ROUNDING
     assert found["prediction_of_noise"] < ROUNDING
 

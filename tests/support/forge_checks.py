@@ -19,7 +19,7 @@ from support.reporting import failures
 from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
-from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
 from celeb_basis.hosts.forge.host import ForgeHost
 from celeb_basis.hosts.forge.model import ForgeCheckpoint
 
@@ -310,6 +310,19 @@ def check_latents_are_forges(_data: Path) -> None:
     noise = torch.randn(1, *ours.mean.shape[1:])
     torch.testing.assert_close(ours.mean[:1] + ours.std[:1] * noise, by_forge, rtol=1e-4, atol=1e-5)
     assert ours.mean.shape == (2, 4, 8, 8)
+
+
+def check_decoded_pictures_are_forges(_data: Path) -> None:
+    host, model = ForgeHost(), ForgeCheckpoint.current().model
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    ours = host.decode_latents(latents)
+    host.release_vae()
+    by_forge = model.decode_first_stage(latents).clone()
+    torch.testing.assert_close(ours, by_forge.float().cpu(), rtol=1e-4, atol=1e-4)
+    assert ours.shape == (2, 3, 64, 64)
+    digest = text_encoders_sha256(host)
+    with host.prepare_for_training("fp32"):
+        assert text_encoders_sha256(host) == digest
 
 
 CHECKS: dict[str, Callable[[Path], None]] = {

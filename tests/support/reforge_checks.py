@@ -44,6 +44,7 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
     """Both adapters' answers to the same questions, as differences."""
     import torch
 
+    from celeb_basis.diffusion_model import text_encoders_sha256
     from celeb_basis.hosts.diffusers import load_host
     from celeb_basis.hosts.reforge.host import ReForgeHost
 
@@ -58,6 +59,8 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
         "schedule": _largest(ours.schedule.alphas_cumprod, other.schedule.alphas_cumprod),
         "table": _largest(ours.text_encoders[0].token_table(), other.text_encoders[0].token_table()),
         "latents": _largest(ours.encode_images(picture).mean, other.encode_images(picture).mean),
+        "decoded": _largest(ours.decode_latents(noisy), other.decode_latents(noisy)),
+        "same_text_encoder": text_encoders_sha256(ours) == text_encoders_sha256(other),
     }
     with torch.no_grad():
         mine, theirs = (host.encode_prompts([PROMPT, "a dog"], words) for host in (ours, other))

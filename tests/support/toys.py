@@ -46,6 +46,9 @@ class ToyTextEncoder:
     def token_table(self) -> torch.Tensor:
         return self.table
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        yield from (self.table, self.mix)
+
     def encode(self, prompt: str, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """``(length, width)``: each position mixed with the mean of the whole prompt, with the tokens' vectors inserted."""
         rows = []
@@ -121,6 +124,9 @@ class ToyModel:
         small = torch.nn.functional.adaptive_avg_pool2d(pictures, pictures.shape[-1] // 8)
         mean = torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1)
         return LatentDistribution(mean, torch.full_like(mean, 0.05))
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(latents[:, :3].float(), scale_factor=8)
 
     def release_vae(self) -> None:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from support.webui_state import assert_as_before, fingerprint
 
-from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
 from celeb_basis.hosts.a1111.host import A1111Host
 from celeb_basis.hosts.a1111.model import A1111Checkpoint
 
@@ -186,6 +186,22 @@ def check_latents_are_the_hosts(_data: Path) -> None:
     noise = torch.cat([torch.randn(1, *ours.mean.shape[1:]) for _ in pictures])
     torch.testing.assert_close(ours.mean + ours.std * noise, by_host, rtol=1e-4, atol=1e-5)
     assert ours.mean.shape == (2, 4, 8, 8)
+
+
+def check_decoded_pictures_are_the_hosts(_data: Path) -> None:
+    host, model = A1111Host(), A1111Checkpoint.current().model
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    before = fingerprint(model)
+    ours = host.decode_latents(latents)
+    host.release_vae()
+    assert_as_before(before, model)
+    with torch.no_grad():
+        by_host = model.decode_first_stage(latents)
+    torch.testing.assert_close(ours, by_host.float().cpu(), rtol=1e-4, atol=1e-4)
+    assert ours.shape == (2, 3, 64, 64)
+    digest = text_encoders_sha256(host)
+    with host.prepare_for_training("fp32"):
+        assert text_encoders_sha256(host) == digest
 
 
 def check_pictures_are_the_hosts(data: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -172,6 +172,17 @@ class LoadedCheckpoint(ABC):
         """
 
     @abstractmethod
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents with the VAE that the user chose.
+
+        Args:
+            latents: ``(N, C, h, w)``, multiplied by the VAE's scaling factor.
+
+        Returns:
+            ``(N, 3, H, W)`` float32 pictures in about [-1, 1], on the CPU.
+        """
+
+    @abstractmethod
     def offload_vae(self) -> None:
         """Move the VAE off the device, where that frees memory."""
 
@@ -203,6 +214,10 @@ class LoadedCheckpoint(ABC):
         """``(V, D)`` token embeddings of a text encoder, detached."""
         table: torch.Tensor = self.token_embedding(self.text_encoders[index]).wrapped.weight.detach()
         return table
+
+    @abstractmethod
+    def text_encoder_module(self, text_encoder: Any) -> torch.nn.Module:
+        """The module that holds the weights of one of :attr:`text_encoders`."""
 
     def inject(self, placeholder_tokens: PlaceholderTokens) -> AbstractContextManager[Callable[[str], str]]:
         """Have the program read placeholder tokens as their vectors inside the context.
@@ -280,3 +295,9 @@ class FamilyTextEncoder(TextEncoder):
     def token_table(self) -> torch.Tensor:
         """The token embeddings."""
         return self._checkpoint().token_table(self._index)
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """Those of the text encoder's module."""
+        checkpoint = self._checkpoint()
+        module = checkpoint.text_encoder_module(checkpoint.text_encoders[self._index])
+        return (weight.detach() for weight in module.parameters())

@@ -110,6 +110,8 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
             sha256=checkpoint.sha256,
             resolution=checkpoint.resolution,
             size_multiple=checkpoint.vae_scale_factor * 2 ** (levels - 1),
+            vae_scale_factor=checkpoint.vae_scale_factor,
+            latent_channels=int(getattr(checkpoint.unet, "in_channels", 4)),
         )
 
     @property
@@ -142,6 +144,10 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
         """With the VAE that the user chose."""
         return self._checkpoint.encode_images(pictures)
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """With the VAE that the user chose."""
+        return self._checkpoint.decode_latents(latents)
+
     def release_vae(self) -> None:
         """Move the VAE off the device."""
         self._checkpoint.offload_vae()
@@ -163,6 +169,8 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         """By the program's own processing and DDIM, without its scripts; ends early if the user interrupts it."""
+        if request.sampler != "ddim":
+            raise HostError(f"The sampler {request.sampler} is for the command line and Python: choose ddim here.")
         size = image_size(request, self.info, self._checkpoint.vae_scale_factor, self.schedule.timesteps)
         for number in range(request.count):
             seed = (request.seed + number) % 2**32
@@ -316,6 +324,11 @@ class A1111Host(FamilyHost[A1111Checkpoint, _A1111TrainingMode]):
         """With the VAE that the user chose, which stays on the device."""
         self._remember_vae()
         return super().encode_images(pictures)
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """With the VAE that the user chose, which stays on the device."""
+        self._remember_vae()
+        return super().decode_latents(latents)
 
     def release_vae(self) -> None:
         """Move the VAE to the CPU."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images, check_latents
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.modules import host_module, replaced, replaced_options
 from celeb_basis.hosts.torch_utils import (
+    decode_each,
     encode_each,
     frozen,
     preserved_random_state,
@@ -129,6 +130,14 @@ class A1111Checkpoint(LoadedCheckpoint):
             means, stds = encode_each(images, partial(_encoded, vae), partial(_encoded_in_float32, vae))
         return LatentDistribution(means * factor, stds * factor)
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Without autocast, one at a time."""
+        check_latents(latents)
+        vae = self.load_vae()
+        latents = latents / float(self.model.scale_factor)
+        with torch.no_grad(), frozen([vae]), without_autocast(host_module("devices").device):
+            return decode_each(latents, partial(decoded, vae), partial(decoded_in_float32, vae))
+
     def load_vae(self) -> Any:
         """Move the VAE to the device. Under ``--medvram`` it takes the place of what is there, as in the WebUI."""
         lowvram, devices = host_module("lowvram"), host_module("devices")
@@ -188,6 +197,12 @@ class A1111Checkpoint(LoadedCheckpoint):
         if hasattr(wrapped, "transformer"):
             return wrapped.transformer.text_model.embeddings.token_embedding
         return wrapped.model.token_embedding
+
+    def text_encoder_module(self, text_encoder: Any) -> torch.nn.Module:
+        """The transformers or OpenCLIP model inside the WebUI's wrapper, without OpenCLIP's part for images."""
+        wrapped = text_encoder.wrapped
+        module: torch.nn.Module = wrapped.transformer if hasattr(wrapped, "transformer") else wrapped.model
+        return module
 
     def encode_prompts(self, prompts: Sequence[str], width: int, height: int) -> Mapping[str, torch.Tensor]:
         """By ``get_learned_conditioning``."""
@@ -303,6 +318,21 @@ def _encoded(vae: Any, image: torch.Tensor) -> torch.Tensor:
 def _encoded_in_float32(vae: Any, image: torch.Tensor) -> torch.Tensor:
     with upcast([vae], torch.float32):
         return _encoded(vae, image)
+
+
+def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    """The picture of one latent by a VAE of the original code; some forks' have no first convolution."""
+    weight = next(vae.decoder.parameters())
+    latent = latent.to(weight.device, weight.dtype)
+    first = getattr(vae, "post_quant_conv", None)
+    output: torch.Tensor = vae.decoder(latent if first is None else first(latent))
+    return output
+
+
+def decoded_in_float32(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    """:func:`decoded` with the weights widened."""
+    with upcast([vae], torch.float32):
+        return decoded(vae, latent)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from celeb_basis.diffusion_model import Prediction
 from celeb_basis.errors import FileError, HostError
 from celeb_basis.files import expanded, explained_os_errors, open_regular
 from celeb_basis.hosts.diffusers.configs import missing_package
-from celeb_basis.hosts.diffusers.host import DiffusersHost, sha256_of_weights
+from celeb_basis.hosts.diffusers.digests import sha256_of_weights
+from celeb_basis.hosts.diffusers.host import DiffusersHost
 from celeb_basis.hosts.diffusers.single_file import load_single_file
 from celeb_basis.reading import MAX_HEADER, MAX_LARGE_HEADER, read_json
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,14 +24,15 @@ from celeb_basis.diffusion_model import (
     Precision,
     check_batch,
     check_images,
+    check_latents,
     image_size,
 )
-from celeb_basis.errors import FileError, HostError
-from celeb_basis.files import cache_folder, explained_os_errors, sha256_of_file, write_json
+from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers.configs import Family
+from celeb_basis.hosts.diffusers.digests import sha256_of_modules
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_stats, torch_attention_keeps_scores, upcast
-from celeb_basis.reading import MAX_HEADER, read_json
+from celeb_basis.sampling import sample, sampling_points
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,6 +91,8 @@ class DiffusersHost(DiffusionModel):
             sha256=self._sha256 or sha256_of_modules([self._unet, *self._text_models, self._vae]),
             resolution=side * self._vae_scale_factor,
             size_multiple=self._vae_scale_factor * 2 ** (levels - 1),
+            vae_scale_factor=self._vae_scale_factor,
+            latent_channels=int(self._unet.config.in_channels),
         )
 
     @property
@@ -163,6 +163,12 @@ class DiffusersHost(DiffusionModel):
                 stds.append(moments.std.float() * factor)
         return LatentDistribution(torch.cat(means).cpu(), torch.cat(stds).cpu())
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode ``(N, C, h, w)`` scaled latents with the VAE, one at a time."""
+        check_latents(latents)
+        with torch.no_grad(), self._vae_on_device() as vae:
+            return torch.cat([self._decoded(vae, latent[None]).float().cpu() for latent in latents])
+
     def release_vae(self) -> None:
         """Move the VAE to the CPU."""
         if self.device.type != "cpu":
@@ -201,7 +207,7 @@ class DiffusersHost(DiffusionModel):
         return output.float()
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
-        """Generate with deterministic DDIM, as the paper does.
+        """Generate by ``request.sampler``; ``ddim`` is diffusers' own, deterministic, as in the paper.
 
         The first latents are drawn on the CPU, so that a seed gives the same image on every device.
         """
@@ -210,21 +216,64 @@ class DiffusersHost(DiffusionModel):
         with torch.no_grad():
             encoded = self._generation_prompts(request)
         for number in range(request.count):
+            generator = torch.Generator().manual_seed((request.seed + number) % 2**63)
             with torch.no_grad(), frozen([self._unet]), self._vae_on_device() as vae:
-                latents = pipeline(
-                    **encoded,
-                    width=width,
-                    height=height,
-                    num_inference_steps=request.steps,
-                    guidance_scale=request.guidance,
-                    eta=0.0,
-                    generator=torch.Generator().manual_seed((request.seed + number) % 2**63),
-                    output_type="latent",
-                ).images
+                if request.sampler == "ddim":
+                    latents = pipeline(
+                        **encoded,
+                        width=width,
+                        height=height,
+                        num_inference_steps=request.steps,
+                        guidance_scale=request.guidance,
+                        eta=0.0,
+                        generator=generator,
+                        output_type="latent",
+                    ).images
+                else:
+                    latents = self._sampled(request, encoded, (height, width), generator)
                 # The pipeline itself does not decode if the VAE is held in another precision than the UNet.
-                decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+                decoded = self._decoded(vae, latents)
             image: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
             yield image.convert("RGB")
+
+    def _sampled(
+        self,
+        request: GenerationRequest,
+        encoded: dict[str, torch.Tensor],
+        size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """The latents of one image by a sampler of :mod:`celeb_basis.sampling`.
+
+        Args:
+            request: Sampler, steps and guidance.
+            encoded: From :meth:`_generation_prompts`.
+            size: Height and width in pixels.
+            generator: Draws the first latents.
+        """
+        guided = "negative_prompt_embeds" in encoded
+        keys = ("negative_prompt_embeds", "prompt_embeds") if guided else ("prompt_embeds",)
+        pooled = [encoded[key] for key in (one.replace("prompt", "pooled_prompt") for one in keys) if key in encoded]
+        states = torch.cat([encoded[key] for key in keys])
+        conditioning = _Encoded(states, torch.cat(pooled) if pooled else None)
+
+        def denoise(latents: torch.Tensor, timestep: int) -> torch.Tensor:
+            times = torch.full((len(keys),), timestep, device=latents.device)
+            output = self.predict(latents.expand(len(keys), -1, -1, -1), times, conditioning)
+            return output[:1] + request.guidance * (output[1:] - output[:1]) if guided else output
+
+        shape = (1, self.info.latent_channels, *(side // self._vae_scale_factor for side in size))
+        noise = torch.randn(shape, generator=generator).to(self.device)
+        points = sampling_points(self.schedule, request.steps)
+        return sample(denoise, noise, points, self.schedule.prediction, request.sampler)
+
+    @staticmethod
+    def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+        if shift := getattr(vae.config, "shift_factor", None):
+            unscaled = unscaled + shift
+        output: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
+        return output
 
     @property
     def _vae_scale_factor(self) -> int:
@@ -392,57 +441,3 @@ def gradient_checkpointing(model: Any, wanted: bool) -> Iterator[None]:
             for key in keys:
                 vars(part).pop(key, None)
             vars(part).update(saved)
-
-
-# Digests of weights
-
-
-def sha256_of_weights(path: Path) -> str:
-    """Hex digest of a ``.safetensors`` file, or of all ``.safetensors`` files of a folder sorted by relative path.
-
-    The digest of a folder covers the names of its files too. Digests are cached on disk by path, size and time of
-    change, so that gigabytes are read only once.
-
-    Raises:
-        HostError: The folder holds no weights.
-        FileError: A file cannot be read.
-    """
-    path = Path(path)
-    if path.is_file():
-        return _cached_sha256(path)
-    with explained_os_errors(path, "read"):
-        files = sorted(path.rglob("*.safetensors"), key=lambda file: file.relative_to(path).as_posix())
-    if not files:
-        raise HostError(f"{path} holds no .safetensors weights: convert its weights to safetensors.")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(path).as_posix()}\0{_cached_sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def sha256_of_modules(modules: Iterable[torch.nn.Module]) -> str:
-    """Hex digest of the names, dtypes, shapes and bytes of the parameters, for modules that were not loaded from a file."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _cached_sha256(file: Path) -> str:
-    file = file.resolve()
-    with explained_os_errors(file, "read"):
-        state = file.stat()
-    key = hashlib.sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
-    note = cache_folder() / "weights" / f"{key[:32]}.json"
-    try:
-        cached = read_json(note, most_bytes=MAX_HEADER)["sha256"] if note.is_file() else None
-        if isinstance(cached, str) and len(cached) == 64:
-            return cached
-    except (FileError, OSError, ValueError, KeyError, TypeError):
-        pass
-    found = sha256_of_file(file)
-    with contextlib.suppress(FileError):  # an unwritable cache only costs time
-        write_json(note, {"file": str(file), "sha256": found})
-    return found

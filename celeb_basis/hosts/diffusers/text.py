@@ -79,6 +79,10 @@ class DiffusersTextEncoder(TextEncoder):
         table: torch.Tensor = self._model.get_input_embeddings().weight.detach()
         return table
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        """All parameters, detached."""
+        return (weight.detach() for weight in self._model.parameters())
+
     def encode(
         self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens, which: int, *, penultimate: bool
     ) -> tuple[Any, Any]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images, check_latents
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.forge.gradients import casting
 from celeb_basis.hosts.forge.modules import embeddings_page, forge_module, silent_text_engines, text_engine_class
-from celeb_basis.hosts.torch_utils import encode_each, normal_tensor, torch_attention_keeps_scores
+from celeb_basis.hosts.torch_utils import decode_each, encode_each, normal_tensor, torch_attention_keeps_scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -165,6 +165,16 @@ class ForgeCheckpoint(LoadedCheckpoint):
         module = vae.first_stage_model
         return LatentDistribution(module.process_in(means), stds * float(module.scaling_factor))
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """In the precision that Forge holds the VAE in, one at a time."""
+        check_latents(latents)
+        vae = self.vae
+        with torch.inference_mode():
+            forge_module("backend.memory_management").load_models_gpu([vae.patcher])
+        latents = vae.first_stage_model.process_out(latents)
+        with torch.no_grad():
+            return decode_each(latents, partial(_decoded, vae, vae.vae_dtype), partial(_decoded_in_float32, vae))
+
     def offload_vae(self) -> None:
         """Unload it as Forge does."""
         memory = forge_module("backend.memory_management")
@@ -212,6 +222,11 @@ class ForgeCheckpoint(LoadedCheckpoint):
     def token_table(self, index: int) -> torch.Tensor:
         """A normal tensor over the same memory."""
         return normal_tensor(super().token_table(index))
+
+    def text_encoder_module(self, text_encoder: Any) -> torch.nn.Module:
+        """The engine's transformers model."""
+        module: torch.nn.Module = text_encoder.text_encoder.transformer
+        return module
 
     def encode_prompts(self, prompts: Sequence[str], width: int, height: int) -> Mapping[str, torch.Tensor]:
         """By ``get_learned_conditioning``, as normal tensors, whatever mode they were computed in."""
@@ -263,6 +278,18 @@ def _encoded(vae: Any, dtype: torch.dtype, image: torch.Tensor) -> torch.Tensor:
 def _encoded_in_float32(vae: Any, image: torch.Tensor) -> torch.Tensor:
     with casting(vae.first_stage_model, torch.float32):
         return _encoded(vae, torch.float32, image)
+
+
+def _decoded(vae: Any, dtype: torch.dtype, latent: torch.Tensor) -> torch.Tensor:
+    module = vae.first_stage_model
+    latent = latent.to(vae.device, dtype)
+    output: torch.Tensor = module.decoder(latent if module.post_quant_conv is None else module.post_quant_conv(latent))
+    return output
+
+
+def _decoded_in_float32(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    with casting(vae.first_stage_model, torch.float32):
+        return _decoded(vae, torch.float32, latent)
 
 
 def _without_inference_mode(method: Any) -> Callable[..., Any]:

@@ -8,13 +8,20 @@ from typing import Any
 
 import torch
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, Prediction, check_images
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, Prediction, check_images, check_latents
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, Family
-from celeb_basis.hosts.a1111.model import A1111Checkpoint
+from celeb_basis.hosts.a1111.model import A1111Checkpoint, decoded, decoded_in_float32
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.reforge.modules import reforge_module
-from celeb_basis.hosts.torch_utils import encode_each, frozen, torch_attention_keeps_scores, upcast, without_autocast
+from celeb_basis.hosts.torch_utils import (
+    decode_each,
+    encode_each,
+    frozen,
+    torch_attention_keeps_scores,
+    upcast,
+    without_autocast,
+)
 
 _NOT_PLAIN = {9: "an inpainting checkpoint", 5: "a depth checkpoint", 8: "an InstructPix2Pix checkpoint"}
 _WITH_GRADIENTS = (
@@ -130,6 +137,15 @@ class ReForgeCheckpoint(A1111Checkpoint):
         with torch.no_grad(), frozen([module]), without_autocast(vae.device):
             means, stds = encode_each(images, partial(_encoded, module), partial(_encoded_in_float32, module))
         return LatentDistribution(means * factor, stds * factor)
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Without autocast, one at a time."""
+        check_latents(latents)
+        vae = self.vae
+        reforge_module("ldm_patched.modules.model_management").load_models_gpu([vae.patcher])
+        module, factor = vae.first_stage_model, float(self.denoiser.latent_format.scale_factor)
+        with torch.no_grad(), frozen([module]), without_autocast(vae.device):
+            return decode_each(latents / factor, partial(decoded, module), partial(decoded_in_float32, module))
 
     def offload_vae(self) -> None:
         """Unload it as reForge does."""

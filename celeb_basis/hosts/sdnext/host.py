@@ -11,7 +11,8 @@ import diffusers
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE
-from celeb_basis.hosts.diffusers.host import DiffusersHost, check_pipeline, family_of, sha256_of_weights
+from celeb_basis.hosts.diffusers.digests import sha256_of_weights
+from celeb_basis.hosts.diffusers.host import DiffusersHost, check_pipeline, family_of
 from celeb_basis.hosts.sdnext.modules import loaded_pipeline_or_none, sdnext_module
 from celeb_basis.hosts.torch_utils import clone_inference_tensors, preserved_random_state, with_index
 
@@ -184,6 +185,11 @@ class SDNextHost(DiffusersHost):
         """As diffusers does, if the checkpoint is still loaded."""
         self._check_still_loaded()
         return super().encode_images(pictures)
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """As diffusers does, if the checkpoint is still loaded."""
+        self._check_still_loaded()
+        return super().decode_latents(latents)
 
     def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         """As diffusers does, if the checkpoint is still loaded."""

@@ -134,6 +134,9 @@ class _ReportingEncoder(TextEncoder):
     def token_table(self) -> torch.Tensor:
         return self.encoder.token_table()
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        return self.encoder.weights()
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if len(texts) <= _BATCH:
             return self.encoder.tokenize(texts)
