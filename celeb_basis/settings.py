@@ -129,6 +129,21 @@ class TrainingSettings:
         high=1.0,
         label="Change that counts as none",
     )
+    celebrities: int = _setting(
+        640,
+        "start guess: most celebrities whose faces the checkpoint generates, once; more make the guess better, up to the "
+        "length of the list",
+        low=16,
+        high=100_000,
+        label="Celebrities for the guess",
+    )
+    celebrity_size: int = _setting(
+        0,
+        "start guess: side of the celebrities' pictures in pixels; 0 is the model's own resolution, smaller is faster",
+        low=0,
+        high=2048,
+        label="Size of the celebrities' pictures",
+    )
     seed: int = _setting(0, "random seed; the same seed gives the same result", low=0, high=2**32 - 1, label="Seed")
 
     def __post_init__(self) -> None:
@@ -206,7 +221,7 @@ PRESETS: Mapping[str, TrainingSettings] = {
     ),
 }
 """Named recipes. ``paper`` uses as many views as the paper's 400 steps of two pictures do; the others are ours. ``quick`` and
-``best`` first generate pictures of up to 640 celebrities, once per checkpoint (``docs/evidence.md``)."""
+``best`` first generate a picture of up to 640 celebrities, once per checkpoint (``docs/evidence.md``)."""
 
 
 def preset(name: str) -> TrainingSettings:

@@ -153,6 +153,10 @@ class Trained:
     def describe(self) -> dict[str, Any]:
         """The recipe, JSON-ready. It holds no seed, which is the cell's."""
         settings = {key: value for key, value in self.settings.as_dict().items() if key != "seed"}
+        # Later additions: what was measured before them keeps its recipe.
+        for name in ("celebrities", "celebrity_size"):
+            if settings[name] == getattr(TrainingSettings(), name):
+                del settings[name]
         if self.same_time_as:
             settings.pop("steps")
         return {
@@ -161,7 +165,6 @@ class Trained:
             "loop": self.loop,
             "start": self.start,
             "same_time_as": self.same_time_as,
-            # Later additions: what was measured before them keeps its recipe.
             **({"rank": self.rank} if self.loop == "lora" else {}),
             **({"word": self.word} if self.start == "person" and self.word != "person" else {}),
             **({"names": NAMES, "phases": PHASES, "hair": HAIR} if self.loop == "stable identity" else {}),

@@ -25,8 +25,9 @@ from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
+from celeb_basis.training.celebrity_faces import CelebrityFaces, generate_celebrity_faces
 from celeb_basis.training.dataset import PersonViews, ViewPool, encode_views
-from celeb_basis.training.first_guess import CelebrityFaces, FirstGuess, first_guesses, generate_celebrity_faces
+from celeb_basis.training.first_guess import FirstGuess, first_guesses
 
 _NAMES_AT_ONCE = 32
 """Celebrities that are generated between two files."""

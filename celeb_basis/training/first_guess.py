@@ -1,40 +1,29 @@
 """A first guess of a person's coefficients from their face, without any training (this project's own addition).
 
-The model generates pictures of the celebrities, a face network embeds them, and a ridge regression learns which
-coefficients belong to which face. It is fitted in a second, and then predicts the coefficients of a stranger.
+The model generates pictures of the celebrities, a face network embeds them
+(:mod:`celeb_basis.training.celebrity_faces`), and a ridge regression learns which coefficients belong to which face. It is
+fitted in a second, and then predicts the coefficients of a stranger.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch.nn import functional
 
-from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
-from celeb_basis.errors import CelebBasisError, FileError, TrainingError
-from celeb_basis.events import DrawingNames
+from celeb_basis.diffusion_model import DiffusionModel
+from celeb_basis.errors import TrainingError
+from celeb_basis.events import Event
 from celeb_basis.faces.network import FaceNetwork, Portrait
-from celeb_basis.files import write_bytes
-from celeb_basis.method import FACE_WIDTH, Basis
-from celeb_basis.reading import UnreadableError, check_safetensors
-
-_log = logging.getLogger(__name__)
-
-PROMPT = "a photo of {}"
-PICTURES, STEPS, GUIDANCE = 2, 20, 5.0
-"""For each name. One picture alone says less about how the model renders a person."""
-
-MOST = 640
-"""Names that are used of a longer list, evenly spread: a regression needs no more, and every picture takes time."""
+from celeb_basis.files import cache_folder
+from celeb_basis.method import Basis
+from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.celebrity_faces import CelebrityFaces, generate_celebrity_faces
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
 """Ridge penalties to choose from."""
@@ -45,101 +34,6 @@ LEAST_EXPLAINED = 0.01
 With faces that have nothing to do with the coefficients, the best of :data:`STRENGTHS` explains a little more than zero in
 every second trial: up to 0.00001 of 640 names' coefficients, and up to 0.02 of 40 names'.
 """
-
-_SAVE_EVERY = 20
-
-
-@dataclass(frozen=True)
-class CelebrityFaces:
-    """Face embeddings of the celebrities as this checkpoint renders them."""
-
-    names: tuple[str, ...]
-    vectors: torch.Tensor
-    """``(N, 512)`` float32, L2-normalized; NaN if no picture of a name shows a face."""
-
-
-def generate_celebrity_faces(
-    model: DiffusionModel, names: tuple[str, ...], faces: FaceNetwork, folder: Path, *, known: Sequence[Path] = ()
-) -> Generator[DrawingNames, None, CelebrityFaces]:
-    """Generate two pictures of every name and embed their largest faces, yielding after each name.
-
-    Finished names are saved on the way, so that an interruption costs a few pictures at most.
-
-    Args:
-        model: The model that generates.
-        names: The names of the basis; of more than :data:`MOST`, an even selection is used.
-        faces: Detects, aligns and embeds the faces.
-        folder: Where results are read from and saved to. If it cannot be written, only the time is lost.
-        known: Folders that are searched first and never written: faces that come with a model need not be generated.
-
-    Raises:
-        TrainingError: If the host was interrupted while it generated.
-    """
-    names = chosen(names)
-    path = folder / file_name(model, names, faces)
-    source = next((file for place in known if (file := place / path.name).is_file()), path)
-    vectors, done = _load(source, len(names))
-    missing = (~done).nonzero()[:, 0].tolist()
-    try:
-        for number, row in enumerate(missing, 1):
-            vectors[row] = _generate_face(model, names[row], row, faces)
-            done[row] = True
-            if number % _SAVE_EVERY == 0:
-                _save(path, vectors, done)
-            yield DrawingNames(len(names) - len(missing) + number, len(names))
-    finally:
-        if missing:
-            _save(path, vectors, done)
-    return CelebrityFaces(names, vectors)
-
-
-def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a list that are used: :data:`MOST` at most, evenly spread."""
-    return tuple(names[row] for row in np.linspace(0, len(names) - 1, min(len(names), MOST)).round().astype(int))
-
-
-def file_name(model: DiffusionModel, names: tuple[str, ...], faces: FaceNetwork) -> str:
-    """Name of the file with the faces of :func:`chosen` names; it changes with everything that the faces depend on."""
-    parts = [model.info.sha256, model.info.resolution, faces.name, PROMPT, PICTURES, STEPS, GUIDANCE, *names]
-    return f"faces-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.safetensors"
-
-
-def _generate_face(model: DiffusionModel, name: str, row: int, faces: FaceNetwork) -> torch.Tensor:
-    """``(512,)`` normalized mean of the face vectors in a name's pictures; NaN if none of them shows a face."""
-    request = GenerationRequest(
-        PROMPT.replace("{}", name), count=PICTURES, seed=PICTURES * row, steps=STEPS, guidance=GUIDANCE
-    )
-    pictures = [np.asarray(picture.convert("RGB")) for picture in model.generate(request)]
-    if len(pictures) < PICTURES:
-        raise TrainingError(
-            "Generating the celebrities was interrupted. The finished ones are saved: start again to continue."
-        )
-    aligned = [faces.align(picture, found[0].landmarks) for picture in pictures if (found := faces.detect(picture))]
-    if not aligned:
-        return torch.full((FACE_WIDTH,), torch.nan)
-    return functional.normalize(torch.from_numpy(faces.embed(aligned).mean(0)).float(), dim=0)
-
-
-def _load(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(N, 512)`` vectors and ``(N,)`` flags of those that are done; none are if there is no readable file."""
-    if path.is_file():
-        try:
-            check_safetensors(path)
-            stored = load_file(str(path))
-            # Copies: mapped tensors keep the file open, and Windows would then refuse to overwrite it.
-            vectors, done = stored["vectors"].float().clone(), stored["drawn"].bool().clone()
-            if vectors.shape == (count, FACE_WIDTH) and done.shape == (count,):
-                return vectors, done
-        except (CelebBasisError, UnreadableError, SafetensorError, OSError, KeyError) as error:
-            _log.warning("The celebrities' faces in %s cannot be read and are generated again: %s", path, error)
-    return torch.full((count, FACE_WIDTH), torch.nan), torch.zeros(count, dtype=torch.bool)
-
-
-def _save(path: Path, vectors: torch.Tensor, done: torch.Tensor) -> None:
-    try:
-        write_bytes(path, save({"vectors": vectors, "drawn": done}))
-    except FileError as error:
-        _log.warning("The celebrities' faces are not saved. %s", error)
 
 
 @dataclass(frozen=True)
@@ -183,6 +77,44 @@ def first_guesses(bases: Sequence[Basis], faces: CelebrityFaces) -> tuple[FirstG
         coefficients = basis.name_coefficients[[rows[faces.names[index]] for index in known]]
         guesses.append(fit_first_guess(faces.vectors[known], coefficients))
     return tuple(guesses)
+
+
+def celebrity_faces_for(
+    model: DiffusionModel,
+    bases: Sequence[Basis],
+    faces: FaceNetwork,
+    settings: TrainingSettings,
+    known: Sequence[Path],
+) -> Generator[Event, None, CelebrityFaces]:
+    """The faces that the regressions are fitted on, from the cache or generated now as the settings say.
+
+    Args:
+        model: The model that generates.
+        bases: One per text encoder.
+        faces: The face network.
+        settings: How many celebrities, and how large their pictures are.
+        known: Folders with files of faces that come with a model.
+    """
+    return generate_celebrity_faces(
+        model,
+        bases[0].names,
+        faces,
+        cache_folder() / "name-faces",
+        known=known,
+        most=settings.celebrities,
+        size=settings.celebrity_size,
+        precision=settings.precision,
+        explained=partial(explained_share, bases),
+    )
+
+
+def explained_share(bases: Sequence[Basis], faces: CelebrityFaces) -> float:
+    """The share of the coefficients' variance that the regressions explain (leave-one-out), mean over the text encoders.
+
+    Raises:
+        TrainingError: If fewer than three names have a face.
+    """
+    return float(np.mean([guess.explained for guess in first_guesses(bases, faces)]))
 
 
 def guess_coefficients(

@@ -23,7 +23,7 @@ from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_m
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, Warned, follow, until_set
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import likeness_warnings, portrait
-from celeb_basis.files import bases_cache, cache_folder
+from celeb_basis.files import bases_cache
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity, check_note, identity_from_bytes, identity_to_bytes
 from celeb_basis.method import Basis, ScaledCoefficients
@@ -33,8 +33,8 @@ from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.dataset import encode_views
 from celeb_basis.training.first_guess import (
     FirstGuess,
+    celebrity_faces_for,
     first_guesses,
-    generate_celebrity_faces,
     guess_for_portraits,
     unexplained,
 )
@@ -212,10 +212,8 @@ class TrainingSession(TaskRunner):
 
         guesses: tuple[FirstGuess, ...] = ()
         if settings.start == "guess":
-            generating = generate_celebrity_faces(
-                self.model, bases[0].names, self.faces, cache_folder() / "name-faces", known=self._known_faces
-            )
-            if (celebrity_faces := (yield from until_set(generating, interrupt))) is None:
+            work = celebrity_faces_for(self.model, bases, self.faces, settings, self._known_faces)
+            if (celebrity_faces := (yield from until_set(work, interrupt))) is None:
                 return TrainingResult(task.names, reason="interrupted", warnings=warnings)
             guesses = first_guesses(bases, celebrity_faces)
             if warning := unexplained(bases, guesses):

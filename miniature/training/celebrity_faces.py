@@ -6,34 +6,42 @@
 
 from __future__ import annotations
 
-import torch
-from safetensors.torch import load_file, save_file
+from functools import partial
+
 from tqdm import tqdm
 
 from celeb_basis.basis import BasisOptions, build_bases, most_components
-from celeb_basis.events import follow
+from celeb_basis.events import DrawingNames, Event, follow
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, find_pack
-from celeb_basis.files import atomic_path, cache_folder
+from celeb_basis.files import cache_folder
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
-from celeb_basis.training.first_guess import chosen, file_name, generate_celebrity_faces
+from celeb_basis.training.celebrity_faces import PROMPT, generate_celebrity_faces
+from celeb_basis.training.celebrity_files import CelebrityFile, file_name
+from celeb_basis.training.first_guess import explained_share
 
 
 def write_name_faces() -> None:
-    """Generate the celebrities as *quick* and *best* would, and store the face embeddings in half precision."""
+    """Generate the celebrities as *quick* and *best* would, and store the face embeddings with the weights."""
     model, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(find_pack(MINIATURE).folder)
     options = BasisOptions(components=most_components(model.text_encoders))
-    (built,) = build_bases(model.text_encoders, shipped_model_names(), options)
-    names = built.basis.names
-    cache = cache_folder() / "name-faces"
-    with tqdm(desc="Drawing the names", total=len(chosen(names))) as bar:
-        drawn = follow(generate_celebrity_faces(model, names, faces, cache), lambda _: bar.update())
+    bases = [built.basis for built in build_bases(model.text_encoders, shipped_model_names(), options)]
+    cache, name = cache_folder() / "name-faces", file_name(model, faces.name, PROMPT, 0)
+    with tqdm(desc="Generating the celebrities") as bar:
+
+        def show(event: Event) -> None:
+            if isinstance(event, DrawingNames):
+                bar.total = event.total
+                bar.update(event.done - bar.n)
+
+        explained = partial(explained_share, bases)
+        follow(generate_celebrity_faces(model, bases[0].names, faces, cache, explained=explained), show)
+    shipped = CelebrityFile(CELEBRITY_FACES / name, checkpoint=model.info.name, faces=faces.name)
+    shipped.add(cache / name)
     for old in CELEBRITY_FACES.glob("*.safetensors"):
         old.unlink()
-    stored = load_file(str(cache / file_name(model, drawn.names, faces)))
-    with atomic_path(CELEBRITY_FACES / file_name(model, drawn.names, faces)) as temporary:
-        save_file({"vectors": stored["vectors"].to(torch.float16), "drawn": stored["drawn"]}, str(temporary))
+    shipped.save()
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from celeb_basis import miniature
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
 from celeb_basis.errors import HostError
-from celeb_basis.events import DrawingNames, follow
+from celeb_basis.events import Event, follow
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.network import Floats
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.miniature import CELEBRITY_FACES, shipped_model, shipped_model_names
 from celeb_basis.names.lists import shipped_names
-from celeb_basis.training.first_guess import generate_celebrity_faces
+from celeb_basis.training.celebrity_faces import generate_celebrity_faces
 from miniature.small_models import for_webui
 from miniature.small_models.ldm_layout import save_single_file
 
@@ -110,7 +110,7 @@ def test_its_names_faces_come_with_it(
 ) -> None:
     (built,) = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=192))
     drawing = generate_celebrity_faces(model, built.basis.names, miniature_faces, tmp_path, known=[CELEBRITY_FACES])
-    events: list[DrawingNames] = []
+    events: list[Event] = []
     faces = follow(drawing, events.append)
     assert events == [], "nothing was generated"
     assert len(faces.names) == 640

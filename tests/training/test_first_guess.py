@@ -16,8 +16,8 @@ from celeb_basis.errors import TrainingError
 from celeb_basis.faces.network import Portrait
 from celeb_basis.method import DirectCoefficients, ScaledCoefficients
 from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.celebrity_faces import CelebrityFaces
 from celeb_basis.training.first_guess import (
-    CelebrityFaces,
     first_guesses,
     fit_first_guess,
     guess_coefficients,

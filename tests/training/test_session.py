@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.celebrity_faces import CountingModel, PixelFaces
 
-from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.events import DrawingNames, Event, Warned, follow
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.names.lists import name_list
@@ -21,17 +20,16 @@ from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.first_guess import FirstGuess
 from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingSession, TrainingTask
 
-NAMES = tuple(f"first{number} last{number}" for number in range(40))
+NAMES = tuple(f"first{number} last{number}" for number in range(240))
 SETTINGS = TrainingSettings(mode="direct", start="guess", steps=3, views=2, components=6, early_stop=False)
 
 
 class OneFace(CountingModel):
-    """Generates the same pictures for every name."""
+    """Renders every name as the same picture, with noise."""
 
-    def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
-        for number in range(request.count):
-            pixels = np.random.default_rng(number).integers(100, 256, (64, 64, 3), dtype=np.uint8)
-            yield Image.fromarray(pixels)
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        random = np.random.default_rng(int(latents.abs().sum() * 1000))
+        return torch.from_numpy(random.uniform(-0.2, 1, (len(latents), 3, 64, 64)).astype(np.float32))
 
 
 @pytest.fixture
@@ -56,16 +54,17 @@ def _run(session: TrainingSession, task: TrainingTask, stop_after: int = 10_000)
 def test_the_celebrities_are_generated_once_and_can_be_interrupted(task: TrainingTask) -> None:
     model = CountingModel()
     session = TrainingSession(model, name_list(NAMES, "toys"), PixelFaces())
-    outcome, _ = _run(session, task, stop_after=5)
+    outcome, _ = _run(session, task, stop_after=2)
     assert (outcome.reason, outcome.identities) == ("interrupted", ())
-    assert len(model.drawn) == 5
+    assert 0 < len(set(model.drawn)) < len(NAMES)
     outcome, events = _run(session, task)
     assert outcome.reason == "all steps done"
     assert identity_from_bytes(outcome.identities[0]).name == "ada"
-    assert len(model.drawn) == len(NAMES)
-    assert sum(isinstance(event, DrawingNames) for event in events) == len(NAMES) - 5
+    assert len(set(model.drawn)) == len(NAMES)
+    assert any(isinstance(event, DrawingNames) for event in events)
+    drawn = len(model.drawn)
     outcome, events = _run(session, task)
-    assert len(model.drawn) == len(NAMES)
+    assert len(model.drawn) == drawn
     assert not any(isinstance(event, DrawingNames) for event in events)
 
 
