@@ -136,6 +136,7 @@ class TrainingSettings:
         low=16,
         high=100_000,
         label="Celebrities for the guess",
+        group="Celeb basis",
     )
     celebrity_size: int = _setting(
         0,
@@ -143,6 +144,7 @@ class TrainingSettings:
         low=0,
         high=2048,
         label="Size of the celebrities' pictures",
+        group="Celeb basis",
     )
     seed: int = _setting(0, "random seed; the same seed gives the same result", low=0, high=2**32 - 1, label="Seed")
 
