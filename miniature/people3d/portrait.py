@@ -54,6 +54,9 @@ _LOWEST = 4.45
 """Below, the chest is drawn out, so that no picture shows where it ends."""
 _CAMERA_DISTANCE = 12.0
 _UNITS_ACROSS = 3.2
+_FAR = 50.0
+_BEHIND = 0.03
+"""Decimeters that teeth stay behind the skin in front of them."""
 """Decimeters at the eyes across a picture."""
 
 
@@ -188,7 +191,7 @@ class Model:
         positions = self._positions.copy()
         for unit, weight in expression.items():
             positions += weight * _face_unit(self._head, unit)
-        return self._lashes.thinned(positions, self.person.eyes.makeup)
+        return self._lashes.thinned(_behind_skin(self._head, positions), self.person.eyes.makeup)
 
     def _body(self, positions: Array, normals: Array) -> Surface:
         head = self._head
@@ -269,6 +272,36 @@ def _shaped(head: HeadModel, person: Person) -> Array:
         if weight and (delta := head.targets.get(target)) is not None:
             positions += weight * delta
     return positions.astype(np.float32)
+
+
+def _behind_skin(head: HeadModel, positions: Array) -> Array:
+    """Move teeth, tongue and the inside of the mouth behind the skin of the face, which some shapes and smiles let them pierce.
+
+    What is seen through the open mouth has no skin before it and stays.
+    """
+    side, across = 160, 1.6
+    inner = np.zeros(len(positions), bool)
+    inner[head.triangles[np.isin(head.materials, (TEETH, MOUTH))]] = True
+    inner |= head.is_skin & (head.mouth > 0.9)
+    lips = positions[head.is_skin & (head.lips > 0.4)]
+    center = (lips.min(0) + lips.max(0)) / 2
+    # Of the face alone: through the open mouth, one would see the back of the head.
+    face = (head.mouth < 0.5) & (positions[:, 2] > center[2] - 0.7)
+    outer = head.triangles[(head.materials == SKIN) & face[head.triangles].all(1)]
+    scale = side / across
+    x, y = scale * (positions[:, 0] - center[0]) + side / 2, side / 2 - scale * (positions[:, 1] - center[1])
+    screen = np.stack([x, y, _FAR - positions[:, 2], np.ones(len(x))], 1)
+    depth = depth_map(screen.astype(np.float32), outer, side)
+    columns, rows = np.floor(x).astype(int), np.floor(y).astype(int)
+    near = inner & (columns > 0) & (rows > 0) & (columns < side - 1) & (rows < side - 1)
+    result = positions.copy()
+    front = np.full(int(near.sum()), np.inf)
+    for right in (-1, 0, 1):  # the deepest skin nearby, so that triangles between the vertices stay behind it, too
+        for down in (-1, 0, 1):
+            z = _FAR - depth[rows[near] + down, columns[near] + right]
+            front = np.minimum(front, np.where(z < -_FAR, np.inf, z))
+    result[near, 2] = np.minimum(result[near, 2], front - _BEHIND)
+    return result
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,28 @@ def test_expressions_and_lights_change_the_picture() -> None:
     assert len({tuple(color.round(1)) for color in lit}) == len(LIGHTS)
 
 
+@pytest.mark.parametrize("number", [194104, 202651])
+def test_teeth_are_seen_through_the_open_mouth_alone(number: int) -> None:
+    """Smiles of these two let teeth stand out below the lower lip."""
+
+    def white(expression: str) -> tuple[int, int]:
+        """Pixels as white as teeth between the corners of the mouth and the lower lip, and below that."""
+        side, person = 256, Model(draw_person(number, 1.4))
+        light = draw_lighting("soft", np.random.default_rng(0))
+        cut = person.picture(side, expression=expression, lighting=light, clothes=None, zoom=2.0)
+        shown = cut.over(np.ones((side, side, 3)) * linear(150, 150, 150))
+        (left, mouth), (right, _) = cut.landmarks[3:].round().astype(int)
+        width = right - left
+        colors = shown[mouth - width // 4 : mouth + width, left:right].astype(int)
+        teeth = (colors.min(2) > 150) & (colors.max(2) - colors.min(2) < 40)
+        return int(teeth[: width // 2].sum()), int(teeth[width // 2 :].sum())
+
+    assert white("smile") == (0, 0)
+    opened, below = white("laugh")
+    assert opened > 20
+    assert below == 0
+
+
 @pytest.mark.parametrize("kind", CLOTHES)
 def test_clothes_cover_the_shoulders_and_not_the_face(kind: str) -> None:
     color = linear(20, 200, 30)
