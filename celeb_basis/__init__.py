@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import GenerationRequest as GenerationRequest
     from celeb_basis.errors import CelebBasisError as CelebBasisError
     from celeb_basis.identities.identity import Identity as Identity
+    from celeb_basis.identities.invention import InventionSettings as InventionSettings
+    from celeb_basis.python_api import invent_people as invent_people
     from celeb_basis.python_api import learn_person as learn_person
     from celeb_basis.python_api import load_model as load_model
     from celeb_basis.python_api import loaded_model as loaded_model
@@ -43,10 +45,11 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "python_api"),
-    **dict.fromkeys(("save_person", "token_vectors"), "python_api"),
+    **dict.fromkeys(("invent_people", "save_person", "token_vectors"), "python_api"),
     **dict.fromkeys(("DiffusionModel", "GenerationRequest"), "diffusion_model"),
     "CelebBasisError": "errors",
     "Identity": "identities.identity",
+    "InventionSettings": "identities.invention",
     "TrainingSettings": "settings",
 }
 

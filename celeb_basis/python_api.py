@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celeb_basis.events import Event
     from celeb_basis.faces.network import FaceNetwork
     from celeb_basis.identities.identity import Identity
+    from celeb_basis.identities.invention import InventionSettings
     from celeb_basis.names.lists import NameList
 
 
@@ -122,6 +123,54 @@ def learn_person(
     if not result.identities:
         raise StoppedError(f"Learning {name} was canceled.")
     return identity_from_bytes(result.identities[0])
+
+
+def invent_people(
+    model: DiffusionModel,
+    count: int = 9,
+    *,
+    seed: int = 0,
+    settings: InventionSettings | None = None,
+    more: Sequence[Identity] = (),
+    less: Sequence[Identity] = (),
+    names: NameList | None = None,
+) -> list[Identity]:
+    """Invent people who do not exist, from the celebrities' names alone: no photo, no training, no face network.
+
+    Args:
+        model: From :func:`load_model` or :func:`loaded_model`.
+        count: How many.
+        seed: Person ``i`` is that of ``seed + i``, whatever ``count`` is.
+        settings: What they are like: the way, groups of names, the distance to the mean.
+        more: People whom they are to resemble, such as some of an earlier call.
+        less: People whom they are not to resemble.
+        names: The celebrities' names; as for :func:`learn_person`.
+
+    Returns:
+        Identities with suggested names; :func:`save_person` writes one.
+
+    Raises:
+        NamesError: For a group that the list of names does not have.
+        SettingsError: For a value out of its range.
+
+    Example:
+        >>> nobody, another = celeb_basis.invent_people(model, 2, seed=7)
+        >>> nobody.metadata.source, nobody.coefficients[0].shape
+        ('invented', (2, 192))
+        >>> alike = celeb_basis.invent_people(model, 3, seed=20, more=[nobody], less=[another])
+    """
+    from celeb_basis.basis import BasisOptions, build_bases, fitting_components
+    from celeb_basis.identities.invention import Inventor
+
+    chosen = names or _names_for(model)
+    options = BasisOptions(fitting_components(model.text_encoders, TrainingSettings().components))
+    built = build_bases(model.text_encoders, chosen, options, cache=bases_cache())
+    inventor = Inventor([one.basis for one in built], model.info, chosen, settings)
+    people: list[Identity] = []
+    for place in range(count):
+        taken = [one.name for one in people]
+        people.append(inventor.invent(seed + place, more=more, less=less, taken=taken))
+    return people
 
 
 def save_person(identity: Identity, file: str | Path) -> None:

@@ -14,7 +14,10 @@ import pytest
 import celeb_basis
 from celeb_basis import python_api as api
 
-EXAMPLES = ("load_model", "learn_person", "save_person", "open_person", "token_vectors", "people_in_prompt")
+EXAMPLES = (
+    *("load_model", "learn_person", "save_person", "open_person", "token_vectors", "people_in_prompt"),
+    "invent_people",
+)
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +77,11 @@ def test_the_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     Image.open(PHOTOS / "stranger1.png").save(tmp_path / "ada.jpg")
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
-    generate, name = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    generate, invent, name = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(generate, {})
     assert Image.open(tmp_path / "ada-0.png").size == (128, 128)
+    exec(invent, {})
+    assert celeb_basis.open_person(tmp_path / "mira.safetensors").metadata.source == "invented"
     known: dict[str, Any] = {}
     exec(name, known)
     assert known["people"]("<ada> and <ben>", tmp_path) == ("ada",)

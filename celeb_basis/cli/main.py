@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from celeb_basis import __version__
-from celeb_basis.cli import basis, demo, evaluate, generate, learn, people, runs, transfer
+from celeb_basis.cli import basis, demo, evaluate, generate, invent, learn, people, runs, transfer
 from celeb_basis.cli.arguments import with_flags
 from celeb_basis.cli.common import CommandParser, UsageError, add_output_options
 from celeb_basis.cli.progress import Console
@@ -26,6 +26,7 @@ OK, SOME_FAILED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 _EXAMPLES = """\
 examples:
   celeb-basis demo
+  celeb-basis invent --model /models/sd15.safetensors --output sheets
   celeb-basis learn ada.jpg --name ada --model /models/sd15.safetensors
   celeb-basis generate "an oil painting of <ada>" --model /models/sd15.safetensors --output pictures
   celeb-basis export ada --layout webui --output /webui/embeddings
@@ -84,6 +85,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"celeb-basis {__version__}")
     add_output_options(parser, defaults=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
-    for module in (demo, learn, runs, generate, evaluate, basis, transfer, people):
+    for module in (demo, invent, learn, runs, generate, evaluate, basis, transfer, people):
         module.add_parser(commands)
     return parser

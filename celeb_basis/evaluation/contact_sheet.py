@@ -109,7 +109,7 @@ class _Sheet:
         self.text_size = max(9, min(15, self.cell // 15))
         self.side = max(120, int(self.cell * 0.85))
         """Width of the column of prompts, in pixels."""
-        self.font, self.bold = _font(self.text_size), _font(self.text_size, bold=True)
+        self.font, self.bold = page_font(self.text_size), page_font(self.text_size, bold=True)
         self.note = self.text_size * 2
         """Height of the figures under an image, in pixels."""
 
@@ -148,7 +148,7 @@ class _Sheet:
         left = self._head_left()
         if self.reference is not None:
             _paste(sheet, self.reference, (_MARGIN, _MARGIN), self._photo_side())
-        large, plain = _font(self.text_size * 5 // 3, bold=True), self.font
+        large, plain = page_font(self.text_size * 5 // 3, bold=True), self.font
         y = _MARGIN
         for line in _wrapped(pen, self.title, large, width - left - _MARGIN, 2) if self.title else []:
             pen.text((left, y), line, font=large, fill=_INK)
@@ -259,7 +259,7 @@ def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> int:
     return fits
 
 
-def _font(size: int, *, bold: bool = False) -> Any:
+def page_font(size: int, *, bold: bool = False) -> Any:
     """DejaVu Sans, which matplotlib ships and which covers most alphabets; otherwise Pillow's own font."""
     try:
         import matplotlib

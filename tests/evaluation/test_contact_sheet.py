@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from celeb_basis.errors import EvaluationError, FileError
 from celeb_basis.evaluation import EvaluationResult, ImageScores, ImageToEvaluate, contact_sheet, write_sheet
-from celeb_basis.evaluation.contact_sheet import _font, _wrapped
+from celeb_basis.evaluation.contact_sheet import _wrapped, page_font
 from celeb_basis.evaluation.metrics import mean_estimate, share_estimate
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def test_any_prompt(prompt: str) -> None:
 
 
 def test_wrapping() -> None:
-    pen, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), _font(14)
+    pen, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), page_font(14)
     text = "a photo of someone in a Donaudampfschifffahrtsgesellschaftskapitaenskajuete at sea"
     lines = _wrapped(pen, text, font, 120, 99)
     assert len(lines) > 4
