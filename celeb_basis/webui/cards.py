@@ -45,7 +45,7 @@ PAGE = "celeb_basis"
 _COVER = "ssmd_cover_images"
 """The key under which the host looks for pictures inside a file."""
 _LARGEST_SIDE = 4096
-_NOBODY = "<div class='nocards'><h1>Nobody yet: learn a person on the tab Celeb Basis.</h1></div>"
+_NOBODY = "<div class='nocards'><h1>Nobody yet: learn or invent a person on the tab Celeb Basis.</h1></div>"
 
 _Stamp = tuple[int, int, int]
 """Modification time in nanoseconds, size and inode: another stamp is another file."""

@@ -38,6 +38,8 @@ MAX_PHOTOS = 64
 """Photos of one person."""
 MAX_PREVIEWS = 4
 """Images of one blend that is not saved."""
+MAX_INVENTED = 36
+"""People of one sheet."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,56 @@ class PreviewRequest:
             raise SettingsError("The prompt has no {}: put it where the blended person is to appear.")
 
 
-def _check_ranges(request: EvaluateRequest | PreviewRequest, *ranges: tuple[str, float, float]) -> None:
+@dataclass(frozen=True)
+class InventRequest:
+    """A sheet of people who do not exist."""
+
+    way: str = "mixed"
+    """A :data:`~celeb_basis.identities.invention.Way`."""
+    groups: tuple[str, ...] = ()
+    leaning: float = 1.0
+    distance: float = 1.0
+    alike: float = 0.7
+    unlike: float = 0.4
+    sheet: str = ""
+    """The id of the job whose people ``more``, ``less`` and ``keep`` number, from 1."""
+    more: tuple[int, ...] = ()
+    less: tuple[int, ...] = ()
+    keep: tuple[int, ...] = ()
+    """People who stay where they are; their images are not generated again."""
+    count: int = 9
+    seed: int = -1
+    """Of the first person; the others follow. -1 chooses one."""
+    prompt: str = "a photo of {}"
+    """``{}`` is where the person's placeholder token goes."""
+    picture_seed: int = 0
+    """Of every image, so that they differ by the person alone."""
+    steps: int = 20
+    guidance: float = 7.5
+
+    def check(self) -> None:
+        """Raise an error that says what is wrong with the numbers, the marks or the prompt.
+
+        Raises:
+            SettingsError: A number is out of its range, marks contradict each other, or the prompt has no ``{}``.
+        """
+        _check_ranges(
+            self,
+            ("count", 1, MAX_INVENTED),
+            ("seed", -1, 2**32 - 1 - MAX_INVENTED),
+            ("picture_seed", 0, 2**32 - 1),
+            ("steps", 1, 150),
+            ("guidance", 0, 50),
+        )
+        if both := sorted(set(self.more) & set(self.less)):
+            raise SettingsError(f"Number {both[0]} is marked both more and less: choose one of the two.")
+        if "{}" not in self.prompt:
+            raise SettingsError("The prompt has no {}: put it where the invented person is to appear.")
+        if (self.more or self.less or self.keep) and not self.sheet:
+            raise SettingsError("People are marked, but of no sheet: say which job made it.")
+
+
+def _check_ranges(request: EvaluateRequest | PreviewRequest | InventRequest, *ranges: tuple[str, float, float]) -> None:
     for name, low, high in ranges:
         if not low <= getattr(request, name) <= high:
             raise SettingsError(f"{name} is {getattr(request, name)}: choose a value from {low} to {high}.")

@@ -21,6 +21,7 @@ from celeb_basis.webui.people import People
 from celeb_basis.webui.schemas import (
     BlendRequest,
     EvaluateRequest,
+    InventRequest,
     LearnRequest,
     NameTakenError,
     PreviewRequest,
@@ -28,6 +29,7 @@ from celeb_basis.webui.schemas import (
 )
 from celeb_basis.webui.tasks.basis import ModelAccess, check_components
 from celeb_basis.webui.tasks.blend import BlendTasks
+from celeb_basis.webui.tasks.invent import InventTasks
 from celeb_basis.webui.tasks.learn import LearnTasks
 from celeb_basis.webui.timings import Pace, preset_costs
 
@@ -39,8 +41,8 @@ class Service:
     """The one object behind page and API. Safe in threads.
 
     Its parts do the work: ``workspace`` knows the folders, ``faces`` the face models, ``people`` the library,
-    ``import_export`` files, ``model`` the loaded checkpoint, ``learning`` and ``blending`` their jobs. The methods here
-    are what takes several of them, most of all starting jobs.
+    ``import_export`` files, ``model`` the loaded checkpoint, ``learning``, ``blending`` and ``inventing`` their jobs. The
+    methods here are what takes several of them, most of all starting jobs.
     """
 
     def __init__(self, host: HostApp, workspace: Workspace) -> None:
@@ -51,6 +53,7 @@ class Service:
         self.learning = LearnTasks(self.model.queue, self.queue, self.faces, workspace)
         self.people = People(host, workspace, self.learning)
         self.blending = BlendTasks(self.people, self.model)
+        self.inventing = InventTasks(self.people, self.model, self.learning.job)
 
     @cached_property
     def import_export(self) -> ImportExport:
@@ -248,6 +251,30 @@ class Service:
         job = self.blending.preview_job(request)
         self.queue.submit(job, lambda job: self.blending.run_preview(job, request))
         return job
+
+    def invent(self, request: InventRequest) -> Job:
+        """Queue a sheet of people who do not exist; their images are the job's, and its result lists them.
+
+        Raises:
+            CelebBasisError: The request cannot be right.
+        """
+        job = self.inventing.invent_job(request)
+        self.queue.submit(job, lambda job: self.inventing.run(job, request))
+        return job
+
+    def save_invented(self, job_id: str, number: int, name: str = "", *, replace: bool = False) -> IdentityStatus:
+        """Add a person of a sheet to the library.
+
+        Args:
+            job_id: The job that made the sheet.
+            number: Of the person, from 1.
+            name: What the person is called; the suggested name if empty.
+            replace: Whether a person of that name is replaced.
+
+        Raises:
+            IdentityError: The name is taken or unusable, or there is no such sheet or number.
+        """
+        return self.inventing.save(job_id, number, name, replace_existing=replace)
 
     def start_basis(self, components: int = 512) -> Job:
         """Start building the loaded checkpoint's bases as a job; their summaries are its ``outcome``.

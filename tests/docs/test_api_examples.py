@@ -126,7 +126,9 @@ def test_every_example_works(app: Any, service: Service, monkeypatch: pytest.Mon
             assert service.job(shell.job).state != "failed", f"{command}: {service.job(shell.job).error}"
         if "preview.png" in command:
             assert answer.content.startswith(b"\x89PNG")
-    assert [entry.name for entry in service.people.entries()] == ["adele", "bea", "bob"], "the mixtures went together"
+    assert [entry.name for entry in service.people.entries()] == ["adele", "bea", "bob", "mira"], (
+        "the mixtures went together"
+    )
 
 
 def routes(app: Any) -> dict[tuple[str, str], re.Pattern[str]]:

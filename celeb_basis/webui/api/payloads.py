@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from celeb_basis.errors import PhotoError
 from celeb_basis.settings import EvaluationDefaults
-from celeb_basis.webui.schemas import LearnRequest, PhotoUpload, UploadedPhoto
+from celeb_basis.webui.schemas import InventRequest, LearnRequest, PhotoUpload, UploadedPhoto
 
 MAX_FILE = 32 << 20
 """Bytes of one uploaded file."""
@@ -162,6 +162,41 @@ class MixtureBody(Body):
     seed: int = 0
     steps: int = 20
     guidance: float = 7.5
+
+
+class InventBody(Body):
+    """A sheet of people who do not exist."""
+
+    way: str = Field("mixed", description="mixed or gaussian")
+    groups: list[str] = Field([], description="groups of the list of names to lean to; see GET invent/groups")
+    leaning: float = Field(1.0, description="how much, 0 to 1")
+    distance: float = Field(1.0, description="to the mean, in units of the celebrities' own; 0.25 to 2")
+    sheet: str = Field("", description="the id of the job whose people the next three number, from 1")
+    more: list[int] = Field([], description="more like these")
+    less: list[int] = Field([], description="less like those")
+    keep: list[int] = Field([], description="these stay, and their images are not generated again")
+    alike: float = Field(0.7, description="how much more, 0 to 0.95")
+    unlike: float = Field(0.4, description="how much less, 0 to 0.95")
+    count: int = Field(9, description="people, 1 to 36")
+    seed: int = Field(-1, description="of the first person; the others follow; -1 chooses one")
+    prompt: str = Field("a photo of {}", description="{} is where the person appears")
+    picture_seed: int = Field(0, description="of every image")
+    steps: int = 20
+    guidance: float = 7.5
+
+    def request(self) -> InventRequest:
+        """The request to the service."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in self}
+        return InventRequest(**values)
+
+
+class SaveInventedBody(Body):
+    """A person of a sheet to save."""
+
+    sheet: str = Field(description="the id of the job that made the sheet")
+    number: int = Field(description="of the person, from 1")
+    name: str = Field("", description="the suggested name if empty")
+    replace: bool = False
 
 
 class BasisBody(Body):

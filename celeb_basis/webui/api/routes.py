@@ -37,10 +37,12 @@ from celeb_basis.webui.api.payloads import (
     FaceModelsBody,
     FacesBody,
     FileBody,
+    InventBody,
     LearnBody,
     MixtureBody,
     NotesBody,
     RenameBody,
+    SaveInventedBody,
     decoded,
     encoded,
 )
@@ -273,7 +275,7 @@ def _json_object(text: str) -> Answer:
 
 
 def people_router(service: Service) -> APIRouter:
-    """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview."""
+    """``/people``: list, get, check, rename, notes, delete, export, import; ``/blend`` and its preview; ``/invent``."""
     router = APIRouter(
         route_class=ErrorHandlingRoute, default_response_class=AnswerResponse, tags=["Celeb Basis: people"]
     )
@@ -357,6 +359,18 @@ def people_router(service: Service) -> APIRouter:
     def preview_blend(body: MixtureBody) -> Answer:
         request = PreviewRequest(_blend(body), body.prompt, body.count, body.seed, body.steps, body.guidance)
         return service.preview_blend(request).as_dict()
+
+    @router.get("/invent/groups", summary="The groups of the list of names, to which invented people can lean")
+    def invention_groups() -> Answer:
+        return {"groups": list(service.inventing.groups())}
+
+    @router.post("/invent", summary="Invent people who do not exist, with an image of each, as a job", status_code=202)
+    def invent(body: InventBody) -> Answer:
+        return service.invent(body.request()).as_dict()
+
+    @router.post("/invent/save", summary="Add an invented person of a sheet to the library")
+    def save_invented(body: SaveInventedBody) -> Answer:
+        return service.save_invented(body.sheet, body.number, body.name, replace=body.replace).as_dict()
 
     return router
 

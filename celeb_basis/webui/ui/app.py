@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_COMPLETIONS = 12
 """Names that are offered at once."""
 
-_SUB_TABS = ("Learn", "People", "Blend", "Evaluate", "Basis")
+_SUB_TABS = ("Learn", "Invent", "People", "Blend", "Evaluate", "Basis")
 
 _log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from celeb_basis import __version__
+from celeb_basis.identities.invention import invented_recipe
 from celeb_basis.templating import DataURI, data_uri, date_text, duration, generated_image_uri, render
 
 if TYPE_CHECKING:
@@ -382,7 +383,11 @@ def cards(people: Sequence[IdentityStatus], chosen: str, pick: str, total: int) 
         total: How many people there are, those that are not shown included.
     """
     if not people:
-        return quiet("No person matches the search." if total else "No people yet. Learn one on the Learn tab.")
+        return quiet(
+            "No person matches the search."
+            if total
+            else "No people yet. Learn one on the Learn tab, or invent one on the Invent tab."
+        )
     shown = [
         {
             "name": one.name,
@@ -439,6 +444,6 @@ def _method(known: Mapping[str, Any]) -> str:
             recipe = recipe["of"]
         parts = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
         return "blended from " + ", ".join(f"{name} ({share:.0%})" for name, share in parts)
-    if known.get("source") == "imported":
-        return "imported"
-    return f"learned in {known.get('steps', 0)} steps"
+    if known.get("source") == "invented":
+        return invented_recipe(known.get("settings", {}))
+    return "imported" if known.get("source") == "imported" else f"learned in {known.get('steps', 0)} steps"
