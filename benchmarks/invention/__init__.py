@@ -1,0 +1,1 @@
+"""How good invented people are, by judges that no training saw."""
