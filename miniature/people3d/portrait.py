@@ -57,6 +57,8 @@ _UNITS_ACROSS = 3.2
 _FAR = 50.0
 _BEHIND = 0.03
 """Decimeters that teeth stay behind the skin in front of them."""
+_MOST_PIERCED = 0.25
+"""Skin that lies farther behind is seen through the open mouth: the jaw's underside, or the back of the head."""
 """Decimeters at the eyes across a picture."""
 
 
@@ -285,9 +287,7 @@ def _behind_skin(head: HeadModel, positions: Array) -> Array:
     inner |= head.is_skin & (head.mouth > 0.9)
     lips = positions[head.is_skin & (head.lips > 0.4)]
     center = (lips.min(0) + lips.max(0)) / 2
-    # Of the face alone: through the open mouth, one would see the back of the head.
-    face = (head.mouth < 0.5) & (positions[:, 2] > center[2] - 0.7)
-    outer = head.triangles[(head.materials == SKIN) & face[head.triangles].all(1)]
+    outer = head.triangles[(head.materials == SKIN) & (head.mouth[head.triangles].max(1) < 0.5)]
     scale = side / across
     x, y = scale * (positions[:, 0] - center[0]) + side / 2, side / 2 - scale * (positions[:, 1] - center[1])
     screen = np.stack([x, y, _FAR - positions[:, 2], np.ones(len(x))], 1)
@@ -299,7 +299,8 @@ def _behind_skin(head: HeadModel, positions: Array) -> Array:
     for right in (-1, 0, 1):  # the deepest skin nearby, so that triangles between the vertices stay behind it, too
         for down in (-1, 0, 1):
             z = _FAR - depth[rows[near] + down, columns[near] + right]
-            front = np.minimum(front, np.where(z < -_FAR, np.inf, z))
+            pierced = z > positions[near, 2] - _MOST_PIERCED
+            front = np.minimum(front, np.where(pierced, z, np.inf))
     result[near, 2] = np.minimum(result[near, 2], front - _BEHIND)
     return result
 
