@@ -1,4 +1,6 @@
-"""Run by the WebUI at every start: installs the packages that are missing, and changes the version of none.
+"""Installs the packages that are missing, and changes the version of none. The WebUI runs it at every start.
+
+ComfyUI-Manager runs it when it installs or updates the custom nodes; without the manager, run it with ComfyUI's Python.
 
 insightface requires onnx, and every onnx requires a newer protobuf than the WebUI pins; both work with the pinned one.
 The missing packages are therefore installed without their dependencies; those that matter are listed here as well.
@@ -10,6 +12,8 @@ import importlib
 import importlib.util
 import os
 import re
+import shlex
+import subprocess
 import sys
 from importlib import metadata
 
@@ -198,29 +202,66 @@ def say(text: str) -> None:
     print(shown.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def in_comfyui(file: str = __file__) -> bool:
+    """Whether this repository lies among ComfyUI's custom nodes."""
+    return os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(file)))) == "custom_nodes"
+
+
+def run_pip(command: str, desc: str) -> None:
+    """Run pip of this Python, as the WebUI's function of that name does.
+
+    Raises:
+        RuntimeError: It failed; the text is what it said.
+    """
+    print(f"celeb-basis: installing {desc}")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *shlex.split(command)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{done.stdout}\n{done.stderr}")
+
+
+def for_comfyui(text: str) -> str:
+    """A sentence about the WebUI, as it is in ComfyUI."""
+    again = f'run "{sys.executable}" "{os.path.abspath(__file__)}" while it is online'
+    return text.replace(WHILE_ONLINE, again).replace("the WebUI", "ComfyUI").replace("other WebUI", "other ComfyUI")
+
+
 def main() -> int:
-    """Install what is missing; a failure is printed and stops nothing, since the extension's page repeats it."""
+    """Install what is missing; a failure is printed and stops nothing, since pages and nodes repeat it."""
     try:
         import launch
+
+        run = getattr(launch, "run_pip", None)
     except ImportError:
-        print(
-            "celeb-basis: install.py is run by the WebUI; elsewhere run `python bootstrap.py setup`.", file=sys.stderr
-        )
-        return 1
+        if not in_comfyui():
+            print(
+                "celeb-basis: install.py is for the WebUI and ComfyUI; elsewhere run `python bootstrap.py setup`.",
+                file=sys.stderr,
+            )
+            return 1
+        return install_missing(run_pip, for_comfyui)
+    return install_missing(run, lambda text: text)
+
+
+def install_missing(run: object, worded: object) -> int:
+    """Install what is missing with ``run``, the launcher's ``run_pip``, and word what failed with ``worded``."""
+    assert callable(worded)
     wanted = [requirement for _, requirement in missing()]
     if not wanted:
         return 0
     if sys.prefix != sys.base_prefix:
         os.environ["PIP_USER"] = "0"  # a configuration with "user = true" would make pip refuse in a venv
-    failed = install(wanted, launch.run_pip)
+    failed = install(wanted, run)
     for said in dict.fromkeys(failed.values()):
-        say(explain([one for one in failed if failed[one] == said], said))
+        say(worded(explain([one for one in failed if failed[one] == said], said)))
     importlib.invalidate_caches()
     if not failed and (still := [requirement for _, requirement in missing() if requirement in wanted]):
-        say(
+        text = (
             f"celeb-basis: {quoted(still)} cannot be found, although pip reported no error: start the WebUI once without "
             f'--skip-install, and check for target, prefix or root in what "{sys.executable}" -m pip config list shows.'
         )
+        say(worded(text.replace("start the WebUI once without --skip-install, and ", "") if in_comfyui() else text))
     return 0
 
 

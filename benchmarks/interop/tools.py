@@ -145,6 +145,13 @@ TOOLS = (
         variable="CELEB_BASIS_COMFYUI",
     ),
     Tool(
+        "ComfyUI with the nodes",
+        ("comfyui", "--nodes"),
+        IDENTITY,
+        Syntax(_BRACKETED, "brackets"),
+        variable="CELEB_BASIS_COMFYUI",
+    ),
+    Tool(
         "InvokeAI",
         ("invokeai",),
         "invokeai",

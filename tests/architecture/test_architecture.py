@@ -49,7 +49,7 @@ CORE = (
 
 HOST_PROGRAMS = {
     *("modules", "modules_forge", "backend", "ldm_patched", "launch", "installer", "extensions_built_in"),
-    *("lora", "networks", "network", "comfy", "nodes", "folder_paths"),
+    *("lora", "networks", "network", "comfy", "nodes", "folder_paths", "comfyui_version"),
 }
 """First parts of the module names of the programs that run us."""
 
@@ -307,7 +307,7 @@ def test_nothing_is_unpickled() -> None:
 def test_modules_are_topics() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert not {name: length for name, length in lengths.items() if length > 450}
-    assert len(lengths) <= 171
+    assert len(lengths) <= 180
     assert statistics.median(lengths.values()) >= 140
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI: its own text encoders, tokenizer and embedding loader, from the folder in ``CELEB_BASIS_COMFYUI``."""
+"""ComfyUI from the folder in ``CELEB_BASIS_COMFYUI``: its own embedding loader, or, with ``--nodes``, our custom nodes."""
 
 from __future__ import annotations
 
@@ -76,6 +76,33 @@ class ComfyUI:
         return [which for which in _FOLDERS if hasattr(self.clip.cond_stage_model, which)]
 
 
+class WithNodes(ComfyUI):
+    """The same with what the node *Person to prompt* calls, and the identities in a library of its own."""
+
+    name = "ComfyUI with the nodes"
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        from celeb_basis.hosts.comfyui.model import ComfyClip
+        from celeb_basis.hosts.comfyui.people import People
+        from celeb_basis.identities.library import Library
+
+        files = next(iter(task.files.values()))
+        self.text, self.people = ComfyClip(self.clip), People(Library(files[0].parent), {})
+
+    def vectors(self, name: str) -> dict[str, torch.Tensor]:
+        """Token vectors of one identity, by text encoder."""
+        found = self.people.tokens(f"<{name}>", self.text)[f"<{name}>"]
+        return {encoder.name: rows for encoder, rows in zip(self.text.encoders, found, strict=True)}
+
+    def encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The conditioning of a prompt, by its part."""
+        from celeb_basis.hosts.comfyui.text import names_as_vectors
+
+        with names_as_vectors(self.text, self.people.tokens(prompt, self.text)) as rewrite:
+            return super().encode(rewrite(prompt))
+
+
 def _clip(sd: Any, task: Task, embeddings: str) -> Any:
     """The task's text encoders, with their sizes given explicitly; for SD1 its own loader creates and fills them."""
     encoders = ("clip_l",) if task.family == "sd1" else ("clip_l", "clip_g")
@@ -107,4 +134,7 @@ def _weights(file: Any) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main(ComfyUI)
+    nodes = "--nodes" in sys.argv
+    if nodes:
+        sys.argv.remove("--nodes")
+    main(WithNodes if nodes else ComfyUI)

@@ -1,0 +1,1 @@
+"""ComfyUI: training and prompts through the models that its nodes pass on."""

@@ -1,0 +1,283 @@
+"""The nodes in a real ComfyUI, over its HTTP API, with the workflows that ship. Run with ``CELEB_BASIS_COMFYUI`` set."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from support.comfyui import need_comfyui, with_models
+from support.comfyui_server import Server, Workflow, node_of, serving_comfyui, shipped
+
+from celeb_basis.hosts.diffusers import load_host
+from celeb_basis.identities.generated_files import GeneratedFiles
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import Library
+from celeb_basis.miniature import PHOTOS
+from celeb_basis.python_api import token_vectors
+
+LEARN, PROMPT, BLEND = "CelebBasisLearnPerson", "CelebBasisPersonToPrompt", "CelebBasisBlendPeople"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """ComfyUI whose people are in a folder that another program uses as its library too."""
+    comfyui = need_comfyui()
+    base = with_models(tmp_path_factory.mktemp("comfyui"), "miniature", "sd2")
+    for number, name in ((1, "photo"), (2, "other")):
+        (base / "input" / f"{name}.png").write_bytes((PHOTOS / f"stranger{number}.png").read_bytes())
+    Image.new("RGB", (256, 256), (90, 120, 90)).save(base / "input" / "nobody.png")
+    _save_lora(base)
+    paths = base / "paths.yaml"
+    paths.write_text(f"celeb_basis:\n    celeb_basis: {base / 'webui' / 'people'}\n", "utf-8")
+    with serving_comfyui(comfyui, base, more=["--extra-model-paths-config", str(paths)]) as running:
+        yield running
+
+
+def _save_lora(base: Path) -> None:
+    """A LoRA of one layer, in the layout of the trainers."""
+    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    weight = load_file(str(base / "models" / "checkpoints" / "miniature.safetensors"))[key]
+    name = "lora_unet_" + key.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_")
+    generator = torch.Generator().manual_seed(0)
+    down = 0.3 * torch.randn(4, weight.shape[1], generator=generator)
+    up = 0.3 * torch.randn(weight.shape[0], 4, generator=generator)
+    content = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)}
+    save_file(content, str(base / "models" / "loras" / "style.safetensors"))
+
+
+@pytest.fixture
+def people(server: Server) -> Iterator[Library]:
+    """The library, as this process sees it; empty again afterwards."""
+    library = Library(server.base / "webui" / "people")
+    yield library
+    for name in library.names():
+        library.delete(name)
+
+
+def learning(name: str, **inputs: Any) -> Workflow:
+    """The workflow that ships, with consent."""
+    workflow = shipped("learn_person")
+    node_of(workflow, LEARN).update({"name": name, "consent": True, **inputs})
+    return workflow
+
+
+def hashes(server: Server, *, lora: bool = False) -> dict[str, Any]:
+    """All weights as ComfyUI has them now, and what is marked on them."""
+    workflow = with_hash({"1": shipped("learn_person")["1"]}, lora=lora)
+    found: dict[str, Any] = json.loads(server.succeed(workflow)["hash"]["hashes"][0])
+    return found
+
+
+def with_hash(workflow: Workflow, *, lora: bool = False) -> Workflow:
+    source = "lora" if lora else "1"
+    if lora:
+        workflow["lora"] = lora_loader()
+    inputs = {"model": [source, 0], "clip": [source, 1], "vae": ["1", 2]}
+    return workflow | {"hash": {"class_type": "TestHashOfWeights", "inputs": inputs}}
+
+
+def lora_loader() -> dict[str, Any]:
+    inputs = {"lora_name": "style.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
+    return {"class_type": "LoraLoader", "inputs": {**inputs, "model": ["1", 0], "clip": ["1", 1]}}
+
+
+def test_nobody_is_learned_without_consent(server: Server, people: Library) -> None:
+    workflow = learning("ada", consent=False)
+    assert "switch consent on if everyone in the photo has agreed" in server.refused(workflow)
+    assert not people.names()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the workflow that ships made."""
+
+    person: Identity
+    outputs: dict[str, Any]
+    texts: list[str]
+    """What was shown on the node."""
+    progress: list[tuple[int, int]]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    """All weights before and after."""
+
+
+@pytest.fixture(scope="module")
+def learned(server: Server) -> Learned:
+    """The person whom the workflow that ships learns."""
+    before, texts, done = hashes(server), [], []
+    with server.listening("page") as messages:
+        prompt = server.queue(learning("ada", consent_note="Ada said yes."), "page")
+        for message in messages:
+            data = message.get("data") or {}
+            if message["type"] == "text" and message["node"] == "3":
+                texts.append(message["text"])
+            elif message["type"] == "progress" and data.get("node") == "3":
+                done.append((data["value"], data["max"]))
+            elif message["type"] in ("execution_success", "execution_error") and data["prompt_id"] == prompt:
+                break
+    ended = server.ended(prompt)
+    assert ended.status == "success", ended.messages.get("execution_error")
+    person = Library(server.base / "webui" / "people").load("ada")
+    return Learned(person, ended.outputs, texts, done, before, hashes(server))
+
+
+def test_the_shipped_workflow_learns_a_person_and_generates(server: Server, learned: Learned) -> None:
+    assert learned.after == learned.before
+    assert (learned.before["forwards"], learned.before["casts"]) == (0, 0)
+    (picture,) = learned.outputs["9"]["images"]
+    with Image.open(server.base / "output" / picture["filename"]) as image:
+        assert image.size == (64, 64)
+    person = learned.person
+    assert person.metadata.consent == "Ada said yes."
+    assert (person.metadata.family, person.metadata.base_model, person.metadata.steps) == ("sd1", "miniature", 4)
+    assert person.metadata.thumbnail
+    # The digest is the file's, as in every other program: the vectors serve there as they are, bit for bit.
+    file = server.base / "models" / "checkpoints" / "miniature.safetensors"
+    model = load_host(file, device="cpu")
+    assert person.metadata.base_sha256 == model.info.sha256
+    (stored,) = person.token_vectors()
+    assert torch.equal(token_vectors(person, model)["clip_l"], stored)
+    embedding = server.base / "models" / "embeddings" / "celeb_basis" / "ada.safetensors"
+    assert torch.equal(load_file(str(embedding))["emb_params"], stored)
+    noted = GeneratedFiles(server.base / "webui" / "people").of("ada")
+    assert [(one.path, one.kind) for one in noted] == [(embedding, "embedding")]
+    assert not list(server.base.rglob("image 1.png")), "photos are not kept"
+
+
+def test_progress_is_shown_on_the_node(learned: Learned) -> None:
+    assert (4, 4) in learned.progress
+    assert any(text.startswith("Learning ada: step 4 of 4") for text in learned.texts)
+    assert any(text.startswith("<ada> was learned in 4 steps.") for text in learned.texts)
+
+
+def test_a_person_in_a_prompt_is_bit_for_bit_the_embedding(server: Server, people: Library, learned: Learned) -> None:
+    people.add(learned.person)
+    texts = ("a photo of <ada>, smiling", "a photo of embedding:ada, smiling", "a photo of nobody, smiling")
+    pictures = []
+    for kind, text in zip((PROMPT, "CLIPTextEncode", "CLIPTextEncode"), texts, strict=True):
+        workflow = shipped("learn_person")
+        del workflow["2"], workflow["3"]
+        workflow["4"] = {"class_type": kind, "inputs": {"clip": ["1", 1], "text": text}}
+        (picture,) = server.succeed(workflow)["9"]["images"]
+        with Image.open(server.base / "output" / picture["filename"]) as image:
+            pictures.append(image.tobytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_a_person_of_the_library_is_used_and_learned_again_on_demand(
+    server: Server, people: Library, learned: Learned
+) -> None:
+    people.add(learned.person)
+    server.succeed(learning("ADA"))
+    assert people.load("ada").content_hash == learned.person.content_hash
+    server.succeed(learning("ada", existing="learn again", steps=2))
+    assert people.load("ada").metadata.steps == 2
+    people.delete("ada")
+    server.succeed(learning("ada", steps=3))
+    people.delete("ada")
+    server.succeed(learning("ada", steps=3))
+    assert people.names() == ("ada",), "deleted elsewhere, so learned once more"
+
+
+def test_interrupting_leaves_everything_as_it_was(server: Server, people: Library) -> None:
+    before = hashes(server)
+    with server.listening("interrupt") as messages:
+        prompt = server.queue(learning("ada", steps=4000), "interrupt")
+        for message in messages:
+            if message["type"] == "text" and "step 2 of 4000" in message["text"]:
+                break
+        server.call("POST", "/interrupt")
+    ended = server.ended(prompt)
+    assert "execution_interrupted" in ended.messages
+    assert not people.names()
+    assert hashes(server) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"photo": "nobody.png"}, "No face was found"),
+        ({"name": "a/b"}, "a/b"),
+        ({"size": 72}, "72"),
+        ({"faces": "antelopev2"}, "switch accept_face_license on"),
+    ],
+)
+def test_a_failure_leaves_everything_as_it_was(
+    server: Server, people: Library, changes: dict[str, Any], expected: str
+) -> None:
+    before = hashes(server)
+    workflow = learning("ada", **{key: value for key, value in changes.items() if key != "photo"})
+    if "photo" in changes:
+        node_of(workflow, "LoadImage")["image"] = changes["photo"]
+    error = server.run(workflow).error
+    assert expected in error
+    assert error.endswith("."), error
+    assert not people.names()
+    assert hashes(server) == before
+
+
+def test_a_lora_is_learned_with_and_put_back(server: Server, people: Library, learned: Learned) -> None:
+    plain, patched = hashes(server), hashes(server, lora=True)
+    assert plain["unet"] != patched["unet"]
+    workflow = learning("ada", model=["lora", 0], clip=["lora", 1]) | {"lora": lora_loader()}
+    server.succeed(workflow)
+    assert hashes(server, lora=True) == patched
+    assert hashes(server) == plain
+    with_lora = people.load("ada")
+    assert with_lora.metadata.base_model == "miniature"
+    assert with_lora.metadata.base_sha256 != learned.person.metadata.base_sha256
+    assert not torch.equal(with_lora.token_vectors()[0], learned.person.token_vectors()[0])
+
+
+def person_named(people: Library, known: Identity, *names: str) -> None:
+    for name in names:
+        people.add(replace(known, name=name))
+
+
+def test_two_programs_share_the_people(server: Server, people: Library, learned: Learned) -> None:
+    """Each sees whom the other adds, and of many that both add at once none is lost."""
+    known = learned.person
+    person_named(people, known, "ada", "Ben Two")
+    _, about = server.call("GET", "/object_info/CelebBasisLoadPerson")
+    assert about["CelebBasisLoadPerson"]["input"]["required"]["person"][0] == ["Ben Two", "ada"]
+    blending = shipped("blend_people")
+    node_of(blending, "CelebBasisLoadPerson")["person"] = "ada"
+    blending["3"]["inputs"]["person"] = "Ben Two"
+    adding = threading.Thread(target=person_named, args=(people, known, *(f"mine{number}" for number in range(12))))
+    adding.start()
+    for number in range(6):
+        node_of(blending, BLEND).update(name=f"theirs{number}", save=True)
+        blending["5"]["inputs"]["text"] = "<person> <person_2>"
+        server.succeed(blending)
+    adding.join()
+    expected = {"ada", "Ben Two", *(f"mine{n}" for n in range(12)), *(f"theirs{n}" for n in range(6))}
+    assert set(people.names()) == expected
+    assert all(one.available for one in people.entries())
+    blend = people.load("theirs0")
+    assert blend.metadata.source == "blended"
+    assert "ada: " in blend.metadata.consent
+    node_of(blending, BLEND)["amount"] = 0.25
+    assert "already an identity 'theirs5'" in server.run(blending).error
+
+
+def test_people_who_are_not_there_or_do_not_fit_are_named(server: Server, people: Library, learned: Learned) -> None:
+    people.add(learned.person)
+    blending = shipped("blend_people")
+    assert "There is no identity 'ben' in" in server.refused(blending)
+    blending["3"]["inputs"]["person"] = "ada"
+    blending["5"]["inputs"]["text"] = "a photo of <person>"
+    assert "write <person_2> or <blend>" in server.run(blending).error
+    other = shipped("blend_people", checkpoint="sd2")
+    other["5"]["inputs"] = {"clip": ["1", 1], "text": "a photo of <ada>"}
+    for node in ("2", "3", "4"):
+        del other[node]
+    error = server.run(other).error
+    assert "'ada' was made for miniature (sd1), but sd2 is sd2" in error

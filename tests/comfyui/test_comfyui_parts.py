@@ -1,0 +1,194 @@
+"""What the custom nodes consist of, without a ComfyUI: the entry point, the installer, the shipped workflows, the graph."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeb_basis.errors import HostError
+from celeb_basis.hosts.comfyui import modules
+from celeb_basis.hosts.comfyui.graph import UNKNOWN, Source, source_of
+from celeb_basis.hosts.comfyui.text import _with_words as with_words
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / "comfyui" / "workflows").glob("*.api.json"))
+
+
+def test_the_entry_point_does_nothing_outside_of_comfyui(tmp_path: Path) -> None:
+    script = f"""
+import importlib.util, sys
+before = set(sys.modules)
+spec = importlib.util.spec_from_file_location("anything", {str(ROOT / "__init__.py")!r})
+module = importlib.util.module_from_spec(spec)
+sys.modules["anything"] = module
+spec.loader.exec_module(module)
+print(module.NODE_CLASS_MAPPINGS, sorted(name for name in set(sys.modules) - before if "celeb" in name or "torch" in name))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{} []"
+
+
+def test_the_package_of_this_folder_is_loaded_and_no_other(tmp_path: Path) -> None:
+    script = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("nodes_of", {str(ROOT / "comfyui" / "__init__.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.load_package()
+from celeb_basis.settings import PRESETS
+import celeb_basis
+print(celeb_basis.__file__, {str(ROOT)!r} in sys.path)
+module.load_package()
+celeb_basis.__file__ = "/elsewhere/celeb_basis/__init__.py"
+try:
+    module.load_package()
+except ImportError as error:
+    print(error)
+"""
+    # Without anything else on the path, such as this repository's own entry in an environment for development.
+    command = [sys.executable, "-I", "-S", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == f"{ROOT / 'celeb_basis' / '__init__.py'} False", (
+        "tests and scripts of this repository stay out of the way"
+    )
+    assert "from /elsewhere/celeb_basis/__init__.py: keep one of them" in second
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_shipped_workflow_is_the_same_in_both_forms(path: Path) -> None:
+    """The form for the page holds the nodes, links and values of the one for the API."""
+    api = json.loads(path.read_text("utf-8"))
+    page = json.loads(path.with_name(path.name.replace(".api", "")).read_text("utf-8"))
+    nodes = {str(node["id"]): node for node in page["nodes"]}
+    links = {link[0]: link for link in page["links"]}
+    assert {key for key in nodes if nodes[key]["type"] != "MarkdownNote"} == set(api)
+    for key, node in api.items():
+        assert nodes[key]["type"] == node["class_type"]
+        inputs = {one["name"]: one for one in nodes[key]["inputs"]}
+        values = list(nodes[key]["widgets_values"])
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                _, source, slot, target, place, _ = links[inputs[name]["link"]]
+                assert [str(source), slot] == value
+                assert (str(target), nodes[key]["inputs"][place]["name"]) == (key, name)
+            else:
+                assert value in values, (name, value)
+    learns = [node["inputs"] for node in api.values() if node["class_type"] == "CelebBasisLearnPerson"]
+    assert all(one["consent"] is False and one["accept_face_license"] is False for one in learns)
+
+
+def test_the_models_source_is_read_off_the_workflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths = types.SimpleNamespace(get_full_path=lambda folder, name: str(tmp_path / folder / name))
+    monkeypatch.setitem(sys.modules, "folder_paths", paths)
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sub\\some.v2.safetensors"}}
+    lora = {"class_type": "LoraLoader", "inputs": {"lora_name": "x", "model": ["1", 0], "clip": ["1", 1]}}
+    unet = {"class_type": "UNETLoader", "inputs": {"unet_name": "flux.safetensors"}}
+    merge = {"class_type": "ModelMergeSimple", "inputs": {"model1": ["1", 0], "model2": ["1", 0]}}
+    circle = {"class_type": "X", "inputs": {"model": ["6", 0]}}
+    prompt = {"1": loader, "2": lora, "3": unet, "4": merge, "6": circle}
+
+    def found(place: Any, name: str = "model") -> Source:
+        return source_of({**prompt, "9": {"class_type": "ours", "inputs": {name: place}}}, "9", name)
+
+    file = tmp_path / "checkpoints" / "sub\\some.v2.safetensors"
+    assert found(["1", 0]) == Source("some.v2", file)
+    with_lora = found(["2", 1], "clip")
+    assert (with_lora.name, with_lora.file) == ("some.v2", file)
+    assert json.loads(with_lora.changes[0]) == ["LoraLoader", {"lora_name": "x"}]
+    assert found(["3", 0]) == Source("flux", None)
+    for place in (["4", 0], ["6", 0], ["7", 0], "text", None):
+        assert found(place) == UNKNOWN
+    assert source_of(None, None, "model") == UNKNOWN
+
+
+def test_names_become_words_between_spaces() -> None:
+    numbers = {"<ada>": 0, "<ada b>": 1}
+    word = "embedding:celeb-basis-person-"
+    assert with_words("(<ada>'s hat:1.2), <ada b>", numbers) == f"( {word}0 's hat:1.2),  {word}1 "
+    assert with_words("<ada:0.8> <lora:x:1> <eve:2>", numbers) == f"( {word}0 :0.8) <lora:x:1> <eve:2>"
+    assert with_words("no one", {}) == "no one"
+
+
+def test_outside_of_comfyui_a_sentence_says_so() -> None:
+    with pytest.raises(HostError, match="The module folder_paths was not found: this is not a ComfyUI"):
+        modules.comfy_module("folder_paths")
+
+
+def test_a_class_that_is_not_there_is_named_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "comfyui_version", types.SimpleNamespace(__version__="9.1"))
+    monkeypatch.setitem(sys.modules, "folder_paths", types.ModuleType("folder_paths"))
+    expected = (
+        r"The class folder_paths.Missing was not found in this ComfyUI \(9.1\): Celeb Basis was made for ComfyUI 0.3.64"
+    )
+    with pytest.raises(HostError, match=expected):
+        modules.comfy_part("folder_paths", "Missing")
+    with pytest.raises(HostError, match=r"list\.tokenize was not found in this ComfyUI \(9.1\)"):
+        modules.method_of([], "tokenize")
+
+
+def installer(folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str, says: tuple[int, str]) -> list[list[str]]:
+    """Run ``install.py`` from ``folder`` with pip's answer; returns the commands."""
+    monkeypatch.delitem(sys.modules, "launch", raising=False)
+    (folder / "install.py").write_text((ROOT / "install.py").read_text("utf-8"), "utf-8")
+    code = runpy.run_path(str(folder / "install.py"), run_name="installer")
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return types.SimpleNamespace(returncode=says[0], stdout="", stderr=says[1])
+
+    names = code["main"].__globals__
+    monkeypatch.setitem(names, "subprocess", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(names, "is_there", lambda module: module != missing)
+    monkeypatch.setattr(code["metadata"], "version", lambda _: "1.26.2")
+    commands.append([str(code["main"]())])
+    return commands
+
+
+def test_comfyui_manager_installs_what_is_missing_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "custom_nodes" / "celeb-basis"
+    folder.mkdir(parents=True)
+    assert installer(folder, monkeypatch, "", (0, "")) == [["0"]]
+    pip, ended = installer(folder, monkeypatch, "insightface", (0, ""))
+    assert pip[:4] == [sys.executable, "-m", "pip", "install"]
+    assert "--no-deps" in pip
+    assert pip[-1] == "insightface==2.1"
+    assert ended == ["0"]
+    assert not (ROOT / "requirements.txt").exists(), "the manager would install it with everything that it asks for"
+
+
+def test_comfyui_users_are_not_sent_to_the_webui(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "custom_nodes" / "celeb-basis"
+    folder.mkdir(parents=True)
+    assert installer(folder, monkeypatch, "onnx", (1, "ERROR: No route to host"))[-1] == ["0"]
+    said = capsys.readouterr().out
+    assert "WebUI" not in said
+    assert f'run "{sys.executable}" "{folder / "install.py"}" while it is online' in said
+
+
+def test_elsewhere_the_installer_says_what_it_is_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert installer(tmp_path, monkeypatch, "onnx", (0, "")) == [["1"]]
+    assert "is for the WebUI and ComfyUI" in capsys.readouterr().err
+
+
+def test_the_nodes_import_nothing_of_comfyui_themselves() -> None:
+    for path in (ROOT / "__init__.py", *(ROOT / "comfyui").glob("*.py")):
+        text = path.read_text("utf-8")
+        assert not re.search(r"^\s*(import|from) (comfy|nodes|folder_paths|server|execution)\b", text, re.M), path
+    assert importlib.util.find_spec("celeb_basis.hosts.comfyui.modules")
