@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 from celeb_basis.errors import CelebBasisError
@@ -130,7 +129,10 @@ class LearnPerson:
     @classmethod
     def IS_CHANGED(cls, name: str = "", existing: str = USE, **_: Any) -> str | float:
         """The person's file counts where it is used: another program may have changed it. Who was deleted is not kept."""
-        return people.stamp_of_person(name) or math.nan if existing == USE else ""
+        if existing != USE:
+            return ""
+        # Not math.nan: ComfyUI compares tuples, in which one and the same object equals itself.
+        return people.stamp_of_person(name) or float("nan")
 
     def learn(
         self,

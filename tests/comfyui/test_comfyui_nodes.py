@@ -55,9 +55,14 @@ def _save_lora(base: Path) -> None:
 
 @pytest.fixture
 def people(server: Server) -> Iterator[Library]:
-    """The library, as this process sees it; empty again afterwards."""
+    """The library, as this process sees it; empty before and afterwards."""
     library = Library(server.base / "webui" / "people")
+    _clear(library)
     yield library
+    _clear(library)
+
+
+def _clear(library: Library) -> None:
     for name in library.names():
         library.delete(name)
 
