@@ -271,7 +271,8 @@ class PersonToPrompt:
 
         given = {"person": person, "person_2": person_2, "person_3": person_3}
         connected = {name: one for name, one in given.items() if one is not None}
-        return (people.conditioning(text, ComfyClip(clip, source_of(prompt, node, "clip")), connected),)
+        clip_of = ComfyClip(clip, source_of(prompt, node, "clip"))
+        return (people.conditioning(text, clip_of, connected, app.NodeProgress(node).say),)
 
 
 class BlendPeople:

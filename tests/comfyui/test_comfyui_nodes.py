@@ -282,6 +282,11 @@ def test_people_who_are_not_there_or_do_not_fit_are_named(server: Server, people
     blending["3"]["inputs"]["person"] = "ada"
     blending["5"]["inputs"]["text"] = "a photo of <person>"
     assert "write <person_2> or <blend>" in server.run(blending).error
+    blending["5"]["inputs"]["text"] = "<person>, <person_2> and <person_3>"
+    assert "names <person_3>, but nobody is connected there" in server.run(blending).error
+    blending["5"]["inputs"]["text"] = "<person>, <person_2>, <lora:ada:1>, <adda>"
+    server.succeed(blending)
+    assert "<adda> is read as text: nobody in your library has this name. Did you mean <ada>?" in server.log.read_text()
     other = shipped("blend_people", checkpoint="sd2")
     other["5"]["inputs"] = {"clip": ["1", 1], "text": "a photo of <ada>"}
     for node in ("2", "3", "4"):

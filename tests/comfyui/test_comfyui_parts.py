@@ -192,3 +192,17 @@ def test_the_nodes_import_nothing_of_comfyui_themselves() -> None:
         text = path.read_text("utf-8")
         assert not re.search(r"^\s*(import|from) (comfy|nodes|folder_paths|server|execution)\b", text, re.M), path
     assert importlib.util.find_spec("celeb_basis.hosts.comfyui.modules")
+
+
+def test_nothing_is_imported_that_a_comfyui_lacks() -> None:
+    """ComfyUI asks for transformers, but neither for diffusers nor for what only reports and the command line use."""
+    script = """
+import sys
+for name in ("diffusers", "accelerate", "open_clip", "matplotlib", "ray", "gradio", "fastapi", "psutil"):
+    sys.modules[name] = None
+from celeb_basis.hosts.comfyui import app, forward_passes, graph, host, learn, model, people, text
+print("all")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "all", done.stderr

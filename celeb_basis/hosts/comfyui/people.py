@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import ModelInfo, PlaceholderTokens
-from celeb_basis.errors import CelebBasisError, IdentityError
+from celeb_basis.errors import CelebBasisError, IdentityError, printable
 from celeb_basis.files import bases_cache
 from celeb_basis.hosts.comfyui.app import library, name_lists
 from celeb_basis.hosts.comfyui.text import encode_scheduled, names_as_vectors
@@ -21,10 +22,13 @@ from celeb_basis.identities.blending import add_blend, blend
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library, Listing, name_key
 from celeb_basis.prompts.registry import Checkpoint, Fitting
-from celeb_basis.prompts.syntax import bracketed_in, check_new_name
+from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name
+from celeb_basis.prompts.unknown import likely_mistake
 
 if TYPE_CHECKING:
     from celeb_basis.hosts.comfyui.model import ComfyClip
+
+_log = logging.getLogger(__name__)
 
 _INPUTS = ("person", "person_2", "person_3")
 """The inputs for people, which are also how a prompt may name them."""
@@ -82,7 +86,7 @@ class People:
 
     def in_prompt(self, prompt: str) -> Iterator[tuple[str, Identity]]:
         """Every name that a prompt holds, as typed, with whom it means."""
-        for typed in dict.fromkeys(content.partition(":")[0] for content in bracketed_in(prompt)):
+        for typed in dict.fromkeys(_names_in(prompt)):
             if (identity := self.find(typed)) is not None:
                 yield typed, identity
 
@@ -90,10 +94,16 @@ class People:
         """The placeholder tokens of a prompt with their vectors.
 
         Raises:
-            IdentityError: A connected person is not named.
+            IdentityError: A connected person is not named, or one is named who is not connected.
             WrongModelError: A person does not fit the CLIP.
         """
         named = dict(self.in_prompt(prompt))
+        for typed in _names_in(prompt):
+            if typed in _INPUTS and typed not in named:
+                raise IdentityError(
+                    f"The text names <{typed}>, but nobody is connected there: connect a person, or write <name> with the name "
+                    "of one in the library."
+                )
         for name, identity in self.connected.items():
             if all(other is not identity for other in named.values()):
                 raise IdentityError(
@@ -102,19 +112,41 @@ class People:
                 )
         return {f"<{typed}>": token_vectors(identity, clip) for typed, identity in named.items()}
 
+    def mistakes(self, prompt: str) -> tuple[str, ...]:
+        """A sentence for each tag that nobody has but that is likely to be meant for a person of the library."""
+        known = {name_key(name): name for name in self.folder.names()}
+        found = {}
+        for typed in _names_in(prompt):
+            if self.find(typed) is None and (reason := likely_mistake(name_key(typed.strip()), known, {})):
+                found[typed] = f"<{typed}> is read as text: {reason}"
+        return tuple(found.values())
 
-def conditioning(prompt: str, clip: ComfyClip, connected: Mapping[str, Identity]) -> Any:
+
+def _names_in(prompt: str) -> list[str]:
+    """What stands in angle brackets, as far as it may be a name; not ``<lora:style:1>`` and the like."""
+    parts = (content.partition(":") for content in bracketed_in(prompt))
+    return [name for name, colon, _ in parts if not (colon and name.strip() in NETWORKS)]
+
+
+def conditioning(
+    prompt: str, clip: ComfyClip, connected: Mapping[str, Identity], warn: Callable[[str], None] = lambda _: None
+) -> Any:
     """ComfyUI's CONDITIONING of a prompt with its people in place.
 
     Args:
         prompt: The prompt, in ComfyUI's syntax; ``<name>`` and ``<name:0.8>`` name a person.
         clip: The text encoders.
         connected: People who are connected to the node, by the name of the input.
+        warn: Called with a sentence about every name that is likely to be a mistake.
 
     Raises:
         CelebBasisError: A person does not fit, or is connected and not named.
     """
-    tokens = People(library(), connected).tokens(prompt, clip)
+    people = People(library(), connected)
+    tokens = people.tokens(prompt, clip)
+    for sentence in people.mistakes(prompt):
+        _log.warning("%s", printable(sentence))
+        warn(sentence)
     with names_as_vectors(clip, tokens) as rewrite:
         return encode_scheduled(clip, rewrite(prompt))
 
@@ -122,7 +154,7 @@ def conditioning(prompt: str, clip: ComfyClip, connected: Mapping[str, Identity]
 def state_of(prompt: str) -> str:
     """Changes whenever a file changes of someone whom the prompt names: ComfyUI then encodes it again."""
     listing = Listing(library().folder)
-    found = (listing.find(content.partition(":")[0]) for content in bracketed_in(prompt))
+    found = (listing.find(typed) for typed in _names_in(prompt))
     return " ".join(stamp_of(Path(one[1])) for one in found if one is not None)
 
 
