@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.hosts.comfyui import app, people
-from celeb_basis.hosts.comfyui.graph import source_of
+from celeb_basis.hosts.comfyui import app
+from celeb_basis.hosts.comfyui.host import ComfyHost
+from celeb_basis.hosts.comfyui.model import ComfyClip, ComfyModel
+from celeb_basis.hosts.comfyui.modules import source_of
 from celeb_basis.settings import PRESETS
 
 PERSON = "CELEB_BASIS_PERSON"
@@ -122,9 +124,7 @@ class LearnPerson:
     @classmethod
     def VALIDATE_INPUTS(cls, consent: bool | None = None) -> bool | str:
         """Refuse before anything is loaded, if consent is missing."""
-        from celeb_basis.hosts.comfyui.learn import NO_CONSENT
-
-        return NO_CONSENT if consent is False else True
+        return app.NO_CONSENT if consent is False else True
 
     @classmethod
     def IS_CHANGED(cls, name: str = "", existing: str = USE, **_: Any) -> str | float:
@@ -132,7 +132,7 @@ class LearnPerson:
         if existing != USE:
             return ""
         # Not math.nan: ComfyUI compares tuples, in which one and the same object equals itself.
-        return people.stamp_of_person(name) or float("nan")
+        return app.stamp_of_person(name) or float("nan")
 
     def learn(
         self,
@@ -154,9 +154,7 @@ class LearnPerson:
         node: str | None = None,
     ) -> tuple[Any, str]:
         """Learn the person, or use the one in the library."""
-        from celeb_basis.hosts.comfyui.learn import LearnRequest, learn
-
-        request = LearnRequest(
+        request = app.LearnRequest(
             name=name,
             photos=image,
             preset=preset,
@@ -171,13 +169,10 @@ class LearnPerson:
         )
 
         def opened() -> Any:
-            from celeb_basis.hosts.comfyui.host import ComfyHost
-            from celeb_basis.hosts.comfyui.model import ComfyModel
-
             sources = source_of(prompt, node, "model"), source_of(prompt, node, "clip")
             return ComfyHost(ComfyModel(model, clip, vae, *sources))
 
-        return learn(request, opened, app.NodeProgress(node))
+        return app.learn(request, opened, app.NodeProgress(node))
 
 
 class LoadPerson:
@@ -212,7 +207,7 @@ class LoadPerson:
     @classmethod
     def IS_CHANGED(cls, person: str = "") -> str:
         """The person's file counts."""
-        return people.stamp_of_person(person)
+        return app.stamp_of_person(person)
 
     def load(self, person: str) -> tuple[Any]:
         """Read the person's file."""
@@ -254,7 +249,7 @@ class PersonToPrompt:
     @classmethod
     def IS_CHANGED(cls, text: str | None = None, **_: Any) -> str:
         """The files of the people who are named count."""
-        return people.state_of(text or "")
+        return app.state_of(text or "")
 
     def encode(
         self,
@@ -267,12 +262,10 @@ class PersonToPrompt:
         node: str | None = None,
     ) -> tuple[Any]:
         """Encode the prompt as *CLIP Text Encode* does."""
-        from celeb_basis.hosts.comfyui.model import ComfyClip
-
         given = {"person": person, "person_2": person_2, "person_3": person_3}
         connected = {name: one for name, one in given.items() if one is not None}
         clip_of = ComfyClip(clip, source_of(prompt, node, "clip"))
-        return (people.conditioning(text, clip_of, connected, app.NodeProgress(node).say),)
+        return (app.conditioning(text, clip_of, connected, app.NodeProgress(node).say),)
 
 
 class BlendPeople:
@@ -330,11 +323,9 @@ class BlendPeople:
         node: str | None = None,
     ) -> tuple[Any]:
         """Blend the two in the connected text encoders' celeb basis."""
-        from celeb_basis.hosts.comfyui.model import ComfyClip
-
         clip_of = ComfyClip(clip, source_of(prompt, node, "clip"))
         parts = [(person, 1 - amount), (person_2, amount)]
-        return (people.blended(parts, clip_of, name=name, keep_radius=keep_radius, save=save, replace=replace),)
+        return (app.blended(parts, clip_of, name=name, keep_radius=keep_radius, save=save, replace=replace),)
 
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {

@@ -16,8 +16,8 @@ import pytest
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.comfyui import modules
-from celeb_basis.hosts.comfyui.graph import UNKNOWN, Source, source_of
-from celeb_basis.hosts.comfyui.text import _with_words as with_words
+from celeb_basis.hosts.comfyui.host import _with_words as with_words
+from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, source_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "comfyui" / "workflows").glob("*.api.json"))
@@ -200,7 +200,7 @@ def test_nothing_is_imported_that_a_comfyui_lacks() -> None:
 import sys
 for name in ("diffusers", "accelerate", "open_clip", "matplotlib", "ray", "gradio", "fastapi", "psutil"):
     sys.modules[name] = None
-from celeb_basis.hosts.comfyui import app, forward_passes, graph, host, learn, model, people, text
+from celeb_basis.hosts.comfyui import app, host, model, modules
 print("all")
 """
     command = [sys.executable, "-c", script]

@@ -18,13 +18,12 @@ import torch
 from support.comfyui_inside import loaded, start
 from support.reporting import failures
 
-from celeb_basis.diffusion_model import GenerationRequest
+from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.comfyui import forward_passes
-from celeb_basis.hosts.comfyui.graph import UNKNOWN, Source
-from celeb_basis.hosts.comfyui.host import ComfyHost
+from celeb_basis.hosts.comfyui import host as host_module
+from celeb_basis.hosts.comfyui.host import ComfyHost, encode_scheduled, names_as_vectors
 from celeb_basis.hosts.comfyui.model import ComfyClip, ComfyModel
-from celeb_basis.hosts.comfyui.text import encode_scheduled, names_as_vectors
+from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source
 from celeb_basis.hosts.diffusers import load_host
 
 PlaceholderTokens = dict[str, list[torch.Tensor]]
@@ -179,7 +178,8 @@ def check_it_computes_what_diffusers_computes(one: Loaded) -> None:
     ours, theirs = one.host, load_host(one.file, device="cpu", dtype="fp32")
     assert ours.info.sha256 == theirs.info.sha256
     assert (ours.info.family, ours.info.resolution) == (theirs.info.family, theirs.info.resolution)
-    assert ours.info.size_multiple == theirs.info.size_multiple
+    for about in ("size_multiple", "vae_scale_factor", "latent_channels"):
+        assert getattr(ours.info, about) == getattr(theirs.info, about)
     assert ours.schedule.prediction == theirs.schedule.prediction
     torch.testing.assert_close(ours.schedule.alphas_cumprod, theirs.schedule.alphas_cumprod, rtol=1e-4, atol=1e-6)
     texts = ["a photo of", "<v>, Tom Hanks's hat"]
@@ -194,6 +194,10 @@ def check_it_computes_what_diffusers_computes(one: Loaded) -> None:
     mine, other = ours.encode_images(pictures), theirs.encode_images(pictures)
     torch.testing.assert_close(mine.mean, other.mean, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(mine.std, other.std, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ours.decode_latents(mine.mean), theirs.decode_latents(mine.mean), rtol=1e-2, atol=2e-3)
+    again = ComfyClip(loaded(one.name)[1])
+    digests = {text_encoders_sha256(host) for host in (ours, types.SimpleNamespace(text_encoders=again.encoders))}
+    assert len(digests) == 1, "the same whenever the checkpoint is loaded"
 
 
 def check_gradients_are_right(one: Loaded) -> None:
@@ -296,17 +300,17 @@ def check_a_failure_leaves_nothing_behind(one: Loaded) -> None:
         raise RuntimeError("in the middle")
         yield
 
-    ordinary = forward_passes.gradients_through
+    ordinary = host_module.gradients_through
     for place in ("prepared", "trained"):
         try:
             if place == "prepared":
-                forward_passes.gradients_through = failing
+                host_module.gradients_through = failing
             with one.host.prepare_for_training("bf16", checkpointing=True):
                 raise RuntimeError("in the middle")
         except RuntimeError as error:
             raised = str(error)
         finally:
-            forward_passes.gradients_through = ordinary
+            host_module.gradients_through = ordinary
         assert raised == "in the middle"
         _as_before(one, before, values, flags)
     with one.host.prepare_for_training("fp32"):
@@ -360,6 +364,12 @@ def check_latents_are_comfyuis(one: Loaded) -> None:
     torch.testing.assert_close(ours.mean, theirs.clone(), rtol=1e-4, atol=1e-5)
     assert ours.mean.shape == ours.std.shape == (2, 4, 8, 8)
     assert bool((ours.std > 0).all())
+    with torch.inference_mode():
+        decoded = one.vae.decode(one.model.model.process_latent_out(ours.mean)).movedim(-1, 1)
+    pictures = one.host.decode_latents(ours.mean)
+    torch.testing.assert_close((pictures / 2 + 0.5).clamp(0, 1), decoded.clone(), rtol=1e-4, atol=1e-4)
+    assert not pictures.is_inference()
+    refused("cannot be decoded", lambda: one.host.decode_latents(torch.zeros(4, 8, 8)))
     refused("multiple of 8", lambda: one.host.encode_images(torch.zeros(1, 3, 60, 64)))
 
 

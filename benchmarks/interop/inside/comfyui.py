@@ -83,8 +83,8 @@ class WithNodes(ComfyUI):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
+        from celeb_basis.hosts.comfyui.app import People
         from celeb_basis.hosts.comfyui.model import ComfyClip
-        from celeb_basis.hosts.comfyui.people import People
         from celeb_basis.identities.library import Library
 
         files = next(iter(task.files.values()))
@@ -97,7 +97,7 @@ class WithNodes(ComfyUI):
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """The conditioning of a prompt, by its part."""
-        from celeb_basis.hosts.comfyui.text import names_as_vectors
+        from celeb_basis.hosts.comfyui.host import names_as_vectors
 
         with names_as_vectors(self.text, self.people.tokens(prompt, self.text)) as rewrite:
             return super().encode(rewrite(prompt))

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 
+from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import (
     LatentDistribution,
+    ModelInfo,
     NoiseSchedule,
     TextEncoder,
     check_images,
+    check_latents,
     configured_resolution,
     family_resolution,
 )
-from celeb_basis.errors import FileError, HostError
-from celeb_basis.hosts.comfyui.graph import UNKNOWN, Source
-from celeb_basis.hosts.comfyui.modules import comfy_part, memory_management, method_of
-from celeb_basis.hosts.diffusers.host import sha256_of_modules, sha256_of_weights
-from celeb_basis.hosts.torch_utils import encode_each, leave_inference_mode, normal_tensor, upcast
+from celeb_basis.errors import CelebBasisError, FileError, HostError, IdentityError
+from celeb_basis.files import bases_cache
+from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, comfy_part, memory_management, method_of
+from celeb_basis.hosts.diffusers.digests import sha256_of_modules, sha256_of_weights
+from celeb_basis.hosts.torch_utils import decode_each, encode_each, leave_inference_mode, normal_tensor, upcast
+from celeb_basis.identities.identity import Identity
+from celeb_basis.miniature import NAME, shipped_model_names
+from celeb_basis.names.lists import NameList, shipped_names
+from celeb_basis.prompts.registry import Checkpoint, Fitting
 from celeb_basis.reading import read_yaml
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -71,9 +78,17 @@ class ComfyTextEncoder(TextEncoder):
         """``(V, D)`` token embeddings, a normal tensor over the memory of ComfyUI's."""
         return normal_tensor(self._table().detach())
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        """Those of ComfyUI's module, but for a projection that its checkpoints do not hold and nothing computes with."""
+        parts = [self._module.text_model, *([self._module.text_projection] if self._name == "clip_g" else [])]
+        return (normal_tensor(weight.detach()) for part in parts for weight in part.parameters())
+
+    @property
+    def _module(self) -> Any:
+        return method_of(self._clip.cond_stage_model, self._name).transformer
+
     def _table(self) -> torch.Tensor:
-        encoder = method_of(self._clip.cond_stage_model, self._name)
-        table: torch.Tensor = method_of(encoder.transformer, "get_input_embeddings")().weight
+        table: torch.Tensor = method_of(self._module, "get_input_embeddings")().weight
         return table
 
 
@@ -269,6 +284,27 @@ class ComfyModel:
 
         return encode
 
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode scaled latents ``(N, C, h, w)`` with the connected VAE, one at a time, to pictures in about [-1, 1]."""
+        check_latents(latents)
+        vae, used = self.vae, self.vae.memory_used_decode((1, *latents.shape[1:]), self.vae.vae_dtype)
+        with torch.inference_mode():
+            memory_management().load_models_gpu([vae.patcher], memory_required=used)
+            unscaled = self.base.process_latent_out(latents.float())
+            pictures = decode_each(unscaled, self._decoder(vae.vae_dtype), self._decoder(torch.float32))
+        with leave_inference_mode():
+            return pictures.clone()
+
+    def _decoder(self, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+        module, device = self.vae.first_stage_model, self.vae.device
+
+        def decode(latent: torch.Tensor) -> torch.Tensor:
+            with upcast([module], dtype):
+                picture: torch.Tensor = module.decode(latent.to(device, dtype))
+                return picture
+
+        return decode
+
     def release_vae(self) -> None:
         """Have ComfyUI unload the VAE, where that frees memory."""
         memory, patcher = memory_management(), self.vae.patcher
@@ -357,3 +393,56 @@ def noise_schedule(sampling: Any, name: str) -> NoiseSchedule:
     sigmas = normal_tensor(sampling.sigmas.detach()).to("cpu", torch.float64)
     alphas = (1 / (sigmas**2 + 1)).float()
     return NoiseSchedule(alphas, "epsilon" if prediction == "epsilon" else "v_prediction")
+
+
+# Token vectors of people for a CLIP
+
+
+def name_lists(checkpoint: str) -> list[NameList]:
+    """The lists of celebrities' names that people may have been learned with, the one for ``checkpoint`` first."""
+    lists = [shipped_names(), shipped_model_names()]
+    return lists[::-1] if checkpoint == NAME else lists
+
+
+def info_of(clip: ComfyClip) -> ModelInfo:
+    """What a CLIP alone says about its checkpoint. Its weights are not hashed: the celeb basis says who fits it."""
+    return ModelInfo(name=clip.name, family=clip.family, sha256="", resolution=0)
+
+
+def token_vectors(identity: Identity, clip: ComfyClip) -> list[torch.Tensor]:
+    """A person's token vectors for a CLIP, one tensor ``(E, D)`` for each text encoder.
+
+    Where the celeb basis is the one that the person was learned in, they are those of the file, bit for bit.
+
+    Raises:
+        WrongModelError: The person was learned on another family, or with other names.
+    """
+    fitted = fitted_to(identity, clip)
+    same = fitted.metadata.basis_sha256 == identity.metadata.basis_sha256 and fitted.encoders == identity.encoders
+    return list((identity if same else fitted).token_vectors())
+
+
+def fitted_to(identity: Identity, clip: ComfyClip) -> Identity:
+    """The person with vectors that are expanded in a CLIP's own celeb basis.
+
+    Raises:
+        WrongModelError: The person was learned on another family, or with other names.
+    """
+    with leave_inference_mode():
+        fitting = Fitting(lambda: name_lists(clip.name), bases_cache())
+        return fitting.fit(identity, Checkpoint(info_of(clip), lambda: clip.encoders))
+
+
+def bases_for(identity: Identity, clip: ComfyClip) -> list[Any]:
+    """The bases that a fitted identity is expanded in."""
+    options = BasisOptions(components=int(identity.coefficients[0].shape[1]))
+    for names in name_lists(clip.name):
+        try:
+            bases = [built.basis for built in build_bases(clip.encoders, names, options, cache=bases_cache())]
+        except CelebBasisError:
+            continue
+        if tuple(basis.sha256 for basis in bases) == identity.metadata.basis_sha256:
+            return bases
+    raise IdentityError(
+        f"{identity.name!r} is of another celeb basis than {clip.name} has: learn the person again to blend."
+    )
