@@ -29,6 +29,7 @@ TASKS = {
     "test": ["-m", "pytest", "-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"],
     "lint": ["-m", "ruff", "check", "."],
     "bench": ["-m", "benchmarks"],
+    "bench-gpu": ["-m", "benchmarks.gpu"],
     "gate": ["-m", "miniature.training.gate"],
     "evidence": ["-m", "benchmarks.evidence"],
     "interop": ["-m", "benchmarks.interop"],

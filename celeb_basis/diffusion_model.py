@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -103,6 +103,25 @@ class DenoiserBlock:
     heads: int = 0
 
 
+Casting = Literal["once", "autocast", "layers"]
+"""How weights come to compute in another precision than the one they are stored in: all are cast once, before the first
+step; once, for autocast, which computes norms in float32 and text encoders stay in it; or layer by layer, at each call."""
+
+
+@dataclass(frozen=True)
+class VaeMemory:
+    """What encoding and decoding one image takes."""
+
+    weights: int
+    """Size in bytes of the VAE's weights as it computes with them."""
+    elsewhere: int
+    """Bytes of these that are not on the device yet."""
+    per_pixel: float
+    """Bytes that are alive at once for each pixel."""
+    tile: int
+    """Side in pixels of the largest area that is computed at once when memory is short; 0 if an image is never tiled."""
+
+
 @dataclass(frozen=True)
 class MemoryStats:
     """What an estimate of training's memory use has to know about a model, at the moment of the call."""
@@ -118,6 +137,26 @@ class MemoryStats:
     """Whether attention stores its scores for the backward pass; they grow with the fourth power of the side."""
     free: int | None
     """Bytes that can still be allocated on the device; ``None`` if unknown."""
+    denoiser: int = 0
+    """Bytes of :attr:`weights` that are the denoiser's."""
+    stored: torch.dtype | None = None
+    """What the denoiser's weights are stored in; ``None`` if that is the model's dtype."""
+    casting: Casting = "once"
+    """How weights come to compute in another precision than :attr:`stored`."""
+    vae: VaeMemory | None = None
+    """``None`` if unknown."""
+
+
+@dataclass(frozen=True)
+class TensorCall:
+    """A function of tensors alone: the same work on the device for all tensors of the same shapes and dtypes."""
+
+    function: Callable[..., torch.Tensor]
+    inputs: tuple[torch.Tensor, ...]
+
+    def __call__(self) -> torch.Tensor:
+        """The result."""
+        return self.function(*self.inputs)
 
 
 class TextEncoder(Protocol):
@@ -173,7 +212,8 @@ class DiffusionModel(Protocol):
         """Make the model ready for gradients with respect to token vectors, and restore everything on exit.
 
         Inside the context, all weights are frozen (``requires_grad`` off), modules are in evaluation mode, and
-        :meth:`encode_prompts` and :meth:`predict` compute in ``precision`` (with autocast if the weights are wider).
+        :meth:`encode_prompts` and :meth:`predict` compute in ``precision``. Weights that are stored in another one are cast
+        once, wherever the host's memory management allows it, and are bit for bit the same afterwards.
 
         Args:
             precision: Precision of the forward and backward pass.
@@ -186,6 +226,18 @@ class DiffusionModel(Protocol):
         Args:
             pictures: ``(N, 3, S, S)`` float32 RGB in [-1, 1].
         """
+
+    def encode_one_by_one(self, pictures: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        """Encode pictures as they come; what the VAE needs for it is done once for all of them.
+
+        Args:
+            pictures: Each ``(1, 3, S, S)`` float32 RGB in [-1, 1].
+
+        Yields:
+            The posterior of each.
+        """
+        for picture in pictures:
+            yield self.encode_images(picture)
 
     def release_vae(self) -> None:
         """Move the VAE off the device, if that frees memory; :meth:`encode_images` brings it back."""
@@ -222,12 +274,23 @@ class DiffusionModel(Protocol):
             ``(N, C, h, w)`` float32: the predicted noise or velocity.
         """
 
+    def denoiser_call(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> TensorCall | None:
+        """What :meth:`predict` computes, in a form that may be recorded and replayed.
+
+        ``None`` where that is impossible: where the host's code copies from main memory on the way, chooses its attention
+        by what memory is free, or moves or exchanges weights between two calls.
+        """
+        del latents, timesteps, conditioning
+        return None
+
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         """Generate ``request.count`` RGB pictures one after the other, without gradients. Reproducible for a seed."""
 
 
-# What every implementation has in common: the text encoders of each family, validation of requests, cutting prompts at
-# placeholder tokens, and the resolution that a checkpoint was trained for.
+# What every implementation has in common: the text encoders of each family, copies to the device, validation of requests,
+# cutting prompts at placeholder tokens, and the resolution that a checkpoint was trained for.
 
 ENCODER_NAMES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
 """The text encoders of each family, in order, as exported files name them."""
@@ -254,6 +317,17 @@ def check_latents(latents: torch.Tensor) -> None:
     """
     if latents.ndim != 4 or not len(latents):
         raise HostError(f"Latents of the shape {tuple(latents.shape)} cannot be decoded: give (N, C, h, w).")
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; a graphics card is not waited for.
+
+    A copy from ordinary memory to a card would wait until everything before it is computed. From page-locked memory it
+    takes its place in the queue, and torch keeps that memory until it is through.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) -> None:

@@ -80,6 +80,10 @@ class NotFiniteError(TrainingError):
     """The loss or a gradient became NaN or infinite. The last good state is preserved."""
 
 
+class OutOfMemoryError(TrainingError):
+    """Memory ran out during training. The last good state is preserved."""
+
+
 class IdentityError(CelebBasisError):
     """An identity file cannot be read, or its name is not usable."""
 
@@ -112,16 +116,31 @@ class MissingPackageError(CelebBasisError):
     """An optional package is not installed; the text names the command that installs it."""
 
 
+# How torch says it on processors, on Apple's devices and in NVIDIA's libraries, where it is no class of its own.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. torch's error is recognized by its name, so that torch need not be imported."""
+    if isinstance(error, CelebBasisError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
 def is_user_error(error: BaseException) -> bool:
     """Whether the user can fix ``error``: errors of this module, and running out of memory. Others are bugs."""
-    return isinstance(error, (CelebBasisError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, CelebBasisError) or is_out_of_memory(error)
 
 
 def error_message(error: BaseException) -> str:
     """The sentence that a front end shows for ``error``, whatever it is."""
     if isinstance(error, CelebBasisError):
         return str(error)
-    if is_user_error(error):  # torch's error is recognized by its name, so that torch need not be imported
+    if is_out_of_memory(error):
         return (
             "Out of memory: load the model in fp16 or bf16, use batch_size 1 and gradient checkpointing, choose a smaller "
             "size, or close other programs."

@@ -75,11 +75,14 @@ class Warned(Event):
     """For the user."""
 
 
+FinishReason = Literal["all steps done", "settled", "interrupted"]
+
+
 @dataclass(frozen=True)
 class Finished(Event):
     """Training has ended; the trainer holds the coefficients."""
 
-    reason: Literal["all steps done", "settled", "interrupted"]
+    reason: FinishReason
     steps: int
     seconds: float
 

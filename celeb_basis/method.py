@@ -73,12 +73,8 @@ def principal_components(vectors: torch.Tensor, count: int, repeats: torch.Tenso
             f"give a longer list of names or set components to {rank} or less."
         )
     components = eigenvectors.flip(1).T[:count]
-    return PrincipalComponents(
-        mean=mean,
-        components=components * _signs(components),
-        variance=variance[:count],
-        total_variance=float(torch.trace(covariance)),
-    )
+    total = float(torch.trace(covariance))
+    return PrincipalComponents(mean, components * _signs(components), variance[:count], total)
 
 
 def repository_components(vectors: torch.Tensor, count: int) -> PrincipalComponents:
@@ -247,9 +243,8 @@ class CoefficientHead(nn.Module):
 
     def forward(self, vectors: torch.Tensor, people: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Coefficients ``(B, G, E, K)`` of ``(B, 512)`` face vectors; ``people`` is not used."""
-        return unit_rows(
-            functional.leaky_relu(functional.linear(vectors, self.weight, self.bias), _NEGATIVE_SLOPE), self.shape
-        )
+        raw = functional.leaky_relu(functional.linear(vectors, self.weight, self.bias), _NEGATIVE_SLOPE)
+        return unit_rows(raw, self.shape)
 
 
 class DirectCoefficients(nn.Module):
@@ -343,6 +338,10 @@ class NoiseSchedule:
     def timesteps(self) -> int:
         """``T``, the number of training timesteps."""
         return int(self.alphas_cumprod.shape[0])
+
+    def to(self, device: torch.device) -> NoiseSchedule:
+        """The same schedule on ``device``, for computing a loss at every training step."""
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
 
 class Denoiser(Protocol):

@@ -89,6 +89,11 @@ class TrainingSettings:
         label="Gradient checkpointing",
         group="Memory and speed",
     )
+    cuda_graph: SwitchChoice = _setting(
+        "auto",
+        "record a training step once as a CUDA graph and replay it, which is faster on fast graphics cards; auto: where the "
+        "program allows it and there is room for it",
+    )
     size: int = _setting(
         0,
         "side of the training pictures in pixels; 0 is the model's own resolution",

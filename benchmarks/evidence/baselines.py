@@ -125,6 +125,9 @@ class LoraLearner(Trainer):
         """``(B, G, E, D)`` token vectors of the batch's rare tokens."""
         return self._token_vectors[batch.people]
 
+    def make_recorder(self) -> None:
+        """None: a recorded step has gradients of the denoiser's inputs alone, not of adapters in it."""
+
     def _one_step(self) -> StepDone:
         # The adapters are part of the denoiser, whose parameters the host freezes for as long as it is learning.
         self.module.requires_grad_(True)

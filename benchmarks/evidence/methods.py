@@ -34,6 +34,9 @@ Source = Literal["random name", "nearest name", "mean", "first guess", "presets'
 Loop = Literal["plain", "free", "lora", "stable identity"]
 Start = Literal["random", "first guess", "person", "text encoder's output"]
 
+_NO_RECIPE = frozenset({"seed", "cuda_graph"})
+"""Settings that are no part of a recipe: the seed is the cell's, and a recorded step computes the same."""
+
 _NEED_NAME_FACES = ("nearest name", "first guess")
 """Sources and starts that need the celebrities' face vectors."""
 
@@ -152,7 +155,7 @@ class Trained:
 
     def describe(self) -> dict[str, Any]:
         """The recipe, JSON-ready. It holds no seed, which is the cell's."""
-        settings = {key: value for key, value in self.settings.as_dict().items() if key != "seed"}
+        settings = {key: value for key, value in self.settings.as_dict().items() if key not in _NO_RECIPE}
         # Later additions: what was measured before them keeps its recipe.
         for name in ("celebrities", "celebrity_size"):
             if settings[name] == getattr(TrainingSettings(), name):

@@ -86,7 +86,7 @@ def blend(arguments: argparse.Namespace, console: Console) -> int:
     """Run ``blend``; returns the exit code."""
     from celeb_basis.identities import blending
     from celeb_basis.identities.expand import tensors_of
-    from celeb_basis.training.trainer import distance_to_mean, nearest_names
+    from celeb_basis.training.tracking import distance_to_mean, nearest_names
 
     begun = time.time()
     weights = [_weighted(text) for text in arguments.parts]
@@ -264,7 +264,7 @@ def _describe_identity(identity: Identity, arguments: argparse.Namespace, consol
 
 def _place_in_basis(identity: Identity, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     from celeb_basis.identities.expand import check_bases, tensors_of
-    from celeb_basis.training.trainer import distance_to_mean, nearest_names
+    from celeb_basis.training.tracking import distance_to_mean, nearest_names
 
     names = open_names(arguments)
     model = open_model(arguments, console)

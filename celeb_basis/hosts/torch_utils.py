@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from celeb_basis.diffusion_model import DenoiserBlock, MemoryStats
+from celeb_basis.diffusion_model import Casting, DenoiserBlock, MemoryStats, VaeMemory
 from celeb_basis.errors import HostError
 
 # The names of a UNet's parts in the original code and in diffusers.
@@ -30,6 +30,11 @@ def with_index(device: torch.device) -> torch.device:
     Some of torch's functions ask for the number, and devices with and without it are not equal.
     """
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
+def channels_last_pays(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether :class:`ChannelsLast` suits convolutions in ``dtype``: in half precision, tensor cores want this order."""
+    return device.type == "cuda" and dtype.itemsize == 2
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -237,29 +242,33 @@ def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def encode_each(
-    images: torch.Tensor,
-    encode: Callable[[torch.Tensor], torch.Tensor],
-    encode_in_float32: Callable[[torch.Tensor], torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode images one at a time with whatever VAE encoder a program has.
+    images: Iterable[torch.Tensor],
+    encode: Callable[[torch.Tensor, bool], torch.Tensor],
+    in_float32: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Encode images as they come with whatever VAE encoder a program has.
+
+    Half precision overflows in some VAEs, as in SDXL's first one. After the first image that does, all are encoded in
+    float32, and the weights are made wider once.
 
     Args:
-        images: ``(N, 3, H, W)``.
-        encode: Gives the encoder's output ``(1, 2 C, h, w)`` for one image, in the precision that the program holds the
-            VAE in.
-        encode_in_float32: The same in float32, used where ``encode`` overflows, as SDXL's first VAE does.
+        images: Each ``(1, 3, H, W)``.
+        encode: Gives the encoder's output ``(1, 2 C, h, w)`` for one image; its second argument says whether in float32, or
+            in the precision that the program holds the VAE in.
+        in_float32: Makes the context in which the VAE can compute in float32.
 
-    Returns:
-        Means and standard deviations of the unscaled latents, each ``(N, C, h, w)`` float32 on the CPU.
+    Yields:
+        Mean and standard deviation of the unscaled latent, each ``(1, C, h, w)`` float32 on the CPU.
     """
-    means, stds = [], []
-    for image in images:
-        mean, std = _mean_and_std(encode(image[None]))
-        if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-            mean, std = _mean_and_std(encode_in_float32(image[None]))
-        means.append(mean)
-        stds.append(std)
-    return torch.cat(means).cpu(), torch.cat(stds).cpu()
+    wide = False
+    with ExitStack() as stack:
+        for image in images:
+            mean, std = _mean_and_std(encode(image, wide))
+            if not wide and not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+                stack.enter_context(in_float32())
+                wide = True
+                mean, std = _mean_and_std(encode(image, wide))
+            yield mean, std
 
 
 def decode_each(
@@ -287,12 +296,19 @@ def decode_each(
 
 
 def _mean_and_std(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, log_variance = output.float().chunk(2, dim=1)
+    mean, log_variance = output.float().cpu().chunk(2, dim=1)
     return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
 
 
 def memory_stats(
-    unet: Any, modules: Iterable[torch.nn.Module], device: torch.device, *, vae_scale_factor: int, keeps_scores: bool
+    unet: Any,
+    modules: Iterable[torch.nn.Module],
+    device: torch.device,
+    *,
+    vae_scale_factor: int,
+    keeps_scores: bool,
+    casting: Casting = "once",
+    vae: VaeMemory | None = None,
 ) -> MemoryStats:
     """What is known of a model's memory.
 
@@ -302,6 +318,8 @@ def memory_stats(
         device: The device on which it is trained.
         vae_scale_factor: Pixels along a side of an image for each place of its latent.
         keeps_scores: Whether attention keeps its scores for the backward pass.
+        casting: How weights come to compute in another precision than their own.
+        vae: What the VAE takes, where it is known.
     """
     held = elsewhere = 0
     for module in modules:
@@ -309,7 +327,58 @@ def memory_stats(
             size = weight.numel() * weight.element_size()
             held += size
             elsewhere += 0 if weight.device.type == device.type else size
-    return MemoryStats(denoiser_blocks(unet), vae_scale_factor, held, elsewhere, keeps_scores, free_memory(device))
+    return MemoryStats(
+        denoiser_blocks(unet),
+        vae_scale_factor,
+        held,
+        elsewhere,
+        keeps_scores,
+        free_memory(device),
+        denoiser=sum(weight.numel() * weight.element_size() for weight in unet.parameters()),
+        stored=next(unet.parameters()).dtype,
+        casting=casting,
+        vae=vae,
+    )
+
+
+# Feature maps of full size that are alive at once in a VAE (tests/hosts/test_vae_memory.py counts them): five of the encoder's
+# first width, three of what enters the decoder's last blocks. A tenth more goes to work space and to the allocator's gaps.
+ENCODED_MAPS, DECODED_MAPS, VAE_ROOM = 5, 3, 1.1
+
+
+def vae_memory(
+    vae: torch.nn.Module, widths: tuple[int, int], device: torch.device, *, item_size: int, tile: int = 0
+) -> VaeMemory:
+    """What it takes to encode or decode one image.
+
+    Args:
+        vae: The VAE.
+        widths: Channels of the encoder's, and of the decoder's largest feature maps of full size.
+        device: Where it computes.
+        item_size: Bytes of a number that it computes with.
+        tile: Side in pixels of the largest area that is computed at once when memory is short; 0 if never.
+    """
+    weights = elsewhere = 0
+    for weight in vae.parameters():
+        size = weight.numel() * item_size
+        weights += size
+        there = weight.device.type == device.type
+        elsewhere += size - (weight.numel() * weight.element_size() if there else 0)
+    maps = max(ENCODED_MAPS * widths[0], DECODED_MAPS * widths[1])
+    return VaeMemory(weights, max(0, elsewhere), VAE_ROOM * item_size * maps, tile)
+
+
+def memory_of_original_vae(vae: Any, device: torch.device, *, sdxl: bool) -> VaeMemory | None:
+    """:func:`vae_memory` of a VAE of the original code; ``None`` if it is of another make.
+
+    SDXL's may overflow in half precision, and then computes in float32.
+    """
+    try:
+        widths = int(vae.encoder.conv_in.out_channels), int(vae.decoder.up[0].block[0].in_channels)
+        item_size = 4 if sdxl else next(vae.parameters()).element_size()
+    except (AttributeError, IndexError, StopIteration, TypeError):
+        return None
+    return vae_memory(vae, widths, device, item_size=item_size)
 
 
 def denoiser_blocks(unet: Any) -> tuple[DenoiserBlock, ...]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +16,13 @@ from PIL import Image
 
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import TrainingError
-from celeb_basis.events import Preparing
+from celeb_basis.events import Event, Preparing
 from celeb_basis.faces.network import FaceNetwork, Pixels, Portrait
-from celeb_basis.training.augment import augment, draw_augmentation
+from celeb_basis.training.augment import Augmentation, View, augment, draw_augmentation
 
 THUMBNAIL = 192
+# Views that are made while the VAE encodes, and by how many threads.
+_AHEAD, _THREADS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,24 @@ class ViewPool:
     people: tuple[PersonViews, ...]
     face_model: str
     """Name of the face network that made the vectors."""
+
+
+@dataclass(frozen=True)
+class PortraitsFound(Event):
+    """A face was found in every photo; views are encoded next."""
+
+    portraits: Mapping[str, Sequence[Portrait]]
+    """Portraits by the person's name."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Names and warnings, without the pictures."""
+        return {
+            "event": type(self).__name__,
+            "people": {
+                name: [warning for portrait in portraits for warning in portrait.warnings]
+                for name, portraits in self.portraits.items()
+            },
+        }
 
 
 def encode_views(
@@ -69,30 +93,70 @@ def encode_views(
     total = views * len(portraits)
     done = 0
     encoded = []
+    made: deque[View] = deque()
+
+    def pictures() -> Generator[torch.Tensor, None, None]:
+        """The views one after the other; each is at the end of ``made`` when it is encoded."""
+        sources = (of_person[index % len(of_person)] for of_person in portraits.values() for index in range(views))
+        choices = ((source, draw_augmentation(generator, smallest)) for source in sources)
+        with closing(_made_ahead(choices)) as finished:
+            for view, picture in finished:
+                made.append(view)
+                yield picture
+
     try:
-        for name, of_person in portraits.items():
-            latents, aligned, descriptions = [], [], []
-            for index in range(views):
-                view = augment(of_person[index % len(of_person)], draw_augmentation(generator, smallest))
-                latents.append(model.encode_images(to_model_range(view.picture)))
-                aligned.append(faces.align(view.picture, view.landmarks))
-                descriptions.append(view.description)
-                done += 1
-                yield Preparing(done, total)
-            encoded.append(
-                PersonViews(
-                    name=name,
-                    thumbnail=_thumbnail(of_person[0].picture),
-                    latents=LatentDistribution(
-                        torch.cat([one.mean for one in latents]), torch.cat([one.std for one in latents])
-                    ),
-                    vectors=torch.from_numpy(np.ascontiguousarray(faces.embed(aligned), dtype=np.float32)),
-                    descriptions=tuple(descriptions),
+        with closing(pictures()) as source, closing(_stream(model, source)) as latents_of_views:
+            for name, of_person in portraits.items():
+                latents, aligned, descriptions = [], [], []
+                for _ in range(views):
+                    latents.append(next(latents_of_views))
+                    view = made.popleft()
+                    aligned.append(faces.align(view.picture, view.landmarks))
+                    descriptions.append(view.description)
+                    done += 1
+                    yield Preparing(done, total)
+                encoded.append(
+                    PersonViews(
+                        name=name,
+                        thumbnail=_thumbnail(of_person[0].picture),
+                        latents=LatentDistribution(
+                            torch.cat([one.mean for one in latents]), torch.cat([one.std for one in latents])
+                        ),
+                        vectors=torch.from_numpy(np.ascontiguousarray(faces.embed(aligned), dtype=np.float32)),
+                        descriptions=tuple(descriptions),
+                    )
                 )
-            )
     finally:
         model.release_vae()
     return ViewPool(tuple(encoded), faces.name)
+
+
+def _stream(model: DiffusionModel, pictures: Iterator[torch.Tensor]) -> Generator[LatentDistribution, None, None]:
+    """The model's own stream of encoded pictures, as a generator that can be closed."""
+    yield from model.encode_one_by_one(pictures)
+
+
+def _made_ahead(
+    choices: Iterable[tuple[Portrait, Augmentation]],
+) -> Generator[tuple[View, torch.Tensor], None, None]:
+    """Make views in order, some of them while the ones before are encoded."""
+    waiting: deque[Future[tuple[View, torch.Tensor]]] = deque()
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="views") as workers:
+        try:
+            for portrait, choice in choices:
+                waiting.append(workers.submit(_make_view, portrait, choice))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def _make_view(portrait: Portrait, choice: Augmentation) -> tuple[View, torch.Tensor]:
+    view = augment(portrait, choice)
+    return view, to_model_range(view.picture)
 
 
 def to_model_range(picture: Pixels) -> torch.Tensor:

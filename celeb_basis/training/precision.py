@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,10 @@ _BY_DTYPE: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16
 
 
 def resolve_precision(choice: PrecisionChoice, dtype: torch.dtype, device: torch.device) -> Precision:
-    """The precision to train in: for ``auto`` the weights' own, but fp32 instead of fp16 on a device without loss scaling.
+    """The precision to train in: for ``auto`` the weights' own.
+
+    But ``auto`` is fp32 instead of fp16 on a device without loss scaling, and fp16 instead of bf16 on a graphics card that
+    computes bf16 only by detours.
 
     Args:
         choice: The setting.
@@ -24,7 +29,47 @@ def resolve_precision(choice: PrecisionChoice, dtype: torch.dtype, device: torch
     if choice != "auto":
         return choice
     own = _BY_DTYPE.get(dtype, "fp32")
+    if own == "bf16" and not computes_bf16(device):
+        own = "fp16"
     return "fp32" if own == "fp16" and not _can_scale(device) else own
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16 by itself: NVIDIA's cards do from the generation of 2020 on (Ampere)."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def precision_note(precision: Precision, device: torch.device) -> str:
+    """A sentence on what to know about a precision on a device; empty if there is nothing to know."""
+    if precision == "bf16" and not computes_bf16(device):
+        return "This graphics card has no bf16 of its own and is slow in it: set precision to fp16."
+    if precision == "fp32" and device.type == "cuda":
+        return (
+            "A step in fp32 takes about twice as long as in fp16 or bf16, although TF32 is allowed while learning "
+            "(an estimate: no card was measured)."
+        )
+    return ""
+
+
+@contextmanager
+def tf32_allowed(device: torch.device) -> Iterator[None]:
+    """Let a graphics card compute float32's products and convolutions in TF32, with ten bits of mantissa, inside the context.
+
+    Otherwise fp32 would take several times as long: the fast units of a card have no full float32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def make_scaler(device: torch.device, precision: Precision) -> Any:

@@ -19,7 +19,14 @@ import torch
 
 from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, most_components
 from celeb_basis.diffusion_model import DiffusionModel
-from celeb_basis.errors import HostError, NotFiniteError, TrainingError, error_message, is_user_error
+from celeb_basis.errors import (
+    HostError,
+    NotFiniteError,
+    OutOfMemoryError,
+    TrainingError,
+    error_message,
+    is_user_error,
+)
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, Warned, follow, until_set
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import likeness_warnings, portrait
@@ -30,6 +37,7 @@ from celeb_basis.method import Basis, ScaledCoefficients
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.dataset import PortraitsFound as PortraitsFound
 from celeb_basis.training.dataset import encode_views
 from celeb_basis.training.first_guess import (
     FirstGuess,
@@ -38,14 +46,17 @@ from celeb_basis.training.first_guess import (
     guess_for_portraits,
     unexplained,
 )
+from celeb_basis.training.memory import estimate
 from celeb_basis.training.run_lock import running
 from celeb_basis.training.state import StateSaver, read_summary, resume_trainer
-from celeb_basis.training.trainer import Trainer, person_progress
+from celeb_basis.training.tracking import KnownNames
+from celeb_basis.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 
 CHANGEABLE = frozenset(
     {"steps", "batch_size", "accumulation", "learning_rate", "weight_decay", "precision", "checkpointing"}
+    | {"cuda_graph"}
     | {"describe", "early_stop", "settled"}
 )
 """Settings that may change when a run is resumed. The others are part of what has been learned so far."""
@@ -120,24 +131,6 @@ class TrainingResult:
     """The saved state, if there is one. After a run that was completed, it is of use only until its identities are saved."""
 
 
-@dataclass(frozen=True)
-class PortraitsFound(Event):
-    """A face was found in every photo; views are encoded next."""
-
-    portraits: Mapping[str, Sequence[Portrait]]
-    """Portraits by the person's name."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Names and warnings, without the pictures."""
-        return {
-            "event": type(self).__name__,
-            "people": {
-                name: [warning for portrait in portraits for warning in portrait.warnings]
-                for name, portraits in self.portraits.items()
-            },
-        }
-
-
 class TaskRunner(Protocol):
     """What an executor needs: something that runs one task. :class:`TrainingSession` is the real one."""
 
@@ -196,7 +189,7 @@ class TrainingSession(TaskRunner):
         Raises:
             CelebBasisError: For whatever is wrong with the task.
             NotFiniteError: If the loss or a gradient is not finite; the last good state was saved to ``task.state``.
-            HostError: If the checkpoint was switched during the run; the last good state was saved as well.
+            OutOfMemoryError: If memory ran out, HostError: if the checkpoint was switched during the run; likewise.
         """
         if self.faces is None:
             raise TrainingError("Learning needs a face model pack: give one.")
@@ -204,6 +197,9 @@ class TrainingSession(TaskRunner):
         settings = task.settings
         bases = [built.basis for built in self.built_bases(settings.components)]
         self._check_end(task, bases)
+        need = estimate(self.model, settings)
+        if warning := need.note if need.fits else need.sentence():
+            yield Warned(warning)  # before anything takes time
 
         portraits = self._make_portraits(task, self.faces)
         yield PortraitsFound(portraits)
@@ -312,7 +308,7 @@ class TrainingSession(TaskRunner):
                         yield Warned(warning)
                     if self._on_step is not None:
                         self._on_step(trainer)
-        except (NotFiniteError, HostError) as error:
+        except (NotFiniteError, OutOfMemoryError, HostError) as error:
             if saver.path is None:
                 raise
             if not saver.save(trainer):
@@ -328,7 +324,7 @@ class TrainingSession(TaskRunner):
             names,
             identities=tuple(map(identity_to_bytes, make_identities(trainer, consent=saver.consent))),
             progress={
-                name: person_progress(trainer.bases, coefficients, trainer.tracker.movement(index))
+                name: KnownNames(trainer.bases).progress(coefficients, trainer.tracker.movement(index))
                 for index, (name, coefficients) in enumerate(trainer.results().items())
             },
             reason=reason,

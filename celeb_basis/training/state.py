@@ -230,6 +230,7 @@ def _pool(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ViewPool:
 
 
 def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    fused = bool(trainer.optimizer.param_groups[0]["fused"])
     with torch.no_grad():
         for name, parameter in trainer.module.named_parameters():
             parameter.copy_(tensors[f"parameter.{name}"])
@@ -241,9 +242,9 @@ def _restore(trainer: Trainer, header: dict[str, Any], tensors: dict[str, torch.
             if key.startswith(prefix) and key.endswith(f".{name}")
         }
         if state:
-            # AdamW keeps its step counter on the CPU and the moments beside the parameter.
+            # AdamW keeps its moments beside the parameter, and its step counter on the CPU unless it is fused.
             trainer.optimizer.state[parameter] = {
-                key: value if value.ndim == 0 else value.to(parameter.device) for key, value in state.items()
+                key: value.to(parameter.device) if value.ndim or fused else value for key, value in state.items()
             }
     if header["scaler"]:  # empty if no loss was scaled where the run was saved: a scaler here starts afresh
         trainer.scaler.load_state_dict(header["scaler"])

@@ -6,38 +6,36 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from celeb_basis.diffusion_model import DiffusionModel, TokenVectors
-from celeb_basis.errors import NotFiniteError, TrainingError
-from celeb_basis.events import Event, Finished, PersonProgress, StepDone
+from celeb_basis.diffusion_model import Conditioning, DiffusionModel, TokenVectors, to_device
+from celeb_basis.errors import NotFiniteError, OutOfMemoryError, TrainingError, is_out_of_memory
+from celeb_basis.events import Event, Finished, FinishReason, PersonProgress, StepDone, Warned
 from celeb_basis.method import (
     Basis,
     CoefficientHead,
     CoefficientShape,
     DirectCoefficients,
     MovingAverage,
+    NoiseSchedule,
     ScaledCoefficients,
     diffusion_loss,
 )
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.augment import TEMPLATES, training_prompt
 from celeb_basis.training.dataset import ViewPool
-from celeb_basis.training.memory import estimate
-from celeb_basis.training.precision import make_scaler, resolve_precision
+from celeb_basis.training.memory import MemoryNeed, advice_when_out_of_memory, estimate
+from celeb_basis.training.precision import make_scaler, resolve_precision, tf32_allowed
+from celeb_basis.training.step_graph import MIN_STEPS, CudaRecorder, Recorder, StepGraph
+from celeb_basis.training.tracking import REPORT_EVERY, WINDOW, KnownNames, MovementTracker
 
 _log = logging.getLogger(__name__)
-
-WINDOW = 50
-"""Steps over which the movement of the coefficients is measured."""
-
-REPORT_EVERY = 10
-"""Steps between two reports: often enough for a live page, seldom enough to cost nothing."""
 
 _LOSS_DECAY = 0.98
 # fp16's scaler skips a step whose gradients overflowed; this many in a row mean that no scale will do.
@@ -60,6 +58,14 @@ class Batch:
     """``(B, C, h, w)``."""
     timesteps: torch.Tensor
     """``(B,)`` int64, uniform over the noise schedule."""
+
+
+@dataclass(frozen=True)
+class _Denoiser:
+    """A model's denoiser, and its schedule on the device."""
+
+    schedule: NoiseSchedule
+    predict: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
 class Trainer:
@@ -101,7 +107,10 @@ class Trainer:
         self.module = self.make_module(people)
         self.module.to(model.device)
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.module.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=model.device.type == "cuda" or None,  # one kernel in place of a dozen
         )
         self.scaler = make_scaler(model.device, self.precision)
         self.average = MovingAverage(
@@ -114,8 +123,11 @@ class Trainer:
         """When the run began; it stays so when the run is resumed."""
         self.loss_sum = 0.0
         self._skipped = 0
-        # Coefficients are expanded at every step: the bases' tensors are copied to the device once.
+        self._graph: StepGraph | None = None
+        self._known_names = KnownNames(bases)
+        # Needed at every step: copied to the device once.
         self._bases_on_device = tuple(basis.to(model.device) for basis in bases)
+        self._schedule = model.schedule.to(model.device)
 
     def make_module(self, people: int) -> CoefficientHead | DirectCoefficients | ScaledCoefficients:
         """What is trained: the head, or everyone's coefficients themselves."""
@@ -140,23 +152,61 @@ class Trainer:
             interrupt: Cooperative cancellation flag, checked between steps.
 
         Raises:
-            NotFiniteError: As soon as the loss or a gradient is not finite. The trainer is then in the state before
-                that step.
+            NotFiniteError: As soon as the loss or a gradient is not finite.
+            OutOfMemoryError: As soon as memory runs out.
+                After either, the trainer is in the state before that step, and the model as it was before the run.
         """
-        reason = None
+        try:
+            reason = yield from self._run(interrupt)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # The model is as before now. What the failed step computed would otherwise be kept by the error's frames.
+            traceback.clear_frames(error.__traceback__)
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            advice = advice_when_out_of_memory(self.model, self.settings)
+            raise OutOfMemoryError(f"Out of memory at step {self.step + 1}: {advice}.") from error
+        yield Finished(reason=reason, steps=self.step, seconds=self.seconds)
+
+    def _run(self, interrupt: threading.Event | None) -> Generator[Event, None, FinishReason]:
+        """Step until there is a reason to stop, and return it."""
         need = estimate(self.model, self.settings)
         _log.info("%s", need.sentence())
-        with self.model.prepare_for_training(self.precision, checkpointing=need.checkpointing):
-            while reason is None:
+        with (
+            tf32_allowed(self.model.device),
+            self.model.prepare_for_training(self.precision, checkpointing=need.checkpointing),
+            self._recording(need),
+        ):
+            while True:
                 if self.step >= self.total:
-                    reason = "all steps done"
-                elif interrupt is not None and interrupt.is_set():
-                    reason = "interrupted"
-                elif self._settled():
-                    reason = "settled"
-                else:
-                    yield self._one_step()
-        yield Finished(reason=reason, steps=self.step, seconds=self.seconds)  # type: ignore[arg-type]
+                    return "all steps done"
+                if interrupt is not None and interrupt.is_set():
+                    return "interrupted"
+                if self._settled():
+                    return "settled"
+                yield self._one_step()
+                if self._graph is not None and self._graph.problem:
+                    yield Warned(self._graph.problem)
+                    self._graph = None
+
+    @contextmanager
+    def _recording(self, need: MemoryNeed) -> Iterator[None]:
+        """Steps are recorded inside the context if that pays; what was recorded is freed at the end."""
+        enough = self.total - self.step >= MIN_STEPS
+        recorder = self.make_recorder() if enough and need.recording else None
+        self._graph = graph = None if recorder is None else StepGraph(recorder)
+        try:
+            yield
+        finally:
+            self._graph = None
+            if graph is not None:
+                graph.close()
+
+    def make_recorder(self) -> Recorder | None:
+        """What records work on the model's device, if anything does."""
+        device = self.model.device
+        return CudaRecorder(device) if device.type == "cuda" and torch.version.hip is None else None
 
     def results(self) -> dict[str, tuple[torch.Tensor, ...]]:
         """What has been learned so far.
@@ -208,32 +258,55 @@ class Trainer:
         )
 
     def _update(self) -> float:
+        """One optimizer step; returns the loss. The device is waited for once, when all of it has been given to it."""
         self.optimizer.zero_grad(set_to_none=True)
         batches = self.settings.accumulation
-        total = 0.0
-        seen: list[tuple[int, torch.Tensor]] = []
+        people: list[int] = []
+        losses, coefficients = [], []
         for _ in range(batches):
             batch = self.sample_batch()
-            coefficients = self.coefficients(batch)
-            loss = self.loss(batch, coefficients)
-            total += float(loss.detach()) / batches
-            if not math.isfinite(total):
-                raise self._not_finite("loss")
+            of_batch = self.coefficients(batch)
+            loss = self.loss(batch, of_batch)
             self.scaler.scale(loss / batches).backward()
-            seen += zip(batch.people.tolist(), coefficients.detach(), strict=True)
-        self._apply_gradients()
-        for person in dict.fromkeys(index for index, _ in seen):
-            self.average.update(person, torch.stack([value for index, value in seen if index == person]).mean(dim=0))
+            people += batch.people.tolist()
+            losses.append(loss.detach())
+            coefficients.append(of_batch.detach())
+        finite, on_cpu, values = self._read_back(losses, torch.cat(coefficients))
+        total = sum(one / batches for one in on_cpu)
+        if not math.isfinite(total):
+            raise self._not_finite("loss")
+        self._apply_gradients(finite)
+        for person in dict.fromkeys(people):
+            of_person = [value for index, value in zip(people, values, strict=True) if index == person]
+            self.average.update(person, torch.stack(of_person).mean(dim=0))
         return total
 
-    def _apply_gradients(self) -> None:
-        self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    def _read_back(
+        self, losses: Sequence[torch.Tensor], coefficients: torch.Tensor
+    ) -> tuple[bool, list[float], torch.Tensor]:
+        """What the CPU has to know of a step, in one copy: every read from a graphics card waits until it has caught up.
+
+        Args:
+            losses: One number for each batch.
+            coefficients: Of all batches together.
+
+        Returns:
+            Whether all gradients are finite, the losses, and the coefficients on the CPU.
+        """
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        finite = [torch.isfinite(gradient).all() for gradient in gradients]
+        parts = [torch.stack(finite).all().reshape(1), torch.stack(list(losses)), coefficients.flatten()]
+        read = torch.cat([part.float() for part in parts]).cpu()
+        numbers = read[: 1 + len(losses)].tolist()
+        return bool(numbers[0]), numbers[1:], read[1 + len(losses) :].reshape(coefficients.shape)
+
+    def _apply_gradients(self, finite: bool) -> None:
         self._skipped = 0 if finite else self._skipped + 1
         if not finite and (not self.scaler.is_enabled() or self._skipped > _MAX_SKIPPED):
             raise self._not_finite("gradient")
-        self.scaler.step(self.optimizer)  # leaves the parameters alone if a gradient overflowed
+        self.scaler.unscale_(self.optimizer)
+        if finite:  # the scaler's own step() would ask the device for this once more
+            self.optimizer.step()
         self.scaler.update()
 
     def sample_batch(self) -> Batch:
@@ -261,9 +334,12 @@ class Trainer:
 
     def coefficients(self, batch: Batch) -> torch.Tensor:
         """``(B, G, E, K)`` coefficients of a batch, with gradients."""
-        pairs = zip(batch.people.tolist(), batch.views.tolist(), strict=True)
-        vectors = torch.stack([self.pool.people[person].vectors[view] for person, view in pairs])
-        result: torch.Tensor = self.module(vectors.to(self.model.device), batch.people.to(self.model.device))
+        vectors = torch.empty(0)  # the head alone looks at faces
+        if isinstance(self.module, CoefficientHead):
+            pairs = zip(batch.people.tolist(), batch.views.tolist(), strict=True)
+            vectors = torch.stack([self.pool.people[person].vectors[view] for person, view in pairs])
+            vectors = to_device(vectors, self.model.device)
+        result: torch.Tensor = self.module(vectors, to_device(batch.people, self.model.device))
         return result
 
     def loss(self, batch: Batch, coefficients: torch.Tensor) -> torch.Tensor:
@@ -275,10 +351,16 @@ class Trainer:
         """
         placeholder_tokens = {_token(i): self.token_vectors(one) for i, one in enumerate(coefficients)}
         conditioning = self.model.encode_prompts(batch.prompts, placeholder_tokens)
-        device = self.model.device
-        return diffusion_loss(
-            self.model, batch.clean.to(device), batch.noise.to(device), batch.timesteps.to(device), conditioning
+        clean, noise, timesteps = (
+            to_device(one, self.model.device) for one in (batch.clean, batch.noise, batch.timesteps)
         )
+        return diffusion_loss(_Denoiser(self._schedule, self._predict), clean, noise, timesteps, conditioning)
+
+    def _predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The denoiser's output, replayed from a recording if there is one."""
+        if self._graph is not None and (call := self.model.denoiser_call(latents, timesteps, conditioning)) is not None:
+            return self._graph(call)
+        return self.model.predict(latents, timesteps, conditioning)
 
     def token_vectors(self, coefficients: torch.Tensor) -> TokenVectors:
         """Expand ``(G, E, K)`` coefficients on the model's device to one ``(E, D)`` tensor per text encoder."""
@@ -294,7 +376,7 @@ class Trainer:
         empty = torch.zeros_like(self.average.sums[0])
         self.tracker.take(torch.stack([empty if value is None else value for value in values]))
         return {
-            person.name: person_progress(self.bases, self._per_encoder(value), self.tracker.movement(index))
+            person.name: self._known_names.progress(self._per_encoder(value), self.tracker.movement(index))
             for index, (person, value) in enumerate(zip(self.pool.people, values, strict=True))
             if value is not None
         }
@@ -308,7 +390,8 @@ class Trainer:
         remedy = (
             "lower learning_rate or check the checkpoint"
             if self.precision == "fp32"
-            else f"set precision to fp32 (it is {self.precision}), or lower learning_rate"
+            else f"set precision to fp32 (it is {self.precision}; fp32 is slower and takes more memory), or lower "
+            "learning_rate"
         )
         return NotFiniteError(
             f"The {what} became NaN or infinite at step {self.step + 1}; learning stopped in the state before that step: "
@@ -338,67 +421,3 @@ def _check_bases(model: DiffusionModel, bases: Sequence[Basis], settings: Traini
         raise TrainingError(
             f"The bases have {sorted(sizes)} components, the settings {settings.components}: build them with that number."
         )
-
-
-# How training progresses: how far the coefficients moved, how far out they are, and which names they are close to.
-
-
-class MovementTracker:
-    """Snapshots of the averaged coefficients ``(P, G, E, K)`` at the reports, to measure how far they move."""
-
-    def __init__(self) -> None:
-        self.snapshots: deque[torch.Tensor] = deque(maxlen=WINDOW // REPORT_EVERY + 1)
-
-    def take(self, averages: torch.Tensor) -> None:
-        """Take a snapshot of the averages at a report."""
-        self.snapshots.append(averages.clone())
-
-    @property
-    def full(self) -> bool:
-        """Whether there are snapshots of a whole window."""
-        return len(self.snapshots) == self.snapshots.maxlen
-
-    def movement(self, person: int) -> float:
-        """Distance from the oldest snapshot to the newest, relative to the newest's norm.
-
-        While the window is not full yet, a person counts as moving: 1.
-        """
-        if not self.full:
-            return 1.0
-        new, old = self.snapshots[-1][person], self.snapshots[0][person]
-        length = float(new.norm())
-        return float((new - old).norm()) / length if length > 0 else 1.0
-
-
-def distance_to_mean(bases: Sequence[Basis], coefficients: Sequence[torch.Tensor]) -> float:
-    """Mean over the text encoders of :meth:`Basis.distance`."""
-    return sum(b.distance(c) for b, c in zip(bases, coefficients, strict=True)) / len(bases)
-
-
-def _name_cosines(basis: Basis, coefficients: torch.Tensor) -> torch.Tensor:
-    """``(N,)`` cosines between ``(E, K)`` coefficients and those of every name, all positions taken as one vector."""
-    wanted = coefficients.detach().to("cpu", torch.float32).reshape(-1)
-    known = basis.name_coefficients.reshape(len(basis.names), -1)
-    norms = known.norm(dim=1) * wanted.norm()
-    cosines: torch.Tensor = (known @ wanted) / norms.clamp(min=torch.finfo(torch.float32).tiny)
-    return cosines
-
-
-def nearest_names(
-    bases: Sequence[Basis], coefficients: Sequence[torch.Tensor], count: int
-) -> tuple[tuple[str, float], ...]:
-    """Names by cosine in coefficient space, averaged over text encoders whose bases hold the same names."""
-    first = bases[0]
-    alike = [(b, c) for b, c in zip(bases, coefficients, strict=True) if b.names == first.names]
-    cosines = torch.stack([_name_cosines(b, c) for b, c in alike]).mean(dim=0)
-    best = cosines.topk(min(count, len(first.names)))
-    return tuple((first.names[i], float(c)) for c, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-
-
-def person_progress(bases: Sequence[Basis], coefficients: Sequence[torch.Tensor], movement: float) -> PersonProgress:
-    """The report of one person; ``coefficients`` holds one ``(E, K)`` tensor per text encoder."""
-    return PersonProgress(
-        movement=movement,
-        distance=distance_to_mean(bases, coefficients),
-        nearest=nearest_names(bases, coefficients, 5),
-    )

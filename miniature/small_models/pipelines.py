@@ -35,8 +35,10 @@ def make_pipeline(
     second_width: int | None = None,
     text_layers: int = 2,
     full_size: bool = False,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> Any:
-    """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` with seeded random float32 weights on the CPU.
+    """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` with seeded random weights, made where they lie.
 
     Args:
         kind: The family.
@@ -46,6 +48,8 @@ def make_pipeline(
         second_width: The same for SDXL's second text encoder: by default 1280.
         text_layers: Layers of each text encoder, at least 2.
         full_size: Build the true architecture instead of a small one. The other sizes are then ignored.
+        device: Where the weights are made; another kind of device gives other numbers.
+        dtype: What the weights are held in; float32 by default.
 
     Raises:
         HostError: The sizes cannot be built.
@@ -64,7 +68,7 @@ def make_pipeline(
     configs = component_configs(kind)
     if not full_size:
         configs = small_configs(kind, resolution, width, second_width, text_layers)
-    return build_pipeline(kind, configs, seed=seed)
+    return build_pipeline(kind, configs, seed=seed, device=device, dtype=dtype)
 
 
 def small_configs(
@@ -79,24 +83,32 @@ def small_configs(
     return configs | _small(kind, configs, resolution, width, second_width, text_layers)
 
 
-def build_pipeline(kind: Family, configs: dict[str, Config], *, seed: int) -> Any:
+def build_pipeline(
+    kind: Family, configs: dict[str, Config], *, seed: int, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Any:
     """Build a pipeline of any size from the configs of its components, with seeded random weights."""
+
+    def filled(make: Any, name: str) -> torch.nn.Module:
+        return _filled(make, seed, name, device, dtype)
+
+    def text_encoder(kind: Any, name: str) -> torch.nn.Module:
+        return filled(lambda: kind(kind.config_class(**configs[name])), name)
+
     try:
         import diffusers
         import transformers
     except ImportError as error:
         raise MissingPackageError("diffusers is not installed: run pip install celeb-basis[diffusers].") from error
     parts: dict[str, Any] = {
-        "unet": _filled(lambda: diffusers.UNet2DConditionModel.from_config(configs["unet"]), seed, "unet"),
-        "vae": _filled(lambda: diffusers.AutoencoderKL.from_config(configs["vae"]), seed, "vae"),
+        "unet": filled(lambda: diffusers.UNet2DConditionModel.from_config(configs["unet"]), "unet"),
+        "vae": filled(lambda: diffusers.AutoencoderKL.from_config(configs["vae"]), "vae"),
         "tokenizer": clip_tokenizer("open_clip" if kind == "sd2" else "clip"),
-        "text_encoder": _text_encoder(transformers.CLIPTextModel, configs["text_encoder"], seed, "text_encoder"),
+        "text_encoder": text_encoder(transformers.CLIPTextModel, "text_encoder"),
         "scheduler": diffusers.DDIMScheduler.from_config(configs["scheduler"]),
     }
     standardize_latents(parts["vae"], seed)
     if kind == "sdxl":
-        second = transformers.CLIPTextModelWithProjection
-        parts["text_encoder_2"] = _text_encoder(second, configs["text_encoder_2"], seed, "text_encoder_2")
+        parts["text_encoder_2"] = text_encoder(transformers.CLIPTextModelWithProjection, "text_encoder_2")
         parts["tokenizer_2"] = clip_tokenizer("open_clip")
     else:
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -145,16 +157,13 @@ def _small(
     return {**small, "unet": unet, "vae": vae}
 
 
-def _text_encoder(kind: Any, config: Config, seed: int, name: str) -> torch.nn.Module:
-    return _filled(lambda: kind(kind.config_class(**config)), seed, name)
-
-
-def _filled(make: Any, seed: int, name: str) -> torch.nn.Module:
+def _filled(make: Any, seed: int, name: str, device: str, dtype: torch.dtype | None) -> torch.nn.Module:
     import torch
 
     # On "meta" nothing is allocated or initialized, so that the only random numbers are those of fill().
     with torch.device("meta"):
         module: torch.nn.Module = make()
-    module = module.to_empty(device="cpu").eval()
+    torch.nn.Module.to(module, dtype or torch.float32)  # diffusers' own to() warns of what does not apply here
+    module = module.to_empty(device=device).eval()
     fill(module, seed, name)
     return module

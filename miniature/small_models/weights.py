@@ -15,17 +15,21 @@ _NOT_QUITE_ZERO = 0.05
 
 
 def fill(module: torch.nn.Module, seed: int, name: str) -> None:
-    """Fill every parameter of ``module`` from its own random generator, seeded by ``seed`` and the parameter's name."""
+    """Fill every parameter of ``module`` from its own random generator, seeded by ``seed`` and the parameter's name.
+
+    The numbers depend on the kind of device that the module is on.
+    """
     import torch
 
     with torch.no_grad():
         for key, parameter in module.named_parameters():
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}/{key}".encode()))
+            generator = torch.Generator(parameter.device)
+            generator.manual_seed(zlib.crc32(f"{seed}/{name}/{key}".encode()))
             mean, std = _mean_and_std(key, parameter)
             parameter.normal_(mean, std, generator=generator)
         for key, buffer in module.named_buffers():
             if key.endswith("position_ids"):
-                buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+                buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand(buffer.shape))
             else:
                 raise NotImplementedError(f"the buffer {key} has no rule")
 
@@ -44,7 +48,7 @@ def standardize_latents(vae: Any, seed: int) -> None:
         for side, weight in ((2, 0.5), (8, 0.3), (32, 0.15)):
             noise = torch.randn(8, 3, side, side, generator=generator)
             pictures += weight * torch.nn.functional.interpolate(noise, size=(64, 64), mode="bilinear")
-        means = vae.encode(pictures.clamp(-1, 1)).latent_dist.mean
+        means = vae.encode(pictures.clamp(-1, 1).to(vae.device, vae.dtype)).latent_dist.mean.float()
         channels = means.shape[1]
         spread = means.std(dim=(0, 2, 3)) * vae.config.scaling_factor
         layer = vae.quant_conv

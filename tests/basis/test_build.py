@@ -16,7 +16,7 @@ from celeb_basis.basis import BasisOptions, build_bases, build_basis, summarize
 from celeb_basis.errors import BasisError, NamesError
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import name_list as names_of
-from celeb_basis.training.trainer import nearest_names
+from celeb_basis.training.tracking import nearest_names
 
 _OPTIONS = BasisOptions(components=8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -65,8 +65,9 @@ class Checkpoint(LoadedCheckpoint):
     def keeps_attention_scores(self, _device: torch.device) -> bool:
         return True
 
-    def encode_images(self, images: torch.Tensor) -> LatentDistribution:
-        return LatentDistribution(images, images)
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        for image in images:
+            yield LatentDistribution(image, image)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents
@@ -209,14 +210,24 @@ def test_after_a_failed_preview_only_the_same_model_is_resumed(
     assert program.model is loaded_then is not first
 
 
-def test_only_a_picture_that_overflows_is_encoded_in_float32() -> None:
-    def outputs(picture: torch.Tensor) -> torch.Tensor:
-        return torch.cat([picture, torch.full_like(picture, 2.0).log() * 2], dim=1)
+def test_from_the_first_picture_that_overflows_on_all_are_encoded_in_float32() -> None:
+    calls: list[bool] = []
+    entered: list[str] = []
 
-    def overflowing(picture: torch.Tensor) -> torch.Tensor:
-        return outputs(picture * 1000 if picture.max() < 500 else picture * torch.inf)
+    @contextmanager
+    def in_float32() -> Iterator[None]:
+        entered.append("wide")
+        yield
+        entered.append("narrow")
 
-    pictures = torch.stack([torch.full((3, 2, 2), 3.0), torch.full((3, 2, 2), 700.0)])
-    means, stds = encode_each(pictures, overflowing, outputs)
-    assert means[:, 0, 0, 0].tolist() == [3000.0, 700.0]
-    torch.testing.assert_close(stds, torch.full((2, 3, 2, 2), 2.0))
+    def encode(picture: torch.Tensor, wide: bool) -> torch.Tensor:
+        calls.append(wide)
+        mean = picture if wide else picture * (1000 if picture.max() < 500 else torch.inf)
+        return torch.cat([mean, torch.full_like(picture, 2.0).log() * 2], dim=1)
+
+    pictures = [torch.full((1, 3, 2, 2), value) for value in (3.0, 700.0, 4.0, 800.0)]
+    found = list(encode_each(pictures, encode, in_float32))
+    assert [float(mean[0, 0, 0, 0]) for mean, _ in found] == [3000.0, 700.0, 4.0, 800.0]
+    assert calls == [False, False, True, True, True]
+    assert entered == ["wide", "narrow"], "the weights are made wider once"
+    torch.testing.assert_close(torch.cat([std for _, std in found]), torch.full((4, 3, 2, 2), 2.0))

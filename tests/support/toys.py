@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -127,6 +127,10 @@ class ToyModel:
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.interpolate(latents[:, :3].float(), scale_factor=8)
+
+    def encode_one_by_one(self, pictures: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        for picture in pictures:
+            yield self.encode_images(picture)
 
     def release_vae(self) -> None:
         return None

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from support.celebrity_faces import CountingModel, PixelFaces
 
+from celeb_basis.diffusion_model import MemoryStats
+from celeb_basis.errors import OutOfMemoryError
 from celeb_basis.events import DrawingNames, Event, Warned, follow
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.names.lists import name_list
@@ -96,3 +98,36 @@ def test_a_regression_that_explains_something_is_where_learning_starts(
     assert not [event for event in events if isinstance(event, Warned)]
     ada = identity_from_bytes(outcome.identities[0])
     assert (ada.metadata.settings["start"], ada.metadata.face_model) == ("guess", PixelFaces().name)
+
+
+def test_a_run_that_ran_out_of_memory_can_go_on_with_a_smaller_batch(task: TrainingTask, tmp_path: Path) -> None:
+    class Small(CountingModel):
+        """Has room for one image in a batch, once the third step is reached."""
+
+        def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
+            if self.calls >= 2 and len(latents) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().predict(latents, timesteps, conditioning)
+
+    state = tmp_path / "run.safetensors"
+    task = replace(task, settings=replace(SETTINGS, start="mean", steps=6), state=state)
+    session = TrainingSession(Small(), name_list(NAMES, "toys"), PixelFaces())
+    with pytest.raises(
+        OutOfMemoryError, match=r"Out of memory at step 3: .* To go on from there, resume .*run"
+    ) as caught:
+        _run(session, task)
+    assert str(state) in str(caught.value)
+    outcome = follow(session.resume(state, {"batch_size": 1}, threading.Event()))
+    assert (outcome.reason, outcome.steps, len(outcome.identities)) == ("all steps done", 6, 1)
+
+
+def test_too_little_memory_is_said_before_anything_takes_time(task: TrainingTask) -> None:
+    class Tight(CountingModel):
+        def memory(self) -> MemoryStats:
+            return replace(super().memory(), free=1000)
+
+    session = TrainingSession(Tight(), name_list(NAMES, "toys"), PixelFaces())
+    first = next(session.learn(replace(task, settings=replace(SETTINGS, start="mean")), threading.Event()))
+    assert isinstance(first, Warned)
+    assert "of memory in addition to the checkpoint" in first.message
+    assert "the least that learning on this checkpoint takes is" in first.message

@@ -13,12 +13,13 @@ from support.bases import toy_bases, toy_pool
 from support.full_disk import full_disk
 from support.toys import ToyModel
 
-from celeb_basis.errors import FileError, NotFiniteError, TrainingError
+from celeb_basis.errors import FileError, NotFiniteError, OutOfMemoryError, TrainingError
 from celeb_basis.events import Finished, StepDone
 from celeb_basis.method import MovingAverage
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.state import read_summary, resume_trainer, save_state
-from celeb_basis.training.trainer import Trainer, nearest_names
+from celeb_basis.training.tracking import nearest_names
+from celeb_basis.training.trainer import Trainer
 
 _FAST = TrainingSettings(steps=30, components=8, early_stop=False, views=6)
 
@@ -204,6 +205,55 @@ def test_nan_stops_in_the_state_before_it_and_names_a_setting(tmp_path: Path) ->
     whole = _trainer()
     _run(whole)
     _same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("where", ["forward", "backward", "preparing"])
+def test_out_of_memory_stops_in_the_state_before_it_and_says_what_to_change(error: Exception, where: str) -> None:
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_ctx: Any, _gradient: Any) -> Any:
+            raise error
+
+    class Model(ToyModel):
+        fails = False
+
+        def predict(self, *given: Any) -> torch.Tensor:
+            if self.fails and where == "forward":
+                raise error
+            result = super().predict(*given)
+            return Fails.apply(result) if self.fails else result
+
+        def prepare_for_training(self, *given: Any, **named: Any) -> Any:
+            if self.fails and where == "preparing":
+                raise error
+            return super().prepare_for_training(*given, **named)
+
+    model = Model()
+    trainer = _trainer(model=model)
+    _run(trainer, stop_at=5)
+    model.fails = True
+    with pytest.raises(OutOfMemoryError, match=r"^Out of memory at step 6: .*close other programs\.$"):
+        _run(trainer)
+    assert trainer.step == 5
+    assert model.training_depth == 0
+    model.fails = False
+    _run(trainer)
+    whole = _trainer(model=Model())
+    _run(whole)
+    _same(trainer, whole)
 
 
 def test_the_model_is_restored_when_the_run_is_closed() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -15,6 +15,7 @@ from celeb_basis.diffusion_model import (
     LatentDistribution,
     NoiseSchedule,
     TextEncoder,
+    VaeMemory,
     configured_resolution,
     family_resolution,
 )
@@ -158,18 +159,23 @@ class LoadedCheckpoint(ABC):
         """Pixels along a side of an image for each place of its latent."""
 
     @abstractmethod
-    def encode_images(self, images: torch.Tensor) -> LatentDistribution:
-        """Encode images with the VAE that the user chose.
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        """Encode images as they come, with the VAE that the user chose; it is prepared once for all of them.
 
         Args:
-            images: ``(N, 3, H, W)`` in [-1, 1].
+            images: Each ``(1, 3, H, W)`` in [-1, 1].
 
-        Returns:
-            Mean and standard deviation of the latents, multiplied by the VAE's scaling factor.
+        Yields:
+            Mean and standard deviation of the latent, multiplied by the VAE's scaling factor.
 
         Raises:
-            HostError: For no images, or for sides that the VAE cannot halve.
+            HostError: For sides that the VAE cannot halve.
         """
+
+    @property
+    def vae_memory(self) -> VaeMemory | None:
+        """What encoding and decoding an image takes; ``None`` if unknown."""
+        return None
 
     @abstractmethod
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:

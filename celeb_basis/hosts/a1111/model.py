@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images, check_latents
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, VaeMemory, check_images, check_latents
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.modules import host_module, replaced, replaced_options
@@ -18,6 +18,7 @@ from celeb_basis.hosts.torch_utils import (
     decode_each,
     encode_each,
     frozen,
+    memory_of_original_vae,
     preserved_random_state,
     torch_attention_keeps_scores,
     upcast,
@@ -121,14 +122,25 @@ class A1111Checkpoint(LoadedCheckpoint):
         """From the number of the encoder's levels."""
         return int(2 ** (self.model.first_stage_model.encoder.num_resolutions - 1))
 
-    def encode_images(self, images: torch.Tensor) -> LatentDistribution:
-        """Without autocast, one at a time."""
-        check_images(images, self.vae_scale_factor)
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        """Without autocast."""
         vae = self.load_vae()
-        factor = float(self.model.scale_factor)
-        with torch.no_grad(), frozen([vae]), without_autocast(host_module("devices").device):
-            means, stds = encode_each(images, partial(_encoded, vae), partial(_encoded_in_float32, vae))
-        return LatentDistribution(means * factor, stds * factor)
+        device, factor = host_module("devices").device, float(self.model.scale_factor)
+
+        def encode(image: torch.Tensor, _wide: bool) -> torch.Tensor:
+            check_images(image, self.vae_scale_factor)
+            with torch.no_grad(), without_autocast(device):
+                return _encoded(vae, image)
+
+        with frozen([vae]):
+            for mean, std in encode_each(images, encode, lambda: upcast([vae], torch.float32)):
+                yield LatentDistribution(mean * factor, std * factor)
+
+    @property
+    def vae_memory(self) -> VaeMemory | None:
+        """Of the VAE that the user chose."""
+        device = host_module("devices").device
+        return memory_of_original_vae(self.model.first_stage_model, device, sdxl=self.family == "sdxl")
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Without autocast, one at a time."""
@@ -313,11 +325,6 @@ def _encoded(vae: Any, image: torch.Tensor) -> torch.Tensor:
     weight = vae.quant_conv.weight
     output: torch.Tensor = vae.quant_conv(vae.encoder(image.to(weight.device, weight.dtype)))
     return output
-
-
-def _encoded_in_float32(vae: Any, image: torch.Tensor) -> torch.Tensor:
-    with upcast([vae], torch.float32):
-        return _encoded(vae, image)
 
 
 def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:

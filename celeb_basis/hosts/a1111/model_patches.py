@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.modules import host_module, lora_module, replaced
+from celeb_basis.hosts.held_weights import DTYPES, HeldWeights, all_in, ready_for_autocast
 from celeb_basis.hosts.torch_utils import check_autocast, upcast
 
 if TYPE_CHECKING:
@@ -156,12 +157,52 @@ def _send_home(homes: list[tuple[Any, Any]]) -> None:
             tensor.data = tensor.data.to(home)
 
 
+class WeightsForAutocast:
+    """The denoiser's weights in the half precision that autocast computes in, and the text encoders' in float32.
+
+    Autocast itself would start from float32 and cast every weight again at every step. In float32 the text encoders' own
+    gradients stay exact, and OpenCLIP's masks do not meet a half-precision query; they are a small part of the work.
+    """
+
+    def __init__(self, checkpoint: A1111Checkpoint, dtype: torch.dtype) -> None:
+        self._checkpoint = checkpoint
+        self._remember = checkpoint.weights_dtype != torch.float32
+        self._denoiser = HeldWeights([checkpoint.model.model], ready_for_autocast(dtype))
+        self._text = HeldWeights([checkpoint.text_model], all_in(torch.float32))
+        self._remembered = ExitStack()
+
+    def enable(self) -> None:
+        """Cast what is not cast yet; what enters the denoiser is float32, as with float32 weights."""
+        self._denoiser.enable()
+        self._text.enable()
+        if self._remember:
+            self._remembered.enter_context(_host_remembers(self._checkpoint, torch.float32))
+
+    def restore(self) -> None:
+        """Every weight as it was, bit for bit, and what the WebUI remembers of them."""
+        self._remembered.close()
+        self._text.restore()
+        self._denoiser.restore()
+
+
 @dataclass(frozen=True)
 class ComputeContexts:
     """Makers of the contexts that forward passes run in."""
 
     text: _Context
     denoiser: _Context
+    weights: WeightsForAutocast | None = None
+    """What is cast for them, and is not cast while the program generates a preview."""
+
+    def suspend(self) -> None:
+        """The program's own weights, as for a preview."""
+        if self.weights is not None:
+            self.weights.restore()
+
+    def resume(self) -> None:
+        """After :meth:`suspend`."""
+        if self.weights is not None:
+            self.weights.enable()
 
     @contextmanager
     def blocks(self) -> Iterator[None]:
@@ -192,13 +233,13 @@ HOST_CONTEXTS = ComputeContexts(text=_autocast, denoiser=_sampling)
 def in_precision(checkpoint: A1111Checkpoint, precision: Precision) -> Iterator[ComputeContexts]:
     """Text encoders and denoiser ready to compute in ``precision``; their weights exactly as they were afterwards.
 
-    In the precision of the weights themselves, the WebUI's own autocast serves. Weights that are narrower than what is
-    asked for are upcast in place, one after the other; there is never a second copy of the model.
+    In the precision of the weights themselves, the WebUI's own autocast serves. Otherwise weights are cast once and one
+    after the other; the device never holds a second copy of the model.
 
     Raises:
         HostError: For fp16 on the CPU, or what torch cannot compute in on another device.
     """
-    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    wanted = DTYPES[precision]
     devices = host_module("devices")
     if wanted == torch.float16 and devices.device.type == "cpu":
         raise HostError("The CPU cannot compute in fp16: set precision to fp32 or bf16.")
@@ -206,29 +247,23 @@ def in_precision(checkpoint: A1111Checkpoint, precision: Precision) -> Iterator[
     if stored == wanted:
         yield HOST_CONTEXTS
         return
+    if wanted != torch.float32:
+        check_autocast(devices.device, wanted)
+
+    def autocast() -> AbstractContextManager[Any]:
+        return torch.autocast(devices.device.type, dtype=wanted)
+
     with ExitStack() as stack:
-        if stored != torch.float32:
-            wide = _wide_enough(stored, wanted)
-            stack.enter_context(upcast([checkpoint.model.model, checkpoint.text_model], wide))
-            stack.enter_context(_host_remembers(checkpoint, wide))
-        if wanted == torch.float32:
-            yield ComputeContexts(nullcontext, nullcontext)
+        if wanted == torch.float32 or stored.itemsize == 1:
+            stack.enter_context(upcast([checkpoint.model.model, checkpoint.text_model], wanted))
+            stack.enter_context(_host_remembers(checkpoint, wanted))
+            context: _Context = nullcontext if wanted == torch.float32 else autocast
+            yield ComputeContexts(context, context)
             return
-        device = devices.device
-        check_autocast(device, wanted)
-
-        def autocast() -> AbstractContextManager[Any]:
-            return torch.autocast(device.type, dtype=wanted)
-
-        # In float32 the text encoders' own gradients stay exact, and OpenCLIP's masks would not meet a half-precision
-        # query; they are a small part of the work.
-        in_float32 = checkpoint.weights_dtype == torch.float32
-        yield ComputeContexts(nullcontext if in_float32 else autocast, autocast)
-
-
-def _wide_enough(stored: torch.dtype, wanted: torch.dtype) -> torch.dtype:
-    """Between the two half precisions the only way is through float32, from which autocast starts."""
-    return wanted if stored.itemsize < wanted.itemsize else torch.float32
+        weights = WeightsForAutocast(checkpoint, wanted)
+        stack.callback(weights.restore)
+        weights.enable()
+        yield ComputeContexts(nullcontext, autocast, weights)
 
 
 @contextmanager

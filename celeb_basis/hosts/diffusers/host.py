@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,16 +22,26 @@ from celeb_basis.diffusion_model import (
     NoiseSchedule,
     PlaceholderTokens,
     Precision,
+    TensorCall,
     check_batch,
     check_images,
     check_latents,
     image_size,
+    to_device,
 )
 from celeb_basis.errors import HostError
+from celeb_basis.hosts.diffusers.autoencoder import Autoencoder
 from celeb_basis.hosts.diffusers.configs import Family
 from celeb_basis.hosts.diffusers.digests import sha256_of_modules
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
-from celeb_basis.hosts.torch_utils import check_autocast, frozen, memory_stats, torch_attention_keeps_scores, upcast
+from celeb_basis.hosts.held_weights import DTYPES, all_in, check_computes_in, held
+from celeb_basis.hosts.torch_utils import (
+    ChannelsLast,
+    channels_last_pays,
+    frozen,
+    memory_stats,
+    torch_attention_keeps_scores,
+)
 from celeb_basis.sampling import sample, sampling_points
 
 if TYPE_CHECKING:
@@ -66,11 +76,11 @@ class DiffusersHost(DiffusionModel):
         check_pipeline(pipeline)
         self._pipeline = pipeline
         self._unet: Any = pipeline.unet
-        self._vae: Any = pipeline.vae
+        self._vae = Autoencoder(pipeline.vae)
         self._name = name
         self._sha256 = sha256
         self._family = family_of(pipeline)
-        self._autocast: torch.dtype | None = None
+        self._training = False
         parts = [(pipeline.text_encoder, pipeline.tokenizer)]
         if self._family == "sdxl":
             parts.append((pipeline.text_encoder_2, pipeline.tokenizer_2))
@@ -88,10 +98,10 @@ class DiffusersHost(DiffusionModel):
         return ModelInfo(
             name=self._name,
             family=self._family,
-            sha256=self._sha256 or sha256_of_modules([self._unet, *self._text_models, self._vae]),
-            resolution=side * self._vae_scale_factor,
-            size_multiple=self._vae_scale_factor * 2 ** (levels - 1),
-            vae_scale_factor=self._vae_scale_factor,
+            sha256=self._sha256 or sha256_of_modules([self._unet, *self._text_models, self._vae.module]),
+            resolution=side * self._vae.scale_factor,
+            size_multiple=self._vae.scale_factor * 2 ** (levels - 1),
+            vae_scale_factor=self._vae.scale_factor,
             latent_channels=int(self._unet.config.in_channels),
         )
 
@@ -124,57 +134,51 @@ class DiffusersHost(DiffusionModel):
             self._unet,
             [self._unet, *self._text_models],
             self.device,
-            vae_scale_factor=self._vae_scale_factor,
+            vae_scale_factor=self._vae.scale_factor,
             keeps_scores=torch_attention_keeps_scores(self.device),
+            vae=self._vae.memory(self.device),
         )
 
     @contextmanager
     def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:
-        """Freeze all weights and choose how to compute in ``precision``; restore everything on leaving."""
-        wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        """Freeze all weights and hold them in ``precision``, cast once; restore everything on leaving."""
+        wanted = DTYPES[precision]
         denoising = [self._unet, *self._text_models]
-        before = self._autocast
         with ExitStack() as stack:
-            stack.enter_context(frozen([*denoising, self._vae]))
+            stack.enter_context(frozen([*denoising, self._vae.module]))
             stack.enter_context(gradient_checkpointing(self._unet, checkpointing))
-            if any(module.dtype != wanted for module in denoising):
-                # Also from one half precision to the other, because autocast starts from float32.
-                if wanted != torch.float32:
-                    check_autocast(self.device, wanted)
-                stack.enter_context(upcast(denoising, torch.float32))
-                self._autocast = None if wanted == torch.float32 else wanted
-            else:
-                self._autocast = None
-            try:
-                yield
-            finally:
-                self._autocast = before
+            check_computes_in(self.device, wanted)
+            stack.enter_context(held(denoising, all_in(wanted)))
+            layout = ChannelsLast([self._unet] if channels_last_pays(self.device, wanted) else [])
+            stack.callback(layout.restore)
+            layout.enable()
+            stack.callback(setattr, self, "_training", self._training)
+            self._training = True
+            yield
 
     def encode_images(self, images: torch.Tensor) -> LatentDistribution:
         """Encode ``(N, 3, S, S)`` images in [-1, 1] with the VAE, one at a time."""
-        check_images(images, self._vae_scale_factor)
-        config = self._vae.config
-        factor, shift = float(config.scaling_factor), float(getattr(config, "shift_factor", None) or 0.0)
-        means, stds = [], []
-        with torch.no_grad(), self._vae_on_device() as vae:
+        check_images(images, self._vae.scale_factor)
+        encoded = list(self.encode_one_by_one(image[None] for image in images))
+        return LatentDistribution(torch.cat([one.mean for one in encoded]), torch.cat([one.std for one in encoded]))
+
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        """Encode ``(1, 3, S, S)`` images as they come; the VAE is moved, and made wider if it has to be, once for all."""
+        with self._vae.on_device(self.device):
             for image in images:
-                moments = vae.encode(image[None].to(vae.device, vae.dtype)).latent_dist
-                means.append((moments.mean.float() - shift) * factor)
-                stds.append(moments.std.float() * factor)
-        return LatentDistribution(torch.cat(means).cpu(), torch.cat(stds).cpu())
+                check_images(image, self._vae.scale_factor)
+                mean, std = self._vae.encode(image)
+                yield LatentDistribution(mean.cpu(), std.cpu())
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode ``(N, C, h, w)`` scaled latents with the VAE, one at a time."""
         check_latents(latents)
-        with torch.no_grad(), self._vae_on_device() as vae:
-            return torch.cat([self._decoded(vae, latent[None]).float().cpu() for latent in latents])
+        with self._vae.on_device(self.device):
+            return torch.cat([self._vae.decode(latent[None]).float().cpu() for latent in latents])
 
     def release_vae(self) -> None:
         """Move the VAE to the CPU."""
-        if self.device.type != "cpu":
-            self._vae.to("cpu")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        self._vae.release(self.device)
 
     def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Conditioning:
         """Encode prompts with the vectors of their placeholder tokens in place; differentiable in the vectors."""
@@ -182,28 +186,38 @@ class DiffusersHost(DiffusionModel):
             raise HostError("There are no prompts to encode: give at least one.")
         penultimate = self._family == "sdxl"
         states, pooled = [], None
-        with self._autocast_context():
-            for which, (encoder, model) in enumerate(zip(self._encoders, self._text_models, strict=True)):
-                of_encoder, of_pooled = encoder.encode(prompts, placeholder_tokens, which, penultimate=penultimate)
-                states.append(of_encoder.to(self.device, model.dtype))
-                pooled = of_pooled if pooled is None else pooled
+        for which, (encoder, model) in enumerate(zip(self._encoders, self._text_models, strict=True)):
+            of_encoder, of_pooled = encoder.encode(prompts, placeholder_tokens, which, penultimate=penultimate)
+            states.append(of_encoder.to(self.device, model.dtype))
+            pooled = of_pooled if pooled is None else pooled
         together = states[0] if len(states) == 1 else torch.cat(states, dim=-1).to(self._text_models[-1].dtype)
         return _Encoded(together, None if pooled is None else pooled.to(self.device))
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The UNet's output for ``(N, C, h, w)`` noisy latents: float32, same shape."""
+        return self._call(latents, timesteps, conditioning)()
+
+    def denoiser_call(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> TensorCall | None:
+        """A call of the UNet alone; nothing moves its weights while it is trained through."""
+        return self._call(latents, timesteps, conditioning)
+
+    def _call(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> TensorCall:
         check_batch(latents, timesteps, len(conditioning.states))
-        added = None
+        device, dtype = self.device, self.dtype
+        inputs = [latents.to(device, dtype), timesteps.to(device), conditioning.states.to(dtype)]
         if conditioning.pooled is not None:
-            added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": self._time_ids(latents)}
-        with self._autocast_context():
-            output: torch.Tensor = self._unet(
-                latents.to(self.device, self.dtype),
-                timesteps.to(self.device),
-                encoder_hidden_states=conditioning.states.to(self.dtype),
-                added_cond_kwargs=added,
-                return_dict=False,
-            )[0]
+            inputs += [conditioning.pooled.to(dtype), self._time_ids(latents)]
+        return TensorCall(self._denoise, tuple(inputs))
+
+    def _denoise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, *more: torch.Tensor
+    ) -> torch.Tensor:
+        added = dict(zip(("text_embeds", "time_ids"), more, strict=True)) if more else None
+        output: torch.Tensor = self._unet(
+            latents, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+        )[0]
         return output.float()
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
@@ -211,30 +225,33 @@ class DiffusersHost(DiffusionModel):
 
         The first latents are drawn on the CPU, so that a seed gives the same image on every device.
         """
-        width, height = image_size(request, self.info, self._vae_scale_factor, self.schedule.timesteps)
+        width, height = image_size(request, self.info, self._vae.scale_factor, self.schedule.timesteps)
         pipeline = self._sampling_pipeline()
         with torch.no_grad():
             encoded = self._generation_prompts(request)
-        for number in range(request.count):
-            generator = torch.Generator().manual_seed((request.seed + number) % 2**63)
-            with torch.no_grad(), frozen([self._unet]), self._vae_on_device() as vae:
-                if request.sampler == "ddim":
-                    latents = pipeline(
-                        **encoded,
-                        width=width,
-                        height=height,
-                        num_inference_steps=request.steps,
-                        guidance_scale=request.guidance,
-                        eta=0.0,
-                        generator=generator,
-                        output_type="latent",
-                    ).images
-                else:
-                    latents = self._sampled(request, encoded, (height, width), generator)
-                # The pipeline itself does not decode if the VAE is held in another precision than the UNet.
-                decoded = self._decoded(vae, latents)
-            image: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
-            yield image.convert("RGB")
+        with ExitStack() as stack:
+            if self._training:  # a preview: the next steps need the VAE's room
+                stack.callback(self.release_vae)
+            for number in range(request.count):
+                generator = torch.Generator().manual_seed((request.seed + number) % 2**63)
+                with torch.no_grad(), frozen([self._unet]), self._vae.on_device(self.device):
+                    if request.sampler == "ddim":
+                        latents = pipeline(
+                            **encoded,
+                            width=width,
+                            height=height,
+                            num_inference_steps=request.steps,
+                            guidance_scale=request.guidance,
+                            eta=0.0,
+                            generator=generator,
+                            output_type="latent",
+                        ).images
+                    else:
+                        latents = self._sampled(request, encoded, (height, width), generator)
+                    # The pipeline itself does not decode if the VAE is held in another precision than the UNet.
+                    decoded = self._vae.decode(latents)
+                image: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+                yield image.convert("RGB")
 
     def _sampled(
         self,
@@ -262,43 +279,16 @@ class DiffusersHost(DiffusionModel):
             output = self.predict(latents.expand(len(keys), -1, -1, -1), times, conditioning)
             return output[:1] + request.guidance * (output[1:] - output[:1]) if guided else output
 
-        shape = (1, self.info.latent_channels, *(side // self._vae_scale_factor for side in size))
+        shape = (1, self.info.latent_channels, *(side // self._vae.scale_factor for side in size))
         noise = torch.randn(shape, generator=generator).to(self.device)
         points = sampling_points(self.schedule, request.steps)
         return sample(denoise, noise, points, self.schedule.prediction, request.sampler)
 
-    @staticmethod
-    def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-        if shift := getattr(vae.config, "shift_factor", None):
-            unscaled = unscaled + shift
-        output: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
-        return output
-
-    @property
-    def _vae_scale_factor(self) -> int:
-        """Side in pixels of the image area that one latent pixel stands for: the VAE's scale factor."""
-        return int(2 ** (len(self._vae.config.block_out_channels) - 1))
-
-    def _autocast_context(self) -> AbstractContextManager[Any]:
-        if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._autocast)
-
-    @contextmanager
-    def _vae_on_device(self) -> Iterator[Any]:
-        """The VAE on the device, in evaluation mode, and in float32 where half precision would overflow (SDXL's)."""
-        self._vae.to(self.device)
-        overflows = self._vae.dtype == torch.float16 and getattr(self._vae.config, "force_upcast", False)
-        wide = upcast([self._vae], torch.float32) if overflows else nullcontext()
-        with frozen([self._vae]), wide:
-            yield self._vae
-
     def _time_ids(self, latents: torch.Tensor) -> torch.Tensor:
         """SDXL's size conditioning ``(N, 6)``: original size, crop and target size of an image that was not cropped."""
-        height, width = (side * self._vae_scale_factor for side in latents.shape[-2:])
-        ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
-        return ids.expand(len(latents), -1)
+        height, width = (side * self._vae.scale_factor for side in latents.shape[-2:])
+        ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
+        return to_device(ids, self.device).expand(len(latents), -1)
 
     def _sampling_pipeline(self) -> Any:
         """A second pipeline over the same modules, with DDIM; the pipeline that was passed in is not changed."""
@@ -316,14 +306,13 @@ class DiffusersHost(DiffusionModel):
         of_encoders = [encoder.chunks(prompt, placeholder_tokens, at) for at, encoder in enumerate(self._encoders)]
         longest = max(map(len, of_encoders))
         states, pooled = [], None
-        with self._autocast_context():
-            for which, (encoder, chunks) in enumerate(zip(self._encoders, of_encoders, strict=True)):
-                chunks += encoder.chunks("", {}, which) * (longest - len(chunks))
-                of_encoder, of_pooled = encoder.encode_chunks(
-                    chunks, placeholder_tokens, which, penultimate=self._family == "sdxl"
-                )
-                states.append(of_encoder.to(self.device, self._text_models[which].dtype))
-                pooled = of_pooled if pooled is None else pooled
+        for which, (encoder, chunks) in enumerate(zip(self._encoders, of_encoders, strict=True)):
+            chunks += encoder.chunks("", {}, which) * (longest - len(chunks))
+            of_encoder, of_pooled = encoder.encode_chunks(
+                chunks, placeholder_tokens, which, penultimate=self._family == "sdxl"
+            )
+            states.append(of_encoder.to(self.device, self._text_models[which].dtype))
+            pooled = of_pooled if pooled is None else pooled
         together = states[0] if len(states) == 1 else torch.cat(states, dim=-1).to(self._text_models[-1].dtype)
         return _Encoded(together, None if pooled is None else pooled.to(self.device))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from celeb_basis.diffusion_model import PlaceholderTokens, TextEncoder, split_at_placeholders
+from celeb_basis.diffusion_model import PlaceholderTokens, TextEncoder, split_at_placeholders, to_device
 from celeb_basis.errors import HostError
 from celeb_basis.prompts.emphasis import BREAK, Token, parse_emphasis, split_into_chunks
 from celeb_basis.prompts.syntax import sealed, with_emphasis
@@ -163,11 +163,11 @@ class DiffusersTextEncoder(TextEncoder):
     def _encoded(
         self, tokenized: list[TokenizedPrompt], vectors: dict[str, torch.Tensor], penultimate: bool
     ) -> tuple[Any, Any]:
-        ids = torch.tensor([prompt.ids for prompt in tokenized], device=self._model.device)
+        ids = to_device(torch.tensor([prompt.ids for prompt in tokenized]), self._model.device)
         mask = None
         if not penultimate and getattr(self._model.config, "use_attention_mask", False):
-            lengths = torch.tensor([prompt.length for prompt in tokenized], device=ids.device)
-            mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+            lengths = torch.tensor([prompt.length for prompt in tokenized])
+            mask = to_device((torch.arange(ids.shape[1]) < lengths[:, None]).long(), ids.device)
         with self._vectors_in_place(tokenized, vectors):
             output = self._model(ids, attention_mask=mask, output_hidden_states=penultimate)
         if not penultimate:
@@ -244,10 +244,9 @@ class DiffusersTextEncoder(TextEncoder):
 
         def replace(_module: Any, _inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
             ready = {token: of_token.to(embedded) for token, of_token in vectors.items()}
-            rows = torch.tensor([position[0] for position in positions], device=embedded.device)
-            columns = torch.tensor([position[1] for position in positions], device=embedded.device)
+            places = to_device(torch.tensor([position[:2] for position in positions]).T, embedded.device)
             values = torch.stack([ready[token][number] for _, _, token, number in positions])
-            return embedded.index_put((rows, columns), values)
+            return embedded.index_put((places[0], places[1]), values)
 
         hook = self._model.get_input_embeddings().register_forward_hook(replace)
         try:

@@ -32,6 +32,7 @@ class _ForgeTrainingMode(TrainingMode):
         self.casting.restore()
 
     def resume(self, checkpoint: ForgeCheckpoint) -> None:
+        checkpoint.offload_vae()
         move_to_device(checkpoint)
         self.casting.enable()
         self.weights.enable()
@@ -41,6 +42,7 @@ class ForgeHost(FamilyHost[ForgeCheckpoint, _ForgeTrainingMode]):
     """Through Forge, whose text encoders, denoiser, VAE and memory management are all its own."""
 
     checkpoint_type = ForgeCheckpoint
+    casting = "layers"
 
     @property
     def device(self) -> torch.device:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, check_images, check_latents
+from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, VaeMemory, check_images, check_latents
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
 from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.forge.gradients import casting
 from celeb_basis.hosts.forge.modules import embeddings_page, forge_module, silent_text_engines, text_engine_class
-from celeb_basis.hosts.torch_utils import decode_each, encode_each, normal_tensor, torch_attention_keeps_scores
+from celeb_basis.hosts.torch_utils import (
+    decode_each,
+    encode_each,
+    memory_of_original_vae,
+    normal_tensor,
+    torch_attention_keeps_scores,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -154,16 +160,26 @@ class ForgeCheckpoint(LoadedCheckpoint):
         """As Forge's wrapper has it."""
         return int(self.vae.downscale_ratio)
 
-    def encode_images(self, images: torch.Tensor) -> LatentDistribution:
-        """In the precision that Forge holds the VAE in, one at a time."""
-        check_images(images, self.vae_scale_factor)
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        """In the precision that Forge holds the VAE in."""
         vae = self.vae
+        module = vae.first_stage_model
         with torch.inference_mode():
             forge_module("backend.memory_management").load_models_gpu([vae.patcher])
-        with torch.no_grad():
-            means, stds = encode_each(images, partial(_encoded, vae, vae.vae_dtype), partial(_encoded_in_float32, vae))
-        module = vae.first_stage_model
-        return LatentDistribution(module.process_in(means), stds * float(module.scaling_factor))
+
+        def encode(image: torch.Tensor, wide: bool) -> torch.Tensor:
+            check_images(image, self.vae_scale_factor)
+            with torch.no_grad():
+                return _encoded(vae, torch.float32 if wide else vae.vae_dtype, image)
+
+        for mean, std in encode_each(images, encode, lambda: casting(module, torch.float32)):
+            yield LatentDistribution(module.process_in(mean), std * float(module.scaling_factor))
+
+    @property
+    def vae_memory(self) -> VaeMemory | None:
+        """Of the VAE that the user chose."""
+        vae = self.vae
+        return memory_of_original_vae(vae.first_stage_model, vae.device, sdxl=self.family == "sdxl")
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """In the precision that Forge holds the VAE in, one at a time."""
@@ -273,11 +289,6 @@ def _encoded(vae: Any, dtype: torch.dtype, image: torch.Tensor) -> torch.Tensor:
     module = vae.first_stage_model
     output: torch.Tensor = module.encoder(image.to(vae.device, dtype))
     return output if module.quant_conv is None else module.quant_conv(output)
-
-
-def _encoded_in_float32(vae: Any, image: torch.Tensor) -> torch.Tensor:
-    with casting(vae.first_stage_model, torch.float32):
-        return _encoded(vae, torch.float32, image)
 
 
 def _decoded(vae: Any, dtype: torch.dtype, latent: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.host import EncodedPrompts, FamilyHost, TrainingMode, call_unet, check_emphasis
+from celeb_basis.hosts.a1111.host import (
+    EncodedPrompts,
+    FamilyHost,
+    TrainingMode,
+    call_unet,
+    check_emphasis,
+    has_fast_layout,
+)
 from celeb_basis.hosts.a1111.model_patches import (
     HOST_CONTEXTS,
     ComputeContexts,
@@ -82,12 +89,15 @@ class _ReForgeTrainingMode(TrainingMode):
 
     def suspend(self) -> None:
         self.layout.restore()
+        self.contexts.suspend()
         self.patches.suspend()
 
     def resume(self, checkpoint: ReForgeCheckpoint) -> None:
+        checkpoint.offload_vae()
         self.patches.disable()
         move_to_device(checkpoint)
         self.patches.freeze()
+        self.contexts.resume()
         self.layout.enable()
 
 
@@ -115,7 +125,7 @@ class ReForgeHost(FamilyHost[ReForgeCheckpoint, _ReForgeTrainingMode]):
             patches.freeze()
             contexts = stack.enter_context(in_precision(checkpoint, precision))
             stack.enter_context(frozen([checkpoint.model]))
-            layout = ChannelsLast([checkpoint.unet] if self.device.type == "cpu" else [])
+            layout = ChannelsLast([checkpoint.unet] if has_fast_layout(self.device, precision) else [])
             stack.callback(layout.restore)
             layout.enable()
             stack.enter_context(gradient_checkpointing(checkpoint, checkpointing, contexts.blocks))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, Prediction, check_images, check_latents
+from celeb_basis.diffusion_model import (
+    LatentDistribution,
+    NoiseSchedule,
+    Prediction,
+    VaeMemory,
+    check_images,
+    check_latents,
+)
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, Family
 from celeb_basis.hosts.a1111.model import A1111Checkpoint, decoded, decoded_in_float32
@@ -18,6 +26,7 @@ from celeb_basis.hosts.torch_utils import (
     decode_each,
     encode_each,
     frozen,
+    memory_of_original_vae,
     torch_attention_keeps_scores,
     upcast,
     without_autocast,
@@ -128,15 +137,26 @@ class ReForgeCheckpoint(A1111Checkpoint):
         """As reForge's wrapper has it."""
         return int(self.vae.downscale_ratio)
 
-    def encode_images(self, images: torch.Tensor) -> LatentDistribution:
-        """Without autocast, one at a time."""
-        check_images(images, self.vae_scale_factor)
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
+        """Without autocast."""
         vae = self.vae
         reforge_module("ldm_patched.modules.model_management").load_models_gpu([vae.patcher])
         module, factor = vae.first_stage_model, float(self.denoiser.latent_format.scale_factor)
-        with torch.no_grad(), frozen([module]), without_autocast(vae.device):
-            means, stds = encode_each(images, partial(_encoded, module), partial(_encoded_in_float32, module))
-        return LatentDistribution(means * factor, stds * factor)
+
+        def encode(image: torch.Tensor, _wide: bool) -> torch.Tensor:
+            check_images(image, self.vae_scale_factor)
+            with torch.no_grad(), without_autocast(vae.device):
+                return _encoded(module, image)
+
+        with frozen([module]):
+            for mean, std in encode_each(images, encode, lambda: upcast([module], torch.float32)):
+                yield LatentDistribution(mean * factor, std * factor)
+
+    @property
+    def vae_memory(self) -> VaeMemory | None:
+        """Of the VAE that the user chose."""
+        vae = self.vae
+        return memory_of_original_vae(vae.first_stage_model, vae.device, sdxl=self.family == "sdxl")
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Without autocast, one at a time."""
@@ -174,8 +194,3 @@ def _encoded(module: Any, image: torch.Tensor) -> torch.Tensor:
     output: torch.Tensor = module.encoder(image.to(weight.device, weight.dtype))
     last = getattr(module, "quant_conv", None)
     return output if last is None else last(output)
-
-
-def _encoded_in_float32(module: Any, image: torch.Tensor) -> torch.Tensor:
-    with upcast([module], torch.float32):
-        return _encoded(module, image)

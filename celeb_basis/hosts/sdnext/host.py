@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         LatentDistribution,
         PlaceholderTokens,
         Precision,
+        TensorCall,
     )
 
 
@@ -181,10 +182,10 @@ class SDNextHost(DiffusersHost):
             stack.enter_context(super().prepare_for_training(precision, checkpointing=checkpointing))
             yield
 
-    def encode_images(self, pictures: torch.Tensor) -> LatentDistribution:
+    def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
         """As diffusers does, if the checkpoint is still loaded."""
         self._check_still_loaded()
-        return super().encode_images(pictures)
+        return super().encode_one_by_one(images)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """As diffusers does, if the checkpoint is still loaded."""
@@ -200,6 +201,13 @@ class SDNextHost(DiffusersHost):
         """As diffusers does, if the checkpoint is still loaded."""
         self._check_still_loaded()
         return super().predict(latents, timesteps, conditioning)
+
+    def denoiser_call(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> TensorCall | None:
+        """None: SD.Next may have put in attention of its own, or hooks that move weights."""
+        del latents, timesteps, conditioning
+        return None
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         """As diffusers does, if the checkpoint is still loaded."""
