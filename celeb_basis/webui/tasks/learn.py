@@ -17,8 +17,6 @@ from celeb_basis.errors import (
     HostError,
     IdentityError,
     MissingPackageError,
-    NotFiniteError,
-    OutOfMemoryError,
     StoppedError,
     TrainingError,
 )
@@ -308,7 +306,7 @@ class LearnTasks:
             return
         except Exception as error:
             self._keep(job)  # the last good state, if there is one: a wrong checkpoint at Resume must not cost it
-            if isinstance(error, (NotFiniteError, OutOfMemoryError, HostError)) and job.resumable:
+            if isinstance(error, (TrainingError, HostError)) and job.resumable:
                 text = str(error).replace(f"resume {self._files.state(job.id)}", "press Resume")
                 raise type(error)(text) from error
             raise
