@@ -110,6 +110,7 @@ class ComfyHost(DiffusionModel):
             self.device,
             vae_scale_factor=model.vae_scale_factor,
             keeps_scores=torch_attention_keeps_scores(self.device),
+            casting="layers",
         )
 
     @contextmanager

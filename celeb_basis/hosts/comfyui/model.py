@@ -267,22 +267,19 @@ class ComfyModel:
         vae, used = self.vae, self.vae.memory_used_encode((1, *images.shape[1:]), self.vae.vae_dtype)
         with torch.inference_mode():
             memory_management().load_models_gpu([vae.patcher], memory_required=used)
-            means, stds = encode_each(images, self._encoder(vae.vae_dtype), self._encoder(torch.float32))
-            latents = self.base.process_latent_in(means)
+            pictures, module = (image[None] for image in images), vae.first_stage_model
+            with upcast([module], vae.vae_dtype):
+                encoded = list(encode_each(pictures, self._encoded, lambda: upcast([module], torch.float32)))
+            latents = self.base.process_latent_in(torch.cat([mean for mean, _ in encoded]))
             scale = float(self.base.latent_format.scale_factor)
         with leave_inference_mode():
-            return LatentDistribution(latents.float().clone(), stds.clone() * scale)
+            return LatentDistribution(latents.float().clone(), torch.cat([std for _, std in encoded]) * scale)
 
-    def _encoder(self, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-        module, device = self.vae.first_stage_model, self.vae.device
-
-        def encode(image: torch.Tensor) -> torch.Tensor:
-            with upcast([module], dtype):
-                output: torch.Tensor = module.encoder(image.to(device, dtype))
-                quant: Callable[[torch.Tensor], torch.Tensor] | None = getattr(module, "quant_conv", None)
-                return output if quant is None else quant(output)
-
-        return encode
+    def _encoded(self, image: torch.Tensor, wide: bool) -> torch.Tensor:
+        module = self.vae.first_stage_model
+        output: torch.Tensor = module.encoder(image.to(self.vae.device, torch.float32 if wide else self.vae.vae_dtype))
+        quant: Callable[[torch.Tensor], torch.Tensor] | None = getattr(module, "quant_conv", None)
+        return output if quant is None else quant(output)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode scaled latents ``(N, C, h, w)`` with the connected VAE, one at a time, to pictures in about [-1, 1]."""
