@@ -24,6 +24,8 @@ PEOPLE_FILE = Path(__file__).with_name("people.json")
 NAMED, STRANGERS = 960, 100
 
 _SEED = 20230602
+_WOMEN = "women"
+"""What the shipped list says of women's names."""
 _MOST_BYTES, _MOST_VALUES = 64 << 20, 8_000_000
 """Of a casting, which holds two face embeddings of everybody."""
 _CASTING = "python -m miniature.people3d.casting"
@@ -102,6 +104,27 @@ def choose_names(wanted: int) -> tuple[str, ...]:
     return tuple(sorted(by_tokens[pair] for pair in fitting[:wanted]))
 
 
+def fitting(names: Sequence[str], numbers: Sequence[int], spread: float) -> tuple[int, ...]:
+    """Order people so that women's names go to women and men's to men, as far as there are enough of both.
+
+    Args:
+        names: Names of the shipped list.
+        numbers: As many people, for :func:`miniature.people3d.person.draw_person`.
+        spread: How far their features vary.
+    """
+    from celeb_basis.names.lists import shipped_names
+    from miniature.people3d.person import draw_person
+
+    listed = shipped_names()
+    of_women = {name for name, columns in zip(listed.names, listed.columns, strict=True) if _WOMEN in columns}
+    waiting: dict[bool, list[int]] = {True: [], False: []}
+    for number in reversed(numbers):
+        waiting[not draw_person(number, spread).male].append(number)
+    fitted = [waiting[name in of_women].pop() if waiting[name in of_women] else None for name in names]
+    left = [*waiting[True], *waiting[False]]
+    return tuple(left.pop() if number is None else number for number in fitted)
+
+
 def _numbers(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
 
@@ -137,12 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{options.casting} has {len(numbers)} people, but {wanted} are wanted: find more with "
             f"`{_CASTING} {options.casting} --wanted {wanted}`."
         )
-    people = People(
-        choose_names(options.named),
-        tuple(numbers[: options.named]),
-        tuple(numbers[options.named : wanted]),
-        stored["spread"],
-    )
+    names, spread = choose_names(options.named), float(stored["spread"])
+    named = fitting(names, numbers[: options.named], spread)
+    people = People(names, named, tuple(numbers[options.named : wanted]), spread)
     write_json(options.output, asdict(people))
     _log.info("%d people with names and %d strangers in %s", options.named, options.strangers, options.output)
 

@@ -13,7 +13,8 @@ from celeb_basis.errors import CelebBasisError, FileError, NamesError
 from celeb_basis.hosts.diffusers.configs import clip_tokenizer as new_tokenizer
 from celeb_basis.names.filters import filter_names
 from celeb_basis.names.lists import name_list, shipped_names
-from miniature.world.people import People, choose_names, main, read_people
+from miniature.people3d.person import draw_person
+from miniature.world.people import People, choose_names, fitting, main, read_people
 
 clip_tokenizer = lru_cache(new_tokenizer)
 
@@ -78,7 +79,8 @@ def test_the_command_writes_the_people(tmp_path: Path) -> None:
     path = tmp_path / "people.json"
     main([str(casting(tmp_path, 40)), "--named", "32", "--strangers", "6", "--output", str(path)])
     people = read_people(path)
-    assert people == People(chosen(32), tuple(range(1, 97, 3)), tuple(range(97, 115, 3)), 1.3)
+    named = fitting(chosen(32), tuple(range(1, 97, 3)), 1.3)
+    assert people == People(chosen(32), named, tuple(range(97, 115, 3)), 1.3)
     before = path.read_bytes()
     main([str(tmp_path / "casting.json"), "--named", "32", "--strangers", "6", "--output", str(path)])
     assert path.read_bytes() == before
@@ -116,3 +118,16 @@ def test_people_are_read_only_if_each_named_one_has_a_name(tmp_path: Path) -> No
         read_people(path)
     with pytest.raises(FileError, match="missing"):
         read_people(tmp_path / "missing.json")
+
+
+def test_names_fit_the_people_who_bear_them() -> None:
+    names, numbers = chosen(64), tuple(range(64))
+    named = fitting(names, numbers, 1.4)
+    assert sorted(named) == sorted(numbers), "nobody is lost or taken twice"
+    assert named == fitting(names, numbers, 1.4)
+    listed = shipped_names()
+    said = dict(zip(listed.names, listed.columns, strict=True))
+    men = [draw_person(number, 1.4).male for number in named]
+    wanted = ["men" in said[name] for name in names]
+    wrong = sum(one != other for one, other in zip(men, wanted, strict=True))
+    assert wrong == abs(sum(men) - sum(wanted)), "no more than there are too few of"
