@@ -181,11 +181,13 @@ def _server(demo: Any, app: Any) -> None:
 def _api(_demo: Any, app: Any) -> None:
     """The routes, in the application that this start made: only where the host serves its own API."""
     from celeb_basis.webui.api.routes import mount
+    from celeb_basis.webui.host_server import list_people_among_embeddings
 
     cmd_opts = host_module("shared").cmd_opts
     if not (getattr(cmd_opts, "api", False) or getattr(cmd_opts, "nowebui", False)):
         return
     mount(app, service(), getattr(cmd_opts, "api_auth", None), cmd_opts)
+    list_people_among_embeddings(app, service().people.entries)
 
 
 def _reload() -> None:

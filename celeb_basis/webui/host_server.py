@@ -1,15 +1,17 @@
-"""The web server that the host runs: its end, files of people, and events of our page that other sites' pages send."""
+"""The web server that the host runs: its end, files of people, its list of embeddings, and events of other sites' pages."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
@@ -17,7 +19,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from celeb_basis.webui.api.access import FOREIGN_PAGE, Access
 
+if TYPE_CHECKING:
+    from celeb_basis.identities.library import IdentityStatus
+
 _log = logging.getLogger(__name__)
+
+_EMBEDDINGS = "/sdapi/v1/embeddings"
+_LISTS_PEOPLE = "celeb_basis_lists_people"
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
@@ -239,3 +247,55 @@ def refuse_other_sites(demo: Any, app: Any, access: Access) -> None:
     """Have the host's application ``app`` refuse the events of our page that pages of other sites send."""
     if demo is not None:
         app.router.routes.insert(0, RefuseOtherSites(demo, app.router, access))
+
+
+def list_people_among_embeddings(app: Any, entries: Callable[[], Iterable[IdentityStatus]]) -> None:
+    """Have the host's ``GET /sdapi/v1/embeddings`` list people as well, for programs that complete prompts from it.
+
+    Those that the loaded checkpoint can draw are among the loaded, all others among the skipped, by the words that prompts
+    name them with. A host without such a route stays as it is.
+
+    Args:
+        app: The host's application, once its own API is mounted.
+        entries: Returns everyone in the library, as they are on the loaded checkpoint.
+    """
+    for route in app.routes:
+        dependant: Any = getattr(route, "dependant", None)
+        answer = getattr(dependant, "call", None)
+        if getattr(route, "path", None) != _EMBEDDINGS or answer is None or hasattr(answer, _LISTS_PEOPLE):
+            continue
+        if not inspect.iscoroutinefunction(answer):
+            dependant.call = _with_people(answer, entries)
+
+
+def _with_people(answer: Callable[..., Any], entries: Callable[[], Iterable[IdentityStatus]]) -> Callable[..., Any]:
+    @functools.wraps(answer)
+    def with_people(*arguments: Any, **named: Any) -> Any:
+        found = answer(*arguments, **named)
+        try:
+            for status in entries():
+                if status.identity is not None:
+                    _add_person(found, status)
+        except Exception:  # the host's own answer is not to fail for ours
+            _log.exception("People cannot be listed among the WebUI's embeddings.")
+        return found
+
+    setattr(with_people, _LISTS_PEOPLE, True)
+    return with_people
+
+
+def _add_person(found: Any, status: IdentityStatus) -> None:
+    """Into a dictionary by names (the WebUI, Forge, reForge) or a list of names (SD.Next), of a dictionary or a model."""
+    identity, where = status.identity, "loaded" if status.available else "skipped"
+    listed = found[where] if isinstance(found, dict) else getattr(found, where)
+    if isinstance(listed, list):
+        listed.append(status.placeholder_token)
+    elif identity is not None:
+        metadata = identity.metadata
+        listed[status.placeholder_token] = {
+            "step": metadata.steps,
+            "sd_checkpoint": metadata.base_sha256[:10] or None,
+            "sd_checkpoint_name": metadata.learned_on or metadata.base_model or None,
+            "shape": sum(vectors.shape[-1] for vectors in identity.vectors),
+            "vectors": identity.positions,
+        }

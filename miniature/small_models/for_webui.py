@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import CelebBasisError, HostError, MissingPackageError
 from celeb_basis.files import write_json, write_text
 from celeb_basis.hosts.diffusers.configs import END, MAX_TOKENS, START, clip_vocabulary
-from celeb_basis.hosts.diffusers.host import family_of
+from celeb_basis.hosts.diffusers.pipelines import family_of
 from celeb_basis.miniature import NAME, NAMES, shipped_model
 from miniature.small_models.ldm_layout import ldm_yaml, save_weights
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.files import write_bytes, write_text
 from celeb_basis.hosts.diffusers.configs import Config, Family
-from celeb_basis.hosts.diffusers.host import family_of
+from celeb_basis.hosts.diffusers.pipelines import family_of
 from celeb_basis.hosts.diffusers.single_file import TEXT_PARTS
 
 if TYPE_CHECKING:

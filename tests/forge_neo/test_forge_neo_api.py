@@ -101,3 +101,10 @@ def test_an_exported_embedding_lies_where_forge_neo_looks(server: Server) -> Non
     (name,) = server.ours("POST", "/people/ada/embedding")["files"]
     written = server.data / "models" / "embeddings" / name
     assert written.is_file()
+
+
+def test_programs_that_ask_for_embeddings_are_told_of_people(server: Server) -> None:
+    status, found = server.call("GET", "/sdapi/v1/embeddings")
+    assert status == 200
+    assert found["loaded"]["<ada>"]["vectors"] == 2
+    assert found["loaded"]["<ada>"]["sd_checkpoint_name"] == "miniature"

@@ -1,7 +1,7 @@
 """The adapter in a real Forge Neo: every check of ``support.forge_checks``, all of a checkpoint in one process.
 
-The miniature, and small ones of XL with random weights: one that predicts noise, and one that predicts velocity on a schedule
-of zero terminal SNR.
+The miniature, and small ones of XL with random weights: one that predicts noise, one that predicts velocity on a schedule
+of zero terminal SNR, and one for inpainting.
 
 Run with ``CELEB_BASIS_FORGE_NEO`` set, and ``CELEB_BASIS_FORGE_NEO_PYTHON`` where it has no ``venv`` of its own.
 """
@@ -14,7 +14,7 @@ import pytest
 from support.forge import need_forge_neo
 from support.forge_reports import CHECKS, reports_of
 
-FAMILIES = ("miniature", "sdxl", "sdxl_v")
+FAMILIES = ("miniature", "sdxl", "sdxl_v", "sdxl_inpaint")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from support.models import make_host
 from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers import DiffusersHost
-from celeb_basis.hosts.diffusers.host import noise_schedule, sampler
+from celeb_basis.hosts.diffusers.pipelines import noise_schedule, sampler
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -393,7 +393,6 @@ def test_a_model_is_the_same_for_a_seed_and_another_for_another() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"in_channels": 9}, "inpainting"),
         ({"in_channels": 5}, "depth"),
         ({"class_embed_type": "projection"}, "more than a prompt"),
         ({"time_cond_proj_dim": 256}, "more than a prompt"),

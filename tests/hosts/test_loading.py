@@ -233,7 +233,8 @@ def test_files_that_are_not_safetensors(tmp_path: Path, content: bytes) -> None:
         ({"lora_unet_down.weight": (2, 2)}, "a LoRA"),
         ({"emb_params": (2, 768)}, "an embedding"),
         ({f"double_blocks.{number}.weight": (2, 2) for number in range(20)}, "no Stable Diffusion checkpoint"),
-        ({"model.diffusion_model.input_blocks.0.0.weight": (32, 9, 3, 3)}, "an inpainting model"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (32, 9, 3, 3)}, "no VAE"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (32, 8, 3, 3)}, "an InstructPix2Pix model"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (32, 4, 3, 3)}, "no VAE"),
     ],
 )

@@ -99,13 +99,13 @@ def with_small(data: Path, family: str) -> Path:
 
     Args:
         data: The folder.
-        family: ``sd2``, ``sdxl``, or ``sdxl_v``: an SDXL that predicts velocity, with a schedule of zero terminal SNR, as
-            its file says by two entries without content.
+        family: ``sd2``, ``sdxl``, ``sdxl_inpaint``, or ``sdxl_v``: an SDXL that predicts velocity, with a schedule of zero
+            terminal SNR, as its file says by two entries without content.
     """
     models = _folders(data)
     kind: Family = "sd2" if family == "sd2" else "sdxl"
     widths = (128, 192) if kind == "sdxl" else (128,)
-    pipeline = _small_pipeline(kind, widths)
+    pipeline = _small_pipeline(kind, widths, channels=9 if family == "sdxl_inpaint" else 4)
     file = models / f"{family}.safetensors"
     save_single_file(pipeline, file)
     if family == "sdxl_v":
@@ -124,12 +124,13 @@ def with_small(data: Path, family: str) -> Path:
     return data
 
 
-def _small_pipeline(kind: Family, widths: Sequence[int]) -> Any:
+def _small_pipeline(kind: Family, widths: Sequence[int], channels: int) -> Any:
     """As small as Forge's own code allows: it embeds SDXL's sizes in 256 numbers each."""
     if kind == "sd2":
         return make_pipeline(kind, width=widths[0])
     configs = small_configs(kind, width=widths[0], second_width=widths[1])
     configs["unet"] |= {
+        "in_channels": channels,
         "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": widths[1] + 6 * 256,
     }

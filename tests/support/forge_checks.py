@@ -130,6 +130,8 @@ def check_learning_computes_what_drawing_computes(_data: Path) -> None:
     rates = host.schedule.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
     sigmas = ((1 - rates) / rates).sqrt()
     given = {}
+    if host._masked is not None:
+        given["c_concat"] = host._masked.like(latents)
     if outside.vector is not None:
         pooled = outside.vector.shape[1] - 6 * 256
         sizes = forge_conditioning(["one", "two"], 8 * latents.shape[-1])["vector"][:, pooled:]
@@ -323,6 +325,27 @@ def check_decoded_pictures_are_forges(_data: Path) -> None:
     digest = text_encoders_sha256(host)
     with host.prepare_for_training("fp32"):
         assert text_encoders_sha256(host) == digest
+
+
+def check_an_inpainting_checkpoint_is_given_what_forge_gives_it(_data: Path) -> None:
+    """For text-to-image: a mask of everything, and the latents of a gray image. Others are given nothing."""
+    from modules import processing
+
+    host, checkpoint = ForgeHost(), ForgeCheckpoint.current()
+    if not checkpoint.is_inpainting:
+        assert host._masked is None
+        return
+    p = processing.StableDiffusionProcessingTxt2Img(prompt="a", width=64, height=64)
+    p.sd_model = checkpoint.model
+    torch.manual_seed(5)
+    with torch.inference_mode():
+        by_forge = p.txt2img_image_conditioning(torch.zeros(1, 4, 8, 8), 64, 64).float().clone()
+    torch.manual_seed(5)
+    noise = torch.randn(1, 4, 8, 8)
+    assert host._masked is not None
+    ours = host._masked.like(torch.zeros(1, 4, 8, 8)).clone()
+    ours[:, 1:] += host.encode_images(torch.zeros(1, 3, 64, 64)).std * noise
+    torch.testing.assert_close(ours, by_forge, rtol=1e-4, atol=1e-4)
 
 
 CHECKS: dict[str, Callable[[Path], None]] = {

@@ -47,7 +47,7 @@ def opened(browser: Any, server: Server) -> Any:
     page.set_default_timeout(60_000)
     page.goto(server.base)
     page.wait_for_function(
-        "window.opts && Object.keys(opts).length && document.querySelector('#txt2img_prompt textarea')"
+        "typeof opts !== 'undefined' && Object.keys(opts).length && document.querySelector('#txt2img_prompt textarea')"
     )
     page.wait_for_timeout(1000)
     tab(page, "Celeb Basis")

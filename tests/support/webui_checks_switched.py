@@ -228,9 +228,31 @@ def check_lowvram_is_refused(_data: Path) -> None:
     assert host.encode_images(torch.zeros(1, 3, 64, 64)).mean.shape == (1, 4, 8, 8)
 
 
-def check_inpainting_is_refused(_data: Path) -> None:
-    """On an inpainting checkpoint."""
-    refused("sd2inpaint is an inpainting", A1111Host)
+def check_inpainting_is_learned_on(_data: Path) -> None:
+    """On an inpainting checkpoint: with the mask and the masked image that the WebUI gives it for text-to-image."""
+    from modules import processing  # type: ignore[import-not-found]
+
+    host, model = A1111Host(), A1111Checkpoint.current().model
+    assert A1111Checkpoint.current().is_inpainting
+    latents = torch.zeros(1, 4, 8, 8)
+    torch.manual_seed(5)
+    by_host = processing.txt2img_image_conditioning(model, latents, 64, 64).float()
+    torch.manual_seed(5)
+    noise = torch.randn(1, 4, 8, 8)
+    ours = host._masked.like(latents)  # type: ignore[union-attr]
+    ours[:, 1:] += host.encode_images(torch.zeros(1, 3, 64, 64)).std * noise
+    torch.testing.assert_close(ours, by_host, rtol=1e-4, atol=1e-4)
+    words = some_words(host)
+    before = fingerprint(model)
+    request = GenerationRequest("a photo of <v>", placeholder_tokens=words, steps=2, seed=5, width=64, height=64)
+    (outside,) = host.generate(request)
+    with host.prepare_for_training("fp32"):
+        found = gradients(host, words)
+        assert all(one.abs().sum() > 0 for one in found)
+        (inside,) = host.generate(request)
+        assert all(map(torch.equal, gradients(host, words), found))
+    assert inside.tobytes() == outside.tobytes()
+    assert_as_before(before, model)
 
 
 def watch_moves(model: Any) -> list[str]:

@@ -12,7 +12,7 @@ from support.webui import need_webui
 from support.webui_checks import PLAIN, SWITCHED
 
 WITH_FLAGS = {"medvram_holds_all_on_the_device": "--medvram", "lowvram_is_refused": "--lowvram"}
-ELSEWHERE = {"inpainting_is_refused": "sd2inpaint"}
+ELSEWHERE = {"inpainting_is_learned_on": "sd2inpaint"}
 IN_PLAIN_HOST = [name for name in SWITCHED if name not in {*WITH_FLAGS, *ELSEWHERE}]
 
 Run = tuple[str, str, tuple[str, ...]]
@@ -63,6 +63,6 @@ def test_lowvram_is_refused_in_words(reports: Callable[[Run], dict[str, str]]) -
     assert not failed, failed
 
 
-def test_inpainting_is_refused_in_words(reports: Callable[[Run], dict[str, str]]) -> None:
-    failed = reports(("sd2inpaint", "", ("inpainting_is_refused",)))["inpainting_is_refused"]
+def test_inpainting_is_learned_on(reports: Callable[[Run], dict[str, str]]) -> None:
+    failed = reports(("sd2inpaint", "", ("inpainting_is_learned_on",)))["inpainting_is_learned_on"]
     assert not failed, failed

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import GenerationRequest, PlaceholderTokens
 
 Family = Literal["sd1", "sd2", "sdxl"]
-ADVICE = "choose a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
+ADVICE = "choose a text-to-image or inpainting checkpoint of Stable Diffusion 1.x, 2.x or XL"
 """The end of every sentence that refuses a checkpoint."""
 
 CheckpointT = TypeVar("CheckpointT", bound="LoadedCheckpoint")
@@ -79,7 +79,12 @@ class LoadedCheckpoint(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise :class:`HostError` unless the model denoises plain latents by its prompt alone."""
+        """Raise :class:`HostError` unless the model draws by its prompt alone, an inpainting model the whole image."""
+
+    @property
+    @abstractmethod
+    def is_inpainting(self) -> bool:
+        """Whether the denoiser takes a mask and the latents of a masked image beside the noisy latents."""
 
     @property
     def file(self) -> str:

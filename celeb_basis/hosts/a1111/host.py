@@ -41,6 +41,7 @@ from celeb_basis.hosts.a1111.model_patches import (
 )
 from celeb_basis.hosts.a1111.modules import host_module
 from celeb_basis.hosts.held_weights import DTYPES
+from celeb_basis.hosts.inpainting import MaskedImage
 from celeb_basis.hosts.torch_utils import (
     ChannelsLast,
     channels_last_pays,
@@ -107,12 +108,17 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
             for index, name in enumerate(ENCODER_NAMES[self._family])
         ]
         self._training: ModeT | None = None
+        self._masked: MaskedImage | None = None
+        if checkpoint.is_inpainting:
+            self._masked = MaskedImage(
+                lambda images: self._checkpoint.encode_one_by_one(images), checkpoint.vae_scale_factor
+            )
 
     @cached_property
     def info(self) -> ModelInfo:
         """Name, family, digest and image sizes."""
         checkpoint = self._checkpoint
-        levels = len(checkpoint.unet.channel_mult)
+        levels, channels = len(checkpoint.unet.channel_mult), int(getattr(checkpoint.unet, "in_channels", 4))
         return ModelInfo(
             name=self._name,
             family=self._family,
@@ -120,7 +126,7 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
             resolution=checkpoint.resolution,
             size_multiple=checkpoint.vae_scale_factor * 2 ** (levels - 1),
             vae_scale_factor=checkpoint.vae_scale_factor,
-            latent_channels=int(getattr(checkpoint.unet, "in_channels", 4)),
+            latent_channels=(channels - 1) // 2 if checkpoint.is_inpainting else channels,
         )
 
     @property
@@ -159,7 +165,11 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
 
     def encode_one_by_one(self, pictures: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
         """With the VAE that the user chose."""
-        yield from self._checkpoint.encode_one_by_one(self._while_loaded(pictures))
+        pictures = self._while_loaded(pictures)
+        if self._masked is None:
+            yield from self._checkpoint.encode_one_by_one(pictures)
+        else:
+            yield from self._masked.encode_too(pictures)
 
     def _while_loaded(self, pictures: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         for picture in pictures:
@@ -187,7 +197,8 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The denoiser's output, float32."""
         check_batch(latents, timesteps, len(conditioning.crossattn))
-        return self._denoised(latents, timesteps, conditioning)
+        masked = None if self._masked is None else self._masked.like(latents)
+        return self._denoised(latents, timesteps, conditioning, masked)
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         """By the program's own processing and DDIM, without its scripts; ends early if the user interrupts it."""
@@ -213,8 +224,21 @@ class FamilyHost(DiffusionModel, ABC, Generic[CheckpointT, ModeT]):
         """
 
     @abstractmethod
-    def _denoised(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: EncodedPrompts) -> torch.Tensor:
-        """The denoiser's output, float32."""
+    def _denoised(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: EncodedPrompts,
+        masked: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The denoiser's output, float32.
+
+        Args:
+            latents: ``(N, C, h, w)`` noisy latents.
+            timesteps: ``(N,)``.
+            conditioning: The encoded prompts.
+            masked: ``(N, 1 + C, h, w)`` for an inpainting denoiser: the mask and the latents of the masked image.
+        """
 
     @property
     def _checkpoint(self) -> CheckpointT:
@@ -264,6 +288,7 @@ def call_unet(
     timesteps: torch.Tensor,
     crossattn: torch.Tensor,
     vector: torch.Tensor | None,
+    masked: torch.Tensor | None,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -273,8 +298,9 @@ def call_unet(
     Returns:
         The denoiser's output in float32, computed in ``dtype``.
     """
+    given = latents if masked is None else torch.cat([latents, masked], dim=1)
     output: torch.Tensor = unet(
-        latents.to(device, dtype),
+        given.to(device, dtype),
         timesteps.to(device).float(),
         context=crossattn.to(device, dtype),
         transformer_options={},
@@ -368,12 +394,20 @@ class A1111Host(FamilyHost[A1111Checkpoint, _A1111TrainingMode]):
         check_emphasis("the WebUI's")
         return self._contexts.text()
 
-    def _denoised(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: EncodedPrompts) -> torch.Tensor:
+    def _denoised(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: EncodedPrompts,
+        masked: torch.Tensor | None,
+    ) -> torch.Tensor:
         model, vector = self._checkpoint.model, self._vector(conditioning, latents)
         if vector is None:
             given: dict[str, Any] = {"c_crossattn": [conditioning.crossattn]}
         else:
             given = {"crossattn": conditioning.crossattn, "vector": vector}
+        if masked is not None:
+            given["c_concat"] = [masked.to(self.device)]
         with self._contexts.denoiser():
             output: torch.Tensor = model.apply_model(latents.to(self.device), timesteps.to(self.device), given)
         return output.float()

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from celeb_basis.diffusion_model import GenerationRequest
 
 _NOT_PLAIN = {
-    "hybrid": "an inpainting or depth checkpoint",
-    "concat": "an inpainting checkpoint",
+    "hybrid": "a depth checkpoint",
+    "concat": "a checkpoint",
     "crossattn-adm": "an unCLIP checkpoint",
     "adm": "an unCLIP checkpoint",
     "hybrid-adm": "an upscaler",
@@ -51,16 +51,15 @@ class A1111Checkpoint(LoadedCheckpoint):
         return host_module("shared").sd_model
 
     def check(self) -> None:
-        """Refuse inpainting, depth, unCLIP, InstructPix2Pix, refiners and other architectures."""
+        """Refuse depth, unCLIP, InstructPix2Pix, refiners and other architectures."""
         model, name = self.model, self.name
         if getattr(model, "is_sd3", False):
             raise HostError(f"{name} is a checkpoint of Stable Diffusion 3: {ADVICE}.")
         if getattr(model, "cond_stage_key", None) == "edit":
             raise HostError(f"{name} is an InstructPix2Pix checkpoint: {ADVICE}.")
         key = getattr(model.model, "conditioning_key", "crossattn")
-        inputs = self.unet.in_channels
-        if key != "crossattn" or getattr(model, "is_sdxl_inpaint", False) or inputs != model.latent_channels:
-            kind = _NOT_PLAIN.get(key, "an inpainting checkpoint" if inputs == 9 else "a special checkpoint")
+        if not self.is_inpainting and (key != "crossattn" or self.unet.in_channels != model.latent_channels):
+            kind = _NOT_PLAIN.get(key, "a special checkpoint")
             raise HostError(f"{name} is {kind}, which needs more than a prompt: {ADVICE}.")
         encoders = self.text_encoders
         if self.family == "sdxl" and len(encoders) != 2:
@@ -68,6 +67,15 @@ class A1111Checkpoint(LoadedCheckpoint):
         for encoder in encoders:
             if not (hasattr(encoder.wrapped, "transformer") or hasattr(encoder.wrapped, "model")):
                 raise HostError(f"The text encoder of {name} is not CLIP's: {ADVICE}.")
+
+    @property
+    def is_inpainting(self) -> bool:
+        """By the denoiser's inputs, and how the WebUI joins them."""
+        model = self.model
+        joined = getattr(model.model, "conditioning_key", "crossattn") == "hybrid" or getattr(
+            model, "is_sdxl_inpaint", False
+        )
+        return bool(joined and self.unet.in_channels == 1 + 2 * model.latent_channels)
 
     @property
     def config_file(self) -> Path:

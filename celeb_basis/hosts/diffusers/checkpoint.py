@@ -27,7 +27,9 @@ Dtype: TypeAlias = "Literal['auto', 'fp32', 'bf16', 'fp16'] | torch.dtype"
 _PIPELINES = {
     "StableDiffusionPipeline": "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLInpaintPipeline": "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
 }
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -111,7 +113,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
         raise HostError(f"{index} cannot be read: copy the checkpoint again.") from error
     if found not in _PIPELINES:
         raise HostError(
-            f"{path} is a {found}: use a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL."
+            f"{path} is a {found}: use a text-to-image or inpainting checkpoint of Stable Diffusion 1.x, 2.x or XL."
         )
     _check_files(path)
     options: dict[str, Any] = {"variant": variant_of(path)}

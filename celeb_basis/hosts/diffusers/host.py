@@ -31,10 +31,18 @@ from celeb_basis.diffusion_model import (
 )
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers.autoencoder import Autoencoder
-from celeb_basis.hosts.diffusers.configs import Family
 from celeb_basis.hosts.diffusers.digests import sha256_of_modules
+from celeb_basis.hosts.diffusers.pipelines import (
+    check_pipeline,
+    family_of,
+    gradient_checkpointing,
+    is_inpainting,
+    noise_schedule,
+    sampler,
+)
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.held_weights import DTYPES, all_in, check_computes_in, held
+from celeb_basis.hosts.inpainting import MaskedImage
 from celeb_basis.hosts.torch_utils import (
     ChannelsLast,
     channels_last_pays,
@@ -46,8 +54,6 @@ from celeb_basis.sampling import sample, sampling_points
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_ADVICE = "use a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class DiffusersHost(DiffusionModel):
         sha256: Hex digest of the weight files. If ``None``, it is computed from the weights in memory.
 
     Raises:
-        HostError: The pipeline is not plain text-to-image.
+        HostError: The pipeline draws by more than a prompt; an inpainting one draws the whole image.
     """
 
     def __init__(self, pipeline: Any, *, name: str = "model", sha256: str | None = None) -> None:
@@ -88,6 +94,9 @@ class DiffusersHost(DiffusionModel):
         self._text_models = [model for model, _ in parts]
         self._encoders = [DiffusersTextEncoder(name, *part) for name, part in zip(names, parts, strict=True)]
         self._schedule = noise_schedule(pipeline.scheduler)
+        self._masked: MaskedImage | None = None
+        if is_inpainting(pipeline):
+            self._masked = MaskedImage(self._encoded, self._vae.scale_factor)
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -102,7 +111,7 @@ class DiffusersHost(DiffusionModel):
             resolution=side * self._vae.scale_factor,
             size_multiple=self._vae.scale_factor * 2 ** (levels - 1),
             vae_scale_factor=self._vae.scale_factor,
-            latent_channels=int(self._unet.config.in_channels),
+            latent_channels=int(self._vae.module.config.latent_channels),
         )
 
     @property
@@ -164,6 +173,9 @@ class DiffusersHost(DiffusionModel):
 
     def encode_one_by_one(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
         """Encode ``(1, 3, S, S)`` images as they come; the VAE is moved, and made wider if it has to be, once for all."""
+        yield from self._encoded(images) if self._masked is None else self._masked.encode_too(images)
+
+    def _encoded(self, images: Iterable[torch.Tensor]) -> Iterator[LatentDistribution]:
         with self._vae.on_device(self.device):
             for image in images:
                 check_images(image, self._vae.scale_factor)
@@ -206,7 +218,8 @@ class DiffusersHost(DiffusionModel):
     def _call(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> TensorCall:
         check_batch(latents, timesteps, len(conditioning.states))
         device, dtype = self.device, self.dtype
-        inputs = [latents.to(device, dtype), timesteps.to(device), conditioning.states.to(dtype)]
+        given = latents if self._masked is None else torch.cat([latents, self._masked.like(latents)], dim=1)
+        inputs = [given.to(device, dtype), timesteps.to(device), conditioning.states.to(dtype)]
         if conditioning.pooled is not None:
             inputs += [conditioning.pooled.to(dtype), self._time_ids(latents)]
         return TensorCall(self._denoise, tuple(inputs))
@@ -236,8 +249,10 @@ class DiffusersHost(DiffusionModel):
                 generator = torch.Generator().manual_seed((request.seed + number) % 2**63)
                 with torch.no_grad(), frozen([self._unet]), self._vae.on_device(self.device):
                     if request.sampler == "ddim":
-                        latents = pipeline(
+                        latents = self._through(
+                            pipeline,
                             **encoded,
+                            **self._first_latents(width, height, generator),
                             width=width,
                             height=height,
                             num_inference_steps=request.steps,
@@ -283,6 +298,29 @@ class DiffusersHost(DiffusionModel):
         noise = torch.randn(shape, generator=generator).to(self.device)
         points = sampling_points(self.schedule, request.steps)
         return sample(denoise, noise, points, self.schedule.prediction, request.sampler)
+
+    def _through(self, pipeline: Any, **arguments: Any) -> Any:
+        """What a text-to-image pipeline makes; an inpainting denoiser is given beside its latents what it takes as well."""
+        if (masked := self._masked) is None:
+            return pipeline(**arguments)
+
+        def join(_unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            latents, *others = given
+            return (torch.cat([latents, masked.like(latents)], dim=1), *others), named
+
+        hook = self._unet.register_forward_pre_hook(join, with_kwargs=True)
+        try:
+            return pipeline(**arguments)
+        finally:
+            hook.remove()
+
+    def _first_latents(self, width: int, height: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """For an inpainting model: diffusers would draw as many channels as its denoiser takes."""
+        if self._masked is None:
+            return {}
+        factor = self._vae.scale_factor
+        size = (1, self.info.latent_channels, height // factor, width // factor)
+        return {"latents": torch.randn(size, generator=generator, dtype=self.dtype)}
 
     def _time_ids(self, latents: torch.Tensor) -> torch.Tensor:
         """SDXL's size conditioning ``(N, 6)``: original size, crop and target size of an image that was not cropped."""
@@ -334,99 +372,3 @@ def _equally_long(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tens
     """Repeat the states of two prompts until they are equally long, which changes nothing that attention computes."""
     length = math.lcm(first.shape[1], second.shape[1])
     return first.repeat(1, length // first.shape[1], 1), second.repeat(1, length // second.shape[1], 1)
-
-
-# Pipelines and their schedules
-
-
-def check_pipeline(pipeline: Any) -> None:
-    """Check that a pipeline denoises plain latents conditioned on its prompt alone.
-
-    Raises:
-        HostError: It does not; the message names what the model is instead.
-    """
-    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
-    if unet is None or vae is None or getattr(pipeline, "tokenizer", None) is None:
-        raise HostError(f"{type(pipeline).__name__} has no UNet, VAE or text encoder of its own: {_ADVICE}.")
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise HostError(f"The first text encoder is missing, as in SDXL's refiner: {_ADVICE}.")
-    channels, latent = unet.config.in_channels, vae.config.latent_channels
-    if channels != latent:
-        kind = {9: "an inpainting", 5: "a depth-to-image", 8: "an InstructPix2Pix"}.get(channels, "a special")
-        raise HostError(f"This is {kind} model: its UNet takes {channels} channels instead of {latent}; {_ADVICE}.")
-    config = unet.config
-    if config.get("class_embed_type") or config.get("num_class_embeds") or config.get("time_cond_proj_dim"):
-        raise HostError(f"The UNet needs more than a prompt (an upscaler, unCLIP or LCM model): {_ADVICE}.")
-    if config.get("addition_embed_type") not in (None, "text_time") or config.get("encoder_hid_dim_type"):
-        raise HostError(f"The UNet needs conditions that are not text: {_ADVICE}.")
-    if pipeline.config.get("requires_aesthetics_score"):
-        raise HostError(f"This is SDXL's refiner: {_ADVICE}.")
-    if getattr(vae.config, "latents_mean", None) is not None or getattr(vae.config, "latents_std", None) is not None:
-        raise HostError(f"The VAE normalizes its latents channel by channel, as Playground's does: {_ADVICE}.")
-
-
-def family_of(pipeline: Any) -> Family:
-    """The family of a pipeline: ``sdxl`` has two text encoders, ``sd2`` has OpenCLIP's, all others are ``sd1``."""
-    if getattr(pipeline, "text_encoder_2", None) is not None:
-        return "sdxl"
-    width = pipeline.text_encoder.config.hidden_size
-    if width == 768:
-        return "sd1"
-    # OpenAI's CLIP computes with quick_gelu, OpenCLIP with gelu. The prediction type does not help, because there are
-    # SD1 checkpoints that predict velocity.
-    return "sd2" if width == 1024 or pipeline.text_encoder.config.hidden_act == "gelu" else "sd1"
-
-
-def noise_schedule(scheduler: Any) -> NoiseSchedule:
-    """The forward process of a scheduler's config, including a zero terminal signal-to-noise ratio.
-
-    Raises:
-        HostError: The scheduler is not one of a diffusion model with discrete steps, or the prediction type is unknown.
-    """
-    import diffusers
-
-    config = scheduler.config
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise HostError(f"The checkpoint predicts {prediction!r}, neither noise nor velocity: {_ADVICE}.")
-    if "beta_start" not in config and config.get("trained_betas") is None:
-        raise HostError(
-            f"{type(scheduler).__name__} is not a schedule of a diffusion model with discrete steps: {_ADVICE}."
-        )
-    # DDPMScheduler is the only scheduler that supports every option of the forward process.
-    process = diffusers.DDPMScheduler.from_config(_plain(config))
-    return NoiseSchedule(process.alphas_cumprod.to("cpu", torch.float32).clone(), prediction)
-
-
-def sampler(scheduler: Any) -> Any:
-    """A DDIM scheduler over the same forward process."""
-    import diffusers
-
-    options: dict[str, Any] = {"clip_sample": False, "thresholding": False}
-    if scheduler.config.get("rescale_betas_zero_snr"):
-        options["timestep_spacing"] = "trailing"  # otherwise the step without any signal is left out
-    return diffusers.DDIMScheduler.from_config(_plain(scheduler.config), **options)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A config without the private keys of the class that saved it, about which diffusers would warn."""
-    return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-@contextmanager
-def gradient_checkpointing(model: Any, wanted: bool) -> Iterator[None]:
-    """Enable or disable gradient checkpointing in every block of a diffusers model, and restore it on leaving."""
-    keys = ("gradient_checkpointing", "_gradient_checkpointing_func")
-    blocks = [part for part in model.modules() if hasattr(part, keys[0]) or hasattr(part, keys[1])]
-    before = [{key: vars(part)[key] for key in keys if key in vars(part)} for part in blocks]
-    try:
-        if wanted:
-            model.enable_gradient_checkpointing()
-        elif model.is_gradient_checkpointing:
-            model.disable_gradient_checkpointing()
-        yield
-    finally:
-        for part, saved in zip(blocks, before, strict=True):
-            for key in keys:
-                vars(part).pop(key, None)
-            vars(part).update(saved)

@@ -61,9 +61,11 @@ _SPECIAL = {
     5: "a depth-to-image",
     7: "an upscaling",
     8: "an InstructPix2Pix",
-    9: "an inpainting",
 }
 """Kinds of models by the channels that their UNets take."""
+
+INPAINTING = 9
+"""What the UNet of an inpainting model takes: the latents, a mask, and the latents of the masked image."""
 
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
@@ -92,6 +94,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: Prediction | No
     shapes, flags = _read_header(path)
     family = detect_family(path, shapes)
     configs = component_configs(family)
+    configs["unet"]["in_channels"] = shapes[_FIRST_LAYER][1]
     for part in TEXT_PARTS[family]:
         configs[part.component] = _text_config(part, shapes, unused_layers=int(family == "sd2"))
     config_file = path.with_suffix(".yaml")
@@ -131,7 +134,7 @@ def detect_family(path: Path, shapes: Shapes) -> Family:
     if kind_of(shapes) == VIDEO:
         raise HostError(f"{path.name} is {VIDEO}: {_ADVICE}.")
     channels = shapes[_FIRST_LAYER][1]
-    if channels != 4:
+    if channels not in (4, INPAINTING):
         kind = _SPECIAL.get(channels, "a special")
         raise HostError(f"{path.name} is {kind} model, its UNet takes {channels} channels instead of 4: {_ADVICE}.")
     if LATENT_CONSISTENCY in shapes:
@@ -161,9 +164,16 @@ def probe_prediction(unet: Any) -> Prediction:
     # The CPU computes half precision with newer versions of torch only.
     with torch.no_grad(), upcast([unet], torch.float32):
         noise = torch.full((1, 4, 8, 8), 0.5, dtype=unet.dtype, device=unet.device)
+        # Beside it, an inpainting model takes a mask that covers everything, and the latents of what is not covered.
+        beside = torch.zeros((1, unet.config.in_channels - 4, 8, 8), dtype=unet.dtype, device=unet.device)
+        beside[:, :1] = 1.0
         context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=unet.dtype, device=unet.device)
         step = torch.tensor([999], device=unet.device)
-        difference = (unet(noise, step, encoder_hidden_states=context, return_dict=False)[0] - noise).float().mean()
+        difference = (
+            (unet(torch.cat([noise, beside], 1), step, encoder_hidden_states=context, return_dict=False)[0] - noise)
+            .float()
+            .mean()
+        )
     return "v_prediction" if float(difference) < -1 else "epsilon"
 
 

@@ -75,12 +75,25 @@ class ForgeHost(FamilyHost[ForgeCheckpoint, _ForgeTrainingMode]):
     def _encoding(self) -> AbstractContextManager[Any]:
         return self._computing()
 
-    def _denoised(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: EncodedPrompts) -> torch.Tensor:
+    def _denoised(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: EncodedPrompts,
+        masked: torch.Tensor | None,
+    ) -> torch.Tensor:
         checkpoint = self._checkpoint
         with self._computing() as dtype:
             vector = self._vector(conditioning, latents)
             output = call_unet(
-                checkpoint.unet, latents, timesteps, conditioning.crossattn, vector, device=self.device, dtype=dtype
+                checkpoint.unet,
+                latents,
+                timesteps,
+                conditioning.crossattn,
+                vector,
+                masked,
+                device=self.device,
+                dtype=dtype,
             )
         return normal_tensor(output)
 

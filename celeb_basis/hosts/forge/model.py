@@ -70,7 +70,7 @@ class ForgeCheckpoint(LoadedCheckpoint):
         return host_module("sd_models").model_data.sd_model
 
     def check(self) -> None:
-        """Refuse other architectures, refiners, inpainting, quantized weights and other noise schedules."""
+        """Refuse other architectures, refiners, depth, quantized weights and other noise schedules."""
         model, name = self.model, self.name
         if not self.is_stable_diffusion:
             raise HostError(f"{name} is a checkpoint of {self.architecture}: {ADVICE}.")
@@ -82,8 +82,8 @@ class ForgeCheckpoint(LoadedCheckpoint):
                 "quantized."
             )
         unet = self.unet
-        if unet.in_channels != self.vae.latent_channels:
-            raise HostError(f"{name} is an inpainting or another special checkpoint: {ADVICE}.")
+        if unet.in_channels != self.vae.latent_channels and not self.is_inpainting:
+            raise HostError(f"{name} is a depth or another special checkpoint: {ADVICE}.")
         if isinstance(unet.storage_dtype, str) or not unet.storage_dtype.is_floating_point:
             raise HostError(
                 f'{name} is held in {unet.storage_dtype}, which lets no gradients through: set "Diffusion in Low Bits" '
@@ -97,6 +97,11 @@ class ForgeCheckpoint(LoadedCheckpoint):
             )
         if getattr(predictor, "alphas_cumprod", None) is None or predictor.prediction_type not in known:
             raise HostError(f"{name} has a noise schedule of another kind than Stable Diffusion's: {ADVICE}.")
+
+    @property
+    def is_inpainting(self) -> bool:
+        """By the denoiser's inputs."""
+        return bool(self.unet.in_channels == 1 + 2 * self.vae.latent_channels)
 
     @property
     def is_stable_diffusion(self) -> bool:

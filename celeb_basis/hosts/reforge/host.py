@@ -137,7 +137,13 @@ class ReForgeHost(FamilyHost[ReForgeCheckpoint, _ReForgeTrainingMode]):
         check_emphasis("reForge's")
         return self._contexts.text()
 
-    def _denoised(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: EncodedPrompts) -> torch.Tensor:
+    def _denoised(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: EncodedPrompts,
+        masked: torch.Tensor | None,
+    ) -> torch.Tensor:
         checkpoint = self._checkpoint
         if self._training is None:
             move_to_device(checkpoint)
@@ -147,7 +153,14 @@ class ReForgeHost(FamilyHost[ReForgeCheckpoint, _ReForgeTrainingMode]):
         vector = self._vector(conditioning, latents)
         with self._contexts.denoiser():
             return call_unet(
-                checkpoint.unet, latents, timesteps, conditioning.crossattn, vector, device=self.device, dtype=dtype
+                checkpoint.unet,
+                latents,
+                timesteps,
+                conditioning.crossattn,
+                vector,
+                masked,
+                device=self.device,
+                dtype=dtype,
             )
 
     @property

@@ -32,7 +32,7 @@ from celeb_basis.hosts.torch_utils import (
     without_autocast,
 )
 
-_NOT_PLAIN = {9: "an inpainting checkpoint", 5: "a depth checkpoint", 8: "an InstructPix2Pix checkpoint"}
+_NOT_PLAIN = {5: "a depth checkpoint", 8: "an InstructPix2Pix checkpoint"}
 _WITH_GRADIENTS = (
     "attention_basic",
     "attention_split",
@@ -49,13 +49,13 @@ class ReForgeCheckpoint(A1111Checkpoint):
     program = "reForge"
 
     def check(self) -> None:
-        """Refuse other architectures, inpainting, depth, InstructPix2Pix, unCLIP, refiners and other predictions."""
+        """Refuse other architectures, depth, InstructPix2Pix, unCLIP, refiners and other predictions."""
         model, name = self.model, self.name
         if getattr(model, "is_sd3", False) or not hasattr(model, "get_learned_conditioning"):
             raise HostError(f"{name} is not a checkpoint of Stable Diffusion 1, 2 or XL: {ADVICE}.")
         part = self.denoiser
         inputs, latent = part.model_config.unet_config["in_channels"], part.latent_format.latent_channels
-        if inputs != latent:
+        if inputs != latent and not self.is_inpainting:
             kind = _NOT_PLAIN.get(inputs, "a special checkpoint")
             raise HostError(f"{name} is {kind}, which needs more than a prompt: {ADVICE}.")
         if model.is_sdxl and len(self.text_encoders) != 2:
@@ -63,6 +63,13 @@ class ReForgeCheckpoint(A1111Checkpoint):
         if not model.is_sdxl and self.unet.num_classes is not None:
             raise HostError(f"{name} is an unCLIP checkpoint, which needs an image as well: {ADVICE}.")
         _ = self.prediction
+
+    @property
+    def is_inpainting(self) -> bool:
+        """By the denoiser's inputs, and what reForge joins to the latents."""
+        part = self.denoiser
+        inputs, latent = part.model_config.unet_config["in_channels"], part.latent_format.latent_channels
+        return bool(inputs == 1 + 2 * latent)
 
     @property
     def family(self) -> Family:

@@ -12,7 +12,8 @@ import diffusers
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE
 from celeb_basis.hosts.diffusers.digests import sha256_of_weights
-from celeb_basis.hosts.diffusers.host import DiffusersHost, check_pipeline, family_of
+from celeb_basis.hosts.diffusers.host import DiffusersHost
+from celeb_basis.hosts.diffusers.pipelines import check_pipeline, family_of
 from celeb_basis.hosts.sdnext.modules import loaded_pipeline_or_none, sdnext_module
 from celeb_basis.hosts.torch_utils import clone_inference_tensors, preserved_random_state, with_index
 
