@@ -32,9 +32,10 @@ from benchmarks.invention.measures import (
 from celeb_basis.basis import BasisOptions, build_bases, fitting_components
 from celeb_basis.files import atomic_path
 from celeb_basis.identities.invention import InventionSettings, Inventor
+from celeb_basis.method import Basis
 
 CELEBRITIES, GALLERY = "celebrities", "gallery"
-GALLERY_PART, PEOPLE_PART = 128, 20
+GALLERY_PART, PEOPLE_PART = 64, 20
 """People of one file: what is interrupted goes on with the next file."""
 WAYS = ("mixed", "gaussian", "gan")
 _SCENES = (0, 2, 4, 6, 7)
@@ -47,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="where measurements are kept")
     parser.add_argument("--people", type=int, default=40, metavar="N", help="people of each way (%(default)s)")
     parser.add_argument("--only", action="append", choices=(GALLERY, CELEBRITIES, *WAYS), help="measure only this")
+    parser.add_argument(
+        "--others",
+        type=int,
+        default=128,
+        metavar="N",
+        help="celebrities of the gallery beside the halves (%(default)s)",
+    )
     parser.add_argument("--distance", type=float, default=1.0, help="of invented people to the mean (%(default)s)")
     options = parser.parse_args(arguments)
     report = Reporter()
@@ -54,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judges = [one for one in (testbed.judge, testbed.third_judge or _third_judge(report)) if one is not None]
     for part in options.only or (GALLERY, CELEBRITIES, *WAYS):
         if part == GALLERY:
-            _measure_gallery(options.results, testbed, judges)
+            _measure_gallery(options, testbed, judges)
         else:
             _measure_people(part, options, testbed, judges)
-    sys.stdout.write(_table(options, testbed, judges))
+    sys.stdout.write(_table(options, judges))
     return 0
 
 
@@ -81,29 +89,49 @@ def _subjects(testbed: EvidenceTestbed, part: str, options: argparse.Namespace) 
     if part == CELEBRITIES:
         chosen = np.random.default_rng(7).permutation(len(names))[: options.people]
         return [Subject(names[place], None) for place in sorted(chosen.tolist())]
-    model = testbed.model
-    components = fitting_components(model.text_encoders, 512)
-    bases = [one.basis for one in build_bases(model.text_encoders, testbed.names, BasisOptions(components))]
     if part == "gan":
         from benchmarks.invention.character_factory import generated_vectors
 
-        rows = generated_vectors(testbed, bases[0], options.people)
+        rows = generated_vectors(testbed, _bases(testbed)[0], options.people)
         return [Subject(f"gan {seed}", [row]) for seed, row in enumerate(rows)]
-    settings = InventionSettings(part, distance=options.distance)  # type: ignore[arg-type]
-    inventor = Inventor(bases, model.info, testbed.names, settings)
+    inventor = _inventor(testbed, part, options)
     people = [inventor.invent(seed, name=f"{part} {seed}") for seed in range(options.people)]
     return [Subject(one.name, one.token_vectors()) for one in people]
+
+
+def _bases(testbed: EvidenceTestbed) -> list[Basis]:
+    encoders = testbed.model.text_encoders
+    built = build_bases(encoders, testbed.names, BasisOptions(fitting_components(encoders, 512)))
+    return [one.basis for one in built]
+
+
+def _inventor(testbed: EvidenceTestbed, way: str, options: argparse.Namespace) -> Inventor:
+    settings = InventionSettings(way, distance=options.distance)  # type: ignore[arg-type]
+    return Inventor(_bases(testbed), testbed.model.info, testbed.names, settings)
 
 
 # What was measured, as files
 
 
-def _measure_gallery(folder: Path, testbed: EvidenceTestbed, judges: Sequence[FaceJudge]) -> None:
+def _measure_gallery(options: argparse.Namespace, testbed: EvidenceTestbed, judges: Sequence[FaceJudge]) -> None:
     names = testbed.names.names
-    for file, rows in _gallery_files(folder, len(names)):
+    rows = _gallery_rows(options, testbed)
+    for file, part in _gallery_files(options, len(rows)):
         if not file.exists():
-            testbed.report.say(f"measuring celebrities {rows.start} to {rows.stop} of {len(names)}")
-            _save(file, gallery(testbed, names, rows, judges))
+            testbed.report.say(f"measuring celebrities {part.start} to {part.stop} of {len(rows)}")
+            chosen = [rows[place] for place in part]
+            labels = {"names": np.array([names[row] for row in chosen])}
+            _save(file, labels | gallery(testbed, names, chosen, judges))
+
+
+def _gallery_rows(options: argparse.Namespace, testbed: EvidenceTestbed) -> list[int]:
+    """Celebrities of whom everybody could be a likeness: all whose halves make a mixed person, and others by chance."""
+    names = testbed.names.names
+    inventor, place = _inventor(testbed, "mixed", options), {name: row for row, name in enumerate(names)}
+    people = [inventor.invent(seed) for seed in range(options.people)]
+    halves = {place[name] for one in people for name in one.metadata.settings["vectors_of"]}
+    others = np.random.default_rng(8).permutation(len(names))[: options.others].tolist()
+    return sorted(halves | set(others))
 
 
 def _measure_people(
@@ -126,17 +154,20 @@ def _people_files(part: str, options: argparse.Namespace) -> list[tuple[Path, ra
     return [(options.results / f"{part}{distance}-{rows.start}-{rows.stop}.npz", rows) for rows in ranges]
 
 
-def _gallery_files(folder: Path, count: int) -> list[tuple[Path, range]]:
+def _gallery_files(options: argparse.Namespace, count: int) -> list[tuple[Path, range]]:
     starts = range(0, count, GALLERY_PART)
-    return [(folder / f"gallery-{at}.npz", range(at, min(at + GALLERY_PART, count))) for at in starts]
+    ranges = [range(at, min(at + GALLERY_PART, count)) for at in starts]
+    return [(options.results / f"gallery-{rows.start}-{rows.stop}.npz", rows) for rows in ranges]
 
 
-def _read_gallery(folder: Path, count: int, judge: FaceJudge) -> np.ndarray:
+def _read_gallery(options: argparse.Namespace) -> dict[str, np.ndarray] | None:
+    """What is known of the gallery; ``None`` while a part is missing."""
+    files = sorted(options.results.glob("gallery-*.npz"), key=lambda file: int(file.stem.split("-")[1]))
     parts = []
-    for file, _ in _gallery_files(folder, count):
+    for file in files:
         with np.load(file) as stored:
-            parts.append(stored[judge.name])
-    return np.concatenate(parts)
+            parts.append(dict(stored))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else None
 
 
 def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -166,14 +197,12 @@ def _read(part: str, options: argparse.Namespace, judges: Sequence[FaceJudge]) -
     return Measured(tuple(whole["names"].tolist()), whole["found"], whole["prompts"], looks)
 
 
-def _table(options: argparse.Namespace, testbed: EvidenceTestbed, judges: Sequence[FaceJudge]) -> str:
-    names = testbed.names.names
-    celebrities = _read(CELEBRITIES, options, judges)
-    if celebrities is None or not all(file.exists() for file, _ in _gallery_files(options.results, len(names))):
+def _table(options: argparse.Namespace, judges: Sequence[FaceJudge]) -> str:
+    celebrities, known = _read(CELEBRITIES, options, judges), _read_gallery(options)
+    if celebrities is None or known is None:
         return "The gallery and the celebrities have to be measured first: leave out --only.\n"
-    known = {one.name: _read_gallery(options.results, len(names), one) for one in judges}
-    rows = {name: row for row, name in enumerate(names)}
-    lines = []
+    rows = {name: row for row, name in enumerate(known["names"].tolist())}
+    lines = [f"{len(rows)} celebrities in the gallery"]
     for part in (CELEBRITIES, *WAYS):
         if (people := _read(part, options, judges)) is None:
             continue

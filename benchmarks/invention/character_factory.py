@@ -83,6 +83,16 @@ def generated_vectors(testbed: EvidenceTestbed, basis: Basis, count: int, *, ste
         *(nn.Linear(width, 512), nn.LeakyReLU(0.2), nn.Dropout(0.2)),
         *(nn.Linear(512, 256), nn.LeakyReLU(0.2), nn.Dropout(0.2), nn.Linear(256, 1)),
     )
+    with testbed.model.prepare_for_training("fp32"):  # else every step has gradients of the whole token table
+        _train(testbed, generator, discriminator, real, steps)
+    with torch.no_grad():
+        noise = torch.randn(count, NOISE, generator=torch.Generator().manual_seed(1))
+        return list(generator(noise))
+
+
+def _train(
+    testbed: EvidenceTestbed, generator: Generator, discriminator: nn.Module, real: torch.Tensor, steps: int
+) -> None:
     optimizers = [torch.optim.AdamW(module.parameters(), RATE) for module in (generator, discriminator)]
     encoder: Any = testbed.model.text_encoders[0]
     for step in range(steps):
@@ -99,10 +109,8 @@ def generated_vectors(testbed: EvidenceTestbed, basis: Basis, count: int, *, ste
         optimizers[0].zero_grad()
         (fooled + CONSISTENCY * consistent).backward()
         optimizers[0].step()
-        testbed.report.step(f"GAN ({float(loss):.2f}, {float(fooled):.2f}, {float(consistent):.4f})", step + 1, steps)
-    with torch.no_grad():
-        noise = torch.randn(count, NOISE, generator=torch.Generator().manual_seed(1))
-        return list(generator(noise))
+        losses = ", ".join(f"{float(one.detach()):.3f}" for one in (loss, fooled, consistent))
+        testbed.report.step(f"GAN ({losses})", step + 1, steps)
 
 
 def _binary(logits: torch.Tensor, target: float) -> torch.Tensor:

@@ -42,6 +42,11 @@ def faces_in(pictures: Sequence[Image.Image]) -> tuple[bool, ...] | None:
         return None
 
 
+def few_faces(found: Sequence[bool] | None) -> bool:
+    """Whether so few images show a face that the checkpoint seems not to know the celebrities."""
+    return bool(found) and sum(found) < FEW_FACES * len(found)
+
+
 def faces_sentence(found: Sequence[bool] | None, checkpoint: str) -> str:
     """In how many images there is a face, and what to do if they are few; empty where that is not known.
 
@@ -56,7 +61,7 @@ def faces_sentence(found: Sequence[bool] | None, checkpoint: str) -> str:
     sentence = (
         f"A face was found in {count} of {images}." if total > 1 else f"A face was {'' if count else 'not '}found."
     )
-    if count < FEW_FACES * total:
+    if few_faces(found):
         sentence += f" {checkpoint} seems to know few of the celebrities: {_REMEDY}."
     return sentence
 

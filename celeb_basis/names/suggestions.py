@@ -32,6 +32,8 @@ _LAST = (
 )
 
 _TRIES = 10_000
+_FRESH_TRIES = 200
+"""After so many, first names of ``taken`` are used again."""
 
 
 def suggested_name(
@@ -54,10 +56,13 @@ def suggested_name(
     unusable = {comparison_key(name) for name in (*known, *taken)}
     generator = np.random.default_rng([seed, 1606926])
     first_names = (WOMEN if women else ()) + (MEN if men or not women else ())
-    for _ in range(_TRIES):
+    used = {comparison_key(name.split()[0]) for name in taken if name.split()}
+    for attempt in range(_TRIES):
         first, *parts = (str(generator.choice(some)) for some in (first_names, _FIRST, _MIDDLE, _LAST))
         last = "".join(parts)
         name = f"{first} {last}"
+        if attempt < _FRESH_TRIES and comparison_key(first) in used:
+            continue  # people of one sheet have different first names
         if comparison_key(last) not in last_names and comparison_key(name) not in unusable:
             return name
     raise NamesError("Every name that could be suggested is taken: give a name of your own.")

@@ -69,7 +69,7 @@ def test_four_clicks_lead_from_the_tab_to_an_invented_person(page: Any, server: 
     suggested = name.input_value()
     assert suggested == page.locator(".celeb-basis-sheet .caption").nth(3).inner_text().split(" no face")[0].strip()
     page.locator("#celeb_basis_invent_save").click()
-    note(page, "invent").get_by_text("is saved").wait_for()
+    note(page, "invent_save").get_by_text("is saved").wait_for()
     assert saved(server) == [suggested]
     cards(page, suggested)
     assert server.ours("GET", f"/people/{suggested}")["source"] == "invented"
@@ -77,7 +77,7 @@ def test_four_clicks_lead_from_the_tab_to_an_invented_person(page: Any, server: 
 
 
 def test_the_saved_person_goes_into_a_prompt(page: Any, server: Server) -> None:
-    page.locator("#celeb_basis_invent_note [data-word]").first.click()
+    page.locator("#celeb_basis_invent_save_note [data-word]").first.click()
     prompt = page.locator("#txt2img_prompt textarea")
     page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value.includes('<')")
     assert prompt.input_value() == f"<{saved(server)[0]}>"
@@ -120,7 +120,7 @@ def test_contradicting_marks_and_a_taken_name_are_sentences(page: Any, server: S
     page.locator("#celeb_basis_invent_save").wait_for()
     fill(page, "celeb_basis_invent_name", saved(server)[0])
     page.locator("#celeb_basis_invent_save").click()
-    note(page, "invent").get_by_text("already a person").wait_for()
+    note(page, "invent_save").get_by_text("already a person").wait_for()
     assert len(saved(server)) == 1
 
 

@@ -95,9 +95,9 @@ def test_saving_needs_a_chosen_face(tab: Any) -> None:
         tab.save("", "mira", False)
     answer = tab.save("ab:2", "mira", True)
     assert tab.service.asked == [("ab", 2, "mira", True)]
-    assert "&lt;mira&gt; is saved" in answer[tab.note]
-    assert 'data-word="&lt;mira&gt;"' in answer[tab.note]
-    assert "data-changed" in answer[tab.note]
+    assert "&lt;mira&gt; is saved" in answer[tab.save_note]
+    assert 'data-word="&lt;mira&gt;"' in answer[tab.save_note]
+    assert "data-changed" in answer[tab.save_note]
 
 
 def test_groups_are_offered_and_a_broken_list_offers_none(tab: Any) -> None:

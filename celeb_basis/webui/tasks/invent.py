@@ -39,6 +39,8 @@ class Sheet:
     """Of each person, the most alike celebrity by cosine of the coefficients."""
     faces: tuple[bool, ...] | None = None
     """Whether each image shows a face; ``None`` while that is unknown."""
+    few: bool = False
+    """Whether so few images show a face that the checkpoint seems not to know the celebrities."""
     kept: dict[int, Any] = field(default_factory=dict)
     """Images that were there before, by number."""
 
@@ -174,10 +176,11 @@ class InventTasks:
 
     def _finish(self, job: Job, sheet: Sheet, checkpoint: str) -> None:
         """Look for faces in the images, which needs neither the checkpoint nor a license."""
-        from celeb_basis.evaluation.invented_sheet import faces_in, faces_sentence
+        from celeb_basis.evaluation.invented_sheet import faces_in, faces_sentence, few_faces
 
         job.report("Looking for faces", seconds_left=None)
         sheet.faces = faces_in(job.pictures) if job.pictures else None
+        sheet.few = few_faces(sheet.faces)
         sentence = faces_sentence(sheet.faces, checkpoint)
         job.result = job.result | sheet.as_dict() | {"faces": sentence, "pictures": len(job.pictures)}
         job.report("Generated", step=1, total=1, seconds_left=None)

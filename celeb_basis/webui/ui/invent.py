@@ -100,11 +100,12 @@ class InventTab:
 
     def _create_save_form(self) -> None:
         self.details = gradio.HTML("", elem_id="celeb_basis_invent_chosen")
-        with gradio.Column(visible=False) as self.save_form:
+        with gradio.Column(visible=False, elem_id="celeb_basis_invent_saving") as self.save_form:
             self.name = own(gradio.Textbox(label="Name", elem_id="celeb_basis_invent_name", max_lines=1))
             self.name_note = gradio.HTML("")
             self.replace = own(gradio.Checkbox(False, label="Replace a person with this name"))
             self.save_button = gradio.Button("Save", variant="primary", elem_id="celeb_basis_invent_save")
+            self.save_note = components.note_area("celeb_basis_invent_save_note")
         self.note = components.note_area("celeb_basis_invent_note")
 
     def _connect(self, tab: Any) -> None:
@@ -138,13 +139,14 @@ class InventTab:
             self.picked.input,
             self.choose,
             [self.picked, self.name, self.suggested, self.replace],
-            [*cleared, self.name, self.suggested, self.name_note],
+            [*cleared, self.name, self.suggested, self.name_note, self.save_note],
             note=note,
             quiet=True,
         )
         for event in (self.name.input, self.replace.change):
             on(event, self.check_name, [self.name, self.replace], [self.name_note], quiet=True)
-        on(self.save_button.click, self.save, [self.chosen, self.name, self.replace], [self.name_note], note=note)
+        saving = [self.chosen, self.name, self.replace]
+        on(self.save_button.click, self.save, saving, [self.name_note], note=self.save_note)
 
     # Handlers
 
@@ -211,6 +213,7 @@ class InventTab:
             self.save_form: update(visible=True),
             self.name: own_name or one.name,
             self.suggested: one.name,
+            self.save_note: "",
             **self.check_name(own_name or one.name, replace),
         }
 
@@ -225,7 +228,7 @@ class InventTab:
         job_id, number = chosen_person(chosen)
         status = self.service.save_invented(job_id, number, name or "", replace=bool(replace))
         sentence = f"{status.placeholder_token} is saved. Write {status.placeholder_token} in prompts."
-        return {self.name_note: "", self.note: invent_markup.saved(sentence, status.placeholder_token)}
+        return {self.name_note: "", self.save_note: invent_markup.saved(sentence, status.placeholder_token)}
 
     def interrupt(self) -> Changes:
         """Interrupt the sheet that is shown; its finished images can be chosen."""

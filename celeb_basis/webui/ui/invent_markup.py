@@ -51,6 +51,7 @@ def sheet(job: Job, pick: str) -> Markup:
         ended=job.finished,  # earlier, the next image would take a choice away
         marks=_MARKS if job.finished and job.pictures else (),
         faces=job.result.get("faces", ""),
+        few=job.outcome.few,
     )
 
 

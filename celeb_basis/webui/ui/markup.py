@@ -405,7 +405,7 @@ def person(one: IdentityStatus) -> Markup:
     known = one.as_dict()
     family = f"({known['family']})" if known.get("family") else ""
     rows = [
-        ("Learned on", known.get("learned_on", "")),
+        ("Invented on" if known.get("source") == "invented" else "Learned on", known.get("learned_on", "")),
         ("Made for", f"{known.get('base_model', '')} {family}".strip()),
         ("Method", _method(known)),
         ("Face model", known.get("face_model", "")),
