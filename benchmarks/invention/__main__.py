@@ -29,12 +29,13 @@ from benchmarks.invention.measures import (
     same_person,
     share_of,
 )
+from benchmarks.invention.steering import MARKED, steered
 from celeb_basis.basis import BasisOptions, build_bases, fitting_components
 from celeb_basis.files import atomic_path
 from celeb_basis.identities.invention import InventionSettings, Inventor
 from celeb_basis.method import Basis
 
-CELEBRITIES, GALLERY = "celebrities", "gallery"
+CELEBRITIES, GALLERY, STEERED = "celebrities", "gallery", "steered"
 GALLERY_PART, PEOPLE_PART = 64, 20
 """People of one file: what is interrupted goes on with the next file."""
 WAYS = ("mixed", "gaussian", "gan")
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.invention", description=__doc__)
     parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="where measurements are kept")
     parser.add_argument("--people", type=int, default=40, metavar="N", help="people of each way (%(default)s)")
-    parser.add_argument("--only", action="append", choices=(GALLERY, CELEBRITIES, *WAYS), help="measure only this")
+    parser.add_argument(
+        "--only", action="append", choices=(GALLERY, CELEBRITIES, *WAYS, STEERED), help="measure only this"
+    )
     parser.add_argument(
         "--others",
         type=int,
@@ -60,9 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Reporter()
     testbed = _testbed(report)
     judges = [one for one in (testbed.judge, testbed.third_judge or _third_judge(report)) if one is not None]
-    for part in options.only or (GALLERY, CELEBRITIES, *WAYS):
+    for part in options.only or (GALLERY, CELEBRITIES, *WAYS, STEERED):
         if part == GALLERY:
             _measure_gallery(options, testbed, judges)
+        elif part == STEERED:
+            if not (file := options.results / "steered.npz").exists():
+                report.say("measuring more and less")
+                _save(file, steered(testbed, _inventor(testbed, "mixed", options), judges))
         else:
             _measure_people(part, options, testbed, judges)
     sys.stdout.write(_table(options, judges))
@@ -92,7 +99,12 @@ def _subjects(testbed: EvidenceTestbed, part: str, options: argparse.Namespace) 
     if part == "gan":
         from benchmarks.invention.character_factory import generated_vectors
 
-        rows = generated_vectors(testbed, _bases(testbed)[0], options.people)
+        file = options.results / f"gan-{options.people}.npz"
+        if not file.exists():
+            made = generated_vectors(testbed, _bases(testbed)[0], options.people)
+            _save(file, {"vectors": torch.stack(made).numpy()})
+        with np.load(file) as stored:
+            rows = torch.from_numpy(stored["vectors"])
         return [Subject(f"gan {seed}", [row]) for seed, row in enumerate(rows)]
     inventor = _inventor(testbed, part, options)
     people = [inventor.invent(seed, name=f"{part} {seed}") for seed in range(options.people)]
@@ -218,6 +230,11 @@ def _table(options: argparse.Namespace, judges: Sequence[FaceJudge]) -> str:
                 known[judge.name],
                 [rows.get(name) for name in people.names],
             )
+    if (file := options.results / "steered.npz").exists():
+        with np.load(file) as stored:
+            lines += ["", f"likeness of one more image to the marked person ({MARKED} people)"]
+            for kind, values in stored.items():
+                lines.append(_line(kind, *interval(lambda at, v=values: float(np.nanmean(v[at])), len(values))))
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ It needs the text encoder with gradients, which this program asks of no host: so
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ NOISE, STEPS, BATCH, RATE = 64, 10_000, 8, 5e-5
 CONSISTENCY, REAL_NOISE = 8.0, 0.005
 _SLOWER = 0.1
 """Multiplier of the learning rate of the generator's layers."""
+
+_TOKEN = "<person>"
 
 TEMPLATES = (
     "a photo of {}",
@@ -95,6 +98,7 @@ def _train(
 ) -> None:
     optimizers = [torch.optim.AdamW(module.parameters(), RATE) for module in (generator, discriminator)]
     encoder: Any = testbed.model.text_encoders[0]
+    chunks = _chunks(encoder, real[0])
     for step in range(steps):
         fake = generator(torch.randn(BATCH, NOISE))
         chosen = real[torch.randint(len(real), (BATCH,))]
@@ -105,7 +109,7 @@ def _train(
         loss.backward()
         optimizers[1].step()
         fooled = _binary(discriminator(fake.reshape(BATCH, -1)), 1.0)
-        consistent = _consistency(encoder, fake[0])
+        consistent = _consistency(encoder, chunks, fake[0])
         optimizers[0].zero_grad()
         (fooled + CONSISTENCY * consistent).backward()
         optimizers[0].step()
@@ -117,12 +121,17 @@ def _binary(logits: torch.Tensor, target: float) -> torch.Tensor:
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
-def _consistency(encoder: Any, vectors: torch.Tensor) -> torch.Tensor:
+def _chunks(encoder: Any, vectors: torch.Tensor) -> list[Any]:
+    """The templates' tokens up to the person's: the encoder is causal, so that what follows changes nothing there."""
+    chunks = [encoder.chunks(text.format(_TOKEN), {_TOKEN: [vectors]}, 0)[0] for text in TEMPLATES]
+    length = max(place for chunk in chunks for place, _, _ in chunk.positions) + 1
+    return [replace(chunk, ids=chunk.ids[:length]) for chunk in chunks]
+
+
+def _consistency(encoder: Any, chunks: list[Any], vectors: torch.Tensor) -> torch.Tensor:
     """Mean squared distance of the text encoder's outputs at a person's positions over the templates."""
-    token = "<person>"
-    chunks = [encoder.chunks(text.format(token), {token: [vectors]}, 0)[0] for text in TEMPLATES]
-    positions = [[place for place, _, _ in chunk.positions] for chunk in chunks]
-    states, _ = encoder.encode([t.format(token) for t in TEMPLATES], {token: [vectors]}, 0, penultimate=False)
-    rows = torch.stack([state[places] for state, places in zip(states, positions, strict=True)])
+    states, _ = encoder._encoded(chunks, {_TOKEN: vectors}, False)
+    places = [[place for place, _, _ in chunk.positions] for chunk in chunks]
+    rows = torch.stack([state[at] for state, at in zip(states, places, strict=True)])
     distance: torch.Tensor = (rows[:, None] - rows[None]).pow(2).mean()
     return distance

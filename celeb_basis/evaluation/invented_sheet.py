@@ -44,7 +44,7 @@ def faces_in(pictures: Sequence[Image.Image]) -> tuple[bool, ...] | None:
 
 def few_faces(found: Sequence[bool] | None) -> bool:
     """Whether so few images show a face that the checkpoint seems not to know the celebrities."""
-    return bool(found) and sum(found) < FEW_FACES * len(found)
+    return found is not None and sum(found) < FEW_FACES * len(found)
 
 
 def faces_sentence(found: Sequence[bool] | None, checkpoint: str) -> str:

@@ -105,6 +105,7 @@ class Inventor:
         self, bases: Sequence[Basis], info: ModelInfo, names: NameList, settings: InventionSettings | None = None
     ) -> None:
         self.bases, self.info, self.settings = tuple(bases), info, settings or InventionSettings()
+        self._list = names
         shared = set.intersection(*(set(basis.names) for basis in self.bases)) if self.bases else set()
         self._names = tuple(name for name in self.bases[0].names if name in shared) if self.bases else ()
         if len(self._names) < MIN_NAMES:
@@ -159,6 +160,10 @@ class Inventor:
             consent=CONSENT,
             settings=self._recipe(seed, drawn, more, less),
         )
+
+    def changed(self, settings: InventionSettings) -> Inventor:
+        """An inventor of the same checkpoint and list with other settings."""
+        return Inventor(self.bases, self.info, self._list, settings)
 
     def nearest(self, identity: Identity) -> tuple[str, float]:
         """The celebrity with the highest cosine to a person, all positions together, averaged over text encoders."""
