@@ -65,7 +65,12 @@ def add_parser(commands: Commands) -> None:
         help="images to evaluate; without it, they are generated",
     )
     parser.add_argument(
-        "--reference", type=path_argument, nargs="+", required=True, metavar="PHOTO", help="real photos of the person"
+        "--reference",
+        type=path_argument,
+        nargs="+",
+        metavar="PHOTO",
+        help="real photos of the person; without them, the picture in the file of --identity (of an invented person, that of "
+        "its sheet)",
     )
     parser.add_argument(
         "--clip", metavar="SPEC", help="folder of a transformers CLIP model, or open_clip:ARCHITECTURE:WEIGHTS"
@@ -126,15 +131,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_output_file(arguments.sheet)
     if arguments.keep is not None:
         check_folder(arguments.keep)
-    photos = {path: open_photo(path) for path in arguments.reference}
+    photos = {str(path): open_photo(path) for path in arguments.reference or ()} or _picture_of(arguments)
     clip = load_clip(arguments.clip) if arguments.clip else None
     if arguments.pictures is not None:
         items = _from_folder(arguments, with_prompt=clip is not None)
     faces = open_faces(arguments, console)
     vectors = []
-    for path, photo in photos.items():
+    for name, photo in photos.items():
         search = find_faces(photo, faces)
-        vectors.append(search.embed(search.choose(None, path.name), faces)[1])
+        vectors.append(search.embed(search.choose(None, Path(name).name), faces)[1])
     if arguments.pictures is None:
         items = _generate(arguments, console)
     with console.bar(len(items), "evaluating", unit="image") as bar:
@@ -164,6 +169,25 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     for note in evaluation.notes:
         console.note(note)
     return 0
+
+
+def _picture_of(arguments: argparse.Namespace) -> dict[str, Pixels]:
+    """The picture in the identity's file, in place of photos.
+
+    Raises:
+        UsageError: There is not one identity.
+        EvaluationError: Its file has no picture.
+    """
+    from celeb_basis.photos import open_photo
+
+    if len(arguments.identity) != 1:
+        raise UsageError("Give --reference, photos of the person, or one --identity with a picture in its file.")
+    identity = find_identity(arguments.identity[0], arguments.library)
+    if (picture := identity.metadata.thumbnail) is None:
+        raise EvaluationError(
+            f"{identity.name!r} holds no picture to compare with: give --reference, a photo of the person."
+        )
+    return {"the picture in its file": open_photo(picture, name="the picture in its file")}
 
 
 def _people_of(arguments: argparse.Namespace, items: Sequence[ImageToEvaluate]) -> list[str]:

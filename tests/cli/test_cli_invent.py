@@ -185,3 +185,41 @@ def test_neither_a_model_nor_a_number_is_refused(celeb: Celeb, sheets: Path) -> 
     said = celeb("invent", "--output", sheets)
     assert said.code == 2
     assert "--model" in said.err
+
+
+def test_an_invented_person_is_evaluated_against_the_picture_of_the_sheet(
+    celeb: Celeb, parts: Any, own_library: Path, tmp_path: Path
+) -> None:
+    """The picture is a face here: the small model of tests draws none."""
+    from dataclasses import replace
+
+    from celeb_basis.identities.identity import save_identity
+    from celeb_basis.miniature import PHOTOS
+
+    options = ("--count", 1, "--steps", 1, "--components", 8, "--size", 64)
+    celeb("invent", "--model", parts.model, "--names", parts.names, "--output", tmp_path, *options)
+    celeb("invent", "--output", tmp_path, "--save", 1, "--name", "mira")
+    evaluate = [
+        "evaluate",
+        "--identity",
+        "mira",
+        "--model",
+        parts.model,
+        "--names",
+        parts.names,
+        "--faces",
+        parts.faces,
+    ]
+    evaluate += ["--prompts", 1, "--seeds", 1, "--steps", 1, "--size", 64, "--json"]
+    path = own_library / "mira.safetensors"
+    mira = load_identity(path)
+    face = (PHOTOS / "stranger1.png").read_bytes()
+    save_identity(replace(mira, metadata=replace(mira.metadata, thumbnail=face)), path)
+    said = celeb(*evaluate)
+    assert said.code == 0, said.err
+    assert said.json["detect"]["count"] == 1
+
+    save_identity(replace(mira, metadata=replace(mira.metadata, thumbnail=None)), path)
+    said = celeb(*evaluate)
+    assert said.code == 2
+    assert "--reference" in said.err
