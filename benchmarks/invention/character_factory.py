@@ -15,7 +15,7 @@ from torch.nn import functional
 from benchmarks.evidence.testbed import EvidenceTestbed
 from celeb_basis.method import Basis
 
-NOISE, STEPS, BATCH, RATE = 64, 10_000, 8, 5e-5
+NOISE, STEPS, BATCH, RATE = 64, 3_000, 8, 5e-5
 CONSISTENCY, REAL_NOISE = 8.0, 0.005
 _SLOWER = 0.1
 """Multiplier of the learning rate of the generator's layers."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from support.forge import need_forge
@@ -72,7 +73,7 @@ def test_four_clicks_lead_from_the_tab_to_an_invented_person(page: Any, server: 
     note(page, "invent_save").get_by_text("is saved").wait_for()
     assert saved(server) == [suggested]
     cards(page, suggested)
-    assert server.ours("GET", f"/people/{suggested}")["source"] == "invented"
+    assert server.ours("GET", f"/people/{quote(suggested)}")["source"] == "invented"
     assert page.errors == []
 
 
