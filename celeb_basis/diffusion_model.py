@@ -327,7 +327,10 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    try:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    except RuntimeError:  # no page can be locked, as where a system allows few
+        return tensor.to(device)
 
 
 def check_batch(latents: torch.Tensor, timesteps: torch.Tensor, prompts: int) -> None:

@@ -96,8 +96,10 @@ def measure_family(card: Card, family: Family) -> Iterator[Measurement]:
     bases = build_bases(host.text_encoders, shipped_names(), BasisOptions(components=size))
     pool, seconds, extra = _views(card, host)
     subject = Subject(card, family, host, tuple(built.basis for built in bases), pool)
+    expected = estimate(host, subject.settings()).images
     yield Measurement(subject.model, "checkpoint on the card", _gigabytes(loaded))
-    yield Measurement(subject.model, "encoding a view", _seconds(seconds), f"{_gigabytes(extra)} beyond the checkpoint")
+    detail = f"{_gigabytes(extra)} beyond the checkpoint; estimate {_gigabytes(expected)}" if extra else ""
+    yield Measurement(subject.model, "encoding a view", _seconds(seconds), detail)
     for batch, checkpointing in ((2, "off"), (1, "off"), (2, "on"), (1, "on")):
         yield _step(subject, batch, checkpointing)
     yield from _beside_bare(subject)
@@ -124,7 +126,7 @@ def _step(subject: Subject, batch: int, checkpointing: str) -> Measurement:
     card = subject.card
     changes = {"batch_size": batch, "checkpointing": checkpointing}
     loaded = card.reset_peak()
-    need = estimate(subject.host, subject.settings(**changes)).needed
+    need = estimate(subject.host, subject.settings(**changes)).steps
     with subject.running(**changes) as (_, events):
         seconds = card.median(lambda: next(events), 2 if card.rehearse else _STEPS, warm_ups=1)
         peak = card.peak()

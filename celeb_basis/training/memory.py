@@ -55,9 +55,14 @@ class MemoryNeed:
     """A sentence on the precision, if there is something to know about it on this device."""
 
     @property
+    def steps(self) -> int:
+        """Bytes of the steps, with or without gradient checkpointing, whichever this run would use."""
+        return self.checkpointed if self.checkpointing else self.plain
+
+    @property
     def needed(self) -> int:
-        """Bytes at the peak, with or without gradient checkpointing, whichever this run would use."""
-        return max(self.checkpointed if self.checkpointing else self.plain, self.images)
+        """Bytes at the peak of the whole run."""
+        return max(self.steps, self.images)
 
     @property
     def fits(self) -> bool:

@@ -131,12 +131,12 @@ class _Recorded:
         with torch.enable_grad():
             for _ in range(_WARM_UPS):
                 recorder.warm_up(self._warm_up)
-            expected = self._output.clone()
+            expected, gradients = self._output.clone(), [one.clone() for one in self._gradients]
             self._live: torch.Tensor | None = None
             self._forward_again = recorder.record(self._forward)
             self._backward_again = recorder.record(self._backward)
         self._live = None  # recorded; the graph that autograd built for it is not needed again
-        self._check(expected)
+        self._check(expected, gradients)
 
     def fits(self, call: TensorCall) -> bool:
         """Whether ``call`` is the recorded one with other numbers."""
@@ -173,7 +173,7 @@ class _Recorded:
     def _warm_up(self) -> None:
         live = self._function(*self._inputs)
         self._output = torch.empty_like(live, requires_grad=False).copy_(live.detach())
-        self._gradient = torch.zeros_like(self._output)
+        self._gradient = self._output.clone()
         found = torch.autograd.grad(live, self._leaves, self._gradient)
         self._gradients = [one.clone() for one in found]
 
@@ -188,16 +188,20 @@ class _Recorded:
         ):
             static.copy_(found)
 
-    def _check(self, expected: torch.Tensor) -> None:
+    def _check(self, expected: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
         """Compare the first replay with what was computed without a recording.
 
         Raises:
             RuntimeError: If they differ by more than rounding.
         """
-        found = self.run_forward(self._inputs)
-        difference = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
-        if not difference < _TOLERANCE and bool(torch.isfinite(expected).all()):
-            raise RuntimeError(f"its result differs by {difference:.2g} of its length")
+        output = self.run_forward(self._inputs)
+        replayed = [one for one in self.run_backward(expected, self.passes) if one is not None]
+        for what, found, known in zip(
+            ("result", *["gradient"] * len(gradients)), (output, *replayed), (expected, *gradients), strict=True
+        ):
+            difference = float((found - known).float().norm() / known.float().norm().clamp_min(1e-12))
+            if not difference < _TOLERANCE and bool(torch.isfinite(known).all()):
+                raise RuntimeError(f"its {what} differs by {difference:.2g} of its length")
 
 
 class _Replay(torch.autograd.Function):

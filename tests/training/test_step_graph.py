@@ -86,7 +86,7 @@ def test_replays_give_the_results_and_gradients_of_new_inputs() -> None:
             assert torch.equal(found, expected)
         outputs.append((output, call()))
     assert all(torch.equal(output, expected) for output, expected in outputs), "a later step overwrites no result"
-    assert (recorder.warm_ups, recorder.records, recorder.replays) == (3, 2, 1 + 4 * 2)
+    assert (recorder.warm_ups, recorder.records, recorder.replays) == (3, 2, 2 + 4 * 2)
     assert graph.problem == ""
 
 
@@ -130,21 +130,30 @@ def test_where_recording_fails_the_step_is_computed_as_it_is_and_the_reason_is_a
 
 def test_a_recording_that_computes_something_else_is_not_used() -> None:
     class Off(Again):
-        """Replays nothing, so the first result stays what it was made of."""
+        """Replays that spoil the result or the gradients."""
+
+        def __init__(self, spoils: str) -> None:
+            super().__init__()
+            self.spoils = spoils
 
         def record(self, work: Callable[[], None]) -> Callable[[], None]:
-            work()
+            again = super().record(work)
             owner = work.__self__  # type: ignore[attr-defined]
 
             def replay() -> None:
-                owner._output.mul_(1.5)
+                again()
+                for one in (owner._output,) if self.spoils == "result" else owner._gradients:
+                    one.mul_(1.5)
 
             return replay
 
-    graph = StepGraph(Off())
-    call = _call(0)
-    assert torch.equal(graph(call), call())
-    assert "its result differs by 0.5 of its length" in graph.problem
+    for spoils in ("result", "gradient"):
+        graph = StepGraph(Off(spoils))
+        call = _call(0)
+        output = graph(call)
+        assert torch.equal(output, call())
+        assert all(map(torch.equal, _gradients(output, call), _gradients(call(), call)))
+        assert f"its {spoils} differs by 0.5 of its length" in graph.problem
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])

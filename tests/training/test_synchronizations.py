@@ -146,6 +146,15 @@ def test_copies_to_a_card_take_their_place_in_its_queue(device: str, queued: boo
     assert to_device(tensor, torch.device(device)) == (device, queued, queued)
 
 
+def test_where_no_page_can_be_locked_the_copy_is_an_ordinary_one() -> None:
+    class Unlocked(_Pinned):
+        def pin_memory(self) -> _Pinned:
+            raise RuntimeError("CUDA error: out of memory")
+
+    tensor: Any = Unlocked()
+    assert to_device(tensor, torch.device("cuda")) == ("cuda", False, False)
+
+
 def test_a_report_computes_no_norms_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ToyModel((32, 24))
     trainer = Trainer(model, toy_bases(model), toy_pool(), TrainingSettings(steps=20, components=8))
