@@ -93,6 +93,8 @@ class TrainingSettings:
         "auto",
         "record a training step once as a CUDA graph and replay it, which is faster on fast graphics cards; auto: where the "
         "program allows it and there is room for it",
+        label="CUDA graph",
+        group="Memory and speed",
     )
     size: int = _setting(
         0,
