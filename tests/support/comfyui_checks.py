@@ -23,7 +23,7 @@ from celeb_basis.errors import HostError
 from celeb_basis.hosts.comfyui import host as host_module
 from celeb_basis.hosts.comfyui.host import ComfyHost, encode_scheduled, names_as_vectors
 from celeb_basis.hosts.comfyui.model import ComfyClip, ComfyModel
-from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source
+from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, evictable
 from celeb_basis.hosts.diffusers import load_host
 
 PlaceholderTokens = dict[str, list[torch.Tensor]]
@@ -460,6 +460,19 @@ def check_an_unknown_comfyui_is_named(one: Loaded) -> None:
         attention.BasicTransformerBlock = ordinary
     with one.host.prepare_for_training("fp32"):
         gradient(one.host, some_words(one.host))
+
+
+def check_models_that_would_be_unloaded_count_as_free(one: Loaded) -> None:
+    from comfy import model_management  # type: ignore[import-not-found]
+
+    with torch.inference_mode():
+        model_management.load_models_gpu([one.model, one.clip.patcher, one.vae.patcher])
+    size = sum(weight.numel() * weight.element_size() for weight in one.vae.first_stage_model.parameters())
+    kept = [one.model.clone(), one.clip.patcher]
+    before = evictable(torch.device("cpu"), [*kept, one.vae.patcher])
+    assert evictable(torch.device("cpu"), kept) - before == size
+    assert evictable(torch.device("meta"), kept) == 0
+    assert one.host.memory().weights > 0
 
 
 def check_a_model_of_unknown_origin_has_a_digest(one: Loaded) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,14 @@ from celeb_basis.diffusion_model import (
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.modules import replaced
 from celeb_basis.hosts.comfyui.model import ComfyModel, ComfyTextEncoder
-from celeb_basis.hosts.comfyui.modules import comfy_module, comfy_part, memory_management, method_of, no_model_moves
+from celeb_basis.hosts.comfyui.modules import (
+    comfy_module,
+    comfy_part,
+    evictable,
+    memory_management,
+    method_of,
+    no_model_moves,
+)
 from celeb_basis.hosts.torch_utils import (
     NormalWeights,
     frozen,
@@ -103,15 +110,12 @@ class ComfyHost(DiffusionModel):
 
     def memory(self) -> MemoryStats:
         """Memory of the denoiser and the text encoders; whatever else ComfyUI has loaded, it unloads for training."""
-        model = self._model
-        return memory_stats(
-            model.unet,
-            [model.unet, model.text.text_model],
-            self.device,
-            vae_scale_factor=model.vae_scale_factor,
-            keeps_scores=torch_attention_keeps_scores(self.device),
-            casting="layers",
-        )
+        model, device = self._model, self.device
+        parts, keeps = [model.unet, model.text.text_model], torch_attention_keeps_scores(device)
+        factor = model.vae_scale_factor
+        found = memory_stats(model.unet, parts, device, vae_scale_factor=factor, keeps_scores=keeps, casting="layers")
+        more = 0 if device.type == "cpu" else evictable(device, model.patchers)
+        return replace(found, free=None if found.free is None else found.free + more)
 
     @contextmanager
     def prepare_for_training(self, precision: Precision, *, checkpointing: bool = False) -> Iterator[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,18 @@ def _in_this_version() -> str:
 def memory_management() -> Any:
     """ComfyUI's module that keeps track of which models are on the device."""
     return comfy_module("comfy.model_management")
+
+
+def evictable(device: Any, kept: Sequence[Any]) -> int:
+    """Bytes on ``device`` of models that ComfyUI would unload for others.
+
+    Args:
+        device: The device.
+        kept: The patchers of the models that are needed themselves.
+    """
+    loaded = [one for one in memory_management().current_loaded_models if one.model is not None]
+    others = [one for one in loaded if one.device == device and not any(one.model.is_clone(other) for other in kept)]
+    return sum(int(one.model_loaded_memory()) for one in others)
 
 
 @contextmanager
