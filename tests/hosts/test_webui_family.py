@@ -50,6 +50,7 @@ class Checkpoint(LoadedCheckpoint):
     text_model = None
     dtype = torch.float32
     vae_scale_factor = 8
+    is_inpainting = False
     text_encoders: ClassVar[list[Any]] = ["l", "g"]  # type: ignore[misc]
     embedding_keys: ClassVar[list[str]] = ["l", "g"]  # type: ignore[misc]
     embedding_databases = ()
@@ -135,7 +136,9 @@ def model(program: Program) -> Host:
         def _encoding(self) -> AbstractContextManager[Any]:
             return nullcontext()
 
-        def _denoised(self, latents: torch.Tensor, _steps: torch.Tensor, conditioning: EncodedPrompts) -> torch.Tensor:
+        def _denoised(
+            self, latents: torch.Tensor, _steps: torch.Tensor, conditioning: EncodedPrompts, *_: torch.Tensor | None
+        ) -> torch.Tensor:
             vector = self._vector(conditioning, latents)
             assert vector is not None
             return vector
