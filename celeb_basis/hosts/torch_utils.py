@@ -199,11 +199,14 @@ class NormalWeights:
         self._exchanged: list[tuple[dict[str, Any], str, Any]] = []
 
     def enable(self) -> None:
-        """Exchange every inference tensor that is there now."""
+        """Exchange every inference tensor that is there now; one with several names stays one."""
+        normal: dict[int, torch.Tensor] = {}
         with torch.inference_mode(False):
             for owner, name, tensor in inference_tensors(self._modules):
                 self._exchanged.append((owner, name, tensor))
-                owner[name] = like_tensor(tensor, normal_tensor(tensor.data))
+                if id(tensor) not in normal:
+                    normal[id(tensor)] = like_tensor(tensor, normal_tensor(tensor.data))
+                owner[name] = normal[id(tensor)]
 
     def restore(self) -> None:
         """Put every tensor back that was exchanged."""

@@ -64,6 +64,19 @@ def test_gradients_pass_weights_of_inference_mode(loaded: torch.nn.Module) -> No
     torch.testing.assert_close(found, expected)
 
 
+def test_a_weight_with_two_names_stays_one(loaded: torch.nn.Module) -> None:
+    """As the token table of Forge's text encoders, which its wrapper calls its own as well."""
+    with torch.inference_mode():
+        loaded.table = loaded[0].weight  # type: ignore[index]
+    assert len(list(loaded.parameters())) == 4
+    weights = NormalWeights([loaded])
+    weights.enable()
+    assert loaded.table is loaded[0].weight  # type: ignore[index]
+    assert len(list(loaded.parameters())) == 4
+    weights.restore()
+    assert loaded.table is loaded[0].weight  # type: ignore[index]
+
+
 def test_normal_tensors_stay_themselves() -> None:
     plain = torch.randn(3)
     assert normal_tensor(plain) is plain
@@ -162,7 +175,7 @@ def model(half_held: Block, crowded: list[bool], monkeypatch: pytest.MonkeyPatch
     model = Model()
     modules = {
         "backend.memory_management": types.SimpleNamespace(
-            get_torch_device=lambda: torch.device("cpu"), load_models_gpu=load
+            get_torch_device=lambda: torch.device("cpu"), load_models_gpu=load, cpu_mode=lambda: True
         ),
         "backend.nn.unet": types.SimpleNamespace(BasicTransformerBlock=Block, ResBlock=torch.nn.Bilinear),
     }

@@ -320,7 +320,8 @@ def check_decoded_pictures_are_forges(_data: Path) -> None:
     ours = host.decode_latents(latents)
     host.release_vae()
     by_forge = model.decode_first_stage(latents).clone()
-    torch.testing.assert_close(ours, by_forge.float().cpu(), rtol=1e-4, atol=1e-4)
+    # Forge cuts off what is brighter than white and darker than black.
+    torch.testing.assert_close(ours.clamp(-1, 1), by_forge.float().cpu(), rtol=1e-4, atol=1e-4)
     assert ours.shape == (2, 3, 64, 64)
     digest = text_encoders_sha256(host)
     with host.prepare_for_training("fp32"):
