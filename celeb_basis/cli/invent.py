@@ -159,7 +159,8 @@ def _make_sheet(arguments: argparse.Namespace, console: Console) -> int:
     pictures: list[Image.Image] = []
     with console.bar(len(people), "generating", unit="image") as bar:
         for place, one in enumerate(people, 1):
-            pictures.append(_kept_picture(one) if place in dict(kept) else _picture(model, one, arguments, size))
+            was_there = place in dict(kept) and one.metadata.thumbnail is not None
+            pictures.append(_kept_picture(one) if was_there else _picture(model, one, arguments, size))
             bar.update()
     found = faces_in(pictures)
     for place, (one, picture) in enumerate(zip(people, pictures, strict=True), 1):

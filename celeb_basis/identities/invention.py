@@ -248,7 +248,8 @@ class Inventor:
 
 def invented_recipe(settings: Mapping[str, Any]) -> str:
     """How an invented person was made, in a few words for a page, from the settings in the identity's metadata."""
-    groups = [str(group) for group in settings.get("groups") or ()]
+    groups = settings.get("groups")
+    groups = [str(group) for group in groups] if isinstance(groups, list) else []  # a file may hold anything
     leaning = f", leaning to {' and '.join(groups)}" if groups else ""
     return f"invented from the celebrities{leaning} (seed {settings.get('seed', '?')})"
 

@@ -16,7 +16,7 @@ from celeb_basis.errors import BasisError, NamesError, SettingsError, WrongModel
 from celeb_basis.identities.blending import blend
 from celeb_basis.identities.expand import expand_identity
 from celeb_basis.identities.identity import Identity, identity_from_bytes, identity_to_bytes
-from celeb_basis.identities.invention import CONSENT, InventionSettings, Inventor, Way
+from celeb_basis.identities.invention import CONSENT, InventionSettings, Inventor, Way, invented_recipe
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
 
@@ -264,6 +264,13 @@ def test_the_nearest_celebrity_has_the_highest_cosine() -> None:
     }
     assert name == max(cosines, key=lambda known: cosines[known])
     assert alike == pytest.approx(cosines[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("groups", [None, 3, "women", {"a": 1}, [1, "Africa"]])
+def test_how_a_person_was_made_is_said_whatever_a_file_holds(groups: object) -> None:
+    said = invented_recipe({"groups": groups, "seed": 7})
+    assert said.startswith("invented from the celebrities")
+    assert ("Africa" in said) == isinstance(groups, list)
 
 
 # Bad input
