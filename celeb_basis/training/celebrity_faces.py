@@ -98,6 +98,7 @@ def generate_celebrity_faces(
     size: int = 0,
     precision: PrecisionChoice = "auto",
     explained: Callable[[CelebrityFaces], float] | None = None,
+    drawings: Sequence[Drawing] = DRAWINGS,
 ) -> Generator[Event, None, CelebrityFaces]:
     """Generate a picture of every name and embed its largest face, yielding progress.
 
@@ -115,6 +116,7 @@ def generate_celebrity_faces(
         precision: Precision of the denoiser.
         explained: The share of the coefficients' variance that a regression on these faces explains, to stop when it has
             settled.
+        drawings: Ways to generate a picture, cheapest first.
     """
     store = _opened(model, names, faces, folder, known, size)
     names = tuple(dict.fromkeys(names))
@@ -141,7 +143,7 @@ def generate_celebrity_faces(
     try:
         if store.drawing is None:
             pilot, missing = missing[: min(PILOT, count)], missing[min(PILOT, count) :]
-            yield from _pilot(source, store, pilot, have, wanted)
+            yield from _pilot(source, store, pilot, (have, wanted), drawings)
             have, count = have + len(pilot), count - len(pilot)
         check = None if explained is None or relative is not None else partial(_error, names, store, explained)
         yield from _rest(source, store, missing[:count], (have, wanted), check)
@@ -195,12 +197,17 @@ def _check_size(model: DiffusionModel, size: int) -> None:
 
 
 def _pilot(
-    source: _Source, store: CelebrityFile, names: Sequence[str], have: int, wanted: int
+    source: _Source,
+    store: CelebrityFile,
+    names: Sequence[str],
+    progress: tuple[int, int],
+    drawings: Sequence[Drawing],
 ) -> Generator[Event, None, None]:
-    """Choose how to generate: the first of :data:`DRAWINGS` by which the names are recognizable, or else the best."""
+    """Choose how to generate: the first of ``drawings`` by which the names are recognizable, or else the best."""
+    have, wanted = progress
     best, shown = -1.0, have
     pictures = [_Picture(name, number) for name in names for number in (0, 1)]
-    for drawing in DRAWINGS:
+    for drawing in drawings:
         found: _Vectors = {}
         for done in source.vectors(pictures, drawing, found.update):
             shown = max(shown, have + done // 2)
@@ -386,7 +393,8 @@ class _Source:
 
 def _noise(picture: _Picture, shape: tuple[int, int, int]) -> torch.Tensor:
     """A picture's own noise, the same whatever else is generated with it."""
-    seed = int.from_bytes(hashlib.sha256(f"{picture.number} {picture.name}".encode()).digest()[:7], "big")
+    what = picture.name if picture.number == 0 else f"{picture.name} {picture.number}"
+    seed = int.from_bytes(hashlib.sha256(what.encode()).digest()[:7], "big")
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -127,7 +127,10 @@ def _cost(settings: TrainingSettings, pace: Pace) -> str:
         cost = f"{settings.steps:,} steps"
     else:
         cost = f"{'up to' if settings.early_stop else 'about'} {_rounded(seconds)}"
-    return f"{cost}, after preparing the checkpoint once" if settings.start == "guess" else cost
+    if settings.start != "guess":
+        return cost
+    once = "" if pace.name is None else f" (about {_rounded(settings.celebrities * pace.name)})"
+    return f"{cost}, after preparing the checkpoint once{once}"
 
 
 def _rounded(seconds: float) -> str:

@@ -45,7 +45,10 @@ def test_presets_say_steps_until_a_run_was_timed() -> None:
     costs = preset_costs(Pace(view=0.5, step=0.4))
     assert costs["balanced"] == "up to 3 min"  # 64 views and 400 steps: 192 s
     assert costs["paper"] == "about 9 min"
-    assert costs["quick"].startswith("up to 30 s, after preparing")
+    assert costs["quick"] == "up to 30 s, after preparing the checkpoint once"
+    costs = preset_costs(Pace(view=0.5, step=0.4, name=0.25))
+    assert costs["quick"].endswith("after preparing the checkpoint once (about 3 min)")  # 640 celebrities: 160 s
+    assert "once" not in costs["balanced"]
 
 
 def test_paces_are_kept_by_kind_of_model(tmp_path: Path) -> None:
