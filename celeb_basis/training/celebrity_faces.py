@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from celeb_basis.diffusion_model import DiffusionModel, text_encoders_sha256
+from celeb_basis.diffusion_model import Conditioning, DiffusionModel, text_encoders_sha256
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import DrawingNames, Event, Warned
 from celeb_basis.faces.network import FaceNetwork, Pixels
@@ -345,11 +345,12 @@ class _Source:
         """``(N, C, h, w)`` clean latents of the first pictures, on the CPU: a round of them, or fewer if it takes long."""
         begun, parts = time.monotonic(), list[torch.Tensor]()
         place, last = 0, min(_ROUND, len(pictures))
+        plain: dict[int, Conditioning] = {}  # the empty prompt is encoded once for every size of a batch
         with self._model.prepare_for_training(self.precision), torch.no_grad():
             while place < last and (not parts or time.monotonic() - begun < _ROUND_SECONDS):
                 some = pictures[place : min(place + self._at_once, last)]
                 try:
-                    parts.append(self._sampled(some, drawing))
+                    parts.append(self._sampled(some, drawing, plain))
                 except RuntimeError as error:
                     if self._at_once == 1 or type(error).__name__ != "OutOfMemoryError":
                         raise
@@ -358,18 +359,20 @@ class _Source:
                 place += len(some)
         return torch.cat(parts)
 
-    def _sampled(self, pictures: Sequence[_Picture], drawing: Drawing) -> torch.Tensor:
-        model = self._model
+    def _sampled(self, pictures: Sequence[_Picture], drawing: Drawing, plain: dict[int, Conditioning]) -> torch.Tensor:
+        model, count = self._model, len(pictures)
         info, device = model.info, model.device
         named = model.encode_prompts([PROMPT.replace("{}", picture.name) for picture in pictures], {})
-        plain = model.encode_prompts([""] * len(pictures), {}) if drawing.guidance != 1.0 else None
+        guided = drawing.guidance != 1.0
+        if guided and count not in plain:
+            plain[count] = model.encode_prompts([""] * count, {})
 
         def denoise(latents: torch.Tensor, timestep: int) -> torch.Tensor:
             times = torch.full((len(latents),), timestep, device=device)
             output = model.predict(latents, times, named)
-            if plain is None:
+            if not guided:
                 return output
-            without = model.predict(latents, times, plain)
+            without = model.predict(latents, times, plain[count])
             return without + drawing.guidance * (output - without)
 
         side = self._size // info.vae_scale_factor

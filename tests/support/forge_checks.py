@@ -14,14 +14,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from support.celebrity_faces import PixelFaces
 from support.forge_inside import start
 from support.reporting import failures
 from support.webui_checks_encoding import PROMPTS, RARE
 from support.webui_checks_learning import refused
 
 from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
+from celeb_basis.events import follow
 from celeb_basis.hosts.forge.host import ForgeHost
 from celeb_basis.hosts.forge.model import ForgeCheckpoint
+from celeb_basis.training.celebrity_faces import generate_celebrity_faces
 
 PlaceholderTokens = dict[str, list[torch.Tensor]]
 
@@ -347,6 +350,14 @@ def check_an_inpainting_checkpoint_is_given_what_forge_gives_it(_data: Path) -> 
     ours = host._masked.like(torch.zeros(1, 4, 8, 8)).clone()
     ours[:, 1:] += host.encode_images(torch.zeros(1, 3, 64, 64)).std * noise
     torch.testing.assert_close(ours, by_forge, rtol=1e-4, atol=1e-4)
+
+
+def check_celebrities_are_generated(data: Path) -> None:
+    host, names = ForgeHost(), ("ann lee", "bob marsh", "cleo novak")
+    faces = follow(generate_celebrity_faces(host, names, PixelFaces(), data / "faces", size=64))
+    assert faces.names == names
+    again = follow(generate_celebrity_faces(host, names, PixelFaces(), data / "faces", size=64))
+    assert torch.equal(again.vectors.nan_to_num(9), faces.vectors.nan_to_num(9))
 
 
 CHECKS: dict[str, Callable[[Path], None]] = {

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.celebrity_faces import PixelFaces
 from support.webui_state import assert_as_before, fingerprint
 
 from celeb_basis.diffusion_model import GenerationRequest, text_encoders_sha256
+from celeb_basis.events import follow
 from celeb_basis.hosts.a1111.host import A1111Host
 from celeb_basis.hosts.a1111.model import A1111Checkpoint
+from celeb_basis.training.celebrity_faces import generate_celebrity_faces
 
 RARE = "xqzwv"
 """A word that no embedding has; the host tokenizes it the same with spaces around it, wherever it stands."""
@@ -202,6 +205,18 @@ def check_decoded_pictures_are_the_hosts(_data: Path) -> None:
     digest = text_encoders_sha256(host)
     with host.prepare_for_training("fp32"):
         assert text_encoders_sha256(host) == digest
+
+
+def check_celebrities_are_generated(data: Path) -> None:
+    host, model = A1111Host(), A1111Checkpoint.current().model
+    before = fingerprint(model)
+    names = ("ann lee", "bob marsh", "cleo novak")
+    with host:
+        faces = follow(generate_celebrity_faces(host, names, PixelFaces(), data / "faces", size=64))
+    assert_as_before(before, model)
+    assert faces.names == names
+    again = follow(generate_celebrity_faces(host, names, PixelFaces(), data / "faces", size=64))
+    assert torch.equal(again.vectors.nan_to_num(9), faces.vectors.nan_to_num(9))
 
 
 def check_pictures_are_the_hosts(data: Path) -> None:
