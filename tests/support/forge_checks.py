@@ -326,9 +326,11 @@ def check_decoded_pictures_are_forges(_data: Path) -> None:
     # Forge cuts off what is brighter than white and darker than black.
     torch.testing.assert_close(ours.clamp(-1, 1), by_forge.float().cpu(), rtol=1e-4, atol=1e-4)
     assert ours.shape == (2, 3, 64, 64)
-    digest = text_encoders_sha256(host)
-    with host.prepare_for_training("fp32"):
-        assert text_encoders_sha256(host) == digest
+    digests = set()
+    for _ in range(2):  # as the celebrities' faces are shared by it: while Forge holds the weights as it computes
+        with host.prepare_for_training("fp32"):
+            digests.add(text_encoders_sha256(host))
+    assert len(digests) == 1
 
 
 def check_an_inpainting_checkpoint_is_given_what_forge_gives_it(_data: Path) -> None:
