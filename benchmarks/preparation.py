@@ -29,7 +29,14 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.evaluation.metrics import Estimate
 from celeb_basis.events import follow
 from celeb_basis.settings import PRESETS, TrainingSettings
-from celeb_basis.training.celebrity_faces import CelebrityFaces, Drawing, generate_celebrity_faces, spread_order
+from celeb_basis.training.celebrity_faces import (
+    PILOT,
+    REFERENCE,
+    CelebrityFaces,
+    Drawing,
+    generate_celebrity_faces,
+    spread_order,
+)
 from celeb_basis.training.first_guess import explained_share
 
 CACHE = Path(__file__).resolve().parents[1] / ".assets" / "preparation"
@@ -106,8 +113,9 @@ def prepared(testbed: EvidenceTestbed, shared: Precomputed, preparation: Prepara
     kept = set(spread_order(names)[: preparation.names])
     rows = [row for row, name in enumerate(faces.names) if name in kept]
     faces = CelebrityFaces(tuple(faces.names[row] for row in rows), faces.vectors[torch.tensor(rows)])
-    pictures = len(rows) + 32
-    evaluations = BASELINE_EVALUATIONS if preparation.drawing is None else pictures * preparation.drawing.evaluations
+    evaluations = len(rows) * drawing.evaluations + PILOT * REFERENCE.evaluations
+    if preparation.drawing is None:
+        evaluations = BASELINE_EVALUATIONS
     return Prepared(faces, evaluations, explained_share(bases, faces))
 
 

@@ -67,6 +67,8 @@ class CelebrityFile:
         """Digest of the text encoders' weights; empty if unknown."""
         self.drawing: Drawing | None = None
         """How the pictures are generated; ``None`` until that is chosen."""
+        self.offset = torch.zeros(FACE_WIDTH)
+        """``(512,)``: what was added to the vectors of pictures by :attr:`drawing`."""
         self.settled = False
         """Whether more names would not improve the regression."""
         self._saved = 0
@@ -84,14 +86,18 @@ class CelebrityFile:
             with safe_open(path, framework="pt") as file:
                 header = parse_json(file.metadata()[_HEADER], most_values=_MOST_VALUES)
                 # A copy: mapped tensors keep the file open, and Windows would then refuse to overwrite it.
-                vectors = file.get_tensor("vectors").float().clone()
+                vectors, offset = (file.get_tensor(key).float().clone() for key in ("vectors", "offset"))
             names = [str(name) for name in header["names"]]
-            if vectors.shape != (len(names), FACE_WIDTH) or str(header["faces"]) != self.faces:
+            if (
+                vectors.shape != (len(names), FACE_WIDTH)
+                or offset.shape != (FACE_WIDTH,)
+                or str(header["faces"]) != self.faces
+            ):
                 raise ValueError(f"it holds {tuple(vectors.shape)} vectors of {len(names)} names")
             drawing = header["drawing"]
             self.drawing = None if drawing is None else _drawing(drawing)
             self.text_encoders, self.settled = str(header["text_encoders"]), bool(header["settled"])
-            self.checkpoint = str(header["checkpoint"])
+            self.checkpoint, self.offset = str(header["checkpoint"]), offset
         except _UNREADABLE as error:
             _log.warning("The celebrities' faces in %s cannot be read and are generated again: %s", path, error)
             return
@@ -114,7 +120,8 @@ class CelebrityFile:
         }
         stacked = torch.stack(list(self.vectors.values())).to(FILE_DTYPE)
         try:
-            write_bytes(self.path, save({"vectors": stacked}, {_HEADER: json.dumps(header, ensure_ascii=False)}))
+            tensors = {"vectors": stacked, "offset": self.offset}
+            write_bytes(self.path, save(tensors, {_HEADER: json.dumps(header, ensure_ascii=False)}))
             self._saved = len(self.vectors)
         except FileError as error:
             _log.warning("The celebrities' faces are not saved. %s", error)

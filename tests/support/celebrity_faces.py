@@ -45,6 +45,7 @@ class CountingModel(ToyModel):
         self.drawn: list[str] = []
         self.evaluations = 0
         self.decoded_while_training = False
+        self.last: tuple[str, ...] = ()
 
     def encode_prompts(self, prompts: Sequence[str], placeholder_tokens: PlaceholderTokens) -> Any:
         if placeholder_tokens:
@@ -61,8 +62,10 @@ class CountingModel(ToyModel):
         self.evaluations += len(latents)
         if int(timesteps[0]) == 999 and any(conditioning.prompts):
             self.drawn += conditioning.prompts
+        # Guidance goes from the empty prompt's picture to the prompt's: with the same one, it changes nothing.
+        self.last = conditioning.prompts if any(conditioning.prompts) else self.last
         signal = self.schedule.alphas_cumprod[timesteps][:, None, None, None]
-        seen = torch.stack([pattern(prompt) for prompt in conditioning.prompts])[..., : latents.shape[-1]]
+        seen = torch.stack([pattern(prompt) for prompt in self.last])[..., : latents.shape[-1]]
         clean = seen[:, :, : latents.shape[-2]] if int(timesteps[0]) <= self.sharp_below else torch.ones_like(latents)
         return (latents - signal.sqrt() * clean) / (1 - signal).sqrt()
 
