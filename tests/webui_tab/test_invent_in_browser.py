@@ -87,7 +87,7 @@ def test_the_saved_person_goes_into_a_prompt(page: Any, server: Server) -> None:
 
 def test_the_sheet_says_how_many_faces_there_are(page: Any) -> None:
     """The small checkpoint of tests knows nobody."""
-    assert "of 9 images" in page.locator("#celeb_basis_invent_poll_pictures").inner_text()
+    page.locator("#celeb_basis_invent_poll_pictures").get_by_text("of 9 images").wait_for()
 
 
 def test_marks_make_the_next_sheet(page: Any, server: Server) -> None:
