@@ -1,6 +1,6 @@
 """The adapter in a real Forge: every check of ``support.forge_checks``, all of a checkpoint in one process.
 
-The miniature, and small ones of Stable Diffusion 2 (v-prediction) and XL with random weights.
+The miniature, and small ones of Stable Diffusion 2 (v-prediction) and XL, also for inpainting, with random weights.
 
 Run with ``CELEB_BASIS_FORGE`` set, and ``CELEB_BASIS_FORGE_PYTHON`` where Forge has no ``venv`` of its own.
 """
@@ -13,7 +13,7 @@ import pytest
 from support.forge import need_forge
 from support.forge_reports import CHECKS, reports_of
 
-FAMILIES = ("miniature", "sd2", "sdxl")
+FAMILIES = ("miniature", "sd2", "sdxl", "sdxl_inpaint")
 
 
 @pytest.fixture(scope="module")
