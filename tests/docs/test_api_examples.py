@@ -156,7 +156,8 @@ def _best(known: dict[tuple[str, str], re.Pattern[str]], method: str, path: str)
 
 
 def test_every_route_is_in_the_table(app: Any) -> None:
-    listed = set(re.findall(r"`(GET|POST|DELETE) (/[^`]+)`", TEXT))
+    # The host's own routes stand there, too.
+    listed = set(re.findall(r"`(GET|POST|DELETE) (/(?!sdapi)[^`]+)`", TEXT))
     names = {"name": "NAME", "job_id": "ID", "number": "N"}
     wanted = {
         (method, re.sub(r"\{(\w+)\}", lambda found: names[found[1]], path.removeprefix("/celeb-basis/v1")))
