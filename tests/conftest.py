@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_xdist_auto_num_workers() -> int | None:
     """One process if a real program is to be started: two cannot run from one folder. Else one a core."""
-    programs = ("WEBUI", "FORGE", "REFORGE", "SDNEXT", "COMFYUI", "INVOKEAI", "NEIGHBOURS")
+    programs = ("WEBUI", "FORGE", "FORGE_NEO", "REFORGE", "SDNEXT", "COMFYUI", "INVOKEAI", "NEIGHBOURS")
     return 0 if any(os.environ.get(f"CELEB_BASIS_{name}") for name in programs) else None
 
 
@@ -48,7 +48,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     counts: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        variable = re.search(r"CELEB_BASIS_[A-Z]+", reason)
+        variable = re.search(r"CELEB_BASIS_[A-Z_]*[A-Z]", reason)
         counts[f"without {variable[0]}" if variable else _brief(reason)] += 1
     if counts:
         parts = (f"{count} {reason}" for reason, count in counts.most_common())
