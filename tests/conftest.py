@@ -24,6 +24,19 @@ pytest_plugins = [
 ]
 
 
+class _RootIsNoPackage:
+    """The root's ``__init__.py`` is for ComfyUI alone. As pytest's package, it would put the folder above on ``sys.path``."""
+
+    @staticmethod
+    def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == Path(__file__).parents[1] else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A plugin of its own, because hooks of this file are not asked about folders above it.
+    config.pluginmanager.register(_RootIsNoPackage())
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the slow tier")
 

@@ -334,8 +334,8 @@ class Trainer:
 
     def coefficients(self, batch: Batch) -> torch.Tensor:
         """``(B, G, E, K)`` coefficients of a batch, with gradients."""
-        vectors = torch.empty(0)  # the head alone looks at faces
-        if isinstance(self.module, CoefficientHead):
+        vectors = torch.empty(0)  # what holds the coefficients themselves does not look at faces
+        if not isinstance(self.module, (DirectCoefficients, ScaledCoefficients)):
             pairs = zip(batch.people.tolist(), batch.views.tolist(), strict=True)
             vectors = torch.stack([self.pool.people[person].vectors[view] for person, view in pairs])
             vectors = to_device(vectors, self.model.device)

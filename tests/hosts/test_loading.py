@@ -316,7 +316,7 @@ class Denoiser(torch.nn.Module):
     """Computes in float32 only, as the CPU does in torch 2.1."""
 
     device = torch.device("cpu")
-    config = type("Config", (), {"cross_attention_dim": 16})
+    config = type("Config", (), {"cross_attention_dim": 16, "in_channels": 4})
 
     def __init__(self, sign: float, dtype: torch.dtype) -> None:
         super().__init__()
