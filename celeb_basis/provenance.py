@@ -94,6 +94,16 @@ def parse_people(value: object) -> tuple[tuple[str, str], ...]:
     return tuple((match.group(1), match.group(2)) for match in _PERSON.finditer(value))
 
 
+def reduced(image: Image.Image, largest: int) -> Image.Image:
+    """A copy of a generated picture with its marks, in RGB, scaled down to at most ``largest`` pixels per side."""
+    from PIL import Image
+
+    small = image.convert("RGB")
+    small.info = dict(image.info)
+    small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    return small
+
+
 def generated_image_bytes(image: Image.Image, kind: Kind = "PNG", *, texts: Mapping[str, str] | None = None) -> bytes:
     """The file content of a generated picture with its provenance marks.
 

@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celeb_basis.provenance import generated_image_bytes
+from celeb_basis.provenance import generated_image_bytes, reduced
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -113,11 +113,7 @@ def data_uri(picture: Pixels, largest: int) -> DataURI:
 
 def generated_image_uri(picture: Image.Image, largest: int) -> DataURI:
     """Embed a generated image with its provenance marks (:mod:`celeb_basis.provenance`), else like :func:`data_uri`."""
-    from PIL import Image
-
-    small = picture.convert("RGB")
-    small.info = dict(picture.info)
-    small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    small = reduced(picture, largest)
     return DataURI(_jpeg_uri(generated_image_bytes(small, "JPEG")), small.width, small.height)
 
 

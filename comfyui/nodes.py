@@ -195,7 +195,7 @@ class LoadPerson:
 
     @classmethod
     def VALIDATE_INPUTS(cls, person: str | None = None) -> bool | str:
-        """Refuse whoever is not there, with the names of those who are."""
+        """Refuse a name that is not in the library, with the names that are."""
         if person is None:
             return True
         try:

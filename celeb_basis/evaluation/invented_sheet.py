@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.evaluation.contact_sheet import page_font
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, find_pack
-from celeb_basis.provenance import marked, words_in
+from celeb_basis.provenance import generated_image_bytes, marked, reduced, words_in
 
 if TYPE_CHECKING:
     from celeb_basis.identities.identity import Identity
@@ -67,12 +66,8 @@ def faces_sentence(found: Sequence[bool] | None, checkpoint: str) -> str:
 
 
 def thumbnail(picture: Image.Image) -> bytes:
-    """A small PNG file for the person's identity."""
-    small = picture.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    """A small PNG file for the person's identity, marked as generated."""
+    return generated_image_bytes(reduced(picture, THUMBNAIL))
 
 
 def invented_sheet(
@@ -92,8 +87,7 @@ def invented_sheet(
     pen, font = ImageDraw.Draw(sheet), page_font(_TEXT)
     for place, (one, picture) in enumerate(zip(people, pictures, strict=True)):
         left, top = _GAP + place % columns * pitch, _GAP + place // columns * (pitch + _LINE)
-        small = picture.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        small = reduced(picture, THUMBNAIL)
         sheet.paste(small, (left + (THUMBNAIL - small.width) // 2, top + (THUMBNAIL - small.height) // 2))
         missing = found is not None and not found[place]
         caption = f"{place + 1}  {one.name}" + (" (no face)" if missing else "")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from support.comfyui import ROOT, ComfyUI, flags
-from support.webui_server import free_port
+from support.webui_server import free_port, stop
 
 WORKFLOWS = ROOT / "comfyui" / "workflows"
 
@@ -149,12 +149,7 @@ def serving_comfyui(comfyui: ComfyUI, base: Path, *, more: Sequence[str] = ()) -
         _wait_until_up(server)
         yield server
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _wait_until_up(server: Server) -> None:

@@ -130,6 +130,7 @@ def test_one_is_saved_with_its_image_and_marked_as_invented(service: Service) ->
     assert status.identity.content_hash == hashes(job)[1]
     thumbnail = np.asarray(Image.open(io.BytesIO(metadata.thumbnail or b"")))
     assert np.array_equal(thumbnail, np.asarray(job.pictures[1].convert("RGB")))
+    assert b"trainedAlgorithmicMedia" in (metadata.thumbnail or b""), "it is marked as generated"
 
 
 def test_without_a_name_it_gets_the_suggested_one(service: Service) -> None:

@@ -12,7 +12,7 @@ from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.blending import add_blend, blend, toward_celebrity, toward_mean
 from celeb_basis.identities.library import IdentityStatus
-from celeb_basis.provenance import generated_image_bytes, marked
+from celeb_basis.provenance import generated_image_bytes, marked, reduced
 from celeb_basis.training.dataset import THUMBNAIL
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import NameTakenError
@@ -157,10 +157,7 @@ class BlendTasks:
 
     def _remember_face(self, blended: Identity, image: Image.Image) -> None:
         self._previewed.pop(blended.content_hash, None)
-        small = image.convert("RGB")
-        small.info = dict(image.info)
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        self._previewed[blended.content_hash] = generated_image_bytes(small, "PNG")
+        self._previewed[blended.content_hash] = generated_image_bytes(reduced(image, THUMBNAIL))
         while len(self._previewed) > _MOST_PREVIEWED:
             self._previewed.pop(next(iter(self._previewed)), None)
 
