@@ -71,6 +71,7 @@ PREPARATIONS = (
     Preparation(BASELINE),
     Preparation("2 steps", TWO),
     Preparation("4 steps", FOUR),
+    Preparation("4 steps, 512 names", FOUR, names=512),
     Preparation("2 steps, 320 names", TWO, names=320),
     Preparation("2 steps, 160 names", TWO, names=160),
     Preparation("2 steps, 96 pixels", TWO, size=96),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.gpu.card import Card
-    from benchmarks.gpu.measures import Measurement
+    from benchmarks.gpu.row import Measurement
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "speed.md"
 BEGIN, END = "<!-- make bench-gpu ARGS=--write: begin -->", "<!-- make bench-gpu ARGS=--write: end -->"
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     from benchmarks.gpu.card import Card
-    from benchmarks.gpu.measures import shortened
+    from benchmarks.gpu.row import shortened
     from celeb_basis.files import write_json, write_text
 
     card = Card(rehearse=options.rehearse)
@@ -70,12 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(card: Card, options: argparse.Namespace) -> Iterator[Measurement]:
-    from benchmarks.gpu.measures import NAMES, check_results, measure_family, measure_presets, without_failures
+    from benchmarks.gpu.measures import check_results, measure_family, without_failures
+    from benchmarks.gpu.whole_runs import NAMES, measure_capped, measure_presets
 
     yield from without_failures("small models", check_results(card))
     for family in options.families:
         yield from without_failures(NAMES[family], measure_family(card, family))
         card.reset_peak()
+        yield from without_failures(NAMES[family], measure_capped(card, family))
     if options.presets:
         yield from without_failures("SD1.5", measure_presets(card, "sd1", options.presets))
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.gpu.bare import BareStep
 from benchmarks.gpu.card import Card
+from benchmarks.gpu.row import Measurement, memory_text, time_text
+from benchmarks.gpu.whole_runs import NAMES
 from celeb_basis.basis import BasisOptions, build_bases, most_components
 from celeb_basis.cli.demo import STRANGERS
 from celeb_basis.diffusion_model import GenerationRequest, LatentDistribution
 from celeb_basis.events import follow
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.faces.packs import MINIATURE, find_pack
 from celeb_basis.faces.portraits import portrait
 from celeb_basis.hosts.diffusers import DiffusersHost
@@ -33,24 +33,20 @@ from celeb_basis.method import Basis
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
+from celeb_basis.training.celebrity_faces import (
+    DRAWINGS,
+    MOST,
+    PILOT,
+    REFERENCE,
+    generate_celebrity_faces,
+    spread_order,
+)
 from celeb_basis.training.dataset import PersonViews, ViewPool, encode_views
 from celeb_basis.training.memory import estimate
 from celeb_basis.training.trainer import Trainer
-from miniature.small_models.pipelines import make_pipeline, save_pipeline
+from miniature.small_models.pipelines import make_pipeline
 
-NAMES: dict[Family, str] = {"sd1": "SD1.5", "sd2": "SD2.1", "sdxl": "SDXL"}
 _STEPS, _IMAGES, _SAMPLING_STEPS = 20, 3, 20
-_GB = 1e9
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One line of the table."""
-
-    model: str
-    what: str
-    value: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,13 +93,15 @@ def measure_family(card: Card, family: Family) -> Iterator[Measurement]:
     pool, seconds, extra = _views(card, host)
     subject = Subject(card, family, host, tuple(built.basis for built in bases), pool)
     expected = estimate(host, subject.settings()).images
-    yield Measurement(subject.model, "checkpoint on the card", _gigabytes(loaded))
-    detail = f"{_gigabytes(extra)} beyond the checkpoint; estimate {_gigabytes(expected)}" if extra else ""
-    yield Measurement(subject.model, "encoding a view", _seconds(seconds), detail)
+    yield Measurement(subject.model, "checkpoint on the card", memory_text(loaded))
+    detail = f"{memory_text(extra)} beyond the checkpoint; estimate {memory_text(expected)}" if extra else ""
+    yield Measurement(subject.model, "encoding a view", time_text(seconds), detail)
     for batch, checkpointing in ((2, "off"), (1, "off"), (2, "on"), (1, "on")):
         yield _step(subject, batch, checkpointing)
     yield from _beside_bare(subject)
     yield _images(subject)
+    if family == "sd1":
+        yield _preparation(subject)
 
 
 def _views(card: Card, host: DiffusersHost) -> tuple[ViewPool, float, float]:
@@ -132,8 +130,10 @@ def _step(subject: Subject, batch: int, checkpointing: str) -> Measurement:
         peak = card.peak()
     what = f"a step, batch {batch}{', gradient checkpointing' if checkpointing == 'on' else ''}"
     ratio = (loaded + need) / peak if peak else float("nan")
-    detail = f"at the peak {_gigabytes(peak)}; estimate {_gigabytes(loaded + need)} ({ratio:.2f} of it)" if peak else ""
-    return Measurement(subject.model, what, _seconds(seconds), detail)
+    detail = (
+        f"at the peak {memory_text(peak)}; estimate {memory_text(loaded + need)} ({ratio:.2f} of it)" if peak else ""
+    )
+    return Measurement(subject.model, what, time_text(seconds), detail)
 
 
 def _beside_bare(subject: Subject) -> Iterator[Measurement]:
@@ -153,7 +153,7 @@ def _beside_bare(subject: Subject) -> Iterator[Measurement]:
         ratio = statistics.median(ours / other for ours, other in pairs)
         what = "our step / bare forward and backward, batch 2" + (", CUDA graph" if recorded else "")
         middle = [statistics.median(one) for one in zip(*pairs, strict=True)]
-        detail = f"{_seconds(middle[0])} and {_seconds(middle[1])}"
+        detail = f"{time_text(middle[0])} and {time_text(middle[1])}"
         detail += "" if replayed or not recorded else "; no graph was recorded here"
         yield Measurement(subject.model, what, f"{ratio:.2f}", detail)
 
@@ -167,44 +167,43 @@ def _images(subject: Subject) -> Measurement:
     request = GenerationRequest("a photo of a person", count=count, steps=steps)
     seconds = card.seconds(lambda: list(subject.host.generate(request)))
     what = f"images a second ({steps} steps, guidance)"
-    detail = f"{_gigabytes(card.peak() - loaded)} beyond the checkpoint" if card.peak() else ""
+    detail = f"{memory_text(card.peak() - loaded)} beyond the checkpoint" if card.peak() else ""
     return Measurement(subject.model, what, f"{count / seconds:.2f}", detail)
 
 
-def measure_presets(card: Card, family: Family, presets: Sequence[str]) -> Iterator[Measurement]:
-    """The command line, from the start of its process to the person's file, with a checkpoint on the disk."""
-    with tempfile.TemporaryDirectory(prefix="celeb-basis-bench-") as temporary:
-        folder = Path(temporary)
-        small: dict[str, Any] = {"width": 64, "second_width": 64} if card.rehearse else {"full_size": True}
-        pipeline = make_pipeline(family, device=card.device, dtype=card.dtype, **small)
-        side = pipeline.unet.config.sample_size * 8
-        save_pipeline(pipeline.to("cpu"), folder / "checkpoint")
-        del pipeline
-        card.reset_peak()
-        for name in presets:
-            yield _whole_run(card, f"{NAMES[family]}, {side}", name, folder)
+def _preparation(subject: Subject) -> Measurement:
+    """Generating the celebrities' faces, from which *quick* and *best* start."""
+    card, names = subject.card, spread_order(shipped_names().names)
+    most = PILOT + 4 if card.rehearse else MOST
+    faces = _FaceEverywhere(InsightFaceNetwork(find_pack(MINIATURE).folder))
+    with tempfile.TemporaryDirectory(prefix="celeb-basis-bench-") as folder:
+        work = generate_celebrity_faces(subject.host, names, faces, Path(folder), most=most, drawings=DRAWINGS[:1])
+        seconds = card.seconds(lambda: follow(work, lambda _event: None))
+    evaluations = PILOT * REFERENCE.evaluations + most * DRAWINGS[0].evaluations
+    what = f"generating the faces of {most} celebrities ({evaluations} evaluations)"
+    return Measurement(subject.model, what, time_text(seconds), "once per checkpoint")
 
 
-def _whole_run(card: Card, model: str, preset: str, folder: Path) -> Measurement:
-    command = [sys.executable, "-m", "celeb_basis", "learn", str(STRANGERS[0]), "--name", f"bench-{preset}"]
-    command += ["--model", str(folder / "checkpoint"), "--device", card.device, "--dtype", "auto", "--faces", MINIATURE]
-    command += ["--preset", preset, "--library", str(folder / "library"), "--json"]
-    guessed = preset in ("quick", "best")
-    if guessed:  # generating the celebrities is once per checkpoint, and a figure of its own: images a second
-        command += ["--start", "mean"]
-    if card.rehearse:
-        command += ["--steps", "2", "--views", "2"]
-    environment = {**os.environ, "CELEB_BASIS_CACHE": str(folder / "cache")}
-    started = time.perf_counter()
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    seconds = time.perf_counter() - started
-    what = f"preset {preset}, from the start of the process to the file"
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Measurement(model, what, "failed", reason[:200])
-    (person,) = json.loads(done.stdout)["people"]
-    detail = f"{person['steps']} steps took {_seconds(person['seconds'])}"
-    return Measurement(model, what, _seconds(seconds), detail + ("; without the celebrities' faces" if guessed else ""))
+@dataclass(frozen=True)
+class _FaceEverywhere:
+    """A face network with its usual work, and a face in every picture: those of random weights show none."""
+
+    network: FaceNetwork
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+    def detect(self, picture: Pixels) -> list[DetectedFace]:
+        height, width = picture.shape[:2]
+        landmarks = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.38, 0.7], [0.62, 0.7]]) * (width, height)
+        return self.network.detect(picture) or [DetectedFace((0, 0, width, height), landmarks, 1.0)]
+
+    def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
+        return self.network.align(picture, landmarks)
+
+    def embed(self, aligned: Sequence[Pixels]) -> Floats:
+        return self.network.embed(aligned)
 
 
 def check_results(card: Card) -> Iterator[Measurement]:
@@ -260,17 +259,3 @@ def without_failures(model: str, measured: Iterator[Measurement]) -> Iterator[Me
     except Exception as error:
         text = next(iter(str(error).strip().splitlines()), "")
         yield Measurement(model, "stopped", type(error).__name__, text[:200])
-
-
-def _seconds(value: float) -> str:
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def _gigabytes(value: float) -> str:
-    return f"{value / _GB:.2f} GB" if value else "-"
-
-
-def shortened(measured: Measurement) -> Measurement:
-    """The same with no characters that would break a row of a table."""
-    clean = {name: getattr(measured, name).replace("|", "/").replace("\n", " ") for name in ("what", "value", "detail")}
-    return replace(measured, **clean)

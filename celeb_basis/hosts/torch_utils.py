@@ -409,9 +409,12 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that could still be taken on ``device``; ``None`` where that is unknown."""
     if device.type == "cuda":
         device = with_index(device)  # torch 2.1 needs the number
-        free, _ = torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # torch 2.1 lacks it
+            free = min(free, int(total * torch.cuda.get_per_process_memory_fraction(device)) - reserved)
         # What torch holds in reserve is free for torch.
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + reserved - torch.cuda.memory_allocated(device)
     if device.type == "mps":
         if not hasattr(torch.mps, "recommended_max_memory"):  # torch 2.1 lacks it
             return None

@@ -62,6 +62,15 @@ def test_a_rehearsal_goes_through_every_measurement(tmp_path: Path) -> None:
         ratios = [row for row in rows if row["model"] == model and "bare forward" in row["what"]]
         assert len(ratios) == 2
         assert all(float(row["value"]) > 0 for row in ratios)
+    assert any(row["what"].startswith("generating the faces of 36 celebrities (584 evaluations)") for row in rows)
+    for model, limit in (("SD1.5", 4), ("SDXL", 10)):
+        (capped,) = [
+            row
+            for row in rows
+            if row["what"] == f"learning within {limit} GB, views and a preview included" and row["model"] == model
+        ]
+        assert capped["value"] == "yes"
+        assert capped["detail"].startswith("6 steps at 64 pixels")
     gaps = [row for row in rows if row["what"].startswith("gradient beside")]
     assert [float(row["value"]) for row in gaps] == [0.0] * 3, "the processor beside itself"
     assert all(row["value"] == "yes" for row in rows if row["what"].startswith("the same seed"))

@@ -32,8 +32,9 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
         "mem_get_info": free_and_total,
         "memory_reserved": lambda _device: 30,
         "memory_allocated": lambda _device: 20,
+        "get_per_process_memory_fraction": lambda _device: 1.0,
     }.items():
-        monkeypatch.setattr(torch.cuda, name, answer)
+        monkeypatch.setattr(torch.cuda, name, answer, raising=False)
 
 
 @pytest.fixture
@@ -52,6 +53,14 @@ def old_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("given", "free"), [("cuda", 100 * CARD + 10), ("cuda:1", 110)])
 def test_free_memory_of_a_card_that_a_program_gives_no_number(given: str, free: int) -> None:
     assert free_memory(torch.device(given)) == free
+
+
+@pytest.mark.usefixtures("cards")
+def test_free_memory_of_a_card_of_which_this_process_may_take_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 0.2)
+    assert free_memory(torch.device("cuda")) == 1000 * 0.2 - 20
+    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")  # torch 2.1
+    assert free_memory(torch.device("cuda")) == 100 * CARD + 10
 
 
 def test_free_memory_of_apples_device_is_unknown_where_torch_does_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
