@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.hosts.comfyui import app
+from celeb_basis.hosts.comfyui import app, people
 from celeb_basis.hosts.comfyui.host import ComfyHost
 from celeb_basis.hosts.comfyui.model import ComfyClip, ComfyModel
 from celeb_basis.hosts.comfyui.modules import source_of
@@ -132,7 +132,7 @@ class LearnPerson:
         if existing != USE:
             return ""
         # Not math.nan: ComfyUI compares tuples, in which one and the same object equals itself.
-        return app.stamp_of_person(name) or float("nan")
+        return people.stamp_of_person(name) or float("nan")
 
     def learn(
         self,
@@ -207,7 +207,7 @@ class LoadPerson:
     @classmethod
     def IS_CHANGED(cls, person: str = "") -> str:
         """The person's file counts."""
-        return app.stamp_of_person(person)
+        return people.stamp_of_person(person)
 
     def load(self, person: str) -> tuple[Any]:
         """Read the person's file."""
@@ -249,7 +249,7 @@ class PersonToPrompt:
     @classmethod
     def IS_CHANGED(cls, text: str | None = None, **_: Any) -> str:
         """The files of the people who are named count."""
-        return app.state_of(text or "")
+        return people.state_of(text or "")
 
     def encode(
         self,
@@ -265,7 +265,7 @@ class PersonToPrompt:
         given = {"person": person, "person_2": person_2, "person_3": person_3}
         connected = {name: one for name, one in given.items() if one is not None}
         clip_of = ComfyClip(clip, source_of(prompt, node, "clip"))
-        return (app.conditioning(text, clip_of, connected, app.NodeProgress(node).say),)
+        return (people.conditioning(text, clip_of, connected, app.NodeProgress(node).say),)
 
 
 class BlendPeople:
@@ -325,7 +325,7 @@ class BlendPeople:
         """Blend the two in the connected text encoders' celeb basis."""
         clip_of = ComfyClip(clip, source_of(prompt, node, "clip"))
         parts = [(person, 1 - amount), (person_2, amount)]
-        return (app.blended(parts, clip_of, name=name, keep_radius=keep_radius, save=save, replace=replace),)
+        return (people.blended(parts, clip_of, name=name, keep_radius=keep_radius, save=save, replace=replace),)
 
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {

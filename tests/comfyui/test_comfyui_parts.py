@@ -200,7 +200,7 @@ def test_nothing_is_imported_that_a_comfyui_lacks() -> None:
 import sys
 for name in ("diffusers", "accelerate", "open_clip", "matplotlib", "ray", "gradio", "fastapi", "psutil"):
     sys.modules[name] = None
-from celeb_basis.hosts.comfyui import app, host, model, modules
+from celeb_basis.hosts.comfyui import app, host, model, modules, people
 print("all")
 """
     command = [sys.executable, "-c", script]

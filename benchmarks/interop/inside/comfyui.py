@@ -83,8 +83,8 @@ class WithNodes(ComfyUI):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        from celeb_basis.hosts.comfyui.app import People
         from celeb_basis.hosts.comfyui.model import ComfyClip
+        from celeb_basis.hosts.comfyui.people import People
         from celeb_basis.identities.library import Library
 
         files = next(iter(task.files.values()))

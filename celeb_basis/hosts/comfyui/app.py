@@ -1,12 +1,11 @@
-"""ComfyUI, the program around the models: folders, progress and interruption, learning people and naming them in prompts."""
+"""ComfyUI, the program around the models: folders, progress and interruption, and learning people."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,9 +15,7 @@ import torch
 from PIL import Image
 
 from celeb_basis.errors import (
-    CelebBasisError,
     ExportError,
-    IdentityError,
     LicenseError,
     MissingPackageError,
     TrainingError,
@@ -29,22 +26,18 @@ from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.packages import install_command, missing_packages
 from celeb_basis.faces.packs import obtain_pack
 from celeb_basis.files import check_space, explained_os_errors, now
-from celeb_basis.hosts.comfyui.host import encode_scheduled, names_as_vectors
-from celeb_basis.hosts.comfyui.model import ComfyClip, bases_for, fitted_to, info_of, name_lists, token_vectors
 from celeb_basis.hosts.comfyui.modules import comfy_module, memory_management
-from celeb_basis.hosts.torch_utils import leave_inference_mode
-from celeb_basis.identities.blending import add_blend, blend
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
-from celeb_basis.identities.library import Library, Listing, name_key
-from celeb_basis.miniature import CELEBRITY_FACES
-from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name
-from celeb_basis.prompts.unknown import likely_mistake
+from celeb_basis.identities.library import Library, Listing
+from celeb_basis.miniature import CELEBRITY_FACES, NAME, shipped_model_names
+from celeb_basis.names.lists import NameList, shipped_names
+from celeb_basis.prompts.syntax import check_new_name
 from celeb_basis.settings import TrainingSettings, preset
 from celeb_basis.training.run import PhotoInput, PortraitsFound, TrainingSession, TrainingTask, run_one
 
 if TYPE_CHECKING:
-    from celeb_basis.diffusion_model import DiffusionModel, PlaceholderTokens
+    from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.faces.network import FaceNetwork
 
 _log = logging.getLogger(__name__)
@@ -70,6 +63,12 @@ def library() -> Library:
 def embeddings_folder() -> Path:
     """Where embedding files of people are written: below ComfyUI's own folder, which it searches with all below it."""
     return Path(comfy_module("folder_paths").get_folder_paths("embeddings")[0]) / PEOPLE
+
+
+def name_lists(checkpoint: str) -> list[NameList]:
+    """The lists of celebrities' names that people may have been learned with, the one for ``checkpoint`` first."""
+    lists = [shipped_names(), shipped_model_names()]
+    return lists[::-1] if checkpoint == NAME else lists
 
 
 def face_network(pack: str, *, agreed: bool) -> FaceNetwork:
@@ -280,148 +279,3 @@ def _embedding_file(identity: Identity, request: LearnRequest) -> str:
         raise ExportError(f"{error} Or switch write_embedding off.") from error
     GeneratedFiles(library().folder).note([path], "embedding", [identity.name])
     return f"embedding:{path.stem}"
-
-
-# People in prompts, and blends of them
-
-_INPUTS = ("person", "person_2", "person_3")
-"""The inputs for people, which are also how a prompt may name them."""
-
-
-@dataclass(frozen=True)
-class People:
-    """The people whom prompts can name: those that are connected, and everyone in the library."""
-
-    folder: Library
-    connected: Mapping[str, Identity]
-    """By the name of the input."""
-
-    def find(self, typed: str) -> Identity | None:
-        """Whom ``<typed>`` means; ``None`` for nobody.
-
-        Raises:
-            CelebBasisError: The person's file cannot be read.
-        """
-        wanted = name_key(typed.strip())
-        for name, identity in self.connected.items():
-            if wanted in (name_key(identity.name), name):
-                return identity
-        found = Listing(self.folder.folder).find(typed)
-        return self.folder.load(found[0]) if found else None
-
-    def in_prompt(self, prompt: str) -> Iterator[tuple[str, Identity]]:
-        """Every name that a prompt holds, as typed, with whom it means."""
-        for typed in dict.fromkeys(_names_in(prompt)):
-            if (identity := self.find(typed)) is not None:
-                yield typed, identity
-
-    def tokens(self, prompt: str, clip: ComfyClip) -> PlaceholderTokens:
-        """The placeholder tokens of a prompt with their vectors.
-
-        Raises:
-            IdentityError: A connected person is not named, or one is named who is not connected.
-            WrongModelError: A person does not fit the CLIP.
-        """
-        named = dict(self.in_prompt(prompt))
-        for typed in _names_in(prompt):
-            if typed in _INPUTS and typed not in named:
-                raise IdentityError(
-                    f"The text names <{typed}>, but nobody is connected there: connect a person, or write <name> with the name "
-                    "of one in the library."
-                )
-        for name, identity in self.connected.items():
-            if all(other is not identity for other in named.values()):
-                raise IdentityError(
-                    f"The text does not name {identity.name!r}, who is connected: write <{name}> or <{identity.name}> where "
-                    "the person is to be, or disconnect the input."
-                )
-        return {f"<{typed}>": token_vectors(identity, clip) for typed, identity in named.items()}
-
-    def mistakes(self, prompt: str) -> tuple[str, ...]:
-        """A sentence for each tag that nobody has but that is likely to be meant for a person of the library."""
-        known = {name_key(name): name for name in self.folder.names()}
-        found = {}
-        for typed in _names_in(prompt):
-            if self.find(typed) is None and (reason := likely_mistake(name_key(typed.strip()), known, {})):
-                found[typed] = f"<{typed}> is read as text: {reason}"
-        return tuple(found.values())
-
-
-def _names_in(prompt: str) -> list[str]:
-    """What stands in angle brackets, as far as it may be a name; not ``<lora:style:1>`` and the like."""
-    parts = (content.partition(":") for content in bracketed_in(prompt))
-    return [name for name, colon, _ in parts if not (colon and name.strip() in NETWORKS)]
-
-
-def conditioning(
-    prompt: str, clip: ComfyClip, connected: Mapping[str, Identity], warn: Callable[[str], None] = lambda _: None
-) -> Any:
-    """ComfyUI's CONDITIONING of a prompt with its people in place.
-
-    Args:
-        prompt: The prompt, in ComfyUI's syntax; ``<name>`` and ``<name:0.8>`` name a person.
-        clip: The text encoders.
-        connected: People who are connected to the node, by the name of the input.
-        warn: Called with a sentence about every name that is likely to be a mistake.
-
-    Raises:
-        CelebBasisError: A person does not fit, or is connected and not named.
-    """
-    people = People(library(), connected)
-    tokens = people.tokens(prompt, clip)
-    for sentence in people.mistakes(prompt):
-        _log.warning("%s", printable(sentence))
-        warn(sentence)
-    with names_as_vectors(clip, tokens) as rewrite:
-        return encode_scheduled(clip, rewrite(prompt))
-
-
-def state_of(prompt: str) -> str:
-    """Changes whenever a file changes of someone whom the prompt names: ComfyUI then encodes it again."""
-    listing = Listing(library().folder)
-    found = (listing.find(typed) for typed in _names_in(prompt))
-    return " ".join(stamp_of(Path(one[1])) for one in found if one is not None)
-
-
-def stamp_of(path: Path) -> str:
-    """Time and size of a file; empty if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    return f"{path.name}:{status.st_mtime_ns}:{status.st_size}"
-
-
-def stamp_of_person(name: str) -> str:
-    """:func:`stamp_of` the file of a person in the library."""
-    try:
-        return stamp_of(library().path_of(name))
-    except CelebBasisError:
-        return ""
-
-
-def blended(
-    parts: Sequence[tuple[Identity, float]], clip: ComfyClip, *, name: str, keep_radius: bool, save: bool, replace: bool
-) -> Identity:
-    """The weighted mean of people.
-
-    Args:
-        parts: People with weights.
-        clip: The text encoders in whose celeb basis they are blended.
-        name: What the blend is called.
-        keep_radius: Whether the blend is as distinct from the average as its parts.
-        save: Whether it is added to the library.
-        replace: Whether it replaces a person of that name there.
-
-    Raises:
-        IdentityError: The name is unusable or taken, or the weights are.
-        WrongModelError: A part does not fit the CLIP.
-    """
-    name, begun = check_new_name(name), time.time()
-    fitted = [(fitted_to(identity, clip), weight) for identity, weight in parts]
-    with leave_inference_mode():
-        bases = bases_for(fitted[0][0], clip)
-        result = blend(fitted, bases, info_of(clip), name=name, keep_radius=keep_radius)
-    if save:
-        add_blend(library(), result, begun, replace=replace)
-    return result

@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import (
     LatentDistribution,
-    ModelInfo,
     NoiseSchedule,
     TextEncoder,
     check_images,
@@ -20,15 +18,10 @@ from celeb_basis.diffusion_model import (
     configured_resolution,
     family_resolution,
 )
-from celeb_basis.errors import CelebBasisError, FileError, HostError, IdentityError
-from celeb_basis.files import bases_cache
+from celeb_basis.errors import FileError, HostError
 from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, comfy_part, memory_management, method_of
 from celeb_basis.hosts.diffusers.digests import sha256_of_modules, sha256_of_weights
 from celeb_basis.hosts.torch_utils import decode_each, encode_each, leave_inference_mode, normal_tensor, upcast
-from celeb_basis.identities.identity import Identity
-from celeb_basis.miniature import NAME, shipped_model_names
-from celeb_basis.names.lists import NameList, shipped_names
-from celeb_basis.prompts.registry import Checkpoint, Fitting
 from celeb_basis.reading import read_yaml
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -390,56 +383,3 @@ def noise_schedule(sampling: Any, name: str) -> NoiseSchedule:
     sigmas = normal_tensor(sampling.sigmas.detach()).to("cpu", torch.float64)
     alphas = (1 / (sigmas**2 + 1)).float()
     return NoiseSchedule(alphas, "epsilon" if prediction == "epsilon" else "v_prediction")
-
-
-# Token vectors of people for a CLIP
-
-
-def name_lists(checkpoint: str) -> list[NameList]:
-    """The lists of celebrities' names that people may have been learned with, the one for ``checkpoint`` first."""
-    lists = [shipped_names(), shipped_model_names()]
-    return lists[::-1] if checkpoint == NAME else lists
-
-
-def info_of(clip: ComfyClip) -> ModelInfo:
-    """What a CLIP alone says about its checkpoint. Its weights are not hashed: the celeb basis says who fits it."""
-    return ModelInfo(name=clip.name, family=clip.family, sha256="", resolution=0)
-
-
-def token_vectors(identity: Identity, clip: ComfyClip) -> list[torch.Tensor]:
-    """A person's token vectors for a CLIP, one tensor ``(E, D)`` for each text encoder.
-
-    Where the celeb basis is the one that the person was learned in, they are those of the file, bit for bit.
-
-    Raises:
-        WrongModelError: The person was learned on another family, or with other names.
-    """
-    fitted = fitted_to(identity, clip)
-    same = fitted.metadata.basis_sha256 == identity.metadata.basis_sha256 and fitted.encoders == identity.encoders
-    return list((identity if same else fitted).token_vectors())
-
-
-def fitted_to(identity: Identity, clip: ComfyClip) -> Identity:
-    """The person with vectors that are expanded in a CLIP's own celeb basis.
-
-    Raises:
-        WrongModelError: The person was learned on another family, or with other names.
-    """
-    with leave_inference_mode():
-        fitting = Fitting(lambda: name_lists(clip.name), bases_cache())
-        return fitting.fit(identity, Checkpoint(info_of(clip), lambda: clip.encoders))
-
-
-def bases_for(identity: Identity, clip: ComfyClip) -> list[Any]:
-    """The bases that a fitted identity is expanded in."""
-    options = BasisOptions(components=int(identity.coefficients[0].shape[1]))
-    for names in name_lists(clip.name):
-        try:
-            bases = [built.basis for built in build_bases(clip.encoders, names, options, cache=bases_cache())]
-        except CelebBasisError:
-            continue
-        if tuple(basis.sha256 for basis in bases) == identity.metadata.basis_sha256:
-            return bases
-    raise IdentityError(
-        f"{identity.name!r} is of another celeb basis than {clip.name} has: learn the person again to blend."
-    )

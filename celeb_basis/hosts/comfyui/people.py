@@ -1,0 +1,223 @@
+"""People in ComfyUI's workflows: their token vectors for a connected CLIP, naming them in prompts, and blending them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import ModelInfo
+from celeb_basis.errors import CelebBasisError, IdentityError, printable
+from celeb_basis.files import bases_cache
+from celeb_basis.hosts.comfyui.app import library, name_lists
+from celeb_basis.hosts.comfyui.host import encode_scheduled, names_as_vectors
+from celeb_basis.hosts.torch_utils import leave_inference_mode
+from celeb_basis.identities.blending import add_blend, blend
+from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.library import Library, Listing, name_key
+from celeb_basis.prompts.registry import Checkpoint, Fitting
+from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name
+from celeb_basis.prompts.unknown import likely_mistake
+
+if TYPE_CHECKING:
+    from celeb_basis.diffusion_model import PlaceholderTokens
+    from celeb_basis.hosts.comfyui.model import ComfyClip
+
+_log = logging.getLogger(__name__)
+
+# Token vectors of people for a CLIP
+
+
+def info_of(clip: ComfyClip) -> ModelInfo:
+    """What a CLIP alone says about its checkpoint. Its weights are not hashed: the celeb basis says who fits it."""
+    return ModelInfo(name=clip.name, family=clip.family, sha256="", resolution=0)
+
+
+def token_vectors(identity: Identity, clip: ComfyClip) -> list[torch.Tensor]:
+    """A person's token vectors for a CLIP, one tensor ``(E, D)`` for each text encoder.
+
+    Where the celeb basis is the one that the person was learned in, they are those of the file, bit for bit.
+
+    Raises:
+        WrongModelError: The person was learned on another family, or with other names.
+    """
+    fitted = fitted_to(identity, clip)
+    same = fitted.metadata.basis_sha256 == identity.metadata.basis_sha256 and fitted.encoders == identity.encoders
+    return list((identity if same else fitted).token_vectors())
+
+
+def fitted_to(identity: Identity, clip: ComfyClip) -> Identity:
+    """The person with vectors that are expanded in a CLIP's own celeb basis.
+
+    Raises:
+        WrongModelError: The person was learned on another family, or with other names.
+    """
+    with leave_inference_mode():
+        fitting = Fitting(lambda: name_lists(clip.name), bases_cache())
+        return fitting.fit(identity, Checkpoint(info_of(clip), lambda: clip.encoders))
+
+
+def bases_for(identity: Identity, clip: ComfyClip) -> list[Any]:
+    """The bases that a fitted identity is expanded in."""
+    options = BasisOptions(components=int(identity.coefficients[0].shape[1]))
+    for names in name_lists(clip.name):
+        try:
+            bases = [built.basis for built in build_bases(clip.encoders, names, options, cache=bases_cache())]
+        except CelebBasisError:
+            continue
+        if tuple(basis.sha256 for basis in bases) == identity.metadata.basis_sha256:
+            return bases
+    raise IdentityError(
+        f"{identity.name!r} is of another celeb basis than {clip.name} has: learn the person again to blend."
+    )
+
+
+# People in prompts, and blends of them
+
+_INPUTS = ("person", "person_2", "person_3")
+"""The inputs for people, which are also how a prompt may name them."""
+
+
+@dataclass(frozen=True)
+class People:
+    """The people whom prompts can name: those that are connected, and everyone in the library."""
+
+    folder: Library
+    connected: Mapping[str, Identity]
+    """By the name of the input."""
+
+    def find(self, typed: str) -> Identity | None:
+        """Whom ``<typed>`` means; ``None`` for nobody.
+
+        Raises:
+            CelebBasisError: The person's file cannot be read.
+        """
+        wanted = name_key(typed.strip())
+        for name, identity in self.connected.items():
+            if wanted in (name_key(identity.name), name):
+                return identity
+        found = Listing(self.folder.folder).find(typed)
+        return self.folder.load(found[0]) if found else None
+
+    def in_prompt(self, prompt: str) -> Iterator[tuple[str, Identity]]:
+        """Every name that a prompt holds, as typed, with whom it means."""
+        for typed in dict.fromkeys(_names_in(prompt)):
+            if (identity := self.find(typed)) is not None:
+                yield typed, identity
+
+    def tokens(self, prompt: str, clip: ComfyClip) -> PlaceholderTokens:
+        """The placeholder tokens of a prompt with their vectors.
+
+        Raises:
+            IdentityError: A connected person is not named, or one is named who is not connected.
+            WrongModelError: A person does not fit the CLIP.
+        """
+        named = dict(self.in_prompt(prompt))
+        for typed in _names_in(prompt):
+            if typed in _INPUTS and typed not in named:
+                raise IdentityError(
+                    f"The text names <{typed}>, but nobody is connected there: connect a person, or write <name> with the name "
+                    "of one in the library."
+                )
+        for name, identity in self.connected.items():
+            if all(other is not identity for other in named.values()):
+                raise IdentityError(
+                    f"The text does not name {identity.name!r}, who is connected: write <{name}> or <{identity.name}> where "
+                    "the person is to be, or disconnect the input."
+                )
+        return {f"<{typed}>": token_vectors(identity, clip) for typed, identity in named.items()}
+
+    def mistakes(self, prompt: str) -> tuple[str, ...]:
+        """A sentence for each tag that nobody has but that is likely to be meant for a person of the library."""
+        known = {name_key(name): name for name in self.folder.names()}
+        found = {}
+        for typed in _names_in(prompt):
+            if self.find(typed) is None and (reason := likely_mistake(name_key(typed.strip()), known, {})):
+                found[typed] = f"<{typed}> is read as text: {reason}"
+        return tuple(found.values())
+
+
+def _names_in(prompt: str) -> list[str]:
+    """What stands in angle brackets, as far as it may be a name; not ``<lora:style:1>`` and the like."""
+    parts = (content.partition(":") for content in bracketed_in(prompt))
+    return [name for name, colon, _ in parts if not (colon and name.strip() in NETWORKS)]
+
+
+def conditioning(
+    prompt: str, clip: ComfyClip, connected: Mapping[str, Identity], warn: Callable[[str], None] = lambda _: None
+) -> Any:
+    """ComfyUI's CONDITIONING of a prompt with its people in place.
+
+    Args:
+        prompt: The prompt, in ComfyUI's syntax; ``<name>`` and ``<name:0.8>`` name a person.
+        clip: The text encoders.
+        connected: People who are connected to the node, by the name of the input.
+        warn: Called with a sentence about every name that is likely to be a mistake.
+
+    Raises:
+        CelebBasisError: A person does not fit, or is connected and not named.
+    """
+    people = People(library(), connected)
+    tokens = people.tokens(prompt, clip)
+    for sentence in people.mistakes(prompt):
+        _log.warning("%s", printable(sentence))
+        warn(sentence)
+    with names_as_vectors(clip, tokens) as rewrite:
+        return encode_scheduled(clip, rewrite(prompt))
+
+
+def state_of(prompt: str) -> str:
+    """Changes whenever a file changes of someone whom the prompt names: ComfyUI then encodes it again."""
+    listing = Listing(library().folder)
+    found = (listing.find(typed) for typed in _names_in(prompt))
+    return " ".join(stamp_of(Path(one[1])) for one in found if one is not None)
+
+
+def stamp_of(path: Path) -> str:
+    """Time and size of a file; empty if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{path.name}:{status.st_mtime_ns}:{status.st_size}"
+
+
+def stamp_of_person(name: str) -> str:
+    """:func:`stamp_of` the file of a person in the library."""
+    try:
+        return stamp_of(library().path_of(name))
+    except CelebBasisError:
+        return ""
+
+
+def blended(
+    parts: Sequence[tuple[Identity, float]], clip: ComfyClip, *, name: str, keep_radius: bool, save: bool, replace: bool
+) -> Identity:
+    """The weighted mean of people.
+
+    Args:
+        parts: People with weights.
+        clip: The text encoders in whose celeb basis they are blended.
+        name: What the blend is called.
+        keep_radius: Whether the blend is as distinct from the average as its parts.
+        save: Whether it is added to the library.
+        replace: Whether it replaces a person of that name there.
+
+    Raises:
+        IdentityError: The name is unusable or taken, or the weights are.
+        WrongModelError: A part does not fit the CLIP.
+    """
+    name, begun = check_new_name(name), time.time()
+    fitted = [(fitted_to(identity, clip), weight) for identity, weight in parts]
+    with leave_inference_mode():
+        bases = bases_for(fitted[0][0], clip)
+        result = blend(fitted, bases, info_of(clip), name=name, keep_radius=keep_radius)
+    if save:
+        add_blend(library(), result, begun, replace=replace)
+    return result
