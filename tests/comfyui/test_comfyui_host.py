@@ -1,6 +1,6 @@
 """The host in a real ComfyUI: every check of ``support.comfyui_checks``, all of a checkpoint in one process.
 
-The miniature, and small ones of Stable Diffusion 2 (v-prediction) and XL with random weights.
+The miniature, and small ones with random weights: Stable Diffusion 2 (v-prediction), XL, and 1 for inpainting.
 
 Run with ``CELEB_BASIS_COMFYUI`` set, and ``CELEB_BASIS_COMFYUI_PYTHON`` where ComfyUI has no ``venv`` of its own.
 """
@@ -18,7 +18,7 @@ from support.comfyui import need_comfyui, with_models
 CHECKS = re.findall(
     r"^def check_(\w+)", Path(__file__).parents[1].joinpath("support/comfyui_checks.py").read_text("utf-8"), re.M
 )
-OTHER = {"miniature": "sd2", "sd2": "miniature", "sdxl": "sd2"}
+OTHER = {"miniature": "sd2", "sd2": "miniature", "sdxl": "sd2", "sd1_inpaint": "sd2"}
 """A second checkpoint, whose parts do not belong to the first."""
 
 

@@ -78,7 +78,8 @@ def with_models(base: Path, *families: str) -> Path:
 
     Args:
         base: The folder.
-        families: ``"miniature"``, or ``"sd2"`` and ``"sdxl"`` with random weights; the files have these names.
+        families: ``"miniature"``, or ``"sd2"``, ``"sdxl"`` and ``"sd1_inpaint"`` with random weights; the files have these
+            names.
     """
     models = base / "models" / "checkpoints"
     models.mkdir(parents=True, exist_ok=True)
@@ -94,18 +95,22 @@ def with_models(base: Path, *families: str) -> Path:
             pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(shipped_model()), local_files_only=True)
             described.append(_described("sd1", pipeline))
         else:
-            kind: Family = "sdxl" if name == "sdxl" else "sd2"
-            pipeline = _small_pipeline(kind)
+            kind: Family = next(one for one in ("sdxl", "sd2", "sd1") if name.startswith(one))  # type: ignore[assignment]
+            pipeline = _small_pipeline(kind, channels=9 if name.endswith("_inpaint") else 4)
             save_single_file(pipeline, models / f"{name}.safetensors")
             described.append(_described(kind, pipeline))
     (base / "small-models.json").write_text(json.dumps(described), "utf-8")
     return base
 
 
-def _small_pipeline(kind: Family) -> Any:
+def _small_pipeline(kind: Family, channels: int = 4) -> Any:
     """As small as ComfyUI's own code allows: it embeds SDXL's sizes in 256 numbers each."""
     if kind == "sd2":
         return make_pipeline(kind, width=128)
+    if kind == "sd1":
+        configs = small_configs(kind, width=64)
+        configs["unet"]["in_channels"] = channels
+        return build_pipeline(kind, configs, seed=0)
     configs = small_configs(kind, width=128, second_width=192, text_layers=3)  # ComfyUI asks for three
     configs["unet"] |= {"addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 192 + 6 * 256}
     return build_pipeline(kind, configs, seed=0)

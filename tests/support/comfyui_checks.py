@@ -162,6 +162,8 @@ def check_learning_computes_what_sampling_computes(one: Loaded) -> None:
     if outside.pooled is not None:
         side = 8 * latents.shape[-1]
         given["y"] = one.model.model.encode_adm(pooled_output=outside.pooled, width=side, height=side)
+    if inpainting(one):
+        given["c_concat"] = what_sampling_gives(one, latents)
     with torch.inference_mode():
         # ComfyUI's own way: noise levels instead of timesteps, and what is predicted turned into the picture that it means.
         denoised = one.model.model.apply_model(
@@ -174,8 +176,63 @@ def check_learning_computes_what_sampling_computes(one: Loaded) -> None:
     torch.testing.assert_close(denoised.clone(), ours, rtol=1e-3, atol=1e-3)
 
 
+def inpainting(one: Loaded) -> bool:
+    return one.name.endswith("_inpaint")
+
+
+def what_sampling_gives(one: Loaded, latents: torch.Tensor) -> torch.Tensor:
+    """What the denoiser takes beside the noisy latents when ComfyUI's own sampler draws an empty latent of that size."""
+    from comfy import sample
+
+    given: list[torch.Tensor] = []
+    hook = one.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].clone()))
+    empty = torch.zeros_like(latents)
+    with torch.inference_mode():
+        states, pooled = one.clip.encode_from_tokens(one.clip.tokenize("a tree"), return_pooled=True)
+        condition = [[states, {"pooled_output": pooled}]]
+        noise = sample.prepare_noise(empty, 3)
+        sample.sample(
+            one.model, noise, 1, 1.0, "euler", "normal", condition, condition, empty, disable_pbar=True, seed=3
+        )
+    hook.remove()
+    return given[0][:, latents.shape[1] :].clone()
+
+
+def check_the_denoiser_is_given_what_comfyuis_sampler_gives_it(one: Loaded) -> None:
+    """An inpainting checkpoint takes a mask of everything and a gray image beside the latents; others take nothing."""
+    latents, timesteps = noisy()
+    sampled = what_sampling_gives(one, latents)
+    given: list[torch.Tensor] = []
+    hook = one.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].clone()))
+    conditioning = one.host.encode_prompts(["a", "b"], {})
+    one.host.predict(latents, timesteps, conditioning)
+    with one.host.prepare_for_training("fp32"):
+        one.host.predict(latents, timesteps, conditioning)
+    hook.remove()
+    assert len(given) == 2
+    for joined in given:
+        assert torch.equal(joined[:, :4], latents)
+        assert torch.equal(joined[:, 4:], sampled)
+    assert sampled.shape[1] == (5 if inpainting(one) else 0)
+    assert torch.equal(sampled[:, :1], torch.ones_like(sampled[:, :1]))
+    assert one.host.info.latent_channels == 4
+
+
+class GivenByComfyUI:
+    """In place of diffusers' gray image, which is of the checkpoint's own VAE: that of ComfyUI."""
+
+    def __init__(self, one: Loaded, encode: Any) -> None:
+        self._one, self.encode_too = one, encode
+
+    def like(self, latents: torch.Tensor) -> torch.Tensor:
+        return what_sampling_gives(self._one, latents)
+
+
 def check_it_computes_what_diffusers_computes(one: Loaded) -> None:
     ours, theirs = one.host, load_host(one.file, device="cpu", dtype="fp32")
+    assert (theirs._masked is not None) == inpainting(one)
+    if inpainting(one):
+        theirs._masked = GivenByComfyUI(one, theirs._encoded)  # type: ignore[assignment]
     assert ours.info.sha256 == theirs.info.sha256
     assert (ours.info.family, ours.info.resolution) == (theirs.info.family, theirs.info.resolution)
     for about in ("size_multiple", "vae_scale_factor", "latent_channels"):
@@ -433,12 +490,13 @@ def check_parts_that_do_not_belong_together_are_refused(one: Loaded) -> None:
     refused("connect the model and the clip of one checkpoint", lambda: one.host_of(one.model, clip))
     vae = types.SimpleNamespace(first_stage_model=comfy.taesd.taesd.TAESD(), latent_channels=4)
     refused("The VAE is of the kind TAESD", lambda: one.host_of(one.model, vae=vae))
-    inpainting = one.model.model.diffusion_model.in_channels
+    channels = one.model.model.diffusion_model.in_channels
     try:
-        one.model.model.diffusion_model.in_channels = 9
-        refused("is an inpainting model", lambda: one.host_of(one.model))
+        for other, called in ((5, "a depth model"), (8, "an InstructPix2Pix model"), (7, "a model of 7 channels")):
+            one.model.model.diffusion_model.in_channels = other
+            refused(f"is {called}: connect a text-to-image or inpainting", lambda: one.host_of(one.model))
     finally:
-        one.model.model.diffusion_model.in_channels = inpainting
+        one.model.model.diffusion_model.in_channels = channels
 
 
 def check_vectors_that_do_not_fit_are_refused(one: Loaded) -> None:

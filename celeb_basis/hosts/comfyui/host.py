@@ -85,7 +85,7 @@ class ComfyHost(DiffusionModel):
             resolution=model.resolution,
             size_multiple=model.vae_scale_factor * 2 ** (len(model.unet.channel_mult) - 1),
             vae_scale_factor=model.vae_scale_factor,
-            latent_channels=int(model.unet.in_channels),
+            latent_channels=model.latent_channels,
         )
 
     @property
@@ -168,7 +168,7 @@ class ComfyHost(DiffusionModel):
                 vector = self._model.base.encode_adm(pooled_output=conditioning.pooled, **sizes)
                 added["y"] = vector.to(device, dtype)
             output: torch.Tensor = self._model.unet(
-                latents.to(device, dtype),
+                self._model.denoiser_input(latents.to(device, dtype)),
                 timesteps.to(device).float(),
                 context=conditioning.states.to(device, dtype),
                 transformer_options={},
@@ -195,7 +195,7 @@ class ComfyHost(DiffusionModel):
                 states, pooled = encode(model.text, rewrite(prompt))
                 conditionings.append([[states, {"pooled_output": pooled}]])
         width, height = (side // model.vae_scale_factor for side in size)
-        empty = torch.zeros(1, model.base.latent_format.latent_channels, height, width)
+        empty = torch.zeros(1, model.latent_channels, height, width)
         noise = sampling.prepare_noise(empty, seed)
         positive, negative = conditionings
         latents = sampling.sample(

@@ -26,12 +26,12 @@ from celeb_basis.reading import read_yaml
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
-ADVICE = "connect a plain text-to-image checkpoint of Stable Diffusion 1.x, 2.x or XL"
+ADVICE = "connect a text-to-image or inpainting checkpoint of Stable Diffusion 1.x, 2.x or XL"
 """The end of every sentence that refuses a model."""
 
 _FAMILIES: Mapping[tuple[str, ...], Family] = {("clip_l",): "sd1", ("clip_h",): "sd2", ("clip_l", "clip_g"): "sdxl"}
 _REFINER = ("clip_g",)
-_NOT_PLAIN = {9: "an inpainting model", 5: "a depth model", 8: "an InstructPix2Pix model"}
+_NOT_PLAIN = {5: "a depth model", 8: "an InstructPix2Pix model"}
 
 
 class ComfyTextEncoder(TextEncoder):
@@ -243,6 +243,22 @@ class ComfyModel:
         return [self.patcher, self.clip.patcher]
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of the latents; an inpainting denoiser takes more."""
+        return int(self.base.latent_format.latent_channels)
+
+    def denoiser_input(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the denoiser takes for noisy latents ``(N, C, h, w)``, where a prompt alone says what is drawn.
+
+        For an inpainting denoiser these are ``(N, 2 C + 1, h, w)``: with a mask that covers everything and the latents of a
+        gray image, which for ComfyUI are the same numbers for every VAE.
+        """
+        if not _is_inpainting(self.base):
+            return latents
+        beside = method_of(self.base, "concat_cond")(noise=latents, latent_image=latents, device=latents.device)
+        return torch.cat([latents, beside.to(latents)], dim=1)
+
+    @property
     def vae_scale_factor(self) -> int:
         """Pixels along a side of an image for each place of its latent."""
         return int(self.vae.downscale_ratio)
@@ -315,9 +331,9 @@ class ComfyModel:
             raise HostError(f"{_of(name)} is a model of the family {kind}, which has no celeb basis: {ADVICE}.")
         if type(base) not in plain:
             raise HostError(
-                f"{_of(name)} is a model of the kind {type(base).__name__}, not plain text-to-image: {ADVICE}."
+                f"{_of(name)} is a model of the kind {type(base).__name__}, neither text-to-image nor inpainting: {ADVICE}."
             )
-        if unet.in_channels != base.latent_format.latent_channels:
+        if unet.in_channels != base.latent_format.latent_channels and not _is_inpainting(base):
             kind = _NOT_PLAIN.get(unet.in_channels, f"a model of {unet.in_channels} channels")
             raise HostError(f"{_of(name)} is {kind}: {ADVICE}.")
 
@@ -342,6 +358,13 @@ class ComfyModel:
                 f"The VAE makes latents of {self.vae.latent_channels} channels, and {self.name} takes {channels}: connect the "
                 "checkpoint's own VAE."
             )
+
+
+def _is_inpainting(base: Any) -> bool:
+    """Whether ComfyUI gives the denoiser a mask and the latents of a masked image beside the noisy latents."""
+    channels = 2 * base.latent_format.latent_channels + 1
+    asked = tuple(getattr(base, "concat_keys", ()))
+    return bool(base.diffusion_model.in_channels == channels) and asked == ("mask", "masked_image")
 
 
 def _of(name: str) -> str:
