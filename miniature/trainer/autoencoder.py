@@ -26,7 +26,7 @@ from celeb_basis.faces.network import Floats, Pixels
 from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.places import work_folder
-from miniature.world.pool import read_shard, shard_paths
+from miniature.world.pool import read_shard, reduced, shard_paths
 from miniature.world.scenes import SIDE
 
 _log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ CONFIG: dict[str, Any] = {
 }
 CROPS = ((64, 6), (64, 6), (96, 3), (64, 6), (64, 6), (128, 2))
 """Side and number of the crops of successive steps on a CPU. Small crops are cheap, large ones hold whole heads."""
-WHOLE = ((SIDE, 24),)
-"""The same on a GPU, which has time for whole pictures."""
+WHOLE = 24
+"""Pictures of a step on a GPU, which has time for whole ones."""
 RATE = 3e-4
 KL = 1e-4
 EDGES = 0.6
@@ -67,6 +67,8 @@ class Run:
     steps: int
     decoder: bool = False
     device: str = "cpu"
+    side: int = SIDE
+    """Of the pictures."""
 
 
 def new_autoencoder(side: int = SIDE) -> Any:
@@ -95,11 +97,11 @@ def trained_autoencoder(folder: Path) -> Any:
 class Pictures:
     """Pictures of the pool in memory, and the heads in them."""
 
-    def __init__(self, folder: Path, most: int) -> None:
-        """Read shards until there are ``most`` pictures."""
-        self._folder, self._most = folder, most
+    def __init__(self, folder: Path, most: int, side: int = SIDE) -> None:
+        """Read shards until there are ``most`` pictures, and reduce them to ``side`` pixels."""
+        self._folder, self._most, self._side = folder, most, side
         self._read: set[Path] = set()
-        self.pictures: Pixels = np.zeros((0, SIDE, SIDE, 3), np.uint8)
+        self.pictures: Pixels = np.zeros((0, side, side, 3), np.uint8)
         self.boxes: Floats = np.zeros((0, 2, 3), np.float32)
         self.refresh()
 
@@ -111,8 +113,8 @@ class Pictures:
             if path not in self._read:
                 self._read.add(path)
                 shard = read_shard(path)
-                self.pictures = np.concatenate([self.pictures, shard.pictures])
-                self.boxes = np.concatenate([self.boxes, shard.boxes])
+                self.pictures = np.concatenate([self.pictures, reduced(shard.pictures, self._side)])
+                self.boxes = np.concatenate([self.boxes, shard.boxes * (self._side / SIDE)])
 
     def crops(self, rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, Tensor]:
         """Random crops, most of them around a head.
@@ -123,11 +125,12 @@ class Pictures:
         crops = np.zeros((count, side, side, 3), np.uint8)
         weights = np.ones((count, side, side, 1), np.float32)
         for number, row in enumerate(rng.integers(len(self.pictures), size=count)):
-            left, top = (int(value) for value in rng.integers(0, SIDE - side + 1, 2))
+            room = self._side - side
+            left, top = (int(value) for value in rng.integers(0, room + 1, 2))
             box = self.boxes[row, int(rng.integers(2))]
-            if box[2] > 0 and side < SIDE and rng.random() < _LIKELY_HEAD:
+            if box[2] > 0 and room and rng.random() < _LIKELY_HEAD:
                 middle = box[:2] + box[2] * rng.uniform(0.25, 0.75, 2)
-                left, top = (int(np.clip(round(float(value) - side / 2), 0, SIDE - side)) for value in middle)
+                left, top = (int(np.clip(round(float(value) - side / 2), 0, room)) for value in middle)
             crops[number] = self.pictures[row, top : top + side, left : left + side]
             for x, y, width in self.boxes[row]:
                 if width > 0:
@@ -182,8 +185,8 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
         step = load_state(path, {"model": model}, [optimizer])["step"]
     elif run.decoder:
         load_state(folder / "encoder.safetensors", {"model": model})
-    data = Pictures(pool, pictures)
-    shapes = CROPS if run.device == "cpu" else WHOLE
+    data = Pictures(pool, pictures, run.side)
+    shapes = CROPS if run.device == "cpu" else ((run.side, WHOLE),)
     factors = {"l1": 1.0, "kl": KL, "edges": EDGES}
     begun = saved = time.monotonic()
     stopped: list[int] = []
@@ -228,6 +231,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--steps", type=int, default=20000, help="where the learning rate reaches its end")
     parser.add_argument("--pictures", type=int, default=8192, help="how many are kept in memory")
+    parser.add_argument("--side", type=int, default=SIDE, help="smaller pictures, for a proof on a CPU (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the finished encoder")
     parser.add_argument("--finish", action="store_true", help="afterwards, the encoder is finished")
@@ -236,7 +240,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     folder = work_folder()
-    run = Run(arguments.minutes, arguments.steps, arguments.decoder, arguments.device)
+    run = Run(arguments.minutes, arguments.steps, arguments.decoder, arguments.device, arguments.side)
     train(folder, arguments.pool, run, arguments.pictures)
     if arguments.finish:
         finish(folder)

@@ -11,15 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from celeb_basis.faces.network import Pixels
 from miniature.trainer.autoencoder import load_autoencoder
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, encode, write_shard
-from miniature.world.pool import read_shard, shard_paths
+from miniature.world.pool import read_shard, reduced, shard_paths
 from miniature.world.scenes import SIDE
 
 _log = logging.getLogger(__name__)
@@ -59,15 +57,6 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
         encoded += 1
         _log.info("%s after %.0f s", path.name, time.monotonic() - begun)
     return encoded
-
-
-def reduced(pictures: Pixels, side: int) -> Pixels:
-    """``(N, side, side, 3)`` copies of square pictures."""
-    import cv2
-
-    if pictures.shape[1] == side:
-        return pictures
-    return np.stack([cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in pictures])
 
 
 def main() -> None:

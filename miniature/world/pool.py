@@ -118,6 +118,15 @@ def small_copies(pictures: Pixels) -> Pixels:
     return np.asarray(parts.mean((2, 4)) + 0.5).astype(np.uint8)
 
 
+def reduced(pictures: Pixels, side: int) -> Pixels:
+    """``(N, side, side, 3)`` copies of square pictures."""
+    import cv2
+
+    if pictures.shape[1] == side:
+        return pictures
+    return np.stack([cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in pictures])
+
+
 def write_shard(folder: Path, number: int, shard: Shard) -> None:
     """Write a shard and its small copies, each atomically."""
     whole = {"pictures": shard.pictures, "captions": shard.captions, "boxes": shard.boxes}

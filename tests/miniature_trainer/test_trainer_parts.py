@@ -53,6 +53,18 @@ def test_crops_show_the_picture_and_weigh_heads(tmp_path: Path) -> None:
     assert bright.float().mean() > 0.6  # most of them hold a part of the head's edge
 
 
+def test_reduced_pictures_have_their_heads_where_they_are_seen(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, some_shard())
+    whole, weights = Pictures(tmp_path, 100, 96).crops(np.random.default_rng(0), 96, 2)
+    assert whole.shape == (2, 3, 96, 96)
+    head = weights > 1
+    assert torch.equal(head[:, :, 21:59, 31:69], torch.ones(2, 1, 38, 38, dtype=torch.bool))
+    assert not head[:, :, 61:].any()
+    assert not head[..., 71:].any()
+    inside, outside = whole[:, :, 25:55, 35:65], whole[:, :, 65:, :25]
+    assert torch.allclose(inside.mean((2, 3)) - outside.mean((2, 3)), torch.tensor(40 / 127.5), atol=0.02)
+
+
 def test_the_loss_sees_blur_and_shifts_of_color() -> None:
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(2, 3, 32, 32, generator=generator)
