@@ -24,6 +24,7 @@ from PIL import Image
 from celeb_basis.errors import HostError
 from celeb_basis.method import NoiseSchedule as NoiseSchedule
 from celeb_basis.method import Prediction as Prediction
+from celeb_basis.regions import Region
 from celeb_basis.sampling import SamplerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -89,6 +90,10 @@ class GenerationRequest:
     """Pixels; the checkpoint's own resolution if ``None``."""
     height: int | None = None
     """Pixels; the checkpoint's own resolution if ``None``."""
+    regions: Sequence[Region] = ()
+    """Parts of the picture with prompts of their own. Hosts inside of a user's program leave them out."""
+    regions_until: float = 1.0
+    """Share of the steps, from the first on, in which the regions act."""
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,10 @@ class ExportError(CelebBasisError):
     """An identity cannot be written in, or read from, another tool's format."""
 
 
+class PlacesError(CelebBasisError):
+    """The places of a prompt's people cannot be used; the image is generated without them."""
+
+
 class EvaluationError(CelebBasisError):
     """Pictures cannot be evaluated with what was given."""
 

@@ -199,8 +199,12 @@ def parameters_text(
     model_sha256: str,
     identities: Mapping[str, str],
     sampler: str = "ddim",
+    more: Mapping[str, str] | None = None,
 ) -> str:
-    """The text for one image. ``identities`` maps names to content hashes, ``sampler`` is named as in a request."""
+    """The text for one image.
+
+    ``identities`` maps names to content hashes, ``sampler`` is named as in a request, ``more`` are other parameters.
+    """
     fields: dict[str, Any] = {
         "Steps": steps,
         "Sampler": _SAMPLERS.get(sampler, sampler),
@@ -210,6 +214,7 @@ def parameters_text(
         "Model hash": model_sha256[:10],
         "Model": model,
     }
+    fields |= more or {}
     if identities:
         fields[PEOPLE] = people_text(identities.items())
     lines = [" ".join(prompt.splitlines())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ was learned on another checkpoint of the same family is re-expanded for this one
 examples:
   celeb-basis generate "an oil painting of <ada>" --model /models/sd15 --output pictures
   celeb-basis generate "<ada:0.8> and <bob> on a beach" --identity bob.safetensors \\
-      --model /models/sd15 --count 4 --seed 7 --output pictures"""
+      --model /models/sd15 --count 4 --seed 7 --output pictures
+  celeb-basis generate "<ada> and <bob> baking a cake" --place ada=right --place bob=0,0.1,0.5,1 \\
+      --model /models/sd15 --output pictures"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -60,8 +63,29 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--count", type=int, default=1, metavar="N", help="number of images")
     parser.add_argument("--negative", type=text_argument, default="", metavar="TEXT", help="negative prompt")
+    _add_places(parser)
     add_model(parser)
     add_names(parser)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("places of people")
+    group.add_argument(
+        "--place",
+        action="append",
+        default=[],
+        type=text_argument,
+        metavar="NAME=PLACE",
+        help="where a person of the prompt is: left, right, middle, top, bottom, or a box X0,Y0,X1,Y1 in shares of the "
+        "image; repeatable. Each person costs one more evaluation of the denoiser per step",
+    )
+    group.add_argument(
+        "--places-until",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the steps, from the first on, in which places act",
+    )
 
 
 def add_identities(parser: argparse._ActionsContainer) -> None:
@@ -149,6 +173,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         width=width,
         height=height,
     )
+    request, placed = with_places(request, arguments, model.info, console)
     files: list[dict[str, Any]] = []
     number = next_number(arguments.output)
     try:
@@ -156,7 +181,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             for index, image in enumerate(model.generate(request)):
                 seed = arguments.seed + index
                 path = arguments.output / f"{number + index:05d}-{seed}.png"
-                save_image(path, image, request, seed, model.info, people)
+                save_image(path, image, request, seed, model.info, people, placed)
                 files.append({"file": str(path), "seed": seed})
                 bar.update()
     finally:
@@ -167,6 +192,28 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     for entry in files:
         console.say(entry["file"])
     return 0
+
+
+def with_places(
+    request: GenerationRequest, arguments: argparse.Namespace, info: ModelInfo, console: Console
+) -> tuple[GenerationRequest, dict[str, str]]:
+    """The request with the regions of ``--place``, and their parameters.
+
+    Where the places cannot be used, the reason is shown and the request stays as it is.
+    """
+    from celeb_basis.errors import PlacesError
+    from celeb_basis.prompts.places import parse_places, regions_of
+
+    try:
+        places = parse_places("; ".join(arguments.place), arguments.places_until)
+        if places is None:
+            return request, {}
+        places.check_size(request.width or info.resolution, request.height or info.resolution)
+        regions = regions_of(request.prompt, places)
+    except PlacesError as error:
+        console.note(f"warning: {error} The images are generated without places.")
+        return request, {}
+    return replace(request, regions=regions, regions_until=places.until), places.parameters()
 
 
 def next_number(folder: Path) -> int:
@@ -182,6 +229,7 @@ def save_image(
     seed: int,
     info: ModelInfo,
     people: PromptPeople,
+    more: dict[str, str] | None = None,
 ) -> None:
     """Save an image with its generation parameters and provenance marks, whole or not at all.
 
@@ -198,6 +246,7 @@ def save_image(
         model=info.name,
         model_sha256=info.sha256,
         identities={one.name: one.content_hash for one in people.identities},
+        more=more,
     )
     tokens = [f"<{one.name}>" for one in people.named_in(request.prompt)]
     save_generated_image(path, marked(image, tokens), texts={PARAMETERS: parameters})

@@ -358,3 +358,50 @@ def test_a_resumed_run_takes_changes_that_make_sense(
     assert load_identity(tmp_path / "l" / "ada.safetensors").metadata.settings["learning_rate"] == 0.001
     assert load_identity(tmp_path / "l" / "ada.safetensors").metadata.steps == 2
     assert state.exists()  # the user's own file is left alone
+
+
+@pytest.mark.usefixtures("library")
+def test_places_are_drawn_and_written(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
+    words = [
+        "generate",
+        "<ada> and a cat",
+        "--model",
+        parts.model,
+        "--steps",
+        2,
+        "--output",
+        tmp_path / "out",
+        "--json",
+    ]
+    plain = celeb(*words).json["pictures"][0]["file"]
+    placed = celeb(*words, "--place", "<Ada>=right", "--place", "a cat=0,0.1,0.5,1", "--places-until", 0.6)
+    assert placed.err.count("warning") == 0
+    with Image.open(plain) as before, Image.open(placed.json["pictures"][0]["file"]) as after:
+        assert np.abs(np.asarray(before, int) - np.asarray(after, int)).max() > 0
+        assert 'Places: "Ada: right; a cat: 0 0.1 0.5 1", Places until: 0.6' in after.text["parameters"]
+        assert "Places" not in before.text["parameters"]
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        (["ada=left", "a cat=left"], "have the same place"),
+        (["ada=0,0,1.5,1"], "reaches out of the image"),
+        (["ada=left", "ben=right"], "does not name ben"),
+        (["ada=left", "a=0.5,0,0.9,1", "cat=0.9,0,1,1"], "too small for a face"),
+        (["ada"], "cannot be read"),
+    ],
+)
+def test_places_that_cannot_be_are_said_and_left_out(
+    celeb: Callable[..., Any], parts: Any, tmp_path: Path, places: list[str], said: str
+) -> None:
+    words = ["generate", "<ada> and a cat", "--model", parts.model, "--steps", 1, "--output", tmp_path / "out"]
+    plain = celeb(*words, "--json").json["pictures"][0]["file"]
+    answer = celeb(*words, *(word for one in places for word in ("--place", one)))
+    assert answer.code == 0
+    assert said in answer.err
+    assert "generated without places" in answer.err
+    with Image.open(plain) as before, Image.open(answer.out.split("\n")[0]) as after:
+        assert (np.asarray(before) == np.asarray(after)).all()
+        assert "Places" not in after.text["parameters"]

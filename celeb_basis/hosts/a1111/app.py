@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celeb_basis.errors import CelebBasisError, HostError
 from celeb_basis.hosts.a1111.modules import embedding_names, host_module
@@ -16,6 +16,7 @@ from celeb_basis.hosts.a1111.modules import embedding_names, host_module
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.hosts.a1111.tokens import Tokens
+    from celeb_basis.prompts.places import Places
     from celeb_basis.prompts.registry import Checkpoint, Registry
 
 _log = logging.getLogger(__name__)
@@ -121,6 +122,16 @@ class Adapter(Protocol):
     def installed_tokens(self) -> Tokens | None:
         """The tokens that are installed, or ``None``."""
 
+    def use_places(self, processing: Any, places: Places | None) -> None:
+        """Have the program's processing object draw its next images with ``places``, or with none.
+
+        Raises:
+            HostError: In a program or a version whose samplers cannot be reached.
+        """
+        del processing
+        if places is not None:
+            raise HostError(f"Places of people are not supported in {self.name}.")
+
 
 class Automatic1111(Adapter):
     """The program that the extension is made for. An unknown fork is treated like it."""
@@ -142,6 +153,12 @@ class Automatic1111(Adapter):
         from celeb_basis.hosts.a1111.tokens import installed
 
         return installed()
+
+    def use_places(self, processing: Any, places: Places | None) -> None:
+        """By the WebUI's composed prompts."""
+        from celeb_basis.hosts.a1111.regional import use_places
+
+        use_places(processing, places)
 
 
 class A1111App(HostApp):

@@ -30,6 +30,7 @@ HostModule = Literal[
     "sd_hijack_clip",
     "sd_hijack_clip_old",
     "sd_models",
+    "sd_samplers_cfg_denoiser",
     "sd_unet",
     "shared",
     "shared_cmd_options",

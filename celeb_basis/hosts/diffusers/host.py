@@ -40,6 +40,7 @@ from celeb_basis.hosts.diffusers.pipelines import (
     noise_schedule,
     sampler,
 )
+from celeb_basis.hosts.diffusers.regional import EncodedRegion, regional
 from celeb_basis.hosts.diffusers.text import DiffusersTextEncoder
 from celeb_basis.hosts.held_weights import DTYPES, all_in, check_computes_in, held
 from celeb_basis.hosts.inpainting import MaskedImage
@@ -242,27 +243,29 @@ class DiffusersHost(DiffusionModel):
         pipeline = self._sampling_pipeline()
         with torch.no_grad():
             encoded = self._generation_prompts(request)
+            regions = self._encoded_regions(request)
         with ExitStack() as stack:
             if self._training:  # a preview: the next steps need the VAE's room
                 stack.callback(self.release_vae)
             for number in range(request.count):
                 generator = torch.Generator().manual_seed((request.seed + number) % 2**63)
                 with torch.no_grad(), frozen([self._unet]), self._vae.on_device(self.device):
-                    if request.sampler == "ddim":
-                        latents = self._through(
-                            pipeline,
-                            **encoded,
-                            **self._first_latents(width, height, generator),
-                            width=width,
-                            height=height,
-                            num_inference_steps=request.steps,
-                            guidance_scale=request.guidance,
-                            eta=0.0,
-                            generator=generator,
-                            output_type="latent",
-                        ).images
-                    else:
-                        latents = self._sampled(request, encoded, (height, width), generator)
+                    with regional(self._unet, regions, steps=request.steps, until=request.regions_until):
+                        if request.sampler == "ddim":
+                            latents = self._through(
+                                pipeline,
+                                **encoded,
+                                **self._first_latents(width, height, generator),
+                                width=width,
+                                height=height,
+                                num_inference_steps=request.steps,
+                                guidance_scale=request.guidance,
+                                eta=0.0,
+                                generator=generator,
+                                output_type="latent",
+                            ).images
+                        else:
+                            latents = self._sampled(request, encoded, (height, width), generator)
                     # The pipeline itself does not decode if the VAE is held in another precision than the UNet.
                     decoded = self._vae.decode(latents)
                 image: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
@@ -353,6 +356,13 @@ class DiffusersHost(DiffusionModel):
             pooled = of_pooled if pooled is None else pooled
         together = states[0] if len(states) == 1 else torch.cat(states, dim=-1).to(self._text_models[-1].dtype)
         return _Encoded(together, None if pooled is None else pooled.to(self.device))
+
+    def _encoded_regions(self, request: GenerationRequest) -> list[EncodedRegion]:
+        found = []
+        for region in request.regions:
+            encoded = self._encode_weighted(region.prompt, request.placeholder_tokens)
+            found.append(EncodedRegion(region.box, encoded.states, encoded.pooled))
+        return found
 
     def _generation_prompts(self, request: GenerationRequest) -> dict[str, torch.Tensor]:
         positive = self._encode_weighted(request.prompt, request.placeholder_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celeb_basis.hosts.a1111.app import A1111App, Adapter, HostApp
 from celeb_basis.hosts.a1111.modules import embedding_names
@@ -12,6 +12,7 @@ from celeb_basis.hosts.a1111.modules import embedding_names
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
     from celeb_basis.hosts.a1111.tokens import CheckpointTracker, Tokens
+    from celeb_basis.prompts.places import Places
     from celeb_basis.prompts.registry import Registry
 
 
@@ -75,6 +76,12 @@ class Forge(Adapter):
         from celeb_basis.hosts.forge.tokens import ForgeTokens
 
         return installed(ForgeTokens)
+
+    def use_places(self, processing: Any, places: Places | None) -> None:
+        """By Forge's composed prompts."""
+        from celeb_basis.hosts.forge.regional import use_places
+
+        use_places(processing, places)
 
 
 class ForgeNeo(Forge):

@@ -21,6 +21,7 @@ ForgeModule = Literal[
     "backend.memory_management",
     "backend.modules.k_prediction",
     "backend.nn.unet",
+    "backend.sampling.sampling_function",
     "backend.text_processing.classic_engine",
     "backend.text_processing.sd_engine",
     "backend.text_processing.textual_inversion",

@@ -1,0 +1,217 @@
+"""Places of people in the WebUI's samplers: each region's prompt is encoded as one more part of a composed prompt (AND).
+
+The WebUI evaluates the parts of a composed prompt in one batch and adds up their differences to the negative prompt, each
+with a weight that is a number. Here the weight is a mask of the latents' size. So every sampler, hires fix, img2img,
+batches, LoRA and the host's own options work as they do with AND.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from celeb_basis.errors import HostError, PlacesError
+from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of
+from celeb_basis.prompts.places import Places, regions_of
+from celeb_basis.regions import Region, acts, region_weights
+
+_log = logging.getLogger(__name__)
+
+_PLACES = "celeb_basis_places"
+"""The attribute of the host's processing object that holds the places."""
+_ARGUMENTS = ("uncond", "cond", "cond_scale", "s_min_uncond", "image_cond")
+"""Of the denoiser's ``forward``, after the latents and the noise level."""
+
+
+class PartWeight(float):
+    """The weight of a part of a composed prompt before the latents' size and the step are known.
+
+    To code that takes it for a number, the shared prompt has its weight and the regions have none.
+    """
+
+    regions: Sequence[Region] = ()
+    place: int = -1
+    """Which region; -1 for the shared prompt."""
+    of_part: float = 1.0
+    """The weight that the prompt itself gives to the part."""
+    until: float = 1.0
+
+    @classmethod
+    def make(cls, regions: Sequence[Region], place: int, of_part: float, until: float) -> PartWeight:
+        """The weight of one part."""
+        made = cls(of_part if place < 0 else 0.0)
+        made.regions, made.place, made.of_part, made.until = regions, place, of_part, until
+        return made
+
+
+class MaskedWeight(float):
+    """A weight that differs from position to position.
+
+    As a number it is an equal share of the part's weight, for hosts that ask for the sum of all weights.
+    """
+
+    mask: torch.Tensor
+    """``(1, h, w)``, to be multiplied with ``(C, h, w)`` predictions."""
+
+    def __mul__(self, other: Any) -> Any:
+        return self.mask * other
+
+    __rmul__ = __mul__
+
+
+def use_places(processing: Any, places: Places | None) -> None:
+    """Have the host's processing object draw its next images with ``places``.
+
+    Raises:
+        HostError: In a host that lacks one of the functions that are needed.
+    """
+    if places is not None:
+        install()
+    set_places(processing, places)
+
+
+def set_places(processing: Any, places: Places | None) -> None:
+    """Note ``places`` in the host's processing object."""
+    setattr(processing, _PLACES, places)
+
+
+class RegionalSampling:
+    """The wrappers around the host's functions; without places they pass every call through."""
+
+    def __init__(self) -> None:
+        self.installed = False
+        self._patches = FunctionPatches(self)
+
+    def install(self) -> None:
+        """Wrap the host's functions.
+
+        Raises:
+            HostError: In a host that lacks one of them. It then stays as it was.
+        """
+        self.installed = True
+        for place, name, around in self.wrapped():
+            if name not in vars(place):
+                self.uninstall()
+                raise HostError(
+                    f"This WebUI has no {name}, which places of people need: use AUTOMATIC1111's WebUI 1.10."
+                )
+            self._patches.wrap(place, name, around)
+
+    def uninstall(self) -> None:
+        """Put the host back as it was. A second call does nothing."""
+        self._patches.undo()
+        self.installed = False
+
+    def wrapped(self) -> list[tuple[Any, str, Callable[..., Any]]]:
+        """The functions of the host that are wrapped."""
+        processing = host_module("processing").StableDiffusionProcessing
+        return [
+            (processing, "get_conds_with_caching", self._conditioning),
+            (denoiser_class(), "forward", self._forward),
+        ]
+
+    def _conditioning(
+        self,
+        original: Any,
+        processing: Any,
+        function: Any,
+        prompts: Any,
+        steps: Any,
+        caches: Any,
+        *more: Any,
+        **named: Any,
+    ) -> Any:
+        shared = original(processing, function, prompts, steps, caches, *more, **named)
+        places: Places | None = getattr(processing, _PLACES, None)
+        if places is None or not hasattr(shared, "batch"):  # the negative prompt's has none
+            return shared
+        if getattr(processing.sd_model, "cond_stage_key", "") == "edit":
+            processing.comment("Places of people do not act on this checkpoint, which edits images by instructions.")
+            return shared
+        of_prompts = [self._regions(processing, prompt, places) for prompt in prompts]
+        conditioned = []
+        for number in range(len(places.placements)):
+            texts = [regions[number].prompt for regions in of_prompts]
+            copied = host_module("prompt_parser").SdConditioning(texts, copy_from=prompts)
+            # A cache of its own: the host's is for the shared prompt.
+            conditioned.append(original(processing, function, copied, steps, [[None, None]], *more, **named))
+        batch = [
+            _parts(
+                [shared.batch[row], *(one.batch[row] for one in conditioned)],
+                [PartWeight.make(of_prompts[row], place, 1.0, places.until) for place in range(-1, len(conditioned))],
+            )
+            for row in range(len(prompts))
+        ]
+        return type(shared)(shape=shared.shape, batch=batch)
+
+    def _regions(self, processing: Any, prompt: str, places: Places) -> Sequence[Region]:
+        """The regions of one prompt; where it does not name everyone, regions that change nothing."""
+        try:
+            return regions_of(prompt, places)
+        except PlacesError as error:
+            sentence = f"{error} The image was generated without places."
+            _log.warning("%s", sentence)
+            processing.comment(sentence)
+            return [Region(prompt, one.box) for one in places.placements]
+
+    def _forward(self, original: Any, denoiser: Any, x: Any, sigma: Any, *given: Any, **named: Any) -> Any:
+        named = {**dict(zip(_ARGUMENTS, given, strict=False)), **named}
+        named["cond"] = _at_step(named["cond"], denoiser, x)
+        return original(denoiser, x, sigma, **named)
+
+
+def denoiser_class() -> Any:
+    """The class of the host's denoiser with guidance, which all samplers call."""
+    return host_module("sd_samplers_cfg_denoiser").CFGDenoiser
+
+
+def _parts(composed: Sequence[Sequence[Any]], weights: Sequence[PartWeight]) -> list[Any]:
+    """One image's parts: those of the shared prompt, then those of each region's."""
+    return [
+        type(part)(part.schedules, PartWeight.make(weight.regions, weight.place, float(part.weight), weight.until))
+        for parts, weight in zip(composed, weights, strict=True)
+        for part in parts
+    ]
+
+
+def _at_step(cond: Any, denoiser: Any, x: torch.Tensor) -> Any:
+    """``cond`` with the weights of this step: masks, or the shared prompt alone once the places have ended."""
+    batch = getattr(cond, "batch", None)
+    if not batch or not isinstance(weight := batch[0][0].weight, PartWeight):
+        return cond
+    if not acts(weight.until, int(denoiser.step), int(denoiser.total_steps or denoiser.steps or 1)):
+        shared = [
+            [type(part)(part.schedules, part.weight.of_part) for part in parts if part.weight.place < 0]
+            for parts in batch
+        ]
+        return type(cond)(shape=cond.shape, batch=shared)
+    masks: dict[tuple[Any, ...], torch.Tensor] = {}
+    masked = [[type(part)(part.schedules, _masked(part.weight, x, masks)) for part in parts] for parts in batch]
+    return type(cond)(shape=cond.shape, batch=masked)
+
+
+def _masked(weight: PartWeight, x: torch.Tensor, masks: dict[tuple[Any, ...], torch.Tensor]) -> MaskedWeight:
+    boxes = tuple(one.box for one in weight.regions)
+    if boxes not in masks:
+        regions = region_weights(boxes, *x.shape[-2:])
+        masks[boxes] = torch.cat([1 - regions.sum(0, keepdim=True), regions]).to(x)
+    made = MaskedWeight(weight.of_part / (len(boxes) + 1))
+    made.mask = weight.of_part * masks[boxes][weight.place + 1][None]
+    return made
+
+
+def install(kind: type[RegionalSampling] = RegionalSampling) -> None:
+    """Wrap the host's functions, unless they are.
+
+    Raises:
+        HostError: In a host that lacks one of them.
+    """
+    found = owner_of(denoiser_class(), "forward")
+    if isinstance(found, kind):
+        return
+    if found is not None:  # of another copy of this package
+        found.uninstall()
+    kind().install()
