@@ -54,7 +54,7 @@ def opened(browser: Any, server: Server) -> Any:
     return page
 
 
-def tab(page: Any, label: str) -> None:
+def tab(page: Any, label: str | re.Pattern[str]) -> None:
     page.locator("#tabs > .tab-nav > button", has_text=label).click()
 
 

@@ -8,13 +8,14 @@ batches, LoRA and the host's own options work as they do with AND.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from celeb_basis.errors import HostError, PlacesError
-from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of
+from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of, replaced
 from celeb_basis.prompts.places import Places, regions_of
 from celeb_basis.regions import Region, acts, region_weights
 
@@ -113,6 +114,13 @@ class RegionalSampling:
             (denoiser_class(), "forward", self._forward),
         ]
 
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Around the encoding of a region's prompt: the image's parameters name nobody once more."""
+        hijack = host_module("sd_hijack").model_hijack
+        with replaced(hijack, extra_generation_params=dict(getattr(hijack, "extra_generation_params", {}))):
+            yield
+
     def _conditioning(
         self,
         original: Any,
@@ -136,8 +144,9 @@ class RegionalSampling:
         for number in range(len(places.placements)):
             texts = [regions[number].prompt for regions in of_prompts]
             copied = host_module("prompt_parser").SdConditioning(texts, copy_from=prompts)
-            # A cache of its own: the host's is for the shared prompt.
-            conditioned.append(original(processing, function, copied, steps, [[None, None]], *more, **named))
+            with self.encoding():
+                # A cache of its own: the host's is for the shared prompt.
+                conditioned.append(original(processing, function, copied, steps, [[None, None]], *more, **named))
         batch = [
             _parts(
                 [shared.batch[row], *(one.batch[row] for one in conditioned)],

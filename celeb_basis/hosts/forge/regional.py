@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celeb_basis.hosts.a1111 import regional
 from celeb_basis.hosts.a1111.regional import MaskedWeight, RegionalSampling
-from celeb_basis.hosts.forge.modules import forge_module
+from celeb_basis.hosts.forge.modules import forge_module, silent_text_engines
 from celeb_basis.prompts.places import Places
 
 
@@ -20,6 +21,12 @@ class ForgeRegionalSampling(RegionalSampling):
             *super().wrapped(),
             (forge_module("backend.sampling.sampling_function"), "get_area_and_mult", self._area),
         ]
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Forge's text engines keep what goes into the parameters themselves."""
+        with silent_text_engines():
+            yield
 
     def _area(self, original: Any, conds: Any, x_in: Any, *more: Any, **named: Any) -> Any:
         if isinstance(weight := conds.get("strength"), MaskedWeight):
