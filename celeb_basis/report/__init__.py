@@ -12,6 +12,7 @@ from celeb_basis.report.content import (
     ReportPerson,
     ReportPhoto,
     ReportPicture,
+    ReportScale,
     ReportStage,
 )
 from celeb_basis.report.page import render_report, write_report
@@ -26,6 +27,7 @@ __all__ = [
     "ReportPerson",
     "ReportPhoto",
     "ReportPicture",
+    "ReportScale",
     "ReportStage",
     "render_report",
     "write_report",

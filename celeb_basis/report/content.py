@@ -110,6 +110,16 @@ class ReportPicture:
 
 
 @dataclass(frozen=True)
+class ReportScale:
+    """What a likeness is measured by: cosine similarities of faces, as Identity is."""
+
+    anybody: float
+    """Of the photos and of the checkpoint's celebrities: what anybody would reach."""
+    known: float
+    """Of two images of a celebrity whom the checkpoint knows: as well as it can show anyone."""
+
+
+@dataclass(frozen=True)
 class ReportFile:
     """A file that was written."""
 
@@ -164,6 +174,8 @@ class Report:
     pictures: Sequence[ReportPicture] = ()
     verdict: EvaluationResult | None = None
     """The paper's metrics, if the images were evaluated."""
+    scale: ReportScale | None = None
+    """What Identity is compared with, if it was measured."""
     files: Sequence[ReportFile] = ()
     stages: Sequence[ReportStage] = ()
     seconds: float | None = None

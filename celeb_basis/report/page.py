@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FAMILIES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
 
-_PHOTO_SIDE, _CROP_SIDE, _IMAGE_SIDE = 1024, 512, 768
+_PHOTO_SIDE, _CROP_SIDE, _IMAGE_SIDE, _SMALL_SIDE = 1024, 512, 768, 448
 """Longest sides of embedded images, in pixels."""
 
 
@@ -44,7 +44,8 @@ def render_report(report: Report) -> str:
         family=_family(report),
         seconds=_seconds(report),
         people=[_ShownPerson(person, [_shown_photo(photo) for photo in person.photos]) for person in report.people],
-        images=[_shown_image(picture) for picture in report.pictures],
+        results=_results(report),
+        rulers=_rulers(report),
         charts={
             "gauge": _distance_gauge(report),
             "loss": _loss_curve(report),
@@ -98,6 +99,27 @@ class _ShownImage:
 
 
 @dataclass(frozen=True)
+class _Result:
+    """Images beside the photo of the one person whom they show; or all others, without a photo."""
+
+    person: ReportPerson | None
+    photo: DataURI | None
+    images: list[_ShownImage]
+
+
+@dataclass(frozen=True)
+class _Ruler:
+    """A figure as a bar from 0 to 1, with the range it lies in by chance, and what it is compared with."""
+
+    label: str
+    meaning: str
+    value: float
+    low: float | None
+    high: float | None
+    marks: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
 class _Chart:
     svg: Markup
     caption: str
@@ -116,6 +138,37 @@ def _shown_photo(photo: ReportPhoto) -> _ShownPhoto:
         display_height=height * scale,
         line=max(width, height) / 250,
     )
+
+
+def _results(report: Report) -> list[_Result]:
+    """Everyone's images in the order of the people, then those of several people or of none."""
+    results, left = [], list(report.pictures)
+    for person in report.people:
+        own = [picture for picture in left if tuple(picture.words) == (person.word,)]
+        left = [picture for picture in left if tuple(picture.words) != (person.word,)]
+        if own:
+            photo = data_uri(person.photos[0].picture, _SMALL_SIDE) if person.photos else None
+            results.append(_Result(person, photo, [_shown_image(picture) for picture in own]))
+    if left:
+        results.append(_Result(None, None, [_shown_image(picture) for picture in left]))
+    return results
+
+
+def _rulers(report: Report) -> list[_Ruler]:
+    if (verdict := report.verdict) is None:
+        return []
+    scale = report.scale
+    marks = [("anybody", scale.anybody), ("the model's own celebrities", scale.known)] if scale else []
+    found = (
+        ("Identity", "how alike the faces are to the photo (cosine similarity)", verdict.identity, marks),
+        ("Prompt", "how well the images follow the prompt (CLIP's cosine similarity)", verdict.prompt, []),
+        ("Detect", "share of images with a face", verdict.detect, []),
+    )
+    return [
+        _Ruler(label, meaning, estimate.value, estimate.low, estimate.high, marks)
+        for label, meaning, estimate, marks in found
+        if estimate is not None
+    ]
 
 
 def _shown_image(picture: ReportPicture) -> _ShownImage:

@@ -27,6 +27,7 @@ from celeb_basis.report import (
     ReportPerson,
     ReportPhoto,
     ReportPicture,
+    ReportScale,
     ReportStage,
     render_report,
     write_report,
@@ -147,7 +148,7 @@ def test_everything_is_on_the_page() -> None:
     assert [tag for tag, _ in page.tags].count("h1") == 1
     headings = [words for tag, words in zip_headings(rendered()) if tag == "h2"]
     assert headings == [
-        "Photos", "Learned people", "Generated images", "Files written", "Time spent", "Celeb basis",
+        "Results", "Photos", "Learned people", "Files written", "Time spent", "Celeb basis",
         "Settings", "Next steps",
     ]  # fmt: skip
 
@@ -230,6 +231,38 @@ def test_pictures_are_the_pictures() -> None:
     frame = next(attrs for attrs in page.all("rect") if attrs["class"] == "chosen")
     assert [float(frame[key]) for key in ("x", "y", "width", "height")] == [20, 30, 40, 60]
     assert len([attrs for attrs in page.all("circle") if attrs.get("class") == "mark"]) == 2 * 5
+
+
+def test_everyones_images_stand_beside_the_photo_and_before_everything_else() -> None:
+    def image(*words: str) -> ReportPicture:
+        return ReportPicture(np.zeros((8, 8, 3), np.uint8), f"a photo of {' and '.join(words)}", 1, words=words)
+
+    pictures = [image("<second>"), image("<anna>"), image("<anna>", "<second>"), image("<anna>")]
+    source = render_report(full_report(pictures=pictures))
+    alts = [attrs["alt"] for attrs in Page(source).all("img")]
+    assert alts[:7] == [
+        "The photo of anna",
+        *["Generated from the prompt: a photo of <anna>"] * 2,
+        "The photo of second",
+        "Generated from the prompt: a photo of <second>",
+        "Generated from the prompt: a photo of <anna> and <second>",
+        "Square crop around the face in anna.jpg",
+    ]
+    resumed = dataclasses.replace(person(), photos=())
+    alts = [attrs["alt"] for attrs in Page(render_report(full_report(people=[resumed], pictures=pictures))).all("img")]
+    assert "The photo of anna" not in alts
+    assert len(alts) == 4
+
+
+def test_identity_is_shown_between_anybody_and_the_models_own_celebrities() -> None:
+    page = Page(render_report(full_report(scale=ReportScale(0.11, 0.625))))
+    assert "For comparison: anybody 0.110, the model's own celebrities 0.625." in page.text
+    assert [attrs["style"] for attrs in page.all("u")] == ["left:11.0%", "left:62.5%"]
+    assert page.all("i")[0]["style"] == "width:45.0%"
+    low = [attrs["style"] for attrs in page.all("b")]
+    assert len(low) == 2
+    assert all(one.startswith("left:") and "right:" in one for one in low)
+    assert "For comparison" not in Page(rendered()).text
 
 
 def test_large_photos_are_shrunk() -> None:
