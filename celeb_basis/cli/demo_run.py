@@ -29,11 +29,20 @@ from celeb_basis.faces.packs import MINIATURE, find_pack
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
+from celeb_basis.identities.invention import Inventor
 from celeb_basis.identities.library import Library
 from celeb_basis.miniature import CELEBRITY_FACES, NAME, shipped_model, shipped_model_names
 from celeb_basis.photos import open_photo
 from celeb_basis.provenance import marked, save_generated_image
-from celeb_basis.report import ReportCommand, ReportFile, ReportModel, ReportPicture, ReportStage, write_report
+from celeb_basis.report import (
+    ReportCommand,
+    ReportFile,
+    ReportModel,
+    ReportPerson,
+    ReportPicture,
+    ReportStage,
+    write_report,
+)
 from celeb_basis.report.collect import RunReport
 from celeb_basis.settings import PRESETS
 from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingSession, TrainingTask
@@ -56,6 +65,7 @@ _ALONE = (
     "a photo of {} wearing a hat",
 )
 _TOGETHER = ("a photo of {} and {}", "a photo of {} and {} in a forest")
+_INVENTED = ("a photo of {}", "an oil painting of {}", "a photo of {} on a beach")
 
 
 @dataclass(frozen=True)
@@ -123,12 +133,18 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         yield event
     outcome = learning.result
     identities = [identity_from_bytes(content) for content in outcome.identities]
+    bases = [built.basis for built in session.built_bases(int(identities[0].metadata.settings["components"]))]
+    invented = Inventor(bases, session.model.info, session.names).invent(options.seed, taken=names)
     yield Stage("Writing the identities")
     with clock("Writing files"):
-        written = {file: what for one in identities for file, what in _write_identity(one, options.output).items()}
+        everyone = (*identities, invented)
+        written = {file: what for one in everyone for file, what in _write_identity(one, options.output).items()}
     yield Stage("Generating images")
     with clock("Generating images"):
-        images = list(_generate_all(session.model, identities, vectors, faces, options.seed))
+        images = [
+            *_generate_all(session.model, identities, vectors, faces, options.seed),
+            *_generate_invented(session.model, invented, faces, options.seed),
+        ]
         paths = {one.item.name: options.output / "pictures" / one.item.name for one in images}
         for one in images:
             one.save(paths[one.item.name])
@@ -136,7 +152,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     with clock("Evaluating"):
         alone = {name: [one.item for one in images if one.people == (name,)] for name in names}
         evaluation = merge_results([evaluate_images(alone[name], vectors[name], faces) for name in names])
-    own = [options.output / "people" / f"{name}.safetensors" for name in names]
+    own = [options.output / "people" / f"{one.name}.safetensors" for one in everyone]
     files = {**written, **dict.fromkeys(paths.values(), "a generated image")}
     collected = report.build(session, outcome)
     seconds = time.perf_counter() - began
@@ -146,9 +162,10 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         page,
         replace(
             collected,
-            title="Celeb Basis: people from one photo each, as placeholder tokens",
+            title="From one photo each into any picture",
             summary=f"{tokens} were learned together in {outcome.steps} steps; the whole demo took {seconds:.0f} seconds. "
-            "The model had never seen them.",
+            f"The model had never seen them. <{invented.name}> does not exist: invented without any photo.",
+            people=[*collected.people, ReportPerson(invented.name, f"<{invented.name}>", invented=True)],
             model=ReportModel("the miniature", session.model.info.family, note=MINIATURE_NOTE),
             pictures=[one.as_reported(evaluation.pictures) for one in images],
             verdict=evaluation,
@@ -159,12 +176,12 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
         ),
     )
     generated = GeneratedFiles(options.output / "people")
-    for identity in identities:
+    for identity in everyone:
         exports = [file for file in written if file.stem == identity.name and file not in own]
         generated.note(exports, "export", [identity.name])
     for one in images:
         generated.note([paths[one.item.name]], "picture", one.people)
-    generated.note([page], "report", names)
+    generated.note([page], "report", [one.name for one in everyone])
     return DemoResult(page, tuple(own), (page, *files), outcome, evaluation, seconds)
 
 
@@ -217,6 +234,8 @@ def face_similarity(
     phrases, own = [], []
     for name, vector in zip(people, embedded, strict=True):
         cosines = {other: float(vector @ reference) for other, reference in vectors.items()}
+        if name not in cosines:
+            return Similarity(None, f"no photo of {name} to compare with")
         own.append(cosines[name])
         others = ", ".join(f"{other} {value:.2f}" for other, value in cosines.items() if other != name)
         phrases.append(f"{name} {cosines[name]:.2f}" + (f" ({others})" if others else ""))
@@ -263,6 +282,13 @@ def _generate_all(
             yield from _generate(model, [identity], prompt, vectors, faces, seed)
     for prompt in _TOGETHER if len(identities) > 1 else ():
         yield from _generate(model, identities[:2], prompt, vectors, faces, seed)
+
+
+def _generate_invented(
+    model: DiffusionModel, invented: Identity, faces: FaceNetwork, seed: int
+) -> Iterator[_Generated]:
+    for prompt in _INVENTED:
+        yield from _generate(model, [invented], prompt, {}, faces, seed)
 
 
 def _generate(

@@ -55,6 +55,8 @@ class ReportPerson:
     """Relative movement of the averaged coefficients at these steps."""
     outcome: str = ""
     """How training ended, as a sentence: ``"Settled after 275 steps."``"""
+    invented: bool = False
+    """Whether nobody's photo is behind this person."""
 
 
 @dataclass(frozen=True)

@@ -141,17 +141,19 @@ def _shown_photo(photo: ReportPhoto) -> _ShownPhoto:
 
 
 def _results(report: Report) -> list[_Result]:
-    """Everyone's images in the order of the people, then those of several people or of none."""
-    results, left = [], list(report.pictures)
+    """Everyone's images in the order of the people, then those of several people or of none, then those of the invented."""
+    results, left = list[_Result](), list(report.pictures)
+    invented = list[_Result]()
     for person in report.people:
         own = [picture for picture in left if tuple(picture.words) == (person.word,)]
         left = [picture for picture in left if tuple(picture.words) != (person.word,)]
         if own:
             photo = data_uri(person.photos[0].picture, _SMALL_SIDE) if person.photos else None
-            results.append(_Result(person, photo, [_shown_image(picture) for picture in own]))
+            result = _Result(person, photo, [_shown_image(picture) for picture in own])
+            (invented if person.invented else results).append(result)
     if left:
         results.append(_Result(None, None, [_shown_image(picture) for picture in left]))
-    return results
+    return [*results, *invented]
 
 
 def _rulers(report: Report) -> list[_Ruler]:

@@ -75,7 +75,7 @@ def test_the_demo_shows_both_people(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "&lt;person1&gt; and &lt;person2&gt;" in page
     assert "similarity person1" in page
     assert load_identity(tmp_path / "people" / "person1.safetensors").metadata.base_model == "miniature"
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 10
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 13
     for layout in ("webui", "diffusers"):
         assert (tmp_path / "exports" / layout / "person2.safetensors").is_file()
 

@@ -148,7 +148,7 @@ def test_everything_is_on_the_page() -> None:
     assert [tag for tag, _ in page.tags].count("h1") == 1
     headings = [words for tag, words in zip_headings(rendered()) if tag == "h2"]
     assert headings == [
-        "Results", "Photos", "Learned people", "Files written", "Time spent", "Celeb basis",
+        "Results", "The run", "Photos", "Learned people", "Files written", "Time spent", "Celeb basis",
         "Settings", "Next steps",
     ]  # fmt: skip
 
@@ -248,6 +248,11 @@ def test_everyones_images_stand_beside_the_photo_and_before_everything_else() ->
         "Generated from the prompt: a photo of <anna> and <second>",
         "Square crop around the face in anna.jpg",
     ]
+    nobody = dataclasses.replace(person("vera"), photos=(), invented=True)
+    assert (
+        "<vera> invented: nobody's photo"
+        in Page(render_report(full_report(people=[nobody], pictures=[image("<vera>")]))).text
+    )
     resumed = dataclasses.replace(person(), photos=())
     alts = [attrs["alt"] for attrs in Page(render_report(full_report(people=[resumed], pictures=pictures))).all("img")]
     assert "The photo of anna" not in alts
@@ -286,9 +291,9 @@ def test_an_untrained_model_is_pointed_out() -> None:
 
 def test_bare_report_has_no_empty_sections() -> None:
     source = render_report(Report("T", "S", ReportModel("m", "sd2")))
-    assert [words for tag, words in zip_headings(source) if tag != "h1"] == []
+    assert [words for tag, words in zip_headings(source) if tag != "h1"] == ["The run"]
     one = render_report(Report("T", "S", ReportModel("m", "other"), people=[ReportPerson("a", "<a>")]))
-    assert "<section>" not in one
+    assert "<section>" not in one  # but for the facts of the run
     Page(one)
 
 
