@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
+    from celeb_basis.evaluation.metrics import Estimate
     from celeb_basis.report.content import Report, ReportPerson, ReportPhoto, ReportPicture
 
 _FAMILIES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
@@ -161,7 +162,7 @@ def _rulers(report: Report) -> list[_Ruler]:
         return []
     scale = report.scale
     marks = [("anybody", scale.anybody), ("the model's own celebrities", scale.known)] if scale else []
-    found = (
+    found: tuple[tuple[str, str, Estimate | None, list[tuple[str, float]]], ...] = (
         ("Identity", "how alike the faces are to the photo (cosine similarity)", verdict.identity, marks),
         ("Prompt", "how well the images follow the prompt (CLIP's cosine similarity)", verdict.prompt, []),
         ("Detect", "share of images with a face", verdict.detect, []),
