@@ -9,12 +9,16 @@ from celeb_basis.hosts.comfyui import app, people
 from celeb_basis.hosts.comfyui.host import ComfyHost
 from celeb_basis.hosts.comfyui.model import ComfyClip, ComfyModel
 from celeb_basis.hosts.comfyui.modules import source_of
+from celeb_basis.identities.invention import MAX_SEED
 from celeb_basis.settings import PRESETS
 
 PERSON = "CELEB_BASIS_PERSON"
 """The type of a wire that carries a person: an :class:`celeb_basis.identities.identity.Identity`."""
 
 CATEGORY = "Celeb Basis"
+
+MOST_INVENTED = 36
+"""People whom one node invents at most."""
 
 USE, AGAIN = "use the one in the library", "learn again"
 _PACKS = ("buffalo_l", "antelopev2", "miniature")
@@ -328,15 +332,125 @@ class BlendPeople:
         return (people.blended(parts, clip_of, name=name, keep_radius=keep_radius, save=save, replace=replace),)
 
 
+class InventPerson:
+    """People who do not exist, from the celebrities' names alone."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "invent"
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = (PERSON, "STRING")
+    RETURN_NAMES: ClassVar[tuple[str, ...]] = ("person", "name")
+    OUTPUT_IS_LIST: ClassVar[tuple[bool, ...]] = (True, True)
+    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]] = (
+        "The person. With a count above 1: one after the other, and all that follows is done for each.",
+        "What the person is called.",
+    )
+    DESCRIPTION = (
+        "Invents people who do not exist, from the celebrities' names that the checkpoint knows: no photo, no training. The "
+        "same seed and checkpoint give the same person."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """The inputs, with their ranges."""
+        sexes, regions = people.leanings()
+        seed = {"default": 1, "min": 0, "max": MAX_SEED - MOST_INVENTED, "control_after_generate": True}
+        share = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05}
+        return {
+            "required": {
+                "clip": ("CLIP", {"tooltip": "The text encoders of a checkpoint of Stable Diffusion 1.x, 2.x or XL."}),
+                "seed": ("INT", {**seed, "tooltip": "Each seed is another person."}),
+                "count": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": MOST_INVENTED,
+                        "tooltip": "People: of this seed and the next ones.",
+                    },
+                ),
+                "people": (sexes, {"tooltip": "Lean to celebrities who are women or men."}),
+                "region": (regions, {"tooltip": "Lean to celebrities from a part of the world."}),
+                "name": (
+                    "STRING",
+                    {"default": "", "tooltip": "What the person is called; empty: a name that no celebrity has."},
+                ),
+                "save": ("BOOLEAN", {"default": False, "tooltip": "Add the person to the library. For one person."}),
+            },
+            "optional": {
+                "leaning": ("FLOAT", {**share, "tooltip": "How much to lean; 1 leaves out all other celebrities."}),
+                "distance": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.25,
+                        "max": 2.0,
+                        "step": 0.05,
+                        "tooltip": "From average to peculiar: the distance to the mean celebrity, in the celebrities' own.",
+                    },
+                ),
+                "replace": ("BOOLEAN", {"default": False, "tooltip": "Replace a person of this name in the library."}),
+            },
+            "hidden": {"prompt": "PROMPT", "node": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, name: str = "", save: bool = False, **_: Any) -> str | float:
+        """The person's file counts where it is written: who was deleted is saved again."""
+        return (people.stamp_of_person(name) or float("nan")) if save and name.strip() else ""
+
+    def invent(
+        self, clip: Any, prompt: Any = None, node: str | None = None, **widgets: Any
+    ) -> tuple[list[Any], list[str]]:
+        """Invent them in the connected text encoders' celeb basis."""
+        clip_of = ComfyClip(clip, source_of(prompt, node, "clip"))
+        found = people.invented(people.InventRequest(**widgets), clip_of, app.NodeProgress(node).say)
+        return found, [one.name for one in found]
+
+
+class SheetOfPeople:
+    """Images of invented people on one sheet."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "lay_out"
+    INPUT_IS_LIST = True
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
+    RETURN_NAMES: ClassVar[tuple[str, ...]] = ("sheet",)
+    DESCRIPTION = (
+        "One image of each person with number and name, to choose from, and in how many of them a face was found: if they are "
+        "few, the checkpoint does not know the celebrities."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """The inputs."""
+        return {
+            "required": {
+                "images": ("IMAGE", {"tooltip": "One image of each person."}),
+                "person": (PERSON, {"tooltip": "The people, in the order of the images."}),
+            },
+            "hidden": {"node": "UNIQUE_ID"},
+        }
+
+    def lay_out(self, images: Any, person: Any, node: Any = None) -> tuple[Any]:
+        """Lay them out in rows of three."""
+        sheet, sentence = people.sheet_of(person, images)
+        app.NodeProgress(node[0] if node else None).say(sentence)
+        return (sheet,)
+
+
 NODE_CLASS_MAPPINGS: dict[str, Any] = {
     "CelebBasisLearnPerson": LearnPerson,
     "CelebBasisLoadPerson": LoadPerson,
     "CelebBasisPersonToPrompt": PersonToPrompt,
     "CelebBasisBlendPeople": BlendPeople,
+    "CelebBasisInventPerson": InventPerson,
+    "CelebBasisSheetOfPeople": SheetOfPeople,
 }
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "CelebBasisLearnPerson": "Learn person",
     "CelebBasisLoadPerson": "Load person",
     "CelebBasisPersonToPrompt": "Person to prompt",
     "CelebBasisBlendPeople": "Blend people",
+    "CelebBasisInventPerson": "Invent person",
+    "CelebBasisSheetOfPeople": "Sheet of people",
 }

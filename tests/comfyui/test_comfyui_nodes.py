@@ -20,10 +20,11 @@ from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
-from celeb_basis.miniature import PHOTOS
-from celeb_basis.python_api import token_vectors
+from celeb_basis.miniature import PHOTOS, shipped_model
+from celeb_basis.python_api import invent_people, token_vectors
 
 LEARN, PROMPT, BLEND = "CelebBasisLearnPerson", "CelebBasisPersonToPrompt", "CelebBasisBlendPeople"
+INVENT = "CelebBasisInventPerson"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,21 @@ def test_nobody_is_learned_without_consent(server: Server, people: Library) -> N
     workflow = learning("ada", consent=False)
     assert "switch consent on if everyone in the photo has agreed" in server.refused(workflow)
     assert not people.names()
+
+
+def shown(server: Server, workflow: Workflow) -> dict[str, list[str]]:
+    """The texts on each node of a workflow, which must not fail."""
+    texts: dict[str, list[str]] = {}
+    with server.listening("texts") as messages:
+        prompt = server.queue(workflow, "texts")
+        for message in messages:
+            if message["type"] == "text":
+                texts.setdefault(message["node"], []).append(message["text"])
+            elif message["type"] in ("execution_success", "execution_error"):
+                break
+    ended = server.ended(prompt)
+    assert ended.status == "success", ended.messages.get("execution_error")
+    return texts
 
 
 @dataclass(frozen=True)
@@ -293,3 +309,82 @@ def test_people_who_are_not_there_or_do_not_fit_are_named(server: Server, people
         del other[node]
     error = server.run(other).error
     assert "'ada' was made for miniature (sd1), but sd2 is sd2" in error
+
+
+def invented(*seeds: int, **options: Any) -> list[Identity]:
+    """The same people by the Python API, on diffusers."""
+    model = load_host(shipped_model(), device="cpu")
+    return [invent_people(model, 1, seed=seed, **options)[0] for seed in seeds]
+
+
+def choosing(seed: int, **inputs: Any) -> Workflow:
+    """The workflow that ships, for the person of one seed, who is saved."""
+    workflow = shipped("invent_person")
+    node_of(workflow, INVENT).update({"seed": seed, "count": 1, "save": True, **inputs})
+    return workflow
+
+
+def test_a_sheet_of_invented_people_is_drawn_and_one_is_saved(server: Server, people: Library) -> None:
+    before = hashes(server)
+    texts = shown(server, shipped("invent_person"))
+    expected = invented(*range(1, 10))
+    lines = texts["2"][-1].splitlines()
+    assert [line.partition(", nearest to ")[0] for line in lines] == [
+        f"{number}: {one.name}, seed {number}" for number, one in enumerate(expected, 1)
+    ]
+    assert "of 9 images" in texts["8"][-1], "in how many a face was found"
+    assert not people.names(), "nobody is saved"
+    chosen = expected[3]
+    assert f"<{chosen.name}> is in the library." in shown(server, choosing(4))["2"][-1]
+    saved = people.load(chosen.name)
+    assert (saved.metadata.source, saved.metadata.consent) == ("invented", chosen.metadata.consent)
+    assert saved.metadata.settings["seed"] == 4
+    assert torch.equal(saved.token_vectors()[0], chosen.token_vectors()[0])
+    assert hashes(server) == before
+
+
+def test_an_invented_person_is_saved_once_and_takes_nobodys_name(
+    server: Server, people: Library, learned: Learned
+) -> None:
+    server.succeed(choosing(4, name="mira"))
+    server.succeed(choosing(4, name="mira", distance=1.0, leaning=0.5))  # without a group that is the same person
+    assert people.names() == ("mira",)
+    assert "already an identity 'mira'" in server.run(choosing(5, name="mira")).error
+    server.succeed(choosing(5, name="mira", replace=True))
+    assert people.load("mira").metadata.settings["seed"] == 5
+    (suggested,) = invented(6)
+    people.add(replace(learned.person, name=suggested.name))
+    for leaning in (1.0, 0.5):
+        server.succeed(choosing(6, leaning=leaning))
+    (other,) = set(people.names()) - {"mira", suggested.name}
+    assert people.load(other).metadata.settings["seed"] == 6, "another name was suggested, once"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"count": 2}, "set count to 1"),
+        ({"people": "women"}, "do not say who is from where: set people to women and men"),
+        ({"name": "a/b"}, "a/b"),
+        ({"distance": 1.5, "name": "<x>"}, "<x>"),
+    ],
+)
+def test_what_cannot_be_invented_is_said_in_a_sentence(
+    server: Server, people: Library, changes: dict[str, Any], expected: str
+) -> None:
+    error = server.run(choosing(1, **changes)).error
+    assert expected in error
+    assert error.endswith(".")
+    assert not people.names()
+
+
+def test_people_lean_to_groups_and_fit_their_family_alone(server: Server, people: Library) -> None:
+    workflow = shipped("invent_person", checkpoint="sd2")
+    node_of(workflow, INVENT).update(count=1, people="women", region="East Asia", name="yuna", save=True)
+    server.succeed(workflow)
+    recipe = people.load("yuna").metadata.settings
+    assert (recipe["operation"], recipe["groups"], recipe["leaning"]) == ("invent", ["women", "East Asia"], 1.0)
+    workflow["1b"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "miniature.safetensors"}}
+    workflow["3"]["inputs"]["clip"] = ["1b", 1]
+    error = server.run(workflow).error
+    assert "'yuna' was made for sd2 (sd2), but miniature is sd1" in error

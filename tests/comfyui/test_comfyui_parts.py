@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from celeb_basis.errors import HostError
-from celeb_basis.hosts.comfyui import modules
+from celeb_basis.errors import HostError, IdentityError, WrongModelError
+from celeb_basis.hosts.comfyui import modules, people
 from celeb_basis.hosts.comfyui.host import _with_words as with_words
 from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, source_of
 
@@ -117,6 +118,37 @@ def test_names_become_words_between_spaces() -> None:
     assert with_words("(<ada>'s hat:1.2), <ada b>", numbers) == f"( {word}0 's hat:1.2),  {word}1 "
     assert with_words("<ada:0.8> <lora:x:1> <eve:2>", numbers) == f"( {word}0 :0.8) <lora:x:1> <eve:2>"
     assert with_words("no one", {}) == "no one"
+
+
+def test_people_can_lean_to_the_groups_of_the_shipped_list() -> None:
+    sexes, regions = people.leanings()
+    assert sexes == [people.EVERYONE, "women", "men"]
+    assert regions[0] == people.ANYWHERE
+    assert {"Africa", "East Asia", "Latin America"} <= set(regions)
+    chosen = people.InventRequest(1, people="women", region="Africa").settings()
+    assert chosen.groups == ("women", "Africa")
+    assert people.InventRequest(1).settings().groups == ()
+
+
+def test_nobody_is_invented_for_sdxls_refiner_alone() -> None:
+    clip: Any = types.SimpleNamespace(family="sdxl", encoders=("clip_g",), name="refiner")
+    with pytest.raises(WrongModelError, match=r"SDXL's refiner.*: connect that of the base checkpoint\."):
+        people.invented(people.InventRequest(1), clip)
+
+
+def test_a_sheet_needs_an_image_of_each_person() -> None:
+    one: Any = types.SimpleNamespace(name="mira", metadata=types.SimpleNamespace(base_model="some"))
+    image = torch.rand(2, 40, 60, 3, generator=torch.Generator().manual_seed(0))
+    sheet, sentence = people.sheet_of([one, one, one], [image, image[:1]])
+    assert sheet.shape[0] == 1
+    assert sheet.shape[2] > 3 * 256
+    assert 0 <= float(sheet.min()) < float(sheet.max()) <= 1
+    assert sentence == "A face was found in 0 of 3 images. some seems to know few of the celebrities: " + (
+        "use another checkpoint, or a list of names that it knows."
+    )
+    for images in ([], [image]):
+        with pytest.raises(IdentityError, match=r"of 3 people: connect one image of each, in the same order\."):
+            people.sheet_of([one, one, one], images)
 
 
 def test_outside_of_comfyui_a_sentence_says_so() -> None:

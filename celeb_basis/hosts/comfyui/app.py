@@ -38,7 +38,7 @@ from celeb_basis.training.run import PhotoInput, PortraitsFound, TrainingSession
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
-    from celeb_basis.faces.network import FaceNetwork
+    from celeb_basis.faces.network import FaceNetwork, Pixels
 
 _log = logging.getLogger(__name__)
 
@@ -260,10 +260,15 @@ def _saved(photos: Sequence[Any], folder: Path) -> tuple[Path, ...]:
         raise TrainingError("There is no photo: connect an image of the person.")
     files = []
     for number, photo in enumerate(photos, 1):
-        pixels = np.asarray(torch.as_tensor(photo)[..., :3].detach().cpu().float().clamp(0, 1) * 255)
         files.append(folder / f"image {number}.png")
-        Image.fromarray(pixels.round().astype(np.uint8)).save(files[-1])
+        Image.fromarray(pixels_of(photo)).save(files[-1])
     return tuple(files)
+
+
+def pixels_of(image: Any) -> Pixels:
+    """One of ComfyUI's images ``(H, W, 3)``, numbers from 0 to 1, as bytes; a fourth channel is left out."""
+    pixels = np.asarray(torch.as_tensor(image)[..., :3].detach().cpu().float().clamp(0, 1) * 255)
+    return pixels.round().astype(np.uint8)
 
 
 def _embedding_file(identity: Identity, request: LearnRequest) -> str:

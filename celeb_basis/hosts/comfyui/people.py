@@ -1,4 +1,4 @@
-"""People in ComfyUI's workflows: their token vectors for a connected CLIP, naming them in prompts, and blending them."""
+"""People in ComfyUI's workflows: their token vectors for a connected CLIP; naming, blending and inventing them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.basis import BasisOptions, build_bases, fitting_components
 from celeb_basis.diffusion_model import ModelInfo
-from celeb_basis.errors import CelebBasisError, IdentityError, printable
+from celeb_basis.errors import CelebBasisError, IdentityError, NamesError, WrongModelError, printable
 from celeb_basis.files import bases_cache
-from celeb_basis.hosts.comfyui.app import library, name_lists
+from celeb_basis.hosts.comfyui.app import library, name_lists, pixels_of
 from celeb_basis.hosts.comfyui.host import encode_scheduled, names_as_vectors
 from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.blending import add_blend, blend
 from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.invention import InventionSettings, Inventor
 from celeb_basis.identities.library import Library, Listing, name_key
+from celeb_basis.names.lists import shipped_names
 from celeb_basis.prompts.registry import Checkpoint, Fitting
 from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name
 from celeb_basis.prompts.unknown import likely_mistake
+from celeb_basis.provenance import marked
+from celeb_basis.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import PlaceholderTokens
@@ -221,3 +227,135 @@ def blended(
     if save:
         add_blend(library(), result, begun, replace=replace)
     return result
+
+
+# People who do not exist
+
+EVERYONE, ANYWHERE = "women and men", "anywhere"
+"""The choices that lean to no group of the list of names."""
+
+_SEX, _REGION = 0, 1
+"""Columns of the list of names."""
+
+
+def leanings() -> tuple[list[str], list[str]]:
+    """What invented people can lean to: women or men, and parts of the world; each with the choice of everyone first."""
+    groups = shipped_names().groups()
+    sexes, regions = ([name for name, column in groups.items() if column == one] for one in (_SEX, _REGION))
+    return [EVERYONE, *reversed(sexes)], [ANYWHERE, *sorted(regions)]
+
+
+@dataclass(frozen=True)
+class InventRequest:
+    """What the widgets of *Invent person* ask for."""
+
+    seed: int
+    count: int = 1
+    """People, of this seed and those that follow it."""
+    people: str = EVERYONE
+    region: str = ANYWHERE
+    leaning: float = 1.0
+    distance: float = 1.0
+    name: str = ""
+    """What the person is called; by default a name that no celebrity has."""
+    save: bool = False
+    """Whether the person is added to the library."""
+    replace: bool = False
+    """Whether the person replaces one of that name there."""
+
+    def settings(self) -> InventionSettings:
+        """The same for whoever invents."""
+        groups = tuple(one for one in (self.people, self.region) if one not in (EVERYONE, ANYWHERE))
+        return InventionSettings(groups=groups, leaning=self.leaning, distance=self.distance)
+
+
+def invented(request: InventRequest, clip: ComfyClip, say: Callable[[str], None] = lambda _: None) -> list[Identity]:
+    """Invent people who do not exist, from the celebrities' names alone.
+
+    Args:
+        request: What is asked for.
+        clip: The text encoders, in whose celeb basis they are invented.
+        say: Called with a text that lists them with their seeds and the celebrities who are most like them.
+
+    Raises:
+        IdentityError: One name is asked for several people, several are to be saved, or the name is taken or unusable.
+        WrongModelError: The CLIP is that of SDXL's refiner.
+        NamesError: The list of names has no groups, or the text encoders know too few of its names.
+        BasisError: Likewise.
+    """
+    begun = time.time()
+    name = check_new_name(request.name) if request.name.strip() else ""
+    if request.count > 1 and (name or request.save):
+        raise IdentityError(
+            f"Here are {request.count} people, and one name or one place in the library is for one of them: set count to 1, "
+            "and seed to that person's seed, which stands on the node."
+        )
+    with leave_inference_mode():
+        inventor = _inventor(request, clip)
+        people = [inventor.invent(request.seed + place, name=name) for place in range(request.count)]
+        if request.save:
+            people = [_added(people[0], request, inventor, begun)]
+    listed = []
+    for place, one in enumerate(people):
+        celebrity, _ = inventor.nearest(one)
+        listed.append(f"{place + 1}: {one.name}, seed {request.seed + place}, nearest to {celebrity}")
+    say("\n".join([*listed, *([f"<{people[0].name}> is in the library."] if request.save else [])]))
+    return people
+
+
+def _inventor(request: InventRequest, clip: ComfyClip) -> Inventor:
+    if clip.family == "sdxl" and len(clip.encoders) == 1:
+        raise WrongModelError(
+            "The clip is that of SDXL's refiner, which has one of the two text encoders: connect that of the base checkpoint."
+        )
+    names, settings = name_lists(clip.name)[0], request.settings()
+    if settings.groups and not names.groups():
+        raise NamesError(
+            f"{names.source[:1].upper()}{names.source[1:]} do not say who is from where: set people to {EVERYONE} and region "
+            f"to {ANYWHERE}, or connect the clip of another checkpoint."
+        )
+    options = BasisOptions(components=fitting_components(clip.encoders, TrainingSettings.components))
+    bases = [built.basis for built in build_bases(clip.encoders, names, options, cache=bases_cache())]
+    return Inventor(bases, info_of(clip), names, settings)
+
+
+def _added(one: Identity, request: InventRequest, inventor: Inventor, begun: float) -> Identity:
+    """Add a person to the library; who is there already is used. A suggested name that another has is not."""
+    people, taken = library(), []
+    while not request.replace and (found := Listing(people.folder).find(one.name)) is not None:
+        there = people.load(found[0])
+        if there.content_hash == one.content_hash:
+            return there
+        if request.name.strip():
+            break  # the library refuses it, and says what to do
+        taken.append(one.name)
+        one = inventor.invent(request.seed, taken=taken)
+    people.add(one, replace=request.replace, begun=begun)
+    return one
+
+
+def sheet_of(people: Sequence[Identity], images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, str]:
+    """A sheet of invented people to choose from: an image of each, with number and name.
+
+    Args:
+        people: The people.
+        images: ``(N, H, W, 3)`` batches, all together one image of each person, in their order, numbers from 0 to 1.
+
+    Returns:
+        The sheet ``(1, H, W, 3)``, and in how many of the images a face was found, as a sentence; empty if that is unknown.
+
+    Raises:
+        IdentityError: There are more or fewer images than people.
+    """
+    from celeb_basis.evaluation.invented_sheet import faces_in, faces_sentence, invented_sheet
+
+    pictures = [Image.fromarray(pixels_of(image)) for batch in images for image in batch]
+    if len(pictures) != len(people) or not people:
+        raise IdentityError(
+            f"Here are {len(pictures)} images of {len(people)} people: connect one image of each, in the same order."
+        )
+    for one, picture in zip(people, pictures, strict=True):
+        marked(picture, [f"<{one.name}>"])
+    found = faces_in(pictures)
+    sheet = np.asarray(invented_sheet(people, pictures, found), np.float32) / 255
+    return torch.from_numpy(sheet)[None], faces_sentence(found, people[0].metadata.base_model)
