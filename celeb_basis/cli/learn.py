@@ -119,8 +119,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     settings = chosen_settings(arguments)
     _check_usage(arguments)
 
-    from celeb_basis.cli.learn_people import Results, check_state_file, requested_people, unfinished_runs
+    from celeb_basis.cli.learn_people import Results, check_state_file, requested_people
     from celeb_basis.identities.folder_lock import sweep
+    from celeb_basis.training.state import unfinished_runs
 
     if arguments.resume is not None:
         return _resume(arguments, console)
@@ -216,9 +217,9 @@ def _learn_in_one_run(
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> int:
-    from celeb_basis.cli.learn_people import Results, saved_run, unfinished_runs
+    from celeb_basis.cli.learn_people import Results, saved_run
     from celeb_basis.training.run_lock import running
-    from celeb_basis.training.state import read_summary
+    from celeb_basis.training.state import read_summary, unfinished_runs
 
     results = Results(open_library(arguments.library), arguments, console)
     check_space(arguments.library)

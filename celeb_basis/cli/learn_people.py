@@ -19,19 +19,14 @@ from celeb_basis.cli.arguments import PICTURES, RAW_PICTURES, command_line, defa
 from celeb_basis.cli.common import UsageError, named_cosines
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError, TrainingError
-from celeb_basis.files import (
-    cache_folder,
-    checked_name,
-    expanded,
-    explained_os_errors,
-)
+from celeb_basis.files import checked_name, expanded, explained_os_errors
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.identities.library import Library, name_key
 from celeb_basis.reading import is_safetensors, safetensors_metadata
 from celeb_basis.training.run import PhotoInput, TrainingResult
 from celeb_basis.training.run_lock import is_running, sweep_locks
-from celeb_basis.training.state import StateSummary, read_summary
+from celeb_basis.training.state import StateSummary, read_summary, unfinished_runs
 
 # The people that the command line asks for
 
@@ -156,11 +151,6 @@ def _is_of_a_system(name: str) -> bool:
 
 
 # Interrupted runs
-
-
-def unfinished_runs() -> Path:
-    """The folder where the command line saves interrupted runs by default."""
-    return cache_folder() / "unfinished"
 
 
 def unfinished_run(names: Sequence[str], arguments: argparse.Namespace) -> Path:

@@ -351,10 +351,10 @@ def _add_delete(commands: Commands) -> None:
 
 def delete(arguments: argparse.Namespace, console: Console) -> int:
     """Run ``delete``; returns the exit code."""
-    from celeb_basis.cli.learn_people import unfinished_runs
     from celeb_basis.identities.deletion import delete_person, traces_of
     from celeb_basis.identities.library import Library
     from celeb_basis.training.run_lock import check_not_running
+    from celeb_basis.training.state import unfinished_runs
 
     library = Library(arguments.library)
     # The command line saves interrupted runs in the cache, the WebUI beside its library.

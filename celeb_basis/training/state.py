@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import FileError, SettingsError, TrainingError
-from celeb_basis.files import now, write_bytes
+from celeb_basis.files import cache_folder, now, write_bytes
 from celeb_basis.identities.folder_lock import begun_of
 from celeb_basis.method import Basis
 from celeb_basis.reading import check_safetensors, parse_json
@@ -30,6 +30,11 @@ SAVE_EVERY = 30.0
 
 SAVE_COST = 100.0
 """The time until the next save is at least this many times what the last one took: on a slow disk a run is saved less often."""
+
+
+def unfinished_runs() -> Path:
+    """The folder where the command line and ComfyUI save interrupted runs by default."""
+    return cache_folder() / "unfinished"
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from support.comfyui import need_comfyui, with_models
 from support.comfyui_server import Server, Workflow, node_of, serving_comfyui, shipped
 
 from celeb_basis.hosts.diffusers import load_host
+from celeb_basis.identities.deletion import delete_person
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 from celeb_basis.miniature import PHOTOS, shipped_model
 from celeb_basis.python_api import invent_people, token_vectors
+from celeb_basis.training.state import read_summary
 
 LEARN, PROMPT, BLEND = "CelebBasisLearnPerson", "CelebBasisPersonToPrompt", "CelebBasisBlendPeople"
 INVENT = "CelebBasisInventPerson"
@@ -58,14 +60,16 @@ def _save_lora(base: Path) -> None:
 def people(server: Server) -> Iterator[Library]:
     """The library, as this process sees it; empty before and afterwards."""
     library = Library(server.base / "webui" / "people")
-    _clear(library)
+    _clear(library, server)
     yield library
-    _clear(library)
+    _clear(library, server)
 
 
-def _clear(library: Library) -> None:
+def _clear(library: Library, server: Server) -> None:
     for name in library.names():
         library.delete(name)
+    for path in saved_runs(server):
+        path.unlink()
 
 
 def learning(name: str, **inputs: Any) -> Workflow:
@@ -208,18 +212,76 @@ def test_a_person_of_the_library_is_used_and_learned_again_on_demand(
     assert people.names() == ("ada",), "deleted elsewhere, so learned once more"
 
 
+def cancelled(server: Server, workflow: Workflow) -> str:
+    """The last text on the node of a workflow that was cancelled in its second step or soon after."""
+    text, sent = "", False
+    with server.listening("cancel") as messages:
+        prompt = server.queue(workflow, "cancel")
+        for message in messages:
+            if message["type"] == "text":
+                text = message["text"]
+                if "step 2 of" in text and not sent:
+                    sent = True
+                    server.call("POST", "/interrupt")
+            elif message["type"] in ("execution_interrupted", "execution_success", "execution_error"):
+                break
+    assert "execution_interrupted" in server.ended(prompt).messages
+    return text
+
+
+def saved_runs(server: Server) -> list[Path]:
+    return sorted((server.base / "cache" / "unfinished").glob("[!.]*"))
+
+
 def test_interrupting_leaves_everything_as_it_was(server: Server, people: Library) -> None:
     before = hashes(server)
-    with server.listening("interrupt") as messages:
-        prompt = server.queue(learning("ada", steps=4000), "interrupt")
-        for message in messages:
-            if message["type"] == "text" and "step 2 of 4000" in message["text"]:
-                break
-        server.call("POST", "/interrupt")
-    ended = server.ended(prompt)
-    assert "execution_interrupted" in ended.messages
+    text = cancelled(server, learning("ada", steps=4000))
+    assert text.startswith("Cancelled at step ")
+    assert text.endswith(": run it again with the same inputs, and it goes on from there.")
     assert not people.names()
     assert hashes(server) == before
+
+
+def test_learning_goes_on_where_it_was_cancelled(server: Server, people: Library) -> None:
+    """The person is bit for bit the one of a run that was not cancelled."""
+    before, workflow = hashes(server), learning("ada", steps=60, consent_note="Ada said yes.")
+    step = int(cancelled(server, workflow).removeprefix("Cancelled at step ").partition(":")[0])
+    (state,) = saved_runs(server)
+    assert (read_summary(state).step, read_summary(state).names) == (step, ("ada",))
+    assert [(one.path, one.kind) for one in GeneratedFiles(people.folder).of("ada")] == [(state, "unfinished run")]
+    texts = shown(server, workflow)["3"]
+    assert f"Going on from step {step} of 60, where learning ada was cancelled" in texts
+    assert texts[-1].startswith("<ada> was learned in 60 steps.")
+    assert not saved_runs(server)
+    assert "unfinished run" not in {one.kind for one in GeneratedFiles(people.folder).of("ada")}
+    resumed = people.load("ada")
+    assert resumed.metadata.consent == "Ada said yes."
+    assert resumed.metadata.thumbnail
+    people.delete("ada")
+    server.succeed(workflow)
+    assert people.load("ada").content_hash == resumed.content_hash
+    assert hashes(server) == before
+
+
+def test_a_cancelled_run_is_for_the_same_inputs_and_ends_with_the_person(
+    server: Server, people: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow = learning("ada", steps=60)
+    cancelled(server, workflow)
+    (state,) = saved_runs(server)
+    other = learning("ada", steps=3)
+    node_of(other, "LoadImage")["image"] = "other.png"
+    assert not any(text.startswith("Going on") for text in shown(server, other)["3"]), "another photo"
+    assert not saved_runs(server), "ada is learned"
+    people.delete("ada")
+    cancelled(server, workflow)
+    assert saved_runs(server) == [state]
+    monkeypatch.setenv("CELEB_BASIS_CACHE", str(server.base / "cache"))
+    assert state in delete_person(people, "ada").files
+    assert not saved_runs(server)
+    cancelled(server, workflow)
+    state.write_bytes(b"damaged")
+    assert not any(text.startswith("Going on") for text in shown(server, workflow)["3"])
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import hashlib
+import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,25 +21,30 @@ from PIL import Image
 
 from celeb_basis.errors import (
     ExportError,
+    HostError,
     LicenseError,
     MissingPackageError,
+    NotFiniteError,
     TrainingError,
     printable,
 )
-from celeb_basis.events import DrawingNames, Event, Preparing, StepDone, Warned
+from celeb_basis.events import DrawingNames, Event, Preparing, StepDone, Warned, follow
 from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.packages import install_command, missing_packages
 from celeb_basis.faces.packs import obtain_pack
-from celeb_basis.files import check_space, explained_os_errors, now
+from celeb_basis.files import check_space, explained_os_errors, now, sha256_of_file
 from celeb_basis.hosts.comfyui.modules import comfy_module, memory_management
+from celeb_basis.identities.folder_lock import sweep
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
-from celeb_basis.identities.library import Library, Listing
+from celeb_basis.identities.library import Library, Listing, name_key
 from celeb_basis.miniature import CELEBRITY_FACES, NAME, shipped_model_names
 from celeb_basis.names.lists import NameList, shipped_names
 from celeb_basis.prompts.syntax import check_new_name
 from celeb_basis.settings import TrainingSettings, preset
-from celeb_basis.training.run import PhotoInput, PortraitsFound, TrainingSession, TrainingTask, run_one
+from celeb_basis.training.run import PhotoInput, PortraitsFound, TrainingSession, TrainingTask
+from celeb_basis.training.run_lock import is_running, running
+from celeb_basis.training.state import StateSummary, read_summary, unfinished_runs
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -222,16 +232,13 @@ def learn(request: LearnRequest, model: Callable[[], DiffusionModel], progress: 
 def _learned(
     name: str, photos: tuple[Path, ...], request: LearnRequest, model: DiffusionModel, progress: NodeProgress
 ) -> Identity:
-    progress.say("Loading the face models")
-    faces = face_network(request.faces, agreed=request.accept_face_license)
-    names = name_lists(model.info.name)[0]
-    session = TrainingSession(model, names, faces, known_faces=[CELEBRITY_FACES])
+    """Learn the person from the photos, or go on where that was cancelled."""
     note = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
-    task = TrainingTask((PhotoInput(name, photos),), request.settings(), consent=note)
-    cancel = threading.Event()
+    names, state = name_lists(model.info.name)[0], _state_file(name, photos, request, model)
+    cancel, begun = threading.Event(), time.time()
     warnings: list[str] = []
 
-    def on_event(_: TrainingTask, event: Event) -> None:
+    def on_event(event: Event) -> None:
         progress.show(name, event)
         if isinstance(event, PortraitsFound):
             warnings.extend(
@@ -242,16 +249,105 @@ def _learned(
         if progress.interrupted():
             cancel.set()
 
-    result = run_one(session, task, cancel, on_event)
-    if not result.identities:
-        progress.stop()
-    identity = identity_from_bytes(result.identities[0])
-    library().add(identity, replace=request.replace, begun=task.begun)
+    with running(state, name), _noted(state, name), _explained_failure(state):
+        if (saved := _saved_run(state, name)) is not None:
+            progress.say(f"Going on from step {saved.step} of {saved.steps}, where learning {name} was cancelled")
+            begun = saved.begun
+            session = TrainingSession(model, names, None)
+            result = follow(session.resume(state, {}, cancel, consent=note), on_event)
+        else:
+            progress.say("Loading the face models")
+            faces = face_network(request.faces, agreed=request.accept_face_license)
+            session = TrainingSession(model, names, faces, known_faces=[CELEBRITY_FACES])
+            people = (PhotoInput(name, photos),)
+            task = TrainingTask(people, request.settings(), consent=note, state=state, begun=begun)
+            result = follow(session.learn(task, cancel), on_event)
+        if not result.identities:
+            if result.state is not None:
+                progress.say(
+                    f"Cancelled at step {result.steps}: run it again with the same inputs, and it goes on from there."
+                )
+            progress.stop()
+        identity = identity_from_bytes(result.identities[0])
+        library().add(identity, replace=request.replace, begun=begun)
+        _delete_runs(state)
     for text in dict.fromkeys((*warnings, *result.warnings)):
         _log.warning("%s: %s", printable(name), printable(text))
     steps = f"<{name}> was learned in {result.steps} steps."
     progress.say(" ".join([steps, *dict.fromkeys((*warnings, *result.warnings))]))
     return identity
+
+
+# A run that was cancelled, saved until the same inputs are run again
+
+_STATE = ".safetensors"
+
+
+def _state_file(name: str, photos: Sequence[Path], request: LearnRequest, model: DiffusionModel) -> Path:
+    """Where a run is saved: the same file for the same person, library, photos, settings and checkpoint.
+
+    The runs of one person in one library differ in the last part of their names alone.
+    """
+    whose = _digest(name_key(name), str(library().folder.resolve()))
+    settings = json.dumps(request.settings().as_dict(), sort_keys=True)
+    what = _digest(settings, request.faces, model.info.sha256, *map(sha256_of_file, photos))
+    # The name is for people who look into the folder. In some scripts 64 characters would fill a whole file name.
+    return unfinished_runs() / f"{name[:32]}-{whose}-{what}{_STATE}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+
+
+def _saved_run(state: Path, name: str) -> StateSummary | None:
+    """What is saved of the run; ``None`` if it has to begin, because nothing is, or the person was deleted since."""
+    sweep(state.parent)
+    if not state.is_file():
+        return None
+    try:
+        saved = read_summary(state)
+    except TrainingError:  # damaged
+        saved = None
+    if saved is None or library().was_deleted(name, saved.begun):
+        state.unlink(missing_ok=True)
+        return None
+    return saved
+
+
+@contextlib.contextmanager
+def _noted(state: Path, name: str) -> Iterator[None]:
+    """While there is a saved run, deleting the person finds it, in whatever program."""
+    record = GeneratedFiles(library().folder)
+    record.note([state], "unfinished run", [name], changes=True)
+    try:
+        yield
+    finally:
+        if not state.is_file():
+            record.forget([one for one in record.all() if one.path == state.absolute()])
+
+
+@contextlib.contextmanager
+def _explained_failure(state: Path) -> Iterator[None]:
+    """Errors that leave a saved run say how to go on here. A run whose numbers overflowed would only do so again."""
+    try:
+        yield
+    except NotFiniteError as error:
+        state.unlink(missing_ok=True)
+        raise NotFiniteError(str(error).partition(f" To go on from there, resume {state}")[0]) from error
+    except (TrainingError, HostError) as error:
+        text = str(error).replace(f"resume {state}", "run the node again with the same inputs")
+        raise type(error)(text) from error
+
+
+def _delete_runs(state: Path) -> None:
+    """Delete what is saved of the person's runs, of this one and of those with other photos or settings."""
+    kin = state.name.rpartition("-")[0]
+    runs = [one for one in state.parent.glob(f"{glob.escape(kin)}-*{_STATE}") if one == state or not is_running(one)]
+    for path in runs:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    record, gone = GeneratedFiles(library().folder), {path.absolute() for path in runs}
+    record.forget([one for one in record.all() if one.path in gone])
 
 
 def _saved(photos: Sequence[Any], folder: Path) -> tuple[Path, ...]:
