@@ -67,6 +67,15 @@ def sentence(words: Sequence[str], *, composite: bool = False) -> str:
     return f"{begins} of {who}, made with Celeb Basis {__version__}. It is not a photo, and nothing in it happened."
 
 
+def workflow_sentence(words: Sequence[str]) -> str:
+    """The sentence in every file of a workflow that saves other images, too, such as the photo that it began with."""
+    who = " and ".join(words) or "a person"
+    return (
+        f"This file is from a workflow that makes AI-generated pictures of {who}, with Celeb Basis {__version__}. Where it "
+        "shows them, it is not a photo, and nothing in it happened."
+    )
+
+
 def png_texts(words: Sequence[str], *, composite: bool = False) -> dict[str, str]:
     """The texts of a PNG file by keyword, for files that are written elsewhere."""
     return {KEY: sentence(words, composite=composite), _PNG_XMP: _xmp(words, composite)}

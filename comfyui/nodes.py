@@ -25,6 +25,7 @@ _PACKS = ("buffalo_l", "antelopev2", "miniature")
 _NOBODY = "(nobody yet: learn a person)"
 
 app.register_folders()
+people.register_mark()
 
 Inputs = dict[str, Any]
 

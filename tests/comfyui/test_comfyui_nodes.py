@@ -22,6 +22,7 @@ from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
 from celeb_basis.miniature import PHOTOS, shipped_model
+from celeb_basis.provenance import KEY, sentence, workflow_sentence
 from celeb_basis.python_api import invent_people, token_vectors
 from celeb_basis.training.state import read_summary
 
@@ -195,6 +196,31 @@ def test_a_person_in_a_prompt_is_bit_for_bit_the_embedding(server: Server, peopl
         with Image.open(server.base / "output" / picture["filename"]) as image:
             pictures.append(image.tobytes())
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_saved_images_say_that_they_are_ai_generated(server: Server, people: Library, learned: Learned) -> None:
+    people.add(learned.person)
+    workflow = shipped("learn_person")
+    del workflow["2"], workflow["3"]
+    workflow["4"]["inputs"] = {"clip": ["1", 1], "text": "a photo of <ada>, smiling"}
+
+    def texts_of(outputs: dict[str, Any], node: str = "9") -> dict[str, str]:
+        (picture,) = outputs[node]["images"]
+        with Image.open(server.base / "output" / picture["filename"]) as image:
+            return dict(image.text)  # type: ignore[attr-defined]
+
+    said = texts_of(server.succeed(workflow))
+    assert json.loads(said[KEY]) == sentence(["<ada>"])
+    assert set(json.loads(said["prompt"])) == set(workflow), "all else that ComfyUI writes is there"
+    workflow["7"]["inputs"]["seed"] = 2
+    assert json.loads(texts_of(server.succeed(workflow))[KEY]) == sentence(["<ada>"]), "the prompt's node is cached"
+    photo = {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}
+    saved = {"class_type": "SaveImage", "inputs": {"images": ["photo", 0], "filename_prefix": "photo"}}
+    outputs = server.succeed(workflow | {"photo": photo, "saved": saved})
+    for node in ("9", "saved"):
+        assert json.loads(texts_of(outputs, node)[KEY]) == workflow_sentence(["<ada>"])
+    workflow["4"]["inputs"]["text"] = "a photo of a tree"
+    assert KEY not in texts_of(server.succeed(workflow))
 
 
 def test_a_person_of_the_library_is_used_and_learned_again_on_demand(

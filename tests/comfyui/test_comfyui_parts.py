@@ -16,9 +16,12 @@ import pytest
 import torch
 
 from celeb_basis.errors import HostError, IdentityError, WrongModelError
-from celeb_basis.hosts.comfyui import modules, people
+from celeb_basis.events import StepDone
+from celeb_basis.hosts.comfyui import app, modules, people
 from celeb_basis.hosts.comfyui.host import _with_words as with_words
 from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, source_of
+from celeb_basis.identities.library import Library
+from celeb_basis.provenance import KEY, sentence, workflow_sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "comfyui" / "workflows").glob("*.api.json"))
@@ -118,6 +121,93 @@ def test_names_become_words_between_spaces() -> None:
     assert with_words("(<ada>'s hat:1.2), <ada b>", numbers) == f"( {word}0 's hat:1.2),  {word}1 "
     assert with_words("<ada:0.8> <lora:x:1> <eve:2>", numbers) == f"( {word}0 :0.8) <lora:x:1> <eve:2>"
     assert with_words("no one", {}) == "no one"
+
+
+def test_a_run_is_saved_before_cancel_ends_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's progress bar raises as soon as Cancel was pressed, once."""
+
+    class Interrupted(BaseException):
+        pass
+
+    pressed: list[bool] = []
+
+    class Bar:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def update_absolute(self, *_: Any) -> None:
+            if pressed and pressed.pop():
+                raise Interrupted
+
+    memory = types.SimpleNamespace(
+        InterruptProcessingException=Interrupted,
+        processing_interrupted=lambda: any(pressed),
+        throw_exception_if_processing_interrupted=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "comfy.model_management", memory)
+    monkeypatch.setitem(sys.modules, "comfy.utils", types.SimpleNamespace(ProgressBar=Bar))
+    monkeypatch.setitem(sys.modules, "server", types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=None)))
+    progress = app.NodeProgress("3")
+    step = StepDone(step=1, total=9, loss=0.1, average_loss=0.1, people=None, seconds_left=None)
+    progress.show("ada", step)
+    assert not progress.interrupted()
+    pressed.append(True)
+    progress.show("ada", step)
+    assert progress.interrupted()
+    with pytest.raises(Interrupted):
+        progress.stop()
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def named(text: Any, **inputs: Any) -> dict[str, Any]:
+    """A workflow that saves one image of who is named in a text."""
+    return {
+        "1": node("CelebBasisLoadPerson", person="ada"),
+        "2": node("CelebBasisInventPerson", name=" ", seed=4),
+        "3": node("CelebBasisPersonToPrompt", text=text, **inputs),
+        "4": node("KSampler", positive=["3", 0], seed=1),
+        "5": node("SaveImage", images=["4", 0]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (named("a photo of <ada> and <Bea>"), sentence(["<Bea>", "<ada>"])),
+        (named("a photo of <bea:0.8> <lora:ada:1>"), sentence(["<Bea>"])),
+        (named("a photo of <person>", person=["1", 0]), sentence(["<ada>"])),
+        (named("a photo of <ada>", person=["1", 0]), sentence(["<ada>"])),
+        (named("a photo of <person>", person=["2", 0]), sentence([])),
+        (named("a photo of a tree, <eve>"), ""),
+        (named(["6", 0]) | {"6": node("Text", value="two of <ada>")}, sentence(["<ada>"])),
+        (named(["6", 0]) | {"6": node("Wildcards", file="people.txt")}, sentence([])),
+        (named("<ada>") | {"6": node("CelebBasisLearnPerson", name="ada")}, sentence(["<ada>"])),
+        (named("<ada>") | {"6": node("PreviewImage", images=["7", 0])}, workflow_sentence(["<ada>"])),
+        ({"3": node("CLIPTextEncode", text="<ada>"), "5": node("SaveImage", images=["3", 0])}, ""),
+        ({"1": "nonsense", "2": node("X", model=["2", 0])}, ""),
+    ],
+)
+def test_files_of_a_workflow_say_whom_it_generates(
+    prompt: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("ada", "Bea"):
+        (tmp_path / f"{name}.safetensors").touch()
+    monkeypatch.setattr(people, "library", lambda: Library(tmp_path))
+    assert people.mark_of(prompt) == expected
+    request = {"prompt": prompt, "client_id": "x", "extra_data": {"extra_pnginfo": {"workflow": {"id": 1}}}}
+    marked = people.with_mark(request)
+    assert marked["extra_data"]["extra_pnginfo"] == {"workflow": {"id": 1}} | ({KEY: expected} if expected else {})
+    assert request["extra_data"] == {"extra_pnginfo": {"workflow": {"id": 1}}}, "the page's own stays as it is"
+    assert people.with_mark({"prompt": prompt}) == {"prompt": prompt} | (
+        {"extra_data": {"extra_pnginfo": {KEY: expected}}} if expected else {}
+    )
+
+
+@pytest.mark.parametrize("request_", [{}, {"prompt": []}, {"prompt": named("<ada>"), "extra_data": ["x"]}])
+def test_a_request_of_another_kind_is_passed_on(request_: dict[str, Any]) -> None:
+    assert people.with_mark(request_) is request_
 
 
 def test_people_can_lean_to_the_groups_of_the_shipped_list() -> None:

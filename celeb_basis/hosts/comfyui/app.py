@@ -125,6 +125,7 @@ class NodeProgress:
     def __init__(self, node: str | None) -> None:
         self._node = node
         self._bar = comfy_module("comfy.utils").ProgressBar(1, node_id=node)
+        self._stopped = False
 
     def say(self, text: str) -> None:
         """Show a line of text on the node, where this ComfyUI can."""
@@ -137,7 +138,7 @@ class NodeProgress:
         """Show an event of training on the node."""
         if isinstance(event, PortraitsFound):
             picture = Image.fromarray(next(iter(event.portraits.values()))[0].picture)
-            self._bar.update_absolute(0, 1, ("JPEG", picture, 256))
+            self._update(0, 1, ("JPEG", picture, 256))
         elif isinstance(event, DrawingNames):
             self._report("Generating known celebrities, once for this checkpoint", event.done, event.total)
         elif isinstance(event, Preparing):
@@ -146,12 +147,19 @@ class NodeProgress:
             self._report(f"Learning {name}: step", event.step, event.total, _remaining(event.seconds_left))
 
     def _report(self, text: str, done: int, total: int, ending: str = "") -> None:
-        self._bar.update_absolute(done, total)
+        self._update(done, total)
         self.say(f"{text} {done} of {total}{ending}")
+
+    def _update(self, *values: Any) -> None:
+        """Move the bar. ComfyUI ends the node there if the user has pressed Cancel; a run is to be saved first."""
+        try:
+            self._bar.update_absolute(*values)
+        except memory_management().InterruptProcessingException:
+            self._stopped = True
 
     def interrupted(self) -> bool:
         """Whether the user has pressed Cancel."""
-        return bool(memory_management().processing_interrupted())
+        return self._stopped or bool(memory_management().processing_interrupted())
 
     def stop(self) -> NoReturn:
         """End the node as one that was interrupted."""

@@ -139,7 +139,7 @@ def source_of(prompt: Mapping[str, Any] | None, node: str | None, name: str) -> 
         name: The input, such as ``"model"``.
     """
     nodes = prompt or {}
-    place = _linked(nodes.get(str(node)), name)
+    place = linked(nodes.get(str(node)), name)
     kind = "clip" if name == "clip" else "model"
     changes: list[str] = []
     for _ in range(_MOST_NODES):
@@ -151,11 +151,32 @@ def source_of(prompt: Mapping[str, Any] | None, node: str | None, name: str) -> 
                 return _source(inputs[key], folder, tuple(changes))
         settings = {key: value for key, value in inputs.items() if not isinstance(value, (list, tuple))}
         changes.append(json.dumps([found.get("class_type"), settings], sort_keys=True))
-        place = _linked(found, kind)
+        place = linked(found, kind)
     return UNKNOWN
 
 
-def _linked(node: Any, name: str) -> str | None:
+def upstream(prompt: Mapping[str, Any], node: str) -> set[str]:
+    """Ids of all nodes that a node takes something from, directly or not, and its own."""
+    found, waiting = set(), [str(node)]
+    while waiting:
+        one = waiting.pop()
+        if one not in found and isinstance(prompt.get(one), Mapping):
+            found.add(one)
+            waiting += [
+                link for name in prompt[one].get("inputs", {}) if (link := linked(prompt[one], name)) is not None
+            ]
+    return found
+
+
+def ends_of(prompt: Mapping[str, Any]) -> list[str]:
+    """Ids of the nodes that no other one takes something from: those that save and show images are among them."""
+    used = {
+        linked(node, name) for node in prompt.values() if isinstance(node, Mapping) for name in node.get("inputs", {})
+    }
+    return [node for node in prompt if node not in used]
+
+
+def linked(node: Any, name: str) -> str | None:
     """The id of the node that an input is connected to."""
     link = node.get("inputs", {}).get(name) if isinstance(node, Mapping) else None
     return str(link[0]) if isinstance(link, (list, tuple)) and len(link) == 2 else None

@@ -19,6 +19,7 @@ from celeb_basis.errors import CelebBasisError, IdentityError, NamesError, Wrong
 from celeb_basis.files import bases_cache
 from celeb_basis.hosts.comfyui.app import library, name_lists, pixels_of
 from celeb_basis.hosts.comfyui.host import encode_scheduled, names_as_vectors
+from celeb_basis.hosts.comfyui.modules import comfy_module, ends_of, linked, upstream
 from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.identities.blending import add_blend, blend
 from celeb_basis.identities.identity import Identity
@@ -28,7 +29,7 @@ from celeb_basis.names.lists import shipped_names
 from celeb_basis.prompts.registry import Checkpoint, Fitting
 from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name
 from celeb_basis.prompts.unknown import likely_mistake
-from celeb_basis.provenance import marked
+from celeb_basis.provenance import KEY, marked, sentence, workflow_sentence
 from celeb_basis.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -171,9 +172,9 @@ def conditioning(
     """
     people = People(library(), connected)
     tokens = people.tokens(prompt, clip)
-    for sentence in people.mistakes(prompt):
-        _log.warning("%s", printable(sentence))
-        warn(sentence)
+    for mistake in people.mistakes(prompt):
+        _log.warning("%s", printable(mistake))
+        warn(mistake)
     with names_as_vectors(clip, tokens) as rewrite:
         return encode_scheduled(clip, rewrite(prompt))
 
@@ -227,6 +228,82 @@ def blended(
     if save:
         add_blend(library(), result, begun, replace=replace)
     return result
+
+
+# Images say that they are AI-generated: ComfyUI's nodes write into a PNG file what a request has under "extra_pnginfo".
+
+_PROMPT_NODE = "CelebBasisPersonToPrompt"
+_OURS = "CelebBasis"
+
+
+def register_mark() -> None:
+    """Have ComfyUI's nodes write a mark into images of people; called once, when the nodes are loaded.
+
+    It is added to each request before it is queued, so that it is there as well when all nodes before the one that saves
+    are cached.
+    """
+    server = getattr(comfy_module("server").PromptServer, "instance", None)
+    add = getattr(server, "add_on_prompt_handler", None)
+    if add is not None:
+        add(with_mark)
+
+
+def with_mark(request: dict[str, Any]) -> dict[str, Any]:
+    """A request for a workflow, with a sentence for its image files if it generates images of people."""
+    prompt, extra = request.get("prompt"), request.get("extra_data") or {}
+    texts = extra.get("extra_pnginfo") or {} if isinstance(extra, Mapping) else None
+    if not isinstance(prompt, Mapping) or not isinstance(texts, Mapping) or not (text := mark_of(prompt)):
+        return request
+    return {**request, "extra_data": {**extra, "extra_pnginfo": {**texts, KEY: text}}}
+
+
+def mark_of(prompt: Mapping[str, Any]) -> str:
+    """What the image files of a workflow say about the people in them; empty if it generates none of people."""
+    named = {node: _named_by(prompt, node) for node in prompt if _kind(prompt, node) == _PROMPT_NODE}
+    if not any(names is not None for names in named.values()):
+        return ""
+    words: dict[str, None] = {}
+    generated, others = False, False
+    for end in ends_of(prompt):
+        people = [names for node in upstream(prompt, end) if (names := named.get(node)) is not None]
+        generated = generated or bool(people)
+        others = others or not (people or _kind(prompt, end).startswith(_OURS))
+        words.update(dict.fromkeys(sorted(f"<{name}>" for names in people for name in names)))
+    if not generated:
+        return ""
+    return workflow_sentence(tuple(words)) if others else sentence(tuple(words))
+
+
+def _named_by(prompt: Mapping[str, Any], node: str) -> tuple[str, ...] | None:
+    """Names of the people in the text of a *Person to prompt*, as far as the workflow says; ``None`` if it names nobody."""
+    inputs = prompt[node].get("inputs", {})
+    above = linked(prompt[node], "text")
+    texts = [inputs.get("text")] if above is None else _texts_of(prompt, upstream(prompt, above))
+    typed = [name for text in texts if isinstance(text, str) for name in _names_in(text)]
+    connected = {name: one for name in _INPUTS if (one := linked(prompt[node], name)) is not None}
+    listing = Listing(library().folder)
+    names = [_name_of(prompt, connected[name]) for name in typed if name in connected]
+    for name in typed:
+        if name not in connected and (found := listing.find(name)) is not None:
+            names.append(found[0])
+    if not connected and not names and above is None:
+        return None
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _texts_of(prompt: Mapping[str, Any], nodes: set[str]) -> list[Any]:
+    return [value for node in sorted(nodes) for value in prompt[node].get("inputs", {}).values()]
+
+
+def _name_of(prompt: Mapping[str, Any], node: str) -> str:
+    """The name of the person whom a node gives; empty if the workflow does not say it."""
+    inputs = prompt.get(node, {}).get("inputs", {})
+    found = [inputs.get(name) for name in ("name", "person") if isinstance(inputs.get(name), str)]
+    return found[0].strip() if found else ""
+
+
+def _kind(prompt: Mapping[str, Any], node: str) -> str:
+    return str(prompt[node].get("class_type", "")) if isinstance(prompt[node], Mapping) else ""
 
 
 # People who do not exist
