@@ -216,6 +216,7 @@ def test_saved_images_say_that_they_are_ai_generated(server: Server, people: Lib
     assert json.loads(texts_of(server.succeed(workflow))[KEY]) == sentence(["<ada>"]), "the prompt's node is cached"
     photo = {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}
     saved = {"class_type": "SaveImage", "inputs": {"images": ["photo", 0], "filename_prefix": "photo"}}
+    workflow["7"]["inputs"]["seed"] = 3
     outputs = server.succeed(workflow | {"photo": photo, "saved": saved})
     for node in ("9", "saved"):
         assert json.loads(texts_of(outputs, node)[KEY]) == workflow_sentence(["<ada>"])
@@ -259,6 +260,11 @@ def saved_runs(server: Server) -> list[Path]:
     return sorted((server.base / "cache" / "unfinished").glob("[!.]*"))
 
 
+def noted_runs(people: Library) -> list[Path]:
+    """The runs of ada that deleting her finds."""
+    return [one.path for one in GeneratedFiles(people.folder).of("ada") if one.kind == "unfinished run"]
+
+
 def test_interrupting_leaves_everything_as_it_was(server: Server, people: Library) -> None:
     before = hashes(server)
     text = cancelled(server, learning("ada", steps=4000))
@@ -274,12 +280,12 @@ def test_learning_goes_on_where_it_was_cancelled(server: Server, people: Library
     step = int(cancelled(server, workflow).removeprefix("Cancelled at step ").partition(":")[0])
     (state,) = saved_runs(server)
     assert (read_summary(state).step, read_summary(state).names) == (step, ("ada",))
-    assert [(one.path, one.kind) for one in GeneratedFiles(people.folder).of("ada")] == [(state, "unfinished run")]
+    assert noted_runs(people) == [state]
     texts = shown(server, workflow)["3"]
     assert f"Going on from step {step} of 60, where learning ada was cancelled" in texts
     assert texts[-1].startswith("<ada> was learned in 60 steps.")
     assert not saved_runs(server)
-    assert "unfinished run" not in {one.kind for one in GeneratedFiles(people.folder).of("ada")}
+    assert not noted_runs(people)
     resumed = people.load("ada")
     assert resumed.metadata.consent == "Ada said yes."
     assert resumed.metadata.thumbnail
@@ -305,9 +311,6 @@ def test_a_cancelled_run_is_for_the_same_inputs_and_ends_with_the_person(
     monkeypatch.setenv("CELEB_BASIS_CACHE", str(server.base / "cache"))
     assert state in delete_person(people, "ada").files
     assert not saved_runs(server)
-    cancelled(server, workflow)
-    state.write_bytes(b"damaged")
-    assert not any(text.startswith("Going on") for text in shown(server, workflow)["3"])
 
 
 @pytest.mark.parametrize(

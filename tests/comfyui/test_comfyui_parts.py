@@ -15,11 +15,19 @@ from typing import Any
 import pytest
 import torch
 
-from celeb_basis.errors import HostError, IdentityError, WrongModelError
+from celeb_basis.errors import (
+    CelebBasisError,
+    HostError,
+    IdentityError,
+    NotFiniteError,
+    OutOfMemoryError,
+    WrongModelError,
+)
 from celeb_basis.events import StepDone
 from celeb_basis.hosts.comfyui import app, modules, people
 from celeb_basis.hosts.comfyui.host import _with_words as with_words
 from celeb_basis.hosts.comfyui.modules import UNKNOWN, Source, source_of
+from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.library import Library
 from celeb_basis.provenance import KEY, sentence, workflow_sentence
 
@@ -155,6 +163,42 @@ def test_a_run_is_saved_before_cancel_ends_its_node(monkeypatch: pytest.MonkeyPa
     assert progress.interrupted()
     with pytest.raises(Interrupted):
         progress.stop()
+
+
+def test_a_damaged_run_is_begun_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(app, "library", lambda: Library(tmp_path / "people"))
+    state = tmp_path / "unfinished" / "ada-1-2.safetensors"
+    state.parent.mkdir()
+    assert app._saved_run(state, "ada") is None
+    state.write_bytes(b"damaged")
+    assert app._saved_run(state, "ada") is None
+    assert not state.exists()
+
+
+def test_a_run_ends_with_all_that_was_saved_of_the_same_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(app, "library", lambda: Library(tmp_path / "people"))
+    runs = [tmp_path / f"{name}.safetensors" for name in ("ada-1-2", "ada-1-3", "ada-2-2", "ada-1", "adam-1-2")]
+    for path in runs:
+        path.touch()
+    record = GeneratedFiles(tmp_path / "people")
+    record.note(runs, "unfinished run", ["ada"], changes=True)
+    app._delete_runs(runs[0])
+    assert sorted(tmp_path.glob("*.safetensors")) == sorted(runs[2:])
+    assert {one.path for one in record.all()} == set(runs[2:])
+
+
+@pytest.mark.parametrize("kind", [OutOfMemoryError, NotFiniteError])
+def test_a_failed_run_says_how_to_go_on(kind: type[CelebBasisError], tmp_path: Path) -> None:
+    """Numbers that overflowed would only do so again, so that such a run begins again."""
+    state = tmp_path / "ada-1-2.safetensors"
+    state.touch()
+    with pytest.raises(kind) as raised, app._explained_failure(state):
+        raise kind(f"It went wrong. To go on from there, resume {state}.")
+    if kind is NotFiniteError:
+        assert str(raised.value) == "It went wrong."
+    else:
+        assert str(raised.value) == "It went wrong. To go on from there, run the node again with the same inputs."
+    assert state.exists() == (kind is not NotFiniteError)
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
