@@ -371,8 +371,9 @@ def _saved(photos: Sequence[Any], folder: Path) -> tuple[Path, ...]:
 
 def pixels_of(image: Any) -> Pixels:
     """One of ComfyUI's images ``(H, W, 3)``, numbers from 0 to 1, as bytes; a fourth channel is left out."""
-    pixels = np.asarray(torch.as_tensor(image)[..., :3].detach().cpu().float().clamp(0, 1) * 255)
-    return pixels.round().astype(np.uint8)
+    numbers = np.asarray(torch.as_tensor(image)[..., :3].detach().cpu().float().clamp(0, 1) * 255)
+    pixels: Pixels = numbers.round().astype(np.uint8)
+    return pixels
 
 
 def _embedding_file(identity: Identity, request: LearnRequest) -> str:
