@@ -178,10 +178,17 @@
     function refreshCards() {
         const added = Array.from(gradioApp().querySelectorAll("[data-changed]"), (one) => one.dataset.changed).filter((key) => !known.has(key));
         added.forEach((key) => known.add(key));
+        if (!added.length) return;
+        refreshFaces();
         const refresh = byId("celeb_basis_refresh_cards");
-        if (!added.length || !refresh) return;
+        if (!refresh) return;
         TABS.forEach((tab) => expected.add(tab));
         refresh.click();
+    }
+
+    // The names in the boxes "Paint faces again with", where ADetailer is installed.
+    function refreshFaces() {
+        gradioApp().querySelectorAll("[id$=_celeb_basis_faces_refresh]").forEach((button) => button.click());
     }
 
     // Completion of "<"
@@ -378,6 +385,7 @@
         const answers = byId("celeb_basis_names");
         if (answers) new MutationObserver(offer).observe(answers, {childList: true, subtree: true});
         onUiTabChange(tabChanged);
+        setTimeout(refreshFaces, 1000);
         setInterval(function() {
             checkUpload();
             fetchProgress(++ticks % 5 === 0);

@@ -22,7 +22,7 @@ class CelebBasisFaces(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:  # noqa: ARG002
         """The people to paint faces with."""
-        return [adetailer.create_choice(self.elem_id("people"))]
+        return [adetailer.create_choice(self.elem_id)]
 
     def before_process(self, p: Any, *args: Any) -> None:
         """Fill ADetailer's arguments, which it reads later in the job."""

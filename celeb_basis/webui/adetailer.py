@@ -306,16 +306,24 @@ def _names(chosen: Any) -> list[str]:
 # The page
 
 
-def create_choice(elem_id: str, tokens: Callable[[], Tokens | None] = installed_tokens) -> Any:
-    """The box on the host's page, for its tabs txt2img and img2img. The names in it are those of the moment it is opened."""
-    from celeb_basis.webui.ui.components import Changes, gradio, on, own, update
+def create_choice(elem_id: Callable[[str], str], tokens: Callable[[], Tokens | None] = installed_tokens) -> Any:
+    """The box on the host's page, for its tabs txt2img and img2img.
 
-    choice = own(gradio.Dropdown([], value=[], multiselect=True, label=LABEL, info=ABOUT, elem_id=elem_id))
+    Beside it is a hidden button, which the page's script clicks when the page is loaded and when people have changed: the names
+    in the box follow. (Gradio 3 shows a list that is already open as it was.)
+
+    Args:
+        elem_id: Answers the ids in the page: of ``"people"``, the box, and ``"refresh"``, the button.
+        tokens: Answers the names in the host's prompts.
+    """
+    from celeb_basis.webui.ui.components import Changes, gradio, hidden_button, on, own, update
+
+    choice = own(gradio.Dropdown([], value=[], multiselect=True, label=LABEL, info=ABOUT, elem_id=elem_id("people")))
 
     def show_people(chosen: Any) -> Changes:
         installed = tokens()
         names = () if installed is None else installed.registry.names()
         return {choice: update(choices=[*dict.fromkeys((*names, *_names(chosen)))])}
 
-    on(choice.focus, show_people, [choice], [choice], quiet=True)
+    on(hidden_button(elem_id("refresh")).click, show_people, [choice], [choice], quiet=True)
     return choice
