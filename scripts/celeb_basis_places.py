@@ -19,8 +19,8 @@ class CelebBasisPlaces(scripts.Script):
         return "Celeb Basis places"
 
     def show(self, is_img2img: bool) -> Any:  # noqa: ARG002 the host's signature
-        """Always there; without places nothing is done."""
-        return scripts.AlwaysVisible
+        """Always there, in a program that can draw with places; without any, nothing is done."""
+        return scripts.AlwaysVisible if placement.supported() else False
 
     def ui(self, is_img2img: bool) -> Any:
         """The control."""

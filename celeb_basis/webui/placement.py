@@ -26,6 +26,13 @@ def use_places_of_host(processing: Any, places: Places | None) -> None:
     adapter().use_places(processing, places)
 
 
+def supported() -> bool:
+    """Whether the running program's samplers can be reached."""
+    from celeb_basis.hosts.detect import adapter
+
+    return adapter().has_places
+
+
 def known_name(name: str) -> bool:
     """Whether ``<name>`` in a prompt is a person of the library, or an embedding of the host's own."""
     from celeb_basis.hosts.detect import adapter

@@ -42,7 +42,7 @@ def test_every_sampler(server: Server) -> None:
 
 
 def test_hires_fix(server: Server) -> None:
-    checks.check_hires(server)
+    checks.check_hires(server, hr_additional_modules=["Use same choices"])
 
 
 def test_img2img(server: Server) -> None:

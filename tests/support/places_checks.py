@@ -121,7 +121,7 @@ def check_every_sampler(server: Server, skipped: Sequence[str] = ()) -> list[str
     return names
 
 
-def check_hires(server: Server) -> None:
+def check_hires(server: Server, **more: Any) -> None:
     hires = {
         "enable_hr": True,
         "hr_scale": 1.5,
@@ -129,7 +129,7 @@ def check_hires(server: Server) -> None:
         "denoising_strength": 0.7,
         "hr_second_pass_steps": 3,
     }
-    plain, placed = draw(server, **hires), draw(server, HALVES, **hires)
+    plain, placed = draw(server, **hires, **more), draw(server, HALVES, **hires, **more)
     assert placed.pictures.shape[1:3] == (192, 192)
     assert distance(placed.pictures, plain.pictures) > 0.2
     assert restored(placed.infotexts[0])["Places"] == HALVES

@@ -108,6 +108,8 @@ class Adapter(Protocol):
 
     name: str
     """What users call the program."""
+    has_places: bool = False
+    """Whether people can have places in its images."""
 
     def program(self) -> HostApp:
         """The program around the model; :meth:`HostApp.loaded_model` returns the model itself."""
@@ -137,6 +139,7 @@ class Automatic1111(Adapter):
     """The program that the extension is made for. An unknown fork is treated like it."""
 
     name = "AUTOMATIC1111's WebUI"
+    has_places = True
 
     def program(self) -> HostApp:
         """The WebUI, without the model."""

@@ -58,6 +58,7 @@ class Forge(Adapter):
     """Stable Diffusion WebUI Forge."""
 
     name = "Forge"
+    has_places = True
 
     def program(self) -> HostApp:
         """The program Forge, without the model."""

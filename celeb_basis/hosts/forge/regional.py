@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celeb_basis.hosts.a1111 import regional
+from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.a1111.regional import MaskedWeight, RegionalSampling
 from celeb_basis.hosts.forge.modules import forge_module, silent_text_engines
 from celeb_basis.prompts.places import Places
@@ -24,8 +25,10 @@ class ForgeRegionalSampling(RegionalSampling):
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """Forge's text engines keep what goes into the parameters themselves."""
-        with silent_text_engines():
+        """Forge's text engines keep what goes into the parameters, and then its model does."""
+        model = host_module("shared").sd_model
+        kept = dict(getattr(model, "extra_generation_params", {}))
+        with silent_text_engines(), replaced(model, extra_generation_params=kept):
             yield
 
     def _area(self, original: Any, conds: Any, x_in: Any, *more: Any, **named: Any) -> Any:
