@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from celeb_basis.python_api import learn_person as learn_person
     from celeb_basis.python_api import load_model as load_model
     from celeb_basis.python_api import loaded_model as loaded_model
+    from celeb_basis.python_api import measure_likeness as measure_likeness
     from celeb_basis.python_api import open_person as open_person
     from celeb_basis.python_api import people_in_prompt as people_in_prompt
     from celeb_basis.python_api import save_person as save_person
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "python_api"),
-    **dict.fromkeys(("invent_people", "save_person", "token_vectors"), "python_api"),
+    **dict.fromkeys(("invent_people", "measure_likeness", "save_person", "token_vectors"), "python_api"),
     **dict.fromkeys(("DiffusionModel", "GenerationRequest"), "diffusion_model"),
     "CelebBasisError": "errors",
     "Identity": "identities.identity",

@@ -120,6 +120,11 @@ def build_basis(
     return BuiltBasis(basis, filtered, from_cache=False)
 
 
+def basis_names(encoder: TextEncoder, names: NameList, cache: Path | None = None) -> tuple[str, ...]:
+    """The names that :func:`build_basis` makes a basis of by default, without building it."""
+    return filtered_names(encoder, names, FilterOptions(), TOKENS, cache).names
+
+
 def most_components(encoders: Sequence[TextEncoder]) -> int:
     """The largest possible number of components: the width of the narrowest text encoder."""
     return min(encoder.width for encoder in encoders)

@@ -40,6 +40,23 @@ class DrawingNames(Event):
 
 
 @dataclass(frozen=True)
+class PresetChosen(Event):
+    """A run that left the choice of its preset has made it."""
+
+    preset: str
+    """The preset whose settings it learns with, and records."""
+    prepared: bool
+    """Whether the faces of the celebrities are there already, as the checkpoint renders them."""
+
+    @property
+    def sentence(self) -> str:
+        """For the user."""
+        if self.prepared:
+            return f"This checkpoint is prepared, so the preset is {self.preset}."
+        return f"This checkpoint is not prepared, so the preset is {self.preset}, which needs no preparation."
+
+
+@dataclass(frozen=True)
 class PersonProgress:
     """Where one person's averaged coefficients stand."""
 
@@ -85,6 +102,22 @@ class Finished(Event):
     reason: FinishReason
     steps: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class MeasuringPicture(Event):
+    """A picture was generated after learning, to measure the likeness."""
+
+    done: int
+    total: int
+    name: str
+    """Of the person; empty for a celebrity."""
+    image: Any = None
+    """A PIL image, marked as generated; ``None`` for a celebrity, whose picture nobody needs to see."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event without the picture."""
+        return {"event": type(self).__name__, "done": self.done, "total": self.total, "name": self.name}
 
 
 class EventStream(Generic[_Event, _Result]):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import StoppedError
 from celeb_basis.files import bases_cache
-from celeb_basis.settings import TrainingSettings, preset
+from celeb_basis.settings import TrainingSettings, if_prepared, preset
 
 if TYPE_CHECKING:
     import torch
 
     from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.evaluation.likeness import Likeness
     from celeb_basis.events import Event
     from celeb_basis.faces.network import FaceNetwork
     from celeb_basis.identities.identity import Identity
@@ -89,7 +90,8 @@ def learn_person(
         name: What the person is called: ``<name>`` in prompts.
         photos: Image files; the largest face in each counts.
         model: From :func:`load_model` or :func:`loaded_model`.
-        settings: A preset (``"quick"``, ``"balanced"``, ``"best"``, ``"paper"``), or settings of your own.
+        settings: A preset (``"quick"``, ``"balanced"``, ``"best"``, ``"paper"``), settings of your own, or ``"auto"``: quick
+            if the checkpoint is prepared, else balanced.
         faces: A face model pack on this machine by name or folder, or a network that is open already.
         names: The celebrities' names for the basis; the shipped list, or the miniature's own for the miniature.
         consent: A note on the person's consent, stored in the identity.
@@ -116,13 +118,66 @@ def learn_person(
     from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask, run_one
 
     session = TrainingSession(model, names or _names_for(model), _network(faces), known_faces=[CELEBRITY_FACES])
-    chosen = preset(settings) if isinstance(settings, str) else settings
+    chosen, other = (preset(settings), if_prepared(settings, {})) if isinstance(settings, str) else (settings, None)
     person = PhotoInput(check_new_name(name), tuple(Path(photo) for photo in photos))
-    task = TrainingTask((person,), chosen, consent=consent)
+    task = TrainingTask((person,), chosen, consent=consent, if_prepared=other)
     result = run_one(session, task, cancel or threading.Event(), lambda _, event: on_event(event))
     if not result.identities:
         raise StoppedError(f"Learning {name} was canceled.")
     return identity_from_bytes(result.identities[0])
+
+
+def measure_likeness(
+    person: Identity,
+    model: DiffusionModel,
+    *,
+    photos: Sequence[str | Path] = (),
+    faces: str | Path | FaceNetwork = "buffalo_l",
+    names: NameList | None = None,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> Likeness:
+    """Measure how alike a person's pictures are to the photo, on the scale of what the checkpoint can do.
+
+    Four pictures of the person are generated, and at most four of celebrities, whose face vectors are kept in the cache.
+
+    Args:
+        person: From :func:`learn_person` or :func:`open_person`.
+        model: From :func:`load_model` or :func:`loaded_model`.
+        photos: Image files to compare with; the small picture in the identity if there are none.
+        faces: As for :func:`learn_person`.
+        names: As for :func:`learn_person`.
+        on_event: Called with an event for every picture; those of the person are its ``image``.
+
+    Returns:
+        The figures, and sentences that say what they mean.
+
+    Raises:
+        FaceError: If no face is found in a photo.
+        EvaluationError: If there is nothing to compare with.
+        WrongModelError: If the person does not fit the model.
+
+    Example:
+        >>> pictures = []
+        >>> found = celeb_basis.measure_likeness(ada, model, faces="miniature", on_event=pictures.append)
+        >>> found.pictures, 4 <= len(pictures) <= 8
+        (4, True)
+    """
+    from celeb_basis.errors import EvaluationError
+    from celeb_basis.evaluation.likeness import measure_people, person_to_measure
+    from celeb_basis.events import follow
+    from celeb_basis.faces.portraits import portrait
+    from celeb_basis.miniature import CELEBRITY_FACES
+    from celeb_basis.photos import open_photo
+
+    network, chosen = _network(faces), names or _names_for(model)
+    portraits = [
+        portrait(open_photo(Path(one)), network, size=model.info.resolution, source=Path(one).name) for one in photos
+    ]
+    measured = person_to_measure(_fitted(person, model, chosen), network, portraits)
+    if measured is None:
+        raise EvaluationError(f"{person.name} holds no picture with a face to compare with: give a photo.")
+    work = measure_people(model, [measured], network, chosen, known_faces=[CELEBRITY_FACES])
+    return follow(work, on_event)[0]
 
 
 def invent_people(
@@ -232,10 +287,7 @@ def token_vectors(
         >>> [image.size for image in model.generate(request)]
         [(128, 128)]
     """
-    from celeb_basis.prompts.registry import Checkpoint, Fitting
-
-    fitting = Fitting(lambda: [names or _names_for(model)], bases_cache())
-    fitted = fitting.fit(identity, Checkpoint(model.info, lambda: model.text_encoders))
+    fitted = _fitted(identity, model, names or _names_for(model))
     return dict(zip(fitted.encoders, fitted.token_vectors(), strict=True))
 
 
@@ -256,6 +308,14 @@ def people_in_prompt(prompt: str, library: str | Path) -> tuple[str, ...]:
     listing = Listing(Path(library))
     pieces = cut(prompt, lambda text: listing.find(text.partition(":")[0]))
     return tuple(dict.fromkeys(piece[0] for piece in pieces if isinstance(piece, tuple)))
+
+
+def _fitted(identity: Identity, model: DiffusionModel, names: NameList) -> Identity:
+    """``identity`` with token vectors for ``model``."""
+    from celeb_basis.prompts.registry import Checkpoint, Fitting
+
+    fitting = Fitting(lambda: [names], bases_cache())
+    return fitting.fit(identity, Checkpoint(model.info, lambda: model.text_encoders))
 
 
 def _names_for(model: DiffusionModel) -> NameList:

@@ -232,14 +232,47 @@ PRESETS: Mapping[str, TrainingSettings] = {
 """Named recipes. ``paper`` uses as many views as the paper's 400 steps of two pictures do; the others are ours. ``quick`` and
 ``best`` first generate a picture of up to 640 celebrities, once per checkpoint (``docs/evidence.md``)."""
 
+AUTO = "auto"
+"""The default in place of a preset: :func:`automatic_preset` chooses one when a run begins."""
+
+PRESET_NAMES = (AUTO, *PRESETS)
+"""What a user can ask for."""
+
 
 def preset(name: str) -> TrainingSettings:
-    """The preset called ``name``.
+    """The preset called ``name``; for ``"auto"``, the one that starts right away on any checkpoint.
 
     Raises:
         SettingsError: If there is no such preset.
     """
     try:
-        return PRESETS[name]
+        return PRESETS[automatic_preset(prepared=False) if name == AUTO else name]
     except KeyError:
-        raise SettingsError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.") from None
+        raise SettingsError(f"There is no preset {name!r}: choose from {', '.join(PRESET_NAMES)}.") from None
+
+
+def automatic_preset(*, prepared: bool) -> str:
+    """What ``"auto"`` stands for: the preset that is best without generating celebrities first.
+
+    Args:
+        prepared: Whether the faces of the celebrities are there already, as the checkpoint renders them.
+    """
+    return "quick" if prepared else "balanced"
+
+
+def if_prepared(name: str, changes: Mapping[str, Any]) -> TrainingSettings | None:
+    """What takes the place of ``preset(name)`` with the changes where the checkpoint is prepared.
+
+    Args:
+        name: A name of :data:`PRESET_NAMES`.
+        changes: The user's changes to it.
+
+    Returns:
+        ``None`` where the user has chosen a preset, or says where the coefficients start: nothing is left to choose.
+
+    Raises:
+        SettingsError: For an unknown setting or a value out of its range.
+    """
+    if name != AUTO or {"mode", "start"} & set(changes):
+        return None
+    return PRESETS[automatic_preset(prepared=True)].changed(changes)

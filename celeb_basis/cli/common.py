@@ -17,7 +17,7 @@ from celeb_basis.files import bases_cache, check_writable, checked_name, expande
 from celeb_basis.miniature import MODEL
 from celeb_basis.miniature import NAME as MINIATURE
 from celeb_basis.prompts.syntax import check_new_name
-from celeb_basis.settings import PRESETS, TrainingSettings, preset
+from celeb_basis.settings import AUTO, PRESET_NAMES, TrainingSettings, preset
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
@@ -155,7 +155,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every field of :class:`TrainingSettings`, and ``--preset`` for all of them together."""
     group = parser.add_argument_group("training settings")
     group.add_argument(
-        "--preset", default="balanced", choices=tuple(PRESETS), help="recipe that the options below modify"
+        "--preset",
+        default=AUTO,
+        choices=PRESET_NAMES,
+        help="recipe that the options below modify; auto: quick if the checkpoint is prepared, else balanced",
     )
     hints = get_type_hints(TrainingSettings)
     for item in fields(TrainingSettings):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celeb_basis.cli.arguments import command_line, default_library, name_argument, path_argument
 from celeb_basis.cli.common import (
@@ -34,11 +33,13 @@ from celeb_basis.cli.common import (
     open_names,
     settings_changes,
 )
-from celeb_basis.cli.progress import Console, LearnBar
+from celeb_basis.cli.learn_likeness import LikenessMeter, add_likeness
+from celeb_basis.cli.progress import Console, LearnBar, interruptible_bar
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.files import check_space, expanded, explained_os_errors
 from celeb_basis.miniature import CELEBRITY_FACES, MODEL
 from celeb_basis.miniature import NAME as MINIATURE
+from celeb_basis.settings import if_prepared
 
 if TYPE_CHECKING:
     from celeb_basis.cli.learn_people import RequestedPeople, Results
@@ -112,6 +113,7 @@ def add_parser(commands: Commands) -> None:
         "--ray-address", metavar="ADDRESS", help="a running Ray cluster; by default one is started on this machine"
     )
     add_settings(parser)
+    add_likeness(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -181,7 +183,12 @@ def _tasks(
         groups = [tuple(people)]
     else:
         groups = [(person,) for person in people]
-    shared = {"settings": settings, "face": arguments.face, "consent": arguments.consent}
+    shared = {
+        "settings": settings,
+        "if_prepared": if_prepared(arguments.preset, settings_changes(arguments)),
+        "face": arguments.face,
+        "consent": arguments.consent,
+    }
     return [
         TrainingTask(group, state=arguments.state or new_run([one.name for one in group], arguments), **shared)
         for group in groups
@@ -208,12 +215,12 @@ def _learn_in_one_run(
         if report is not None:
             report.photo(path, search.picture, face, search.faces)
     session = TrainingSession(open_model(arguments, console), names, faces, known_faces=[CELEBRITY_FACES])
-    interrupt = threading.Event()
-    with _interruptible_bar(console, ", ".join(task.names), interrupt) as bar:
-        show = _shown_on(bar, report, _deletion_interrupts(results, task.names, interrupt))
+    interrupt, meter = threading.Event(), LikenessMeter(arguments, console, names)
+    with interruptible_bar(console, ", ".join(task.names), interrupt) as bar:
+        show = _shown_on(bar, report, _deletion_interrupts(results, task.names, interrupt), meter.note)
         with results.saving_to(task.state, task.names):
             outcome = run_one(session, task, interrupt, lambda _task, event: show(event))
-    return _finish(arguments, outcome, results, session, report)
+    return _finish(arguments, outcome, results, session, report, meter)
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> int:
@@ -247,12 +254,12 @@ def _resume_alone(arguments: argparse.Namespace, console: Console, people: Seque
     session = TrainingSession(open_model(arguments, console), names, None)
     report = RunReport(None) if arguments.report else None
     interrupt = threading.Event()
-    with _interruptible_bar(console, ", ".join(people), interrupt) as bar:
+    with interruptible_bar(console, ", ".join(people), interrupt) as bar:
         changes = settings_changes(arguments)
         running = session.resume(arguments.resume, changes, interrupt, consent=arguments.consent, state=arguments.state)
         with results.saving_to(arguments.state or arguments.resume, people):
             outcome = follow(running, _shown_on(bar, report, _deletion_interrupts(results, people, interrupt)))
-    return _finish(arguments, outcome, results, session, report)
+    return _finish(arguments, outcome, results, session, report, LikenessMeter(arguments, console, names))
 
 
 def _deletion_interrupts(results: Results, names: Sequence[str], interrupt: threading.Event) -> Callable[[Event], None]:
@@ -266,12 +273,13 @@ def _deletion_interrupts(results: Results, names: Sequence[str], interrupt: thre
     return on_event
 
 
-def _shown_on(bar: LearnBar, report: RunReport | None, also: Callable[[Event], None]) -> Callable[[Event], None]:
+def _shown_on(bar: LearnBar, report: RunReport | None, *also: Callable[[Event], None]) -> Callable[[Event], None]:
     """A listener that shows events on the bar, records them for the report, and passes them on to ``also``."""
 
     def on_event(event: Event) -> None:
         bar.show(event)
-        also(event)
+        for listener in also:
+            listener(event)
         if report is not None:
             report.note(event)
 
@@ -284,6 +292,7 @@ def _finish(
     results: Results,
     session: TrainingSession,
     report: RunReport | None,
+    meter: LikenessMeter,
 ) -> int:
     if outcome.reason == "interrupted":
         results.interrupted(outcome)
@@ -296,6 +305,9 @@ def _finish(
         write_report(arguments.report, report.build(session, outcome, files))
         results.generated_files.note([arguments.report], "report", outcome.names, begun=results.begun)
     results.forget_run(outcome)
+    interrupt = threading.Event()
+    with interruptible_bar(results.console, "measuring the likeness", interrupt) as bar:
+        meter.measure(results.rows, session.model, session.faces, bar, interrupt)
     results.show()
     results.console.note(f"To use it: {_next_command(arguments, outcome.names)}")
     return 0
@@ -314,33 +326,6 @@ def _next_command(arguments: argparse.Namespace, names: Sequence[str]) -> str:
     return command_line([*words, "--output", "pictures"])
 
 
-@contextlib.contextmanager
-def _interruptible_bar(console: Console, about: str, interrupt: threading.Event) -> Iterator[LearnBar]:
-    """A bar during which Ctrl-C, SIGTERM and a closed terminal set ``interrupt``. The second of them stops at once."""
-
-    def on_signal(_signal: int, _frame: Any) -> None:
-        if interrupt.is_set():
-            raise KeyboardInterrupt
-        interrupt.set()
-        with contextlib.suppress(OSError):  # the terminal may be what has gone
-            console.note("Stopping after this step ... (Ctrl-C again stops at once, with what was saved on the way)")
-
-    bar = LearnBar(console, about)
-    before: dict[int, Any] = {}
-    try:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' own
-            number = getattr(signal, name, None)
-            if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):  # nohup
-                continue
-            with contextlib.suppress(ValueError):  # not the main thread: the program that calls us handles signals
-                before[number] = signal.signal(number, on_signal)
-        yield bar
-    finally:
-        bar.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # A folder of people, one run per person: all are tried, and a table at the end shows the results
 
 
@@ -349,14 +334,13 @@ def _learn_one_by_one(
 ) -> int:
     interrupt = threading.Event()
     if tasks:
-        with _interruptible_bar(console, "", interrupt) as bar:
+        with interruptible_bar(console, "", interrupt) as bar:
             if arguments.executor == "ray":
-                outcomes = _run_on_ray(arguments, console, tasks, names, interrupt)
+                for outcome in _run_on_ray(arguments, console, tasks, names, interrupt):
+                    bar.close()
+                    results.add(outcome)
             else:
-                outcomes = _run_here(arguments, console, tasks, names, interrupt, bar)
-            for outcome in outcomes:
-                bar.close()
-                results.add(outcome)
+                _run_here(arguments, console, tasks, names, interrupt, bar, results)
     results.show_table([task.names[0] for task in tasks], interrupted=interrupt.is_set())
     if results.succeeded:
         console.note(f"To use it: {_next_command(arguments, results.succeeded[:1])}")
@@ -372,18 +356,25 @@ def _run_here(
     names: NameList,
     interrupt: threading.Event,
     bar: LearnBar,
-) -> Iterator[TrainingResult]:
+    results: Results,
+) -> None:
     from celeb_basis.training.run import TrainingSession, run_local
 
     faces = open_faces(arguments, console)
     session = TrainingSession(open_model(arguments, console), names, faces, known_faces=[CELEBRITY_FACES])
     titles = {task.names: f"{number}/{len(tasks)} {task.names[0]}" for number, task in enumerate(tasks, start=1)}
+    meter = LikenessMeter(arguments, console, names)
 
     def on_event(task: TrainingTask, event: Event) -> None:
         bar.about = titles[task.names]
         bar.show(event)
+        meter.note(event)
 
-    yield from run_local(session, tasks, interrupt, on_event)
+    for outcome in run_local(session, tasks, interrupt, on_event):
+        bar.close()
+        results.add(outcome)
+        meter.measure(results.rows[-1:], session.model, faces, bar, interrupt)
+        bar.close()
 
 
 def _run_on_ray(

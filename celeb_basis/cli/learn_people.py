@@ -17,6 +17,7 @@ from typing import Any
 
 from celeb_basis.cli.arguments import PICTURES, RAW_PICTURES, command_line, default_library, name_argument
 from celeb_basis.cli.common import UsageError, named_cosines
+from celeb_basis.cli.learn_likeness import likeness_lines, likeness_remark
 from celeb_basis.cli.progress import Console
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError, PhotoError, TrainingError
 from celeb_basis.files import checked_name, expanded, explained_os_errors
@@ -418,6 +419,8 @@ class Results:
             self.console.say(f"{name}: {_REASONS[row['reason']].format(row['steps'])}, in {row['seconds']:.1f} s")
             self.console.say(f"  distance to the mean: {row['distance']:.2f} times the celebrities' own")
             self.console.say(f"  nearest celebrities: {named_cosines(row['nearest'])}")
+            for line in likeness_lines(row["likeness"]):
+                self.console.say(f"  {line}")
             self.console.say(f"  file: {row['file']}")
             self.console.say(f"  placeholder token: <{name}>")
 
@@ -432,9 +435,10 @@ class Results:
         width = max((len(row["name"]) for row in rows), default=4)
         for row in rows:
             status = _REASONS[row["reason"]].format(row["steps"]) if row["ok"] else row["error"]
+            status += likeness_remark(row["likeness"])
             self.console.say(f"{'ok    ' if row['ok'] else 'failed'}  {row['name'].ljust(width)}  {status}")
         self.console.say(f"{len(self.succeeded)} learned, {len(self.failed)} failed; library: {self.library.folder}")
 
     def _add_row(self, name: str, **values: Any) -> None:
         empty = {"name": name, "ok": False, "file": None, "error": "", "reason": "", "steps": 0, "warnings": []}
-        self.rows.append(empty | {"tried": True} | values)
+        self.rows.append(empty | {"tried": True, "likeness": None} | values)

@@ -7,13 +7,15 @@ import contextlib
 import io
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from celeb_basis.errors import printable, printable_json
-from celeb_basis.events import DrawingNames, Event, Preparing, StepDone, Warned
+from celeb_basis.events import DrawingNames, Event, MeasuringPicture, Preparing, PresetChosen, StepDone, Warned
 
 
 @dataclass
@@ -150,8 +152,13 @@ class LearnBar:
                     for name, one in list(event.people.items())[:3]
                 )
             self._bar.set_postfix_str(f"loss {event.average_loss:.4f}{self._people}", refresh=False)
+        elif isinstance(event, MeasuringPicture):
+            self._move(event, event.total, event.done, self.about, unit="image")
         elif isinstance(event, Warned):
             self.console.warn(event.message)
+        elif isinstance(event, PresetChosen):
+            more = "" if event.prepared else " --preset quick prepares it once: as long as about 50 images."
+            self.console.note(f"{event.sentence}{more}")
 
     def close(self) -> None:
         """Remove the bar. The next event opens a new one."""
@@ -159,11 +166,38 @@ class LearnBar:
             self._bar.close()
         self._bar, self._phase, self._people = None, None, ""
 
-    def _move(self, event: Event, total: int, done: int, about: str) -> None:
+    def _move(self, event: Event, total: int, done: int, about: str, unit: str = "step") -> None:
         if self._phase is not type(event):
             self.close()
             self._phase = type(event)
             # A resumed run starts where it stopped, and its remaining time is estimated from there.
-            self._bar = self.console.bar(total, about, unit="step")
+            self._bar = self.console.bar(total, about, unit=unit)
             self._bar.initial = self._bar.n = done - 1
         self._bar.update(done - self._bar.n)
+
+
+@contextlib.contextmanager
+def interruptible_bar(console: Console, about: str, interrupt: threading.Event) -> Iterator[LearnBar]:
+    """A bar during which Ctrl-C, SIGTERM and a closed terminal set ``interrupt``. The second of them stops at once."""
+
+    def on_signal(_signal: int, _frame: Any) -> None:
+        if interrupt.is_set():
+            raise KeyboardInterrupt
+        interrupt.set()
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            console.note("Stopping after this step ... (Ctrl-C again stops at once, with what was saved on the way)")
+
+    bar = LearnBar(console, about)
+    before: dict[int, Any] = {}
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' own
+            number = getattr(signal, name, None)
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):  # nohup
+                continue
+            with contextlib.suppress(ValueError):  # not the main thread: the program that calls us handles signals
+                before[number] = signal.signal(number, on_signal)
+        yield bar
+    finally:
+        bar.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

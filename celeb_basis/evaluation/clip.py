@@ -51,6 +51,18 @@ def load_clip(spec: str, *, device: str = "cpu") -> ClipScorer:
     return _load_folder(expanded(spec), device)
 
 
+def is_on_disk(spec: str) -> bool:
+    """Whether :func:`load_clip` finds the weights on this machine: nothing would be downloaded.
+
+    Args:
+        spec: As for :func:`load_clip`.
+    """
+    if not spec.startswith(_OPEN_CLIP):
+        return expanded(spec).is_dir()
+    weights = expanded(spec[len(_OPEN_CLIP) :].partition(":")[2])
+    return weights.suffix == ".safetensors" and weights.is_file()
+
+
 class _TorchClip(ClipScorer):
     """A CLIP given as one function from images and texts to two ``(N, D)`` tensors of features."""
 

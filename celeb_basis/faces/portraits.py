@@ -78,6 +78,10 @@ SAME_PERSON = 0.4
 """Cosine similarity of two photos' face vectors: at least 0.55 for one person, below 0.4 for 99.6% of different ones."""
 
 
+_BETTER = "a better likeness"
+_ABOUT_THE_FACE = "The face is "
+
+
 def quality_warnings(
     picture: Pixels, face: DetectedFace, all_faces: Sequence[DetectedFace], aligned: Pixels
 ) -> tuple[str, ...]:
@@ -126,6 +130,11 @@ def quality_warnings(
             "in. A photo with more space around the head gives a better likeness."
         )
     return tuple(warnings)
+
+
+def costing_likeness(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Those of :func:`quality_warnings` that are about the face itself, and can explain a low likeness."""
+    return tuple(text for text in warnings if text.startswith(_ABOUT_THE_FACE) and _BETTER in text)
 
 
 def sharpness(gray: _Gray) -> float:

@@ -122,7 +122,7 @@ def generate_celebrity_faces(
             settled.
         drawings: Ways to generate a picture, cheapest first.
     """
-    store = _opened(model, names, faces, folder, known, size)
+    store = _opened(model, names, faces.name, folder, known, size)
     names = tuple(dict.fromkeys(names))
     order = spread_order(names)
     wanted = min(most, len(order))
@@ -158,15 +158,38 @@ def generate_celebrity_faces(
     return _faces(names, {**_shifted(relative.vectors, store.vectors), **store.vectors})
 
 
+def stored_celebrity_faces(
+    model: DiffusionModel,
+    names: Sequence[str],
+    faces: str,
+    folder: Path,
+    *,
+    known: Sequence[Path] = (),
+    most: int = MOST,
+    size: int = 0,
+) -> tuple[CelebrityFaces | None, bool]:
+    """The faces that are there already, and whether :func:`generate_celebrity_faces` would generate no others.
+
+    Its arguments are this function's as well, but for ``faces``, which is the name of the face network.
+
+    Returns:
+        ``None`` in place of the faces if there are none.
+    """
+    names = tuple(dict.fromkeys(names))
+    store = _opened(model, names, faces, folder, known, size)
+    found = _faces(names, store.vectors) if any(name in store.vectors for name in names) else None
+    return found, store.is_enough(names, min(most, len(names)))
+
+
 def _opened(
-    model: DiffusionModel, names: Sequence[str], faces: FaceNetwork, folder: Path, known: Sequence[Path], size: int
+    model: DiffusionModel, names: Sequence[str], faces: str, folder: Path, known: Sequence[Path], size: int
 ) -> CelebrityFile:
     """The checkpoint's file, with what is known from elsewhere."""
-    name = file_name(model, faces.name, PROMPT, size)
-    store = CelebrityFile(folder / name, checkpoint=model.info.name, faces=faces.name)
+    name = file_name(model, faces, PROMPT, size)
+    store = CelebrityFile(folder / name, checkpoint=model.info.name, faces=faces)
     for place in (*known, folder):
         store.add(place / name)
-        for row, vector in stored_vectors(place, model, names, faces.name).items():
+        for row, vector in stored_vectors(place, model, names, faces).items():
             store.vectors.setdefault(row, vector)
     return store
 

@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.errors import TrainingError
-from celeb_basis.events import Event
+from celeb_basis.events import Event, PresetChosen
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.files import cache_folder
 from celeb_basis.method import Basis
-from celeb_basis.settings import TrainingSettings
-from celeb_basis.training.celebrity_faces import CelebrityFaces, generate_celebrity_faces
+from celeb_basis.settings import TrainingSettings, automatic_preset
+from celeb_basis.training.celebrity_faces import CelebrityFaces, generate_celebrity_faces, stored_celebrity_faces
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
 """Ridge penalties to choose from."""
@@ -99,13 +99,62 @@ def celebrity_faces_for(
         model,
         bases[0].names,
         faces,
-        cache_folder() / "name-faces",
+        faces_folder(),
         known=known,
         most=settings.celebrities,
         size=settings.celebrity_size,
         precision=settings.precision,
         explained=partial(explained_share, bases),
     )
+
+
+def choose_preset(
+    model: DiffusionModel,
+    bases: Sequence[Basis],
+    faces: FaceNetwork,
+    choice: tuple[TrainingSettings, TrainingSettings],
+    known: Sequence[Path],
+) -> tuple[TrainingSettings, PresetChosen]:
+    """Choose settings by whether the checkpoint is prepared, for a user who has left that open.
+
+    It is prepared if :func:`celebrity_faces_for` would generate nothing, and the guess from its faces says something.
+
+    Args:
+        model: The model that generates.
+        bases: One per text encoder.
+        faces: The face network.
+        choice: The settings where it is not prepared, and those where it is.
+        known: Folders with files of faces that come with a model.
+    """
+    prepared = _is_prepared(model, bases, faces, choice[1], known)
+    return choice[prepared], PresetChosen(automatic_preset(prepared=prepared), prepared)
+
+
+def _is_prepared(
+    model: DiffusionModel,
+    bases: Sequence[Basis],
+    faces: FaceNetwork,
+    settings: TrainingSettings,
+    known: Sequence[Path],
+) -> bool:
+    stored, enough = stored_celebrity_faces(
+        model,
+        bases[0].names,
+        faces.name,
+        faces_folder(),
+        known=known,
+        most=settings.celebrities,
+        size=settings.celebrity_size,
+    )
+    try:
+        return enough and stored is not None and any(one.informative for one in first_guesses(bases, stored))
+    except TrainingError:  # too few of the faces belong to the bases
+        return False
+
+
+def faces_folder() -> Path:
+    """Where the celebrities' faces are kept, as checkpoints render them."""
+    return cache_folder() / "name-faces"
 
 
 def explained_share(bases: Sequence[Basis], faces: CelebrityFaces) -> float:

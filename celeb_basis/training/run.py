@@ -19,14 +19,7 @@ import torch
 
 from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, most_components
 from celeb_basis.diffusion_model import DiffusionModel
-from celeb_basis.errors import (
-    HostError,
-    NotFiniteError,
-    OutOfMemoryError,
-    TrainingError,
-    error_message,
-    is_user_error,
-)
+from celeb_basis.errors import HostError, NotFiniteError, OutOfMemoryError, TrainingError, error_message, is_user_error
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, Warned, follow, until_set
 from celeb_basis.faces.network import FaceNetwork, Portrait
 from celeb_basis.faces.portraits import likeness_warnings, portrait
@@ -42,6 +35,7 @@ from celeb_basis.training.dataset import encode_views
 from celeb_basis.training.first_guess import (
     FirstGuess,
     celebrity_faces_for,
+    choose_preset,
     first_guesses,
     guess_for_portraits,
     unexplained,
@@ -96,6 +90,8 @@ class TrainingTask:
     After the last step it is for the caller to delete, as soon as the identities are saved."""
     begun: float = field(default_factory=time.time, compare=False)
     """When the user asked for it, a :func:`time.time`: who is deleted after that is not to come back."""
+    if_prepared: TrainingSettings | None = None
+    """Settings that are used instead where the checkpoint is prepared (:func:`celeb_basis.settings.if_prepared`)."""
 
     def __post_init__(self) -> None:
         names = [name.casefold() for name in self.names]
@@ -194,8 +190,13 @@ class TrainingSession(TaskRunner):
         if self.faces is None:
             raise TrainingError("Learning needs a face model pack: give one.")
         task, warnings = self._limit_components(task)
+        bases = [built.basis for built in self.built_bases(task.settings.components)]
+        if task.if_prepared is not None:
+            choice = task.settings, task.if_prepared
+            settings, chosen = choose_preset(self.model, bases, self.faces, choice, self._known_faces)
+            task = replace(task, settings=settings)
+            yield chosen
         settings = task.settings
-        bases = [built.basis for built in self.built_bases(settings.components)]
         self._check_end(task, bases)
         need = estimate(self.model, settings)
         if warning := need.note if need.fits else need.sentence():
@@ -277,7 +278,8 @@ class TrainingSession(TaskRunner):
         if wanted <= most:
             return task, ()
         warning = f"This model's token vectors have {most} dimensions: {most} components are learned, not {wanted}."
-        return replace(task, settings=replace(task.settings, components=most)), (warning,)
+        other = None if task.if_prepared is None else replace(task.if_prepared, components=most)
+        return replace(task, settings=replace(task.settings, components=most), if_prepared=other), (warning,)
 
     def _make_portraits(self, task: TrainingTask, faces: FaceNetwork) -> dict[str, list[Portrait]]:
         """One portrait per photo, by the person's name."""

@@ -71,6 +71,12 @@ class FaceModels:
                 self._loaded = pack, InsightFaceNetwork(obtained.folder)
             return self._loaded[1]
 
+    @property
+    def name(self) -> str | None:
+        """Name of the chosen pack's network, as files name it; ``None`` until a photo has needed it."""
+        loaded = self._loaded
+        return loaded[1].name if loaded is not None and loaded[0] == self._pack() else None
+
     def status(self) -> dict[str, Any]:
         """What a page shows before the first photo: the pack, whether it is here, its size, its license, what to do."""
         pack = self._pack()

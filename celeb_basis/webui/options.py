@@ -24,6 +24,7 @@ FACE_PACK = "celeb_basis_face_pack"
 NAMES = "celeb_basis_names"
 CLIP = "celeb_basis_clip"
 PREVIEWS = "celeb_basis_previews"
+LIKENESS = "celeb_basis_likeness"
 
 DEFAULT_PACK = "buffalo_l"
 DEFAULT_PREVIEWS = 4
@@ -43,6 +44,8 @@ class Options:
     """What Evaluate measures the Prompt figure with; see :func:`celeb_basis.evaluation.load_clip`."""
     previews: int = DEFAULT_PREVIEWS
     """How often a run generates previews of its people; 0 is never."""
+    likeness: bool = True
+    """Whether a run ends with a few images of each person, whose likeness is measured."""
 
 
 def read_options(opts: Any, flags: Any) -> Options:
@@ -66,6 +69,7 @@ def read_options(opts: Any, flags: Any) -> Options:
         names_file=text(NAMES, str(getattr(flags, "celeb_basis_names", None) or "")),
         clip=text(CLIP, ""),
         previews=previews,
+        likeness=bool(getattr(opts, LIKENESS, True)),
     )
 
 
@@ -87,6 +91,8 @@ def add_settings() -> None:
     numbers = {"minimum": 0, "maximum": 20, "step": 1}
     about = "how often a run generates previews of its people; 0: never"
     add(PREVIEWS, info(DEFAULT_PREVIEWS, "Previews in a run", about, gradio.Slider, numbers))
+    about = "at the end of a run, four images of each person and, until 64 are known, of two celebrities twice"
+    add(LIKENESS, info(True, "Measure the likeness", about))
 
 
 def set_names_option(file: Path | None) -> None:

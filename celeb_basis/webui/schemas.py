@@ -13,7 +13,7 @@ from celeb_basis.errors import IdentityError, SettingsError, TrainingError
 from celeb_basis.faces.network import DetectedFace, Pixels
 from celeb_basis.files import checked_name
 from celeb_basis.identities.identity import check_note
-from celeb_basis.settings import EvaluationDefaults, TrainingSettings, preset
+from celeb_basis.settings import AUTO, EvaluationDefaults, TrainingSettings, if_prepared, preset
 
 
 class NoSuchPersonError(IdentityError):
@@ -77,7 +77,7 @@ class LearnRequest:
     """A run: people who are learned together and share its head."""
 
     people: tuple[PhotoUpload, ...]
-    preset: str = "balanced"
+    preset: str = AUTO
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the preset's settings; values may be text."""
     consent: bool = False
@@ -91,6 +91,8 @@ class LearnRequest:
     """Whether the user agrees to the license of the face models, in case they have to be downloaded."""
     preview_every: int | None = None
     """Steps between two previews, 0 for none; what the settings page says if ``None``."""
+    likeness: bool | None = None
+    """Whether the likeness is measured at the end; what the settings page says if ``None``."""
 
     def learn_settings(self) -> TrainingSettings:
         """The preset with the changes.
@@ -99,6 +101,14 @@ class LearnRequest:
             SettingsError: A preset or setting is unknown, or a value is out of its range.
         """
         return preset(self.preset).changed(self.settings)
+
+    def settings_if_prepared(self) -> TrainingSettings | None:
+        """What takes their place where the checkpoint is prepared, if the choice was left open.
+
+        Raises:
+            SettingsError: As :meth:`learn_settings`.
+        """
+        return if_prepared(self.preset, self.settings)
 
     def check(self) -> None:
         """Raise an error that says what is wrong with the request. Photos are not looked at.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOAD, RELOADED, HostApp, open_loaded_model
 from celeb_basis.identities.library import IdentityStatus
-from celeb_basis.settings import PRESETS, TrainingSettings, preset
+from celeb_basis.settings import AUTO, PRESETS, TrainingSettings, preset
 from celeb_basis.training.memory import MemoryNeed, estimate
 from celeb_basis.webui.face_models import FaceModels, download_progress
 from celeb_basis.webui.host_queue import HostQueue
@@ -31,7 +31,7 @@ from celeb_basis.webui.tasks.basis import ModelAccess, check_components
 from celeb_basis.webui.tasks.blend import BlendTasks
 from celeb_basis.webui.tasks.invent import InventTasks
 from celeb_basis.webui.tasks.learn import LearnTasks
-from celeb_basis.webui.timings import Pace, preset_costs
+from celeb_basis.webui.timings import Pace, preparation_offer, preset_costs
 
 if TYPE_CHECKING:
     from celeb_basis.webui.import_export import ImportExport
@@ -194,11 +194,18 @@ class Service:
             pace = self.learning.timings.read(open_loaded_model(self.host)) if known else Pace()
         except CelebBasisError:  # the run itself says that people cannot be learned on it
             pace = Pace()
-        return preset_costs(pace)
+        return preset_costs(pace, self.learning.is_prepared())
+
+    def preparation_offer(self, preset_name: str) -> str:
+        """A sentence that offers to prepare the loaded checkpoint; empty if it is prepared, or a preset was chosen."""
+        if preset_name != AUTO or self.learning.is_prepared() is not False:
+            return ""
+        return preparation_offer(self.learning.timings.read(open_loaded_model(self.host)))
 
     def settings_table(self) -> dict[str, Any]:
         """The presets, and every setting's default, range and help, for a form."""
         return {
+            "default": AUTO,
             "presets": {name: settings.as_dict() for name, settings in PRESETS.items()},
             "settings": {
                 item.name: {"default": item.default, "type": str(item.type), **dict(item.metadata)}

@@ -14,7 +14,7 @@ from celeb_basis.errors import FileError
 from celeb_basis.events import DrawingNames, Event, Preparing, StepDone
 from celeb_basis.files import read_bytes, write_json
 from celeb_basis.reading import parse_json
-from celeb_basis.settings import PRESETS, TrainingSettings
+from celeb_basis.settings import AUTO, PRESETS, TrainingSettings, automatic_preset
 from celeb_basis.templating import duration
 
 _MOST_BYTES = 64 << 10
@@ -116,21 +116,44 @@ class Timings:
         return stored if isinstance(stored, dict) else {}
 
 
-def preset_costs(pace: Pace) -> dict[str, str]:
-    """What each preset takes, in a few words: its time where the pace is known, else its steps."""
-    return {name: _cost(settings, pace) for name, settings in PRESETS.items()}
+def preset_costs(pace: Pace, prepared: bool | None = None) -> dict[str, str]:
+    """What each preset takes, in a few words: its time where the pace is known, else its steps.
+
+    Args:
+        pace: What is known of the checkpoint's pace.
+        prepared: Whether the checkpoint is prepared; ``None`` while that is unknown.
+    """
+    costs = {name: _cost(settings, pace, prepared) for name, settings in PRESETS.items()}
+    if prepared is None:
+        return {AUTO: "Quick if the checkpoint is prepared, else Balanced", **costs}
+    chosen = automatic_preset(prepared=prepared)
+    return {AUTO: f"{chosen.capitalize()} here: {costs[chosen]}", **costs}
 
 
-def _cost(settings: TrainingSettings, pace: Pace) -> str:
+def preparation_offer(pace: Pace) -> str:
+    """A sentence that offers to prepare a checkpoint, with the minutes where they are known."""
+    once = "as long as about 50 images" if pace.name is None else f"about {_rounded(_preparation(pace.name))}"
+    return (
+        "This checkpoint is not prepared, so Automatic is Balanced. Choose Quick once to prepare it "
+        f"({once}): from then on, Automatic is Quick here, which takes less time and is more alike."
+    )
+
+
+def _cost(settings: TrainingSettings, pace: Pace, prepared: bool | None) -> str:
     seconds = pace.seconds(settings)
     if seconds is None:
         cost = f"{settings.steps:,} steps"
     else:
         cost = f"{'up to' if settings.early_stop else 'about'} {_rounded(seconds)}"
-    if settings.start != "guess":
+    if settings.start != "guess" or prepared:
         return cost
-    once = "" if pace.name is None else f" (about {_rounded(settings.celebrities * pace.name)})"
+    once = "" if pace.name is None else f" (about {_rounded(_preparation(pace.name, settings))})"
     return f"{cost}, after preparing the checkpoint once{once}"
+
+
+def _preparation(seconds: float, settings: TrainingSettings = PRESETS["quick"]) -> float:
+    """Seconds to generate the celebrities, from those of one."""
+    return settings.celebrities * seconds
 
 
 def _rounded(seconds: float) -> str:

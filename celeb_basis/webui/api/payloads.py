@@ -10,13 +10,16 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from celeb_basis.errors import PhotoError
-from celeb_basis.settings import EvaluationDefaults
+from celeb_basis.settings import AUTO, EvaluationDefaults
 from celeb_basis.webui.schemas import InventRequest, LearnRequest, PhotoUpload, UploadedPhoto
 
 MAX_FILE = 32 << 20
 """Bytes of one uploaded file."""
 
 LICENSE = "you agree to the face models' license (see GET face-models), in case they have to be downloaded first"
+
+LIKENESS = "measure the likeness of a few images at the end; as in the settings by default"
+PRESET = "auto (quick if the checkpoint is prepared, else balanced), quick, balanced, best or paper"
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
 
@@ -58,7 +61,7 @@ class PersonBody(Body):
 class EstimateBody(Body):
     """A run whose memory is estimated."""
 
-    preset: str = Field("balanced", description="quick, balanced, best or paper")
+    preset: str = Field(AUTO, description=PRESET)
     settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
 
 
@@ -66,7 +69,7 @@ class LearnBody(Body):
     """A run."""
 
     people: list[PersonBody]
-    preset: str = Field("balanced", description="quick, balanced, best or paper")
+    preset: str = Field(AUTO, description=PRESET)
     settings: dict[str, Any] = Field({}, description="changes to the preset; see GET settings")
     consent: bool = Field(False, description="everyone shown has agreed to this; required")
     consent_note: str = ""
@@ -76,6 +79,7 @@ class LearnBody(Body):
     preview_every: int | None = Field(
         None, description="steps between previews; 0: none; as in the settings by default"
     )
+    likeness: bool | None = Field(None, description=LIKENESS)
 
     def request(self) -> LearnRequest:
         """The request to the service."""
@@ -98,6 +102,7 @@ class LearnBody(Body):
             replace=self.replace,
             accept_licence=self.accept_licence,
             preview_every=self.preview_every,
+            likeness=self.likeness,
         )
 
 

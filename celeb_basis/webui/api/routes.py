@@ -15,6 +15,7 @@ from celeb_basis.errors import HostError, IdentityError, PhotoError, SettingsErr
 from celeb_basis.identities.identity import FORMAT_VERSION
 from celeb_basis.identities.library import IdentityStatus
 from celeb_basis.provenance import generated_image_bytes
+from celeb_basis.settings import AUTO
 from celeb_basis.webui.api import PREFIX
 from celeb_basis.webui.api.access import Access
 from celeb_basis.webui.api.bodies import BodyError, parsed_json
@@ -28,7 +29,9 @@ from celeb_basis.webui.api.error_responses import (
 )
 from celeb_basis.webui.api.payloads import (
     LICENSE,
+    LIKENESS,
     MAX_FILE,
+    PRESET,
     Answer,
     BasisBody,
     BlendBody,
@@ -129,13 +132,14 @@ def jobs_router(service: Service) -> APIRouter:
         name: str = Form(...),
         photos: list[UploadFile] = File(...),  # noqa: B008
         face: int | None = Form(None),
-        preset: str = Form("balanced"),
+        preset: str = Form(AUTO, description=PRESET),
         settings: str = Form("{}", description="changes to the preset, as a JSON object"),
         consent: bool = Form(False),
         consent_note: str = Form(""),
         notes: str = Form(""),
         replace: bool = Form(False),
         accept_licence: bool = Form(False, description=LICENSE),
+        likeness: bool | None = Form(None, description=LIKENESS),
     ) -> Answer:
         files = tuple(UploadedPhoto(_content(one), one.filename or "photo", face) for one in photos)
         request = LearnRequest(
@@ -147,6 +151,7 @@ def jobs_router(service: Service) -> APIRouter:
             notes=notes,
             replace=replace,
             accept_licence=accept_licence,
+            likeness=likeness,
         )
         return service.start_learning(request).as_dict()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from celeb_basis.basis import basis_names
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.errors import (
     CelebBasisError,
@@ -20,13 +21,15 @@ from celeb_basis.errors import (
     StoppedError,
     TrainingError,
 )
-from celeb_basis.events import Event, StepDone, follow
-from celeb_basis.files import cache_folder, check_space, checked_name, now
+from celeb_basis.events import Event, PresetChosen, StepDone, follow
+from celeb_basis.faces.network import Portrait
+from celeb_basis.files import bases_cache, cache_folder, check_space, checked_name, now
 from celeb_basis.hosts.a1111.app import open_loaded_model
-from celeb_basis.identities.folder_lock import sweep, writing
-from celeb_basis.identities.identity import Identity, identity_from_bytes
-from celeb_basis.identities.library import Library, name_key
+from celeb_basis.identities.folder_lock import sweep
+from celeb_basis.identities.library import name_key
 from celeb_basis.miniature import CELEBRITY_FACES
+from celeb_basis.training.celebrity_faces import stored_celebrity_faces
+from celeb_basis.training.first_guess import faces_folder
 from celeb_basis.training.run import PortraitsFound, TrainingResult, TrainingSession, TrainingTask
 from celeb_basis.training.run_lock import RunLocks, RunningError, is_running, running, under_way
 from celeb_basis.training.trainer import Trainer
@@ -36,6 +39,7 @@ from celeb_basis.webui.jobs import Job, JobQueue
 from celeb_basis.webui.options import Workspace
 from celeb_basis.webui.schemas import LearnRequest, NoSuchJobError, SavedRun
 from celeb_basis.webui.tasks.generation import preview_callback
+from celeb_basis.webui.tasks.learned import LikenessTask, add_people
 from celeb_basis.webui.tasks.saved_runs import RunFiles, RunRecord
 from celeb_basis.webui.timings import Timings
 
@@ -52,6 +56,8 @@ class LearnTasks:
         self._host_queue, self._host = host_queue, host_queue.app
         self._queue, self._faces, self._workspace = jobs, faces, workspace
         self._saved: dict[str, RunRecord] = {}
+        self._portraits: dict[str, Mapping[str, Sequence[Portrait]]] = {}
+        """What the people of the running job are learned from, by the job's id."""
         self._results: dict[str, TrainingResult] = {}
         """Results that could not be saved, by the job's id."""
         self.timings = Timings(cache_folder() / "timings.json")
@@ -75,6 +81,7 @@ class LearnTasks:
         check_space(self._workspace.paths.people)
         self._find_saved_runs()  # deletes photos of no run, and these are of none until the record is written
         job = Job("learn", tuple(checked_name(person.name) for person in request.people))
+        options, other = self._workspace.options(), request.settings_if_prepared()
         note = request.consent_note.strip() or f"Consent was confirmed by the user on {now()[:10]}."
         record = RunRecord(
             job.people,
@@ -83,8 +90,10 @@ class LearnTasks:
             request.replace,
             job.created,
             preview_every=0 if request.preview_every is None else max(0, request.preview_every),
-            previews=self._workspace.options().previews if request.preview_every is None else 0,
+            previews=options.previews if request.preview_every is None else 0,
             settings=request.learn_settings().as_dict(),
+            if_prepared=None if other is None else other.as_dict(),
+            likeness=options.likeness if request.likeness is None else request.likeness,
             faces=tuple(tuple(photo.face for photo in person.photos) for person in request.people),
         )
         try:
@@ -201,6 +210,23 @@ class LearnTasks:
             raise NoSuchJobError(f"There is no interrupted run of {name[:80]!a}. Interrupted runs: {known}.")
         return found[0]
 
+    def is_prepared(self) -> bool | None:
+        """Whether the loaded checkpoint is prepared: the celebrities' faces are here, as it renders them.
+
+        Returns:
+            ``None`` while that is unknown: no checkpoint or no face models are loaded.
+        """
+        faces = self._faces.name
+        if faces is None or self._host.model_key() is None:
+            return None
+        try:
+            model = open_loaded_model(self._host)
+            names = basis_names(model.text_encoders[0], self._workspace.names(), bases_cache())
+            _, prepared = stored_celebrity_faces(model, names, faces, faces_folder(), known=[CELEBRITY_FACES])
+        except CelebBasisError:  # the run itself says what is wrong
+            return None
+        return prepared
+
     def _find_saved_runs(self) -> None:
         """List the runs that were saved before the last start of the host, and delete photos that no run needs."""
         paths = self._workspace.paths
@@ -245,8 +271,14 @@ class LearnTasks:
                 raise TrainingError("The photos of this run are gone: start a new one.")
             job.report("Loading the face models")
             faces = self._faces.network(download_progress(job))
-            settings, state = record.learn_settings(), files.state(job.id)
-            task = TrainingTask(people, settings, consent=record.consent, state=state, begun=job.created)
+            task = TrainingTask(
+                people,
+                record.learn_settings(),
+                consent=record.consent,
+                state=files.state(job.id),
+                begun=job.created,
+                if_prepared=record.settings_if_prepared(),
+            )
 
             def begin(model: DiffusionModel) -> Generator[Event, None, TrainingResult]:
                 session = TrainingSession(
@@ -301,6 +333,7 @@ class LearnTasks:
 
                 with self.timings.measuring(model, self._saved[job.id].learn_settings()) as watch:
                     result = follow(begin(model), on_event)
+                portraits = self._portraits.get(job.id, {})
         except StoppedError as error:
             self._interrupted(job, str(error))
             return
@@ -310,14 +343,21 @@ class LearnTasks:
                 text = str(error).replace(f"resume {self._files.state(job.id)}", "press Resume")
                 raise type(error)(text) from error
             raise
+        finally:
+            self._portraits.pop(job.id, None)
         if result.reason == "interrupted":
             self._interrupted(job, stopped_by)
         else:
             self._finish(job, result)
+            if self._saved[job.id].likeness:
+                LikenessTask(self._host_queue, self._faces, self._workspace).run(job, portraits, key)
 
     def _show(self, job: Job, event: Event) -> None:
         job.add_event(event)
-        if isinstance(event, PortraitsFound):
+        if isinstance(event, PresetChosen):
+            job.result = job.result | {"preset": event.preset}
+        elif isinstance(event, PortraitsFound):
+            self._portraits[job.id] = event.portraits
             job.faces = {name: portraits[0].picture for name, portraits in event.portraits.items()}
             found = [one for portraits in event.portraits.values() for one in portraits]
             warnings = tuple(f"{one.source}: {text}" for one in found for text in one.warnings)
@@ -368,7 +408,7 @@ class LearnTasks:
         """Save what was learned. If that is impossible the run stays, to be saved when the cause is mended."""
         self._check_not_deleted(job)
         try:
-            self._add(job, result)
+            add_people(job, result, self._saved[job.id], self._workspace.library)
         except CelebBasisError as error:
             self._results[job.id] = result
             self._drop_photos(job)
@@ -376,39 +416,6 @@ class LearnTasks:
             raise type(error)(f"{error} Nothing that was learned is lost: press Resume after that.") from error
         self._results.pop(job.id, None)
         self._files.delete(job.id)
-
-    def _add(self, job: Job, result: TrainingResult) -> None:
-        """Add the identities to the library, and make them the job's result."""
-        saved, library = self._saved[job.id], self._workspace.library
-        rows = []
-        for content in result.identities:
-            identity = identity_from_bytes(content)
-            progress = result.progress[identity.name]
-            identity = replace(identity, metadata=replace(identity.metadata, notes=saved.notes))
-            with writing(library.folder, create=True):  # the name that is deleted may not be the one that is added
-                library.check_not_deleted(identity.name, job.created)
-                identity, path = _added(identity, library, job.created, replaces=saved.replace)
-            rows.append(
-                {
-                    "name": identity.name,
-                    "word": f"<{identity.name}>",
-                    "hash": identity.content_hash,
-                    "file": path.name,
-                    "distance": progress.distance,
-                    "movement": progress.movement,
-                    "nearest": [list(pair) for pair in progress.nearest],
-                }
-            )
-        job.result = {
-            "people": rows,
-            "reason": result.reason,
-            "steps": result.steps,
-            "seconds": result.seconds,
-            "warnings": list(result.warnings),
-        }
-        shown = job.progress().warnings
-        more = tuple(text for text in result.warnings if not any(text in before for before in shown))
-        job.report(f"Done: {result.reason}", seconds_left=0.0, warnings=(*shown, *more))
 
     # Their files
 
@@ -424,26 +431,3 @@ class LearnTasks:
     def _lock(self, job: Job) -> None:
         """Have every program on the data folder know that the run is under way, until the lock is released."""
         self._locks.hold(job.id, self._files.state(job.id), ", ".join(job.people))
-
-
-def _added(identity: Identity, library: Library, begun: float, *, replaces: bool) -> tuple[Identity, Path]:
-    """Add ``identity``, with a number behind its name if that was taken during learning: it must not cost the run."""
-    name, number = identity.name, 2
-    while True:
-        named = replace(identity, name=name)
-        if not library.path_of(name).exists() or replaces:
-            try:
-                return named, library.add(named, replace=replaces, begun=begun)
-            except IdentityError:
-                if not library.path_of(name).exists():  # the name is not what is wrong
-                    raise
-        elif _is_in(library, named):  # the run ended after it had added this one
-            return named, library.path_of(name)
-        name, number = f"{identity.name}-{number}", number + 1
-
-
-def _is_in(library: Library, identity: Identity) -> bool:
-    try:
-        return library.load(identity.name).content_hash == identity.content_hash
-    except CelebBasisError:
-        return False

@@ -44,6 +44,10 @@ class RunRecord:
     """Each person's photos, as paths below the run's folder of photos; empty in records of version 0.1.0."""
     faces: tuple[tuple[int | None, ...], ...] = ()
     """Which face of each photo."""
+    if_prepared: Mapping[str, Any] | None = None
+    """Settings in place of :attr:`settings` where the checkpoint is prepared."""
+    likeness: bool = False
+    """Whether the likeness is measured at the end."""
 
     def learn_settings(self) -> TrainingSettings:
         """The settings of the run.
@@ -52,6 +56,14 @@ class RunRecord:
             SettingsError: They are not this version's.
         """
         return TrainingSettings().changed(self.settings)
+
+    def settings_if_prepared(self) -> TrainingSettings | None:
+        """Those that take their place where the checkpoint is prepared, if the choice was left open.
+
+        Raises:
+            SettingsError: They are not this version's.
+        """
+        return None if self.if_prepared is None else TrainingSettings().changed(self.if_prepared)
 
 
 class RunFiles:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import CelebBasisError
+from celeb_basis.settings import AUTO
 from celeb_basis.webui.timings import Pace, preset_costs
-from celeb_basis.webui.ui import components, learn_form, markup
+from celeb_basis.webui.ui import components, learn_form, likeness_markup, markup
 from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
 from celeb_basis.webui.ui.interrupted_runs import SavedRuns
 from celeb_basis.webui.ui.learn_form import Draft, DraftPerson, FormField, position
@@ -33,7 +34,7 @@ class LearnTab:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.view = JobView(service, ("learn", "faces"), "celeb_basis_learn_poll", _IDLE)
+        self.view = JobView(service, ("learn", "faces"), "celeb_basis_learn_poll", _IDLE, likeness_markup.results)
         self.runs = SavedRuns(service, self.view)
 
     def build(self, tab: Any) -> None:
@@ -120,7 +121,7 @@ class LearnTab:
         self.preset = own(
             gradio.Radio(
                 learn_form.preset_choices(preset_costs(Pace())),
-                value="balanced",
+                value=AUTO,
                 label="Preset",
                 elem_id="celeb_basis_preset",
             )
@@ -171,7 +172,11 @@ class LearnTab:
             self.files.upload,
             self.add_photos,
             [*edited, self.files],
-            [*shown, self.files],
+            [
+                *shown,
+                self.files,
+                self.preset,
+            ],  # the face models are here now: whether the checkpoint is prepared is known
             note=self.photo_note,
             clear_on_error=self.files,
         )
@@ -255,7 +260,8 @@ class LearnTab:
         finally:
             for file_name in file_names:
                 draft.detecting.remove(file_name)
-        return {**self.show_draft(draft), self.files: None, self.photo_note: markup.notes(problems)}
+        shown = {**self.show_draft(draft), **self.show_presets()}
+        return {**shown, self.files: None, self.photo_note: markup.notes(problems)}
 
     def check_name(self, draft: Draft, name: str, replace: bool) -> Changes:
         """Check the name while it is typed."""
@@ -391,7 +397,7 @@ class LearnTab:
             return {self.memory: markup.note(str(error), "error")}
         if need is None:
             return {self.memory: markup.unknown(_NO_CHECKPOINT, _OPENED)}
-        sentence = need.sentence()
+        sentence = " ".join(filter(None, (need.sentence(), self.service.preparation_offer(preset))))
         return {self.memory: markup.quiet(sentence) if need.fits else markup.note(sentence, "error")}
 
     def start(
@@ -435,6 +441,8 @@ class LearnTab:
             message = "There is no run to interrupt."
         elif job.kind == "faces":
             message = "The download stops. It continues from there when you agree again."
+        elif job.result.get("people"):
+            message = "The likeness is not measured. Everyone is saved."
         else:
             message = "The run stops after the current step. You can resume it later."
         return {**self.view.show(job), self.note: markup.note(message)}

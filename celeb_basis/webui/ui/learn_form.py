@@ -9,11 +9,17 @@ from typing import Any, Literal, get_args, get_type_hints
 from celeb_basis.errors import TrainingError
 from celeb_basis.faces.network import Floats
 from celeb_basis.faces.portraits import different_people
-from celeb_basis.settings import PRESETS, TrainingSettings, preset
+from celeb_basis.settings import PRESET_NAMES, TrainingSettings, preset
 from celeb_basis.webui.schemas import FoundFace, FoundFaces, LearnRequest, PhotoUpload, UploadedPhoto
 from celeb_basis.webui.ui.markup import PHOTO_SIDE
 
-PRESET_LABELS = {"quick": "Quick", "balanced": "Balanced", "best": "Best", "paper": "As in the paper"}
+PRESET_LABELS = {
+    "auto": "Automatic",
+    "quick": "Quick",
+    "balanced": "Balanced",
+    "best": "Best",
+    "paper": "As in the paper",
+}
 
 # People and photos
 
@@ -189,7 +195,7 @@ def preset_choices(costs: Mapping[str, str]) -> list[tuple[str, str]]:
     Args:
         costs: What each takes, in a few words.
     """
-    return [(f"{PRESET_LABELS.get(name, name)}\n{costs.get(name, '')}".strip(), name) for name in PRESETS]
+    return [(f"{PRESET_LABELS.get(name, name)}\n{costs.get(name, '')}".strip(), name) for name in PRESET_NAMES]
 
 
 def field_groups() -> dict[str, list[FormField]]:
@@ -201,7 +207,7 @@ def field_groups() -> dict[str, list[FormField]]:
 
 
 def preset_values(name: str) -> list[Any]:
-    """The values of a preset, in the fields' order.
+    """The values of a preset, in the fields' order; for *Automatic* those of the one that needs no preparation.
 
     Raises:
         SettingsError: There is no such preset.
