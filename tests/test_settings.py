@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import SettingsError
-from celeb_basis.settings import PRESETS, TrainingSettings, preset
+from celeb_basis.settings import AUTO, PRESETS, TrainingSettings, automatic_preset, if_prepared, preset
 
 
 def test_the_preset_paper_is_the_papers_recipe() -> None:
@@ -68,3 +68,15 @@ def test_values_out_of_range_are_explained_in_a_sentence(changes: dict[str, Any]
 def test_the_error_for_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="quick, balanced, best, paper"):
         preset("finest")
+
+
+def test_automatic_is_quick_where_the_checkpoint_is_prepared_and_else_balanced() -> None:
+    assert preset(AUTO) == PRESETS[automatic_preset(prepared=False)] == PRESETS["balanced"]
+    assert if_prepared(AUTO, {}) == PRESETS[automatic_preset(prepared=True)] == PRESETS["quick"]
+    changed = if_prepared(AUTO, {"steps": "33"})
+    assert changed is not None
+    assert (changed.steps, changed.start) == (33, "guess")
+    for name in PRESETS:
+        assert if_prepared(name, {}) is None, "a preset that is named is kept"
+    assert if_prepared(AUTO, {"start": "mean"}) is None, "there is nothing to choose"
+    assert if_prepared(AUTO, {"mode": "head", "start": "random"}) is None

@@ -29,7 +29,7 @@ class Parts:
     @property
     def learning(self) -> list[str]:
         """Options of a learning run that takes a moment."""
-        options = f"--components {COMPONENTS} --views 3 --steps 4 --batch-size 1 --no-early-stop"
+        options = f"--components {COMPONENTS} --views 3 --steps 4 --batch-size 1 --no-early-stop --no-likeness"
         return ["--model", str(self.model), "--faces", str(self.faces), "--names", str(self.names), *options.split()]
 
 

@@ -17,7 +17,7 @@ from celeb_basis.miniature import PHOTOS
 
 PHOTO = PHOTOS / "stranger1.png"
 OTHER_PHOTO = PHOTOS / "stranger2.png"
-MOMENT = ("--steps", 2, "--views", 3, "--batch-size", 1, "--no-early-stop")
+MOMENT = ("--steps", 2, "--views", 3, "--batch-size", 1, "--no-early-stop", "--no-likeness")
 """Options of a learning run that takes a moment."""
 
 

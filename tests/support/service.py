@@ -14,11 +14,23 @@ SETTINGS = {"steps": 5, "views": 2, "batch_size": 1, "components": 8, "early_sto
 
 
 def request(
-    *names: str, face: int | None = 0, consent: bool = True, replace: bool = False, **settings: Any
+    *names: str,
+    face: int | None = 0,
+    consent: bool = True,
+    replace: bool = False,
+    likeness: bool = False,
+    **settings: Any,
 ) -> LearnRequest:
     photo = UploadedPhoto(sample_photos()["six"].read_bytes(), "six people.jpg", face)
     people = tuple(PhotoUpload(name, (photo,)) for name in names)
-    return LearnRequest(people, settings=SETTINGS | settings, consent=consent, notes="a note", replace=replace)
+    return LearnRequest(
+        people,
+        settings=SETTINGS | settings,
+        consent=consent,
+        notes="a note",
+        replace=replace,
+        likeness=likeness,
+    )
 
 
 def ended(job: Job) -> Job:

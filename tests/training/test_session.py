@@ -14,7 +14,7 @@ from support.celebrity_faces import CountingModel, PixelFaces
 
 from celeb_basis.diffusion_model import MemoryStats
 from celeb_basis.errors import OutOfMemoryError
-from celeb_basis.events import DrawingNames, Event, Warned, follow
+from celeb_basis.events import DrawingNames, Event, PresetChosen, Warned, follow
 from celeb_basis.identities.identity import identity_from_bytes
 from celeb_basis.names.lists import name_list
 from celeb_basis.report.collect import RunReport
@@ -131,3 +131,30 @@ def test_too_little_memory_is_said_before_anything_takes_time(task: TrainingTask
     assert isinstance(first, Warned)
     assert "of memory in addition to the checkpoint" in first.message
     assert "the least that learning on this checkpoint takes is" in first.message
+
+
+def test_a_run_that_leaves_the_choice_takes_the_guess_only_where_it_costs_nothing(
+    task: TrainingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FirstGuess, "informative", True)
+    open_task = replace(task, settings=replace(SETTINGS, start="mean"), if_prepared=SETTINGS)
+    model = CountingModel()
+    session = TrainingSession(model, name_list(NAMES, "toys"), PixelFaces())
+    outcome, events = _run(session, open_task)
+    assert [event for event in events if isinstance(event, PresetChosen)] == [PresetChosen("balanced", prepared=False)]
+    assert model.drawn == [], "nothing is generated without being asked"
+    assert identity_from_bytes(outcome.identities[0]).metadata.settings["start"] == "mean"
+    _run(session, task)
+    drawn = len(model.drawn)
+    outcome, events = _run(session, open_task)
+    assert [event for event in events if isinstance(event, PresetChosen)] == [PresetChosen("quick", prepared=True)]
+    assert len(model.drawn) == drawn
+    assert identity_from_bytes(outcome.identities[0]).metadata.settings["start"] == "guess"
+
+
+def test_a_guess_that_says_nothing_is_not_taken_on_its_own(task: TrainingTask) -> None:
+    session = TrainingSession(OneFace(), name_list(NAMES, "toys"), PixelFaces())
+    _run(session, task)
+    open_task = replace(task, settings=replace(SETTINGS, start="mean"), if_prepared=SETTINGS)
+    _, events = _run(session, open_task)
+    assert [event for event in events if isinstance(event, PresetChosen)] == [PresetChosen("balanced", prepared=False)]

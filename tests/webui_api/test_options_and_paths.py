@@ -25,8 +25,9 @@ def test_settings_win_over_flags() -> None:
         celeb_basis_data_folder="people",
         celeb_basis_clip="/clip",
         celeb_basis_previews=7.0,
+        celeb_basis_likeness=False,
     )
-    assert read_options(settings, flags) == Options("people", "/packs/other", "list.txt", "/clip", 7)
+    assert read_options(settings, flags) == Options("people", "/packs/other", "list.txt", "/clip", 7, likeness=False)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("many", 4), (None, 4), (float("nan"), 4), (-3, 0), (0, 0)])

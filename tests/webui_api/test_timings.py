@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from celeb_basis.events import Preparing, StepDone
-from celeb_basis.settings import PRESETS, TrainingSettings
+from celeb_basis.settings import PRESET_NAMES, TrainingSettings
 from celeb_basis.webui import timings
-from celeb_basis.webui.timings import Pace, Stopwatch, Timings, preset_costs
+from celeb_basis.webui.timings import Pace, Stopwatch, Timings, preparation_offer, preset_costs
 
 
 def model(family: str = "sd1") -> Any:
@@ -40,7 +40,7 @@ def test_the_pace_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_presets_say_steps_until_a_run_was_timed() -> None:
     costs = preset_costs(Pace())
-    assert set(costs) == set(PRESETS)
+    assert list(costs) == list(PRESET_NAMES)
     assert costs["balanced"] == "400 steps"
     costs = preset_costs(Pace(view=0.5, step=0.4))
     assert costs["balanced"] == "up to 3 min"  # 64 views and 400 steps: 192 s
@@ -49,6 +49,17 @@ def test_presets_say_steps_until_a_run_was_timed() -> None:
     costs = preset_costs(Pace(view=0.5, step=0.4, name=0.25))
     assert costs["quick"].endswith("after preparing the checkpoint once (about 3 min)")  # 640 celebrities: 160 s
     assert "once" not in costs["balanced"]
+
+
+def test_automatic_says_what_it_is_on_this_checkpoint() -> None:
+    pace = Pace(view=0.5, step=0.4, name=0.25)
+    assert preset_costs(pace)["auto"] == "Quick if the checkpoint is prepared, else Balanced"
+    assert preset_costs(pace, False)["auto"] == "Balanced here: up to 3 min"
+    prepared = preset_costs(pace, True)
+    assert prepared["auto"] == "Quick here: up to 30 s"
+    assert not any("preparing" in cost for cost in prepared.values()), "that is done"
+    assert "(about 3 min)" in preparation_offer(pace)
+    assert "50 images" in preparation_offer(Pace())
 
 
 def test_paces_are_kept_by_kind_of_model(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from celeb_basis.errors import SettingsError, TrainingError
 from celeb_basis.faces.network import DetectedFace
-from celeb_basis.settings import PRESETS, TrainingSettings
+from celeb_basis.settings import PRESET_NAMES, PRESETS, TrainingSettings, preset
 from celeb_basis.webui.schemas import FoundFace, FoundFaces
 from celeb_basis.webui.ui.learn_form import Draft, changes, form_fields, position, preset_values
 
@@ -35,12 +35,12 @@ def test_every_setting_is_in_the_form_with_its_help_and_range() -> None:
     assert form["mode"].choices == ("head", "direct")
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", PRESET_NAMES)
 def test_an_untouched_form_changes_nothing(name: str) -> None:
     values = preset_values(name)
     assert changes(name, values) == {}
     shown_as_floats = [float(value) if type(value) is int else value for value in values]
-    assert PRESETS[name].changed(changes(name, shown_as_floats)) == PRESETS[name]
+    assert preset(name).changed(changes(name, shown_as_floats)) == preset(name)
 
 
 def test_only_changed_settings_are_requested() -> None:

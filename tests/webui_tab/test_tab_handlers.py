@@ -285,6 +285,7 @@ def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[
         faces=SimpleNamespace(status=lambda: {"present": True}),
         jobs=list,
         preset_costs=lambda: {"quick": "about 20 s"},
+        preparation_offer=lambda preset: "It is not prepared." if preset == "auto" else "",
         saved_runs=lambda: [SavedRun("0123456789ab", ("ada",), "sd1", 3, 12, "")],
         memory_need=lambda _preset, _settings: need[0],
     )
@@ -297,7 +298,8 @@ def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[
     now = tab.show_now()
     assert "resume:0123456789ab" in now[tab.runs.list]
     assert set(now) == {tab.runs.list, *tab.license_outputs, tab.preset, tab.interrupt_button, tab.resume_button}
-    assert now[tab.preset]["choices"][0] == ("Quick\nabout 20 s", "quick")
+    assert now[tab.preset]["choices"][:2] == [("Automatic", "auto"), ("Quick\nabout 20 s", "quick")]
+    assert "It is not prepared." in tab.show_memory("auto", *preset)[tab.memory]
     assert now[tab.resume_button]["visible"], "a run was interrupted"
     assert not now[tab.interrupt_button]["visible"], "nothing is under way"
 

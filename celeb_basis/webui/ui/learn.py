@@ -206,16 +206,8 @@ class LearnTab:
             on(event, self.show_now, [], now, quiet=True)
         view.refresh_at(tab.select)
         on(self.agree_button.click, self.agree, [], [*view.outputs, *self.license_outputs], note=note)
-        form = [
-            self.draft,
-            self.name,
-            self.preset,
-            self.consent,
-            self.consent_note,
-            self.notes,
-            self.replace,
-            *settings,
-        ]
+        given = [self.preset, self.consent, self.consent_note, self.notes, self.replace]
+        form = [self.draft, self.name, *given, *settings]
         on(
             self.learn_button.click,
             self.start,
