@@ -138,12 +138,16 @@ def test_photos_go_to_the_person_they_were_dropped_for(
     monkeypatch.setattr(gradio_module, "uploads", lambda _given, **_: files)
     people = SimpleNamespace(check_name=lambda _name, **_: None)
     faces = SimpleNamespace(find_faces=detect, status=lambda: {"present": True})
-    tab = build("learn", SimpleNamespace(faces=faces, people=people))
+    tab = build("learn", SimpleNamespace(faces=faces, people=people, preset_costs=dict))
     answer = tab.add_photos(draft, "ada", None)
     assert "c.jpg is no picture." in answer[tab.photo_note]
     assert answer[tab.files] is None
     assert tab.name not in answer, "the user may be typing in it"
-    assert set(answer) == {*tab.draft_outputs, tab.files, tab.photo_note} - {tab.name, tab.name_note, tab.replace}
+    assert set(answer) == {*tab.draft_outputs, tab.files, tab.photo_note, tab.preset} - {
+        tab.name,
+        tab.name_note,
+        tab.replace,
+    }
     assert [[photo.name for photo in person.photos] for person in draft.people] == [["a.jpg", "b.jpg", "d.jpg"], []]
     assert waiting == [["a.jpg", "b.jpg", "c.jpg", "d.jpg"]] * 4
     assert draft.detecting == []
@@ -169,7 +173,7 @@ def test_photos_of_different_people_are_noticed_at_the_drop_zone(
         return part.resize((part.width * 3, part.height * 3), Image.Resampling.BICUBIC)
 
     people = SimpleNamespace(check_name=lambda _name, **_: None)
-    tab = build("learn", SimpleNamespace(faces=models, people=people))
+    tab = build("learn", SimpleNamespace(faces=models, people=people, preset_costs=dict))
     draft = importlib.import_module("celeb_basis.webui.ui.learn_form").Draft()
 
     def add(name: str, data: bytes) -> str:
