@@ -31,7 +31,7 @@ from celeb_basis.evaluation.prompts import as_person
 from celeb_basis.events import MeasuringPicture
 from celeb_basis.faces.face_search import find_faces
 from celeb_basis.faces.network import FaceNetwork, Floats, Portrait
-from celeb_basis.faces.portraits import costing_likeness
+from celeb_basis.faces.portraits import SAME_PERSON, costing_likeness
 from celeb_basis.files import bases_cache, write_bytes
 from celeb_basis.identities.identity import Identity
 from celeb_basis.method import FACE_WIDTH
@@ -61,7 +61,7 @@ LOW, GOOD = 0.5, 0.8
 """Shares of the scale below which a likeness is low, and from which on it is good."""
 LEAST_SPAN = 0.1
 """If the scale is shorter than this, in cosines, the checkpoint renders its celebrities no more alike than anybody."""
-FEW_FACES = 2 / 3
+FEW_FACES = 0.5
 """Share of a checkpoint's pictures of celebrities with a face, below which it hardly knows them."""
 
 Verdict = Literal["good", "fair", "low", "unknown"]
@@ -341,8 +341,10 @@ def _likeness(
     known, known_of = scale.known
     share = _share(likeness, anybody, known)
     verdict: Verdict = "unknown"
-    if likeness is None or scale.unknown:
+    if likeness is None:
         verdict = "low"
+    elif scale.unknown:  # the photo alone is left to compare with
+        verdict = "low" if likeness < SAME_PERSON else "fair"
     elif share is not None:
         verdict = "good" if share >= GOOD else "fair" if share >= LOW else "low"
     sentences = [_figure(likeness, anybody, known, checkpoint)]

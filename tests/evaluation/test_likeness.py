@@ -210,13 +210,15 @@ def test_no_face_in_the_pictures_is_said(model: Painter) -> None:
 
 def test_a_checkpoint_whose_celebrities_have_no_face_is_named(model: Painter) -> None:
     model.celebrities_faceless = True
+    assert measure(model).verdict == "fair", "the person's own pictures are alike all the same"
+    model.person_alike = 0.2
     found = measure(model)
     assert (found.known, found.known_of, found.anybody, found.verdict) == (None, 0, None, "low")
     assert "toy hardly knows celebrities: learn on another checkpoint" in found.sentences[1]
 
 
 def test_a_checkpoint_whose_celebrities_are_not_alike_is_named(model: Painter) -> None:
-    model.celebrities_alike = 0.1
+    model.celebrities_alike, model.person_alike = 0.1, 0.2
     found = measure(model)
     assert found.share is None
     assert "hardly knows celebrities" in " ".join(found.sentences)
