@@ -51,8 +51,10 @@ class PresetChosen(Event):
     @property
     def sentence(self) -> str:
         """For the user."""
+        if self.prepared and self.preset == "quick":
+            return "This checkpoint is prepared, so the preset is quick."
         if self.prepared:
-            return f"This checkpoint is prepared, so the preset is {self.preset}."
+            return f"On this checkpoint a face says nothing about a name, so the preset is {self.preset}."
         return f"This checkpoint is not prepared, so the preset is {self.preset}, which needs no preparation."
 
 

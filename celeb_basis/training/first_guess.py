@@ -7,6 +7,7 @@ fitted in a second, and then predicts the coefficients of a stranger.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,7 +118,8 @@ def choose_preset(
 ) -> tuple[TrainingSettings, PresetChosen]:
     """Choose settings by whether the checkpoint is prepared, for a user who has left that open.
 
-    It is prepared if :func:`celebrity_faces_for` would generate nothing, and the guess from its faces says something.
+    It is prepared if :func:`celebrity_faces_for` would generate nothing. If the guess from its faces says nothing, the
+    settings are those where it is not.
 
     Args:
         model: The model that generates.
@@ -126,17 +128,7 @@ def choose_preset(
         choice: The settings where it is not prepared, and those where it is.
         known: Folders with files of faces that come with a model.
     """
-    prepared = _is_prepared(model, bases, faces, choice[1], known)
-    return choice[prepared], PresetChosen(automatic_preset(prepared=prepared), prepared)
-
-
-def _is_prepared(
-    model: DiffusionModel,
-    bases: Sequence[Basis],
-    faces: FaceNetwork,
-    settings: TrainingSettings,
-    known: Sequence[Path],
-) -> bool:
+    settings, usable = choice[1], False
     stored, enough = stored_celebrity_faces(
         model,
         bases[0].names,
@@ -146,10 +138,10 @@ def _is_prepared(
         most=settings.celebrities,
         size=settings.celebrity_size,
     )
-    try:
-        return enough and stored is not None and any(one.informative for one in first_guesses(bases, stored))
-    except TrainingError:  # too few of the faces belong to the bases
-        return False
+    if enough and stored is not None:
+        with contextlib.suppress(TrainingError):  # too few of the faces belong to the bases
+            usable = any(one.informative for one in first_guesses(bases, stored))
+    return choice[usable], PresetChosen(automatic_preset(prepared=usable), enough)
 
 
 def faces_folder() -> Path:

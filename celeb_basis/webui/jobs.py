@@ -19,7 +19,7 @@ from celeb_basis.webui.schemas import NoSuchJobError
 _log = logging.getLogger(__name__)
 
 State = Literal["queued", "running", "done", "failed", "interrupted"]
-Kind = Literal["learn", "evaluate", "preview", "blend", "basis", "faces", "invent"]
+Kind = Literal["learn", "evaluate", "preview", "blend", "basis", "faces", "invent", "prepare"]
 
 MAX_EVENTS = 4000
 """Events kept of a job. A late reader gets the newest ones and sees the gap by their indices."""

@@ -202,6 +202,19 @@ class Service:
             return ""
         return preparation_offer(self.learning.timings.read(open_loaded_model(self.host)))
 
+    def start_preparation(self, *, accept_licence: bool = False) -> Job:
+        """Queue preparing the loaded checkpoint, so that *quick* and *best* begin at once, and *automatic* is *quick*.
+
+        Raises:
+            LicenseError: The face models would have to be downloaded, and their license was not agreed to.
+        """
+        from celeb_basis.webui.tasks.prepare import PrepareTask
+
+        self.check_license(accept_licence)
+        job = Job("prepare", ())
+        self.queue.submit(job, PrepareTask(self.model, self.faces, self.learning.timings).run)
+        return job
+
     def settings_table(self) -> dict[str, Any]:
         """The presets, and every setting's default, range and help, for a form."""
         return {

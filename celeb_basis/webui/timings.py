@@ -134,8 +134,8 @@ def preparation_offer(pace: Pace) -> str:
     """A sentence that offers to prepare a checkpoint, with the minutes where they are known."""
     once = "as long as about 50 images" if pace.name is None else f"about {_rounded(_preparation(pace.name))}"
     return (
-        "This checkpoint is not prepared, so Automatic is Balanced. Choose Quick once to prepare it "
-        f"({once}): from then on, Automatic is Quick here, which takes less time and is more alike."
+        f"This checkpoint is not prepared, so Automatic is Balanced. Prepare it once ({once}): from then on, Automatic is "
+        "Quick here, which takes less time and is more alike."
     )
 
 

@@ -157,4 +157,4 @@ def test_a_guess_that_says_nothing_is_not_taken_on_its_own(task: TrainingTask) -
     _run(session, task)
     open_task = replace(task, settings=replace(SETTINGS, start="mean"), if_prepared=SETTINGS)
     _, events = _run(session, open_task)
-    assert [event for event in events if isinstance(event, PresetChosen)] == [PresetChosen("balanced", prepared=False)]
+    assert [event for event in events if isinstance(event, PresetChosen)] == [PresetChosen("balanced", prepared=True)]

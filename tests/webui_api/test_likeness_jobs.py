@@ -14,6 +14,7 @@ from support.toys import ToyModel
 
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.settings import PRESETS
+from celeb_basis.training import celebrity_faces
 from celeb_basis.webui.schemas import LearnRequest
 from celeb_basis.webui.service import Service
 from celeb_basis.webui.ui import likeness_markup
@@ -136,3 +137,22 @@ def test_the_page_offers_to_prepare_a_checkpoint_that_is_not(service: Service, p
     program.model = None
     assert service.preparation_offer("auto") == ""
     assert "if the checkpoint is prepared" in service.preset_costs()["auto"]
+
+
+def test_preparing_generates_the_celebrities_once_and_can_be_interrupted(
+    service: Service, program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(celebrity_faces, "PILOT", 2)
+    job = service.start_preparation()
+    service.interrupt(job.id)
+    assert ended(job).state == "interrupted"
+    job = ended(service.start_preparation())
+    assert (job.state, job.error) == ("done", "")
+    assert job.result["celebrities"] > 0
+    assert service.learning.is_prepared() is True
+    assert service.preset_costs()["auto"].startswith("Quick here")
+    assert service.preparation_offer("auto") == ""
+    assert not program.lock.locked()
+    calls = program.model.calls
+    assert ended(service.start_preparation()).state == "done"
+    assert program.model.calls == calls, "there is nothing left to generate"

@@ -296,14 +296,18 @@ def test_a_fresh_page_shows_the_memory_the_runs_and_the_license(build: Callable[
     tab = build("learn", service)
     assert 'data-unknown="celeb_basis_learn_opened"' in tab.show_memory("balanced", *preset)[tab.memory]
     need[0] = SimpleNamespace(sentence=lambda: "About 5 GB.", fits=True)
-    known = tab.show_memory("balanced", *preset)[tab.memory]
+    shown = tab.show_memory("balanced", *preset)
+    known, known_button = shown[tab.memory], shown[tab.prepare_button]
     assert "About 5 GB." in known
     assert "data-unknown" not in known
     now = tab.show_now()
     assert "resume:0123456789ab" in now[tab.runs.list]
     assert set(now) == {tab.runs.list, *tab.license_outputs, tab.preset, tab.interrupt_button, tab.resume_button}
     assert now[tab.preset]["choices"][:2] == [("Automatic", "auto"), ("Quick\nabout 20 s", "quick")]
-    assert "It is not prepared." in tab.show_memory("auto", *preset)[tab.memory]
+    offered = tab.show_memory("auto", *preset)
+    assert "It is not prepared." in offered[tab.memory]
+    assert offered[tab.prepare_button]["visible"]
+    assert not known_button["visible"], "a preset was chosen"
     assert now[tab.resume_button]["visible"], "a run was interrupted"
     assert not now[tab.interrupt_button]["visible"], "nothing is under way"
 

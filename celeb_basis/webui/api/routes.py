@@ -155,6 +155,10 @@ def jobs_router(service: Service) -> APIRouter:
         )
         return service.start_learning(request).as_dict()
 
+    @router.post("/prepare", summary="Prepare the loaded checkpoint for quick and best", status_code=202)
+    def prepare(body: FaceModelsBody) -> Answer:
+        return service.start_preparation(accept_licence=body.accept_licence).as_dict()
+
     @router.post("/evaluate", summary="Generate a grid of prompts and measure it", status_code=202)
     @body_limit(LEARN_LIMIT * 3 // 2)
     def evaluate(body: EvaluateBody) -> Answer:

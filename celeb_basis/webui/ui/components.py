@@ -26,6 +26,7 @@ from celeb_basis.webui.ui import markup
 if TYPE_CHECKING:
     from celeb_basis.webui.jobs import Job
     from celeb_basis.webui.service import Service
+    from celeb_basis.webui.ui.learn_form import FormField
 
 gradio: Any = importlib.import_module("gradio")
 """The host's own gradio, typed as ``Any`` because its versions have no types in common."""
@@ -75,6 +76,16 @@ def hidden_text(elem_id: str) -> Any:
 def picked(value: Any) -> str:
     """The value of a hidden text without the number and the colon that the script puts in front to make each text new."""
     return str(value or "").partition(":")[2]
+
+
+def setting(field: FormField) -> Any:
+    """The component of an advanced setting."""
+    common = {"label": field.label, "info": field.info, "elem_id": f"celeb_basis_set_{field.name}"}
+    if field.kind == "switch":
+        return own(gradio.Checkbox(field.default, **common))
+    if field.kind == "choice":
+        return own(gradio.Dropdown(list(field.choices), value=field.default, **common))
+    return own(gradio.Number(field.default, precision=0 if field.kind == "whole" else None, **common))
 
 
 # Events

@@ -10,7 +10,7 @@ from celeb_basis.webui.timings import Pace, preset_costs
 from celeb_basis.webui.ui import components, learn_form, likeness_markup, markup
 from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
 from celeb_basis.webui.ui.interrupted_runs import SavedRuns
-from celeb_basis.webui.ui.learn_form import Draft, DraftPerson, FormField, position
+from celeb_basis.webui.ui.learn_form import Draft, DraftPerson, position
 from celeb_basis.webui.ui.markup import NoteKind
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class LearnTab:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.view = JobView(service, ("learn", "faces"), "celeb_basis_learn_poll", _IDLE, likeness_markup.results)
+        self.view = JobView(
+            service, ("learn", "faces", "prepare"), "celeb_basis_learn_poll", _IDLE, likeness_markup.results
+        )
         self.runs = SavedRuns(service, self.view)
 
     def build(self, tab: Any) -> None:
@@ -137,6 +139,9 @@ class LearnTab:
             self.resume_button = gradio.Button("Resume", elem_id="celeb_basis_resume", visible=False)
         self.note = components.note_area("celeb_basis_learn_note")
         self.memory = gradio.HTML("", elem_id="celeb_basis_memory")
+        self.prepare_button = gradio.Button(
+            "Prepare this checkpoint", size="sm", elem_id="celeb_basis_prepare", visible=False
+        )
 
     def _create_more(self) -> None:
         """What most runs do without."""
@@ -148,7 +153,7 @@ class LearnTab:
             for group, group_fields in learn_form.field_groups().items():
                 gradio.HTML(markup.heading(group))
                 with gradio.Row(elem_classes=["celeb-basis-settings"]):
-                    self.settings |= {field.name: _setting(field) for field in group_fields}
+                    self.settings |= {field.name: components.setting(field) for field in group_fields}
         # In the order of the settings themselves, in which a form's values are read.
         self.settings = {field.name: self.settings[field.name] for field in learn_form.form_fields()}
         with gradio.Accordion("Notes", open=False):
@@ -197,24 +202,20 @@ class LearnTab:
         on(self.preset.input, self.fill_settings, [self.preset], settings, quiet=True)
         memory_fields = [self.settings[name] for name in _MEMORY_SETTINGS]
         for event in (self.preset.input, *(field.change for field in memory_fields)):
-            on(event, self.show_memory, [self.preset, *settings], [self.memory], quiet=True)
+            on(event, self.show_memory, [self.preset, *settings], [self.memory, self.prepare_button], quiet=True)
         # The sub-tab that is open on a fresh page is never selected: the script clicks this button when it is first seen.
         opened_button = components.hidden_button(_OPENED)
         for event in (tab.select, opened_button.click):
-            on(event, self.show_memory, [self.preset, *settings], [self.memory], quiet=True)
+            on(event, self.show_memory, [self.preset, *settings], [self.memory, self.prepare_button], quiet=True)
             now = [self.runs.list, *self.license_outputs, self.preset, self.interrupt_button, self.resume_button]
             on(event, self.show_now, [], now, quiet=True)
         view.refresh_at(tab.select)
         on(self.agree_button.click, self.agree, [], [*view.outputs, *self.license_outputs], note=note)
         given = [self.preset, self.consent, self.consent_note, self.notes, self.replace]
         form = [self.draft, self.name, *given, *settings]
-        on(
-            self.learn_button.click,
-            self.start,
-            form,
-            [*self.draft_outputs, *view.outputs, self.consent, self.photo_note],
-            note=note,
-        )
+        started = [*self.draft_outputs, *view.outputs, self.consent, self.photo_note]
+        on(self.learn_button.click, self.start, form, started, note=note)
+        on(self.prepare_button.click, self.prepare, [], [*view.outputs, self.prepare_button], note=note)
         on(self.interrupt_button.click, self.interrupt, [], view.outputs, note=note)
         self.runs.connect(note, self.resume_button)
 
@@ -389,8 +390,12 @@ class LearnTab:
             return {self.memory: markup.note(str(error), "error")}
         if need is None:
             return {self.memory: markup.unknown(_NO_CHECKPOINT, _OPENED)}
-        sentence = " ".join(filter(None, (need.sentence(), self.service.preparation_offer(preset))))
-        return {self.memory: markup.quiet(sentence) if need.fits else markup.note(sentence, "error")}
+        offer, sentence = self.service.preparation_offer(preset), need.sentence()
+        shown = markup.quiet(sentence) if need.fits else markup.note(sentence, "error")
+        return {
+            self.memory: shown + (markup.quiet(offer) if offer else ""),
+            self.prepare_button: update(visible=bool(offer)),
+        }
 
     def start(
         self,
@@ -426,6 +431,11 @@ class LearnTab:
             self.note: markup.note(message, "good"),
         }
 
+    def prepare(self) -> Changes:
+        """Queue preparing the checkpoint."""
+        self.service.start_preparation()
+        return {**self.view.show(), self.prepare_button: update(visible=False)}
+
     def interrupt(self) -> Changes:
         """Interrupt the run, or the download, that is shown."""
         job = self.view.interrupt()
@@ -433,18 +443,10 @@ class LearnTab:
             message = "There is no run to interrupt."
         elif job.kind == "faces":
             message = "The download stops. It continues from there when you agree again."
+        elif job.kind == "prepare":
+            message = "The preparation stops. It continues from there when you prepare again."
         elif job.result.get("people"):
             message = "The likeness is not measured. Everyone is saved."
         else:
             message = "The run stops after the current step. You can resume it later."
         return {**self.view.show(job), self.note: markup.note(message)}
-
-
-def _setting(field: FormField) -> Any:
-    """The component of an advanced setting."""
-    common = {"label": field.label, "info": field.info, "elem_id": f"celeb_basis_set_{field.name}"}
-    if field.kind == "switch":
-        return own(gradio.Checkbox(field.default, **common))
-    if field.kind == "choice":
-        return own(gradio.Dropdown(list(field.choices), value=field.default, **common))
-    return own(gradio.Number(field.default, precision=0 if field.kind == "whole" else None, **common))
