@@ -120,14 +120,8 @@ class LearnTab:
         self.picked_face = components.hidden_text("celeb_basis_pick_face")
 
     def _create_run_form(self) -> None:
-        self.preset = own(
-            gradio.Radio(
-                learn_form.preset_choices(preset_costs(Pace())),
-                value=AUTO,
-                label="Preset",
-                elem_id="celeb_basis_preset",
-            )
-        )
+        choices = learn_form.preset_choices(preset_costs(Pace()))
+        self.preset = own(gradio.Radio(choices, value=AUTO, label="Preset", elem_id="celeb_basis_preset"))
         self.consent = own(
             gradio.Checkbox(
                 False, label="Everyone shown has agreed to this, or it is me", elem_id="celeb_basis_consent"
@@ -173,7 +167,7 @@ class LearnTab:
 
     def _connect_person_form(self) -> None:
         edited, shown, note = [self.draft, self.name], self.draft_outputs, self.note
-        on(
+        added = on(
             self.files.upload,
             self.add_photos,
             [*edited, self.files],
@@ -185,6 +179,8 @@ class LearnTab:
             note=self.photo_note,
             clear_on_error=self.files,
         )
+        shown_memory = [self.memory, self.prepare_button]  # the offer to prepare depends on the face models as well
+        on(added.then, self.show_memory, [self.preset, *self.settings.values()], shown_memory, quiet=True)
         # The script clicks this button when the user pauses while typing: one check per key would overtake another.
         check_button = components.hidden_button("celeb_basis_check_name")
         for event in (check_button.click, self.name.blur, self.replace.change):
@@ -215,7 +211,7 @@ class LearnTab:
         form = [self.draft, self.name, *given, *settings]
         started = [*self.draft_outputs, *view.outputs, self.consent, self.photo_note]
         on(self.learn_button.click, self.start, form, started, note=note)
-        on(self.prepare_button.click, self.prepare, [], [*view.outputs, self.prepare_button], note=note)
+        on(self.prepare_button.click, self.prepare, [], [*view.outputs, self.memory, self.prepare_button], note=note)
         on(self.interrupt_button.click, self.interrupt, [], view.outputs, note=note)
         self.runs.connect(note, self.resume_button)
 
@@ -434,7 +430,7 @@ class LearnTab:
     def prepare(self) -> Changes:
         """Queue preparing the checkpoint."""
         self.service.start_preparation()
-        return {**self.view.show(), self.prepare_button: update(visible=False)}
+        return {**self.view.show(), self.memory: "", self.prepare_button: update(visible=False)}
 
     def interrupt(self) -> Changes:
         """Interrupt the run, or the download, that is shown."""
