@@ -24,12 +24,13 @@ class Component:
     def __exit__(self, *_error: object) -> None:
         pass
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., Component]:
         if name.startswith("_"):
             raise AttributeError(name)
 
-        def connect(**options: Any) -> None:
+        def connect(**options: Any) -> Component:
             self.events[name] = options
+            return Component()
 
         return connect
 
