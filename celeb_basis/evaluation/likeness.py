@@ -55,7 +55,7 @@ CELEBRITIES = 2
 """Celebrities that a run adds to the checkpoint's file, with two pictures each."""
 MOST_CELEBRITIES = 64
 FEW_CELEBRITIES = 8
-"""With fewer, the end of the scale may still move a lot, and the user is told so."""
+"""With fewer, the end of the scale may still move a lot, and a sentence says so."""
 
 LOW, GOOD = 0.5, 0.8
 """Shares of the scale below which a likeness is low, and from which on it is good."""

@@ -52,7 +52,7 @@ class ToyTextEncoder:
     def encode(self, prompt: str, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """``(length, width)``: each position mixed with the mean of the whole prompt, with the tokens' vectors inserted."""
         rows = []
-        for part in prompt.replace(",", " ").split():
+        for part in prompt.replace(",", " ").split() or ["nothing"]:
             dtype = next(iter(tokens.values())).dtype if tokens else self.table.dtype
             rows.append(tokens[part] if part in tokens else self.table[tokenize(part)].to(dtype))
         sequence = torch.cat(rows)
