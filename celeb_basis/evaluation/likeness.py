@@ -57,8 +57,9 @@ MOST_CELEBRITIES = 64
 FEW_CELEBRITIES = 8
 """With fewer, the end of the scale may still move a lot, and a sentence says so."""
 
-LOW, GOOD = 0.5, 0.8
-"""Shares of the scale below which a likeness is low, and from which on it is good."""
+LOW, GOOD = 1 / 3, 2 / 3
+"""Shares of the scale below which a likeness is low, and from which on it is good. The scale is a hard one: pictures of a
+celebrity are compared with each other, those of the person with a photo. On the miniature, a stranger reaches 0.43."""
 LEAST_SPAN = 0.1
 """If the scale is shorter than this, in cosines, the checkpoint renders its celebrities no more alike than anybody."""
 FEW_FACES = 0.5

@@ -133,7 +133,7 @@ def test_the_ends_of_the_scale_are_anybody_and_the_checkpoints_own_celebrities(m
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize(("alike", "verdict"), [(0.0, "low"), (0.2, "low"), (0.42, "fair"), (0.6, "good")])
+@pytest.mark.parametrize(("alike", "verdict"), [(0.0, "low"), (0.1, "low"), (0.32, "fair"), (0.6, "good")])
 def test_a_person_stands_where_the_pictures_are(model: Painter, alike: float, verdict: str) -> None:
     model.person_alike = alike
     found = measure(model)
