@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest
+from celeb_basis.evaluation.known_celebrities import measure_scale
 from celeb_basis.evaluation.metrics import (
     EvaluationResult,
     ImageScores,
@@ -40,6 +41,7 @@ from celeb_basis.report import (
     ReportModel,
     ReportPerson,
     ReportPicture,
+    ReportScale,
     ReportStage,
     write_report,
 )
@@ -57,6 +59,8 @@ MINIATURE_NOTE = (
 )
 
 _SAMPLING_STEPS = 25
+_CELEBRITIES = 4
+"""Known people who are generated, to compare the others with."""
 _GUIDANCE = 4.0
 _ALONE = (
     "a photo of {}",
@@ -152,6 +156,11 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
     with clock("Evaluating"):
         alone = {name: [one.item for one in images if one.people == (name,)] for name in names}
         evaluation = merge_results([evaluate_images(alone[name], vectors[name], faces) for name in names])
+        photos = np.stack([vectors[name] for name in names])
+        measuring = measure_scale(
+            session.model, photos, faces, session.names, known_faces=[CELEBRITY_FACES], celebrities=_CELEBRITIES
+        )
+        anybody, known = yield from measuring
     own = [options.output / "people" / f"{one.name}.safetensors" for one in everyone]
     files = {**written, **dict.fromkeys(paths.values(), "a generated image")}
     collected = report.build(session, outcome)
@@ -169,6 +178,7 @@ def run_demo(options: DemoOptions) -> Generator[Event, None, DemoResult]:
             model=ReportModel("the miniature", session.model.info.family, note=MINIATURE_NOTE),
             pictures=[one.as_reported(evaluation.pictures) for one in images],
             verdict=evaluation,
+            scale=None if anybody is None or known is None else ReportScale(anybody, known),
             files=[ReportFile.of(file, purpose) for file, purpose in files.items()],
             stages=[*collected.stages, *clock.stages],
             seconds=seconds,

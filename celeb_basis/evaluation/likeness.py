@@ -8,8 +8,6 @@ checkpoint, to which every run adds two more, so that the end of the scale gets 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,56 +17,44 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch.nn import functional
 
 from celeb_basis.basis import basis_names
-from celeb_basis.diffusion_model import DiffusionModel, GenerationRequest, PlaceholderTokens
-from celeb_basis.errors import CelebBasisError, FileError, error_message, is_user_error
+from celeb_basis.diffusion_model import DiffusionModel
+from celeb_basis.errors import CelebBasisError, error_message, is_user_error
 from celeb_basis.evaluation.clip import ClipScorer
+from celeb_basis.evaluation.known_celebrities import (
+    LEAST_SPAN,
+    PROMPTS,
+    SEEDS,
+    KnownCelebrities,
+    add_celebrities,
+    face_vector,
+    generate,
+    with_face,
+)
 from celeb_basis.evaluation.prompts import as_person
 from celeb_basis.events import MeasuringPicture
 from celeb_basis.faces.face_search import find_faces
 from celeb_basis.faces.network import FaceNetwork, Floats, Portrait
 from celeb_basis.faces.portraits import SAME_PERSON, costing_likeness
-from celeb_basis.files import bases_cache, write_bytes
+from celeb_basis.files import bases_cache
 from celeb_basis.identities.identity import Identity
-from celeb_basis.method import FACE_WIDTH
 from celeb_basis.names.lists import NameList
 from celeb_basis.photos import open_photo
 from celeb_basis.provenance import marked
-from celeb_basis.reading import UnreadableError, check_safetensors, parse_json
 from celeb_basis.settings import PRESETS
-from celeb_basis.training.celebrity_faces import spread_order, stored_celebrity_faces
-from celeb_basis.training.first_guess import faces_folder
 
 _log = logging.getLogger(__name__)
 
-PROMPTS = ("a photo of {}", "a photo of {} on a beach")
-SEEDS = (1, 2)
-"""Each prompt with each seed: four pictures of a person. A celebrity's two are the first prompt with the first seed, and the
-second prompt with the second."""
-STEPS, GUIDANCE = 20, 7.5
-
-CELEBRITIES = 2
-"""Celebrities that a run adds to the checkpoint's file, with two pictures each."""
-MOST_CELEBRITIES = 64
 FEW_CELEBRITIES = 8
 """With fewer, the end of the scale may still move a lot, and a sentence says so."""
 
 LOW, GOOD = 1 / 3, 2 / 3
 """Shares of the scale below which a likeness is low, and from which on it is good. The scale is a hard one: pictures of a
 celebrity are compared with each other, those of the person with a photo. On the miniature, a stranger reaches 0.43."""
-LEAST_SPAN = 0.1
-"""If the scale is shorter than this, in cosines, the checkpoint renders its celebrities no more alike than anybody."""
-FEW_FACES = 0.5
-"""Share of a checkpoint's pictures of celebrities with a face, below which it hardly knows them."""
 
 Verdict = Literal["good", "fair", "low", "unknown"]
-
-_HEADER, _VERSION = "known celebrities", 1
-_UNREADABLE = (CelebBasisError, UnreadableError, SafetensorError, OSError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -177,7 +163,7 @@ def measure_people(
         A likeness for each person, in order.
     """
     basis = basis_names(model.text_encoders[0], names, bases_cache())
-    scale = _Celebrities(model, faces.name)
+    scale = KnownCelebrities(model, faces.name)
     wanted = scale.next(basis)
     total = len(people) * len(PROMPTS) * len(SEEDS) + 2 * len(wanted)
     done = 0
@@ -188,23 +174,14 @@ def measure_people(
         pictures: list[_Picture] = []
         for prompt in (one.replace("{}", token) for one in PROMPTS):
             for seed in SEEDS:
-                image = marked(_generate(model, prompt, seed, tokens), [token])
+                image = marked(generate(model, prompt, seed, tokens), [token])
                 image.info["title"] = prompt
                 done += 1
                 yield MeasuringPicture(done, total, person.identity.name, image)
-                pictures.append(_Picture(image, as_person(prompt, token), _face_vector(image, faces)))
+                pictures.append(_Picture(image, as_person(prompt, token), face_vector(image, faces)))
         shown.append(pictures)
-    for name in wanted:
-        vectors = []
-        for prompt, seed in zip(PROMPTS, SEEDS, strict=True):
-            image = _generate(model, prompt.replace("{}", name), seed, {})
-            done += 1
-            yield MeasuringPicture(done, total, "", None)
-            vectors.append(_face_vector(image, faces))
-        scale.add(name, torch.stack(vectors))
-    scale.save()
-    stored, _ = stored_celebrity_faces(model, basis, faces.name, faces_folder(), known=known_faces)
-    others = scale.vectors if stored is None else torch.cat([scale.vectors, _seen(stored.vectors)])
+    yield from add_celebrities(model, scale, wanted, faces, (done, total))
+    others = scale.everyone(model, basis, known_faces)
     return tuple(
         _likeness(person, pictures, scale, others, clip, model.info.name)
         for person, pictures in zip(people, shown, strict=True)
@@ -218,125 +195,19 @@ def not_measured(error: Exception) -> str:
     return f"The person is saved, but the likeness was not measured: {error_message(error)}"
 
 
-def _generate(model: DiffusionModel, prompt: str, seed: int, tokens: PlaceholderTokens) -> Image.Image:
-    request = GenerationRequest(prompt, placeholder_tokens=tokens, seed=seed, steps=STEPS, guidance=GUIDANCE)
-    image = next(iter(model.generate(request)), None)
-    if image is None:
-        raise CelebBasisError("The program generated no image: look at its log.")
-    return image
-
-
-def _face_vector(image: Image.Image, faces: FaceNetwork) -> torch.Tensor:
-    """``(512,)`` L2-normalized vector of the largest face, NaN without one."""
-    pixels = np.asarray(image.convert("RGB"), np.uint8)
-    found = faces.detect(pixels)
-    if not found:
-        return torch.full((FACE_WIDTH,), torch.nan)
-    vector = np.asarray(faces.embed([faces.align(pixels, found[0].landmarks)]), np.float32)[0]
-    return functional.normalize(torch.from_numpy(vector), dim=0)
-
-
-def _seen(vectors: torch.Tensor) -> torch.Tensor:
-    """The rows that are of a face."""
-    return vectors[vectors.isfinite().all(dim=1)]
-
-
-# The celebrities of a checkpoint
-
-
-class _Celebrities:
-    """Pictures of celebrities by their face vectors: two of each, from the checkpoint's file.
-
-    Args:
-        model: The checkpoint.
-        faces: Name of the face network.
-    """
-
-    def __init__(self, model: DiffusionModel, faces: str) -> None:
-        self._checkpoint, self._faces = model.info.name, faces
-        parts = [_VERSION, model.info.sha256, model.info.resolution, faces, *PROMPTS, *SEEDS, STEPS, GUIDANCE]
-        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        self._file = faces_folder() / f"known-{digest}.safetensors"
-        self._pairs = self._read()
-
-    def next(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The names that this run adds, evenly spread over the list."""
-        room = min(CELEBRITIES, MOST_CELEBRITIES - len(self._pairs))
-        return tuple(name for name in spread_order(names) if name not in self._pairs)[: max(room, 0)]
-
-    def add(self, name: str, pair: torch.Tensor) -> None:
-        """Add the ``(2, 512)`` vectors of a name's pictures."""
-        self._pairs[name] = pair
-
-    @property
-    def vectors(self) -> torch.Tensor:
-        """``(N, 512)`` of all pictures with a face."""
-        return _seen(torch.cat([torch.zeros(0, FACE_WIDTH), *self._pairs.values()]))
-
-    @property
-    def known(self) -> tuple[float | None, int]:
-        """Mean cosine of the two pictures of a celebrity, and of how many both show a face."""
-        cosines = [
-            float(first @ second) for first, second in self._pairs.values() if bool((first + second).isfinite().all())
-        ]
-        return (float(np.mean(cosines)) if cosines else None), len(cosines)
-
-    @property
-    def unknown(self) -> bool:
-        """Whether the checkpoint hardly knows celebrities: few faces, or no two pictures of one that are alike."""
-        pictures = 2 * len(self._pairs)
-        if pictures and len(self.vectors) < FEW_FACES * pictures:
-            return True
-        known, count = self.known
-        if known is None or count < 2:
-            return False
-        firsts = torch.stack([pair[0] for pair in self._pairs.values() if bool(pair.isfinite().all())])
-        seconds = torch.stack([pair[1] for pair in self._pairs.values() if bool(pair.isfinite().all())])
-        between = firsts @ seconds.T
-        different = float((between.sum() - between.trace()) / (count * (count - 1)))
-        return known - different < LEAST_SPAN
-
-    def save(self) -> None:
-        """Write the file; if it cannot be written, only the time is lost."""
-        header = {"version": _VERSION, "checkpoint": self._checkpoint, "names": list(self._pairs), "faces": self._faces}
-        if not self._pairs:
-            return
-        try:
-            pairs = torch.stack(list(self._pairs.values())).to(torch.float16)
-            write_bytes(self._file, save({"pairs": pairs}, {_HEADER: json.dumps(header, ensure_ascii=False)}))
-        except FileError as error:
-            _log.warning("The checkpoint's celebrities are not saved. %s", error)
-
-    def _read(self) -> dict[str, torch.Tensor]:
-        if not self._file.is_file():
-            return {}
-        try:
-            check_safetensors(self._file)
-            with safe_open(self._file, framework="pt") as file:
-                header = parse_json(file.metadata()[_HEADER], most_values=4 * MOST_CELEBRITIES)
-                pairs = file.get_tensor("pairs").float().clone()  # a mapped tensor keeps the file open
-            names = [str(name) for name in header["names"]]
-            if pairs.shape != (len(names), 2, FACE_WIDTH) or header["faces"] != self._faces:
-                raise ValueError(f"it holds {tuple(pairs.shape)} vectors of {len(names)} names")
-        except _UNREADABLE as error:
-            _log.warning("The celebrities in %s cannot be read and are generated again: %s", self._file, error)
-            return {}
-        return dict(zip(names, pairs.unbind(0), strict=True))
-
-
 # The figures and the advice
 
 
 def _likeness(
     person: PersonToMeasure,
     pictures: Sequence[_Picture],
-    scale: _Celebrities,
+    scale: KnownCelebrities,
     others: torch.Tensor,
     clip: ClipScorer | None,
     checkpoint: str,
 ) -> Likeness:
     photos = functional.normalize(torch.from_numpy(np.asarray(person.photos, np.float32)), dim=1)
-    vectors = _seen(torch.stack([one.vector for one in pictures]))
+    vectors = with_face(torch.stack([one.vector for one in pictures]))
     likeness = float((vectors @ photos.T).mean()) if len(vectors) else None
     anybody = float((others @ photos.T).mean()) if len(others) else None
     known, known_of = scale.known

@@ -22,11 +22,11 @@ from support.toys import ToyModel
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.errors import CelebBasisError, EvaluationError
-from celeb_basis.evaluation import likeness as module
+from celeb_basis.evaluation import known_celebrities as module
 from celeb_basis.evaluation.clip import is_on_disk
+from celeb_basis.evaluation.known_celebrities import MOST_CELEBRITIES
 from celeb_basis.evaluation.likeness import (
     FEW_CELEBRITIES,
-    MOST_CELEBRITIES,
     Likeness,
     PersonToMeasure,
     measure_people,

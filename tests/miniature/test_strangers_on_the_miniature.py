@@ -74,6 +74,8 @@ def test_the_demo_shows_both_people(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "&lt;person1&gt; and &lt;person2&gt;" in page
     assert "similarity person1" in page
+    assert "For comparison: anybody 0." in page
+    assert "the model&#39;s own celebrities 0." in page
     assert load_identity(tmp_path / "people" / "person1.safetensors").metadata.base_model == "miniature"
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 13
     for layout in ("webui", "diffusers"):

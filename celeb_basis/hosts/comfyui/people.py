@@ -341,7 +341,7 @@ class InventRequest:
     """Whether the person replaces one of that name there."""
 
     def settings(self) -> InventionSettings:
-        """The same for whoever invents."""
+        """The same for any number of people."""
         groups = tuple(one for one in (self.people, self.region) if one not in (EVERYONE, ANYWHERE))
         return InventionSettings(groups=groups, leaning=self.leaning, distance=self.distance)
 
