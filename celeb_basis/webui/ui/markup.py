@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from celeb_basis import __version__
 from celeb_basis.identities.invention import invented_recipe
+from celeb_basis.identities.steering import steered_words
 from celeb_basis.templating import DataURI, data_uri, date_text, duration, generated_image_uri, render
 
 if TYPE_CHECKING:
@@ -443,7 +444,9 @@ def _method(known: Mapping[str, Any]) -> str:
         while isinstance(recipe.get("of"), dict):  # a blend that was moved afterwards
             recipe = recipe["of"]
         parts = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
-        return "blended from " + ", ".join(f"{name} ({share:.0%})" for name, share in parts)
+        steered = steered_words(known.get("settings", {}))
+        made = "blended from " + ", ".join(f"{name} ({share:.0%})" for name, share in parts)
+        return f"{made}; {steered}" if steered else made
     if known.get("source") == "invented":
         return invented_recipe(known.get("settings", {}))
     return "imported" if known.get("source") == "imported" else f"learned in {known.get('steps', 0)} steps"
