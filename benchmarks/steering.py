@@ -140,7 +140,8 @@ class Study:
                 (MEANS, lambda n, b, g=group: group_direction(g, n, b)),
                 (DISCRIMINANT, lambda n, b, g=group: discriminant(g, n, b)),
             ):
-                lines.append(f"{group}, {kind}: held-out names told apart {held_out(names, group, self.bases[0], direction):.2f}")
+                apart = held_out(names, group, self.bases[0], direction)
+                lines.append(f"{group}, {kind}: held-out names told apart {apart:.2f}")
         return lines
 
     def _celebrity(self, number: int, halves: Sequence[str]) -> str:
@@ -215,7 +216,9 @@ def table(people: Sequence[Mapping[str, np.ndarray]], judges: Sequence[FaceJudge
         lines += [_line("celebrity", alike(people, judge, "celebrity", "celebrity"))]
     lines += ["", "brightness of the face, difference to the unsteered person's"]
     for kind in group_kinds:
-        lines.append(_line(kind, np.array([_mean(p[f"light: {kind}"]) - _mean(p[f"light: {UNSTEERED}"]) for p in people])))
+        lines.append(
+            _line(kind, np.array([_mean(p[f"light: {kind}"]) - _mean(p[f"light: {UNSTEERED}"]) for p in people]))
+        )
     return lines
 
 

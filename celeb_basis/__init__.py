@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "python_api"),
-    **dict.fromkeys(("invent_people", "measure_likeness", "save_person", "steer_person", "token_vectors"), "python_api"),
+    **dict.fromkeys(
+        ("invent_people", "measure_likeness", "save_person", "steer_person", "token_vectors"), "python_api"
+    ),
     **dict.fromkeys(("DiffusionModel", "GenerationRequest"), "diffusion_model"),
     "CelebBasisError": "errors",
     "Identity": "identities.identity",

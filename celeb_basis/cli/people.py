@@ -92,7 +92,10 @@ def _add_steering(parser: argparse.ArgumentParser) -> None:
     for option, about in (
         ("--toward", "more like a celebrity of the basis; repeatable"),
         ("--away", "away from a celebrity of the basis; repeatable"),
-        ("--group", "toward a group of the list of names, such as women, or away from it with a strength below 0; repeatable"),
+        (
+            "--group",
+            "toward a group of the list of names, such as women, or away from it with a strength below 0; repeatable",
+        ),
     ):
         group.add_argument(option, action="append", default=[], metavar="NAME=X", help=about)
 

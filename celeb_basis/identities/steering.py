@@ -42,7 +42,9 @@ class Steering:
     def __post_init__(self) -> None:
         for name, strength in (*self.celebrities, *self.groups):
             if not name.strip():
-                raise SettingsError("Somebody to steer to has no name: give a celebrity or a group of the list of names.")
+                raise SettingsError(
+                    "Somebody to steer to has no name: give a celebrity or a group of the list of names."
+                )
             if not -1 <= strength <= 1:
                 raise SettingsError(f"The strength of {name!r} is {strength}: choose a value from -1 to 1.")
 
@@ -118,7 +120,9 @@ def group_direction(group: str, names: NameList, basis: Basis) -> torch.Tensor:
     """
     group, column = names.find_group(group)
     value_of = {
-        name: row[column] for name, row in zip(names.names, names.columns, strict=True) if len(row) > column and row[column]
+        name: row[column]
+        for name, row in zip(names.names, names.columns, strict=True)
+        if len(row) > column and row[column]
     }
     inside = torch.tensor([value_of.get(name) == group for name in basis.names])
     outside = torch.tensor([value_of.get(name, group) != group for name in basis.names])

@@ -1,4 +1,4 @@
-"""Steering people in the celebrities' space: more like someone, away from them, along groups, at the same distance to the mean."""
+"""Steering people in the celebrities' space: more like someone or away from them, at the same distance to the mean."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def test_a_group_is_the_difference_of_the_means() -> None:
         women = np.mean([rows[place[f"first{i} last{i}"]] for i in range(1, 70, 2)], axis=0)
         men = np.mean([rows[place[f"first{i} last{i}"]] for i in range(0, 70, 2)], axis=0)
         found = group_direction(" Women ", NAMES, basis).numpy()
-        np.testing.assert_allclose(found / np.linalg.norm(found), (women - men) / np.linalg.norm(women - men), atol=1e-5)
+        np.testing.assert_allclose(
+            found / np.linalg.norm(found), (women - men) / np.linalg.norm(women - men), atol=1e-5
+        )
         assert np.linalg.norm(found) == pytest.approx(math.sqrt(2), rel=1e-5)
     one, other = steered(groups={"women": 0.4}), steered(groups={"men": -0.4})
     np.testing.assert_allclose(cosines(one, other.coefficients), 1, atol=1e-5)
@@ -139,7 +141,12 @@ def test_a_steered_blend_keeps_its_recipe() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"operation": "steer"}, {"operation": "steer", "celebrities": 3, "groups": [["a"], 5, ["b", "c"]]}, {"of": []}],
+    [
+        {},
+        {"operation": "steer"},
+        {"operation": "steer", "celebrities": 3, "groups": [["a"], 5, ["b", "c"]]},
+        {"of": []},
+    ],
 )
 def test_words_of_a_file_that_holds_anything(settings: dict[str, object]) -> None:
     assert steered_words(settings) == ""
@@ -155,7 +162,7 @@ def test_strengths_out_of_their_range(strength: float) -> None:
 def test_unknown_names_and_groups_get_a_hint() -> None:
     with pytest.raises(BasisError, match="did you mean first5 last5"):
         steered(celebrities={"first5 lasst5": 0.3})
-    with pytest.raises(NamesError, match="choose from women, men|choose from men, women"):
+    with pytest.raises(NamesError, match=r"choose from (women, men|men, women)"):
         steered(groups={"woman": 0.3})
     with pytest.raises(NamesError, match="has no groups"):
         steer(MIRA, Steering((), (("women", 0.3),)), BASES, INFO, name_list(NAMES.names, "a plain list"))

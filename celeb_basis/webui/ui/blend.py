@@ -255,7 +255,9 @@ def _request(
     *steering_and_weights: Any,
 ) -> BlendRequest:
     steering, weights = steering_and_weights[: 2 * STEERED + 2], steering_and_weights[2 * STEERED + 2 :]
-    named = [((name or "").strip(), float(strength)) for name, strength in zip(steering[::2], steering[1::2], strict=True)]
+    named = [
+        ((name or "").strip(), float(strength)) for name, strength in zip(steering[::2], steering[1::2], strict=True)
+    ]
     return BlendRequest(
         parts=_parts(people, weights),
         name=(name or "").strip(),
