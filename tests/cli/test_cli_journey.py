@@ -272,8 +272,8 @@ def test_a_blend_is_steered(celeb: Callable[..., Any], parts: Any, library: Path
     groups = tmp_path / "groups.txt"
     groups.write_text("\n".join(f"{name}, {'women' if i % 2 else 'men'}" for i, name in enumerate(known)), "utf-8")
     words = ["--model", parts.model, "--names", groups, "--library", tmp_path]
-    path, star, other = library / "ada.safetensors", known[3], known[8]
-    where = ["--toward", f"{star}=0.8", "--away", f"{other}=0.3", "--group", "women=0.4"]
+    path, star, other = library / "ada.safetensors", "Aaron Paul", "Adam Driver"
+    where = ["--toward", f"{star}=1", "--away", f"{other}=0.3", "--group", "women=0.4"]
     shown = celeb("blend", path, *where, "--as", "eve", *words, "--json").json
     assert star in [name for name, _ in shown["nearest"]]
     ada, eve = load_identity(path), load_identity(tmp_path / "eve.safetensors")
@@ -281,7 +281,7 @@ def test_a_blend_is_steered(celeb: Callable[..., Any], parts: Any, library: Path
         np.linalg.norm(eve.coefficients[0], axis=-1), np.linalg.norm(ada.coefficients[0], axis=-1), rtol=1e-5
     )
     settings = eve.metadata.settings
-    assert settings["celebrities"] == [[star, 0.8], [other, -0.3]]
+    assert settings["celebrities"] == [[star, 1.0], [other, -0.3]]
     assert settings["groups"] == [["women", 0.4]]
     for wrong, why in (
         (["--toward", f"{star[:-1]}=0.3"], f"did you mean {star}"),

@@ -93,7 +93,7 @@ def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) ->
     job = ended(client.post(f"{PREFIX}/blend/start", json={"parts": parts, "name": "mix"}))
     assert job["result"]["person"]["word"] == "<mix>"
     assert client.get(f"{PREFIX}/people/mix").json()["source"] == "blended"
-    star = service.workspace.names().names[3]
+    star = bases[0].names[3]
     steering = [{"celebrity": star, "strength": 0.4}]
     ended(client.post(f"{PREFIX}/blend/start", json={"parts": parts, "name": "steered", "steering": steering}))
     assert client.get(f"{PREFIX}/people/steered").json()["settings"]["celebrities"] == [[star, 0.4]]

@@ -150,14 +150,15 @@ def test_a_blend_as_a_job_saves_the_same_as_at_once(people: Service) -> None:
 
 
 def with_groups(service: Service, tmp_path: Path) -> tuple[str, ...]:
-    """The list of names again, with women and men behind them; answers the names."""
+    """The list of names again, with women and men behind them; answers the names in the basis."""
     known = service.workspace.names()
     names = tmp_path / "groups.txt"
     names.write_text("\n".join(f"{one}, {'women' if i % 2 else 'men'}" for i, one in enumerate(known.names)), "utf-8")
     options = replace(service.workspace.options(), names_file=str(names))
     service.workspace.options = lambda: options  # type: ignore[method-assign]
     assert service.workspace.names().sha256 == known.sha256
-    return known.names
+    with service.model.read() as model:
+        return service.model.bases(model, 8)[0].names
 
 
 def test_a_blend_is_steered_at_its_distance_to_the_mean(people: Service, tmp_path: Path) -> None:
