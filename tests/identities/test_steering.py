@@ -16,7 +16,7 @@ from celeb_basis.errors import BasisError, IdentityError, NamesError, SettingsEr
 from celeb_basis.identities.blending import blend, people_in, toward_celebrity
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.identities.identity import Identity, identity_from_bytes, identity_to_bytes
-from celeb_basis.identities.invention import Inventor
+from celeb_basis.identities.invention import InventionSettings, Inventor
 from celeb_basis.identities.steering import Steering, group_direction, steer, steered_words
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
@@ -33,10 +33,10 @@ def names(count: int = 80) -> NameList:
 NAMES = names()
 BASES = tuple(build_basis(encoder, NAMES, BasisOptions(12)).basis for encoder in MODEL.text_encoders)
 INFO = MODEL.info
-MIRA = Inventor(BASES, INFO, NAMES).invent(3, name="mira")
+MIRA = Inventor(BASES, INFO, NAMES, InventionSettings("gaussian")).invent(3, name="mira")
 
 
-def steered(one: Identity = MIRA, **where: dict[str, float]) -> Identity:
+def steered(one: Identity = MIRA, /, **where: dict[str, float]) -> Identity:
     steering = Steering(tuple(where.get("celebrities", {}).items()), tuple(where.get("groups", {}).items()))
     return steer(one, steering, BASES, INFO, NAMES)
 

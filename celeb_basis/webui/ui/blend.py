@@ -73,7 +73,8 @@ class BlendTab:
         )
 
     def _create_steering_form(self) -> None:
-        self.celebrities, self.groups = [], []
+        self.celebrities: list[Any] = []
+        self.groups: list[Any] = []
         with gradio.Accordion("Steer", open=False, elem_id="celeb_basis_steer"):
             for number in range(STEERED):
                 with gradio.Row(elem_classes=["celeb-basis-line"]):
