@@ -43,7 +43,7 @@ class Steering:
         for name, strength in (*self.celebrities, *self.groups):
             if not name.strip():
                 raise SettingsError(
-                    "Somebody to steer to has no name: give a celebrity or a group of the list of names."
+                    "There is no name to steer to: give a celebrity or a group of the list of names."
                 )
             if not -1 <= strength <= 1:
                 raise SettingsError(f"The strength of {name!r} is {strength}: choose a value from -1 to 1.")
@@ -112,7 +112,7 @@ def celebrity_direction(celebrity: str, basis: Basis) -> torch.Tensor:
 def group_direction(group: str, names: NameList, basis: Basis) -> torch.Tensor:
     """``(E, K)``: from the mean of the names that the list's column counts to other groups to the mean of the group.
 
-    The rows together have the length of ``E`` rows of 1: a position that tells the groups apart better (the first name,
+    The rows together have the length of ``E`` rows of 1: a position that separates the groups better (the first name,
     for women and men) moves more.
 
     Raises:

@@ -166,7 +166,7 @@ def test_unknown_names_and_groups_get_a_hint() -> None:
         steered(groups={"woman": 0.3})
     with pytest.raises(NamesError, match="has no groups"):
         steer(MIRA, Steering((), (("women", 0.3),)), BASES, INFO, name_list(NAMES.names, "a plain list"))
-    with pytest.raises(SettingsError, match="has no name"):
+    with pytest.raises(SettingsError, match="no name to steer to"):
         steered(celebrities={" ": 0.3})
 
 

@@ -444,9 +444,8 @@ def _method(known: Mapping[str, Any]) -> str:
         while isinstance(recipe.get("of"), dict):  # a blend that was moved afterwards
             recipe = recipe["of"]
         parts = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
-        steered = steered_words(known.get("settings", {}))
         made = "blended from " + ", ".join(f"{name} ({share:.0%})" for name, share in parts)
-        return f"{made}; {steered}" if steered else made
+        return "; ".join(filter(None, (made, steered_words(known.get("settings", {})))))
     if known.get("source") == "invented":
         return invented_recipe(known.get("settings", {}))
     return "imported" if known.get("source") == "imported" else f"learned in {known.get('steps', 0)} steps"
