@@ -135,7 +135,8 @@ def group_direction(group: str, names: NameList, basis: Basis) -> torch.Tensor:
     rows = basis.name_coefficients.cpu().float()
     difference = rows[inside].mean(dim=0) - rows[outside].mean(dim=0)
     length = difference.norm().clamp(min=torch.finfo(torch.float32).tiny)
-    return difference * (math.sqrt(basis.positions) / length)
+    direction: torch.Tensor = difference * (math.sqrt(basis.positions) / length)
+    return direction
 
 
 def steered_words(settings: Mapping[str, Any]) -> str:
