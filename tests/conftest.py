@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the slow tier")
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
 def pytest_xdist_auto_num_workers() -> int | None:
     """One process if a real program is to be started: two cannot run from one folder. Else one a core."""
     programs = ("WEBUI", "FORGE", "FORGE_NEO", "REFORGE", "SDNEXT", "COMFYUI", "INVOKEAI", "NEIGHBOURS")

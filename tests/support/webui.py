@@ -28,18 +28,24 @@ class WebUI:
     def checkpoint(self, name: str) -> Path:
         return self.folder / "models" / "Stable-diffusion" / f"{name}.safetensors"
 
-    def answer_of(self, module: str, *arguments: str, data: Path, timeout: float = 600) -> Any:
-        """What ``python -m module arguments`` prints as its last line, as JSON, run with the WebUI's Python."""
-        environment = dict(os.environ)
-        environment |= {
+    def environment(self, data: Path) -> dict[str, str]:
+        """The environment in which it is started: offline, on the processor, with a cache of its own."""
+        return {
+            **os.environ,
             "CELEB_BASIS_WEBUI": str(self.folder),
             "CELEB_BASIS_CACHE": str(data / "cache"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "CUDA_VISIBLE_DEVICES": "",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+    def answer_of(self, module: str, *arguments: str, data: Path, timeout: float = 600) -> Any:
+        """What ``python -m module arguments`` prints as its last line, as JSON, run with the WebUI's Python."""
+        environment = self.environment(data)
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         command = [str(self.python), "-m", module, "--data", str(data), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
         if done.returncode:

@@ -83,6 +83,12 @@ class Server:
             time.sleep(0.05)
         return job
 
+    def page_ids(self) -> set[str]:
+        """The ids of all components on the page, as gradio sends them to a browser."""
+        status, answer = self.call("GET", "/config")
+        assert status == 200, answer
+        return {str(one["props"].get("elem_id")) for one in answer["components"]}
+
     @property
     def resident_bytes(self) -> int:
         """Memory that the server holds."""
@@ -118,17 +124,7 @@ def serving(
     ]
     if extension:
         command += ["--celeb-basis-faces", str(faces)]
-    environment = dict(os.environ)
-    environment |= {
-        "CELEB_BASIS_CACHE": str(data / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    with running(command, webui.folder, environment, data, port, auth) as server:
+    with running(command, webui.folder, webui.environment(data), data, port, auth) as server:
         yield server
 
 
