@@ -25,7 +25,7 @@ from celeb_basis.errors import HostError
 from celeb_basis.method import NoiseSchedule as NoiseSchedule
 from celeb_basis.method import Prediction as Prediction
 from celeb_basis.regions import Region
-from celeb_basis.sampling import SamplerName
+from celeb_basis.sampling import Refinement, SamplerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -94,6 +94,8 @@ class GenerationRequest:
     """Parts of the picture with prompts of their own. Hosts inside of a user's program leave them out."""
     regions_until: float = 1.0
     """Share of the steps, from the first on, in which the regions act."""
+    refine: Refinement | None = None
+    """Changes the predicted clean latents of steps, as face guidance does. Hosts inside of a user's program leave it out."""
 
 
 @dataclass(frozen=True)

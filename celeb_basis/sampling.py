@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,27 @@ from celeb_basis.method import NoiseSchedule, Prediction
 
 SamplerName = Literal["ddim", "dpm++", "rbf"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddim", "dpm++", "rbf")
+
+
+class Refinement(Protocol):
+    """A change of the predicted clean latents in a step, whichever sampler takes it."""
+
+    def __call__(
+        self, clean: torch.Tensor, step: int, steps: int, decode: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """The latents to go on with.
+
+        Args:
+            clean: ``(1, C, h, w)`` predicted clean latents.
+            step: The step, from 0.
+            steps: How many steps there are.
+            decode: The VAE's decoder, with gradients: ``(1, C, h, w)`` scaled latents to ``(1, 3, H, W)`` RGB in about
+                [-1, 1].
+
+        Returns:
+            ``(1, C, h, w)``; ``clean`` itself to leave the step as it is.
+        """
+
 
 _SMALLEST_ALPHA = 2.0**-24
 """Lower bound of ``alphas_cumprod``: where the terminal signal-to-noise ratio is zero, ``lambda`` would be infinite."""
@@ -91,6 +112,20 @@ def clean_prediction(
     return alpha * latents - sigma * output
 
 
+def output_for(
+    changed: torch.Tensor,
+    clean: torch.Tensor,
+    output: torch.Tensor,
+    alpha: float,
+    sigma: float,
+    prediction: Prediction,
+) -> torch.Tensor:
+    """The denoiser's output from which ``changed`` clean latents follow in place of ``clean``, which follow from ``output``."""
+    if prediction == "epsilon":
+        return output - (alpha / sigma) * (changed - clean)
+    return output - (changed - clean) / sigma
+
+
 @dataclass(frozen=True)
 class RbfShapes:
     """Shape parameters ``s`` of RBF-Solver for every step; the kernels' width is ``e^s`` times the step's.
@@ -117,6 +152,7 @@ def sample(
     *,
     shapes: RbfShapes | None = None,
     order: int = 3,
+    refine: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Integrate from noise to clean latents with one evaluation per step.
 
@@ -128,6 +164,7 @@ def sample(
         sampler: Which coefficients to use.
         shapes: RBF-Solver's shape parameters, by default those of the paper.
         order: RBF-Solver's highest number of predictions in a step.
+        refine: Changes the predicted clean latents of a step, given with its number, before they are used.
 
     Returns:
         ``(N, C, h, w)`` latents, in ``noise``'s dtype.
@@ -140,6 +177,8 @@ def sample(
     for step in range(points.steps):
         output = denoise(latents, points.timesteps[step])
         newest = clean_prediction(output, latents, points.alphas[step], sigmas[step], prediction)
+        if refine is not None:
+            newest = refine(newest, step)
         if sampler == "rbf" and before is not None:
             used = _order(step - 1, points.steps, order)
             nodes = [lambdas[step - number] for number in range(used + 1)]

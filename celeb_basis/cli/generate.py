@@ -22,6 +22,7 @@ from celeb_basis.cli.common import (
     fitted_identity,
     open_model,
 )
+from celeb_basis.cli.face_guidance import add_face_guidance, check_face_guidance, with_face_guidance
 from celeb_basis.cli.progress import Console
 from celeb_basis.provenance import PARAMETERS, marked, parameters_text, save_generated_image
 
@@ -64,6 +65,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--count", type=int, default=1, metavar="N", help="number of images")
     parser.add_argument("--negative", type=text_argument, default="", metavar="TEXT", help="negative prompt")
     _add_places(parser)
+    add_face_guidance(parser)
     add_model(parser)
     add_names(parser)
 
@@ -146,6 +148,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     width, height = check_sampling(arguments)
     if not 1 <= arguments.count <= 10_000:
         raise UsageError("--count must be from 1 to 10000.")
+    check_face_guidance(arguments)
 
     from celeb_basis.cli.prompt_people import find_people
     from celeb_basis.diffusion_model import GenerationRequest
@@ -174,6 +177,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         height=height,
     )
     request, placed = with_places(request, arguments, model.info, console)
+    request, guided = with_face_guidance(request, arguments, people.named_in(arguments.prompt), console)
     files: list[dict[str, Any]] = []
     number = next_number(arguments.output)
     try:
@@ -181,7 +185,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             for index, image in enumerate(model.generate(request)):
                 seed = arguments.seed + index
                 path = arguments.output / f"{number + index:05d}-{seed}.png"
-                save_image(path, image, request, seed, model.info, people, placed)
+                save_image(path, image, request, seed, model.info, people, placed | guided)
                 files.append({"file": str(path), "seed": seed})
                 bar.update()
     finally:

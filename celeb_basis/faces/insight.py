@@ -73,6 +73,12 @@ class InsightFaceNetwork(DiscerningNetwork):
         """The pack's name and the first eight hex digits of the recognizer's SHA-256, e.g. ``buffalo_l:4c06341c``."""
         return self._name
 
+    @property
+    def recognizer_file(self) -> tuple[Path, float, float]:
+        """The recognizer's ONNX file, and what is subtracted from pixels before it and what they are divided by then."""
+        one = self._recognizer
+        return Path(one.model_file), float(one.input_mean), float(one.input_std)
+
     def detect(self, picture: Pixels) -> list[DetectedFace]:
         """Every face in an RGB picture, largest first. If none is found, it looks again with a border: a crop may be tight."""
         faces = self.detect_once(picture)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from celeb_basis.diffusion_model import VaeMemory, to_device
+from celeb_basis.hosts.diffusers.pipelines import gradient_checkpointing
 from celeb_basis.hosts.torch_utils import (
     DECODED_MAPS,
     ENCODED_MAPS,
@@ -74,13 +75,21 @@ class Autoencoder:
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode ``(N, C, h, w)`` scaled latents to ``(N, 3, H, W)`` images in [-1, 1], without gradients."""
-        vae = self.module
         pixels = latents.shape[0] * latents.shape[-2] * latents.shape[-1] * self.scale_factor**2
         with torch.no_grad(), self._tiled_if_short(DECODED_MAPS * self._widths[1] * pixels):
-            unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-            if shift := getattr(vae.config, "shift_factor", None):
-                unscaled = unscaled + shift
-            images: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
+            return self._decode(latents)
+
+    def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
+        """What :meth:`decode` gives, differentiable; most of it is computed again on the way back, which saves memory."""
+        with torch.enable_grad(), gradient_checkpointing(self.module, wanted=True):
+            return self._decode(latents)
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.module
+        unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+        if shift := getattr(vae.config, "shift_factor", None):
+            unscaled = unscaled + shift
+        images: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
         return images
 
     def release(self, device: torch.device) -> None:

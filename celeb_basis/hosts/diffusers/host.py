@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +38,7 @@ from celeb_basis.hosts.diffusers.pipelines import (
     gradient_checkpointing,
     is_inpainting,
     noise_schedule,
+    refine_steps,
     sampler,
 )
 from celeb_basis.hosts.diffusers.regional import EncodedRegion, regional
@@ -240,7 +241,7 @@ class DiffusersHost(DiffusionModel):
         The first latents are drawn on the CPU, so that a seed gives the same image on every device.
         """
         width, height = image_size(request, self.info, self._vae.scale_factor, self.schedule.timesteps)
-        pipeline = self._sampling_pipeline()
+        pipeline, refine = self._sampling_pipeline(), self._refinement(request)
         with torch.no_grad():
             encoded = self._generation_prompts(request)
             regions = self._encoded_regions(request)
@@ -252,6 +253,9 @@ class DiffusersHost(DiffusionModel):
                 with torch.no_grad(), frozen([self._unet]), self._vae.on_device(self.device):
                     with regional(self._unet, regions, steps=request.steps, until=request.regions_until):
                         if request.sampler == "ddim":
+                            if refine is not None:
+                                pipeline.scheduler = sampler(self._pipeline.scheduler)
+                                refine_steps(pipeline.scheduler, refine)
                             latents = self._through(
                                 pipeline,
                                 **encoded,
@@ -300,7 +304,13 @@ class DiffusersHost(DiffusionModel):
         shape = (1, self.info.latent_channels, *(side // self._vae.scale_factor for side in size))
         noise = torch.randn(shape, generator=generator).to(self.device)
         points = sampling_points(self.schedule, request.steps)
-        return sample(denoise, noise, points, self.schedule.prediction, request.sampler)
+        refine = self._refinement(request)
+        return sample(denoise, noise, points, self.schedule.prediction, request.sampler, refine=refine)
+
+    def _refinement(self, request: GenerationRequest) -> Callable[[torch.Tensor, int], torch.Tensor] | None:
+        if (refine := request.refine) is None:
+            return None
+        return lambda clean, step: refine(clean, step, request.steps, self._vae.decode_with_gradients)
 
     def _through(self, pipeline: Any, **arguments: Any) -> Any:
         """What a text-to-image pipeline makes; an inpainting denoiser is given beside its latents what it takes as well."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from celeb_basis.diffusion_model import NoiseSchedule
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.diffusers.configs import Family
+from celeb_basis.sampling import clean_prediction, output_for
 
 _ADVICE = "use a text-to-image or inpainting checkpoint of Stable Diffusion 1.x, 2.x or XL"
 
@@ -87,6 +90,31 @@ def sampler(scheduler: Any) -> Any:
     if scheduler.config.get("rescale_betas_zero_snr"):
         options["timestep_spacing"] = "trailing"  # otherwise the step without any signal is left out
     return diffusers.DDIMScheduler.from_config(_plain(scheduler.config), **options)
+
+
+def refine_steps(scheduler: Any, refine: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+    """Have a DDIM scheduler of :func:`sampler` go on from changed predictions of the clean latents.
+
+    Args:
+        scheduler: The scheduler of one image; it is changed.
+        refine: Gives the clean latents to go on with for those of a step and its number, from 0.
+    """
+    step, taken = scheduler.step, 0
+
+    @functools.wraps(step)
+    def refined(output: torch.Tensor, timestep: Any, latents: torch.Tensor, **more: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        signal = float(scheduler.alphas_cumprod[int(timestep)])
+        alpha, sigma = math.sqrt(signal), math.sqrt(1.0 - signal)
+        kind = scheduler.config.prediction_type
+        if alpha > 0:  # the first step of a schedule that ends without signal predicts nothing
+            clean = clean_prediction(output, latents, alpha, sigma, kind)
+            if (changed := refine(clean, taken - 1)) is not clean:
+                output = output_for(changed, clean, output, alpha, sigma, kind)
+        return step(output, timestep, latents, **more)
+
+    scheduler.step = refined
 
 
 def _plain(config: Any) -> dict[str, Any]:
