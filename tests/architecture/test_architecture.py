@@ -308,7 +308,7 @@ def test_nothing_is_unpickled() -> None:
 def test_modules_are_topics() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert not {name: length for name, length in lengths.items() if length > 450}
-    assert len(lengths) <= 200
+    assert len(lengths) <= 205
     assert statistics.median(lengths.values()) >= 140
 
 
