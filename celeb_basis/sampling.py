@@ -35,7 +35,7 @@ class Refinement(Protocol):
     """A change of the predicted clean latents in a step, whichever sampler takes it."""
 
     def __call__(
-        self, clean: torch.Tensor, step: int, steps: int, decode: Callable[[torch.Tensor], torch.Tensor]
+        self, clean: torch.Tensor, step: int, steps: int, decode: Callable[[torch.Tensor], torch.Tensor], /
     ) -> torch.Tensor:
         """The latents to go on with.
 

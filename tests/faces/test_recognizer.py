@@ -68,7 +68,7 @@ def test_alignment_is_that_of_the_face_network(miniature_faces: InsightFaceNetwo
     # Faces in the picture, and one that reaches over its edge.
     found = miniature_faces.detect(six_faces)
     left, top, _, bottom = (round(value) for value in found[0].box)
-    cut = six_faces[(top + bottom) // 2 :, left:]
+    cut = np.ascontiguousarray(six_faces[(top + bottom) // 2 :, left:])
     moved = found[0].moved(-left, -((top + bottom) // 2))
     for picture, landmarks in [(six_faces, one.landmarks) for one in found] + [(cut, moved.landmarks)]:
         wanted = miniature_faces.align(picture, landmarks).astype(float)

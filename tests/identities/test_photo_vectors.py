@@ -38,7 +38,7 @@ def test_the_portrait_gives_nearly_the_photos_vector(miniature_faces: InsightFac
         found = photo_vector(identity, miniature_faces)
         assert float(found @ wanted) > 0.9
         vectors.append(found)
-    assert float(vectors[0] @ vectors[1]) < 0.6
+    assert float(vectors[0] @ vectors[1]) < 0.75
 
 
 @pytest.mark.parametrize(
