@@ -120,7 +120,8 @@ class FaceGuidance(Refinement):
         length = (
             self.strength * FULL_STEP * remaining * float(latents.detach().std()) * math.sqrt(share * clean.numel())
         )
-        return (latents.detach() + length / norm * gradient).to(clean.dtype)
+        moved: torch.Tensor = latents.detach() + length / norm * gradient
+        return moved.to(clean.dtype)
 
     def found(self, picture: Pixels) -> list[DetectedFace]:
         """The largest faces, from left to right, as many as there are people; none if one is missing."""

@@ -168,8 +168,10 @@ def _gemm(given: _Tensors, attributes: _Attributes) -> torch.Tensor:
     first, second = given[0], given[1]
     first = first.T if attributes.get("transA") else first
     second = second.T if attributes.get("transB") else second
-    product = attributes.get("alpha", 1.0) * (first @ second)
-    return product + attributes.get("beta", 1.0) * given[2] if len(given) > 2 else product
+    product: torch.Tensor = attributes.get("alpha", 1.0) * (first @ second)
+    if len(given) > 2:
+        product = product + attributes.get("beta", 1.0) * given[2]
+    return product
 
 
 _OPERATORS: Mapping[str, Callable[[_Tensors, _Attributes], torch.Tensor]] = {
