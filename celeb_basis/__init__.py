@@ -41,12 +41,15 @@ if TYPE_CHECKING:
     from celeb_basis.python_api import open_person as open_person
     from celeb_basis.python_api import people_in_prompt as people_in_prompt
     from celeb_basis.python_api import save_person as save_person
+    from celeb_basis.python_api import steer_person as steer_person
     from celeb_basis.python_api import token_vectors as token_vectors
     from celeb_basis.settings import TrainingSettings as TrainingSettings
 
 _EXPORTS = {
     **dict.fromkeys(("learn_person", "load_model", "loaded_model", "open_person", "people_in_prompt"), "python_api"),
-    **dict.fromkeys(("invent_people", "measure_likeness", "save_person", "token_vectors"), "python_api"),
+    **dict.fromkeys(
+        ("invent_people", "measure_likeness", "save_person", "steer_person", "token_vectors"), "python_api"
+    ),
     **dict.fromkeys(("DiffusionModel", "GenerationRequest"), "diffusion_model"),
     "CelebBasisError": "errors",
     "Identity": "identities.identity",

@@ -7,7 +7,7 @@ other, from top to bottom; they use the miniature model and a photo that ships w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from celeb_basis.faces.network import FaceNetwork
     from celeb_basis.identities.identity import Identity
     from celeb_basis.identities.invention import InventionSettings
+    from celeb_basis.method import Basis
     from celeb_basis.names.lists import NameList
 
 
@@ -214,18 +215,63 @@ def invent_people(
         ('invented', (2, 192))
         >>> alike = celeb_basis.invent_people(model, 3, seed=20, more=[nobody], less=[another])
     """
-    from celeb_basis.basis import BasisOptions, build_bases, fitting_components
+    from celeb_basis.basis import fitting_components
     from celeb_basis.identities.invention import Inventor
 
     chosen = names or _names_for(model)
-    options = BasisOptions(fitting_components(model.text_encoders, TrainingSettings().components))
-    built = build_bases(model.text_encoders, chosen, options, cache=bases_cache())
-    inventor = Inventor([one.basis for one in built], model.info, chosen, settings)
+    components = fitting_components(model.text_encoders, TrainingSettings().components)
+    inventor = Inventor(_bases(model, chosen, components), model.info, chosen, settings)
     people: list[Identity] = []
     for place in range(count):
         taken = [one.name for one in people]
         people.append(inventor.invent(seed + place, more=more, less=less, taken=taken))
     return people
+
+
+def steer_person(
+    identity: Identity,
+    model: DiffusionModel,
+    *,
+    celebrities: Mapping[str, float] | None = None,
+    groups: Mapping[str, float] | None = None,
+    name: str | None = None,
+    names: NameList | None = None,
+) -> Identity:
+    """Steer a person in the celebrities' space: more like celebrities or away from them, and along groups of names.
+
+    Strengths are from -1 (away) to 1, in units of the celebrities' own spread. The distance to the mean celebrity stays,
+    and with it the person's weight in a prompt.
+
+    Args:
+        identity: A learned, blended or invented person; made for another checkpoint of the family, it is expanded again.
+        model: From :func:`load_model` or :func:`loaded_model`.
+        celebrities: Strengths by names of the list.
+        groups: Strengths by groups of the list, such as ``{"women": 0.4}``.
+        name: What the result is called; as before by default.
+        names: The celebrities' names that the person was made with; as for :func:`learn_person`.
+
+    Returns:
+        A new identity, saved like a blend; :func:`save_person` writes it.
+
+    Raises:
+        BasisError: For a celebrity who is not on the list; the message suggests similar names.
+        NamesError: For a group that the list does not have.
+        SettingsError: For a strength out of its range.
+        WrongModelError: For another family of models, or another list of names.
+
+    Example:
+        >>> nobody = celeb_basis.invent_people(model, 1, seed=7)[0]
+        >>> steered = celeb_basis.steer_person(nobody, model, celebrities={"Bob Ross": 0.4, "Bill Gates": -0.2})
+        >>> steered.metadata.source, steered.metadata.settings["celebrities"]
+        ('blended', [['Bob Ross', 0.4], ['Bill Gates', -0.2]])
+    """
+    from celeb_basis.identities.expand import expand_identity
+    from celeb_basis.identities.steering import Steering, steer
+
+    chosen = names or _names_for(model)
+    steering = Steering(tuple((celebrities or {}).items()), tuple((groups or {}).items()))
+    bases = _bases(model, chosen, int(identity.coefficients[0].shape[1]))
+    return steer(expand_identity(identity, bases, model.info), steering, bases, model.info, chosen, name=name)
 
 
 def save_person(identity: Identity, file: str | Path) -> None:
@@ -316,6 +362,13 @@ def _fitted(identity: Identity, model: DiffusionModel, names: NameList) -> Ident
 
     fitting = Fitting(lambda: [names], bases_cache())
     return fitting.fit(identity, Checkpoint(model.info, lambda: model.text_encoders))
+
+
+def _bases(model: DiffusionModel, names: NameList, components: int) -> list[Basis]:
+    from celeb_basis.basis import BasisOptions, build_bases
+
+    built = build_bases(model.text_encoders, names, BasisOptions(components), cache=bases_cache())
+    return [one.basis for one in built]
 
 
 def _names_for(model: DiffusionModel) -> NameList:

@@ -16,7 +16,7 @@ from celeb_basis import python_api as api
 
 EXAMPLES = (
     *("load_model", "learn_person", "save_person", "open_person", "token_vectors", "people_in_prompt"),
-    "invent_people",
+    *("measure_likeness", "invent_people", "steer_person"),
 )
 
 
@@ -77,11 +77,17 @@ def test_the_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     Image.open(PHOTOS / "stranger1.png").save(tmp_path / "ada.jpg")
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
-    generate, invent, name = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    generate, likeness, invent, steer, name = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(generate, {})
     assert Image.open(tmp_path / "ada-0.png").size == (128, 128)
+    measured: dict[str, Any] = {}
+    exec(likeness, measured)
+    assert measured["found"].pictures == 4
+    assert measured["found"].sentences
     exec(invent, {})
     assert celeb_basis.open_person(tmp_path / "mira.safetensors").metadata.source == "invented"
+    exec(steer, {})
+    assert celeb_basis.open_person(tmp_path / "eve.safetensors").metadata.settings["person"] == "mira"
     known: dict[str, Any] = {}
     exec(name, known)
     assert known["people"]("<ada> and <ben>", tmp_path) == ("ada",)

@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a miniature; by default the one that ships")
     parser.add_argument("--pairs", type=int, default=24, metavar="N", help="pairs of people (%(default)s)")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="images of each pair (%(default)s)")
-    cells = [GALLERY, ALONE_PART, *(f"{way}-{order}" for order in ORDERS for way in WAYS)]
+    # Without places the images of both orders are the same, so one is measured.
+    cells = [GALLERY, ALONE_PART, "without-named", *(f"{way}-{order}" for order in ORDERS for way in WAYS[1:])]
     parser.add_argument("--only", action="append", choices=cells, help="measure only this")
     options = parser.parse_args(arguments)
     report = Reporter()
@@ -125,15 +126,16 @@ def _regional(testbed: EvidenceTestbed, places: dict[str, Places], way: Way) -> 
 
 def _gallery(testbed: EvidenceTestbed, judges: Sequence[FaceJudge], names: Sequence[str]) -> dict[str, np.ndarray]:
     """``(P, D)`` by each judge: the mean of everybody's images alone."""
-    prompts = [testbed.prompts[0].prompt.format(name) for name in names for _ in range(GALLERY_IMAGES)]
-    images = generate(testbed, prompts, {}, range(90_000, 90_000 + len(prompts)))
+    prompts = [testbed.prompts[0].prompt.format(name) for _ in range(GALLERY_IMAGES) for name in names]
+    seeds = [90_000 + 1000 * number + row for number in range(GALLERY_IMAGES) for row in range(len(names))]
+    images = generate(testbed, prompts, {}, seeds)
     faces = [testbed.detect(image) for image in images]
     found: dict[str, np.ndarray] = {}
     for judge in judges:
         seen = [judge.embed(image, one[0]) if one else None for image, one in zip(images, faces, strict=True)]
         width = next(len(one) for one in seen if one is not None)
         vectors = np.stack([np.full(width, np.nan, np.float32) if one is None else one for one in seen])
-        found[judge.name] = np.nanmean(vectors.reshape(len(names), GALLERY_IMAGES, width), axis=1)
+        found[judge.name] = np.nanmean(vectors.reshape(GALLERY_IMAGES, len(names), width), axis=0)
     return found
 
 

@@ -140,7 +140,7 @@ def likeness_lines(likeness: Mapping[str, Any] | None) -> list[str]:
         return []
     first, *others = likeness["sentences"]
     if 0 < likeness["faces"] < likeness["pictures"]:
-        others.insert(0, f"A face was found in {likeness['faces']} of {likeness['pictures']} images.")
+        others.append(f"A face was found in {likeness['faces']} of {likeness['pictures']} images.")
     if likeness["prompt"] is not None:
         others.append(f"Prompt: {likeness['prompt']:.3f} ({likeness['clip']}).")
     return [f"likeness: {first}", *(f"  {text}" for text in others)]

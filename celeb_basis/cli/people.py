@@ -34,6 +34,7 @@ from celeb_basis.files import expanded
 
 if TYPE_CHECKING:
     from celeb_basis.identities.identity import Identity
+    from celeb_basis.identities.steering import Steering
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,11 +49,14 @@ def add_parser(commands: Commands) -> None:
 _BLEND = """\
 Blend identities by arithmetic on their coefficients, and move the result toward the mean face or toward a celebrity of the
 basis. Weights are divided by their sum. A single identity can be moved, too. The identities themselves do not change.
+--toward, --away and --group steer the result at the distance to the mean that it has: strengths of 0 to 1 are in units of the
+celebrities' own spread, and several add up. At 1, the result is as much the celebrity as itself.
 
 examples:
   celeb-basis blend ada=0.7 bob=0.3 --as child --model /models/sd15
   celeb-basis blend ada --toward-mean 0.2 --as ada-softer --model /models/sd15
-  celeb-basis blend ada --toward-celebrity "Marie Curie=0.3" --as ada-curie --model /models/sd15"""
+  celeb-basis blend ada --toward-celebrity "Marie Curie=0.3" --as ada-curie --model /models/sd15
+  celeb-basis blend ada --toward "Marie Curie=0.3" --away "Tom Hanks=0.3" --group women=0.4 --as eve --model /models/sd15"""
 
 
 def _add_blend(commands: Commands) -> None:
@@ -76,20 +80,36 @@ def _add_blend(commands: Commands) -> None:
         default=True,
         help="keep the parts' distance from the mean, which is the default; plain blends look more average",
     )
+    _add_steering(parser)
     add_library(parser)
     add_replace(parser)
     add_model(parser)
     add_names(parser)
 
 
+def _add_steering(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("steering")
+    for option, about in (
+        ("--toward", "more like a celebrity of the basis; repeatable"),
+        ("--away", "away from a celebrity of the basis; repeatable"),
+        (
+            "--group",
+            "toward a group of the list of names, such as women, or away from it with a strength below 0; repeatable",
+        ),
+    ):
+        group.add_argument(option, action="append", default=[], metavar="NAME=X", help=about)
+
+
 def blend(arguments: argparse.Namespace, console: Console) -> int:
     """Run ``blend``; returns the exit code."""
     from celeb_basis.identities import blending
     from celeb_basis.identities.expand import tensors_of
+    from celeb_basis.identities.steering import steer
     from celeb_basis.training.tracking import distance_to_mean, nearest_names
 
     begun = time.time()
     weights = [_weighted(text) for text in arguments.parts]
+    steering = _steering(arguments)
     celebrity = None if arguments.toward_celebrity is None else _weighted(arguments.toward_celebrity)
     library = open_library(arguments.library)
     check_name_is_free(library, arguments.name, replace=arguments.replace)
@@ -103,6 +123,8 @@ def blend(arguments: argparse.Namespace, console: Console) -> int:
         blended = blending.toward_mean(blended, arguments.toward_mean, bases, model.info)
     if celebrity is not None:
         blended = blending.toward_celebrity(blended, *celebrity, bases, model.info, keep_radius=arguments.keep_radius)
+    if steering:
+        blended = steer(blended, steering, bases, model.info, names)
     path = blending.add_blend(library, blended, begun, replace=arguments.replace)
 
     coefficients = tensors_of(blended.coefficients)
@@ -115,6 +137,17 @@ def blend(arguments: argparse.Namespace, console: Console) -> int:
     console.say(f"  distance to the mean: {distance:.2f} times the celebrities' own")
     console.say(f"  nearest celebrities: {named_cosines(nearest)}")
     return 0
+
+
+def _steering(arguments: argparse.Namespace) -> Steering:
+    from celeb_basis.identities.steering import Steering
+
+    for text in (*arguments.toward, *arguments.away, *arguments.group):
+        if "=" not in text:
+            raise UsageError(f"{text!r} has no strength: write NAME=NUMBER, such as {text}=0.3.")
+    toward, groups = ([_weighted(text) for text in texts] for texts in (arguments.toward, arguments.group))
+    away = [(name, -strength) for name, strength in map(_weighted, arguments.away)]
+    return Steering((*toward, *away), tuple(groups))
 
 
 def _weighted(text: str) -> tuple[str, float]:

@@ -70,7 +70,7 @@ def blend(
         "parts": [[identity.name, share] for (identity, _), share in zip(parts, shares, strict=True)],
         "keep_radius": keep_radius,
     }
-    return new_identity(name, mixed, bases, info, source="blended", settings=recipe, **_shared([p for p, _ in parts]))
+    return new_identity(name, mixed, bases, info, source="blended", settings=recipe, **inherited([p for p, _ in parts]))
 
 
 def toward_mean(
@@ -93,9 +93,9 @@ def toward_mean(
     check_model(identity, info)
     check_bases(identity, bases, info)
     moved = [coefficients * (1 - amount) for coefficients in tensors_of(identity.coefficients)]
-    recipe = {"operation": "toward mean", "person": identity.name, "amount": amount} | _before(identity)
+    recipe = {"operation": "toward mean", "person": identity.name, "amount": amount} | recipe_before(identity)
     return new_identity(
-        name or identity.name, moved, bases, info, source="blended", settings=recipe, **_shared([identity])
+        name or identity.name, moved, bases, info, source="blended", settings=recipe, **inherited([identity])
     )
 
 
@@ -128,7 +128,7 @@ def toward_celebrity(
     _check_amount(amount)
     check_model(identity, info)
     check_bases(identity, bases, info)
-    rows = [basis.name_coefficients[_index_of(celebrity, basis)] for basis in bases]
+    rows = [basis.name_coefficients[celebrity_index(celebrity, basis)] for basis in bases]
     own = tensors_of(identity.coefficients)
     shares = [1 - amount, amount]
     mixed = [_mix([c, row.cpu().float()], shares, keep_radius) for c, row in zip(own, rows, strict=True)]
@@ -138,9 +138,9 @@ def toward_celebrity(
         "celebrity": celebrity,
         "amount": amount,
         "keep_radius": keep_radius,
-    } | _before(identity)
+    } | recipe_before(identity)
     return new_identity(
-        name or identity.name, mixed, bases, info, source="blended", settings=recipe, **_shared([identity])
+        name or identity.name, mixed, bases, info, source="blended", settings=recipe, **inherited([identity])
     )
 
 
@@ -159,7 +159,12 @@ def _mix(parts: Sequence[torch.Tensor], shares: Sequence[float], keep_radius: bo
     return mixed * factor.unsqueeze(-1)
 
 
-def _index_of(celebrity: str, basis: Basis) -> int:
+def celebrity_index(celebrity: str, basis: Basis) -> int:
+    """The row of a celebrity in a basis, whatever the case and spacing of the name.
+
+    Raises:
+        BasisError: The basis does not hold the celebrity; the message suggests similar names.
+    """
     folded = {known.casefold(): index for index, known in enumerate(basis.names)}
     wanted = " ".join(celebrity.split()).casefold()
     if wanted in folded:
@@ -174,12 +179,12 @@ def _check_amount(amount: float) -> None:
         raise IdentityError(f"The amount is {amount}: give a number from 0 (as it is) to 1 (all the way).")
 
 
-def _before(identity: Identity) -> dict[str, Any]:
+def recipe_before(identity: Identity) -> dict[str, Any]:
     """The recipe of a blend that is moved: it must not be lost, because it says who is in the blend."""
     return {"of": dict(identity.metadata.settings)} if identity.metadata.source == "blended" else {}
 
 
-def _shared(people: Sequence[Identity]) -> dict[str, Any]:
+def inherited(people: Sequence[Identity]) -> dict[str, Any]:
     """What a blend inherits: the consent of everyone in it, and the face network if all parts have the same."""
     if len(people) == 1 and people[0].metadata.source == "blended":
         consents = dict.fromkeys([people[0].metadata.consent])  # it already says whose it is

@@ -279,18 +279,10 @@ def _weights(used: Sequence[str], names: NameList, settings: InventionSettings) 
 
 def _chosen_groups(names: NameList, groups: Sequence[str]) -> dict[int, set[str]]:
     """The chosen groups of each column of the list."""
-    known = names.groups()
-    folded = {group.casefold(): group for group in known}
     chosen: dict[int, set[str]] = {}
     for group in groups:
-        if (name := folded.get(" ".join(group.split()).casefold())) is None:
-            if not known:
-                raise NamesError(
-                    f"There is no group {group!r}: {names.source} has no groups. Write them behind the names, as in "
-                    "`Ada Lovelace, women, Europe`."
-                )
-            raise NamesError(f"There is no group {group!r} in {names.source}: choose from {', '.join(known)}.")
-        chosen.setdefault(known[name], set()).add(name)
+        name, column = names.find_group(group)
+        chosen.setdefault(column, set()).add(name)
     return chosen
 
 

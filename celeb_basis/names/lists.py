@@ -72,6 +72,23 @@ class NameList:
                 found = dict.fromkeys(values, column) | found
         return dict(sorted(found.items(), key=lambda group: group[1]))
 
+    def find_group(self, group: str) -> tuple[str, int]:
+        """A group as the list spells it, and the column that it stands in, whatever the case and spacing.
+
+        Raises:
+            NamesError: If there is no such group; the message says which there are.
+        """
+        known = self.groups()
+        folded = {one.casefold(): one for one in known}
+        if (name := folded.get(" ".join(group.split()).casefold())) is not None:
+            return name, known[name]
+        if not known:
+            raise NamesError(
+                f"There is no group {group!r}: {self.source} has no groups. Write them behind the names, as in "
+                "`Ada Lovelace, women, Europe`."
+            )
+        raise NamesError(f"There is no group {group!r} in {self.source}: choose from {', '.join(known)}.")
+
 
 def name_list(names: Iterable[str], source: str, columns: Iterable[Sequence[str]] = ()) -> NameList:
     """Normalize and hash ``names``; blank names and those that start with ``#`` are skipped.

@@ -215,7 +215,7 @@ class EvaluateRequest:
 
 @dataclass(frozen=True)
 class BlendRequest:
-    """A weighted mean of identities, then moved toward the mean of all celebrities or toward one of them."""
+    """A weighted mean of identities, then moved toward the mean of all celebrities or toward one of them, and steered."""
 
     parts: tuple[tuple[str, float], ...]
     """Names and weights."""
@@ -226,6 +226,10 @@ class BlendRequest:
     keep_radius: bool = True
     """Whether the blend keeps its parts' distance from the mean: a plain blend looks more average."""
     replace: bool = False
+    celebrities: tuple[tuple[str, float], ...] = ()
+    """To whom it is steered, with strengths from -1 (away) to 1."""
+    groups: tuple[tuple[str, float], ...] = ()
+    """Along which groups of the list of names it is steered, with strengths from -1 (away) to 1."""
 
 
 @dataclass(frozen=True)

@@ -270,6 +270,34 @@ def test_blend_is_arithmetic_on_coefficients(
     assert "Nobody Atall" in unknown.err
 
 
+def test_a_blend_is_steered(celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path) -> None:
+    """The names are those of the learned person, with groups behind them."""
+    known = parts.names.read_text(encoding="utf-8").split("\n")[:-1]
+    groups = tmp_path / "groups.txt"
+    groups.write_text("\n".join(f"{name}, {'women' if i % 2 else 'men'}" for i, name in enumerate(known)), "utf-8")
+    words = ["--model", parts.model, "--names", groups, "--library", tmp_path]
+    path, star, other = library / "ada.safetensors", "Aaron Paul", "Adam Driver"
+    where = ["--toward", f"{star}=1", "--away", f"{other}=0.3", "--group", "women=0.4"]
+    shown = celeb("blend", path, *where, "--as", "eve", *words, "--json").json
+    assert star in [name for name, _ in shown["nearest"]]
+    ada, eve = load_identity(path), load_identity(tmp_path / "eve.safetensors")
+    np.testing.assert_allclose(
+        np.linalg.norm(eve.coefficients[0], axis=-1), np.linalg.norm(ada.coefficients[0], axis=-1), rtol=1e-5
+    )
+    settings = eve.metadata.settings
+    assert settings["celebrities"] == [[star, 1.0], [other, -0.3]]
+    assert settings["groups"] == [["women", 0.4]]
+    for wrong, why in (
+        (["--toward", f"{star[:-1]}=0.3"], f"did you mean {star}"),
+        (["--toward", f"{star}=1.5"], "from -1 to 1"),
+        (["--away", star], "write NAME=NUMBER"),
+        (["--group", "robots=0.3"], "choose from"),
+    ):
+        answer = celeb("blend", path, *wrong, "--as", "x", *words)
+        assert answer.code == 2
+        assert why in answer.err
+
+
 def test_evaluate_takes_a_folder_or_generates_images(
     celeb: Callable[..., Any], parts: Any, library: Path, tmp_path: Path
 ) -> None:

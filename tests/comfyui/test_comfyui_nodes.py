@@ -21,7 +21,7 @@ from celeb_basis.identities.deletion import delete_person
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity
 from celeb_basis.identities.library import Library
-from celeb_basis.miniature import PHOTOS, shipped_model
+from celeb_basis.miniature import NAME, PHOTOS, shipped_model
 from celeb_basis.provenance import KEY, sentence, workflow_sentence
 from celeb_basis.python_api import invent_people, token_vectors
 from celeb_basis.training.state import read_summary
@@ -404,7 +404,7 @@ def test_people_who_are_not_there_or_do_not_fit_are_named(server: Server, people
 
 def invented(*seeds: int, **options: Any) -> list[Identity]:
     """The same people by the Python API, on diffusers."""
-    model = load_host(shipped_model(), device="cpu")
+    model = load_host(shipped_model(), device="cpu", name=NAME)
     return [invent_people(model, 1, seed=seed, **options)[0] for seed in seeds]
 
 

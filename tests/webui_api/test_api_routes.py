@@ -93,6 +93,20 @@ def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) ->
     job = ended(client.post(f"{PREFIX}/blend/start", json={"parts": parts, "name": "mix"}))
     assert job["result"]["person"]["word"] == "<mix>"
     assert client.get(f"{PREFIX}/people/mix").json()["source"] == "blended"
+    star = bases[0].names[3]
+    steering = [{"celebrity": star, "strength": 0.4}]
+    ended(client.post(f"{PREFIX}/blend/start", json={"parts": parts, "name": "steered", "steering": steering}))
+    assert client.get(f"{PREFIX}/people/steered").json()["settings"]["celebrities"] == [[star, 0.4]]
+    for wrong, status in (
+        ([{"celebrity": star}], 422),
+        ([{"celebrity": star, "strength": 2}], 400),
+        ([{"strength": 0.2}], 400),
+        ([{"celebrity": star, "group": "women", "strength": 0.2}], 400),
+        ([{"group": "robots", "strength": 0.2}], 400),
+        ([{"celebrity": "Nobody Atall", "strength": 0.2}], 400),
+    ):
+        answer = client.post(f"{PREFIX}/blend", json={"parts": parts, "name": "wrong", "steering": wrong})
+        assert answer.status_code == status, answer.text
     job = ended(client.post(f"{PREFIX}/basis", json={"components": 8}))
     assert job["result"] == {"components": 8, "encoders": [one["encoder"] for one in _bases(client)]}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celeb_basis.errors import IdentityError, SettingsError
+from celeb_basis.errors import IdentityError, NamesError, SettingsError
 from celeb_basis.hosts.a1111.app import INTERRUPTED, RELOADED
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import (
@@ -147,6 +147,53 @@ def test_a_blend_as_a_job_saves_the_same_as_at_once(people: Service) -> None:
     assert mixed.content_hash == at_once.content_hash
     with pytest.raises(NameTakenError):
         people.start_blend(replace(HALF, name="mix"))
+
+
+def with_groups(service: Service, tmp_path: Path) -> tuple[str, ...]:
+    """The list of names again, with women and men behind them; answers the names in the basis."""
+    known = service.workspace.names()
+    names = tmp_path / "groups.txt"
+    names.write_text("\n".join(f"{one}, {'women' if i % 2 else 'men'}" for i, one in enumerate(known.names)), "utf-8")
+    options = replace(service.workspace.options(), names_file=str(names))
+    service.workspace.options = lambda: options  # type: ignore[method-assign]
+    assert service.workspace.names().sha256 == known.sha256
+    with service.model.read() as model:
+        return service.model.bases(model, 8)[0].names
+
+
+def test_a_blend_is_steered_at_its_distance_to_the_mean(people: Service, tmp_path: Path) -> None:
+    star = with_groups(people, tmp_path)[5]
+    plain = people.blend(replace(HALF, name="Plain")).identity
+    request = replace(HALF, name="Steered", celebrities=((star.upper(), 0.5),), groups=(("women", -0.2),))
+    job = ended(people.start_blend(request))
+    assert job.state == "done", job.error
+    steered = people.people.entry("Steered").identity
+    assert steered is not None
+    assert plain is not None
+    assert steered.metadata.settings["celebrities"] == [[star, 0.5]]
+    assert steered.metadata.settings["groups"] == [["women", -0.2]]
+    own, moved = plain.coefficients[0], steered.coefficients[0]
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), np.linalg.norm(own, axis=-1), rtol=1e-4)
+    assert not np.allclose(own, moved)
+    people.people.delete("Ada", mixtures=True)
+    assert people.workspace.library.names() == ("Bob",), "who is in it goes with it"
+
+
+def test_steering_that_cannot_be_is_refused(people: Service, tmp_path: Path) -> None:
+    star = with_groups(people, tmp_path)[5]
+    named = replace(HALF, name="x")
+    for request, error, words in (
+        (replace(named, celebrities=((star, 1.5),)), SettingsError, "from -1 to 1"),
+        (replace(named, groups=(("robots", 0.5),)), NamesError, "choose from"),
+    ):
+        with pytest.raises(error, match=words):
+            people.start_blend(request)
+        with pytest.raises(error, match=words):
+            people.preview_blend(PreviewRequest(request))
+    assert people.jobs() == []
+    job = ended(people.start_blend(replace(named, celebrities=((star[:-1], 0.5),))))
+    assert job.state == "failed"
+    assert f"did you mean {star}" in job.error
 
 
 def test_a_stopped_blend_saves_nobody(people: Service, program: Any) -> None:

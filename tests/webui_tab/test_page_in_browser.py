@@ -296,6 +296,12 @@ def test_a_blend_is_previewed_before_it_is_saved(browser: Any, server: Server) -
     page.locator("#celeb_basis_shares").get_by_text("100%").wait_for()
     page.locator("#celeb_basis_blend_drawing .label-wrap").click()
     fill(page, "celeb_basis_blend_steps", "2")
+    page.locator("#celeb_basis_steer .label-wrap").click()
+    fill(page, "celeb_basis_steer_celebrity_0", "Marie Curry")
+    page.locator("#celeb_basis_blend_preview").click()
+    status(page, "blend").get_by_text("did you mean Marie Curie").wait_for()
+    fill(page, "celeb_basis_steer_celebrity_0", "Marie Curie")
+    choose(page, "celeb_basis_steer_group", "women")
     fill(page, "celeb_basis_blend_prompt", "{} at sea")
     page.locator("#celeb_basis_blend_preview").click()
     page.locator("#celeb_basis_blend_poll_pictures img").wait_for()
@@ -307,6 +313,8 @@ def test_a_blend_is_previewed_before_it_is_saved(browser: Any, server: Server) -
     page.get_by_role("button", name="Send <both> to txt2img").wait_for()
     cards(page, "both", "eve")
     assert people.names() == ("both", "eve")
+    saved = people.load("both").metadata.settings
+    assert (saved["celebrities"], saved["groups"]) == ([["Marie Curie", 0.5]], [["women", 0.5]])
     choose(page, "celeb_basis_blend_people", "both")
     assert not page.errors
     page.close()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from celeb_basis.errors import FileError, IdentityError
+from celeb_basis.errors import FileError, IdentityError, NamesError
 from celeb_basis.webui.face_models import FaceModels
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import FoundFaces, SavedRun
@@ -223,6 +223,35 @@ def test_the_weights_of_a_blend_belong_to_their_people(build: Callable[..., Any]
     again = tab.show_weights(["zoe", "ada"], ["ada", "eve"], 0.9, 0.3, *rest, 0.5)
     assert [again[weight]["value"] for weight in tab.weights[:2]] == [0.5, 0.9]
     assert not tab.show_shares(["ada"], 0.0)[tab.shares]
+
+
+def test_the_steering_of_a_blend_becomes_its_request(build: Callable[..., Any]) -> None:
+    asked: list[Any] = []
+    job = Job("blend", ("ada",))
+    job.set_state("done")
+    library = SimpleNamespace(names=lambda: ("ada", "ben"))
+    service = SimpleNamespace(
+        start_blend=lambda request: asked.append(request) or job,
+        jobs=lambda: [job],
+        workspace=SimpleNamespace(library=library),
+        inventing=SimpleNamespace(groups=lambda: ("women", "men")),
+    )
+    tab = build("blend", service)
+    weights = (0.5,) * len(tab.weights)
+    steering = (" Marie Curie ", 0.3, "", 0.5, "women", -0.4)
+    tab.save(["ada"], "eve", 0.1, True, False, *steering, *weights)
+    (request,) = asked
+    assert (request.name, request.parts, request.toward_mean) == ("eve", (("ada", 0.5),), 0.1)
+    assert request.celebrities == (("Marie Curie", 0.3),)
+    assert request.groups == (("women", -0.4),)
+    tab.save(["ada"], "eve", 0, True, False, None, 0.5, "", 0.5, "none", 0.5, *weights)
+    assert (asked[1].celebrities, asked[1].groups) == ((), ())
+    answer = tab.refresh(["ada", "gone"], "men")
+    assert answer[tab.people]["value"] == ["ada"]
+    assert (answer[tab.groups[0]]["choices"], answer[tab.groups[0]]["value"]) == (["none", "women", "men"], "men")
+    service.inventing = SimpleNamespace(groups=lambda: raising(NamesError("The list is missing.")))
+    answer = tab.refresh(["ada"], "men")[tab.groups[0]]
+    assert (answer["choices"], answer["value"]) == (["none"], "none")
 
 
 def test_a_job_is_shown_once_and_its_end_too(build: Callable[..., Any]) -> None:

@@ -138,6 +138,14 @@ class PartBody(Body):
     weight: float = 1.0
 
 
+class SteeringBody(Body):
+    """A celebrity or a group of the list of names to steer to."""
+
+    celebrity: str = Field("", description="a name of the list; or give a group")
+    group: str = Field("", description="a group of the list, such as women; see GET invent/groups")
+    strength: float = Field(description="-1 (away) to 1, in units of the celebrities' own spread")
+
+
 class BlendBody(Body):
     """A blend."""
 
@@ -149,6 +157,7 @@ class BlendBody(Body):
     keep_radius: bool = Field(
         True, description="keep the parts' distance from the mean; plain blends look more average"
     )
+    steering: list[SteeringBody] = Field([], description="more like celebrities or groups, or away from them")
     replace: bool = False
 
 
@@ -162,6 +171,7 @@ class MixtureBody(Body):
     keep_radius: bool = Field(
         True, description="keep the parts' distance from the mean; plain blends look more average"
     )
+    steering: list[SteeringBody] = Field([], description="more like celebrities or groups, or away from them")
     prompt: str = Field("a photo of {}", description="{} is where the blended person appears")
     count: int = Field(1, description="images, 1 to 4")
     seed: int = 0

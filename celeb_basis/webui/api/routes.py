@@ -385,6 +385,8 @@ def people_router(service: Service) -> APIRouter:
 
 
 def _blend(body: BlendBody | MixtureBody, name: str = "", replace: bool = False) -> BlendRequest:
+    if both := [one for one in body.steering if one.celebrity and one.group]:
+        raise SettingsError(f"{both[0].celebrity!r} and {both[0].group!r} are one direction: give each a strength.")
     return BlendRequest(
         tuple((part.name, part.weight) for part in body.parts),
         name,
@@ -393,6 +395,8 @@ def _blend(body: BlendBody | MixtureBody, name: str = "", replace: bool = False)
         celebrity_amount=body.celebrity_amount,
         keep_radius=body.keep_radius,
         replace=replace,
+        celebrities=tuple((one.celebrity, one.strength) for one in body.steering if not one.group),
+        groups=tuple((one.group, one.strength) for one in body.steering if one.group),
     )
 
 

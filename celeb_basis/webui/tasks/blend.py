@@ -1,4 +1,4 @@
-"""Blend as a job: a weighted mean of identities, images of it before it is saved, and saving it."""
+"""Blend as a job: a weighted mean of identities, steered if that is wanted, images of it before it is saved, and saving it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from celeb_basis.files import checked_name
 from celeb_basis.hosts.a1111.app import open_loaded_model
 from celeb_basis.identities.blending import add_blend, blend, toward_celebrity, toward_mean
 from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.identities.steering import Steering, steer
 from celeb_basis.provenance import generated_image_bytes, marked, reduced
 from celeb_basis.training.dataset import THUMBNAIL
 from celeb_basis.webui.jobs import Job
@@ -65,6 +66,7 @@ class BlendTasks:
         """
         self._check_name(request)
         self._parts(request)
+        self._steering(request)
         return Job("blend", (checked_name(request.name),))
 
     def preview_job(self, request: PreviewRequest) -> Job:
@@ -76,6 +78,7 @@ class BlendTasks:
         request.check()
         if request.blend.name:
             checked_name(request.blend.name)
+        self._steering(request.blend)
         return Job("preview", tuple(person.name for person, _ in self._parts(request.blend)))
 
     def blended(self, request: BlendRequest, model: DiffusionModel, job: Job | None = None) -> Identity:
@@ -90,7 +93,7 @@ class BlendTasks:
             CelebBasisError: The parts do not fit the checkpoint.
             StoppedError: ``job`` was interrupted.
         """
-        people = self._parts(request)
+        people, steering = self._parts(request), self._steering(request)
         bases = self.access.bases(model, int(people[0][0].coefficients[0].shape[1]), job)
         parts = []
         for number, (person, weight) in enumerate(people):
@@ -110,6 +113,8 @@ class BlendTasks:
                 model.info,
                 keep_radius=request.keep_radius,
             )
+        if steering:
+            blended = steer(blended, steering, bases, model.info, self.access.names())
         if job is not None:
             job.check_interrupted()
         return blended
@@ -171,6 +176,15 @@ class BlendTasks:
         if not people:
             raise IdentityError("There is nobody to blend: give at least one person with a weight.")
         return people
+
+    def _steering(self, request: BlendRequest) -> Steering:
+        """Where the blend is steered; groups are looked for now, celebrities once the basis is there."""
+        steering = Steering(request.celebrities, request.groups)
+        if steering.groups:
+            names = self.access.names()
+            for group, _ in steering.groups:
+                names.find_group(group)
+        return steering
 
     def _check_name(self, request: BlendRequest) -> None:
         if (problem := self.people.check_name(request.name, replace=request.replace)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celeb_basis.errors import CelebBasisError
 from celeb_basis.webui.schemas import MAX_PREVIEWS, BlendRequest, PreviewRequest
 from celeb_basis.webui.ui import components, markup
 from celeb_basis.webui.ui.components import Changes, JobView, gradio, on, own, update
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 MAX_PEOPLE = 8
 """People that the page can blend; the API takes more."""
 
+STEERED = 2
+"""Celebrities to whom the page can steer; the API takes more."""
+
+_STRENGTH = 0.5
+"""Strength of steering until its slider is moved; nothing happens before a celebrity or a group is named."""
+_NO_GROUP = "none"
 _WEIGHT = 0.5
 """Everyone's weight until its slider is moved."""
 _IDLE = "Choose people, set their weights and press Preview. A preview saves nothing."
@@ -58,18 +65,47 @@ class BlendTab:
         self.shown_people = gradio.State([])
         self.shares = gradio.HTML("", elem_id="celeb_basis_shares")
         self.toward_mean = own(gradio.Slider(0, 1, value=0, step=0.01, label="Move toward the mean of the celebrities"))
-        with gradio.Row():
-            self.celebrity = own(
-                gradio.Textbox(
-                    label="Move toward a celebrity", placeholder="a name from the list, optional", max_lines=1
-                )
-            )
-            self.celebrity_amount = own(gradio.Slider(-1, 1, value=0, step=0.01, label="By how much"))
+        self._create_steering_form()
         self.keep_radius = own(
             gradio.Checkbox(
                 BlendRequest.keep_radius, label="Keep the distance from the mean (a plain blend looks more average)"
             )
         )
+
+    def _create_steering_form(self) -> None:
+        self.celebrities: list[Any] = []
+        self.groups: list[Any] = []
+        with gradio.Accordion("Steer", open=False, elem_id="celeb_basis_steer"):
+            for number in range(STEERED):
+                with gradio.Row(elem_classes=["celeb-basis-line"]):
+                    celebrity = gradio.Textbox(
+                        label="A celebrity",
+                        placeholder="a name of the list of names",
+                        max_lines=1,
+                        elem_id=f"celeb_basis_steer_celebrity_{number}",
+                    )
+                    strength = gradio.Slider(
+                        -1,
+                        1,
+                        value=_STRENGTH,
+                        step=0.05,
+                        label="Away from them (-) or more like them (+)",
+                        elem_id=f"celeb_basis_steer_strength_{number}",
+                    )
+                    self.celebrities += [own(celebrity), own(strength)]
+            with gradio.Row(elem_classes=["celeb-basis-line"]):
+                group = gradio.Dropdown(
+                    [_NO_GROUP], value=_NO_GROUP, label="A group of celebrities", elem_id="celeb_basis_steer_group"
+                )
+                strength = gradio.Slider(
+                    -1,
+                    1,
+                    value=_STRENGTH,
+                    step=0.05,
+                    label="Away from it (-) or toward it (+)",
+                    elem_id="celeb_basis_steer_group_strength",
+                )
+                self.groups += [own(group), own(strength)]
 
     def _create_preview_form(self) -> None:
         with gradio.Accordion("Preview settings", open=False, elem_id="celeb_basis_blend_drawing"):
@@ -108,7 +144,7 @@ class BlendTab:
 
     def _connect(self, tab: Any) -> None:
         people, weights, view, note = self.people, self.weights, self.view, self.note
-        on(tab.select, self.refresh_people, [people], [people], note=note, quiet=True)
+        on(tab.select, self.refresh, [people, self.groups[0]], [people, self.groups[0]], note=note, quiet=True)
         view.refresh_at(tab.select)
         on(
             people.change,
@@ -125,10 +161,10 @@ class BlendTab:
             people,
             self.name,
             self.toward_mean,
-            self.celebrity,
-            self.celebrity_amount,
             self.keep_radius,
             self.replace,
+            *self.celebrities,
+            *self.groups,
             *weights,
         ]
         preview = [self.prompt, self.count, self.steps, self.guidance, self.seed]
@@ -138,10 +174,17 @@ class BlendTab:
 
     # Handlers
 
-    def refresh_people(self, chosen: list[str] | None) -> Changes:
-        """Offer the people of the library; of the chosen ones, those who are still there stay chosen."""
+    def refresh(self, chosen: list[str] | None, group: str | None) -> Changes:
+        """Offer the people of the library and the groups of the list of names; those chosen who are still there stay."""
         names = list(self.service.workspace.library.names())
-        return {self.people: update(choices=names, value=[name for name in chosen or [] if name in names])}
+        try:
+            groups = [_NO_GROUP, *self.service.inventing.groups()]
+        except CelebBasisError:  # the sub-tab Basis says what is wrong with the list
+            groups = [_NO_GROUP]
+        return {
+            self.people: update(choices=names, value=[name for name in chosen or [] if name in names]),
+            self.groups[0]: update(choices=groups, value=group if group in groups else _NO_GROUP),
+        }
 
     def show_people(self) -> Changes:
         """Offer the people of the library after a blend was saved; the choice stays."""
@@ -208,20 +251,22 @@ def _request(
     people: list[str] | None,
     name: str,
     toward_mean: float,
-    celebrity: str,
-    celebrity_amount: float,
     keep_radius: bool,
     replace: bool,
-    *weights: float,
+    *steering_and_weights: Any,
 ) -> BlendRequest:
+    steering, weights = steering_and_weights[: 2 * STEERED + 2], steering_and_weights[2 * STEERED + 2 :]
+    named = [
+        ((name or "").strip(), float(strength)) for name, strength in zip(steering[::2], steering[1::2], strict=True)
+    ]
     return BlendRequest(
         parts=_parts(people, weights),
         name=(name or "").strip(),
         toward_mean=float(toward_mean),
-        toward_celebrity=(celebrity or "").strip(),
-        celebrity_amount=float(celebrity_amount),
         keep_radius=bool(keep_radius),
         replace=bool(replace),
+        celebrities=tuple(one for one in named[:STEERED] if one[0]),
+        groups=tuple(one for one in named[STEERED:] if one[0] not in ("", _NO_GROUP)),
     )
 
 

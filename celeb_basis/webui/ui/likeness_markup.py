@@ -43,7 +43,7 @@ def likeness(person: dict[str, Any], pictures: tuple[Any, ...], *, several: bool
     share = measured["share"]
     figure, *others = measured["sentences"]
     if 0 < measured["faces"] < measured["pictures"]:
-        others.insert(0, f"A face was found in {measured['faces']} of {measured['pictures']} images.")
+        others.append(f"A face was found in {measured['faces']} of {measured['pictures']} images.")
     if measured["prompt"] is not None:
         others.append(f"Prompt: {measured['prompt']:.3f} ({measured['clip']}).")
     return _render(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from celeb_basis import __version__
-from celeb_basis.identities.invention import invented_recipe
+from celeb_basis.identities import invention, steering
 from celeb_basis.templating import DataURI, data_uri, date_text, duration, generated_image_uri, render
 
 if TYPE_CHECKING:
@@ -408,6 +408,7 @@ def person(one: IdentityStatus) -> Markup:
         ("Invented on" if known.get("source") == "invented" else "Learned on", known.get("learned_on", "")),
         ("Made for", f"{known.get('base_model', '')} {family}".strip()),
         ("Method", _method(known)),
+        ("Steered", steering.steered_words(known.get("settings", {}))),
         ("Face model", known.get("face_model", "")),
         ("Created", date_text(str(known.get("created", "")))),
         ("Hash", known.get("hash", "")),
@@ -445,5 +446,5 @@ def _method(known: Mapping[str, Any]) -> str:
         parts = recipe.get("parts") or [[recipe.get("person", "?"), 1.0]]
         return "blended from " + ", ".join(f"{name} ({share:.0%})" for name, share in parts)
     if known.get("source") == "invented":
-        return invented_recipe(known.get("settings", {}))
+        return invention.invented_recipe(known.get("settings", {}))
     return "imported" if known.get("source") == "imported" else f"learned in {known.get('steps', 0)} steps"
