@@ -232,6 +232,22 @@ def test_only_available_people_are_sent_to_prompts() -> None:
     assert not Page(markup.person(entry("ada", reason="Made for another width."))).having("data-word")
 
 
+def test_a_person_says_how_they_were_steered() -> None:
+    steps = {
+        "operation": "steer",
+        "person": "ada",
+        "celebrities": [["Marie <Curie>", 0.3]],
+        "groups": [["women", -0.25]],
+    }
+    moved = {"operation": "toward mean", "person": "eve", "amount": 0.1, "of": steps}
+    for settings in (steps, moved):
+        identity = person("eve", source="blended", settings=settings)
+        shown = markup.person(IdentityStatus("eve", Path("eve.safetensors"), identity, ""))
+        assert "more like Marie &lt;Curie&gt; (0.3), away from women (0.25)" in shown
+        assert "blended from ada (100%)" in shown
+    assert "Steered" not in markup.person(entry("ada"))
+
+
 def test_thumbnails_have_their_media_type() -> None:
     assert markup.picture_uri(PNG).startswith("data:image/png;base64,")
     assert markup.picture_uri(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")
