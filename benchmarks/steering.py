@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steering", description=__doc__)
     parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="where measurements are kept")
     parser.add_argument("--people", type=int, default=12, metavar="N", help="people who are steered (%(default)s)")
+    parser.add_argument("--table", action="store_true", help="print what is known, and measure nothing")
     options = parser.parse_args(arguments)
     report = Reporter()
     study = Study(report)
@@ -66,11 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in (CELEBRITY, GROUP):
         for number, known in enumerate(people):
             file = options.results / f"{part}-{number}.npz"
-            if not file.exists():
+            if not file.exists() and not options.table:
                 report.say(f"{part}: steering person {number + 1} of {options.people}")
                 _save(file, study.measure(number, part))
-            with np.load(file) as stored:
-                known |= dict(stored)
+            if file.exists():
+                with np.load(file) as stored:
+                    known |= dict(stored)
     sys.stdout.write("\n".join([*study.directions(), "", *table(people, study.judges)]) + "\n")
     return 0
 
@@ -203,10 +205,13 @@ def table(people: Sequence[Mapping[str, np.ndarray]], judges: Sequence[FaceJudge
     kinds = [f"toward {strength:g}" for strength in STRENGTHS]
     group_kinds = [f"{MEANS} {strength:g}" for strength in GROUP_STRENGTHS]
     group_kinds += [f"{DISCRIMINANT} {strength:g}" for strength in GROUP_STRENGTHS]
-    lines = [f"{len(people)} people, {SEEDS} images each"]
     both = (*kinds, *group_kinds)
-    found = [float(np.isfinite(np.concatenate([one[f"light: {kind}"] for one in people])).mean()) for kind in both]
-    lines += [f"face found, fewest of any kind: {min(found):.3f}"]
+    light = {kind: [one[f"light: {kind}"] for one in people if f"light: {kind}" in one] for kind in both}
+    kinds, group_kinds = ([kind for kind in some if light[kind]] for some in (kinds, group_kinds))
+    both = (*kinds, *group_kinds)
+    lines = [f"{len(light[UNSTEERED])} people steered to a celebrity, {SEEDS} images each"]
+    lines += [f"{len(light[kind])} people steered by {kind}" for kind in group_kinds]
+    lines += [f"face found, fewest of any kind: {min(float(np.isfinite(light[kind]).mean()) for kind in both):.3f}"]
     for judge in judges:
         lines += ["", f"{judge.name}: likeness to the celebrity"]
         lines += [_line(kind, alike(people, judge, kind, "celebrity")) for kind in kinds]
@@ -216,8 +221,9 @@ def table(people: Sequence[Mapping[str, np.ndarray]], judges: Sequence[FaceJudge
         lines += [_line("celebrity", alike(people, judge, "celebrity", "celebrity"))]
     lines += ["", "brightness of the face, difference to the unsteered person's"]
     for kind in group_kinds:
+        key = f"light: {kind}"
         lines.append(
-            _line(kind, np.array([_mean(p[f"light: {kind}"]) - _mean(p[f"light: {UNSTEERED}"]) for p in people]))
+            _line(kind, np.array([_mean(p[key]) - _mean(p[f"light: {UNSTEERED}"]) for p in people if key in p]))
         )
     return lines
 
@@ -225,8 +231,11 @@ def table(people: Sequence[Mapping[str, np.ndarray]], judges: Sequence[FaceJudge
 def alike(people: Sequence[Mapping[str, np.ndarray]], judge: FaceJudge, kind: str, other: str) -> Floats:
     """``(P,)`` mean likeness of images of one kind to those of another, or to the person's unsteered ones with another seed."""
     figures = []
+    keys = (f"{judge.name}: {kind}", f"{judge.name}: {other}")
     for one in people:
-        values = np.array(judge.likeness(one[f"{judge.name}: {kind}"], one[f"{judge.name}: {other}"]), float)
+        if not one.keys() >= {*keys}:
+            continue  # not measured yet
+        values = np.array(judge.likeness(*(one[key] for key in keys)), float)
         if other in (kind, UNSTEERED):
             np.fill_diagonal(values, np.nan)
         figures.append(_mean(values))
