@@ -79,7 +79,7 @@ class BlendTab:
             for number in range(STEERED):
                 with gradio.Row(elem_classes=["celeb-basis-line"]):
                     celebrity = gradio.Textbox(
-                        label="A celebrity",
+                        label="Another celebrity" if number else "A celebrity",
                         placeholder="a name of the list of names",
                         max_lines=1,
                         elem_id=f"celeb_basis_steer_celebrity_{number}",
