@@ -200,6 +200,8 @@ def check_bad_input_is_said(server: Server) -> None:
 def check_page(browser: Any, server: Server) -> None:
     """Two people are put side by side, one box is moved, an image is generated, and its parameters restore the places."""
     page = opened(browser, server)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error.stack)))
     tab(page, re.compile("^\\s*txt2img", re.IGNORECASE))
     page.fill("#txt2img_prompt textarea", PROMPT)
     for side in ("width", "height"):
@@ -235,7 +237,7 @@ def check_page(browser: Any, server: Server) -> None:
     # An image without places empties the field.
     pasted(page, re.sub(r', Places: "[^"]*", Places until: 1', "", infotext))
     page.wait_for_function("document.querySelector('#celeb_basis_places_text_txt2img textarea').value === ''")
-    assert page.errors == [], page.errors
+    assert not [error for error in errors if "celebBasis" in error], errors  # the host's own page may have others
     page.close()
 
 
