@@ -3,13 +3,13 @@
 Strangers get the coefficients that the presets' first guess gives for their photo, without training, and are generated with
 every strength from the same noise. Each face is compared with other photos of the stranger. The network that guides is
 optimized, so that its own figure is only a check; the judges are dlib's network and MobileFaceNet, which nothing here was
-trained with. What was measured is kept in ``--results``, a file for each strength.
+trained with. What was measured is kept in ``--results``, a file for each strength; an interrupted run goes on with the next
+stranger.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 _SCENES = (0, 2, 4)
 """Which of the testbed's prompts: one image of each."""
 _SCALE = 4.0
-_FOUND, _PROMPT, _SECONDS, _PEAK = "found", "prompt", "seconds", "peak"
+_FOUND, _PROMPT, _SECONDS = "found", "prompt", "seconds"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     guidance.FULL_STEP = options.full_step
     wanted = options.strength or list(STRENGTHS)
-    if missing := [one for one in wanted if not _file(options, one).exists()]:
+    if missing := [one for one in wanted if len(_stored(options, one)[_FOUND]) < options.strangers]:
         _measure(options, missing)
     sys.stdout.write(_table(options, wanted))
     return 0
@@ -80,29 +80,49 @@ def _measure(options: argparse.Namespace, strengths: Sequence[float]) -> None:
     ]
     assert isinstance(testbed.faces, InsightFaceNetwork)
     recognizer = open_recognizer(testbed.faces)
-    for strength in strengths:
-        report.say(f"measuring strength {strength:g}")
-        rows: list[list[dict[str, float]]] = []
-        for number, (stranger, vectors) in enumerate(zip(testbed.strangers, words, strict=True)):
-            target = portrait_vector(stranger.portrait.picture, testbed.faces)
-            guided = FaceGuidance(testbed.faces, recognizer, [target], strength) if strength else None
+    done = {strength: _stored(options, strength) for strength in strengths}
+    for number, (stranger, vectors) in enumerate(zip(testbed.strangers, words, strict=True)):
+        target = portrait_vector(stranger.portrait.picture, testbed.faces)
+        for strength, rows in done.items():
+            if number < len(rows[_FOUND]):
+                continue
+            report.say(f"measuring stranger {number + 1} with strength {strength:g}")
             request = GenerationRequest(
                 "",
                 placeholder_tokens={"<x>": vectors},
                 steps=options.steps,
                 guidance=_SCALE,
-                refine=guided,
+                refine=FaceGuidance(testbed.faces, recognizer, [target], strength) if strength else None,
             )
-            of_stranger = []
-            for place, case in enumerate(cases):
-                asked = replace(request, prompt=case.prompt.format("<x>"), seed=1000 + 10 * number + place)
-                of_stranger.append(_image(testbed, judges, known[number], case, asked))
-            rows.append(of_stranger)
-        found = {key: np.array([[one[key] for one in row] for row in rows], np.float64) for key in rows[0][0]}
-        file = _file(options, strength)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **found)  # type: ignore[arg-type]
+            images = [
+                _image(
+                    testbed,
+                    judges,
+                    known[number],
+                    case,
+                    replace(request, prompt=case.prompt.format("<x>"), seed=1000 + 10 * number + place),
+                )
+                for place, case in enumerate(cases)
+            ]
+            for key in images[0]:
+                row = np.array([[one[key] for one in images]])
+                rows[key] = np.concatenate([rows[key], row]) if key in rows and len(rows[key]) else row
+            _save(_file(options, strength), rows)
+
+
+def _stored(options: argparse.Namespace, strength: float) -> dict[str, np.ndarray]:
+    """``(S, C)`` arrays of what was measured of the first strangers."""
+    file = _file(options, strength)
+    if not file.exists():
+        return {_FOUND: np.zeros((0, len(_SCENES)))}
+    with np.load(file) as stored:
+        return dict(stored)
+
+
+def _save(file: Path, rows: dict[str, np.ndarray]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **rows)  # type: ignore[arg-type]
 
 
 def _words(testbed: EvidenceTestbed) -> list[TokenVectors]:
@@ -142,7 +162,6 @@ def _image(
         _FOUND: float(bool(faces)),
         _PROMPT: float("nan") if score is None else score,
         _SECONDS: seconds,
-        _PEAK: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     for judge in judges:
         alike = float("nan")
@@ -159,18 +178,17 @@ def _file(options: argparse.Namespace, strength: float) -> Path:
 
 
 def _table(options: argparse.Namespace, strengths: Sequence[float]) -> str:
-    measured = {}
-    for strength in strengths:
-        with np.load(_file(options, strength)) as stored:
-            measured[strength] = dict(stored)
+    everything = {strength: _stored(options, strength) for strength in strengths}
+    count = min(len(one[_FOUND]) for one in everything.values())
+    if not count:
+        return "Nothing is measured yet.\n"
+    measured = {strength: {key: one[:count] for key, one in rows.items()} for strength, rows in everything.items()}
     plain = measured.get(0.0)
     first = next(iter(measured.values()))
     lines = [f"{first[_FOUND].shape[0]} strangers, {first[_FOUND].shape[1]} images each, {options.steps} steps"]
     for strength, figures in measured.items():
         lines += ["", f"face guidance {strength:g}"]
         for key, values in figures.items():
-            if key == _PEAK:
-                continue
             value, low, high = _mean(values)
             line = f"  {key:<16} {value:7.3f}  ({low:.3f} to {high:.3f})"
             if plain is not None and strength and key != _SECONDS:
