@@ -314,7 +314,7 @@ def test_a_blend_is_previewed_before_it_is_saved(browser: Any, server: Server) -
     cards(page, "both", "eve")
     assert people.names() == ("both", "eve")
     saved = people.load("both").metadata.settings
-    assert (saved["celebrities"], saved["groups"]) == ([["Marie Curie", 0.5]], [["women", 0.5]])
+    assert (saved["celebrities"], saved["groups"]) == ([["Marie Curie", 0.5]], [["women", 0.2]])
     choose(page, "celeb_basis_blend_people", "both")
     assert not page.errors
     page.close()

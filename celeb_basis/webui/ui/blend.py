@@ -20,6 +20,8 @@ STEERED = 2
 
 _STRENGTH = 0.5
 """Strength of steering until its slider is moved; nothing happens before a celebrity or a group is named."""
+_GROUP_STRENGTH = 0.2
+"""The same for a group, which changes a person more."""
 _NO_GROUP = "none"
 _WEIGHT = 0.5
 """Everyone's weight until its slider is moved."""
@@ -100,7 +102,7 @@ class BlendTab:
                 strength = gradio.Slider(
                     -1,
                     1,
-                    value=_STRENGTH,
+                    value=_GROUP_STRENGTH,
                     step=0.05,
                     label="Away from it (-) or toward it (+)",
                     elem_id="celeb_basis_steer_group_strength",
