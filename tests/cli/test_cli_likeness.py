@@ -61,6 +61,7 @@ def test_ctrl_c_while_it_is_measured_keeps_the_person(
     assert Library(own_library).names() == ("ada",)
 
 
+@pytest.mark.slow
 def test_everyone_of_a_folder_is_measured(celeb: Callable[..., Any], parts: Any, tmp_path: Path) -> None:
     people = tmp_path / "people"
     people.mkdir()

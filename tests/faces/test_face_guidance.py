@@ -153,7 +153,9 @@ def pictures(model: Any, request: GenerationRequest) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++", "rbf"])
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize(
+    "family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), pytest.param("sdxl", marks=pytest.mark.slow)]
+)
 def test_every_sampler_goes_on_from_what_was_moved(
     request: pytest.FixtureRequest, recognizer: Recognizer, family: str, sampler: Any
 ) -> None:
