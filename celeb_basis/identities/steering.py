@@ -42,9 +42,7 @@ class Steering:
     def __post_init__(self) -> None:
         for name, strength in (*self.celebrities, *self.groups):
             if not name.strip():
-                raise SettingsError(
-                    "There is no name to steer to: give a celebrity or a group of the list of names."
-                )
+                raise SettingsError("There is no name to steer to: give a celebrity or a group of the list of names.")
             if not -1 <= strength <= 1:
                 raise SettingsError(f"The strength of {name!r} is {strength}: choose a value from -1 to 1.")
 

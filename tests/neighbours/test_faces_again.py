@@ -134,7 +134,9 @@ def test_two_people_from_left_to_right(world: World) -> None:
         for half, person in enumerate(people):
             others = [apart(image, alone[other], half) for other in alone if other != person]
             assert apart(image, alone[person], half) < min(others) / 2, (people, half)
-    assert world.server.call("GET", "/sdapi/v1/options")[1].get(SORTING, "None") == "None", "the user's setting is put back"
+    assert world.server.call("GET", "/sdapi/v1/options")[1].get(SORTING, "None") == "None", (
+        "the user's setting is put back"
+    )
 
 
 @beside(ADETAILER)

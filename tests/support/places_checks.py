@@ -86,7 +86,9 @@ def check_each_side_is_its_persons(server: Server) -> None:
 
 
 def check_nothing_changes_without(server: Server) -> None:
-    draw(server)  # the program writes "TI hashes" only into the first image of a prompt, whose encoding it then remembers
+    draw(
+        server
+    )  # the program writes "TI hashes" only into the first image of a prompt, whose encoding it then remembers
     plain = draw(server)
     for text in ("", "  "):
         assert (draw(server, text).pictures == plain.pictures).all()

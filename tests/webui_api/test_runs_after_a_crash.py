@@ -23,6 +23,7 @@ from celeb_basis.training import state as states
 from celeb_basis.webui.jobs import Job
 from celeb_basis.webui.schemas import BusyError, NoSuchJobError, NoSuchPersonError
 from celeb_basis.webui.service import Service
+from celeb_basis.webui.tasks import learn
 from celeb_basis.webui.tasks.learn import LearnTasks
 
 
@@ -119,15 +120,15 @@ def test_a_run_that_had_just_saved_its_identity(
     service: Service, crashed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its state is still there: resuming must make nobody a second time."""
-    copy, add = tmp_path / "copy", LearnTasks._add
+    copy, add = tmp_path / "copy", learn.add_people
 
-    def added(tasks: LearnTasks, job: Job, result: Any) -> None:
-        add(tasks, job, result)
+    def added(*given: Any) -> None:
+        add(*given)
         shutil.copytree(service.workspace.paths.data, copy)
 
-    monkeypatch.setattr(LearnTasks, "_add", added)
+    monkeypatch.setattr(learn, "add_people", added)
     ended(service.start_learning(request("ada")))
-    monkeypatch.setattr(LearnTasks, "_add", add)
+    monkeypatch.setattr(learn, "add_people", add)
     later = crashed(since=copy)
     assert ended(later.resume_run("ada")).state == "done"
     assert [entry.name for entry in later.people.entries()] == ["ada"]
