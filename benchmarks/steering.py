@@ -143,7 +143,7 @@ class Study:
                 (DISCRIMINANT, lambda n, b, g=group: discriminant(g, n, b)),
             ):
                 apart = held_out(names, group, self.bases[0], direction)
-                lines.append(f"{group}, {kind}: held-out names told apart {apart:.2f}")
+                lines.append(f"{group}, {kind}: held-out names separated {apart:.2f}")
         return lines
 
     def _celebrity(self, number: int, halves: Sequence[str]) -> str:

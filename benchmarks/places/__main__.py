@@ -2,7 +2,7 @@
 
 Names that the model knows stand for the people, so that nothing of learning is in the figures. Each pair is asked for as the
 prompt has them, the first-named on the left, and exchanged. On each side of an image, a face is compared with everybody's
-images alone: the nearest may be the side's own person, the other one of the two, which is bleeding, or somebody else.
+images alone: the nearest may be the side's own person, the other one of the two, which is bleeding, or another person.
 What was measured is kept in ``--results``, so that parts can be measured one after another (``--only``).
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.judges import Cosine
 
 from benchmarks.invention.measures import (
     Looks,
@@ -14,20 +15,6 @@ from benchmarks.invention.measures import (
     same_person,
     share_of,
 )
-from celeb_basis.faces.network import DetectedFace, Floats, Pixels
-
-
-class Cosine:
-    """A judge whose likeness is the cosine."""
-
-    name = "cosine"
-
-    def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
-        raise NotImplementedError
-
-    def likeness(self, vectors: Floats, references: Floats) -> Floats:
-        ours, others = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (vectors, references))
-        return np.asarray(ours @ others.T, np.float32)
 
 
 def looks(people: int, noise: float, seed: int = 0) -> Looks:

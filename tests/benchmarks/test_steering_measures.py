@@ -7,29 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.judges import Cosine
 from support.people import random_basis
 
 from benchmarks.steering import UNSTEERED, alike, discriminant, held_out
-from celeb_basis.faces.network import DetectedFace, Floats, Pixels
 from celeb_basis.identities.steering import group_direction
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
 
 COUNT = 200
 NAMES = name_list([f"a{i} b{i}" for i in range(COUNT)], "a list", [("one" if i % 2 else "two",) for i in range(COUNT)])
-
-
-class Cosine:
-    """A judge whose likeness is the cosine."""
-
-    name = "cosine"
-
-    def embed(self, picture: Pixels, face: DetectedFace) -> Floats:
-        raise NotImplementedError
-
-    def likeness(self, vectors: Floats, references: Floats) -> Floats:
-        ours, others = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (vectors, references))
-        return np.asarray(ours @ others.T, np.float32)
 
 
 def basis(apart: float, *, correlated: float = 0.0) -> Basis:

@@ -47,7 +47,7 @@ NAMES = name_list([f"first{number} last{number}" for number in range(200)], "toy
 
 
 def face_of(who: str) -> Floats:
-    """``(512,)`` L2-normalized: what somebody looks like."""
+    """``(512,)`` L2-normalized: what a person looks like."""
     seed = int.from_bytes(hashlib.sha256(who.encode()).digest()[:4], "big")
     vector = np.random.default_rng(seed).normal(size=512).astype(np.float32)
     return vector / np.linalg.norm(vector)

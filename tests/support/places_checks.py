@@ -35,7 +35,7 @@ class Drawn:
     """``(N, H, W, 3)`` int16."""
     infotexts: list[str]
     said: str
-    """What the program wrote to its log meanwhile, which has the comments below the image."""
+    """What the program wrote to its log while it generated, which has the comments below the image."""
 
 
 def draw(server: Server, places: object = None, until: object = 1.0, *, kind: str = "txt2img", **changes: Any) -> Drawn:
