@@ -34,6 +34,8 @@ CONFIG: dict[str, Any] = {
 }
 SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128, 256, 320)}
 """Channels: what two cores can train, and what a GPU can and 60 MB hold."""
+FACES = 4.0
+"""By how much more the error counts where a face is seen: it is small, and people differ in it."""
 LOOKED_AT = 64
 
 
@@ -73,6 +75,7 @@ def main() -> None:
     from miniature.training.dlib_judge import RecognitionJudge
 
     parser = options(__doc__)
+    parser.set_defaults(faces=FACES)
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     parser.add_argument("--bank", type=Path, required=True, help="folder of miniature.world.bank, to judge with")

@@ -11,14 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from celeb_basis.faces.network import Floats
 from miniature.trainer.autoencoder import load_autoencoder
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, encode, write_shard
 from miniature.world.pool import read_shard, reduced, shard_paths
 from miniature.world.scenes import SIDE
+
+_ACROSS, _DOWN = (0.25, 0.75), (0.36, 0.98)
+"""Shares of a head's box that its face lies between."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +59,30 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
             latents = encode(model, reduced(shard.pictures, side), batch=batch, device=device)
         if not scale.exists():
             LatentScale.measured(latents).write(scale)
-        write_shard(target, number, Shard(latents, torch.from_numpy(shard.captions)))
+        faces = face_masks(shard.boxes / SIDE, latents.shape[-1])
+        write_shard(target, number, Shard(latents, torch.from_numpy(shard.captions), faces))
         encoded += 1
         _log.info("%s after %.0f s", path.name, time.monotonic() - begun)
     return encoded
+
+
+def face_masks(boxes: Floats, side: int) -> Tensor:
+    """Which latents show a face: the inner part of a head, without most of the hair.
+
+    Args:
+        boxes: ``(N, 2, 3)`` left, top and width of the heads as shares of the picture; width 0 where there is none.
+        side: Of the latents.
+
+    Returns:
+        ``(N, side, side)`` bool.
+    """
+    middle = (np.arange(side) + 0.5) / side
+    left, top, width = (boxes[:, :, value, None] for value in range(3))
+    columns, rows = (
+        (middle >= first + low * width) & (middle < first + high * width)
+        for first, (low, high) in ((left, _ACROSS), (top, _DOWN))
+    )
+    return torch.from_numpy((rows[..., :, None] & columns[..., None, :]).any(1))
 
 
 def main() -> None:

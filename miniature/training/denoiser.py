@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celeb_basis.files import write_text
@@ -30,7 +29,7 @@ from miniature.training.latent_scale import LatentScale
 from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
-from miniature.training.pool import read_shard, shard_paths
+from miniature.training.pool import Shard, read_shard, shard_paths
 from miniature.training.text_model import WIDTH, Tokens, WorldText, used_tokens
 
 _log = logging.getLogger(__name__)
@@ -75,6 +74,8 @@ class Plan:
     decay_from: int = 0
     """Step from which the rates fall to nothing at ``steps``; 0 for never."""
     average: float = 0.999
+    faces: float = 0.0
+    """By how much more the error counts where a face is seen."""
     save_seconds: float = 180
     look_seconds: float = 1500
     minutes: float = 0.0
@@ -101,6 +102,7 @@ class Data:
         self._read: list[Path] = []
         self._latents = torch.zeros(0, dtype=torch.float16, device=device)
         self._captions = torch.zeros(0, dtype=torch.int32, device=device)
+        self._faces = torch.zeros(0, dtype=torch.bool, device=device)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,19 +114,30 @@ class Data:
         if new := [path for path in shard_paths(self._folder) if path not in self._read]:
             self._read += new
             shards = [read_shard(path) for path in new]
-            held = [self._latents] if len(self._latents) else []
-            captions = [self._captions] if len(self._captions) else []
-            self._latents = torch.cat([*held, *(shard.latents.to(self._device) for shard in shards)])
-            self._captions = torch.cat([*captions, *(shard.captions.to(self._device) for shard in shards)])
+            parts = (
+                [shard.latents for shard in shards],
+                [shard.captions for shard in shards],
+                [_no_faces(shard) if shard.faces is None else shard.faces for shard in shards],
+            )
+            held = (self._latents, self._captions, self._faces)
+            self._latents, self._captions, self._faces = (
+                torch.cat([*([before] if len(before) else []), *(part.to(self._device) for part in more)])
+                for before, more in zip(held, parts, strict=True)
+            )
         return len(self._latents)
 
-    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Raw latents, and the ``(count, 77)`` ids of a caption each, some of them empty."""
+    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw latents, the ``(count, 77)`` ids of a caption each, some of them empty, and ``(count, h, w)`` where faces are."""
         rows, which = rng.integers(len(self._latents), size=count), rng.integers(self._captions.shape[1], size=count)
         place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
         untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
         ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
-        return self._latents[place], ids.long()
+        return self._latents[place], ids.long(), self._faces[place]
+
+
+def _no_faces(shard: Shard) -> Tensor:
+    count, _, height, width = shard.latents.shape
+    return torch.zeros(count, height, width, dtype=torch.bool)
 
 
 class Trainer:
@@ -169,15 +182,15 @@ class Trainer:
         if plan.compiled:
             # In this thread, before two of them would.
             part = plan.batch // plan.threads
-            raw, ids = self.data.batch(np.random.default_rng(0), part)
+            raw, ids, _ = self.data.batch(np.random.default_rng(0), part)
             zeros = torch.zeros_like(raw, dtype=torch.float32)
-            self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids)
+            self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids, zeros[:, :1])
 
     def one_step(self) -> Tensor:
         """Train on one batch and return its loss. The batch depends only on the seed, the step and the size of the pool."""
         rng = np.random.default_rng([_SEED, self.step])
         generator = torch.Generator(self.plan.device).manual_seed(int(rng.integers(2**62)))
-        raw, ids = self.data.batch(rng, self.plan.batch)
+        raw, ids, faces = self.data.batch(rng, self.plan.batch)
         latents = self.scale.standardized(raw)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         # Towards the end evenly, since every step of sampling counts then.
@@ -185,7 +198,9 @@ class Trainer:
         times = draw_timesteps(len(latents), generator, anywhere)
         noisy, velocity = noised(latents, noise, self._bars[times])
         parts = [slice(part, None, self.plan.threads) for part in range(self.plan.threads)]
-        work = [(noisy[part], times[part], velocity[part], ids[part]) for part in parts]
+        counted = (1 + self.plan.faces * faces.float())[:, None]
+        counted = counted / counted.mean()
+        work = [(noisy[part], times[part], velocity[part], ids[part], counted[part]) for part in parts]
         done = list(self._workers.map(lambda one: self._gradients(*one), work))
         for weight, *shares in zip(self._weights, *(gradients for _, gradients in done), strict=True):
             weight.grad = torch.stack(shares).sum(0) if len(shares) > 1 else shares[0]
@@ -200,15 +215,15 @@ class Trainer:
         return torch.stack([loss for loss, _ in done]).sum()
 
     def _gradients(
-        self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor
+        self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor, counted: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """The share of a part of the batch in the mean loss, and its gradients."""
+        """The share of a part of the batch in the mean loss, weighted by ``counted`` ``(n, 1, h, w)``, and its gradients."""
         # On CPUs float32 was faster.
         with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
             with torch.no_grad():
                 states = self.text(ids)
             predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, states).sample
-        loss = F.mse_loss(predicted.float(), velocity) * (len(ids) / self.plan.batch)
+        loss = ((predicted.float() - velocity).square() * counted).mean() * (len(ids) / self.plan.batch)
         return loss.detach(), torch.autograd.grad(loss, self._weights)
 
     def save(self) -> None:
@@ -301,6 +316,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
     )
+    parser.add_argument("--faces", type=float, default=Plan.faces, help="by how much more faces count (%(default)s)")
     parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
     return parser
 
@@ -313,7 +329,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     torch.backends.cudnn.benchmark = arguments.device != "cpu"
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
     threads = 1 if arguments.device != "cpu" else arguments.threads
-    return replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device)
+    return replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
 
 
 def main() -> None:

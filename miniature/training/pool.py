@@ -55,6 +55,8 @@ class Shard:
     """``(N, 4, 16, 16)`` float16 means of the autoencoder, not scaled."""
     captions: Tensor
     """``(N, CAPTIONS, 77)`` int32 token ids."""
+    faces: Tensor | None = None
+    """``(N, h, w)`` bool: which latents show a face; None where that is unknown."""
 
 
 def draw_pictures(
@@ -122,14 +124,15 @@ def write_shard(folder: Path, number: int, shard: Shard) -> Path:
     """Write shard ``number`` atomically."""
     path = folder / f"shard-{number:05d}.safetensors"
     with atomic_path(path) as temporary:
-        save_file({"latents": shard.latents.half().contiguous(), "captions": shard.captions}, str(temporary))
+        faces = {} if shard.faces is None else {"faces": shard.faces}
+        save_file({"latents": shard.latents.half().contiguous(), "captions": shard.captions, **faces}, str(temporary))
     return path
 
 
 def read_shard(path: Path) -> Shard:
     """Read a shard that :func:`write_shard` wrote."""
     stored = load_file(str(path))
-    return Shard(stored["latents"], stored["captions"])
+    return Shard(stored["latents"], stored["captions"], stored.get("faces"))
 
 
 def drawn_ahead(numbers: range, processes: int, size: int = SHARD) -> Iterator[tuple[Pixels, np.ndarray]]:

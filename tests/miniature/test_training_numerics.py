@@ -154,8 +154,9 @@ def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> 
     assert data.refresh() == 2
     write_shard(tmp_path, 1, Shard(latents[2:].contiguous(), captions[2:]))
     assert data.refresh() == 3
-    raw, ids = data.batch(np.random.default_rng(0), 2000)
+    raw, ids, faces = data.batch(np.random.default_rng(0), 2000)
     rows = raw[:, 0, 0, 0].long()
+    assert not faces.any()
     without_caption = (ids == empty).all(1)
     assert (ids[~without_caption] == captions[rows, 0][~without_caption]).all()
     assert abs(float(without_caption.float().mean()) - EMPTY_SHARE) < 0.03

@@ -22,7 +22,7 @@ from miniature.trainer.autoencoder import (
     train,
 )
 from miniature.trainer.judging import REFERENCES, Gallery
-from miniature.trainer.latents import encode_pool
+from miniature.trainer.latents import encode_pool, face_masks
 from miniature.training.latent_scale import LatentScale
 from miniature.training.pool import read_shard as read_latents
 from miniature.world.pool import Shard, write_shard
@@ -99,9 +99,22 @@ def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
     assert encode_pool(model, pool, tmp_path) == 0
     shard = read_latents(tmp_path / "pool" / "shard-00000.safetensors")
     assert shard.latents.shape == (6, 4, SIDE // 8, SIDE // 8)
+    assert shard.faces is not None
+    assert shard.faces.shape == (6, SIDE // 8, SIDE // 8)
     scaled = LatentScale.read(tmp_path / "latent-scale.json").standardized(shard.latents)
     assert abs(float(scaled.mean())) < 0.01
     assert abs(float(scaled.std()) - 1) < 0.05
+
+
+def test_latents_know_where_faces_are() -> None:
+    boxes = np.zeros((2, 2, 3), np.float32)
+    boxes[0] = (0.0, 0.25, 0.5), (0.75, 0.75, 0.25)
+    masks = face_masks(boxes, 32)
+    wanted = torch.zeros(32, 32, dtype=torch.bool)
+    wanted[14:24, 4:12] = True  # a face of half the head's width, from the brows to the chin
+    wanted[27:32, 26:30] = True
+    assert torch.equal(masks[0], wanted)
+    assert not masks[1].any()
 
 
 class Colors:
