@@ -198,8 +198,7 @@ class Trainer:
         times = draw_timesteps(len(latents), generator, anywhere)
         noisy, velocity = noised(latents, noise, self._bars[times])
         parts = [slice(part, None, self.plan.threads) for part in range(self.plan.threads)]
-        counted = (1 + self.plan.faces * faces.float())[:, None]
-        counted = counted / counted.mean()
+        counted = counted_more(faces, self.plan.faces)
         work = [(noisy[part], times[part], velocity[part], ids[part], counted[part]) for part in parts]
         done = list(self._workers.map(lambda one: self._gradients(*one), work))
         for weight, *shares in zip(self._weights, *(gradients for _, gradients in done), strict=True):
@@ -268,6 +267,12 @@ def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANY
     share = torch.cat([spread[0], low + (high - low) * spread[1]])
     times = (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
     return times[torch.randperm(count, generator=generator, device=device)]
+
+
+def counted_more(faces: Tensor, extra: float) -> Tensor:
+    """Weights ``(N, 1, h, w)`` of mean 1, larger by the factor ``1 + extra`` where ``(N, h, w)`` ``faces`` is true."""
+    weights = 1 + extra * faces[:, None].float()
+    return weights / weights.mean()
 
 
 def train(trainer: Trainer, look: Callable[[Trainer], dict[str, float]]) -> None:

@@ -13,7 +13,7 @@ from miniature.trainer.gate import line
 from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
-from miniature.training.denoiser import EMPTY_SHARE, Data
+from miniature.training.denoiser import EMPTY_SHARE, Data, counted_more
 from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
@@ -161,6 +161,15 @@ def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> 
     assert (ids[~without_caption] == captions[rows, 0][~without_caption]).all()
     assert abs(float(without_caption.float().mean()) - EMPTY_SHARE) < 0.03
     assert set(rows.tolist()) == {0, 1, 2}
+
+
+def test_faces_count_more_in_the_loss() -> None:
+    faces = torch.zeros(2, 4, 4, dtype=torch.bool)
+    faces[0, 1:3, 1:3] = True
+    weights = counted_more(faces, 4.0)
+    assert torch.isclose(weights.mean(), torch.tensor(1.0))
+    assert torch.allclose(weights[0, 0, 1:3, 1:3], 5 * weights[1, 0, 0, 0])
+    assert torch.equal(counted_more(faces, 0.0), torch.ones(2, 1, 4, 4))
 
 
 def test_shards_are_drawn_ahead_in_order() -> None:
