@@ -153,6 +153,11 @@ class Trained:
         """Where the coefficients start, which the settings may define as well."""
         return "first guess" if self.settings.start == "guess" else self.start
 
+    @property
+    def learner(self) -> type[Trainer]:
+        """The training loop."""
+        return _LOOPS[self.loop]
+
     def describe(self) -> dict[str, Any]:
         """The recipe, JSON-ready. It holds no seed, which is the cell's."""
         settings = {key: value for key, value in self.settings.as_dict().items() if key not in _NO_RECIPE}
@@ -229,7 +234,7 @@ class Trained:
         if timed:
             changes["steps"] = 100_000
         settings = replace(self.settings, **changes)
-        trainer = _LOOPS[self.loop](shared.testbed.model, bases, pool, settings)
+        trainer = self.learner(shared.testbed.model, bases, pool, settings)
         if self.initialization != "random":
             if not isinstance(trainer.module, (DirectCoefficients, ScaledCoefficients)):
                 raise TrainingError("Only coefficients that are parameters themselves can be initialized: use direct.")

@@ -154,7 +154,7 @@ class Precomputed:
         known = self._views.get(key)
         if known is None or len(known.views.descriptions) < views:
             started = time.perf_counter()
-            generator = torch.Generator().manual_seed(1_000_003 * seed + _number(stranger.name))
+            generator = view_generator(stranger, seed)
             work = encode_views(
                 self.testbed.model,
                 {stranger.name: [stranger.portrait]},
@@ -284,6 +284,11 @@ class Precomputed:
             with Image.open(path) as opened:
                 images.append(np.asarray(opened.convert("RGB")))
         return tuple(images)
+
+
+def view_generator(stranger: Stranger, seed: int) -> torch.Generator:
+    """The source of the random choices of a stranger's views: the same for all methods."""
+    return torch.Generator().manual_seed(1_000_003 * seed + _number(stranger.name))
 
 
 def known_names(names: Sequence[str]) -> list[str]:

@@ -112,7 +112,9 @@ class Difference:
     figures: dict[str, Estimate | None]
 
 
-def paired_differences(finished: Iterable[Finished], pairs: Iterable[tuple[str, str]]) -> list[Difference]:
+def paired_differences(
+    finished: Iterable[Finished], pairs: Iterable[tuple[str, str]], metrics: Sequence[str] = PAIRED_METRICS
+) -> list[Difference]:
     """The final differences of those ``pairs`` that have strangers in common.
 
     Two intervals over 30 strangers can overlap because strangers differ, however consistently one method is better on
@@ -130,7 +132,7 @@ def paired_differences(finished: Iterable[Finished], pairs: Iterable[tuple[str, 
     for method, baseline in pairs:
         common = sorted(ends[method].keys() & ends[baseline].keys())
         if common:
-            figures = {name: _paired_figure(ends[method], ends[baseline], common, name) for name in PAIRED_METRICS}
+            figures = {name: _paired_figure(ends[method], ends[baseline], common, name) for name in metrics}
             found.append(Difference(method, baseline, len({person for person, _ in common}), figures))
     return found
 
