@@ -47,8 +47,10 @@ GALLERY = 30
 METRICS = ("identity", "third_opinion", "recognized", "prompt", "detect")
 _TITLES = ("Identity", "MobileFaceNet", "Recognized", "Prompt", "Detect")
 
-CONTEXT_WEIGHTS = (0.01, 0.1)
-CLASS_WEIGHTS = (1.0, 4.0)
+CONTEXT_WEIGHTS = (0.01, 0.05)
+"""With them its gradient is about a tenth and a half of the diffusion loss's, 60 steps into *balanced*."""
+
+CLASS_WEIGHTS = (0.25, 1.0)
 """1 is Face2Diffusion's."""
 
 # CoRe's prompts come from a stream of their own: views, noise and timesteps are those of a run without it.
