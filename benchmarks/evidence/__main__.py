@@ -32,10 +32,11 @@ from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.results import Results
 from benchmarks.evidence.runner import matching
 from benchmarks.evidence.session import run_shown
-from benchmarks.evidence.summary import paired_differences, summarize
+from benchmarks.evidence.summary import paired_differences, snapshot_differences, summarize
 from benchmarks.evidence.testbed import EvidenceTestbed
 from benchmarks.evidence.tuning import read_tuned, save_tuned, tuning_plan, with_tuned
 from celeb_basis.errors import CelebBasisError
+from celeb_basis.settings import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent
@@ -246,6 +247,7 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         planned=planned,
         steps=plan.steps,
         paired=paired_differences(finished, PAIRED),
+        snapshots=snapshot_differences(finished, PRESETS),
         rejected=summarize(rejected, REJECTED),
         rejected_paired=paired_differences([*finished, *rejected], PAIRED_REJECTED),
     )

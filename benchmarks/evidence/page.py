@@ -26,6 +26,7 @@ from benchmarks.evidence.plan import (
 )
 from benchmarks.evidence.summary import (
     ALL_METRICS,
+    CHOOSING,
     PAIRED_METRICS,
     Difference,
     Row,
@@ -177,12 +178,12 @@ def hypotheses(rows: Sequence[Row], planned: Sequence[str] | None = None, *, sho
     return lines
 
 
-def paired_table(differences: Sequence[Difference]) -> str:
+def paired_table(differences: Sequence[Difference], metrics: Sequence[str] = PAIRED_METRICS) -> str:
     """Differences on the same strangers, as Markdown; those whose interval excludes zero are bold."""
-    head = ["method", "minus", "strangers", *(TITLES[name] for name in PAIRED_METRICS)]
+    head = ["method", "minus", "strangers", *(TITLES[name] for name in metrics)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for one in differences:
-        figures = (_signed(one.figures[name]) for name in PAIRED_METRICS)
+        figures = (_signed(one.figures[name]) for name in metrics)
         cells = [one.method, one.baseline, str(one.strangers), *figures]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -237,6 +238,7 @@ def write_page(
     planned: Sequence[str] = (),
     steps: int = 0,
     paired: Sequence[Difference] = (),
+    snapshots: Sequence[Difference] = (),
     rejected: Sequence[Row] = (),
     rejected_paired: Sequence[Difference] = (),
 ) -> None:
@@ -249,6 +251,7 @@ def write_page(
         planned: Methods of the plan; what they cannot answer is left out. All hypotheses are listed by default.
         steps: The most steps per person that recipes ran for; 0 for their own.
         paired: Differences on the same strangers.
+        snapshots: What keeping the best snapshot of a run would change.
         rejected: Candidates that were rejected.
         rejected_paired: Differences of the rejected candidates.
     """
@@ -291,6 +294,7 @@ interval excludes zero. With this many comparisons, some are bold by chance.
         if paired
         else "",
         f"{about.findings.strip()}\n" if about.findings else "",
+        _snapshots_section(snapshots),
         _rejected_section(rejected, rejected_paired),
         f"""## Speed
 {speed_table(rows) or "*paper* is missing."}
@@ -327,6 +331,18 @@ Over the strangers whose runs were measured at every milestone ({tracked} here).
 figures, which are over all strangers.
 
 {chr(10).join(images)}
+"""
+
+
+def _snapshots_section(differences: Sequence[Difference]) -> str:
+    if not differences:
+        return ""
+    return f"""## Keeping the best snapshot
+The presets keep the last state of a run, a moving average over its steps. Where a run was measured at several milestones, this
+is what keeping the snapshot with the highest second opinion would change. A user's program could choose by nothing else: other
+judges do not ship with it. The same images serve both networks, which favors the choice.
+
+{paired_table(differences, (CHOOSING, *PAIRED_METRICS))}
 """
 
 

@@ -18,6 +18,8 @@ from celeb_basis.evaluation.metrics import Estimate, mean_estimate
 
 ALL_METRICS = (*METRICS, "both")
 PAIRED_METRICS = ("identity", "recognized", "prompt", "detect")
+CHOOSING = "second_opinion"
+"""What a program of a user could choose among snapshots by: the network that learning uses."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,34 @@ def _paired_figure(
         if one is not None and other is not None:
             by_stranger[key[0]].append(one - other)
     return mean_estimate([float(np.mean(values)) for values in by_stranger.values()])
+
+
+def snapshot_differences(finished: Iterable[Finished], methods: Iterable[str]) -> list[Difference]:
+    """What keeping each person's best snapshot by :data:`CHOOSING` would change, compared with keeping the last one.
+
+    It looks at the runs that were measured at several milestones. A snapshot without a face is never the best.
+    """
+    runs: dict[str, list[Measurements]] = defaultdict(list)
+    for cell, measurements in finished:
+        if len(measurements) > 1:
+            runs[cell.method].append(measurements)
+    found = []
+    for method in methods:
+        best: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        last: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for measurements in runs[method]:
+            for person, measured in measurements[-1]["people"].items():
+                snapshots = [one["people"][person] for one in measurements if person in one["people"]]
+                seen = [one for one in snapshots if one.get(CHOOSING) is not None]
+                best[person].append(max(seen, key=lambda one: float(one[CHOOSING]), default=measured))
+                last[person].append(measured)
+        if best:
+            metrics = (CHOOSING, *PAIRED_METRICS)
+            keys = [(person, run) for person, of_person in best.items() for run in range(len(of_person))]
+            one, other = ({key: kept[key[0]][key[1]] for key in keys} for kept in (best, last))
+            figures = {name: _paired_figure(one, other, keys, name) for name in metrics}
+            found.append(Difference(method, "its last state", len(best), figures))
+    return found
 
 
 def significant(figure: Estimate | None) -> bool:

@@ -8,7 +8,14 @@ import pytest
 from benchmarks.evidence.page import hypotheses, paired_table
 from benchmarks.evidence.plan import FULL, PAIRED, PAIRED_REJECTED, REJECTED
 from benchmarks.evidence.results import Cell, Finished
-from benchmarks.evidence.summary import PAIRED_METRICS, paired_differences, separated, significant, summarize
+from benchmarks.evidence.summary import (
+    PAIRED_METRICS,
+    paired_differences,
+    separated,
+    significant,
+    snapshot_differences,
+    summarize,
+)
 
 
 def cell(name: str, seed: int, identity: dict[str, float | None]) -> Finished:
@@ -43,6 +50,32 @@ def test_paired_differences_remove_what_strangers_share() -> None:
     row = paired_table([found]).splitlines()[-1]
     assert row.startswith("| better | plain | 30 | **+0.0")
     assert "| +0.000 (+0.000 to +0.000) |" in row
+
+
+def test_the_best_snapshot_is_compared_with_the_last_state_of_the_same_run() -> None:
+    def measured(identity: float, second_opinion: float | None) -> dict[str, float | None]:
+        rest = {figure: 0.5 for figure in PAIRED_METRICS if figure != "identity"}
+        return {"identity": identity, "second_opinion": second_opinion, **rest}
+
+    def run(seed: int, *snapshots: dict[str, tuple[float, float | None]]) -> Finished:
+        rows = [{"people": {name: measured(*values) for name, values in one.items()}} for one in snapshots]
+        names = tuple(snapshots[-1])
+        return Cell("quick", {}, names, seed, tuple(range(1, len(rows) + 1)), {}), rows
+
+    cells = [
+        # x: the first snapshot is the best by what chooses, and worse by Identity; y was in no batch at first.
+        run(0, {"x": (0.3, 0.9)}, {"x": (0.5, 0.4), "y": (0.2, 0.1)}, {"x": (0.4, 0.5), "y": (0.1, 0.3)}),
+        # z: a snapshot without a face is not chosen.
+        run(0, {"z": (0.8, None)}, {"z": (0.6, 0.2)}),
+        run(1, {"z": (0.9, 0.9)}),  # measured at its end alone
+    ]
+    (found,) = snapshot_differences(cells, ["quick", "unknown"])
+    assert (found.method, found.strangers) == ("quick", 3)
+    identity, second = found.figures["identity"], found.figures["second_opinion"]
+    assert identity is not None
+    assert second is not None
+    assert identity.value == pytest.approx((0.3 - 0.4) / 3)
+    assert second.value == pytest.approx((0.9 - 0.5) / 3)
 
 
 def test_only_strangers_and_seeds_that_both_have() -> None:
