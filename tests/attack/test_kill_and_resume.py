@@ -70,7 +70,7 @@ def _check_full(found: list[dict[str, Any]]) -> None:
 
 
 def test_a_disk_that_is_full_in_some_writes(tmp_path: Path) -> None:
-    _check_full(trials(tmp_path, "full", 8))
+    _check_full(trials(tmp_path, "full", 16))
 
 
 @pytest.mark.slow

@@ -216,6 +216,7 @@ def _command(model: Path, people: Path, results: Path, *more: str) -> list[str]:
     return options
 
 
+@pytest.mark.slow
 def test_the_table_on_a_single_file_survives_a_kill(single_file: Path, rendered_people: Path, tmp_path: Path) -> None:
     options = _command(single_file, rendered_people, tmp_path / "out")
     command = [sys.executable, "-m", "benchmarks.evidence", *options]

@@ -84,6 +84,7 @@ def _all(testbed: EvidenceTestbed, plan: Plan, folder: Path) -> list[str]:
     return [done.status for done in run(testbed, plan, Results(folder))]
 
 
+@pytest.mark.slow
 def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp_path: Path) -> None:
     before = {key: value.clone() for key, value in tiny.denoiser.state_dict().items()}
     methods = [one for one in MAIN if GROUP_SIZES.get(one.name, 2) == 2 and not isinstance(one, Untuned)]

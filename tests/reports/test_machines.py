@@ -213,7 +213,7 @@ def test_a_pack_below_any_folder(tmp_path: Path, name: str) -> None:
     assert len(network.detect(open_photo(PHOTO))) == 1
 
 
-@pytest.mark.parametrize("name", ["AI [SD]", "100% {of} me \u00e9 #1 ~x"])
+@pytest.mark.parametrize("name", [pytest.param("AI [SD]", marks=pytest.mark.slow), "100% {of} me \u00e9 #1 ~x"])
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not allow these characters")
 def test_everything_below_any_folder(tmp_path: Path, name: str) -> None:
     home = tmp_path / name

@@ -59,13 +59,13 @@ class Trials:
     def learning(self) -> int:
         """Learn the person."""
         photo = PHOTOS / "stranger1.png"
-        sizes = ["--steps", STEPS, "--views", 2, "--batch-size", 1, "--no-early-stop"]
+        sizes = ["--steps", STEPS, "--views", 2, "--batch-size", 1, "--no-early-stop", "--no-likeness"]
         return self._main("learn", photo, "--name", "ada", *sizes)
 
     def resuming(self) -> int:
         """Resume what was saved, or start again if nothing was."""
         saved = self.saved()
-        return self.learning() if saved is None else self._main("learn", "--resume", saved)
+        return self.learning() if saved is None else self._main("learn", "--resume", saved, "--no-likeness")
 
     def _main(self, *words: object) -> int:
         common_words = ["--model", "miniature", "--library", self.place / "library"]

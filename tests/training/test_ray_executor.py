@@ -100,6 +100,7 @@ def test_tasks_are_distributed_and_failures_are_isolated(local_ray: Any, tmp_pat
     assert {one.identities[1].decode() for one in good} <= set(processes)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_worker_that_died_is_replaced(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
@@ -127,6 +128,7 @@ def test_a_model_that_no_worker_can_load_is_one_error(local_ray: Any) -> None:
         list(run_on_ray(surprising, [_task("one")], threading.Event(), RayOptions(1)))
 
 
+@pytest.mark.slow
 @needs_ray
 def test_an_interrupt_stops_the_workers(local_ray: Any, tmp_path: Path) -> None:
     del local_ray
