@@ -14,10 +14,6 @@ from celeb_basis.errors import FacePackError
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import GenerationRequest
     from celeb_basis.identities.identity import Identity
-    from celeb_basis.regions import Region
-
-FACE_GUIDANCE = "Face guidance"
-"""Key of the strength in the parameters of an image."""
 
 
 def add_face_guidance(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +59,8 @@ def with_face_guidance(
     if not people:
         console.note(f"warning: The prompt names nobody, so there is no photo for face guidance. {without}")
         return request, {}
-    from celeb_basis.faces.guidance import FaceGuidance, open_recognizer
-    from celeb_basis.identities.photo_vectors import photo_vectors
+    from celeb_basis.faces.guidance import FACE_GUIDANCE, FaceGuidance, open_recognizer
+    from celeb_basis.identities.photo_vectors import from_left_to_right, photo_vectors
 
     faces = open_faces(arguments, console)
     try:
@@ -72,7 +68,7 @@ def with_face_guidance(
     except FacePackError as error:
         console.note(f"warning: {error} {without}")
         return request, {}
-    vectors, sentences = photo_vectors(_from_left_to_right(people, request.regions), faces)
+    vectors, sentences = photo_vectors(from_left_to_right(people, request.regions), lambda: faces)
     for sentence in sentences:
         console.note(f"warning: {sentence}")
     if all(one is None for one in vectors):
@@ -80,13 +76,3 @@ def with_face_guidance(
         return request, {}
     guidance = FaceGuidance(faces, recognizer, vectors, arguments.face_guidance)
     return replace(request, refine=guidance), {FACE_GUIDANCE: f"{arguments.face_guidance:g}"}
-
-
-def _from_left_to_right(people: Sequence[Identity], regions: Sequence[Region]) -> list[Identity]:
-    """The people in the order of their places, if everybody has one; else in that of the prompt."""
-    middles = {}
-    for region, one in ((region, one) for region in regions for one in people):
-        text, name = region.prompt.casefold(), one.name.casefold()
-        if f"<{name}>" in text or f"<{name}:" in text:
-            middles[one.name] = region.box.left + region.box.right
-    return sorted(people, key=lambda one: middles[one.name]) if len(middles) == len(people) else list(people)

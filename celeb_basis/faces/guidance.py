@@ -7,6 +7,7 @@ gradient goes through the recognizer, the alignment and the VAE's decoder, not t
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from celeb_basis.faces.insight import InsightFaceNetwork
 
 _log = logging.getLogger(__name__)
+
+FACE_GUIDANCE = "Face guidance"
+"""Key of the strength in the parameters of an image."""
 
 BEGIN = 2 / 3
 """Share of the steps after which guidance begins."""
@@ -139,6 +143,58 @@ class FaceGuidance(Refinement):
         targets = torch.from_numpy(np.stack([one for _, one in pairs])).to(device, torch.float32)
         cosines: torch.Tensor = (self.recognizer(crops) * targets).sum(1)
         return cosines
+
+
+class GuidedBatch:
+    """Face guidance of the images of a batch, as the sampler of a user's program calls it.
+
+    Args:
+        images: Answers the guidance of each image, ``None`` for one that is left alone; asked once, at the first step.
+        stopped: Called with the reason, a sentence, where the program cannot go on with guidance.
+    """
+
+    def __init__(
+        self, images: Callable[[], Sequence[FaceGuidance | None]], stopped: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._make, self._stopped = images, stopped
+        self._active = True
+
+    @functools.cached_property
+    def images(self) -> Sequence[FaceGuidance | None]:
+        """The guidance of each image."""
+        return tuple(self._make())
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether latents of a step are moved."""
+        return self._active and any(one is not None and one.acts(step, steps) for one in self.images)
+
+    def correct(
+        self, clean: torch.Tensor, step: int, steps: int, decode: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Move the predicted clean latents of a batch, one image after the other.
+
+        Args:
+            clean: ``(N, C, h, w)`` predicted clean latents, made outside of inference mode.
+            step: The step, from 0.
+            steps: How many steps there are.
+            decode: The VAE's decoder for one image, with gradients; see :class:`~celeb_basis.sampling.Refinement`.
+
+        Returns:
+            ``(N, C, h, w)``; ``clean`` itself where no image is moved.
+        """
+        if len(clean) != len(self.images):  # the program draws something else than the prompts of its batch
+            return clean
+        rows = [clean[place : place + 1] for place in range(len(clean))]
+        moved = [
+            row if one is None else one(row, step, steps, decode) for row, one in zip(rows, self.images, strict=True)
+        ]
+        unchanged = all(one is row for one, row in zip(moved, rows, strict=True))
+        return clean if unchanged else torch.cat(moved)
+
+    def stop(self, reason: str) -> None:
+        """Leave all further steps as they are."""
+        self._active = False
+        self._stopped(reason)
 
 
 def portrait_vector(portrait: Pixels, faces: FaceNetwork) -> Floats | None:

@@ -28,8 +28,7 @@ from celeb_basis.identities.library import IdentityStatus, Listing, name_key
 from celeb_basis.method import Basis
 from celeb_basis.names.filters import FilterOptions
 from celeb_basis.names.lists import NameList, shipped_names
-from celeb_basis.prompts.syntax import COMMENT, NETWORKS, bracketed_in, cut, host_word_in
-from celeb_basis.prompts.unknown import likely_mistake
+from celeb_basis.prompts.syntax import COMMENT, NETWORKS, bracketed_in, cut, host_word_in, likely_mistake
 
 _log = logging.getLogger(__name__)
 

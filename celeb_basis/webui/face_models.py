@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeb_basis.errors import FaceError, FacePackError
 from celeb_basis.faces.face_search import find_faces
-from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
+from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.faces.packages import check_packages
 from celeb_basis.faces.packs import SOURCES, PackSource, find_pack, licence_to_agree_to, not_agreed, obtain_pack
 from celeb_basis.faces.portraits import quality_warnings
@@ -19,6 +19,7 @@ from celeb_basis.webui.schemas import FoundFace, FoundFaces
 
 if TYPE_CHECKING:
     from celeb_basis.download import Progress
+    from celeb_basis.faces.insight import InsightFaceNetwork
     from celeb_basis.webui.jobs import Job
 
 _HOW_TO_AGREE = 'press "I agree" on the tab Celeb Basis, or send "accept_licence": true over the API'
@@ -35,7 +36,7 @@ class FaceModels:
         self._pack = pack
         self._others = other_programs_folders()
         self._lock = threading.Lock()
-        self._loaded: tuple[str, FaceNetwork] | None = None
+        self._loaded: tuple[str, InsightFaceNetwork] | None = None
         self._agreed: set[str] = set()
 
     def agree(self) -> None:
@@ -51,7 +52,7 @@ class FaceModels:
         if (source := self._to_agree_to()) is not None:
             raise not_agreed(source, _HOW_TO_AGREE)
 
-    def network(self, progress: Progress | None = None) -> FaceNetwork:
+    def network(self, progress: Progress | None = None) -> InsightFaceNetwork:
         """The network of the chosen pack, downloaded if it is missing and its license was agreed to.
 
         Raises:

@@ -313,7 +313,7 @@ def test_modules_are_topics() -> None:
 
 
 SAME_IN_EACH = {
-    *("host", "app", "modules", "model", "text", "tokens", "regional"),  # a host's own
+    *("host", "app", "modules", "model", "text", "tokens", "sampler_hooks"),  # a host's own
     *("basis", "people", "learn", "evaluate", "blend", "invent"),  # a command, a task and a sub-tab of one thing
     *("errors", "prompts"),  # of the package, and of the API or the evaluation
 }

@@ -64,7 +64,7 @@ def test_who_has_no_photo_gets_a_sentence(
 def test_several_people_keep_their_order(miniature_faces: InsightFaceNetwork) -> None:
     thumbnail, _ = kept("stranger1.png", miniature_faces)
     people = [person("ada", thumbnail=thumbnail), person("ben", source="invented"), person("eve", thumbnail=thumbnail)]
-    vectors, sentences = photo_vectors(people, miniature_faces)
+    vectors, sentences = photo_vectors(people, lambda: miniature_faces)
     assert [one is None for one in vectors] == [False, True, False]
     assert sentences == ("ben was invented, so there is no photo for face guidance.",)
     np.testing.assert_array_equal(vectors[0], vectors[2])

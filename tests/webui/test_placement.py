@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from celeb_basis.errors import HostError
-from celeb_basis.hosts.a1111.regional import MaskedWeight, PartWeight, _at_step
+from celeb_basis.hosts.a1111.sampler_hooks import MaskedWeight, PartWeight, _at_step
 from celeb_basis.prompts.places import Places
 from celeb_basis.regions import Box, Region
 from celeb_basis.webui.placement import Placement, _pasted_text, _pasted_until, active_regional_script

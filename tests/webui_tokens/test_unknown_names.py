@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celeb_basis.identities.library import name_key
-from celeb_basis.prompts.unknown import likely_mistake, nearest
+from celeb_basis.prompts.syntax import likely_mistake, nearest
 
 NAMES = {name_key(name): name for name in ("ada", "Jane Doe", "person1", "Bob", "Zoë", "Emma")}
 

@@ -15,6 +15,7 @@ from celeb_basis.hosts.a1111.modules import embedding_names, host_module
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.faces.guidance import GuidedBatch
     from celeb_basis.hosts.a1111.tokens import Tokens
     from celeb_basis.prompts.places import Places
     from celeb_basis.prompts.registry import Checkpoint, Registry
@@ -110,6 +111,8 @@ class Adapter(Protocol):
     """What users call the program."""
     has_places: bool = False
     """Whether people can have places in its images."""
+    has_face_guidance: bool = False
+    """Whether its images can be moved towards photos of people."""
 
     def program(self) -> HostApp:
         """The program around the model; :meth:`HostApp.loaded_model` returns the model itself."""
@@ -134,12 +137,22 @@ class Adapter(Protocol):
         if places is not None:
             raise HostError(f"Places of people are not supported in {self.name}.")
 
+    def use_guidance(self, processing: Any, guidance: GuidedBatch | None) -> None:
+        """Have the program's processing object draw its next batch with ``guidance``, or with none.
+
+        Raises:
+            HostError: In a program or a version whose samplers cannot be reached.
+        """
+        del processing
+        if guidance is not None:
+            raise HostError(f"Face guidance is not supported in {self.name}.")
+
 
 class Automatic1111(Adapter):
     """The program that the extension is made for. An unknown fork is treated like it."""
 
     name = "AUTOMATIC1111's WebUI"
-    has_places = True
+    has_places = has_face_guidance = True
 
     def program(self) -> HostApp:
         """The WebUI, without the model."""
@@ -159,9 +172,15 @@ class Automatic1111(Adapter):
 
     def use_places(self, processing: Any, places: Places | None) -> None:
         """By the WebUI's composed prompts."""
-        from celeb_basis.hosts.a1111.regional import use_places
+        from celeb_basis.hosts.a1111.sampler_hooks import set_places
 
-        use_places(processing, places)
+        set_places(processing, places)
+
+    def use_guidance(self, processing: Any, guidance: GuidedBatch | None) -> None:
+        """Between the WebUI's denoiser and its samplers."""
+        from celeb_basis.hosts.a1111.sampler_hooks import set_guidance
+
+        set_guidance(processing, guidance)
 
 
 class A1111App(HostApp):

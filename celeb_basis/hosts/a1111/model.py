@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -20,6 +20,7 @@ from celeb_basis.hosts.torch_utils import (
     frozen,
     memory_of_original_vae,
     preserved_random_state,
+    recomputed,
     torch_attention_keeps_scores,
     upcast,
     without_autocast,
@@ -37,7 +38,12 @@ _NOT_PLAIN = {
     "adm": "an unCLIP checkpoint",
     "hybrid-adm": "an upscaler",
 }
+_VAE_BLOCKS = ("ResnetBlock", "AttnBlock")
 _PROGRESS = ("job_no", "job_count", "sampling_step", "sampling_steps", "textinfo", "current_latent")
+
+
+Decode: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Decodes ``(1, C, h, w)`` scaled latents to ``(1, 3, H, W)`` RGB in about [-1, 1]."""
 
 
 class A1111Checkpoint(LoadedCheckpoint):
@@ -157,6 +163,28 @@ class A1111Checkpoint(LoadedCheckpoint):
         latents = latents / float(self.model.scale_factor)
         with torch.no_grad(), frozen([vae]), without_autocast(host_module("devices").device):
             return decode_each(latents, partial(decoded, vae), partial(decoded_in_float32, vae))
+
+    @contextmanager
+    def decoding_with_gradients(self, latents: torch.Tensor) -> Iterator[Decode]:
+        """The VAE's decoder, differentiable, in float32 on the device; most of it is computed again on the way back.
+
+        Under ``--medvram`` the VAE takes the denoiser's place until the denoiser is called again, as in the WebUI.
+
+        Args:
+            latents: What is going to be decoded.
+        """
+        del latents
+        vae = self.load_vae()
+        parts = [part for part in (vae.decoder, getattr(vae, "post_quant_conv", None)) if part is not None]
+        factor, device = float(self.model.scale_factor), host_module("devices").device
+        with (
+            frozen([vae]),
+            upcast(parts, torch.float32),  # half precision overflows, forwards in SDXL's and on the way back in others
+            without_autocast(device),
+            _without_casts_of_layers(),
+            recomputed_blocks(vae.decoder),
+        ):
+            yield lambda scaled: decoded(vae, scaled / factor)
 
     def load_vae(self) -> Any:
         """Move the VAE to the device. Under ``--medvram`` it takes the place of what is there, as in the WebUI."""
@@ -342,6 +370,27 @@ def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     first = getattr(vae, "post_quant_conv", None)
     output: torch.Tensor = vae.decoder(latent if first is None else first(latent))
     return output
+
+
+@contextmanager
+def recomputed_blocks(decoder: torch.nn.Module) -> Iterator[None]:
+    """Gradient checkpointing in the blocks of a VAE's decoder of the original code."""
+    with ExitStack() as stack:
+        for part in decoder.modules():
+            if any(kind.__name__ in _VAE_BLOCKS for kind in type(part).__mro__):
+                stack.enter_context(replaced(part, forward=recomputed(part.forward)))
+        yield
+
+
+@contextmanager
+def _without_casts_of_layers() -> Iterator[None]:
+    """Without what the WebUI has in place of autocast on devices that lack it: layers' own casts to half precision."""
+    layers = getattr(host_module("devices"), "patch_module_list", ())
+    with ExitStack() as stack:
+        for layer in layers:
+            if (forward := vars(layer).get("org_forward")) is not None:
+                stack.enter_context(replaced(layer, forward=forward))
+        yield
 
 
 def decoded_in_float32(vae: Any, latent: torch.Tensor) -> torch.Tensor:

@@ -27,8 +27,7 @@ from celeb_basis.identities.invention import InventionSettings, Inventor
 from celeb_basis.identities.library import Library, Listing, name_key
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.prompts.registry import Checkpoint, Fitting
-from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name
-from celeb_basis.prompts.unknown import likely_mistake
+from celeb_basis.prompts.syntax import NETWORKS, bracketed_in, check_new_name, likely_mistake
 from celeb_basis.provenance import KEY, marked, sentence, workflow_sentence
 from celeb_basis.settings import TrainingSettings
 

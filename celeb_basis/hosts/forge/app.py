@@ -11,6 +11,7 @@ from celeb_basis.hosts.a1111.modules import embedding_names
 
 if TYPE_CHECKING:
     from celeb_basis.diffusion_model import DiffusionModel
+    from celeb_basis.faces.guidance import GuidedBatch
     from celeb_basis.hosts.a1111.tokens import CheckpointTracker, Tokens
     from celeb_basis.prompts.places import Places
     from celeb_basis.prompts.registry import Registry
@@ -58,7 +59,7 @@ class Forge(Adapter):
     """Stable Diffusion WebUI Forge."""
 
     name = "Forge"
-    has_places = True
+    has_places = has_face_guidance = True
 
     def program(self) -> HostApp:
         """The program Forge, without the model."""
@@ -80,9 +81,17 @@ class Forge(Adapter):
 
     def use_places(self, processing: Any, places: Places | None) -> None:
         """By Forge's composed prompts."""
-        from celeb_basis.hosts.forge.regional import use_places
+        from celeb_basis.hosts.a1111.sampler_hooks import set_places
+        from celeb_basis.hosts.forge.sampler_hooks import ForgeSamplerHooks
 
-        use_places(processing, places)
+        set_places(processing, places, ForgeSamplerHooks)
+
+    def use_guidance(self, processing: Any, guidance: GuidedBatch | None) -> None:
+        """Between Forge's denoiser and its samplers."""
+        from celeb_basis.hosts.a1111.sampler_hooks import set_guidance
+        from celeb_basis.hosts.forge.sampler_hooks import ForgeSamplerHooks
+
+        set_guidance(processing, guidance, ForgeSamplerHooks)
 
 
 class ForgeNeo(Forge):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ import torch
 from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule, VaeMemory, check_images, check_latents
 from celeb_basis.errors import HostError
 from celeb_basis.hosts.a1111.family import ADVICE, LoadedCheckpoint
-from celeb_basis.hosts.a1111.model import process_one_image, txt2img_processing
+from celeb_basis.hosts.a1111.model import Decode, process_one_image, recomputed_blocks, txt2img_processing
 from celeb_basis.hosts.a1111.modules import host_module, replaced
 from celeb_basis.hosts.forge.gradients import casting
 from celeb_basis.hosts.forge.modules import embeddings_page, forge_module, silent_text_engines, text_engine_class
 from celeb_basis.hosts.torch_utils import (
+    NormalWeights,
     decode_each,
     encode_each,
+    frozen,
     memory_of_original_vae,
     normal_tensor,
     torch_attention_keeps_scores,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
     from celeb_basis.diffusion_model import GenerationRequest
 
+_GRADIENTS = 2
+"""Memory of a decoder with gradients, in units of what Forge reserves without."""
 _ARCHITECTURES = {
     "StableDiffusion3": "Stable Diffusion 3",
     "Flux2": "Flux 2",
@@ -195,6 +200,30 @@ class ForgeCheckpoint(LoadedCheckpoint):
         latents = vae.first_stage_model.process_out(latents)
         with torch.no_grad():
             return decode_each(latents, partial(_decoded, vae, vae.vae_dtype), partial(_decoded_in_float32, vae))
+
+    @contextmanager
+    def decoding_with_gradients(self, latents: torch.Tensor) -> Iterator[Decode]:
+        """The VAE's decoder, differentiable, in float32 on the device; most of it is computed again on the way back.
+
+        Where Forge had to unload the denoiser for it, the denoiser is loaded again afterwards: the sampler goes on.
+
+        Args:
+            latents: What is going to be decoded, one by one.
+        """
+        memory, vae = forge_module("backend.memory_management"), self.vae
+        module = vae.first_stage_model
+        needed = _GRADIENTS * vae.memory_used_decode((1, *latents.shape[1:]), torch.float32)
+        with torch.inference_mode():
+            memory.load_models_gpu([vae.patcher], memory_required=needed)
+        weights = NormalWeights([module])
+        try:
+            weights.enable()
+            with frozen([module]), casting(module, torch.float32), recomputed_blocks(module.decoder):
+                yield lambda scaled: _decoded(vae, torch.float32, module.process_out(scaled))
+        finally:
+            weights.restore()
+            with torch.inference_mode():
+                memory.load_models_gpu([self.model.forge_objects.unet])
 
     def offload_vae(self) -> None:
         """Unload it as Forge does."""

@@ -1,19 +1,21 @@
-"""Places of people in Forge's samplers: the parts of a composed prompt get masks where Forge makes their areas."""
+"""What is wrapped around Forge's denoiser: face guidance, and masks for people where Forge makes the areas of parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from celeb_basis.hosts.a1111 import regional
+import torch
+
+from celeb_basis.hosts.a1111.model import Decode
 from celeb_basis.hosts.a1111.modules import host_module, replaced
-from celeb_basis.hosts.a1111.regional import MaskedWeight, RegionalSampling
+from celeb_basis.hosts.a1111.sampler_hooks import MaskedWeight, SamplerHooks
+from celeb_basis.hosts.forge.model import ForgeCheckpoint
 from celeb_basis.hosts.forge.modules import forge_module, silent_text_engines
-from celeb_basis.prompts.places import Places
 
 
-class ForgeRegionalSampling(RegionalSampling):
+class ForgeSamplerHooks(SamplerHooks):
     """As in the WebUI; Forge averages the parts' predictions by their masks, and scales the mean by the sum of weights."""
 
     def wrapped(self) -> list[tuple[Any, str, Callable[..., Any]]]:
@@ -31,14 +33,11 @@ class ForgeRegionalSampling(RegionalSampling):
         with silent_text_engines(), replaced(model, extra_generation_params=kept):
             yield
 
+    def decoder(self, latents: torch.Tensor) -> AbstractContextManager[Decode]:
+        """By Forge's own VAE."""
+        return ForgeCheckpoint.current().decoding_with_gradients(latents)
+
     def _area(self, original: Any, conds: Any, x_in: Any, *more: Any, **named: Any) -> Any:
         if isinstance(weight := conds.get("strength"), MaskedWeight):
             conds = {**conds, "mask": weight.mask.to(x_in)}
         return original(conds, x_in, *more, **named)
-
-
-def use_places(processing: Any, places: Places | None) -> None:
-    """As :func:`celeb_basis.hosts.a1111.regional.use_places`."""
-    if places is not None:
-        regional.install(ForgeRegionalSampling)
-    regional.set_places(processing, places)

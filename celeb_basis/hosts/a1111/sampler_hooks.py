@@ -1,28 +1,39 @@
-"""Places of people in the WebUI's samplers: each region's prompt is encoded as one more part of a composed prompt (AND).
+"""What is wrapped around the WebUI's denoiser, which all samplers call: places of people, and face guidance.
 
-The WebUI evaluates the parts of a composed prompt in one batch and adds up their differences to the negative prompt, each
-with a weight that is a number. Here the weight is a mask of the latents' size. So every sampler, hires fix, img2img,
-batches, LoRA and the host's own options work as they do with AND.
+**Places**: each region's prompt is encoded as one more part of a composed prompt (AND). The WebUI evaluates the parts of a
+composed prompt in one batch and adds up their differences to the negative prompt, each with a weight that is a number. Here
+the weight is a mask of the latents' size. So every sampler, hires fix, img2img, batches, LoRA and the host's own options
+work as they do with AND.
+
+**Face guidance**: the clean latents that follow from the denoiser's output are moved, and the output with them. The sampler
+runs without gradients, in some programs in inference mode, which is left for that.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
-from celeb_basis.errors import HostError, PlacesError
+from celeb_basis.errors import CelebBasisError, HostError, PlacesError
+from celeb_basis.faces.guidance import GuidedBatch
+from celeb_basis.hosts.a1111.model import A1111Checkpoint, Decode
 from celeb_basis.hosts.a1111.modules import FunctionPatches, host_module, owner_of, replaced
+from celeb_basis.hosts.torch_utils import leave_inference_mode
 from celeb_basis.prompts.places import Places, regions_of
 from celeb_basis.regions import Region, acts, region_weights
+from celeb_basis.sampling import clean_prediction, output_for
 
 _log = logging.getLogger(__name__)
 
-_PLACES = "celeb_basis_places"
-"""The attribute of the host's processing object that holds the places."""
+_PLACES, _GUIDANCE = "celeb_basis_places", "celeb_basis_face_guidance"
+"""The attributes of the host's processing object that hold the places and the face guidance."""
+_OF_TIMESTEPS = "CFGDenoiserTimesteps"
+"""The class of the denoiser that samplers of timesteps call."""
 _ARGUMENTS = ("uncond", "cond", "cond_scale", "s_min_uncond", "image_cond")
 """Of the denoiser's ``forward``, after the latents and the noise level."""
 
@@ -63,24 +74,8 @@ class MaskedWeight(float):
     __rmul__ = __mul__
 
 
-def use_places(processing: Any, places: Places | None) -> None:
-    """Have the host's processing object draw its next images with ``places``.
-
-    Raises:
-        HostError: In a host that lacks one of the functions that are needed.
-    """
-    if places is not None:
-        install()
-    set_places(processing, places)
-
-
-def set_places(processing: Any, places: Places | None) -> None:
-    """Note ``places`` in the host's processing object."""
-    setattr(processing, _PLACES, places)
-
-
-class RegionalSampling:
-    """The wrappers around the host's functions; without places they pass every call through."""
+class SamplerHooks:
+    """The wrappers around the host's functions; without places and guidance they pass every call through."""
 
     def __init__(self) -> None:
         self.installed = False
@@ -97,7 +92,7 @@ class RegionalSampling:
             if name not in vars(place):
                 self.uninstall()
                 raise HostError(
-                    f"This WebUI has no {name}, which places of people need: use AUTOMATIC1111's WebUI 1.10."
+                    f"This WebUI has no {name}, which places of people and face guidance need: use AUTOMATIC1111's WebUI 1.10."
                 )
             self._patches.wrap(place, name, around)
 
@@ -133,7 +128,7 @@ class RegionalSampling:
         **named: Any,
     ) -> Any:
         shared = original(processing, function, prompts, steps, caches, *more, **named)
-        places: Places | None = getattr(processing, _PLACES, None)
+        places = places_of(processing)
         if places is None or not hasattr(shared, "batch"):  # the negative prompt's has none
             return shared
         if getattr(processing.sd_model, "cond_stage_key", "") == "edit":
@@ -169,12 +164,110 @@ class RegionalSampling:
     def _forward(self, original: Any, denoiser: Any, x: Any, sigma: Any, *given: Any, **named: Any) -> Any:
         named = {**dict(zip(_ARGUMENTS, given, strict=False)), **named}
         named["cond"] = _at_step(named["cond"], denoiser, x)
-        return original(denoiser, x, sigma, **named)
+        step, steps = _step_of(denoiser)
+        output = original(denoiser, x, sigma, **named)
+        guidance: GuidedBatch | None = getattr(denoiser.p, _GUIDANCE, None)
+        if guidance is None or not guidance.acts(step, steps):
+            return output
+        with leave_inference_mode():
+            guided: torch.Tensor = self._guided(guidance, output, denoiser, x, sigma, (step, steps))
+        return guided
+
+    def decoder(self, latents: torch.Tensor) -> AbstractContextManager[Decode]:
+        """The loaded checkpoint's VAE decoder, with gradients.
+
+        Args:
+            latents: Those of a batch, which are decoded one by one.
+        """
+        return A1111Checkpoint.current().decoding_with_gradients(latents)
+
+    def _guided(
+        self,
+        guidance: GuidedBatch,
+        output: torch.Tensor,
+        denoiser: Any,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        at: tuple[int, int],
+    ) -> torch.Tensor:
+        """The denoiser's output from which the guided clean latents follow; itself where none is moved."""
+        # What was made in inference mode can carry no gradients; its copies can.
+        predicted = output.clone().float()
+        levels = _levels(denoiser, sigma)
+        clean = predicted if levels is None else clean_prediction(predicted, x.clone().float(), *levels, "epsilon")
+        changeable = None
+        if denoiser.mask is not None and denoiser.nmask is not None:
+            # Of an inpainted image, the rest is put back in the end.
+            changeable = denoiser.nmask.clone().to(clean)
+            clean = clean * changeable + denoiser.init_latent.clone().to(clean) * denoiser.mask.clone().to(clean)
+        try:
+            with self.decoder(clean) as decode:
+                moved = guidance.correct(clean, *at, decode)
+        except torch.cuda.OutOfMemoryError:
+            guidance.stop("Face guidance needs more memory than is free at this size: generate smaller images.")
+            return output
+        except CelebBasisError as error:
+            guidance.stop(str(error))
+            return output
+        if moved is clean:
+            return output
+        change = moved - clean if changeable is None else (moved - clean) * changeable
+        changed = (
+            predicted + change if levels is None else output_for(change, 0 * change, predicted, *levels, "epsilon")
+        )
+        return changed.to(output.dtype)
 
 
 def denoiser_class() -> Any:
     """The class of the host's denoiser with guidance, which all samplers call."""
     return host_module("sd_samplers_cfg_denoiser").CFGDenoiser
+
+
+def set_places(processing: Any, places: Places | None, kind: type[SamplerHooks] = SamplerHooks) -> None:
+    """Have the host's processing object draw its next images with ``places``.
+
+    Raises:
+        HostError: In a host that lacks one of the functions that are needed.
+    """
+    if places is not None:
+        install(kind)
+    setattr(processing, _PLACES, places)
+
+
+def set_guidance(processing: Any, guidance: GuidedBatch | None, kind: type[SamplerHooks] = SamplerHooks) -> None:
+    """Have the host's processing object draw its next batch with ``guidance``.
+
+    Raises:
+        HostError: In a host that lacks one of the functions that are needed.
+    """
+    if guidance is not None:
+        install(kind)
+    setattr(processing, _GUIDANCE, guidance)
+
+
+def places_of(processing: Any) -> Places | None:
+    """The places that the host's processing object is drawing with."""
+    places: Places | None = getattr(processing, _PLACES, None)
+    return places
+
+
+def _step_of(denoiser: Any) -> tuple[int, int]:
+    """The denoiser's call that is next, from 0, and how many are expected; a sampler may take more."""
+    return int(denoiser.step), int(denoiser.total_steps or denoiser.steps or 1)
+
+
+def _levels(denoiser: Any, sigma: torch.Tensor) -> tuple[float, float] | None:
+    """Scales of clean latents and noise in what a denoiser of timesteps is given; ``None`` for one of k-diffusion.
+
+    The first kind (DDIM, PLMS, UniPC) is given a timestep and predicts the noise, whatever the checkpoint predicts; the
+    second is given the standard deviation and predicts the clean latents.
+    """
+    if not any(kind.__name__ == _OF_TIMESTEPS for kind in type(denoiser).__mro__):
+        return None
+    signal = denoiser.inner_model.inner_model.alphas_cumprod
+    at = min(max(0, round(float(sigma.flatten()[0]))), len(signal) - 1)
+    share = float(signal[at])
+    return math.sqrt(share), math.sqrt(1.0 - share)
 
 
 def _parts(composed: Sequence[Sequence[Any]], weights: Sequence[PartWeight]) -> list[Any]:
@@ -191,7 +284,7 @@ def _at_step(cond: Any, denoiser: Any, x: torch.Tensor) -> Any:
     batch = getattr(cond, "batch", None)
     if not batch or not isinstance(weight := batch[0][0].weight, PartWeight):
         return cond
-    if not acts(weight.until, int(denoiser.step), int(denoiser.total_steps or denoiser.steps or 1)):
+    if not acts(weight.until, *_step_of(denoiser)):
         shared = [
             [type(part)(part.schedules, part.weight.of_part) for part in parts if part.weight.place < 0]
             for parts in batch
@@ -212,7 +305,7 @@ def _masked(weight: PartWeight, x: torch.Tensor, masks: dict[tuple[Any, ...], to
     return made
 
 
-def install(kind: type[RegionalSampling] = RegionalSampling) -> None:
+def install(kind: type[SamplerHooks] = SamplerHooks) -> None:
     """Wrap the host's functions, unless they are.
 
     Raises:
