@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celeb_basis.errors import CelebBasisError, HostError, PlacesError, printable
 from celeb_basis.faces.guidance import FACE_GUIDANCE, FaceGuidance, GuidedBatch, open_recognizer
 from celeb_basis.hosts.torch_utils import leave_inference_mode
+from celeb_basis.identities.identity import Identity, load_identity
 from celeb_basis.identities.photo_vectors import from_left_to_right, photo_vectors
 from celeb_basis.prompts.places import regions_of
 from celeb_basis.webui.infotext import PerPicture, Tokens, installed_tokens
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from celeb_basis.faces.insight import InsightFaceNetwork
     from celeb_basis.faces.network import Floats
     from celeb_basis.faces.recognizer import Recognizer
-    from celeb_basis.identities.identity import Identity
     from celeb_basis.regions import Region
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,8 @@ class GuidedFaces:
 
     def _prompt(self, text: str, tokens: Tokens) -> _Prompt:
         named = tokens.mentioned(text)
-        people = tuple(one.identity for one in named if one.available and one.identity is not None)
+        # What prompts keep in memory of people has no photo.
+        people = tuple(load_identity(one.path) for one in named if one.available)
         unusable = [f"<{one.name}> cannot be used. {one.reason}" for one in named if not one.available]
         if not people:
             return _Prompt(text, (), (), tuple(unusable or [_NOBODY]))

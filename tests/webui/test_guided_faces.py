@@ -1,0 +1,487 @@
+"""What the extension does with the face guidance of a job, and the denoiser's output in a guided step, without a WebUI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.people import person
+from support.tiny_recognizer import network_file
+
+from celeb_basis.cli.demo import STRANGERS
+from celeb_basis.errors import HostError, MissingPackageError
+from celeb_basis.faces.guidance import FaceGuidance, GuidedBatch
+from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import DetectedFace
+from celeb_basis.faces.recognizer import Recognizer
+from celeb_basis.hosts.a1111 import model as a1111_model
+from celeb_basis.hosts.a1111.model import A1111Checkpoint, Decode, recomputed_blocks
+from celeb_basis.hosts.a1111.modules import replaced
+from celeb_basis.hosts.a1111.sampler_hooks import SamplerHooks, set_guidance
+from celeb_basis.identities.identity import save_identity
+from celeb_basis.identities.library import IdentityStatus
+from celeb_basis.prompts.places import parse_places
+from celeb_basis.prompts.syntax import bracketed_in
+from celeb_basis.webui.guided_faces import WITHOUT, GuidedFaces, _pasted
+from celeb_basis.webui.infotext import PerPicture
+
+# Before a batch
+
+
+@dataclass
+class Job:
+    """What is used of the host's processing object."""
+
+    prompts: list[str] = field(default_factory=lambda: ["a photo of <ada>"])
+    iteration: int = 0
+    comments: list[str] = field(default_factory=list)
+    extra_generation_params: dict[str, Any] = field(default_factory=dict)
+    guidance: GuidedBatch | None = None
+    celeb_basis_places: Any = None
+
+    def __post_init__(self) -> None:
+        self.batch_size = len(self.prompts)
+        self.all_prompts = self.prompts * (self.iteration + 1)
+
+    def comment(self, text: str) -> None:
+        self.comments.append(text)
+
+
+def use(job: Job, guidance: GuidedBatch | None) -> None:
+    job.guidance = guidance
+
+
+class Names:
+    """The names in the host's prompts. As in the host, what they keep of people has no photo."""
+
+    registry: Any = None
+
+    def __init__(self, folder: Path) -> None:
+        photo = STRANGERS[0].read_bytes()
+        people = [
+            person("ada", thumbnail=photo),
+            person("ben", thumbnail=STRANGERS[1].read_bytes()),
+            person("eve", source="invented"),
+            person("sam"),
+        ]
+        self.people = {}
+        for one in people:
+            save_identity(one, path := folder / f"{one.name}.safetensors")
+            kept = replace(one, metadata=replace(one.metadata, thumbnail=None))
+            self.people[one.name] = IdentityStatus(one.name, path, kept)
+        self.people["xl"] = IdentityStatus("xl", Path(), reason="It was learned on SDXL.")
+
+    def mentioned(self, *prompts: str) -> tuple[IdentityStatus, ...]:
+        tags = [tag.partition(":")[0] for prompt in prompts for tag in bracketed_in(prompt)]
+        return tuple(self.people[tag] for tag in dict.fromkeys(tags) if tag in self.people)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Names:
+    return Names(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture
+def guided(names: Names, miniature_faces: InsightFaceNetwork) -> GuidedFaces:
+    return GuidedFaces(use, lambda: names, lambda: miniature_faces)
+
+
+def of(job: Job) -> Sequence[FaceGuidance | None]:
+    assert job.guidance is not None
+    return job.guidance.images
+
+
+def test_a_person_with_a_photo_is_guided_and_written(guided: GuidedFaces) -> None:
+    job = Job()
+    guided.before_batch(job, 0.5)
+    (one,) = of(job)
+    assert one is not None
+    assert one.strength == 0.5
+    assert job.extra_generation_params == {"Face guidance": "0.5"}
+    assert job.comments == []
+    guided.after_job(job)
+    assert job.guidance is None
+
+
+@pytest.mark.parametrize("values", [(), (0,), (0.0,), (None,), ("",)])
+def test_off_nothing_is_looked_at(values: tuple[Any, ...]) -> None:
+    def never() -> Any:
+        raise AssertionError
+
+    job = Job(guidance=object(), extra_generation_params={"Face guidance": "of an earlier batch"})  # type: ignore[arg-type]
+    GuidedFaces(use, never, never).before_batch(job, *values)
+    assert (job.guidance, job.comments, job.extra_generation_params) == (None, [], {})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "strength", "said"),
+    [
+        ("a photo of <eve>", 1, "eve was invented, so there is no photo"),
+        ("a photo of <sam>", 1, "sam keeps no photo"),
+        ("a photo of <xl>", 1, "<xl> cannot be used. It was learned on SDXL."),
+        ("a photo of <nobody>", 1, "The prompt names nobody from your library"),
+        ("a photo of <ada>", 1.5, "Face guidance of '1.5' is not possible: choose 0 to 1"),
+        ("a photo of <ada>", "much", "Face guidance of 'much' is not possible"),
+        ("a photo of <ada>", float("nan"), "Face guidance of 'nan' is not possible"),
+        ("a photo of <ada>", [1], "is not possible"),
+    ],
+)
+def test_what_is_not_possible_is_left_out_with_a_sentence(
+    guided: GuidedFaces, prompt: str, strength: Any, said: str
+) -> None:
+    job = Job([prompt], guidance=object())  # type: ignore[arg-type]
+    guided.before_batch(job, strength)
+    assert (job.guidance, job.extra_generation_params) == (None, {})
+    (comment,) = job.comments
+    assert said in comment
+    assert comment.endswith(WITHOUT)
+
+
+def test_without_face_models_the_sentence_of_the_missing_package(names: Names) -> None:
+    def missing() -> Any:
+        raise MissingPackageError("insightface is not installed: install it.")
+
+    for prompt, said in (("<ada>", "insightface is not installed: install it."), ("<eve>", "eve was invented")):
+        job = Job([prompt])
+        GuidedFaces(use, lambda: names, missing).before_batch(job, 1)
+        assert (job.guidance, job.extra_generation_params) == (None, {})
+        assert job.comments[0].startswith(said)
+        assert job.comments[0].endswith(WITHOUT)
+
+
+def test_a_program_that_cannot_says_so(names: Names, miniature_faces: InsightFaceNetwork) -> None:
+    def refuse(job: Job, guidance: GuidedBatch | None) -> None:
+        job.guidance = guidance
+        if guidance is not None:
+            raise HostError("This WebUI has no forward: use another.")
+
+    job = Job()
+    GuidedFaces(refuse, lambda: names, lambda: miniature_faces).before_batch(job, 1)
+    assert (job.guidance, job.extra_generation_params) == (None, {})
+    assert "has no forward" in job.comments[0]
+
+
+def test_each_image_of_a_batch_has_its_own_people(guided: GuidedFaces) -> None:
+    job = Job(["<ada>", "a cat", "<ada> and <eve>"], iteration=1)
+    guided.before_batch(job, 1)
+    assert [one is None for one in of(job)] == [False, True, False]
+    both = of(job)[2]
+    assert both is not None
+    assert [one is None for one in both.targets] == [False, True]
+    value = job.extra_generation_params["Face guidance"]
+    assert isinstance(value, PerPicture)
+    assert [value(job, index, job.all_prompts) for index in range(6)] == [None, None, None, "1", None, "1"]
+    assert job.comments == [
+        "The prompt names nobody from your library, so there is no photo for face guidance. "
+        "eve was invented, so there is no photo for face guidance."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "exchanged"),
+    [(None, False), ("ada: left; ben: right", False), ("ada: right; ben: left", True), ("cyd: left", False)],
+)
+def test_two_people_are_taken_from_left_to_right(guided: GuidedFaces, text: str | None, exchanged: bool) -> None:
+    job = Job(["<ada> and <ben>"])
+    guided.before_batch(job, 1)
+    # The script of places comes later.
+    job.celeb_basis_places = None if text is None else parse_places(text)
+    (one,) = of(job)
+    assert one is not None
+    alone = [Job([f"<{name}>"]) for name in ("ada", "ben")]
+    for other in alone:
+        guided.before_batch(other, 1)
+    wanted = [of(other)[0].targets[0] for other in alone]  # type: ignore[union-attr]
+    for target, vector in zip(one.targets, reversed(wanted) if exchanged else wanted, strict=True):
+        np.testing.assert_array_equal(target, vector)  # type: ignore[arg-type]
+
+
+def test_the_recognizer_is_opened_once_and_can_carry_gradients(guided: GuidedFaces) -> None:
+    with torch.inference_mode():
+        first, second = Job(), Job()
+        guided.before_batch(first, 1)
+        guided.before_batch(second, 1)
+    one, other = of(first)[0], of(second)[0]
+    assert one is not None
+    assert other is not None
+    assert one.recognizer is other.recognizer
+    assert not any(weight.is_inference() for weight in one.recognizer.buffers())
+
+
+def test_pasted_parameters() -> None:
+    assert _pasted({"Face guidance": "0.65"}) == 0.65
+    assert [_pasted(one) for one in ({}, {"Face guidance": "9"}, {"Face guidance": "much"})] == [0, 0, 0]
+
+
+# In the samplers
+
+
+class CFGDenoiser(torch.nn.Module):
+    """As the host's: predicts the clean latents. ``forward`` is what samplers call."""
+
+    def __init__(self, job: Any, output: torch.Tensor) -> None:
+        super().__init__()
+        self.p, self.output = job, output
+        self.step, self.steps, self.total_steps = 0, 6, 6
+        self.mask = self.nmask = self.init_latent = None
+
+    def forward(
+        self, x: Any, sigma: Any, uncond: Any, cond: Any, cond_scale: Any, s_min_uncond: Any, image_cond: Any
+    ) -> Any:
+        del x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond
+        self.step += 1
+        return self.output
+
+
+class CFGDenoiserTimesteps(CFGDenoiser):
+    """As the host's: predicts the noise at a timestep."""
+
+    def __init__(self, job: Any, output: torch.Tensor) -> None:
+        super().__init__(job, output)
+        signal = torch.linspace(0.99, 0.01, 1000)
+        self.inner_model = SimpleNamespace(inner_model=SimpleNamespace(alphas_cumprod=signal))
+
+
+class Hooks(SamplerHooks):
+    """Around the denoisers above, with a tiny decoder."""
+
+    failing: Exception | None = None
+    normal = True
+
+    @contextmanager
+    def decoder(self, latents: torch.Tensor) -> Iterator[Decode]:
+        if self.failing is not None:
+            raise self.failing
+        self.normal = not latents.is_inference() and not torch.is_inference_mode_enabled()
+        yield lambda one: torch.tanh(torch.nn.functional.interpolate(one[:, :3], scale_factor=8.0, mode="bilinear"))
+
+
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Hooks:
+    """Hooks that are called as the host's functions would."""
+    made = Hooks()
+    monkeypatch.setattr("celeb_basis.hosts.a1111.sampler_hooks.install", lambda _: None)
+    return made
+
+
+LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+NOISY = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
+PATTERN = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
+
+
+class OneFace:
+    """Finds a face in every picture."""
+
+    name = "fixed"
+
+    def detect(self, picture: Any) -> list[DetectedFace]:
+        side = float(picture.shape[0]) / 2
+        return [DetectedFace((4.0, 4.0, 4 + side, 4 + side), PATTERN * side + 4, 0.9)]
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> GuidedBatch:
+    recognizer = Recognizer(network_file(tmp_path / "tiny.onnx"))
+    target = np.random.default_rng(0).normal(size=16).astype(np.float32)
+    faces: Any = OneFace()
+    one = FaceGuidance(faces, recognizer, [target / np.linalg.norm(target)], 1.0)
+    return GuidedBatch(lambda: [one, None])
+
+
+def called(hooks: Hooks, denoiser: Any, sigma: float = 0.5, *, step: int = 5) -> torch.Tensor:
+    denoiser.step = step
+    given = {"uncond": None, "cond": None, "cond_scale": 1.0, "s_min_uncond": 0.0, "image_cond": None}
+    result: torch.Tensor = hooks._forward(
+        type(denoiser).forward, denoiser, NOISY.clone(), torch.full((2,), sigma), **given
+    )
+    return result
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_clean_latents_of_a_late_step_are_moved(hooks: Hooks, batch: GuidedBatch, mode: Any) -> None:
+    job = Job()
+    set_guidance(job, batch)
+    with mode():
+        denoiser = CFGDenoiser(job, LATENTS.clone())
+        moved = called(hooks, denoiser)
+        early = called(hooks, denoiser, step=3)
+    assert early is denoiser.output
+    assert hooks.normal
+    assert not torch.equal(moved[0], LATENTS[0])
+    assert torch.equal(moved[1], LATENTS[1])
+    assert not moved.requires_grad
+    assert torch.equal(denoiser.output, LATENTS)
+
+
+def test_without_guidance_the_output_is_the_hosts_own(hooks: Hooks, batch: GuidedBatch) -> None:
+    denoiser = CFGDenoiser(Job(), LATENTS.clone())
+    assert called(hooks, denoiser) is denoiser.output
+    set_guidance(denoiser.p, batch)
+    set_guidance(denoiser.p, None)
+    assert called(hooks, denoiser) is denoiser.output
+    # A batch of another size than its prompts is left alone.
+    set_guidance(denoiser.p, GuidedBatch(lambda: [*batch.images, None]))
+    assert called(hooks, denoiser) is denoiser.output
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_sampler_of_timesteps_ends_at_the_same_clean_latents(
+    hooks: Hooks, batch: GuidedBatch, dtype: torch.dtype
+) -> None:
+    """Its denoiser gives the noise, from which the moved clean latents have to follow."""
+    job = Job()
+    set_guidance(job, batch)
+    signal = float(torch.linspace(0.99, 0.01, 1000)[200])
+    alpha, deviation = math.sqrt(signal), math.sqrt(1 - signal)
+    noise = ((NOISY - alpha * LATENTS) / deviation).to(dtype)
+    wanted = called(hooks, CFGDenoiser(job, LATENTS.clone()))
+    result = called(hooks, CFGDenoiserTimesteps(job, noise), 200.3)
+    assert result.dtype == dtype
+    clean = (NOISY - deviation * result.float()) / alpha
+    tolerance = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(clean, wanted, atol=tolerance, rtol=tolerance)
+    assert (clean[0] - LATENTS[0]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("kind", [CFGDenoiser, CFGDenoiserTimesteps])
+def test_the_part_that_inpainting_keeps_is_not_moved(hooks: Hooks, batch: GuidedBatch, kind: Any) -> None:
+    job = Job()
+    set_guidance(job, batch)
+    denoiser = kind(job, LATENTS.clone())
+    denoiser.nmask = torch.zeros(1, 4, 8, 8)
+    denoiser.nmask[..., :4] = 1
+    denoiser.mask, denoiser.init_latent = 1 - denoiser.nmask, torch.randn(2, 4, 8, 8)
+    moved = called(hooks, denoiser, 200)
+    assert (moved[0, :, :, :4] != LATENTS[0, :, :, :4]).any()
+    torch.testing.assert_close(moved[..., 4:], LATENTS[..., 4:])
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "needs more memory than is free"),
+        (HostError("There is no checkpoint."), "There is no checkpoint."),
+    ],
+)
+def test_what_fails_in_a_step_ends_guidance_and_not_the_image(
+    hooks: Hooks, names: Names, failing: Exception, said: str, miniature_faces: InsightFaceNetwork
+) -> None:
+    job = Job()
+    GuidedFaces(set_guidance, lambda: names, lambda: miniature_faces).before_batch(job, 1)
+    assert job.extra_generation_params == {"Face guidance": "1"}
+    denoiser = CFGDenoiser(job, LATENTS[:1].clone())
+    hooks.failing = failing
+    assert called(hooks, denoiser) is denoiser.output
+    assert called(hooks, denoiser) is denoiser.output
+    (comment,) = job.comments
+    assert said in comment
+    assert comment.endswith("From there on, the image was generated without face guidance.")
+    assert job.extra_generation_params == {}
+
+
+# The VAE
+
+
+class ResnetBlock(torch.nn.Module):
+    """A block as in the original code."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.conv = torch.nn.GroupNorm(2, channels), torch.nn.Conv2d(channels, channels, 3, padding=1)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor, temb: Any) -> torch.Tensor:
+        del temb
+        self.calls += 1
+        result: torch.Tensor = x + self.conv(torch.nn.functional.silu(self.norm(x)))
+        return result
+
+
+class Decoder(torch.nn.Module):
+    """Latents to a picture of eight times their size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in, self.block = torch.nn.Conv2d(4, 8, 3, padding=1), ResnetBlock(8)
+        self.conv_out = torch.nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.conv_out(
+            torch.nn.functional.interpolate(self.block(self.conv_in(z), None), scale_factor=8.0)
+        )
+        return result
+
+
+class Vae(torch.nn.Module):
+    """A VAE of the original code, in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.decoder, self.post_quant_conv = Decoder(), torch.nn.Conv2d(4, 4, 1)
+        self.half()
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The host's modules under ``--medvram``, with a denoiser on the device, and its own casts of layers."""
+
+    class Conv2d(torch.nn.Conv2d):
+        """A layer that the host would cast."""
+
+    def narrow(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.org_forward(x.half())  # type: ignore[no-any-return]
+
+    denoiser = torch.nn.Linear(2, 2)
+    lowvram = SimpleNamespace(module_in_gpu=denoiser, sent=[])
+
+    def send_everything_to_cpu() -> None:
+        lowvram.sent.append(lowvram.module_in_gpu)
+        lowvram.module_in_gpu = None
+
+    lowvram.send_everything_to_cpu = send_everything_to_cpu
+    devices = SimpleNamespace(device=torch.device("cpu"), cpu=torch.device("cpu"), patch_module_list=[Conv2d])
+    modules = {"lowvram": lowvram, "devices": devices}
+    monkeypatch.setattr(a1111_model, "host_module", modules.__getitem__)
+    layer = Conv2d(1, 1, 1)
+    with replaced(Conv2d, forward=narrow, org_forward=torch.nn.Conv2d.forward):
+        yield SimpleNamespace(**modules, denoiser=denoiser, layer=layer)
+
+
+def test_the_webuis_decoder_is_differentiable_in_float32_and_left_as_it_was(host: SimpleNamespace) -> None:
+    vae = Vae()
+    checkpoint = A1111Checkpoint(SimpleNamespace(first_stage_model=vae, scale_factor=0.5, lowvram=True))
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    latents = 100 * LATENTS[:1]
+    with checkpoint.decoding_with_gradients(latents) as decode, torch.enable_grad():
+        given = latents.clone().requires_grad_()
+        picture = decode(given)
+        assert picture.dtype == torch.float32
+        host.layer(torch.zeros(1, 1, 2, 2))  # not in half precision, whose weights it does not have
+        (gradient,) = torch.autograd.grad(picture.square().sum(), given)
+    assert vae.decoder.block.calls == 2  # once more on the way back
+    assert torch.isfinite(gradient).all()
+    assert host.lowvram.sent == [host.denoiser]
+    assert host.lowvram.module_in_gpu is vae  # the host's hook takes it away when the denoiser is called
+    assert "forward" not in vars(vae.decoder.block)
+    for name, value in vae.state_dict().items():
+        assert value.dtype == torch.float16
+        assert torch.equal(value, before[name])
+    assert all(weight.requires_grad for weight in vae.parameters())
+
+
+def test_a_decoder_that_computes_twice_has_the_same_gradient() -> None:
+    decoder = Decoder()
+    given = LATENTS[:1].clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(decoder(given).square().sum(), given)
+    with recomputed_blocks(decoder):
+        (found,) = torch.autograd.grad(decoder(given).square().sum(), given)
+    torch.testing.assert_close(found, wanted)
