@@ -22,6 +22,7 @@ from support.webui_server import Server
 from celeb_basis.cli.demo import STRANGERS
 from celeb_basis.faces.guidance import portrait_vector
 from celeb_basis.faces.insight import InsightFaceNetwork
+from celeb_basis.faces.network import DetectedFace
 from celeb_basis.faces.packs import MINIATURE, SHIPPED_PACKS
 from celeb_basis.identities.identity import load_identity, save_identity
 
@@ -70,14 +71,19 @@ def faces() -> InsightFaceNetwork:
     return InsightFaceNetwork(SHIPPED_PACKS / MINIATURE, name=MINIATURE)
 
 
+def found_in(picture: Pictures) -> list[DetectedFace]:
+    """The faces of a picture from left to right."""
+    return sorted(faces().detect(picture.astype(np.uint8)), key=lambda face: face.box[0])
+
+
 def likeness(picture: Pictures, name: str, place: int = 0) -> float:
     """Cosine similarity of a face to a person's photo: of the face at ``place`` from the left."""
-    pixels = picture.astype(np.uint8)
-    found = sorted(faces().detect(pixels), key=lambda face: face.box[0])
+    found = found_in(picture)
     with Image.open(PHOTOS[name]) as photo:
         wanted = portrait_vector(np.asarray(photo.convert("RGB")), faces())
     assert wanted is not None
-    return float(faces().embed([faces().align(pixels, found[place].landmarks)])[0] @ wanted)
+    aligned = faces().align(picture.astype(np.uint8), found[place].landmarks)
+    return float(faces().embed([aligned])[0] @ wanted)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -120,13 +126,18 @@ class FaceGuidanceChecks:
     def test_every_sampler(self, server: Server) -> None:
         names = [str(one["name"]) for one in server.call("GET", "/sdapi/v1/samplers")[1]]
         assert len(names) >= 19
+        drawn = []
         for name in names:
-            plain, guided = (draw(server, *given, sampler_name=name) for given in ((), (1.0,)))
-            assert distance(guided.pictures, plain.pictures) > 0.05, name
-            # A picture that is still recognizably the same.
-            assert distance(guided.pictures, plain.pictures) < 15, name
+            plain, guided = (draw(server, *given, sampler_name=name, steps=6) for given in ((), (1.0,)))
             assert strength_in(guided.infotexts[0]) == "1", name
             assert WITHOUT not in guided.said, (name, guided.said)
+            if not found_in(plain.pictures[0]):  # LCM needs a checkpoint of its own
+                continue
+            drawn.append(name)
+            assert distance(guided.pictures, plain.pictures) > 0.05, name
+            assert found_in(guided.pictures[0]), name
+            assert distance(guided.pictures, plain.pictures) < 12, name
+        assert len(drawn) >= 16, drawn
 
     def test_hires_fix(self, server: Server) -> None:
         hires: dict[str, Any] = {
@@ -144,7 +155,7 @@ class FaceGuidanceChecks:
     def test_img2img_and_inpainting(self, server: Server) -> None:
         given = {
             "kind": "img2img",
-            "init_images": [base64.b64encode(STRANGERS[2].read_bytes()).decode()],
+            "init_images": [base64.b64encode(STRANGERS[1].read_bytes()).decode()],
             "denoising_strength": 0.7,
         }
         for sampler in ("Euler", "DDIM"):
@@ -160,21 +171,25 @@ class FaceGuidanceChecks:
         together = draw(server, 1.0, batch_size=2, n_iter=2)
         assert [strength_in(one) for one in together.infotexts] == ["1"] * 4
         for number in range(4):
-            alone = draw(server, 1.0, seed=places_checks.SIZE["seed"] + number)
-            assert distance(alone.pictures[0], together.pictures[number]) < 1.0, number
+            plain, alone = (draw(server, *one, seed=places_checks.SIZE["seed"] + number) for one in ((), (1.0,)))
+            # Guidance enlarges the rounding of a batch.
+            other = distance(alone.pictures[0], together.pictures[number])
+            assert other < 0.6 * distance(alone.pictures, plain.pictures), number
 
     def test_two_people_in_their_places(self, server: Server) -> None:
-        prompt = "a photo of <ada> and <ben>"
+        gains = []
         for text, order in ((places_checks.HALVES, ("ada", "ben")), (places_checks.EXCHANGED, ("ben", "ada"))):
             places = {places_checks.SCRIPT: {"args": [text, 1.0]}}
-            plain, guided = (
-                draw(server, *one, prompt=prompt, alwayson_scripts=places, width=192) for one in ((), (1.0,))
-            )
-            gains = [
-                likeness(guided.pictures[0], name, place) - likeness(plain.pictures[0], name, place)
-                for place, name in enumerate(order)
-            ]
-            assert sum(gains) > 0.02, (text, gains)
+            for seed in (5, 6):
+                given = {"prompt": "a photo of <ada> and <ben>", "alwayson_scripts": places, "steps": 12, "seed": seed}
+                plain, guided = (draw(server, *one, **given).pictures[0] for one in ((), (1.0,)))
+                assert (guided != plain).any() or len(found_in(plain)) < 2
+                if min(len(found_in(one)) for one in (plain, guided)) == 2:
+                    gains += [
+                        likeness(guided, name, place) - likeness(plain, name, place) for place, name in enumerate(order)
+                    ]
+        assert len(gains) >= 2
+        assert np.mean(gains) > 0.05, gains
 
     def test_bad_input_is_said(self, server: Server) -> None:
         for given, said in BAD.values():

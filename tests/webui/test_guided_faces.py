@@ -232,6 +232,7 @@ class CFGDenoiser(torch.nn.Module):
         self.p, self.output = job, output
         self.step, self.steps, self.total_steps = 0, 6, 6
         self.mask = self.nmask = self.init_latent = None
+        self.sampler = SimpleNamespace(config=SimpleNamespace(options={}))
 
     def forward(
         self, x: Any, sigma: Any, uncond: Any, cond: Any, cond_scale: Any, s_min_uncond: Any, image_cond: Any
@@ -349,6 +350,37 @@ def test_a_sampler_of_timesteps_ends_at_the_same_clean_latents(
     tolerance = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
     torch.testing.assert_close(clean, wanted, atol=tolerance, rtol=tolerance)
     assert (clean[0] - LATENTS[0]).abs().max() > 0.05
+
+
+def test_the_second_evaluation_of_a_step_moves_less_where_its_noise_level_is_far_lower(
+    hooks: Hooks, batch: GuidedBatch
+) -> None:
+    """Heun's step from 0.5 to 0.05 would take four and a half times the move of its second evaluation."""
+    job = Job()
+    set_guidance(job, batch)
+    denoiser = CFGDenoiser(job, LATENTS.clone())
+    whole = called(hooks, denoiser, 0.05) - LATENTS
+    denoiser.sampler.config.options["second_order"] = True
+    first = called(hooks, denoiser, 0.5, step=4) - LATENTS
+    second = called(hooks, denoiser, 0.05) - LATENTS
+    torch.testing.assert_close(first, whole)
+    assert 0 < second.norm() * (0.5 - 0.05) / (2 * 0.05) < whole.norm()
+    called(hooks, denoiser, 0.5, step=4)
+    torch.testing.assert_close(called(hooks, denoiser, 0.45) - LATENTS, whole)
+
+
+@pytest.mark.parametrize(("init", "steps"), [(None, 5), (torch.zeros(1), 4)])
+def test_the_last_call_of_a_sampler_of_timesteps_is_guided(
+    hooks: Hooks, batch: GuidedBatch, init: torch.Tensor | None, steps: int
+) -> None:
+    """Where six are expected, DDIM calls five times, and four times for an image to start from."""
+    job = Job()
+    set_guidance(job, batch)
+    denoiser = CFGDenoiserTimesteps(job, LATENTS.clone())
+    denoiser.init_latent = init
+    guided = [called(hooks, denoiser, 200, step=step) is not denoiser.output for step in range(steps)]
+    assert guided == [step >= min(math.ceil(steps * 2 / 3), steps - 1) for step in range(steps)]
+    assert guided[-1]
 
 
 @pytest.mark.parametrize("kind", [CFGDenoiser, CFGDenoiserTimesteps])

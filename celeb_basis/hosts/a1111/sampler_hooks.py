@@ -164,13 +164,15 @@ class SamplerHooks:
     def _forward(self, original: Any, denoiser: Any, x: Any, sigma: Any, *given: Any, **named: Any) -> Any:
         named = {**dict(zip(_ARGUMENTS, given, strict=False)), **named}
         named["cond"] = _at_step(named["cond"], denoiser, x)
-        step, steps = _step_of(denoiser)
-        output = original(denoiser, x, sigma, **named)
         guidance: GuidedBatch | None = getattr(denoiser.p, _GUIDANCE, None)
-        if guidance is None or not guidance.acts(step, steps):
+        if guidance is None:
+            return original(denoiser, x, sigma, **named)
+        at, share = _evaluation_of(denoiser), _share_taken(denoiser, sigma)
+        output = original(denoiser, x, sigma, **named)
+        if not guidance.acts(*at):
             return output
         with leave_inference_mode():
-            guided: torch.Tensor = self._guided(guidance, output, denoiser, x, sigma, (step, steps))
+            guided: torch.Tensor = self._guided(guidance, output, denoiser, x, sigma, at, share)
         return guided
 
     def decoder(self, latents: torch.Tensor) -> AbstractContextManager[Decode]:
@@ -189,6 +191,7 @@ class SamplerHooks:
         x: torch.Tensor,
         sigma: torch.Tensor,
         at: tuple[int, int],
+        share: float,
     ) -> torch.Tensor:
         """The denoiser's output from which the guided clean latents follow; itself where none is moved."""
         # What was made in inference mode can carry no gradients; its copies can.
@@ -211,7 +214,7 @@ class SamplerHooks:
             return output
         if moved is clean:
             return output
-        change = moved - clean if changeable is None else (moved - clean) * changeable
+        change = share * (moved - clean) if changeable is None else share * (moved - clean) * changeable
         changed = (
             predicted + change if levels is None else output_for(change, 0 * change, predicted, *levels, "epsilon")
         )
@@ -256,13 +259,42 @@ def _step_of(denoiser: Any) -> tuple[int, int]:
     return int(denoiser.step), int(denoiser.total_steps or denoiser.steps or 1)
 
 
+def _evaluation_of(denoiser: Any) -> tuple[int, int]:
+    """As :func:`_step_of`, without the calls that samplers of timesteps are expected to make and do not."""
+    step, steps = _step_of(denoiser)
+    if _is_of_timesteps(denoiser):
+        steps -= 1 if denoiser.init_latent is None else 2
+    return step, max(1, steps)
+
+
+def _share_taken(denoiser: Any, sigma: torch.Tensor) -> float:
+    """How much of a move of the clean latents a sampler can take in this call without enlarging it.
+
+    A sampler of two evaluations in a step goes on by differences over the second one's noise level. Where the levels lie far
+    apart, as in the last of few steps, Heun's would enlarge a move by a multiple.
+    """
+    options = getattr(getattr(denoiser.sampler, "config", None), "options", None) or {}
+    if not options.get("second_order"):
+        return 1.0
+    level = float(sigma.flatten()[0])
+    if int(denoiser.step) % 2 == 0:
+        denoiser.celeb_basis_level = level
+        return 1.0
+    first = getattr(denoiser, "celeb_basis_level", level)
+    return 1.0 / max(1.0, first / level - level / first) if level > 0 else 1.0
+
+
+def _is_of_timesteps(denoiser: Any) -> bool:
+    return any(kind.__name__ == _OF_TIMESTEPS for kind in type(denoiser).__mro__)
+
+
 def _levels(denoiser: Any, sigma: torch.Tensor) -> tuple[float, float] | None:
     """Scales of clean latents and noise in what a denoiser of timesteps is given; ``None`` for one of k-diffusion.
 
     The first kind (DDIM, PLMS, UniPC) is given a timestep and predicts the noise, whatever the checkpoint predicts; the
     second is given the standard deviation and predicts the clean latents.
     """
-    if not any(kind.__name__ == _OF_TIMESTEPS for kind in type(denoiser).__mro__):
+    if not _is_of_timesteps(denoiser):
         return None
     signal = denoiser.inner_model.inner_model.alphas_cumprod
     at = min(max(0, round(float(sigma.flatten()[0]))), len(signal) - 1)
