@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ABOUT = (
-    "Moves faces towards the photo that the person of the prompt was learned from, in the last third of the steps. 0: off. An "
-    "image takes several times as long, and needs more memory than without."
+    "Moves faces towards the photo that the person of the prompt was learned from, in the last third of the steps; 0 is off. "
+    "An image takes several times as long, and needs more memory than without."
 )
 WITHOUT = "The image was generated without face guidance."
 _NOBODY = "The prompt names nobody from your library, so there is no photo for face guidance."
