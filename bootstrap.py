@@ -36,8 +36,11 @@ TASKS = {
     "face-pack": ["-m", "miniature.face_pack.build", str(FACE_PACK)],
     "test-webui": ["-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
     "bench-webui": ["-m", "benchmarks.webui"],
+    "screenshots": ["-m", "benchmarks.webui.screenshots"],
+    "film": ["-m", "benchmarks.webui.screenshots", "--film", "film.webp"],
 }
 """Arguments of Python for each task."""
+IN_A_WEBUI = ("test-webui", "bench-webui", "screenshots", "film")
 
 
 def main() -> int:
@@ -52,7 +55,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    if arguments.task.endswith("-webui") and not os.environ.get("CELEB_BASIS_WEBUI"):
+    if arguments.task in IN_A_WEBUI and not os.environ.get("CELEB_BASIS_WEBUI"):
         print("Set CELEB_BASIS_WEBUI to the folder of a WebUI that has been started once.", file=sys.stderr)
         return 2
     requirements = "run" if arguments.task in ("setup", "demo", "face-pack", "evidence") else "test"

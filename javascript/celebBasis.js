@@ -77,6 +77,7 @@
     document.addEventListener("click", function(event) {
         const target = event.composedPath ? event.composedPath()[0] : event.target;
         if (!(target instanceof Element)) return;
+        if (target.closest("#celeb_basis_start")) startPressed = performance.now();
         const element = target.closest("[data-pick], [data-word], [data-go]");
         if (!element) return;
         if (element.dataset.pick) pick(element);
@@ -98,6 +99,17 @@
         gradioApp().querySelectorAll("[data-unknown]").forEach(function(element) {
             if (element.offsetParent !== null) byId(element.dataset.unknown)?.click();
         });
+    }
+
+    // Where the page has one column, as on a phone, a run stands far below the form: it is scrolled to when it begins.
+    let startPressed = -Infinity;
+
+    function showRun() {
+        if (performance.now() - startPressed > 10000) return;
+        const run = gradioApp().querySelector("[data-poll=celeb_basis_learn_poll][data-active='1']");
+        if (!run || run.offsetParent === null) return;
+        startPressed = -Infinity;
+        if (run.getBoundingClientRect().top > window.innerHeight - 60) run.scrollIntoView({block: "center"});
     }
 
     // Gradio raises no event for the sub-tab that is open when the page is first seen, or seen again.
@@ -389,6 +401,7 @@
         setInterval(function() {
             checkUpload();
             fetchProgress(++ticks % 5 === 0);
+            showRun();
             refreshCards();
         }, 1000);
     });

@@ -272,14 +272,16 @@ class TrainingSession(TaskRunner):
             identity_from_bytes(identity_to_bytes(identity))
 
     def _limit_components(self, task: TrainingTask) -> tuple[TrainingTask, tuple[str, ...]]:
-        """The task with no more components than the token vectors have dimensions, and a warning if that changes it."""
+        """The task with no more components than token vectors have dimensions, and a warning if that changes a choice."""
         most = most_components(self.model.text_encoders)
         wanted = task.settings.components
         if wanted <= most:
             return task, ()
+        default = TrainingSettings().components  # which nobody has chosen
         warning = f"This model's token vectors have {most} dimensions: {most} components are learned, not {wanted}."
         other = None if task.if_prepared is None else replace(task.if_prepared, components=most)
-        return replace(task, settings=replace(task.settings, components=most), if_prepared=other), (warning,)
+        limited = replace(task, settings=replace(task.settings, components=most), if_prepared=other)
+        return limited, () if wanted == default else (warning,)
 
     def _make_portraits(self, task: TrainingTask, faces: FaceNetwork) -> dict[str, list[Portrait]]:
         """One portrait per photo, by the person's name."""

@@ -17,7 +17,8 @@ from miniature.people3d.person import draw_person, linear
 from miniature.people3d.portrait import Model, Pose
 
 SIZE = (1280, 400)
-_PEOPLE = (("<ada>", 243932, -8), ("<ben>", 281822, 8))
+PEOPLE = {"ada": (243932, -8.0), "ben": (281822, 8.0)}
+"""The two people of the documentation's pictures: number and yaw in degrees by name."""
 _SPREAD = 1.4
 _PROMPTS = (
     "a photo of <ada> on a beach",
@@ -32,14 +33,14 @@ def scheme() -> Image.Image:
     """Draw the picture, twice as large as it is shown."""
     image = Image.new("RGB", (2 * SIZE[0], 2 * SIZE[1]), _PAPER)
     draw = ImageDraw.Draw(image)
-    for row, (token, number, yaw) in enumerate(_PEOPLE):
+    for row, name in enumerate(PEOPLE):
         top = 60 + 350 * row
-        image.paste(_photo(number, yaw, 2 * _PHOTO), (80, top), _rounded(2 * _PHOTO, 28))
+        image.paste(photo(name, 2 * _PHOTO), (80, top), _rounded(2 * _PHOTO, 28))
         _arrow(draw, 420, 880, top + _PHOTO)
         _text(draw, (650, top + _PHOTO - 34), "learn: minutes", 36, _INK)
         _text(draw, (650, top + _PHOTO + 36), "1,024 numbers, 1 file", 32, _QUIET)
         draw.rounded_rectangle((910, top + 90, 1190, top + 210), 28, fill=_BLUE)
-        _text(draw, (1050, top + _PHOTO), token, 56, _PAPER)
+        _text(draw, (1050, top + _PHOTO), f"<{name}>", 56, _PAPER)
     _arrow(draw, 1240, 1420, SIZE[1])
     for row, prompt in enumerate(_PROMPTS):
         top = 100 + 210 * row
@@ -48,7 +49,9 @@ def scheme() -> Image.Image:
     return image
 
 
-def _photo(number: int, yaw: float, side: int) -> Image.Image:
+def photo(name: str, side: int) -> Image.Image:
+    """A photo of one of :data:`PEOPLE`, ``side`` by ``side`` pixels."""
+    number, yaw = PEOPLE[name]
     rng = np.random.default_rng((number, 5))
     background = np.ones((side, side, 3), np.float32) * linear(176, 192, 208).astype(np.float32)
     cutout = Model(draw_person(number, _SPREAD)).picture(

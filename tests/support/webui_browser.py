@@ -19,18 +19,17 @@ from support.webui_server import Server
 
 SETTINGS = {"steps": "12", "components": "16", "views": "3", "size": "64"}
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_REMEDY = "install chromium or google-chrome, name it in CHROMIUM, or run 'python -m playwright install chromium'"
+NO_CHROMIUM = "needs Chromium: install chromium or google-chrome, name it in CHROMIUM, or run 'python -m playwright install chromium'"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium, closed after each module: playwright runs once per process, and no other event loop beside it."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements/test.txt")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
     with api.sync_playwright() as playwright:
-        found = found or playwright.chromium.executable_path
-        if not Path(found).is_file():
-            pytest.skip(f"needs Chromium: {_REMEDY}")
+        found = find_chromium(playwright)
+        if found is None:
+            pytest.skip(NO_CHROMIUM)
         started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         try:
             yield started
@@ -38,9 +37,16 @@ def browser() -> Iterator[Any]:
             started.close()
 
 
-def opened(browser: Any, server: Server) -> Any:
+def find_chromium(playwright: Any) -> str | None:
+    """Path of the Chromium that the environment names, that is installed, or that playwright brought; ``None`` without one."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    found = found or playwright.chromium.executable_path
+    return found if Path(found).is_file() else None
+
+
+def opened(browser: Any, server: Server, width: int = 1400, height: int = 1000) -> Any:
     """A new page with the tab open. Errors of scripts, and dialogs, are collected in ``page.errors``."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("dialog", lambda dialog: (page.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))

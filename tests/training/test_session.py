@@ -70,6 +70,20 @@ def test_the_celebrities_are_generated_once_and_can_be_interrupted(task: Trainin
     assert not any(isinstance(event, DrawingNames) for event in events)
 
 
+@pytest.mark.parametrize(("components", "warned"), [(TrainingSettings().components, False), (300, True)])
+def test_fewer_components_are_a_warning_only_where_their_number_was_chosen(
+    task: TrainingTask, components: int, warned: bool
+) -> None:
+    """On a small model the default is too large as well: nobody can do anything about that, and nothing is wrong."""
+    settings = replace(SETTINGS, components=components, start="mean", steps=1)
+    outcome, _ = _run(
+        TrainingSession(CountingModel(), name_list(NAMES, "toys"), PixelFaces()), replace(task, settings=settings)
+    )
+    assert outcome.reason == "all steps done"
+    assert any("components are learned" in warning for warning in outcome.warnings) is warned
+    assert identity_from_bytes(outcome.identities[0]).metadata.settings["components"] < components
+
+
 def test_a_regression_that_explains_nothing_is_reported_and_learning_starts_at_the_mean(task: TrainingTask) -> None:
     session = TrainingSession(OneFace(), name_list(NAMES, "toys"), PixelFaces())
     outcome, events = _run(session, task)

@@ -394,3 +394,17 @@ def test_the_job_that_is_next_is_shown_before_the_newest(build: Callable[..., An
     for job in jobs:
         job.set_state("done")
     assert tab.view.current() is done
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("invent", "invent"), ("evaluate", "evaluate"), ("blend", "preview"), ("basis", "basis")]
+)
+def test_interrupt_is_shown_while_a_job_is_under_way(build: Callable[..., Any], name: str, kind: str) -> None:
+    jobs: list[Job] = []
+    tab = build(name, SimpleNamespace(jobs=lambda: jobs))
+    assert not tab.view.show()[tab.interrupt_button]["visible"]
+    jobs.append(Job(kind, ()))
+    assert tab.view.show()[tab.interrupt_button]["visible"]
+    jobs[0].set_state("interrupted")
+    assert not tab.view.show()[tab.interrupt_button]["visible"]
+    assert tab.interrupt_button in tab.view.outputs

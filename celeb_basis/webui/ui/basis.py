@@ -43,7 +43,7 @@ class BasisTab:
                 )
             )
             self.show_button = gradio.Button("Show basis", variant="primary", elem_id="celeb_basis_basis_show")
-            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_basis_stop")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_basis_stop", visible=False)
         with gradio.Accordion("List of names", open=False, elem_id="celeb_basis_names_list"):
             gradio.HTML(_ABOUT_LISTS)
             self.names_file = own(
@@ -51,7 +51,7 @@ class BasisTab:
             )
             self.shipped_button = gradio.Button("Use the list that comes with Celeb Basis", size="sm")
         self.note = components.note_area("celeb_basis_basis_note")
-        self.view.build()
+        self.view.build(interrupt=self.interrupt_button)
         self._connect(tab)
 
     def _connect(self, tab: Any) -> None:

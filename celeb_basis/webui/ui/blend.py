@@ -44,7 +44,7 @@ class BlendTab:
                 self._create_save_form()
                 self.note = components.note_area("celeb_basis_blend_note")
             with gradio.Column(scale=4, elem_classes=["celeb-basis-side"]):
-                self.view.build(at_end=self.show_people, at_end_outputs=[self.people])
+                self.view.build(interrupt=self.interrupt_button, at_end=self.show_people, at_end_outputs=[self.people])
         self._connect(tab)
 
     # Layout
@@ -142,7 +142,7 @@ class BlendTab:
         with gradio.Row():
             self.preview_button = gradio.Button("Preview", elem_id="celeb_basis_blend_preview")
             self.save_button = gradio.Button("Save", variant="primary", elem_id="celeb_basis_blend_save")
-            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_blend_stop")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_blend_stop", visible=False)
 
     def _connect(self, tab: Any) -> None:
         people, weights, view, note = self.people, self.weights, self.view, self.note

@@ -252,6 +252,7 @@ class JobView:
         self,
         *,
         details: bool = False,
+        interrupt: Any = None,
         beside: Callable[[Job | None], Changes] = lambda _job: {},
         beside_outputs: Sequence[Any] = (),
         at_end: Callable[[], Changes] = dict,
@@ -261,6 +262,7 @@ class JobView:
 
         Args:
             details: Whether there are details: where the people stand among the celebrities, and the loss curve.
+            interrupt: The button that interrupts a job, which is shown while one is under way.
             beside: Answers what else changes with a job's state.
             beside_outputs: The components that ``beside`` may change.
             at_end: Answers what else changes when the end of a job is first shown.
@@ -272,9 +274,10 @@ class JobView:
             self.people = gradio.HTML("", elem_id=f"{self.poll}_people")
             self.curve = gradio.HTML("", elem_id=f"{self.poll}_curve")
         self.mark = hidden_text(f"{self.poll}_seen")
-        self._details, self._beside, self._beside_outputs = details, beside, tuple(beside_outputs)
+        self._details, self._beside, self._interrupt = details, beside, interrupt
+        self._beside_outputs = (*([] if interrupt is None else [interrupt]), *beside_outputs)
         parts = [self.more, self.people, self.curve] if details else []
-        self.outputs = [self.status, self.results, *parts, *beside_outputs]
+        self.outputs = [self.status, self.results, *parts, *self._beside_outputs]
         button = hidden_button(self.poll)
 
         def poll(mark: str) -> Changes:
@@ -316,6 +319,8 @@ class JobView:
             self.results: "" if job is None else self._render_results(job),
             **self._beside(job),
         }
+        if self._interrupt is not None:
+            changes[self._interrupt] = update(visible=job is not None and not job.finished)
         if self._details:
             people, curve = ("", "") if job is None else (markup.whereabouts(job), self._loss_curve(job))
             changes |= {self.people: people, self.curve: curve, self.more: update(visible=bool(people or curve))}

@@ -35,7 +35,7 @@ class EvaluateTab:
             with gradio.Column(scale=3):
                 self._create_form()
             with gradio.Column(scale=5, elem_classes=["celeb-basis-side"]):
-                self.view.build(at_end=lambda: {self.note: ""}, at_end_outputs=[self.note])
+                self.view.build(interrupt=self.interrupt_button, at_end=lambda: {self.note: ""}, at_end_outputs=[self.note])
         self._connect(tab)
 
     def _create_form(self) -> None:
@@ -61,7 +61,7 @@ class EvaluateTab:
         self.seed = own(gradio.Number(EvaluateRequest.seed, precision=0, label="First seed"))
         with gradio.Row():
             self.evaluate_button = gradio.Button("Evaluate", variant="primary", elem_id="celeb_basis_evaluate_start")
-            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_evaluate_stop")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_evaluate_stop", visible=False)
         self.note = components.note_area("celeb_basis_evaluate_note")
 
     def _connect(self, tab: Any) -> None:

@@ -42,7 +42,7 @@ class InventTab:
                 self._create_form()
                 self._create_save_form()
             with gradio.Column(scale=5, elem_classes=["celeb-basis-side"]):
-                self.view.build(at_end=self.end_sheet, at_end_outputs=[self.note])
+                self.view.build(interrupt=self.interrupt_button, at_end=self.end_sheet, at_end_outputs=[self.note])
         self.picked = components.hidden_text(_PICK)
         self.marks = components.hidden_text("celeb_basis_invent_marks")
         self._connect(tab)
@@ -96,7 +96,7 @@ class InventTab:
                 )
         with gradio.Row():
             self.invent_button = gradio.Button("Invent", variant="primary", elem_id="celeb_basis_invent_start")
-            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_invent_stop")
+            self.interrupt_button = gradio.Button("Interrupt", elem_id="celeb_basis_invent_stop", visible=False)
 
     def _create_save_form(self) -> None:
         self.details = gradio.HTML("", elem_id="celeb_basis_invent_chosen")

@@ -161,7 +161,9 @@ class LearnTab:
         self.photo = gradio.HTML("", elem_id="celeb_basis_photo")
         self.face = own(gradio.Radio([], label="Face to learn", visible=False, elem_id="celeb_basis_face"))
         self.warnings = gradio.HTML("", elem_id="celeb_basis_warnings")
-        self.remove_photo_button = gradio.Button("Remove this photo", size="sm", visible=False)
+        self.remove_photo_button = gradio.Button(
+            "Remove this photo", size="sm", visible=False, elem_id="celeb_basis_remove_photo"
+        )
 
     # Events
 
