@@ -84,7 +84,8 @@ class Camera:
         image = Image.open(io.BytesIO(self.page.screenshot(animations="disabled"))).convert("RGB")
         path = self.folder / f"{name}{look.suffix}.png"
         with atomic_path(path) as temporary:
-            image.quantize(_COLORS).save(temporary, "PNG", optimize=True)
+            palette = image.quantize(_COLORS)
+            image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, "PNG", optimize=True)
         sys.stdout.write(f"{path}  {path.stat().st_size / 1000:.0f} kB\n")
         sys.stdout.flush()
         self._look(LOOKS[0])
@@ -286,7 +287,8 @@ def _prompt(camera: Camera) -> None:
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Celeb Basis").click()
     prompt.fill("a photo of ")
     page.locator("#txt2img_celeb_basis_cards_html .card", has_text="ada").first.click()
-    camera.take("cards")
+    page.locator("#txt2img_token_counter", has_text="4/75").wait_for()
+    camera.take("cards", Look("", height=900))
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Generation").click()
 
 
@@ -298,7 +300,7 @@ def _place(camera: Camera) -> None:
     control.get_by_text("Side by side").click()
     page.locator("#txt2img_generate").click()
     page.locator("#html_info_txt2img", has_text="Places").first.wait_for()
-    camera.take("places", Look("", height=980))
+    camera.take("places", _TALL)
 
 
 def film_of_the_first_person(page: Any, photo: Path) -> Film:

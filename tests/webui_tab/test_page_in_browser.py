@@ -346,6 +346,32 @@ def test_the_basis_is_shown(browser: Any, server: Server) -> None:
     page.close()
 
 
+def test_on_a_phone_the_photo_is_above_the_name_and_the_run_comes_into_view(browser: Any, server: Server) -> None:
+    page = opened(browser, server, 390, 844)
+    page.locator("#celeb_basis_photos input[type=file]").set_input_files(str(sample_photos()["six"]))
+    page.locator(".celeb-basis-photo").wait_for()
+    places = [
+        page.locator(one).bounding_box()["y"]
+        for one in (".celeb-basis-photo", "#celeb_basis_remove_photo", "#celeb_basis_name", "#celeb_basis_start")
+    ]
+    assert places == sorted(places)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#celeb_basis_remove_photo").click()
+    page.locator(".celeb-basis-photo").wait_for(state="detached")
+    begin(page, "gil", steps="4000")
+    page.wait_for_function(
+        """() => {
+            const run = document.querySelector("[data-poll=celeb_basis_learn_poll][data-active='1']")?.getBoundingClientRect();
+            return run && run.top >= 0 && run.top < window.innerHeight - 60;
+        }"""
+    )
+    page.locator("#celeb_basis_interrupt").click()
+    status(page).get_by_text("Interrupted", exact=True).wait_for(timeout=PATIENCE)
+    page.locator("#celeb_basis_interrupt").wait_for(state="hidden")
+    assert not page.errors
+    page.close()
+
+
 def test_reload_ui_interrupts_a_run_and_says_so(browser: Any, server: Server) -> None:
     page = opened(browser, server)
     begin(page, "fay", steps="4000")
