@@ -35,7 +35,8 @@ _CARRY = """(uri) => {
     const photo = document.createElement("img");
     photo.id = "film-photo";
     photo.src = uri;
-    photo.style = "position: absolute; left: 8px; top: 8px; z-index: -1; width: 110px; max-width: none; opacity: 0.9; border-radius: 6px; box-shadow: 0 4px 14px rgba(0, 0, 0, 0.4)";
+    photo.style = `position: absolute; left: 8px; top: 8px; z-index: -1; width: 110px; max-width: none; opacity: 0.9;
+        border-radius: 6px; box-shadow: 0 4px 14px rgba(0, 0, 0, 0.4)`;
     document.getElementById("film-pointer").append(photo);
 }"""
 _LET_GO = "() => document.getElementById('film-photo')?.remove()"

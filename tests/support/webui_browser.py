@@ -19,7 +19,10 @@ from support.webui_server import Server
 
 SETTINGS = {"steps": "12", "components": "16", "views": "3", "size": "64"}
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-NO_CHROMIUM = "needs Chromium: install chromium or google-chrome, name it in CHROMIUM, or run 'python -m playwright install chromium'"
+NO_CHROMIUM = (
+    "needs Chromium: install chromium or google-chrome, name it in CHROMIUM, or run "
+    "'python -m playwright install chromium'"
+)
 
 
 @pytest.fixture(scope="module")
