@@ -16,6 +16,8 @@ from celeb_basis.files import atomic_path
 MOST_BYTES = 3_000_000
 """Nobody waits for more on a front page."""
 _MOVE_FRAMES, _MOVE_MS = 7, 60
+_MOST_WATCHED, _FEW_WATCHED = 60, 10
+"""Frames of a wait: at most, and those that would fill its time; fewer are over sooner."""
 _QUALITIES = (80, 65, 50, 35)
 
 _POINTER = """() => {
@@ -58,7 +60,7 @@ class Film:
 
     def hold(self, seconds: float) -> None:
         """Show the page as it is now for some seconds."""
-        self._add(round(1000 * seconds))
+        self._add(self._look(), round(1000 * seconds))
 
     def point(self, target: Any) -> None:
         """Move the pointer to the middle of an element."""
@@ -89,11 +91,24 @@ class Film:
         self.page.evaluate(_LET_GO)
         upload()
 
-    def watch(self, done: Callable[[], bool], every: float = 1.0, shown: float = 0.12) -> None:
-        """Film until ``done()``: the page is looked at every ``every`` seconds, and a change is shown for ``shown``."""
+    def watch(self, done: Callable[[], bool], every: float = 1.0, within: float = 4.0) -> None:
+        """Film until ``done()``, however long it takes, and show it within some seconds.
+
+        Args:
+            done: Whether the end is reached.
+            every: Seconds between two looks at the page, at first: more, the longer it takes.
+            within: Seconds of the film.
+        """
+        images: list[Image.Image] = []
         while not done():
             self.page.wait_for_timeout(1000 * every)
-            self._add(round(1000 * shown), only_changed=True)
+            image = self._look()
+            if not images or _differ(images[-1], image):
+                images.append(image)
+            if len(images) >= _MOST_WATCHED:
+                images, every = images[::2], 2 * every
+        for image in images:
+            self._add(image, round(1000 * within / max(len(images), _FEW_WATCHED)))
 
     def save(self, path: Path) -> int:
         """Write the film, as good as :data:`MOST_BYTES` allow; returns the bytes.
@@ -124,14 +139,19 @@ class Film:
             share = number / _MOVE_FRAMES
             eased = share * share * (3 - 2 * share)
             self.page.mouse.move(start[0] + (x - start[0]) * eased, start[1] + (y - start[1]) * eased)
-            self._add(_MOVE_MS)
+            self._add(self._look(), _MOVE_MS)
 
-    def _add(self, milliseconds: int, *, only_changed: bool = False) -> None:
+    def _look(self) -> Image.Image:
         image = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
-        image = image.resize((self.width, round(image.height * self.width / image.width)), Image.Resampling.LANCZOS)
-        if self.frames and ImageChops.difference(self.frames[-1], image).getbbox() is None:
-            if not only_changed:
-                self.milliseconds[-1] += milliseconds
+        return image.resize((self.width, round(image.height * self.width / image.width)), Image.Resampling.LANCZOS)
+
+    def _add(self, image: Image.Image, milliseconds: int) -> None:
+        if self.frames and not _differ(self.frames[-1], image):
+            self.milliseconds[-1] += milliseconds
             return
         self.frames.append(image)
         self.milliseconds.append(milliseconds)
+
+
+def _differ(one: Image.Image, other: Image.Image) -> bool:
+    return ImageChops.difference(one, other).getbbox() is not None

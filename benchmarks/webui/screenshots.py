@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.webui.film import Film
+from celeb_basis.cli.common import hush_libraries
 from celeb_basis.errors import CelebBasisError, HostError, MissingPackageError
 from celeb_basis.files import atomic_path, write_json
 
@@ -54,8 +55,8 @@ PICTURES = (*(f"{name}{look.suffix}.png" for name in _IN_EVERY_LOOK for look in 
 """Names of the pictures in ``docs/images``."""
 
 _COLORS = 256
-_PATIENCE = 900_000
-"""Milliseconds for a run: a busy machine needs them."""
+_PATIENCE, _RUN_PATIENCE = 120_000, 1_800_000
+"""Milliseconds for a step on the page, and for a run: a busy machine needs them."""
 _GENERATION = {"steps": "20", "width": "128", "height": "128", "cfg_scale": "4", "seed": "4"}
 _CONSENT = "Nobody: the photo is rendered, and the person does not exist."
 _RESULTS = "#celeb_basis_tab_learn .celeb-basis-side"
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=IMAGES, help="folder of the pictures")
     parser.add_argument("--film", metavar="FILE", type=Path, help="write this film (.webp) and no pictures")
     options = parser.parse_args(arguments)
+    hush_libraries()
     sys.path.insert(0, str(ROOT / "tests"))  # the tests' support starts the WebUI and drives its page
     try:
         with tempfile.TemporaryDirectory() as folder, _browser() as browser, _served(Path(folder)) as server:
@@ -231,7 +233,7 @@ def _learn_ada(camera: Camera, photo: Path) -> None:
     page.locator("#celeb_basis_consent input").check()
     camera.take_in_every_look("learn")
     page.locator("#celeb_basis_start").click()
-    status(page).get_by_text("Done", exact=True).wait_for()
+    status(page).get_by_text("Done", exact=True).wait_for(timeout=_RUN_PATIENCE)
     page.locator(".celeb-basis-likeness").wait_for()
     camera.take_in_every_look("learned", top_on_a_phone=_RESULTS)
 
@@ -242,11 +244,11 @@ def _upload(page: Any, photo: Path) -> None:
 
 
 def _learn(server: Any, name: str, photo: Path) -> None:
-    """Learn a person over the API."""
+    """Learn a person over the API, in few steps: they are seen on a card and in one image."""
     data = base64.b64encode(photo.read_bytes()).decode()
     people = [{"name": name, "photos": [{"data": data}]}]
-    body = {"people": people, "consent": True, "consent_note": _CONSENT, "likeness": False}
-    job = server.job_ended(server.ours("POST", "/learn", body, expect=202)["id"], _PATIENCE / 1000)
+    body = {"people": people, "settings": {"steps": 100}, "consent": True, "consent_note": _CONSENT, "likeness": False}
+    job = server.job_ended(server.ours("POST", "/learn", body, expect=202)["id"], _RUN_PATIENCE / 1000)
     if job["state"] != "done":
         raise HostError(f"<{name}> was not learned: {job['error']}")
 
@@ -261,7 +263,7 @@ def _invent(camera: Camera) -> None:
     page.get_by_label("Seed of the people (-1: random)").fill("7")
     more.click()
     page.locator("#celeb_basis_invent_start").click()
-    page.locator("#celeb_basis_invent_poll_status .state.done").wait_for()
+    page.locator("#celeb_basis_invent_poll_status .state.done").wait_for(timeout=_RUN_PATIENCE)
     page.locator(".celeb-basis-sheet .marks").nth(8).wait_for()
     page.locator(".celeb-basis-sheet .face").nth(3).click()
     page.locator("#celeb_basis_invent_save").wait_for()
@@ -315,7 +317,7 @@ def film_of_the_first_person(page: Any, photo: Path) -> Film:
     page.locator("#celeb_basis_name_note .good").wait_for()
     film.click(page.locator("#celeb_basis_consent input"))
     film.click(page.locator("#celeb_basis_start"))
-    film.watch(status(page).get_by_text("Done", exact=True).is_visible, every=8)
+    film.watch(status(page).get_by_text("Done", exact=True).is_visible)
     page.locator(".celeb-basis-likeness").wait_for()
     film.hold(2.5)
     film.click(page.get_by_role("button", name="Send <ada> to txt2img").first)
@@ -323,7 +325,7 @@ def film_of_the_first_person(page: Any, photo: Path) -> Film:
     prompt = page.locator("#txt2img_prompt textarea")
     film.type(prompt, " on a beach")
     film.click(page.locator("#txt2img_generate"))
-    film.watch(page.locator("#html_info_txt2img", has_text="<ada>").first.is_visible, every=0.3)
+    film.watch(page.locator("#html_info_txt2img", has_text="<ada>").first.is_visible, every=0.3, within=1.5)
     page.wait_for_timeout(500)
     film.hold(3.5)
     return film

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,22 +91,29 @@ def _picture(color: str, folder: Path) -> bytes:
     return (folder / "one.png").read_bytes()
 
 
+def _after(looks: int) -> Callable[[], bool]:
+    left = iter(range(looks))
+    return lambda: next(left, None) is None
+
+
 def test_a_film_shows_each_change_once_and_as_long_as_it_stood(tmp_path: Path) -> None:
     red, blue = (_picture(color, tmp_path) for color in ("red", "blue"))
     film = Film(_Page([red, red, blue, blue, red]), width=32)
     film.hold(0.5)
     film.hold(0.25)
-    left = [3]
-
-    def done() -> bool:
-        left[0] -= 1
-        return left[0] < 0
-
-    film.watch(done, every=0, shown=0.1)
+    film.watch(_after(3), every=0, within=1)
     assert film.milliseconds == [750, 100, 100]
     film.save(tmp_path / "film.webp")
     with Image.open(tmp_path / "film.webp") as written:
         assert (written.n_frames, written.size, written.info["loop"]) == (3, (32, 16), 0)
+
+
+def test_a_long_wait_is_shown_in_few_frames(tmp_path: Path) -> None:
+    red, blue = (_picture(color, tmp_path) for color in ("red", "blue"))
+    film = Film(_Page([red, blue] * 200 + [red]), width=32)
+    film.watch(_after(400), every=0, within=3)
+    assert len(film.frames) <= 60
+    assert 1000 < sum(film.milliseconds) <= 3100
 
 
 def test_a_film_that_is_too_large_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
