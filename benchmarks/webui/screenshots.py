@@ -58,6 +58,7 @@ _COLORS = 256
 _PATIENCE, _RUN_PATIENCE = 120_000, 1_800_000
 """Milliseconds for a step on the page, and for a run: a busy machine needs them."""
 _GENERATION = {"steps": "20", "width": "128", "height": "128", "cfg_scale": "4", "seed": "4"}
+_FEW_STEPS = 100
 _CONSENT = "Nobody: the photo is rendered, and the person does not exist."
 _RESULTS = "#celeb_basis_tab_learn .celeb-basis-side"
 
@@ -85,8 +86,8 @@ class Camera:
         image = Image.open(io.BytesIO(self.page.screenshot(animations="disabled"))).convert("RGB")
         path = self.folder / f"{name}{look.suffix}.png"
         with atomic_path(path) as temporary:
-            palette = image.quantize(_COLORS)
-            image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, "PNG", optimize=True)
+            # By coverage of the colors: a palette by how often they are loses a page's few accents.
+            image.quantize(_COLORS, method=Image.Quantize.MAXCOVERAGE).save(temporary, "PNG", optimize=True)
         sys.stdout.write(f"{path}  {path.stat().st_size / 1000:.0f} kB\n")
         sys.stdout.flush()
         self._look(LOOKS[0])
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.webui.screenshots", description=__doc__)
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=IMAGES, help="folder of the pictures")
     parser.add_argument("--film", metavar="FILE", type=Path, help="write this film (.webp) and no pictures")
+    parser.add_argument("--steps", type=int, help="steps of a run, in place of the preset's: a quick look")
     options = parser.parse_args(arguments)
     hush_libraries()
     sys.path.insert(0, str(ROOT / "tests"))  # the tests' support starts the WebUI and drives its page
@@ -114,11 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             photos = _photos(Path(folder))
             if options.film:
                 page = _opened(browser, server)
-                size = film_of_the_first_person(page, photos["ada"]).save(options.film)
+                size = film_of_the_first_person(page, photos["ada"], options.steps).save(options.film)
                 sys.stdout.write(f"{options.film}  {size / 1000:.0f} kB\n")
             else:
                 options.output.mkdir(parents=True, exist_ok=True)
-                take_pictures(Camera(_opened(browser, server), options.output), server, photos)
+                take_pictures(Camera(_opened(browser, server), options.output), server, photos, options.steps)
     except CelebBasisError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -212,18 +214,25 @@ def _opened(browser: Any, server: Any) -> Any:
     return page
 
 
-def take_pictures(camera: Camera, server: Any, photos: dict[str, Path]) -> None:
-    """Learn two people, invent nine, generate, and write :data:`PICTURES`."""
+def take_pictures(camera: Camera, server: Any, photos: dict[str, Path], steps: int | None = None) -> None:
+    """Learn two people, invent nine, generate, and write :data:`PICTURES`.
+
+    Args:
+        camera: Looks at a page with the tab open.
+        server: The WebUI.
+        photos: A photo of each of the two people, by name.
+        steps: Steps of a run, in place of the preset's.
+    """
     page = camera.page
-    _learn_ada(camera, photos["ada"])
-    _learn(server, "ben", photos["ben"])
+    _learn_ada(camera, photos["ada"], steps)
+    _learn(server, "ben", photos["ben"], steps or _FEW_STEPS)
     _invent(camera)
     _prompt(camera)
     _place(camera)
     page.close()
 
 
-def _learn_ada(camera: Camera, photo: Path) -> None:
+def _learn_ada(camera: Camera, photo: Path, steps: int | None) -> None:
     from support.webui_browser import fill, status
 
     page = camera.page
@@ -232,6 +241,7 @@ def _learn_ada(camera: Camera, photo: Path) -> None:
     page.locator("#celeb_basis_name_note .good").wait_for()
     page.locator("#celeb_basis_consent input").check()
     camera.take_in_every_look("learn")
+    _set_steps(page, steps)
     page.locator("#celeb_basis_start").click()
     status(page).get_by_text("Done", exact=True).wait_for(timeout=_RUN_PATIENCE)
     page.locator(".celeb-basis-likeness").wait_for()
@@ -243,11 +253,23 @@ def _upload(page: Any, photo: Path) -> None:
     page.locator(".celeb-basis-photo").wait_for()
 
 
-def _learn(server: Any, name: str, photo: Path) -> None:
+def _set_steps(page: Any, steps: int | None) -> None:
+    from support.webui_browser import fill
+
+    if steps is None:
+        return
+    accordion = page.locator("#celeb_basis_advanced > .label-wrap")
+    accordion.click()
+    fill(page, "celeb_basis_set_steps", str(steps))
+    page.locator("#celeb_basis_set_steps input").first.blur()
+    accordion.click()
+
+
+def _learn(server: Any, name: str, photo: Path, steps: int) -> None:
     """Learn a person over the API, in few steps: they are seen on a card and in one image."""
     data = base64.b64encode(photo.read_bytes()).decode()
     people = [{"name": name, "photos": [{"data": data}]}]
-    body = {"people": people, "settings": {"steps": 100}, "consent": True, "consent_note": _CONSENT, "likeness": False}
+    body = {"people": people, "settings": {"steps": steps}, "consent": True, "consent_note": _CONSENT, "likeness": False}
     job = server.job_ended(server.ours("POST", "/learn", body, expect=202)["id"], _RUN_PATIENCE / 1000)
     if job["state"] != "done":
         raise HostError(f"<{name}> was not learned: {job['error']}")
@@ -305,10 +327,11 @@ def _place(camera: Camera) -> None:
     camera.take("places", _TALL)
 
 
-def film_of_the_first_person(page: Any, photo: Path) -> Film:
+def film_of_the_first_person(page: Any, photo: Path, steps: int | None = None) -> Film:
     """Drop a photo, name the person, learn, write the name into a prompt and generate."""
     from support.webui_browser import status
 
+    _set_steps(page, steps)
     film = Film(page)
     film.hold(1.2)
     film.drop(photo, page.locator("#celeb_basis_photos"), lambda: _upload(page, photo))

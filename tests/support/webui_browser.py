@@ -53,7 +53,7 @@ def opened(browser: Any, server: Server, width: int = 1400, height: int = 1000) 
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("dialog", lambda dialog: (page.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.goto(server.base)
     page.wait_for_function(
         "typeof opts !== 'undefined' && Object.keys(opts).length && document.querySelector('#txt2img_prompt textarea')"
