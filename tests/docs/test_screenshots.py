@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.webui import need_webui
@@ -48,8 +49,17 @@ def test_every_picture_is_there_and_shown() -> None:
 def test_a_picture_has_the_size_of_its_look_and_few_bytes(name: str) -> None:
     with Image.open(IMAGES / name) as image:
         assert image.width == (390 if "-phone" in name else 1366)
-        assert image.mode == "P"
-    assert (IMAGES / name).stat().st_size < 250_000
+    assert (IMAGES / name).stat().st_size < 300_000
+
+
+def test_the_palette_keeps_white_and_a_few_pixels_of_an_accent() -> None:
+    random = np.random.default_rng(0)
+    pixels = np.full((300, 400, 3), 255, np.uint8)
+    pixels[50:250, 50:350] = random.integers(60, 200, (200, 300, 3))
+    pixels[5:13, 5:13] = (37, 99, 235)
+    written = np.asarray(screenshots.compressed(Image.fromarray(pixels)).convert("RGB"), int)
+    assert (written[20:40] == 255).all()
+    assert np.abs(written[5:13, 5:13] - (37, 99, 235)).mean() < 16
 
 
 def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
