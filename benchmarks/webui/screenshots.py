@@ -48,7 +48,7 @@ LOOKS = (
     Look("-phone", 390, 844),
     Look("-phone-dark", 390, 844, dark=True),
 )
-_TALL = Look("", height=1110)
+_TALL = Look("", height=1130)
 _IN_EVERY_LOOK = ("learn", "learned")
 _OTHERS = ("invent", "people", "prompt", "cards", "places")
 PICTURES = (*(f"{name}{look.suffix}.png" for name in _IN_EVERY_LOOK for look in LOOKS), *(f"{one}.png" for one in _OTHERS))
@@ -319,7 +319,7 @@ def _prompt(camera: Camera) -> None:
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Celeb Basis").click()
     prompt.fill("a photo of ")
     page.locator("#txt2img_celeb_basis_cards_html .card", has_text="ada").first.click()
-    page.locator("#txt2img_token_counter", has_text="4/75").wait_for()
+    page.wait_for_function("document.querySelector('#txt2img_token_counter').innerText.includes('5/75')")
     camera.take("cards", Look("", height=900))
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Generation").click()
 
