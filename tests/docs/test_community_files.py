@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+
+import celeb_basis
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
@@ -40,3 +43,14 @@ def test_the_front_page_is_short_and_its_pictures_are_small() -> None:
     pictures = [ROOT / part.partition(")")[0] for part in text.split("](")[1:] if part.startswith("docs/images/")]
     assert pictures
     assert sum(picture.stat().st_size for picture in pictures) < 2_000_000
+
+
+def test_the_front_page_and_the_changelog_name_the_version() -> None:
+    readme, changelog = ((ROOT / name).read_text("utf-8") for name in ("README.md", "CHANGELOG.md"))
+    assert (
+        f"![Version {celeb_basis.__version__}](https://img.shields.io/badge/version-{celeb_basis.__version__}-"
+        in readme
+    )
+    newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] in (celeb_basis.__version__, "Unreleased")
