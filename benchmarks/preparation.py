@@ -23,10 +23,9 @@ from benchmarks.evidence.miniature import miniature_testbed
 from benchmarks.evidence.precompute import Precomputed, Space
 from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.results import Cell, Finished, Results
-from benchmarks.evidence.summary import paired_differences, significant, summarize
+from benchmarks.evidence.summary import paired_differences, shown, summarize
 from benchmarks.evidence.testbed import EvidenceTestbed
 from celeb_basis.errors import CelebBasisError
-from celeb_basis.evaluation.metrics import Estimate
 from celeb_basis.events import follow
 from celeb_basis.settings import PRESETS, TrainingSettings
 from celeb_basis.training.celebrity_faces import (
@@ -166,21 +165,11 @@ def table(chosen: Sequence[Preparation], ready: dict[str, Prepared], finished: S
         result, row = ready[one.name], rows.get(one.name)
         cells = [one.name, f"{result.evaluations:,}", str(len(result.faces.names)), f"{result.seen:.1%}"]
         cells += [f"{result.explained:.1%}", str(row.strangers if row else 0)]
-        cells += [_shown(row.last.figures[name] if row else None) for name in ("identity", "recognized")]
+        cells += [shown(row.last.figures[name] if row else None) for name in ("identity", "recognized")]
         figures: dict[str, Any] = pairs[one.name].figures if one.name in pairs else {}
-        cells += [_shown(figures.get(name), signed=True) for name in ("identity", "recognized")]
+        cells += [shown(figures.get(name), signed=True) for name in ("identity", "recognized")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _shown(figure: Estimate | None, *, signed: bool = False) -> str:
-    if figure is None:
-        return "–"
-    sign = "+" if signed else ""
-    text = f"{figure.value:{sign}.3f}"
-    if figure.low is not None and figure.high is not None:
-        text += f" ({figure.low:{sign}.3f} to {figure.high:{sign}.3f})"
-    return f"**{text}**" if signed and significant(figure) else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,11 +29,10 @@ from benchmarks.evidence.precompute import Precomputed, view_generator
 from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.results import Cell, Finished, Results
 from benchmarks.evidence.stable_identity import face_weights
-from benchmarks.evidence.summary import paired_differences, significant, summarize
+from benchmarks.evidence.summary import paired_differences, shown, summarize
 from benchmarks.evidence.testbed import EvidenceTestbed, Stranger
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import CelebBasisError, TrainingError
-from celeb_basis.evaluation.metrics import Estimate
 from celeb_basis.method import add_noise, prediction_target
 from celeb_basis.settings import PRESETS
 from celeb_basis.training.augment import BACKGROUNDS, TEMPLATES, augment, describe_view, draw_augmentation
@@ -249,22 +248,12 @@ def table(methods: Sequence[Trained], finished: Sequence[Finished]) -> str:
     baselines = [(one.name, one.name.split(",")[0]) for one in methods if isinstance(one, Regularized)]
     differences = {one.method: one for one in paired_differences(finished, baselines, METRICS)}
     for name, row in rows.items():
-        figures = [_shown(row.last.figures[metric]) for metric in METRICS]
+        figures = [shown(row.last.figures[metric]) for metric in METRICS]
         lines.append(f"| {' | '.join((name, str(row.strangers), *figures))} |")
         if (pair := differences.get(name)) is not None:
-            figures = [_shown(pair.figures[metric], signed=True) for metric in METRICS]
+            figures = [shown(pair.figures[metric], signed=True) for metric in METRICS]
             lines.append(f"| paired with *{pair.baseline}* | {pair.strangers} | {' | '.join(figures)} |")
     return "\n".join(lines)
-
-
-def _shown(figure: Estimate | None, *, signed: bool = False) -> str:
-    if figure is None:
-        return "–"
-    sign = "+" if signed else ""
-    text = f"{figure.value:{sign}.3f}"
-    if figure.low is not None and figure.high is not None:
-        text += f" ({figure.low:{sign}.3f} to {figure.high:{sign}.3f})"
-    return f"**{text}**" if signed and significant(figure) else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ from benchmarks.evidence.summary import (
     Row,
     evaluations_to_reach,
     separated,
-    significant,
+    shown,
 )
 from celeb_basis.evaluation.metrics import Estimate
 from celeb_basis.files import write_bytes, write_text
@@ -79,7 +79,7 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.strangers} × {row.seeds}",
             f"{row.last.evaluations:,.0f}",
             f"{row.last.seconds:.1f} + {row.last.encoding_seconds:.1f}",
-            *(_shown(row.last.figures[name]) for name in measured),
+            *(shown(row.last.figures[name]) for name in measured),
         ]
         if ceiling is not None:
             cells.insert(place, _share(row.last.figures["identity"], ceiling))
@@ -183,7 +183,7 @@ def paired_table(differences: Sequence[Difference], metrics: Sequence[str] = PAI
     head = ["method", "minus", "strangers", *(TITLES[name] for name in metrics)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for one in differences:
-        figures = (_signed(one.figures[name]) for name in metrics)
+        figures = (shown(one.figures[name], signed=True) for name in metrics)
         cells = [one.method, one.baseline, str(one.strangers), *figures]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -416,18 +416,3 @@ def _share(figure: Estimate | None, ceiling: Estimate) -> str:
 
 def _value(figure: Estimate | None) -> float:
     return float("-inf") if figure is None else figure.value
-
-
-def _shown(figure: Estimate | None) -> str:
-    if figure is None:
-        return "–"
-    return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")
-
-
-def _signed(figure: Estimate | None) -> str:
-    if figure is None:
-        return "–"
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:+.3f}"
-    shown = f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})"
-    return f"**{shown}**" if significant(figure) else shown

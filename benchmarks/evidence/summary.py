@@ -181,3 +181,14 @@ def snapshot_differences(finished: Iterable[Finished], methods: Iterable[str]) -
 def significant(figure: Estimate | None) -> bool:
     """Whether the interval excludes zero."""
     return figure is not None and figure.low is not None and figure.high is not None and figure.low * figure.high > 0
+
+
+def shown(figure: Estimate | None, *, signed: bool = False) -> str:
+    """A figure with its interval for a table; with ``signed``, a difference, bold where the interval excludes zero."""
+    if figure is None:
+        return "–"
+    sign = "+" if signed else ""
+    text = f"{figure.value:{sign}.3f}"
+    if figure.low is not None and figure.high is not None:
+        text += f" ({figure.low:{sign}.3f} to {figure.high:{sign}.3f})"
+    return f"**{text}**" if signed and significant(figure) else text

@@ -51,7 +51,10 @@ LOOKS = (
 _TALL = Look("", height=1130)
 _IN_EVERY_LOOK = ("learn", "learned")
 _OTHERS = ("invent", "people", "prompt", "cards", "places")
-PICTURES = (*(f"{name}{look.suffix}.png" for name in _IN_EVERY_LOOK for look in LOOKS), *(f"{one}.png" for one in _OTHERS))
+PICTURES = (
+    *(f"{name}{look.suffix}.png" for name in _IN_EVERY_LOOK for look in LOOKS),
+    *(f"{one}.png" for one in _OTHERS),
+)
 """Names of the pictures in ``docs/images``."""
 
 _PATIENCE, _RUN_PATIENCE = 120_000, 1_800_000
@@ -77,7 +80,8 @@ class Camera:
         """Write a picture; ``top`` is the element at its upper edge, in place of the beginning of the page."""
         self._look(look)
         self.page.evaluate(
-            "(top) => window.scrollTo(0, top ? document.querySelector(top).getBoundingClientRect().y + scrollY - 12 : 0)", top
+            "(top) => window.scrollTo(0, top ? document.querySelector(top).getBoundingClientRect().y + scrollY - 12 : 0)",
+            top,
         )
         self.page.mouse.move(1, 1)
         self.page.evaluate("document.activeElement?.matches('textarea, input') || document.activeElement?.blur()")
@@ -277,7 +281,13 @@ def _learn(server: Any, name: str, photo: Path, steps: int) -> None:
     """Learn a person over the API, in few steps: they are seen on a card and in one image."""
     data = base64.b64encode(photo.read_bytes()).decode()
     people = [{"name": name, "photos": [{"data": data}]}]
-    body = {"people": people, "settings": {"steps": steps}, "consent": True, "consent_note": _CONSENT, "likeness": False}
+    body = {
+        "people": people,
+        "settings": {"steps": steps},
+        "consent": True,
+        "consent_note": _CONSENT,
+        "likeness": False,
+    }
     job = server.job_ended(server.ours("POST", "/learn", body, expect=202)["id"], _RUN_PATIENCE / 1000)
     if job["state"] != "done":
         raise HostError(f"<{name}> was not learned: {job['error']}")
