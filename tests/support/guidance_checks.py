@@ -136,7 +136,8 @@ class FaceGuidanceChecks:
             drawn.append(name)
             assert distance(guided.pictures, plain.pictures) > 0.05, name
             assert found_in(guided.pictures[0]), name
-            assert distance(guided.pictures, plain.pictures) < 12, name
+            if not name.startswith("DPM adaptive"):  # which chooses its steps by what the model predicts
+                assert distance(guided.pictures, plain.pictures) < 12, name
         assert len(drawn) >= 16, drawn
 
     def test_hires_fix(self, server: Server) -> None:
