@@ -82,14 +82,15 @@ def linked(value: Any) -> Markup:
     return Markup().join([*parts, escape(text[end:])])
 
 
-def date_text(written: str) -> str:
-    """An ISO 8601 time as people read it: ``"28 November 2026, 14:13 UTC"``. Other text stays as it is."""
+def date_text(written: str, *, hour: bool = True) -> str:
+    """An ISO 8601 time as people read it: ``"28 November 2026, 14:13 UTC"``, or its day alone. Other text stays as it is."""
     try:
         when = datetime.fromisoformat(written)
     except ValueError:
         return written
+    day = f"{when.day} {_MONTHS[when.month - 1]} {when.year}"
     zone = " UTC" if when.tzinfo is not None and not when.utcoffset() else ""
-    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"
+    return f"{day}, {when:%H:%M}{zone}" if hour else day
 
 
 class DataURI(NamedTuple):

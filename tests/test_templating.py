@@ -67,6 +67,7 @@ def test_sizes(count: int, said: str) -> None:
 )
 def test_dates(written: str, said: str) -> None:
     assert date_text(written) == said
+    assert date_text(written, hour=False) == said.partition(",")[0]
 
 
 def test_web_addresses_become_links_and_the_rest_stays_text() -> None:

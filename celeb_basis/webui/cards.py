@@ -17,7 +17,6 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +32,7 @@ from celeb_basis.identities.identity import Identity, IdentityMetadata, load_ide
 from celeb_basis.identities.library import Listing
 from celeb_basis.method import Basis
 from celeb_basis.prompts.registry import Registry
+from celeb_basis.templating import date_text
 
 if TYPE_CHECKING:
     from celeb_basis.prompts.registry import Checkpoint
@@ -219,7 +219,7 @@ class Cards:
             model = metadata.learned_on or metadata.base_model or "an unknown model"
             relation = "for" if metadata.source == "imported" else "on"
             lines.append(f"{metadata.source} {relation} {model}" + (f" ({metadata.family})" if metadata.family else ""))
-            lines.append(datetime.fromisoformat(metadata.created).date().isoformat())
+            lines.append(date_text(metadata.created, hour=False))
             if identity.distance is not None:
                 lines.append(f"distance {identity.distance:.2f} (celebrities: 1)")
         return "\n".join(lines)

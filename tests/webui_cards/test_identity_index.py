@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,8 @@ def test_description_tells_model_date_and_distance(library: Library, tmp_path: P
     assert person1.distance == pytest.approx(wanted)
     text = cards.description(person1, "")
     assert "a-model (sd1)" in text
-    assert person1.metadata.created[:10] in text
+    learned = datetime.fromisoformat(person1.metadata.created)
+    assert f"{learned.day} {learned:%B} {learned.year}" in text.splitlines()
     assert f"distance {wanted:.2f}" in text
 
 
