@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
 import re
 from dataclasses import replace
@@ -178,17 +179,22 @@ class FaceGuidanceChecks:
             assert other < 0.6 * distance(alone.pictures, plain.pictures), number
 
     def test_two_people_in_their_places(self, server: Server) -> None:
-        gains = []
-        for text, order in ((places_checks.HALVES, ("ada", "ben")), (places_checks.EXCHANGED, ("ben", "ada"))):
+        gains: list[float] = []
+        ways = ((places_checks.HALVES, ("ada", "ben")), (places_checks.EXCHANGED, ("ben", "ada")))
+        for seed, (text, order) in itertools.product(range(5, 17), ways):
             places = {places_checks.SCRIPT: {"args": [text, 1.0]}}
-            for seed in (5, 6):
-                given = {"prompt": "a photo of <ada> and <ben>", "alwayson_scripts": places, "steps": 12, "seed": seed}
-                plain, guided = (draw(server, *one, **given).pictures[0] for one in ((), (1.0,)))
-                assert (guided != plain).any() or len(found_in(plain)) < 2
-                if min(len(found_in(one)) for one in (plain, guided)) == 2:
-                    gains += [
-                        likeness(guided, name, place) - likeness(plain, name, place) for place, name in enumerate(order)
-                    ]
+            given = {"prompt": "a photo of <ada> and <ben>", "alwayson_scripts": places, "steps": 12, "seed": seed}
+            plain = draw(server, **given).pictures[0]
+            if len(found_in(plain)) < 2:
+                continue  # this checkpoint draws two faces in some of the images
+            guided = draw(server, 1.0, **given).pictures[0]
+            assert (guided != plain).any()
+            if len(found_in(guided)) == 2:
+                gains += [
+                    likeness(guided, name, place) - likeness(plain, name, place) for place, name in enumerate(order)
+                ]
+            if len(gains) >= 4:
+                break
         assert len(gains) >= 2
         assert np.mean(gains) > 0.05, gains
 
