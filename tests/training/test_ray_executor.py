@@ -168,6 +168,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
         list(run_on_ray(lambda: None, [_task("one")], threading.Event(), RayOptions()))  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.slow
 @needs_ray
 def test_the_command_line_distributes_a_folder(
     tmp_path: Path, miniature_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
