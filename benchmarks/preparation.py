@@ -23,6 +23,7 @@ from benchmarks.evidence.miniature import miniature_testbed
 from benchmarks.evidence.precompute import Precomputed, Space
 from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.results import Cell, Finished, Results
+from benchmarks.evidence.runner import measured
 from benchmarks.evidence.summary import paired_differences, shown, summarize
 from benchmarks.evidence.testbed import EvidenceTestbed
 from celeb_basis.errors import CelebBasisError
@@ -141,14 +142,7 @@ def measure(
             cell = Cell(one.name, recipe, (stranger.name,), 0, (1.0,), protocol)
             if (known := finished.get(cell.key)) is None:
                 shared.__dict__["celebrity_faces"] = ready[one.name].faces
-                (milestone,) = method.learn(shared, [stranger], 0, (1.0,), None)
-                costs = {
-                    "step": milestone.step,
-                    "evaluations": milestone.evaluations,
-                    "seconds": milestone.seconds,
-                    "encoding_seconds": milestone.encoding_seconds,
-                }
-                known = [{**costs, **evaluator.measure([stranger], milestone.token_vectors, 0)}]
+                known = measured(cell, method, shared, [stranger], evaluator)
                 results.save(cell, known)
                 testbed.report.say(f"{stranger.name}, {one.name}: measured")
             yield one, None, (cell, known)

@@ -28,6 +28,7 @@ from benchmarks.evidence.metrics import Evaluator
 from benchmarks.evidence.precompute import Precomputed, view_generator
 from benchmarks.evidence.reporting import Reporter
 from benchmarks.evidence.results import Cell, Finished, Results
+from benchmarks.evidence.runner import measured
 from benchmarks.evidence.stable_identity import face_weights
 from benchmarks.evidence.summary import paired_differences, shown, summarize
 from benchmarks.evidence.testbed import EvidenceTestbed, Stranger
@@ -227,14 +228,7 @@ def measure(
         for method in methods:
             cell = Cell(method.name, method.describe(), (stranger.name,), 0, (1.0,), protocol)
             if (known := finished.get(cell.key)) is None:
-                (milestone,) = method.learn(shared, [stranger], 0, (1.0,), None)
-                costs = {
-                    "step": milestone.step,
-                    "evaluations": milestone.evaluations,
-                    "seconds": milestone.seconds,
-                    "encoding_seconds": milestone.encoding_seconds,
-                }
-                known = [{**costs, **evaluator.measure([stranger], milestone.token_vectors, 0)}]
+                known = measured(cell, method, shared, [stranger], evaluator)
                 results.save(cell, known)
                 testbed.report.say(f"{stranger.name}, {method.name}: measured")
             yield cell, known

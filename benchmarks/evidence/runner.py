@@ -104,7 +104,7 @@ def run(
                 budget = None
                 if isinstance(method, Trained) and method.same_time_as:
                     budget = _budget(seconds, cell, method)
-                measurements, status = _measured(cell, method, shared, group, evaluators[named], budget), "new"
+                measurements, status = measured(cell, method, shared, group, evaluators[named], budget), "new"
                 results.save(cell, measurements)
             except CelebBasisError as error:
                 yield Progress(cell, number, len(cells), str(error))
@@ -125,15 +125,15 @@ def _known_people(shared: Precomputed, plan: Plan) -> tuple[Person, ...]:
         return ()
 
 
-def _measured(
+def measured(
     cell: Cell,
     method: Method,
     shared: Precomputed,
-    group: list[Person],
+    group: Sequence[Person],
     evaluator: Evaluator,
-    budget: float | None,
+    budget: float | None = None,
 ) -> Measurements:
-    """One entry per milestone: its costs per person, and its metrics."""
+    """Learn the ``group`` of a cell: one entry per milestone, with its costs per person and its metrics."""
     measurements = []
     if isinstance(method, (KnownName, Untuned)):
         free = {"step": 0, "evaluations": 0.0, "seconds": 0.0, "encoding_seconds": 0.0}

@@ -178,26 +178,20 @@ def _served(folder: Path) -> Iterator[Any]:
         HostError: The environment names no WebUI, or its Python is not there.
     """
     from support.webui import find_webui
-    from support.webui_server import serving
+    from support.webui_server import serving_miniature
 
     from celeb_basis.faces.packs import MINIATURE, find_pack
-    from celeb_basis.miniature import NAMES
-    from miniature.small_models.for_webui import put_miniature
 
     webui = find_webui()
     if webui is None:
         raise HostError("Set CELEB_BASIS_WEBUI to the folder of a WebUI, and CELEB_BASIS_WEBUI_PYTHON to its Python.")
     if not webui.python.is_file():
         raise HostError(f"{webui.python} is not there: set CELEB_BASIS_WEBUI_PYTHON to the WebUI's Python.")
-    data, checkpoints = folder / "data", folder / "checkpoints"
+    data = folder / "data"
     data.mkdir()
-    checkpoints.mkdir()
-    put_miniature(checkpoints)
     # The miniature's images are small; enlarged to the width of the column, nothing else would be in view.
     write_json(data / "config.json", {"gallery_height": "300px"})
-    flags = ["--ckpt-dir", str(checkpoints), "--ckpt", str(checkpoints / "miniature.safetensors")]
-    flags += ["--celeb-basis-names", str(NAMES)]
-    with serving(webui, data, find_pack(MINIATURE).folder, page=True, more=flags) as server:
+    with serving_miniature(webui, data, find_pack(MINIATURE).folder) as server:
         yield server
 
 

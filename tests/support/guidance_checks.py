@@ -142,13 +142,7 @@ class FaceGuidanceChecks:
         assert len(drawn) >= 16, drawn
 
     def test_hires_fix(self, server: Server) -> None:
-        hires: dict[str, Any] = {
-            **self.hires,
-            "enable_hr": True,
-            "hr_scale": 1.5,
-            "hr_upscaler": "Latent",
-            "denoising_strength": 0.7,
-        }
+        hires = {**places_checks.HIRES, **self.hires}
         plain, guided = draw(server, **hires), draw(server, 1.0, **hires)
         assert guided.pictures.shape[1:3] == (192, 192)
         assert distance(guided.pictures, plain.pictures) > 0.05
@@ -240,7 +234,7 @@ class FaceGuidanceChecks:
 
 
 def left_half() -> str:
-    """A mask of the left half, to be drawn anew."""
+    """A mask of the left half, which is painted again."""
     mask = np.zeros((128, 128), np.uint8)
     mask[:, :64] = 255
     buffer = io.BytesIO()

@@ -89,6 +89,10 @@ BAD = {
 }
 
 
+HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+"""What asks a program for hires fix."""
+
+
 class PlacesChecks:
     """Every check, for a program whose module of tests has a fixture ``server``."""
 
@@ -137,14 +141,7 @@ class PlacesChecks:
             assert WITHOUT not in placed.said, (name, placed.said)
 
     def test_hires_fix(self, server: Server) -> None:
-        hires: dict[str, Any] = {
-            **self.hires,
-            "enable_hr": True,
-            "hr_scale": 1.5,
-            "hr_upscaler": "Latent",
-            "denoising_strength": 0.7,
-            "hr_second_pass_steps": 3,
-        }
+        hires = {**HIRES, **self.hires, "hr_second_pass_steps": 3}
         plain, placed = draw(server, **hires), draw(server, HALVES, **hires)
         assert placed.pictures.shape[1:3] == (192, 192)
         assert distance(placed.pictures, plain.pictures) > 0.2

@@ -128,6 +128,20 @@ def serving(
         yield server
 
 
+@contextlib.contextmanager
+def serving_miniature(webui: WebUI, data: Path, faces: Path) -> Iterator[Server]:
+    """A server with its page, whose checkpoint is the miniature and whose celebrities are those that it knows."""
+    from celeb_basis.miniature import NAMES
+    from miniature.small_models.for_webui import put_miniature
+
+    checkpoints = data / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    put_miniature(checkpoints)
+    flags = ["--ckpt-dir", str(checkpoints), "--ckpt", str(checkpoints / "miniature.safetensors")]
+    with serving(webui, data, faces, page=True, more=[*flags, "--celeb-basis-names", str(NAMES)]) as server:
+        yield server
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
