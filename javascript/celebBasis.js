@@ -169,8 +169,9 @@
         }, 300);
     }
 
-    // The host creates its cards when the page is loaded and when they are refreshed by hand; new people get theirs at once,
-    // from an event of our own. The host's filter and order are applied when the new cards are there.
+    // The host creates its cards when its first page is loaded and when they are refreshed by hand; new people get theirs at
+    // once, from an event of our own, and so do those who came while no page was open, once the host's cards are there. The
+    // host's filter and order are applied when the new cards are there.
     const TABS = ["txt2img", "img2img"];
     const known = new Set();
     const expected = new Set();
@@ -178,8 +179,24 @@
     function watchCards() {
         TABS.forEach(function(tab) {
             const cards = byId(tab + "_celeb_basis_cards_html");
-            if (cards) new MutationObserver(() => expected.delete(tab) && arrangeCards(tab)).observe(cards, {childList: true, subtree: true});
+            if (cards) new MutationObserver(() => cardsCame(tab)).observe(cards, {childList: true, subtree: true});
         });
+        if (TABS.some((tab) => gradioApp().querySelector(`#${tab}_celeb_basis_cards`))) clickForCards("celeb_basis_newer_cards");
+    }
+
+    let opened = false;
+
+    function cardsCame(tab) {
+        if (expected.delete(tab)) arrangeCards(tab);
+        if (!opened) clickForCards("celeb_basis_newer_cards");
+    }
+
+    function clickForCards(id) {
+        opened = true;
+        const button = byId(id);
+        if (!button) return;
+        TABS.forEach((tab) => expected.add(tab));
+        button.click();
     }
 
     function arrangeCards(tab) {
@@ -192,10 +209,7 @@
         added.forEach((key) => known.add(key));
         if (!added.length) return;
         refreshFaces();
-        const refresh = byId("celeb_basis_refresh_cards");
-        if (!refresh) return;
-        TABS.forEach((tab) => expected.add(tab));
-        refresh.click();
+        clickForCards("celeb_basis_refresh_cards");
     }
 
     // The names in the boxes "Paint faces again with", where ADetailer is installed.

@@ -144,6 +144,7 @@ def generate_celebrity_faces(
             f"celebrities that {relative.checkpoint} generated, and generates {count} of {wanted} itself now. Each further "
             "run adds more of its own."
         )
+    yield DrawingNames(have, wanted)  # on a CPU, the first pictures take minutes
     try:
         if store.drawing is None:
             pilot, missing = missing[: min(PILOT, count)], missing[min(PILOT, count) :]

@@ -14,7 +14,7 @@ import pytest
 from support.remains import remains
 from support.sample_photos import sample_photos
 from support.webui import need_webui
-from support.webui_browser import begin, choose, generate, note, opened, part, status, tab
+from support.webui_browser import begin, choose, generate, note, opened, part, status, tab, without_likeness
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.library import Library
@@ -35,6 +35,7 @@ def server(browser: Any, uploads: Path, tmp_path_factory: pytest.TempPathFactory
     """A WebUI whose face models ``buffalo_l`` are not there, and cannot be downloaded."""
     assert browser
     data = tmp_path_factory.mktemp("data")
+    without_likeness(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(data / "home"))
         patch.setenv("GRADIO_TEMP_DIR", str(uploads))

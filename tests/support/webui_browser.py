@@ -6,6 +6,7 @@ Needs the package ``playwright`` (``requirements/test.txt``) and a Chromium: the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 from support.sample_photos import sample_photos
 from support.webui_server import Server
+
+from celeb_basis.webui.options import LIKENESS
 
 SETTINGS = {"steps": "12", "components": "16", "views": "3", "size": "64"}
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -45,6 +48,11 @@ def find_chromium(playwright: Any) -> str | None:
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
     found = found or playwright.chromium.executable_path
     return found if Path(found).is_file() else None
+
+
+def without_likeness(data: Path, **options: Any) -> None:
+    """Settings of a WebUI that measures no likeness at the end of a run: that takes a dozen images."""
+    (data / "config.json").write_text(json.dumps({LIKENESS: False, **options}), "utf-8")
 
 
 def opened(browser: Any, server: Server, width: int = 1400, height: int = 1000) -> Any:

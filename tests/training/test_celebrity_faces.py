@@ -219,6 +219,15 @@ def test_what_the_first_version_began_is_completed(model: CountingModel, tmp_pat
     assert len(set(model.drawn)) == 15
 
 
+def test_the_total_is_known_and_an_interruption_seen_before_the_first_picture(
+    model: CountingModel, tmp_path: Path
+) -> None:
+    work = generate_celebrity_faces(model, NAMES, PixelFaces(), tmp_path)
+    assert next(work) == DrawingNames(0, len(NAMES))
+    work.close()
+    assert model.evaluations == 0
+
+
 def test_a_checkpoint_that_needs_more_steps_gets_them(model: CountingModel, tmp_path: Path) -> None:
     model.sharp_below = 300  # with two steps, the last is at 500
     faces, events = _generate(model, NAMES, tmp_path)

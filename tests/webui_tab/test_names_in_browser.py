@@ -11,7 +11,7 @@ import pytest
 from support.people import person
 from support.sample_photos import sample_photos
 from support.webui import need_webui
-from support.webui_browser import begin, cards, choose, fill, note, opened, part, status, tab
+from support.webui_browser import begin, cards, choose, fill, note, opened, part, status, tab, without_likeness
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.identity import identity_to_bytes
@@ -35,6 +35,7 @@ def server(browser: Any, tmp_path_factory: pytest.TempPathFactory, miniature_fol
         identity_to_bytes(person("ada & 'eve'", notes=EVIL, consent=EVIL, face_model=EVIL))
     )
     (data / "names.txt").write_text("\n".join([*shipped_names().names[:200], *(f"{EVIL} {i}" for i in range(200))]))
+    without_likeness(data)
     flags = ["--celeb-basis-names", str(data / "names.txt")]
     with serving(need_webui("sd1"), data, miniature_folder, page=True, more=flags) as running:
         yield running

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.webui import need_webui
-from support.webui_browser import generate, learn, opened, part, status, tab
+from support.webui_browser import generate, learn, opened, part, status, tab, without_likeness
 from support.webui_server import Server, serving
 
 from celeb_basis.identities.identity import load_identity
@@ -22,7 +21,7 @@ def server(
     assert browser
     webui, data = need_webui(request.param), tmp_path_factory.mktemp("data")
     # The default live preview of SDXL downloads a decoder from a model hub.
-    (data / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}), "utf-8")
+    without_likeness(data, show_progress_type="Approx cheap")
     with serving(webui, data, miniature_folder, checkpoint=request.param, page=True) as running:
         running.checkpoint = request.param  # type: ignore[attr-defined]
         yield running

@@ -42,7 +42,7 @@ class PrepareTask:
             if isinstance(model, contextlib.AbstractContextManager):
                 stack.enter_context(model)
             bases = self.access.bases(model, fitting_components(model.text_encoders, settings.components), job)
-            job.report("Generating the celebrities, once")  # on a CPU, the first event takes a while
+            job.report("Generating the celebrities, once")
             key = host.model_key()
 
             def on_event(event: Event) -> None:

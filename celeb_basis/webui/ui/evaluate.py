@@ -35,7 +35,9 @@ class EvaluateTab:
             with gradio.Column(scale=3):
                 self._create_form()
             with gradio.Column(scale=5, elem_classes=["celeb-basis-side"]):
-                self.view.build(interrupt=self.interrupt_button, at_end=lambda: {self.note: ""}, at_end_outputs=[self.note])
+                self.view.build(
+                    interrupt=self.interrupt_button, at_end=lambda: {self.note: ""}, at_end_outputs=[self.note]
+                )
         self._connect(tab)
 
     def _create_form(self) -> None:
