@@ -50,7 +50,7 @@ LOOKS = (
 )
 _TALL = Look("", height=1130)
 _IN_EVERY_LOOK = ("learn", "learned")
-_OTHERS = ("invent", "people", "prompt", "cards", "places")
+_OTHERS = ("invent", "people", "prompt", "cards", "face-guidance", "places")
 PICTURES = (
     *(f"{name}{look.suffix}.png" for name in _IN_EVERY_LOOK for look in LOOKS),
     *(f"{one}.png" for one in _OTHERS),
@@ -234,6 +234,7 @@ def take_pictures(camera: Camera, server: Any, photos: dict[str, Path], steps: i
     _learn(server, "ben", photos["ben"], steps or _FEW_STEPS)
     _invent(camera)
     _prompt(camera)
+    _guide(camera)
     _place(camera)
     page.close()
 
@@ -326,6 +327,17 @@ def _prompt(camera: Camera) -> None:
     page.wait_for_function("document.querySelector('#txt2img_token_counter').innerText.includes('5/75')")
     camera.take("cards", Look("", height=900))
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Generation").click()
+
+
+def _guide(camera: Camera) -> None:
+    page = camera.page
+    page.fill("#txt2img_prompt textarea", "a photo of <ada>")
+    strength = page.locator("#celeb_basis_face_guidance_txt2img input[type=number]")
+    strength.fill("0.5")
+    strength.blur()
+    camera.take("face-guidance", Look("", height=900))
+    strength.fill("0")
+    strength.blur()
 
 
 def _place(camera: Camera) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ PYTHONS = [sys.executable, *filter(None, [os.environ.get("CELEB_BASIS_OTHER_PYTH
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
 @pytest.mark.parametrize("python", PYTHONS)
-def test_every_hostile_picture_is_opened_or_refused_in_words(tmp_path: Path, python: str) -> None:
-    names = write_corpus(corpus(), tmp_path)
-    assert len(names) >= 300
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_hostile_picture_is_opened_or_refused_in_words(tmp_path: Path, python: str, every: int) -> None:
+    names = write_corpus(islice(corpus(), 0, None, every), tmp_path)
+    assert len(names) >= 300 // every
     rows = rows_of("support.hostile_pictures", tmp_path, names, cwd=TESTS, python=python)
     wrong = [row for row in rows if row[1].startswith("raised")]
     assert not wrong, wrong

@@ -33,7 +33,8 @@ def trials(folder: Path, kind: str, *numbers: int) -> list[dict[str, Any]]:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    assert all(trial["code"] in (-9, 0) for trial in trials(tmp_path, "random", 8, 1))
+    found = trials(tmp_path, "random", 6, 1)
+    assert [trial for trial in found if trial["code"] not in (-9, 0)] == []
 
 
 @pytest.mark.slow
@@ -43,8 +44,8 @@ def test_killed_at_sixty_random_moments(tmp_path: Path) -> None:
 
 
 def test_killed_around_some_writes(tmp_path: Path) -> None:
-    found = trials(tmp_path, "writes", 9)
-    assert {trial["code"] for trial in found[:-1]} == {-9}
+    found = trials(tmp_path, "writes", 13)
+    assert {trial["code"] for trial in found[:-1]} == {-9}, [trial for trial in found[:-1] if trial["code"] != -9]
     assert len({trial["saved"] for trial in found}) >= 4
 
 
@@ -70,7 +71,7 @@ def _check_full(found: list[dict[str, Any]]) -> None:
 
 
 def test_a_disk_that_is_full_in_some_writes(tmp_path: Path) -> None:
-    _check_full(trials(tmp_path, "full", 16))
+    _check_full(trials(tmp_path, "full", 24))
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_the_command_line_reaches_nobody(watched: Watched, linger: str) -> None:
 @pytest.mark.parametrize(
     "tests",
     [
-        pytest.param("webui_api/test_api_routes.py", id="a person is learned over the API"),
+        pytest.param("webui_api/test_api_routes.py", id="a person is learned over the API", marks=pytest.mark.slow),
         pytest.param("webui_api/test_service.py", id="what the page does", marks=pytest.mark.slow),
         pytest.param("evaluation/test_evaluation_clip.py", id="CLIP in both formats"),
         pytest.param("hosts/test_loading.py", id="checkpoints of all families", marks=pytest.mark.slow),

@@ -208,7 +208,7 @@ def test_a_nearly_full_disk(celeb: Callable[..., Any], parts: Any, monkeypatch: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize("ending", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("ending", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_a_signal_ends_a_run_as_ctrl_c_does(parts: Any, tmp_path: Path, ending: str) -> None:
     """In a real process, without saving often: the state is written because of the signal."""
     words = [

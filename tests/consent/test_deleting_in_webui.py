@@ -31,7 +31,9 @@ SETTINGS = {"steps": 4, "views": 2, "batch_size": 1, "components": 8, "early_sto
 PHOTO = sample_photos()["six"].read_bytes()
 
 
-def learn(service: Service, name: str, *, face: int = 0, replace: bool = False, **settings: Any) -> Job:
+def learn(
+    service: Service, name: str, *, face: int = 0, replace: bool = False, likeness: bool = False, **settings: Any
+) -> Job:
     people = (PhotoUpload(name, (UploadedPhoto(PHOTO, "six.jpg", face),)),)
     wanted = LearnRequest(
         people,
@@ -40,6 +42,7 @@ def learn(service: Service, name: str, *, face: int = 0, replace: bool = False, 
         consent_note=f"{name} said yes",
         replace=replace,
         preview_every=2,
+        likeness=likeness,
     )
     return service.start_learning(wanted)
 
@@ -69,7 +72,7 @@ def interrupted(service: Service, name: str, steps: int = 100_000) -> Job:
 
 def everything(service: Service) -> tuple[bytes, ...]:
     """Make of a person all that can be made; the contents that must not be found later."""
-    assert ended(learn(service, NAME)).pictures, "previews were drawn"
+    assert ended(learn(service, NAME, likeness=True)).pictures, "previews and images of the likeness were drawn"
     ended(learn(service, "bob", face=4))
     identity = service.people.identity(NAME)
     assert identity.metadata.thumbnail is not None

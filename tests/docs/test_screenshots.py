@@ -21,8 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 OF_OTHER_PROGRAMS = re.compile(r"(forge|reforge|sdnext|comfyui|neighbours/)")
 DRAWN = {"scheme.png"}
-BY_HAND = {"face-guidance.png"}
-"""Taken from the page, but not by the script yet."""
 
 
 def _shown() -> set[str]:
@@ -37,7 +35,7 @@ def _shown() -> set[str]:
 
 
 def test_what_the_script_takes_is_what_the_documentation_shows() -> None:
-    shown = {name for name in _shown() - DRAWN - BY_HAND if not OF_OTHER_PROGRAMS.match(name)}
+    shown = {name for name in _shown() - DRAWN if not OF_OTHER_PROGRAMS.match(name)}
     assert shown == set(screenshots.PICTURES)
     assert len(set(screenshots.PICTURES)) == len(screenshots.PICTURES)
 

@@ -257,6 +257,7 @@ def test_the_table_on_a_single_file_survives_a_kill(single_file: Path, rendered_
     assert set(known["group"]) <= set(NAMES.read_text("utf-8").splitlines()[:40])
 
 
+@pytest.mark.slow
 def test_other_photos_are_another_folder(
     rendered_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

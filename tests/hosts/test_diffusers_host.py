@@ -258,6 +258,9 @@ def picture_of(model: DiffusersHost, **change: Any) -> Any:
     return np.asarray(next(iter(model.generate(request))), np.float32)
 
 
+@pytest.mark.parametrize(
+    "model", [kind if kind == "sd1" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS], indirect=True
+)
 def test_samplers_agree_where_there_are_many_steps(model: DiffusersHost) -> None:
     dpm, rbf = (picture_of(model, sampler=sampler, steps=60) for sampler in ("dpm++", "rbf"))
     assert np.abs(dpm - rbf).mean() < 2

@@ -51,7 +51,8 @@ class Trials:
         states.SAVE_EVERY = states.SAVE_COST = 0.0
         self.place = folder / "whole"
         started = time.monotonic()
-        assert self.run(self.learning) == 0
+        code = self.run(self.learning)
+        assert code == 0, (code, self._said())
         self.seconds = time.monotonic() - started
         self.whole = self.learned()
         assert self.whole is not None
@@ -110,14 +111,18 @@ class Trials:
             os.kill(process, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
+    def _said(self) -> str:
+        """What the last process wrote."""
+        return (self.folder / "log.txt").read_text("utf-8", "replace")
+
     def after(self, about: object, code: int) -> dict[str, Any]:
         """Resume the run of this trial, and answer how it went."""
-        said = (self.folder / "log.txt").read_text("utf-8", "replace")
+        said = self._said()
         found = self.saved()
         saved = None if found is None else states.read_summary(found).step
         if (done := self.learned()) is None:
             again = self.run(self.resuming)
-            assert again == 0, (about, (self.folder / "log.txt").read_text("utf-8", "replace"))
+            assert again == 0, (about, self._said())
             done = self.learned()
             assert self.saved() is None
         return {"at": about, "code": code, "saved": saved, "same": done == self.whole, "said": said[-2000:]}

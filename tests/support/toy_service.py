@@ -97,7 +97,8 @@ def service(
 ) -> Iterator[Service]:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(shipped_names().names[:60]), "utf-8")
-    options = Options(face_pack=str(miniature_folder), names_file=str(names))
+    # A likeness is measured where a test asks for it: it takes longer than all the rest of a short run.
+    options = Options(face_pack=str(miniature_folder), names_file=str(names), likeness=False)
     made = Service(program, Workspace(lambda: options, tmp_path))
     made.workspace.registry = Registry(made.workspace.paths.people, lists=lambda: (read_names(names),))
     made.faces._loaded = str(miniature_folder), miniature_faces  # loaded once for all tests
