@@ -229,9 +229,12 @@ def take_pictures(camera: Camera, server: Any, photos: dict[str, Path], steps: i
         photos: A photo of each of the two people, by name.
         steps: Steps of a run, in place of the preset's.
     """
+    from support.webui_browser import cards
+
     page = camera.page
     _learn_ada(camera, photos["ada"], steps)
     _learn(server, "ben", photos["ben"], steps or _FEW_STEPS)
+    cards(page, "ada", "ben")  # the page sees the end of a run of the API while it shows Learn
     _invent(camera)
     _prompt(camera)
     _guide(camera)
@@ -324,9 +327,14 @@ def _prompt(camera: Camera) -> None:
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Celeb Basis").click()
     prompt.fill("a photo of ")
     page.locator("#txt2img_celeb_basis_cards_html .card", has_text="ada").first.click()
-    page.wait_for_function("document.querySelector('#txt2img_token_counter').innerText.includes('5/75')")
+    _wait_for_tokens(page, 5)
     camera.take("cards", Look("", height=900))
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Generation").click()
+
+
+def _wait_for_tokens(page: Any, count: int) -> None:
+    """Wait for the counter at the prompt, which the host makes after the last key."""
+    page.wait_for_function(f"document.querySelector('#txt2img_token_counter').innerText.includes('{count}/75')")
 
 
 def _guide(camera: Camera) -> None:
@@ -335,6 +343,7 @@ def _guide(camera: Camera) -> None:
     strength = page.locator("#celeb_basis_face_guidance_txt2img input[type=number]")
     strength.fill("0.5")
     strength.blur()
+    _wait_for_tokens(page, 5)
     camera.take("face-guidance", Look("", height=900))
     strength.fill("0")
     strength.blur()
