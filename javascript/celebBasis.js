@@ -181,18 +181,26 @@
             const cards = byId(tab + "_celeb_basis_cards_html");
             if (cards) new MutationObserver(() => cardsCame(tab)).observe(cards, {childList: true, subtree: true});
         });
-        if (TABS.some((tab) => gradioApp().querySelector(`#${tab}_celeb_basis_cards`))) clickForCards("celeb_basis_newer_cards");
+        awaitHostsCards(3000);
     }
 
-    let opened = false;
+    let opening = null;
+
+    // Gradio connects its buttons after the host has called us, and the host's cards come from a queue.
+    function awaitHostsCards(milliseconds) {
+        clearTimeout(opening);
+        opening = setTimeout(function() {
+            opening = null;
+            clickForCards("celeb_basis_newer_cards");
+        }, milliseconds);
+    }
 
     function cardsCame(tab) {
         if (expected.delete(tab)) arrangeCards(tab);
-        if (!opened) clickForCards("celeb_basis_newer_cards");
+        if (opening !== null) awaitHostsCards(1000);
     }
 
     function clickForCards(id) {
-        opened = true;
         const button = byId(id);
         if (!button) return;
         TABS.forEach((tab) => expected.add(tab));

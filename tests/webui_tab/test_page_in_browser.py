@@ -37,7 +37,6 @@ from support.webui_server import Server, serving
 
 from celeb_basis.identities.identity import identity_to_bytes
 from celeb_basis.identities.library import Library
-from celeb_basis.webui.options import LIKENESS
 
 PATIENCE = 240_000
 """Milliseconds for a step of a run: a busy machine needs them. A test that hangs ends, too."""
@@ -335,23 +334,6 @@ def test_a_blend_is_previewed_before_it_is_saved(browser: Any, server: Server) -
     saved = people.load("both").metadata.settings
     assert (saved["celebrities"], saved["groups"]) == ([["Marie Curie", 0.5]], [["women", 0.2]])
     choose(page, "celeb_basis_blend_people", "both")
-    assert not page.errors
-    page.close()
-
-
-def test_a_run_ends_with_the_likeness(browser: Any, server: Server, program: str) -> None:
-    if program != "webui":
-        pytest.skip("the page is the same, and a dozen images take minutes")
-    server.call("POST", "/sdapi/v1/options", {LIKENESS: True})
-    page = opened(browser, server)
-    page.set_default_timeout(PATIENCE)
-    begin(page, "lou")
-    pictures = page.locator("#celeb_basis_learn_poll_pictures .celeb-basis-likeness")
-    pictures.wait_for()
-    assert pictures.locator("img").count() == 4
-    assert (server.data / "celeb-basis" / "people" / "lou.safetensors").exists()
-    server.call("POST", "/sdapi/v1/options", {LIKENESS: False})
-    server.ours("DELETE", "/people/lou")
     assert not page.errors
     page.close()
 
