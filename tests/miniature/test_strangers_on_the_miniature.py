@@ -24,7 +24,7 @@ from celeb_basis.photos import open_photo
 from celeb_basis.settings import TrainingSettings
 from celeb_basis.training.run import PhotoInput, TrainingSession, TrainingTask
 
-DRAWS = 48
+DRAWS = 96
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def test_a_learned_stranger_is_denoised_better_than_by_the_mean_or_as_the_other(
 ) -> None:
     worker = TrainingSession(load_model(), shipped_model_names(), miniature_faces)
     people = tuple(PhotoInput(f"person{number}", (path,)) for number, path in enumerate(STRANGERS, 1))
-    job = TrainingTask(people, TrainingSettings(steps=100, views=24, early_stop=False))
+    job = TrainingTask(people, TrainingSettings(steps=150, views=32, early_stop=False))
     latents = [latent_of(worker.model, path, miniature_faces) for path in STRANGERS]
     outcome = follow(worker.learn(job, threading.Event()))
     assert not any("components" in warning for warning in outcome.warnings), "nobody has chosen their number"

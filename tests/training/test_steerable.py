@@ -34,7 +34,7 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
         early_stop=False,
     )
     gains_over_mean, gains_over_random = [], []
-    for seed in range(3):
+    for seed in range(5):
         pool = steerable.stranger(seed)
         trainer = Trainer(steerable.model, steerable.bases, pool, settings.changed({"seed": seed}))
         for _ in trainer.run():
@@ -53,7 +53,7 @@ def test_learned_strangers_beat_the_mean_and_random_identities(
         assert learned < min(random), f"seed {seed}: {learned} against random identities' {random}"
         gains_over_mean.append(1 - learned / mean)
         gains_over_random.append(1 - learned / statistics.mean(random))
-    # Far from chance: every one of three seeds, and by a margin.
+    # Far from chance: every one of five seeds, and by a margin.
     assert statistics.mean(gains_over_mean) > 0.05
     assert statistics.mean(gains_over_random) > 0.05
 
