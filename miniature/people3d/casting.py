@@ -3,8 +3,8 @@
 The more people there are, the more rarely another one differs from all of them. So many are invented, and only the one
 is drawn of whom a linear model, fitted to the people chosen so far, expects the least likeness to anybody.
 
-``python -m miniature.people3d.casting people.json --wanted 1060`` goes on where it stopped: the file is written after
-each person that is kept.
+``python -m miniature.people3d.casting --wanted 1060`` goes on where it stopped: the file is written after each person
+that is kept. It holds numbers alone, since the same number is the same person; their faces are looked at again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from miniature.people3d.person import BEARDS, Person, draw_person, linear
 from miniature.people3d.portrait import Model, Pose
 
 _log = logging.getLogger(__name__)
+
+CASTING_FILE = Path(__file__).with_name("casting.json")
+"""The casting that comes with the project."""
 
 SIDE = 160
 _LOOKS = ((Pose(), "neutral", "soft"), (Pose(22, 4, 0), "smile", "studio"), (Pose(-18, -3, 2), "laugh", "warm"))
@@ -114,10 +117,7 @@ class Casting:
                     firsts.append(vector)
                 elif bound.judge.likeness(vector[None], firsts[place][None]).min() < bound.least_steady:
                     return f"unsteady for {bound.judge.name}"
-        self.numbers.append(person.number)
-        self._features.append(features_of(person))
-        for others, first in zip(self._faces, firsts, strict=True):
-            others.append(first)
+        self.keep(person, firsts)
         return ""
 
     def most_promising(self, people: Sequence[Person]) -> Person:
@@ -138,18 +138,26 @@ class Casting:
         return people[int(doubts.argmin())]
 
     def state(self, following: int, spread: float) -> dict[str, Any]:
-        """What :meth:`restore` reads."""
-        faces = {
-            bound.judge.name: np.round(np.stack(vectors), 4).tolist() if vectors else []
-            for bound, vectors in zip(self._bounds, self._faces, strict=True)
-        }
-        return {"spread": spread, "next": following, "numbers": self.numbers, "faces": faces}
+        """What :meth:`restore` reads: numbers alone."""
+        return {"spread": spread, "next": following, "numbers": self.numbers}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state with the same judges."""
-        self.numbers = list(state["numbers"])
-        self._features = [features_of(draw_person(number, state["spread"])) for number in self.numbers]
-        self._faces = [list(np.array(state["faces"][bound.judge.name], np.float32)) for bound in self._bounds]
+        """Look again at the people of a state. Whoever has no clear face any more is left out."""
+        for number in state["numbers"]:
+            person = draw_person(number, state["spread"])
+            picture = next(pictures_of(person))
+            found = self._detector.detect(picture)
+            if len(found) != 1:
+                _log.warning("%d has no clear face any more and is left out", number)
+                continue
+            self.keep(person, [bound.judge.embed(picture, found[0]) for bound in self._bounds])
+
+    def keep(self, person: Person, faces: Sequence[Floats]) -> None:
+        """Choose a person without looking, with a face vector for each judge."""
+        self.numbers.append(person.number)
+        self._features.append(features_of(person))
+        for others, face in zip(self._faces, faces, strict=True):
+            others.append(face)
 
 
 def cast(casting: Casting, first: int, wanted: int, spread: float) -> Iterator[tuple[int, int, str]]:
@@ -174,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from miniature.training.places import face_network
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="?", default=CASTING_FILE, help="%(default)s")
     parser.add_argument("--wanted", type=int, default=1060, help="people to choose (%(default)s)")
     parser.add_argument("--spread", type=float, default=1.4, help="how far features vary (%(default)s)")
     options = parser.parse_args(arguments)
@@ -184,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = 0
     if options.file.exists():
         state = json.loads(options.file.read_text(encoding="utf-8"))
+        _log.info("Looking again at %d people who were chosen before", len(state["numbers"]))
         casting.restore(state)
         first, options.spread = state["next"], state["spread"]
     passed = 0

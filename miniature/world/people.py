@@ -1,6 +1,6 @@
 """The people of the world: invented people with names of the shipped list, and strangers who are never trained on.
 
-``python -m miniature.world.people CASTING.json`` gives names to the people whom ``miniature.people3d.casting`` chose.
+``python -m miniature.world.people`` gives names to the people whom ``miniature.people3d.casting`` chose.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NAMED, STRANGERS = 960, 100
 _SEED = 20230602
 _WOMEN = "women"
 """What the shipped list says of women's names."""
-_MOST_BYTES, _MOST_VALUES = 64 << 20, 8_000_000
-"""Of a casting, which holds two face embeddings of everybody."""
+_MOST_BYTES, _MOST_VALUES = 1 << 20, 50_000
+"""Of a casting or a list of people."""
 _CASTING = "python -m miniature.people3d.casting"
 
 
@@ -142,8 +142,16 @@ def _stored(path: Path, command: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Give names to the people of a casting, and write them."""
+    from miniature.people3d.casting import CASTING_FILE
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("casting", type=Path, help="the file that miniature.people3d.casting wrote")
+    parser.add_argument(
+        "casting",
+        type=Path,
+        nargs="?",
+        default=CASTING_FILE,
+        help="the file that miniature.people3d.casting wrote (%(default)s)",
+    )
     parser.add_argument("--named", type=int, default=NAMED, help="people who get a name (%(default)s)")
     parser.add_argument("--strangers", type=int, default=STRANGERS, help="people without one (%(default)s)")
     parser.add_argument("--output", type=Path, default=PEOPLE_FILE, help="%(default)s")

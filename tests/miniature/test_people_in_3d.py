@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -224,9 +225,9 @@ class Measures:
 def test_whoever_is_expected_to_be_least_alike_is_drawn() -> None:
     chosen = Casting(face_network(), [Bounds(Measures(), 0, 0)])
     people = [draw_person(number) for number in range(80)]
-    known = [person for person in people[:60] if person.age < 0.4]
-    faces = [np.array([person.age, 0.0], np.float32).tolist() for person in known]
-    chosen.restore({"numbers": [one.number for one in known], "spread": 1.4, "faces": {"measures": faces}})
+    for person in people[:60]:
+        if person.age < 0.4:
+            chosen.keep(person, [np.array([person.age, 0.0], np.float32)])
     promising = chosen.most_promising(people[60:])
     ages = sorted(person.age for person in people[60:])
     assert promising.age >= ages[-4]
@@ -240,8 +241,41 @@ def test_casting_keeps_people_apart_and_goes_on(monkeypatch: pytest.MonkeyPatch)
     assert len(chosen.numbers) == 4
     assert [number for _, number, problem in considered if not problem] == chosen.numbers
     again = Casting(network, bounds)
-    again.restore(chosen.state(considered[-1][0], 1.4))
+    again.restore(json.loads(json.dumps(chosen.state(considered[-1][0], 1.4))))
+    assert again.numbers == chosen.numbers
     assert again.consider(draw_person(chosen.numbers[0])) == "like another person for recognition"
     monkeypatch.setattr(casting, "MOST_ODD", 0.5)
     assert again.consider(draw_person(50)) == "odd"
     assert len(list(pictures_of(draw_person(0), 64))) == 3
+
+
+class Blind:
+    """A detector that finds nobody in the pictures whose order is given."""
+
+    def __init__(self, *blind: int) -> None:
+        self._network, self._blind, self._looks = face_network(), blind, -1
+
+    def detect(self, picture: Pixels) -> list[DetectedFace]:
+        self._looks += 1
+        return [] if self._looks in self._blind else self._network.detect(picture)
+
+
+def test_a_casting_leaves_out_whoever_has_no_face_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    bounds = [Bounds(RecognitionJudge(face_network()), 0.5, 0.5)]
+    again = Casting(Blind(1), bounds)  # type: ignore[arg-type]
+    again.restore({"spread": 1.4, "next": 9, "numbers": [1, 4, 8]})
+    assert again.numbers == [1, 8]
+    assert "4 has no clear face" in caplog.text
+
+
+def test_the_casting_that_comes_with_the_project_can_be_gone_on_with() -> None:
+    state = json.loads(casting.CASTING_FILE.read_text(encoding="utf-8"))
+    numbers = state["numbers"]
+    assert len(set(numbers)) == len(numbers)
+    assert max(numbers) < state["next"]
+    assert all(draw_person(number, state["spread"]).oddness <= casting.MOST_ODD for number in numbers)
+    bounds = [Bounds(RecognitionJudge(face_network()), 0.55, 0.6)]
+    chosen = Casting(face_network(), bounds)
+    chosen.restore({**state, "numbers": numbers[:6]})
+    assert chosen.numbers == numbers[:6]
+    assert chosen.consider(draw_person(numbers[0], state["spread"])) == "like another person for recognition"

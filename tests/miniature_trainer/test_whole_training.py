@@ -32,7 +32,7 @@ def test_from_people_to_a_folder_for_diffusers(tmp_path: Path) -> None:
 
     (tmp_path / "training").mkdir()
     people, bank, pool = tmp_path / "people.json", tmp_path / "bank", tmp_path / "pictures"
-    casting = {"spread": 1.4, "next": 6, "numbers": [1, 4, 9, 12, 15, 20], "faces": {}}
+    casting = {"spread": 1.4, "next": 6, "numbers": [1, 4, 9, 12, 15, 20]}
     (tmp_path / "casting.json").write_text(json.dumps(casting), encoding="utf-8")
     run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 4, "--strangers", 2, "--output", people)
     run(tmp_path, "world.bank", bank, "--people", people, "--looks", 8, "--unnamed", 1)

@@ -31,8 +31,7 @@ def chosen(wanted: int = 960) -> tuple[str, ...]:
 
 def casting(folder: Path, people: int, **changes: object) -> Path:
     numbers = [3 * place + 1 for place in range(people)]
-    faces = {"one": [[0.5] * 512] * people, "other": [[0.25] * 128] * people}
-    state = {"spread": 1.3, "next": 3 * people + 1, "numbers": numbers, "faces": faces}
+    state = {"spread": 1.3, "next": 3 * people + 1, "numbers": numbers}
     path = folder / "casting.json"
     path.write_text(json.dumps(state | changes), encoding="utf-8")
     return path
