@@ -106,11 +106,11 @@ class Casting:
             return "odd"
         firsts: list[Floats] = []
         for order, picture in enumerate(pictures_of(person)):
-            found = self._detector.detect(picture)
-            if len(found) != 1 or found[0].score < _LEAST_SCORE:
+            face = self._clear_face(picture)
+            if face is None:
                 return "no clear face"
             for place, bound in enumerate(self._bounds):
-                vector, others = bound.judge.embed(picture, found[0]), self._faces[place]
+                vector, others = bound.judge.embed(picture, face), self._faces[place]
                 if order == 0:
                     if others and bound.judge.likeness(vector[None], np.stack(others)).max() > bound.most_alike:
                         return f"like another person for {bound.judge.name}"
@@ -142,15 +142,15 @@ class Casting:
         return {"spread": spread, "next": following, "numbers": self.numbers}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Look again at the people of a state. Whoever has no clear face any more is left out."""
+        """Look again at the people of a state, and leave out those who have no clear face any more."""
         for number in state["numbers"]:
             person = draw_person(number, state["spread"])
             picture = next(pictures_of(person))
-            found = self._detector.detect(picture)
-            if len(found) != 1:
+            face = self._clear_face(picture)
+            if face is None:
                 _log.warning("%d has no clear face any more and is left out", number)
                 continue
-            self.keep(person, [bound.judge.embed(picture, found[0]) for bound in self._bounds])
+            self.keep(person, [bound.judge.embed(picture, face) for bound in self._bounds])
 
     def keep(self, person: Person, faces: Sequence[Floats]) -> None:
         """Choose a person without looking, with a face vector for each judge."""
@@ -158,6 +158,10 @@ class Casting:
         self._features.append(features_of(person))
         for others, face in zip(self._faces, faces, strict=True):
             others.append(face)
+
+    def _clear_face(self, picture: Pixels) -> DetectedFace | None:
+        found = self._detector.detect(picture)
+        return found[0] if len(found) == 1 and found[0].score >= _LEAST_SCORE else None
 
 
 def cast(casting: Casting, first: int, wanted: int, spread: float) -> Iterator[tuple[int, int, str]]:

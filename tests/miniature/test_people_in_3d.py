@@ -260,7 +260,7 @@ class Blind:
         return [] if self._looks in self._blind else self._network.detect(picture)
 
 
-def test_a_casting_leaves_out_whoever_has_no_face_any_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_casting_leaves_out_people_without_a_face(caplog: pytest.LogCaptureFixture) -> None:
     bounds = [Bounds(RecognitionJudge(face_network()), 0.5, 0.5)]
     again = Casting(Blind(1), bounds)  # type: ignore[arg-type]
     again.restore({"spread": 1.4, "next": 9, "numbers": [1, 4, 8]})
