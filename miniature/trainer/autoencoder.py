@@ -25,6 +25,7 @@ from torch import Tensor
 from celeb_basis.faces.network import Floats, Pixels
 from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
+from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.places import work_folder
 from miniature.world.pool import read_shard, reduced, shard_paths
 from miniature.world.scenes import SIDE
@@ -78,7 +79,7 @@ def new_autoencoder(side: int = SIDE) -> Any:
     torch.manual_seed(_SEED)
     model = AutoencoderKL.from_config({**CONFIG, "sample_size": side})
     start_with_colors(model)
-    return model
+    return ready_for_half(model)
 
 
 def load_autoencoder(path: Path, side: int = SIDE) -> Any:
@@ -147,12 +148,11 @@ def _planes(values: Any) -> Tensor:
 def losses(model: Any, pictures: Tensor, weights: Tensor, seed: int, *, decoder: bool = False) -> dict[str, Tensor]:
     """The terms of the loss of one batch. With ``decoder`` the encoder gets no gradient."""
     device = pictures.device
-    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu")
-    with torch.set_grad_enabled(not decoder), half:
+    with torch.set_grad_enabled(not decoder), half_precision(device.type):
         posterior = model.encode(pictures).latent_dist
     generator = torch.Generator(device).manual_seed(seed)
     spread = NOISE if decoder else (posterior.var + NOISE**2).sqrt()
-    with half:
+    with half_precision(device.type):
         noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
         decoded = model.decode(posterior.mean + spread * noise).sample.float()
     parts = {"l1": ((decoded - pictures).abs() * weights).mean(), "edges": edges_apart(decoded, pictures, weights)}

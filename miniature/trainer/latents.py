@@ -17,6 +17,7 @@ from torch import Tensor
 
 from celeb_basis.faces.network import Floats
 from miniature.trainer.autoencoder import load_autoencoder
+from miniature.training.hardware import half_precision
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, encode, write_shard
@@ -55,7 +56,7 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
             continue
         shard = read_shard(path)
         batch = 8 if device == "cpu" else 128
-        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+        with half_precision(device):
             latents = encode(model, reduced(shard.pictures, side), batch=batch, device=device)
         if not scale.exists():
             LatentScale.measured(latents).write(scale)

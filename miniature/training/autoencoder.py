@@ -21,9 +21,9 @@ from miniature.trainer import autoencoder
 from miniature.training.backdrops import SIDE
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.faces import SPREAD, FaceGenerator
+from miniature.training.hardware import drawing_processes, half_precision
 from miniature.training.places import face_pack, work_folder
-from miniature.training.processes import drawing_processes
-from miniature.training.recognition import RecognitionNetwork, crop_faces, half_precision
+from miniature.training.recognition import RecognitionNetwork, crop_faces
 from miniature.training.render import render
 from miniature.training.scenes import draw_scene
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
-from miniature.training.scenes import PLACES, Scene
+from miniature.training.scenes import PLACES, PLAIN, Scene
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS
+
+if TYPE_CHECKING:
+    from miniature.trainer.text_model import Tokens
 
 _PLAIN_WORDS = ("on a plain {} background", "in front of a {} background", "{} background")
 _PLAIN_PHOTOS = ("a photo of {}", "a photo of {}", "a photo of {}", "a portrait of {}", "a picture of {}", "{}")
@@ -95,3 +99,9 @@ def all_phrases() -> list[str]:
     phrases = [phrase for group in groups for phrase in group] + singles + views
     phrases += ["a close-up photo of, close-up"]
     return [phrase.replace("{}", " ") for phrase in phrases]
+
+
+def used_tokens(tokens: Tokens, names: Iterable[str]) -> list[int]:
+    """All ids that can occur in captions of the world, in order."""
+    ids = {number for phrase in [*names, *all_phrases(), *PLAIN] for number in tokens.words(phrase)}
+    return sorted({*ids, tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id})

@@ -23,14 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from celeb_basis.files import write_text
+from miniature.trainer.text_model import WIDTH, Tokens, WorldText
+from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import follow, load_state, save_state
 from miniature.training.diffusion import TIMESTEPS, alphas_bar, noised, sample
+from miniature.training.hardware import half_is_fast, ready_for_half
 from miniature.training.latent_scale import LatentScale
 from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, read_shard, shard_paths
-from miniature.training.text_model import WIDTH, Tokens, WorldText, used_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +83,9 @@ class Plan:
     minutes: float = 0.0
     """End after so long, whatever ``steps`` says, with rates that fall to nothing in the last part; 0 for never."""
     device: str = "cpu"
-    """``cuda`` for one part on a GPU, in bfloat16."""
+    """``cuda`` for one part on a GPU."""
+    half: bool = False
+    """Compute in bfloat16, keeping the weights in float32."""
 
 
 def new_unet(config: dict[str, Any] | None = None) -> Any:
@@ -162,13 +166,15 @@ class Trainer:
         self.scale = LatentScale.read(folder / "latent-scale.json")
         self.text = text.requires_grad_(False).to(plan.device)
         self.unet = new_unet(config).to(plan.device, memory_format=torch.channels_last)
+        if plan.half:
+            ready_for_half(self.unet, plan.device)
         load_state(folder / "text.safetensors", {"model": self.text})
         self.average = copy.deepcopy(self.unet)
         self._workers = ThreadPoolExecutor(plan.threads)
         inner, rest = split(self.unet, _ENDS)
         self._tops = (plan.matrix_rate, plan.rate)
         self._optimizers = (
-            Muon(inner, plan.matrix_rate, weight_decay=0.01, workers=self._workers),
+            Muon(inner, plan.matrix_rate, weight_decay=0.01, workers=self._workers, half=plan.half),
             torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
         )
         self._weights = list(self.unet.parameters())
@@ -217,8 +223,7 @@ class Trainer:
         self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor, counted: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """The share of a part of the batch in the mean loss, weighted by ``counted`` ``(n, 1, h, w)``, and its gradients."""
-        # On CPUs float32 was faster.
-        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
+        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.half):
             with torch.no_grad():
                 states = self.text(ids)
             predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, states).sample
@@ -334,7 +339,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     torch.backends.cudnn.benchmark = arguments.device != "cpu"
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
     threads = 1 if arguments.device != "cpu" else arguments.threads
-    return replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
+    plan = replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
+    return replace(plan, half=half_is_fast(arguments.device))
 
 
 def main() -> None:

@@ -17,15 +17,16 @@ from celeb_basis.hosts.diffusers.configs import Config
 from celeb_basis.miniature import MODEL, NAMES
 from miniature.small_models.ldm_layout import save_single_file
 from miniature.small_models.pipelines import save_pipeline
+from miniature.trainer.text_model import Tokens, WorldText
 from miniature.training.autoencoder import load_autoencoder
 from miniature.training.autoencoder_start import folded
+from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import load_state
 from miniature.training.denoiser import new_unet
 from miniature.training.diffusion import SCHEDULER
 from miniature.training.latent_scale import LatentScale
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
-from miniature.training.text_model import Tokens, WorldText, used_tokens
 
 
 def trained_pipeline(folder: Path) -> Any:

@@ -33,10 +33,12 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         workers: Executor | None = None,
+        half: bool = False,
     ) -> None:
-        """``workers`` process the shapes in parallel; without them they are processed one after the other."""
+        """``workers`` process the shapes in parallel, else one after the other; ``half`` orthogonalizes in bfloat16."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._map: Any = map if workers is None else workers.map
+        self._half = half
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every weight that has a gradient; weights of the same shape together."""
@@ -58,7 +60,8 @@ class Muon(torch.optim.Optimizer):
         gradients: list[Any] = [weight.grad for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        updates = orthogonal(torch.stack([one.flatten(1) for one in ahead]))
+        wanted = torch.stack([one.flatten(1) for one in ahead])
+        updates = orthogonal(wanted.bfloat16()).float() if self._half else orthogonal(wanted)
         size = _LIKE_ADAM * max(updates.shape[1:]) ** 0.5
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         moves = [update.reshape(weight.shape) for weight, update in zip(weights, updates, strict=True)]

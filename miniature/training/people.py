@@ -18,7 +18,8 @@ import torch
 from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.files import write_json
 from miniature.training.faces import SPREAD, FaceGenerator, candidate_numbers
-from miniature.training.recognition import RecognitionNetwork, crop_faces, half_precision
+from miniature.training.hardware import half_precision
+from miniature.training.recognition import RecognitionNetwork, crop_faces
 from miniature.training.render import Rendering, face_mask, render
 from miniature.training.scenes import Scene
 

@@ -25,15 +25,15 @@ from torch import Tensor
 
 from celeb_basis.faces.network import Pixels
 from celeb_basis.files import atomic_path
+from miniature.trainer.text_model import Tokens
 from miniature.training.captions import caption
 from miniature.training.faces import SPREAD, FaceGenerator, candidate_numbers
+from miniature.training.hardware import drawing_processes
 from miniature.training.latent_scale import LatentScale
 from miniature.training.people import MOVE, People, moved, read_people
 from miniature.training.places import work_folder
-from miniature.training.processes import drawing_processes
 from miniature.training.render import render
 from miniature.training.scenes import ACCESSORIES, Scene, draw_scene
-from miniature.training.text_model import Tokens
 
 _log = logging.getLogger(__name__)
 

@@ -74,16 +74,6 @@ def _run(kind: str, arguments: list[Tensor], attributes: dict[str, Any]) -> Tens
     raise NotImplementedError(kind)
 
 
-def half_precision(device: str = "cpu") -> torch.autocast:
-    """Context in which the network computes in bfloat16 on a GPU, and on a CPU that supports it.
-
-    Other CPUs emulate bfloat16, which is twenty times as slow.
-    """
-    known = torch.cpu.get_capabilities()
-    able = device != "cpu" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    return torch.autocast(device, torch.bfloat16, enabled=able)
-
-
 def crop_faces(pictures: Tensor, boxes: Tensor) -> Tensor:
     """Crop ``(N, 3, 112, 112)`` faces at boxes ``(N, 3)`` (left, top, width in pixels) from ``(N, 3, H, W)``.
 

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celeb_basis.faces.network import Floats
-from miniature.training.captions import caption
+from miniature.trainer.text_model import WIDTH, Tokens, WorldText
+from miniature.training.captions import caption, used_tokens
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.faces import FaceGenerator, candidate_numbers
 from miniature.training.people import People, looks, moved, read_people
@@ -29,7 +30,6 @@ from miniature.training.places import face_pack, work_folder
 from miniature.training.recognition import RecognitionNetwork
 from miniature.training.render import face_mask
 from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA, SIZES, Scene, draw_scene
-from miniature.training.text_model import WIDTH, Tokens, WorldText, used_tokens
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from celeb_basis.files import atomic_path
 from miniature.people3d.looks import draw_clothes, draw_lighting
 from miniature.people3d.person import draw_person
 from miniature.people3d.portrait import Cutout, Model, Pose, developed
-from miniature.training.processes import drawing_processes
+from miniature.training.hardware import drawing_processes
 from miniature.world.scenes import Look, draw_look
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
-from miniature.training.processes import drawing_processes
+from miniature.training.hardware import drawing_processes
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from miniature.trainer.gate import line
+from miniature.trainer.text_model import Tokens, WorldText
 from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
@@ -22,7 +23,6 @@ from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, re
 from miniature.training.recognition import crop_faces
 from miniature.training.scene_classifier import PARTS, rights
 from miniature.training.scenes import Scene
-from miniature.training.text_model import Tokens, WorldText
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 
 from celeb_basis.names.lists import shipped_names
 from celeb_basis.training.augment import BACKGROUNDS
+from miniature.trainer.text_model import Tokens
 from miniature.training import captions
 from miniature.training.backdrops import SIDE
-from miniature.training.captions import caption
+from miniature.training.captions import caption, used_tokens
 from miniature.training.people import MOST_ALIKE, NAMED, STRANGERS, fit_to_show, is_frontal, read_people
 from miniature.training.render import face_mask, render
 from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA, PLACES, PLAIN, Scene, draw_scene
-from miniature.training.text_model import Tokens, used_tokens
 
 NAMES = ["Ada Lovelace", "Alan Turing", "Jane Goodall"]
 

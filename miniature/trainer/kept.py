@@ -1,0 +1,112 @@
+"""What has been trained so far, kept with the project in float16, so that training goes on on any machine.
+
+``python -m miniature.trainer.kept`` puts it into the folder of the training, where nothing is overwritten;
+``--keep`` writes it from there. Optimizers start again, and the denoiser goes on from its moving average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from celeb_basis.errors import FileError
+from celeb_basis.files import atomic_path, write_text
+from miniature.training.checkpoints import read_facts
+from miniature.training.places import work_folder
+
+_log = logging.getLogger(__name__)
+
+KEPT = Path(__file__).with_name("kept")
+_SCALE = "latent-scale.json"
+_DENOISER = "denoiser-state.safetensors"
+
+
+def keep(folder: Path, kept: Path = KEPT) -> list[str]:
+    """Keep what a folder of the training has: the text encoder, the autoencoder, the latents' scale, the denoiser.
+
+    Returns:
+        The names of the files written.
+
+    Raises:
+        FileError: There is neither a text encoder nor an autoencoder.
+    """
+    autoencoder = next(
+        (name for name in ("decoder", "encoder") if (folder / f"{name}.safetensors").exists()), "encoder"
+    )
+    found = {
+        "text.safetensors": ("text.safetensors", ("model",)),
+        "encoder.safetensors": (f"{autoencoder}.safetensors", ("model",)),
+        _DENOISER: (_DENOISER, ("unet_ema",)),
+    }
+    written = []
+    kept.mkdir(parents=True, exist_ok=True)
+    for name, (source, modules) in found.items():
+        if (folder / source).exists():
+            _convert(folder / source, kept / name, {module: (module,) for module in modules}, torch.float16)
+            written.append(name)
+    if not written:
+        raise FileError(
+            f"There is nothing trained in {folder}: set CELEB_BASIS_TRAINING to the folder of the training."
+        )
+    if (folder / _SCALE).exists():
+        write_text(kept / _SCALE, (folder / _SCALE).read_text(encoding="utf-8"))
+        written.append(_SCALE)
+    return written
+
+
+def bring(folder: Path, kept: Path = KEPT) -> list[str]:
+    """Put what is kept into a folder of the training, except files that it has.
+
+    Returns:
+        The names of the files written.
+
+    Raises:
+        FileError: Nothing is kept.
+    """
+    names = sorted(path.name for path in kept.glob("*") if path.suffix in (".safetensors", ".json"))
+    if not names:
+        raise FileError(f"{kept} has no weights: train them first, as miniature/trainer/README.md says.")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [name for name in names if not (folder / name).exists()]
+    for name in written:
+        if name == _DENOISER:
+            _convert(kept / name, folder / name, {"unet_ema": ("unet_ema", "unet")}, torch.float32)
+        elif name == _SCALE:
+            shutil.copyfile(kept / name, folder / name)
+        else:
+            _convert(kept / name, folder / name, {"model": ("model",)}, torch.float32)
+    return written
+
+
+def _convert(source: Path, target: Path, modules: dict[str, tuple[str, ...]], kind: torch.dtype) -> None:
+    """Write the weights of some modules of a training state as others, in another precision."""
+    tensors: dict[str, torch.Tensor] = {}
+    with safe_open(str(source), "pt") as stored:
+        for key in list(stored.keys()):
+            module, _, rest = key.partition("/")
+            for name in modules.get(module, ()):
+                value = stored.get_tensor(key)
+                tensors[f"{name}/{rest}"] = value.to(kind) if value.is_floating_point() else value
+    with atomic_path(target) as temporary:
+        save_file(tensors, str(temporary), metadata={"facts": json.dumps(read_facts(source))})
+
+
+def main() -> None:
+    """Parse the command line, and bring or keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="write what has been trained into the project")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    written = keep(work_folder()) if arguments.keep else bring(work_folder())
+    _log.info("%s", ", ".join(written) or "Nothing is missing there.")
+
+
+if __name__ == "__main__":
+    main()
