@@ -61,8 +61,8 @@ def keep(folder: Path, kept: Path = KEPT) -> list[str]:
     return written
 
 
-def bring(folder: Path, kept: Path = KEPT) -> list[str]:
-    """Put what is kept into a folder of the training, except files that it has.
+def bring(folder: Path, kept: Path = KEPT, *, denoiser: bool = True) -> list[str]:
+    """Put what is kept into a folder of the training, except files that it has, and the ``denoiser`` if it is not wanted.
 
     Returns:
         The names of the files written.
@@ -74,7 +74,7 @@ def bring(folder: Path, kept: Path = KEPT) -> list[str]:
     if not names:
         raise FileError(f"{kept} has no weights: train them first, as miniature/trainer/README.md says.")
     folder.mkdir(parents=True, exist_ok=True)
-    written = [name for name in names if not (folder / name).exists()]
+    written = [name for name in names if not (folder / name).exists() and (denoiser or name != _DENOISER)]
     for name in written:
         if name == _DENOISER:
             _convert(kept / name, folder / name, {"unet_ema": ("unet_ema", "unet")}, torch.float32)

@@ -78,6 +78,8 @@ class Plan:
     average: float = 0.999
     faces: float = 0.0
     """By how much more the error counts where a face is seen."""
+    window: int = 0
+    """Side of the square of latents that a step sees, most of them around a face; 0 for whole pictures."""
     save_seconds: float = 180
     look_seconds: float = 1500
     minutes: float = 0.0
@@ -139,6 +141,31 @@ class Data:
         return self._latents[place], ids.long(), self._faces[place]
 
 
+def windows(latents: Tensor, faces: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Cut a square out of each picture's latents, around a random place of a face, or anywhere where there is none.
+
+    Args:
+        latents: ``(N, C, h, w)``.
+        faces: ``(N, h, w)`` bool.
+        side: Of the squares, at most ``h`` and ``w``.
+        rng: Chooses the places.
+
+    Returns:
+        ``(N, C, side, side)`` and ``(N, side, side)``.
+    """
+    count, height, width = faces.shape
+    chance = torch.from_numpy(rng.random((count, height * width), np.float32)).to(faces.device)
+    # Faces come first, and chance orders the places of each kind.
+    place = (faces.flatten(1) + chance).argmax(1)
+    corners = [
+        (middle - side // 2).clamp(0, room - side)[:, None] + torch.arange(side, device=faces.device)
+        for middle, room in ((place // width, height), (place % width, width))
+    ]
+    rows, columns = corners[0][:, :, None], corners[1][:, None, :]
+    which = torch.arange(count, device=faces.device)[:, None, None]
+    return latents.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2), faces[which, rows, columns]
+
+
 def _no_faces(shard: Shard) -> Tensor:
     count, _, height, width = shard.latents.shape
     return torch.zeros(count, height, width, dtype=torch.bool)
@@ -189,6 +216,7 @@ class Trainer:
             # In this thread, before two of them would.
             part = plan.batch // plan.threads
             raw, ids, _ = self.data.batch(np.random.default_rng(0), part)
+            raw = raw[:, :, : plan.window or None, : plan.window or None]
             zeros = torch.zeros_like(raw, dtype=torch.float32)
             self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids, zeros[:, :1])
 
@@ -197,6 +225,8 @@ class Trainer:
         rng = np.random.default_rng([_SEED, self.step])
         generator = torch.Generator(self.plan.device).manual_seed(int(rng.integers(2**62)))
         raw, ids, faces = self.data.batch(rng, self.plan.batch)
+        if self.plan.window:
+            raw, faces = windows(raw, faces, self.plan.window, rng)
         latents = self.scale.standardized(raw)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         # Towards the end evenly, since every step of sampling counts then.
@@ -327,6 +357,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
         "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
     )
     parser.add_argument("--faces", type=float, default=Plan.faces, help="by how much more faces count (%(default)s)")
+    parser.add_argument(
+        "--window", type=int, default=0, help="latents around faces that a step sees, cheaper than whole pictures"
+    )
     parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
     return parser
 
@@ -340,7 +373,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
     threads = 1 if arguments.device != "cpu" else arguments.threads
     plan = replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
-    return replace(plan, half=half_is_fast(arguments.device))
+    return replace(plan, half=half_is_fast(arguments.device), window=arguments.window)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from miniature.trainer.text_model import Tokens, WorldText
 from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
-from miniature.training.denoiser import EMPTY_SHARE, Data, counted_more
+from miniature.training.denoiser import EMPTY_SHARE, Data, counted_more, windows
 from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
@@ -231,3 +231,22 @@ def test_the_whole_text_encoder_says_the_same() -> None:
     ids = torch.tensor([[49406, 320, 1125, 539, 49407] + [49407] * 72])
     with torch.no_grad():
         assert torch.allclose(text.whole()(ids).last_hidden_state, text(ids), atol=1e-5)
+
+
+def test_windows_lie_around_faces_and_show_the_picture_there() -> None:
+    place = torch.arange(24 * 24.0).reshape(24, 24)
+    latents = torch.stack([place, -place]).expand(40, 2, 24, 24)
+    faces = torch.zeros(40, 24, 24, dtype=torch.bool)
+    faces[:20, 3:6, 20:23] = True  # the others show nobody
+    cut, seen = windows(latents, faces, 8, np.random.default_rng(0))
+    assert cut.shape == (40, 2, 8, 8)
+    assert torch.equal(cut[:, 1], -cut[:, 0])
+    top, left = cut[:, 0, 0, 0] // 24, cut[:, 0, 0, 0] % 24
+    for row in range(40):
+        y, x = int(top[row]), int(left[row])
+        assert torch.equal(cut[row, 0], place[y : y + 8, x : x + 8])
+        assert torch.equal(seen[row], faces[row, y : y + 8, x : x + 8])
+    assert bool(seen[:20].flatten(1).sum(1).eq(9).all())
+    assert not seen[20:].any()
+    assert len({(int(y), int(x)) for y, x in zip(top[20:], left[20:], strict=True)}) > 10
+    assert torch.equal(windows(latents, faces, 24, np.random.default_rng(1))[0], latents)

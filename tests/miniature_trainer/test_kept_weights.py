@@ -45,6 +45,7 @@ def test_everything_comes_back_and_the_denoiser_goes_on_from_its_average(tmp_pat
     assert sum(path.stat().st_size for path in kept.iterdir()) < 0.4 * sum(
         path.stat().st_size for path in there.iterdir()
     )
+    assert "denoiser-state.safetensors" not in bring(tmp_path / "other", kept, denoiser=False)
     assert len(bring(here, kept)) == 4
     assert close(load_text(here / "text.safetensors"), text)
     assert close(trained_autoencoder(here), decoder)

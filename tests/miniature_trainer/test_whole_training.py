@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from miniature.people3d import rasterizer
+from miniature.training.checkpoints import read_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,3 +52,24 @@ def test_from_people_to_a_folder_for_diffusers(tmp_path: Path) -> None:
     assert image.shape == (64, 64, 3)
     assert image.std() > 0.01
     assert len((folder / "names.txt").read_text(encoding="utf-8").split("\n")) == 5
+
+
+@pytest.mark.slow
+def test_one_command_does_all_of_it_and_goes_on(tmp_path: Path) -> None:
+    if rasterizer.compiler() is None:
+        pytest.skip("needs a C compiler")
+    (tmp_path / "casting.json").write_text(json.dumps({"spread": 1.4, "next": 3, "numbers": [1, 2]}), encoding="utf-8")
+    people = tmp_path / "people.json"
+    run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 1, "--strangers", 1, "--output", people)
+    little = ["--people", people, "--shards", 1, "--looks", 8, "--unnamed", 1, "--side", 64, "--batch", 4]
+    brief = ["--minutes", 0.02, "--text-minutes", 0.02, "--autoencoder-minutes", 0.02, "--processes", 1]
+    run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief, "--threads", 1)
+    assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size > 1_000_000
+    training = tmp_path / "training"
+    drawn = (training / "bank" / "000001.safetensors").stat().st_mtime_ns
+    text = (training / "text.safetensors").stat().st_mtime_ns
+    step = read_facts(training / "denoiser-state.safetensors")["step"]
+    run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief, "--threads", 1)
+    assert (training / "bank" / "000001.safetensors").stat().st_mtime_ns == drawn
+    assert (training / "text.safetensors").stat().st_mtime_ns == text
+    assert read_facts(training / "denoiser-state.safetensors")["step"] > step

@@ -1,0 +1,118 @@
+"""The whole training by one command, from the people to a diffusers folder.
+
+``python -m miniature.trainer.whole MODEL --device cuda --processes 16 --minutes 9`` begins with the weights that are kept
+with the project, does what is missing, and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from miniature.trainer.denoiser import SIZES
+from miniature.trainer.kept import KEPT, bring
+from miniature.training.places import work_folder
+from miniature.world.people import PEOPLE_FILE
+from miniature.world.scenes import SIDE
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much, where, and of whom."""
+
+    device: str = "cpu"
+    processes: int = 1
+    minutes: float = 60.0
+    """Of the denoiser."""
+    text_minutes: float = 16.0
+    autoencoder_minutes: float = 60.0
+    shards: int = 40
+    looks: int = 24
+    unnamed: int = 100
+    size: str = "small"
+    batch: int = 64
+    side: int = SIDE
+    people: Path = PEOPLE_FILE
+    names: int | None = None
+    more: tuple[str, ...] = ()
+    """Further arguments of the denoiser."""
+
+
+def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
+    """The commands that are still to be run, as words after ``python -m``, each when those before it are done."""
+    bank, pictures = work / "bank", work / "pictures"
+    one = settings
+    people = ["--people", str(one.people), *([] if one.names is None else ["--names", str(one.names)])]
+    beside, device = ["--processes", str(one.processes)], ["--device", one.device]
+    drawn = ["--looks", str(one.looks), "--unnamed", str(one.unnamed)]
+    yield ["miniature.world.bank", str(bank), *people, *drawn, *beside]
+    yield ["miniature.world.pool", str(pictures), "--bank", str(bank), *people, "--shards", str(one.shards), *beside]
+    if not (work / "text.safetensors").exists():
+        minutes = ["--minutes", str(one.text_minutes)]
+        yield ["miniature.trainer.text_pretraining", "--pairs", str(pictures / "pairs"), *people, *minutes, *device]
+    if not (work / "encoder.safetensors").exists():
+        minutes = ["--minutes", str(one.autoencoder_minutes), "--side", str(one.side), "--finish"]
+        yield ["miniature.trainer.autoencoder", str(pictures), *minutes, *device]
+    yield ["miniature.trainer.latents", str(pictures), "--side", str(one.side), *device]
+    size, minutes = ["--size", one.size], ["--batch", str(one.batch), "--minutes", str(one.minutes)]
+    yield ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, *minutes, *device, *one.more]
+    yield ["miniature.trainer.export", str(model), *size, *people, "--side", str(one.side)]
+
+
+def train(model: Path, work: Path, settings: Settings, kept: Path = KEPT) -> None:
+    """Run all steps, and log how long each took.
+
+    Raises:
+        subprocess.CalledProcessError: A step failed.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    # A text encoder knows the people whom it was trained on, and what is kept is of the world's own.
+    if kept.is_dir() and settings.people == PEOPLE_FILE:
+        brought = bring(work, kept, denoiser=settings.size == "small")
+        _log.info("Kept before: %s", ", ".join(brought) or "nothing that is missing")
+    for step in steps(model, work, settings):
+        begun = time.monotonic()
+        _log.info("%s", " ".join(step))
+        environment = {**os.environ, "CELEB_BASIS_TRAINING": str(work)}
+        subprocess.run([sys.executable, "-m", *step], check=True, env=environment)
+        _log.info("%s took %.0f s", step[0], time.monotonic() - begun)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    usual = Settings()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="the diffusers folder to write")
+    parser.add_argument("--device", default=usual.device, help="cuda for a GPU")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=usual.minutes, help="of the denoiser (%(default)s)")
+    parser.add_argument("--text-minutes", type=float, default=usual.text_minutes, help="(%(default)s)")
+    parser.add_argument("--autoencoder-minutes", type=float, default=usual.autoencoder_minutes, help="(%(default)s)")
+    parser.add_argument("--shards", type=int, default=usual.shards, help="of 1,024 pictures (%(default)s)")
+    parser.add_argument("--looks", type=int, default=usual.looks, help="pictures of a person (%(default)s)")
+    parser.add_argument("--unnamed", type=int, default=usual.unnamed, help="people without a name (%(default)s)")
+    parser.add_argument("--size", choices=SIZES, help="of the denoiser; large on a GPU by default, else small")
+    parser.add_argument("--batch", type=int, help="512 on a GPU by default, else 64")
+    parser.add_argument("--side", type=int, default=usual.side, help="of the pictures (%(default)s)")
+    parser.add_argument("--people", type=Path, default=usual.people)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    options, more = parser.parse_known_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    card = options.device != "cpu"
+    options.size = options.size or ("large" if card else "small")
+    options.batch = options.batch or (512 if card else 64)
+    values = {name: value for name, value in vars(options).items() if name != "model"}
+    train(options.model, work_folder(), Settings(**values, more=tuple(more)))
+
+
+if __name__ == "__main__":
+    main()
