@@ -33,6 +33,8 @@ class Settings:
     processes: int = 1
     minutes: float = 60.0
     """Of the denoiser."""
+    windows: float = 0.6
+    """Share of them in which it sees windows around faces only, which are cheaper than whole pictures."""
     text_minutes: float = 16.0
     autoencoder_minutes: float = 60.0
     shards: int = 40
@@ -63,8 +65,13 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
         minutes = ["--minutes", str(one.autoencoder_minutes), "--side", str(one.side), "--finish"]
         yield ["miniature.trainer.autoencoder", str(pictures), *minutes, *device]
     yield ["miniature.trainer.latents", str(pictures), "--side", str(one.side), *device]
-    size, minutes = ["--size", one.size], ["--batch", str(one.batch), "--minutes", str(one.minutes)]
-    yield ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, *minutes, *device, *one.more]
+    size = ["--size", one.size]
+    denoiser = ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, "--batch", str(one.batch), *device]
+    if one.windows:
+        minutes = ["--minutes", str(one.minutes * one.windows), "--keep-rates"]
+        # Two thirds of a picture's side, in steps of what the network halves twice.
+        yield [*denoiser, *minutes, "--window", str(one.side * 2 // 3 // 32 * 4), *one.more]
+    yield [*denoiser, "--minutes", str(one.minutes * (1 - one.windows)), *one.more]
     yield ["miniature.trainer.export", str(model), *size, *people, "--side", str(one.side)]
 
 
@@ -95,21 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default=usual.device, help="cuda for a GPU")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw (%(default)s)")
     parser.add_argument("--minutes", type=float, default=usual.minutes, help="of the denoiser (%(default)s)")
+    parser.add_argument("--windows", type=float, default=usual.windows, help="share of them with windows (%(default)s)")
     parser.add_argument("--text-minutes", type=float, default=usual.text_minutes, help="(%(default)s)")
     parser.add_argument("--autoencoder-minutes", type=float, default=usual.autoencoder_minutes, help="(%(default)s)")
     parser.add_argument("--shards", type=int, default=usual.shards, help="of 1,024 pictures (%(default)s)")
     parser.add_argument("--looks", type=int, default=usual.looks, help="pictures of a person (%(default)s)")
     parser.add_argument("--unnamed", type=int, default=usual.unnamed, help="people without a name (%(default)s)")
-    parser.add_argument("--size", choices=SIZES, help="of the denoiser; large on a GPU by default, else small")
+    parser.add_argument("--size", choices=SIZES, default=usual.size, help="of the denoiser (%(default)s)")
     parser.add_argument("--batch", type=int, help="512 on a GPU by default, else 64")
     parser.add_argument("--side", type=int, default=usual.side, help="of the pictures (%(default)s)")
     parser.add_argument("--people", type=Path, default=usual.people)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     options, more = parser.parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    card = options.device != "cpu"
-    options.size = options.size or ("large" if card else "small")
-    options.batch = options.batch or (512 if card else 64)
+    options.batch = options.batch or (usual.batch if options.device == "cpu" else 512)
     values = {name: value for name, value in vars(options).items() if name != "model"}
     train(options.model, work_folder(), Settings(**values, more=tuple(more)))
 

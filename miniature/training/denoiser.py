@@ -84,6 +84,8 @@ class Plan:
     look_seconds: float = 1500
     minutes: float = 0.0
     """End after so long, whatever ``steps`` says, with rates that fall to nothing in the last part; 0 for never."""
+    falling: bool = True
+    """Whether the rates fall in a run of so many minutes; not where another run follows."""
     device: str = "cpu"
     """``cuda`` for one part on a GPU."""
     half: bool = False
@@ -281,6 +283,8 @@ class Trainer:
 
     def _falling(self) -> float:
         """Factor of the learning rates: 1 until they begin to fall, 0 at the end."""
+        if self.plan.minutes and not self.plan.falling:
+            return 1.0
         if self.plan.minutes:
             return min(1.0, max(0.0, (1 - self.share) / FALLING))
         if not self.plan.decay_from or self.step < self.plan.decay_from:
@@ -311,14 +315,14 @@ def counted_more(faces: Tensor, extra: float) -> Tensor:
 
 
 def train(trainer: Trainer, look: Callable[[Trainer], dict[str, float]]) -> None:
-    """Train up to step ``plan.steps``, with a log in ``log.jsonl``, and evaluate now and then with ``look``."""
+    """Train to step ``plan.steps``, or for ``plan.minutes``, with a log in ``log.jsonl``, and ``look`` now and then."""
     folder, plan = trainer.folder, trainer.plan
     write_text(folder / "pid", f"{os.getpid()}\n")
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     begun = saved = looked = time.monotonic()
     before, losses = trainer.seconds, []
-    while trainer.step < plan.steps and trainer.share < 1 and not stopped:
+    while (plan.minutes or trainer.step < plan.steps) and trainer.share < 1 and not stopped:
         losses.append(trainer.one_step())
         now = time.monotonic()
         trainer.seconds = before + now - begun
@@ -356,6 +360,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
     )
+    parser.add_argument("--keep-rates", action="store_true", help="that they do not fall: another run follows")
     parser.add_argument("--faces", type=float, default=Plan.faces, help="by how much more faces count (%(default)s)")
     parser.add_argument(
         "--window", type=int, default=0, help="latents around faces that a step sees, cheaper than whole pictures"
@@ -373,7 +378,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
     threads = 1 if arguments.device != "cpu" else arguments.threads
     plan = replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
-    return replace(plan, half=half_is_fast(arguments.device), window=arguments.window)
+    return replace(plan, half=half_is_fast(arguments.device), window=arguments.window, falling=not arguments.keep_rates)
 
 
 def main() -> None:
