@@ -328,20 +328,31 @@ def check_every_weight_is_comfyuis_own_again(one: Loaded) -> None:
     one.host.encode_prompts(["a"], {})
     before, values = one.identities(), one.values()
     flags = [[weight.requires_grad for weight in module.parameters()] for module in one.modules]
+    marks = _marks(one)
     with one.host.prepare_for_training("bf16", checkpointing=True):
         gradient(one.host, some_words(one.host))
         assert not any(weight.is_inference() for module in one.modules for weight in module.parameters())
-    _as_before(one, before, values, flags)
+    _as_before(one, before, values, flags, marks)
 
 
-def _as_before(one: Loaded, before: list[int], values: list[bytes], flags: list[list[bool]]) -> None:
+def _marks(one: Loaded) -> list[dict[str, Any]]:
+    """What is set on single layers: ComfyUI itself marks the text encoders' since 0.3.6x, to compute in float32."""
+    parts = [part for module in one.modules for part in module.modules()]
+    return [
+        {key: value for key, value in vars(part).items() if key in ("forward", "comfy_cast_weights")} for part in parts
+    ]
+
+
+def _as_before(
+    one: Loaded, before: list[int], values: list[bytes], flags: list[list[bool]], marks: list[dict[str, Any]]
+) -> None:
     from comfy.ldm.modules import attention  # type: ignore[import-not-found]
 
     assert one.identities() == before
     assert one.values() == values
     assert [[weight.requires_grad for weight in module.parameters()] for module in one.modules] == flags
-    parts = [part for module in one.modules for part in module.modules()]
-    assert not any("forward" in vars(part) or "comfy_cast_weights" in vars(part) for part in parts)
+    assert _marks(one) == marks
+    assert not any("forward" in mark for mark in marks)
     assert attention.optimized_attention is not attention.attention_pytorch
     assert all(weight.is_inference() for weight in one.modules[0].parameters())
 
@@ -351,6 +362,7 @@ def check_a_failure_leaves_nothing_behind(one: Loaded) -> None:
     one.host.encode_prompts(["a"], {})
     before, values = one.identities(), one.values()
     flags = [[weight.requires_grad for weight in module.parameters()] for module in one.modules]
+    marks = _marks(one)
 
     @contextmanager
     def failing(*_: Any, **__: Any) -> Iterator[None]:
@@ -369,7 +381,7 @@ def check_a_failure_leaves_nothing_behind(one: Loaded) -> None:
         finally:
             host_module.gradients_through = ordinary
         assert raised == "in the middle"
-        _as_before(one, before, values, flags)
+        _as_before(one, before, values, flags, marks)
     with one.host.prepare_for_training("fp32"):
         gradient(one.host, some_words(one.host))
 

@@ -33,7 +33,7 @@ from celeb_basis.exports.textual_inversion import export_identity
 from celeb_basis.faces.packages import install_command, missing_packages
 from celeb_basis.faces.packs import obtain_pack
 from celeb_basis.files import check_space, explained_os_errors, now, sha256_of_file
-from celeb_basis.hosts.comfyui.modules import comfy_module, memory_management
+from celeb_basis.hosts.comfyui.modules import comfy_module, memory_management, no_interruption_by_layers
 from celeb_basis.identities.folder_lock import sweep
 from celeb_basis.identities.generated_files import GeneratedFiles
 from celeb_basis.identities.identity import Identity, identity_from_bytes
@@ -257,7 +257,8 @@ def _learned(
         if progress.interrupted():
             cancel.set()
 
-    with running(state, name), _noted(state, name), _explained_failure(state):
+    # A run is saved before it ends, which it does between two steps.
+    with running(state, name), _noted(state, name), _explained_failure(state), no_interruption_by_layers():
         if (saved := _saved_run(state, name)) is not None:
             progress.say(f"Going on from step {saved.step} of {saved.steps}, where learning {name} was cancelled")
             begun = saved.begun

@@ -34,7 +34,7 @@ ComfyModule = Literal[
 ]
 """ComfyUI's modules that this package uses. It touches nothing else of ComfyUI."""
 
-TRIED = "0.3.64"
+TRIED = "0.3.64 to 0.8.0"
 """The version of ComfyUI that this was run in."""
 
 
@@ -104,6 +104,20 @@ def evictable(device: Any, kept: Sequence[Any]) -> int:
 def no_model_moves() -> Iterator[None]:
     """Keep everything where it is inside the context; ComfyUI moves a model to the device whenever it is about to use it."""
     with replaced(memory_management(), load_model_gpu=lambda *_, **__: None, load_models_gpu=lambda *_, **__: None):
+        yield
+
+
+@contextmanager
+def no_interruption_by_layers() -> Iterator[None]:
+    """Let the layers of ComfyUI compute to the end of a step: since 0.3.65 each of them ends the node on *Cancel*.
+
+    What runs inside the context has to look for the user's wish itself.
+    """
+    layers = comfy_module("comfy.ops")
+    if not hasattr(layers, "run_every_op"):
+        yield
+        return
+    with replaced(layers, run_every_op=lambda: None):
         yield
 
 
