@@ -65,7 +65,7 @@ class _Attention:
         hidden: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        **_: object,
+        temb: Tensor | None = None,  # noqa: ARG002 (diffusers passes it)
     ) -> Tensor:
         before = hidden
         if spatial := hidden.ndim == 4:

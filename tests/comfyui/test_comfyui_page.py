@@ -61,12 +61,11 @@ def test_a_workflow_opens_and_is_what_the_api_gets(page: Any, name: str) -> None
     assert {key: node["class_type"] for key, node in made.items()} == {
         key: node["class_type"] for key, node in shipped.items()
     }
-    assert (
-        page.evaluate(
-            "() => app.graph._nodes.filter((node) => node.has_errors || !node.comfyClass && !node.type).length"
-        )
-        == 0
+    wrong = page.evaluate(
+        "() => app.graph._nodes.filter((node) => node.has_errors || !node.comfyClass && !node.type).map((node) => node.type)"
     )
+    # Newer pages say at once that the checkpoint of the workflow is not here.
+    assert set(wrong) <= {"CheckpointLoaderSimple"}
     # Every node of ours stands with its widgets inside of its frame, and above no other one.
     boxes = page.evaluate("() => app.graph._nodes.map((node) => [...node.pos, ...node.size, node.computeSize()[1]])")
     assert all(height >= needed - 60 for _, _, _, height, needed in boxes), boxes
@@ -86,7 +85,14 @@ def test_a_person_is_learned_from_the_page(page: Any, server: Server) -> None:
     }
     page.evaluate(SET, changes)
     page.evaluate("() => app.queuePrompt(0)")
-    page.get_by_text("switch consent on if everyone in the photo has agreed").first.wait_for()
+    said, behind = (
+        page.get_by_text("switch consent on if everyone in the photo has agreed"),
+        page.get_by_text("See Errors"),
+    )
+    said.or_(behind).first.wait_for()
+    if behind.count():  # newer pages
+        behind.first.click()
+        said.first.wait_for()
     page.keyboard.press("Escape")
     page.evaluate(SET, {"3": {"consent": True}})
     page.evaluate("() => app.queuePrompt(0)")

@@ -34,7 +34,7 @@ ComfyModule = Literal[
 ]
 """ComfyUI's modules that this package uses. It touches nothing else of ComfyUI."""
 
-TRIED = "0.3.64 to 0.8.0"
+TRIED = "0.3.64 to 0.25.0"
 """The version of ComfyUI that this was run in."""
 
 
