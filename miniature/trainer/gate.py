@@ -2,7 +2,8 @@
 
 ``python -m miniature.trainer.gate FOLDER --bank BANK --classifier FILE`` draws with a diffusers folder and prints ``rank1`` by
 each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
-With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach.
+With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach; with
+``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import torch
 from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.network import Pixels
 from miniature.people3d.casting import Judge
+from miniature.trainer.autoencoder import load_autoencoder
 from miniature.trainer.judging import REFERENCES, Gallery, reference_places, references_of
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
+from miniature.training.hardware import half_precision
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network
+from miniature.training.pool import encode
 from miniature.world.bank import Bank
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
 from miniature.world.people import PEOPLE_FILE, read_people
@@ -146,10 +150,16 @@ def scene_figures(drawer: Drawer, classifier: SceneClassifier, names: Sequence[s
 
 
 class Renderer:
-    """Draws the portraits of a perfect model: those that are not among the references."""
+    """Draws the portraits of a perfect model: those that are not among the references.
 
-    def __init__(self, sitters: Sitters, names: Sequence[str], numbers: Sequence[int]) -> None:
+    With an ``autoencoder`` they are what is left of them after encoding and decoding, the most that its denoiser can reach.
+    """
+
+    def __init__(
+        self, sitters: Sitters, names: Sequence[str], numbers: Sequence[int], autoencoder: Any | None = None
+    ) -> None:
         self._sitters, self._numbers = sitters, dict(zip(names, numbers, strict=True))
+        self._autoencoder = autoencoder
 
     def draw(self, prompts: Sequence[str], seed: int) -> Pixels:
         """``(N, SIDE, SIDE, 3)`` pictures of the people whom prompts name at their end."""
@@ -158,7 +168,11 @@ class Renderer:
             number = next(number for name, number in self._numbers.items() if prompt.endswith(name))
             place = reference_places(self._sitters.bank, number)[REFERENCES]
             pictures.append(self._sitters.picture(self._sitters.portrait(number, place), rng)[0])
-        return np.stack(pictures)
+        drawn = np.stack(pictures)
+        if self._autoencoder is None:
+            return drawn
+        with half_precision():
+            return decode(self._autoencoder, encode(self._autoencoder, drawn))
 
 
 def judges() -> list[Judge]:
@@ -183,6 +197,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="diffusers folder")
     parser.add_argument("--renderer", action="store_true", help="people by the renderer, instead of a folder")
+    parser.add_argument("--autoencoder", type=Path, help="with --renderer: encode and decode with this training state")
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--classifier", type=Path, help="file of miniature.trainer.scene_classifier")
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
@@ -202,7 +217,8 @@ def main() -> int:
     for gallery in galleries:
         gallery.hang(references)
     if arguments.renderer:
-        return _print_people(Renderer(Sitters(bank, numbers), names, numbers), galleries, names)
+        through = load_autoencoder(arguments.autoencoder) if arguments.autoencoder else None
+        return _print_people(Renderer(Sitters(bank, numbers), names, numbers, through), galleries, names)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
     drawer = Drawer(pipeline.to(arguments.device))
     short = _print_people(drawer, galleries, names)

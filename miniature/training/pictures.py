@@ -18,7 +18,9 @@ def decode(model: Any, latents: Tensor, *, batch: int = 8) -> Pixels:
     pictures = []
     with torch.no_grad():
         for start in range(0, len(latents), batch):
-            x = model.decode(latents[start : start + batch].contiguous(memory_format=torch.channels_last)).sample
+            x = model.decode(
+                latents[start : start + batch].contiguous(memory_format=torch.channels_last)
+            ).sample.float()
             pictures.append(((x.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().numpy())
     return np.concatenate(pictures)
 

@@ -12,6 +12,7 @@ import torch
 
 from celeb_basis.faces.network import Pixels
 from miniature.people3d import rasterizer
+from miniature.trainer.autoencoder import new_autoencoder
 from miniature.trainer.gate import DETECT, RANK1, RANK1_OF_LEARNING, Renderer, asks, line, people_figures, scene_figures
 from miniature.trainer.judging import Gallery, references_of
 from miniature.trainer.scene_classifier import PARTS, SceneClassifier, accuracy, label, load_classifier, right, train
@@ -62,6 +63,8 @@ def test_the_right_people_pass_and_one_face_for_all_does_not(sitters: Sitters) -
     assert [least for _, _, least in good] == [RANK1_OF_LEARNING, RANK1, DETECT]
     same = list(people_figures(Renderer(sitters, NAMES, (NUMBERS[0],) * 3), galleries(sitters), NAMES))
     assert same[0][1] == pytest.approx(1 / 3)
+    blurred = people_figures(Renderer(sitters, NAMES, NUMBERS, new_autoencoder()), galleries(sitters), NAMES)
+    assert {name: value for name, value, _ in blurred}["detect"] < 1  # it was not trained
     assert line("rank1", 0.5, 0.9).endswith("short")
     assert line("rank1", 0.95, 0.9).endswith("ok")
 
