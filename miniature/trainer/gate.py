@@ -22,7 +22,7 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.network import Pixels
 from miniature.people3d.casting import Judge
 from miniature.trainer.autoencoder import load_autoencoder
-from miniature.trainer.judging import REFERENCES, Gallery, reference_places, references_of
+from miniature.trainer.judging import REFERENCES, Gallery, hang_all, largest_faces, reference_places, references_of
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
 from miniature.training.hardware import half_precision
@@ -122,17 +122,15 @@ def people_figures(
 ) -> Iterator[tuple[str, float, float]]:
     """Names, values and limits of ``rank1`` by each judge and of ``detect``: one plain portrait of everybody."""
     pictures = list(drawer.draw([f"a photo of {name}" for name in names], 0))
-    wanted = np.arange(len(names))
-    detected = 0.0
+    wanted, found = np.arange(len(names)), largest_faces(face_network(), pictures)
     for order, gallery in enumerate(galleries):
-        faces = gallery.look(pictures)
-        detected = float((~np.isnan(faces[:, 0])).mean())
+        faces = gallery.look(pictures, found)
         yield (
             f"rank1 by {gallery.judge.name}",
             gallery.verdict(faces, wanted).within(1),
             RANK1 if order else RANK1_OF_LEARNING,
         )
-    yield "detect", detected, DETECT
+    yield "detect", float(np.mean([face is not None for face in found])), DETECT
 
 
 @torch.no_grad()
@@ -212,10 +210,8 @@ def main() -> int:
         parser.error("give --classifier: a file of miniature.trainer.scene_classifier")
     people, bank = read_people(arguments.people), Bank(arguments.bank)
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
-    references = references_of(bank, numbers)
     galleries = [Gallery(judge, face_network()) for judge in judges()]
-    for gallery in galleries:
-        gallery.hang(references)
+    hang_all(galleries, references_of(bank, numbers), face_network())
     if arguments.renderer:
         through = load_autoencoder(arguments.autoencoder) if arguments.autoencoder else None
         return _print_people(Renderer(Sitters(bank, numbers), names, numbers, through), galleries, names)

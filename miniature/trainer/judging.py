@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
+from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.files import atomic_path
 from miniature.people3d.casting import Judge
 from miniature.world.bank import Bank
@@ -41,12 +41,18 @@ class Gallery:
         self.faces: Floats = np.zeros((0, 0, 0), np.float32)
         """``(P, R, D)`` embeddings of R pictures of each person; NaN where no face was found."""
 
-    def look(self, pictures: Sequence[Pixels]) -> Floats:
-        """``(N, D)`` embeddings of the largest faces; a row of NaN without one."""
-        found: list[Floats | None] = []
-        for picture in pictures:
-            faces = self._detector.detect(picture)
-            found.append(self.judge.embed(picture, faces[0]) if faces else None)
+    def look(self, pictures: Sequence[Pixels], faces: Sequence[DetectedFace | None] | None = None) -> Floats:
+        """``(N, D)`` embeddings of the largest faces; a row of NaN without one.
+
+        Args:
+            pictures: N pictures.
+            faces: What :func:`largest_faces` found in them, if it has been asked.
+        """
+        faces = largest_faces(self._detector, pictures) if faces is None else faces
+        found = [
+            None if face is None else self.judge.embed(picture, face)
+            for picture, face in zip(pictures, faces, strict=True)
+        ]
         width = next((len(one) for one in found if one is not None), 1)
         none = np.full(width, np.nan, np.float32)
         return np.stack([none if one is None else one for one in found])
@@ -74,6 +80,19 @@ class Gallery:
         own = alike[np.arange(len(faces)), wanted]
         ranks = np.where(seen, (alike > own[:, None]).sum(1), people)
         return Verdict(ranks.astype(np.int64), own)
+
+
+def largest_faces(detector: FaceNetwork, pictures: Sequence[Pixels]) -> list[DetectedFace | None]:
+    """The largest face in each picture."""
+    found = (detector.detect(picture) for picture in pictures)
+    return [faces[0] if faces else None for faces in found]
+
+
+def hang_all(galleries: Sequence[Gallery], pictures: Sequence[Sequence[Pixels]], detector: FaceNetwork) -> None:
+    """Let several judges look at the pictures of each person, whose faces are found once for all."""
+    faces = [largest_faces(detector, own) for own in pictures]
+    for gallery in galleries:
+        gallery.faces = np.stack([gallery.look(*both) for both in zip(pictures, faces, strict=True)])
 
 
 def reference_places(bank: Bank, number: int) -> list[int]:

@@ -26,6 +26,7 @@ from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.faces.network import Pixels
 from miniature.trainer.text_model import WIDTH, Tokens, WorldText, save_text
 from miniature.training.checkpoints import load_state, read_facts, save_state
+from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.places import work_folder
 
 _log = logging.getLogger(__name__)
@@ -210,6 +211,8 @@ class Pretraining:
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
         self.model, self.pictures = WorldText(saved["used"]), PictureEncoder()
         self.model.to(plan.device)
+        ready_for_half(self.model.transformer, plan.device)
+        ready_for_half(self.pictures, plan.device)
         self.pictures.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         slow = [value for name, value in self.model.named_parameters() if "token_embedding" not in name]
         self._optimizer = torch.optim.AdamW(
@@ -266,7 +269,7 @@ class Pretraining:
         for group in self._optimizer.param_groups:
             warm = min(1.0, (self.step + 1) / 50)
             group["lr"] = group["top"] * warm * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
-        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.device != "cpu"):
+        with half_precision(self.plan.device):
             hidden = self.model(ids)[torch.arange(len(ids), device=ids.device), place]
             text, pictures = self.pictures.text(hidden), self.pictures.pictures(shown)
         logits = self.pictures.log_scale.exp().clamp(max=100) * text @ pictures.T

@@ -35,10 +35,10 @@ def half_precision(device: str = "cpu") -> torch.autocast:
 
 
 def ready_for_half(model: Any, device: str = "cpu") -> Any:
-    """Let a network of diffusers compute norms and attention in float32 on a CPU with fast bfloat16; returns it.
+    """Let a network compute norms and attention in float32 on a CPU with fast bfloat16; returns it.
 
     There the kernels of torch 2.13 for them are four to eight times as slow in bfloat16, which costs more than the
-    convolutions gain.
+    convolutions gain. Attention of transformers is computed by plain products of matrices.
     """
     if device == "cpu" and half_is_fast():
         for part in model.modules():
@@ -46,6 +46,8 @@ def ready_for_half(model: Any, device: str = "cpu") -> Any:
                 part.__class__ = _Norm
         if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(_Attention())
+        if hasattr(model, "set_attn_implementation"):
+            model.set_attn_implementation("eager")
     return model
 
 
