@@ -24,6 +24,7 @@ ComfyModule = Literal[
     "comfy.model_base",
     "comfy.model_management",
     "comfy.model_sampling",
+    "comfy.ops",
     "comfy.sample",
     "comfy.sd1_clip",
     "comfy.sdxl_clip",
