@@ -118,11 +118,12 @@ class Pictures:
                 self.boxes = np.concatenate([self.boxes, shard.boxes * (self._side / SIDE)])
 
     def crops(self, rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, Tensor]:
-        """Random crops, most of them around a head.
+        """Random crops, most of them around a head, at most as large as the pictures.
 
         Returns:
             ``(count, 3, side, side)`` in -1 to 1, and the weights ``(count, 1, side, side)`` of their pixels.
         """
+        side = min(side, self._side)
         crops = np.zeros((count, side, side, 3), np.uint8)
         weights = np.ones((count, side, side, 1), np.float32)
         for number, row in enumerate(rng.integers(len(self.pictures), size=count)):
