@@ -79,7 +79,7 @@ def new_autoencoder(side: int = SIDE) -> Any:
     torch.manual_seed(_SEED)
     model = AutoencoderKL.from_config({**CONFIG, "sample_size": side})
     start_with_colors(model)
-    return ready_for_half(model)
+    return model
 
 
 def load_autoencoder(path: Path, side: int = SIDE) -> Any:
@@ -176,7 +176,7 @@ def edges_apart(one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
 
 def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
     """Train up to step ``run.steps``, for ``run.minutes`` at most, and save the state in ``folder``."""
-    model = new_autoencoder().to(run.device, memory_format=torch.channels_last)
+    model = ready_for_half(new_autoencoder(), run.device).to(run.device, memory_format=torch.channels_last)
     trained = list(model.parameters())
     if run.decoder:
         trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]

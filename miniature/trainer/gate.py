@@ -25,7 +25,7 @@ from miniature.trainer.autoencoder import load_autoencoder
 from miniature.trainer.judging import REFERENCES, Gallery, hang_all, largest_faces, reference_places, references_of
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
-from miniature.training.hardware import half_precision
+from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network
 from miniature.training.pool import encode
@@ -213,7 +213,7 @@ def main() -> int:
     galleries = [Gallery(judge, face_network()) for judge in judges()]
     hang_all(galleries, references_of(bank, numbers), face_network())
     if arguments.renderer:
-        through = load_autoencoder(arguments.autoencoder) if arguments.autoencoder else None
+        through = ready_for_half(load_autoencoder(arguments.autoencoder)) if arguments.autoencoder else None
         return _print_people(Renderer(Sitters(bank, numbers), names, numbers, through), galleries, names)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
     drawer = Drawer(pipeline.to(arguments.device))

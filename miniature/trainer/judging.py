@@ -57,14 +57,20 @@ class Gallery:
         none = np.full(width, np.nan, np.float32)
         return np.stack([none if one is None else one for one in found])
 
-    def hang(self, pictures: Sequence[Sequence[Pixels]], store: Path | None = None) -> None:
-        """Look at the pictures of each person, or read what ``store`` keeps of an earlier time."""
+    def hang(
+        self,
+        pictures: Sequence[Sequence[Pixels]],
+        store: Path | None = None,
+        faces: Sequence[Sequence[DetectedFace | None]] | None = None,
+    ) -> None:
+        """Look at the pictures of each person, or read what ``store`` keeps; ``faces`` as in :meth:`look`."""
         if store is not None and store.exists():
             stored: Floats = np.load(store)
             if stored.shape[:2] == (len(pictures), REFERENCES):
                 self.faces = stored
                 return
-        self.faces = np.stack([self.look(own) for own in pictures])
+        found = faces or [None] * len(pictures)
+        self.faces = np.stack([self.look(*both) for both in zip(pictures, found, strict=True)])
         if store is not None:
             with atomic_path(store) as temporary, temporary.open("wb") as file:
                 np.save(file, self.faces)
@@ -92,7 +98,7 @@ def hang_all(galleries: Sequence[Gallery], pictures: Sequence[Sequence[Pixels]],
     """Let several judges look at the pictures of each person, whose faces are found once for all."""
     faces = [largest_faces(detector, own) for own in pictures]
     for gallery in galleries:
-        gallery.faces = np.stack([gallery.look(*both) for both in zip(pictures, faces, strict=True)])
+        gallery.hang(pictures, faces=faces)
 
 
 def reference_places(bank: Bank, number: int) -> list[int]:

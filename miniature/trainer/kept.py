@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import torch
@@ -17,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from celeb_basis.errors import FileError
-from celeb_basis.files import atomic_path, write_text
+from celeb_basis.files import atomic_path
 from miniature.training.checkpoints import read_facts
+from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 KEPT = Path(__file__).with_name("kept")
 _SCALE = "latent-scale.json"
 _DENOISER = "denoiser-state.safetensors"
+_TO_KEEP = {"model": ("model",), "unet_ema": ("unet_ema",)}
+"""Modules that are kept of a training state; of the denoiser the moving average alone."""
+_TO_BRING = {"model": ("model",), "unet_ema": ("unet_ema", "unet")}
 
 
 def keep(folder: Path, kept: Path = KEPT) -> list[str]:
@@ -40,23 +43,20 @@ def keep(folder: Path, kept: Path = KEPT) -> list[str]:
     autoencoder = next(
         (name for name in ("decoder", "encoder") if (folder / f"{name}.safetensors").exists()), "encoder"
     )
-    found = {
-        "text.safetensors": ("text.safetensors", ("model",)),
-        "encoder.safetensors": (f"{autoencoder}.safetensors", ("model",)),
-        _DENOISER: (_DENOISER, ("unet_ema",)),
-    }
+    sources = {name: name for name in ("text.safetensors", _DENOISER)}
+    sources["encoder.safetensors"] = f"{autoencoder}.safetensors"
     written = []
     kept.mkdir(parents=True, exist_ok=True)
-    for name, (source, modules) in found.items():
+    for name, source in sources.items():
         if (folder / source).exists():
-            _convert(folder / source, kept / name, {module: (module,) for module in modules}, torch.float16)
+            _convert(folder / source, kept / name, _TO_KEEP, torch.float16)
             written.append(name)
     if not written:
         raise FileError(
             f"There is nothing trained in {folder}: set CELEB_BASIS_TRAINING to the folder of the training."
         )
     if (folder / _SCALE).exists():
-        write_text(kept / _SCALE, (folder / _SCALE).read_text(encoding="utf-8"))
+        LatentScale.read(folder / _SCALE).write(kept / _SCALE)
         written.append(_SCALE)
     return written
 
@@ -76,12 +76,10 @@ def bring(folder: Path, kept: Path = KEPT, *, denoiser: bool = True) -> list[str
     folder.mkdir(parents=True, exist_ok=True)
     written = [name for name in names if not (folder / name).exists() and (denoiser or name != _DENOISER)]
     for name in written:
-        if name == _DENOISER:
-            _convert(kept / name, folder / name, {"unet_ema": ("unet_ema", "unet")}, torch.float32)
-        elif name == _SCALE:
-            shutil.copyfile(kept / name, folder / name)
+        if name == _SCALE:
+            LatentScale.read(kept / name).write(folder / name)
         else:
-            _convert(kept / name, folder / name, {"model": ("model",)}, torch.float32)
+            _convert(kept / name, folder / name, _TO_BRING, torch.float32)
     return written
 
 

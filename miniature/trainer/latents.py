@@ -17,7 +17,7 @@ from torch import Tensor
 
 from celeb_basis.faces.network import Floats
 from miniature.trainer.autoencoder import load_autoencoder
-from miniature.training.hardware import half_precision
+from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, encode, write_shard
@@ -97,7 +97,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     folder = work_folder()
-    model = load_autoencoder(folder / "encoder.safetensors").to(arguments.device)
+    model = ready_for_half(load_autoencoder(folder / "encoder.safetensors"), arguments.device).to(arguments.device)
     encode_pool(model, arguments.pool, folder, side=arguments.side, device=arguments.device)
 
 

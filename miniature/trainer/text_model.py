@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,11 @@ class Tokens:
             row[0] = self.tokenizer.bos_token_id
             row[1 : 1 + len(ids)] = ids
         return torch.from_numpy(rows)
+
+    def used(self, texts: Iterable[str]) -> list[int]:
+        """All ids of texts, with start and end, in order."""
+        ids = {number for text in texts for number in self.words(text)}
+        return sorted({*ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id})
 
     def words(self, text: str) -> list[int]:
         """Ids of a text without start and end. Words are looked up one by one, as CLIP's tokenizer does."""

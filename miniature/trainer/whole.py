@@ -75,7 +75,7 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
     yield ["miniature.trainer.export", str(model), *size, *people, "--side", str(one.side)]
 
 
-def train(model: Path, work: Path, settings: Settings, kept: Path = KEPT) -> None:
+def train(model: Path, work: Path, settings: Settings) -> None:
     """Run all steps, and log how long each took.
 
     Raises:
@@ -83,8 +83,8 @@ def train(model: Path, work: Path, settings: Settings, kept: Path = KEPT) -> Non
     """
     work.mkdir(parents=True, exist_ok=True)
     # A text encoder knows the people whom it was trained on, and what is kept is of the world's own.
-    if kept.is_dir() and settings.people == PEOPLE_FILE:
-        brought = bring(work, kept, denoiser=settings.size == "small")
+    if KEPT.is_dir() and settings.people == PEOPLE_FILE:
+        brought = bring(work, denoiser=settings.size == "small")
         _log.info("Kept before: %s", ", ".join(brought) or "nothing that is missing")
     for step in steps(model, work, settings):
         begun = time.monotonic()
@@ -114,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--people", type=Path, default=usual.people)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     options, more = parser.parse_known_args(arguments)
+    if not 0 <= options.windows < 1:
+        parser.error("--windows is a share from 0 to less than 1: the denoiser has to end with whole pictures")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.batch = options.batch or (usual.batch if options.device == "cpu" else 512)
     values = {name: value for name, value in vars(options).items() if name != "model"}

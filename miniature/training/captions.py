@@ -103,5 +103,4 @@ def all_phrases() -> list[str]:
 
 def used_tokens(tokens: Tokens, names: Iterable[str]) -> list[int]:
     """All ids that can occur in captions of the world, in order."""
-    ids = {number for phrase in [*names, *all_phrases(), *PLAIN] for number in tokens.words(phrase)}
-    return sorted({*ids, tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id})
+    return tokens.used([*names, *all_phrases(), *PLAIN])

@@ -39,12 +39,8 @@ def reconstructed(model: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "use"), [(lambda: new_unet(unet_config("small")), predicted), (new_autoencoder, reconstructed)]
 )
-def test_a_network_ready_for_half_is_the_same_and_stays_near_in_bfloat16(
-    make: Any, use: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as context:
-        context.setattr(hardware, "half_is_fast", lambda device="cpu": device != "cpu")
-        plain = make()
+def test_a_network_ready_for_half_is_the_same_and_stays_near_in_bfloat16(make: Any, use: Any) -> None:
+    plain = make()
     ready = ready_for_half(copy.deepcopy(plain))
     assert list(ready.state_dict()) == list(plain.state_dict())
     wanted = use(plain)
