@@ -326,33 +326,32 @@ def check_weights_of_8_bits_let_gradients_through(one: Loaded) -> None:
 
 def check_every_weight_is_comfyuis_own_again(one: Loaded) -> None:
     one.host.encode_prompts(["a"], {})
-    before, values = one.identities(), one.values()
-    flags = [[weight.requires_grad for weight in module.parameters()] for module in one.modules]
-    marks = _marks(one)
+    before = _state(one)
     with one.host.prepare_for_training("bf16", checkpointing=True):
         gradient(one.host, some_words(one.host))
         assert not any(weight.is_inference() for module in one.modules for weight in module.parameters())
-    _as_before(one, before, values, flags, marks)
+    _as_before(one, before)
 
 
-def _marks(one: Loaded) -> list[dict[str, Any]]:
-    """What is set on single layers: ComfyUI itself marks the text encoders' since 0.3.6x, to compute in float32."""
+def _state(one: Loaded) -> dict[str, Any]:
+    """What training must leave alone. ComfyUI itself marks the layers of text encoders, to compute in float32."""
     parts = [part for module in one.modules for part in module.modules()]
-    return [
-        {key: value for key, value in vars(part).items() if key in ("forward", "comfy_cast_weights")} for part in parts
-    ]
+    set_on_layers = ("forward", "comfy_cast_weights")
+    return {
+        "identities": one.identities(),
+        "values": one.values(),
+        "flags": [[weight.requires_grad for weight in module.parameters()] for module in one.modules],
+        "marks": [{key: value for key, value in vars(part).items() if key in set_on_layers} for part in parts],
+    }
 
 
-def _as_before(
-    one: Loaded, before: list[int], values: list[bytes], flags: list[list[bool]], marks: list[dict[str, Any]]
-) -> None:
+def _as_before(one: Loaded, before: dict[str, Any]) -> None:
     from comfy.ldm.modules import attention  # type: ignore[import-not-found]
 
-    assert one.identities() == before
-    assert one.values() == values
-    assert [[weight.requires_grad for weight in module.parameters()] for module in one.modules] == flags
-    assert _marks(one) == marks
-    assert not any("forward" in mark for mark in marks)
+    now = _state(one)
+    for name, value in before.items():
+        assert now[name] == value, name
+    assert not any("forward" in mark for mark in now["marks"])
     assert attention.optimized_attention is not attention.attention_pytorch
     assert all(weight.is_inference() for weight in one.modules[0].parameters())
 
@@ -360,9 +359,7 @@ def _as_before(
 def check_a_failure_leaves_nothing_behind(one: Loaded) -> None:
     """Whether it happens while the model is prepared or while it is trained."""
     one.host.encode_prompts(["a"], {})
-    before, values = one.identities(), one.values()
-    flags = [[weight.requires_grad for weight in module.parameters()] for module in one.modules]
-    marks = _marks(one)
+    before = _state(one)
 
     @contextmanager
     def failing(*_: Any, **__: Any) -> Iterator[None]:
@@ -381,7 +378,7 @@ def check_a_failure_leaves_nothing_behind(one: Loaded) -> None:
         finally:
             host_module.gradients_through = ordinary
         assert raised == "in the middle"
-        _as_before(one, before, values, flags, marks)
+        _as_before(one, before)
     with one.host.prepare_for_training("fp32"):
         gradient(one.host, some_words(one.host))
 
