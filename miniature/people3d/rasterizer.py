@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from celeb_basis.errors import MissingPackageError
-from celeb_basis.files import cache_folder
+from miniature.compiled import library
 from miniature.people3d.head_model import Array
 
 SOURCE = Path(__file__).with_name("rasterizer.c")
-_OPTIONS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 SHADOW_SIDE = 320
 """Side of the shadow map in pixels."""
 
@@ -175,31 +167,5 @@ def _pointer(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def compiler() -> str | None:
-    """The C compiler of this machine: ``$CC``, ``cc``, ``gcc`` or ``clang``."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "cc", "gcc", "clang"))), None)
-
-
-@functools.cache
 def _library() -> ctypes.CDLL:
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(source + " ".join((*_OPTIONS, *os.uname())).encode()).hexdigest()[:16]
-    library = cache_folder() / "people3d" / f"rasterizer-{key}.so"
-    if not library.exists():
-        _compile(library)
-    return ctypes.CDLL(str(library))
-
-
-def _compile(library: Path) -> None:
-    program = compiler()
-    if program is None:
-        raise MissingPackageError("Drawing people in 3D needs a C compiler: install gcc or clang, or set CC to one.")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / "rasterizer.so"
-        done = subprocess.run(
-            [program, *_OPTIONS, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise MissingPackageError(f"{program} could not compile {SOURCE.name}: {done.stderr.strip()[-300:]}")
-        os.replace(made, library)
+    return library(SOURCE, "Drawing people in 3D")

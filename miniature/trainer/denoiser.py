@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     "block_out_channels": [64, 128, 128],
     "layers_per_block": 1,
     "cross_attention_dim": WIDTH,
-    "attention_head_dim": 8,
+    "attention_head_dim": 4,
 }
 SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128, 256, 320)}
 """Channels: what two cores can train, and what a GPU can and 60 MB hold."""

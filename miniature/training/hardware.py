@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from miniature.training.fused_norm import group_norm
 
 
 def drawing_processes(count: int) -> ProcessPoolExecutor:
@@ -35,15 +38,17 @@ def half_precision(device: str = "cpu") -> torch.autocast:
 
 
 def ready_for_half(model: Any, device: str = "cpu") -> Any:
-    """Let a network compute norms and attention in float32 on a CPU with fast bfloat16; returns it.
+    """Let a network compute norms and attention by other functions on a CPU with fast bfloat16; returns it.
 
     There the kernels of torch 2.13 for them are four to eight times as slow in bfloat16, which costs more than the
-    convolutions gain. Attention of transformers is computed by plain products of matrices.
+    convolutions gain. Norms are computed in float32, attention by plain products of matrices.
     """
     if device == "cpu" and half_is_fast():
         for part in model.modules():
             if type(part) is nn.GroupNorm:
                 part.__class__ = _Norm
+            elif type(part).__name__ == "ResnetBlock2D":
+                part.__class__ = _block_class(type(part))
         if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(_Attention())
         if hasattr(model, "set_attn_implementation"):
@@ -53,9 +58,22 @@ def ready_for_half(model: Any, device: str = "cpu") -> Any:
 
 class _Norm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            normed = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
-        return normed.to(x.dtype)
+        return group_norm(self, x, silu=False)
+
+
+@cache
+def _block_class(base: type) -> type:
+    return type("Block", (base,), {"forward": _block})
+
+
+def _block(block: Any, x: Tensor, temb: Tensor | None = None) -> Tensor:
+    """A residual block of diffusers, with its norms and activations at once."""
+    hidden = block.conv1(group_norm(block.norm1, x, silu=True))
+    if temb is not None:
+        hidden = hidden + block.time_emb_proj(F.silu(temb))[:, :, None, None]
+    hidden = block.conv2(group_norm(block.norm2, hidden, silu=True))
+    result: Tensor = (x if block.conv_shortcut is None else block.conv_shortcut(x)) + hidden
+    return result
 
 
 class _Attention:
@@ -80,10 +98,12 @@ class _Attention:
             for projected in (attention.to_q(hidden), attention.to_k(seen), attention.to_v(seen))
         )
         with torch.autocast("cpu", enabled=False):
-            mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attention_mask)
-        result: Tensor = attention.to_out[0](mixed.transpose(1, 2).flatten(2).to(query.dtype))
+            scores = (query * query.shape[-1] ** -0.5) @ key.mT
+            shares = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
+            mixed = shares.to(value.dtype) @ value
+        result: Tensor = attention.to_out[0](mixed.transpose(1, 2).flatten(2))
         if spatial:
             result = result.mT.reshape(before.shape)
         if attention.residual_connection:
             result = result + before
-        return result / attention.rescale_output_factor
+        return result if attention.rescale_output_factor == 1 else result / attention.rescale_output_factor

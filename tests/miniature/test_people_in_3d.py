@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from celeb_basis.faces.network import DetectedFace, Floats, Pixels
+from miniature.compiled import compiler
 from miniature.people3d import casting, rasterizer
 from miniature.people3d.casting import Bounds, Casting, cast, pictures_of
 from miniature.people3d.hair import STYLES
@@ -21,7 +22,7 @@ from miniature.people3d.things import HELD, WORN
 from miniature.training.dlib_judge import RecognitionJudge
 from miniature.training.places import face_network
 
-pytestmark = pytest.mark.skipif(rasterizer.compiler() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 
 SIDE = 128
 GRAY = np.ones((SIDE, SIDE, 3)) * linear(150, 150, 150)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from celeb_basis.faces.network import Pixels
-from miniature.people3d import rasterizer
+from miniature.compiled import compiler
 from miniature.trainer.autoencoder import new_autoencoder
 from miniature.trainer.gate import DETECT, RANK1, RANK1_OF_LEARNING, Renderer, asks, line, people_figures, scene_figures
 from miniature.trainer.judging import Gallery, references_of
@@ -28,7 +28,7 @@ NAMES = ("Ada Ash", "Bob Birch", "Cy Cedar")
 
 @pytest.fixture(scope="module")
 def sitters(tmp_path_factory: pytest.TempPathFactory) -> Sitters:
-    if rasterizer.compiler() is None:
+    if compiler() is None:
         pytest.skip("needs a C compiler")
     folder = tmp_path_factory.mktemp("bank")
     looks = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from miniature.people3d import rasterizer
+from miniature.compiled import compiler
 from miniature.training.checkpoints import read_facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def run(folder: Path, module: str, *words: object) -> str:
 
 @pytest.mark.slow
 def test_from_people_to_a_folder_for_diffusers(tmp_path: Path) -> None:
-    if rasterizer.compiler() is None:
+    if compiler() is None:
         pytest.skip("needs a C compiler")
     import diffusers
     import torch
@@ -56,7 +56,7 @@ def test_from_people_to_a_folder_for_diffusers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_command_does_all_of_it_and_goes_on(tmp_path: Path) -> None:
-    if rasterizer.compiler() is None:
+    if compiler() is None:
         pytest.skip("needs a C compiler")
     (tmp_path / "casting.json").write_text(json.dumps({"spread": 1.4, "next": 3, "numbers": [1, 2]}), encoding="utf-8")
     people = tmp_path / "people.json"

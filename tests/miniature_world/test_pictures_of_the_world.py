@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miniature.people3d import rasterizer
+from miniature.compiled import compiler
 from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
 from miniature.world import bank as banks
@@ -23,7 +23,7 @@ NUMBERS = (1, 4)
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
-    if rasterizer.compiler() is None:
+    if compiler() is None:
         pytest.skip("needs a C compiler")
     folder = tmp_path_factory.mktemp("bank")
     for number in NUMBERS:
