@@ -37,6 +37,7 @@ SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128
 FACES = 4.0
 """By how much more the error counts where a face is seen: it is small, and people differ in it."""
 LOOKED_AT = 64
+"""People of whom a picture is drawn now and then, and among whom they are looked for."""
 
 
 def unet_config(size: str) -> dict[str, Any]:
@@ -45,23 +46,23 @@ def unet_config(size: str) -> dict[str, Any]:
 
 
 class QuickLook:
-    """Generates pictures while the training goes on, saves a sheet of them, and asks a judge who is in them."""
+    """Generates pictures while the training goes on, saves a sheet of them, and asks a judge who of those people it is."""
 
     def __init__(
         self, folder: Path, bank: Bank, names: tuple[str, ...], numbers: tuple[int, ...], judge: Judge
     ) -> None:
-        self._folder, self._names = folder, names
+        people = np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).astype(np.int64))
+        self._folder, self._prompts = folder, [f"a photo of {names[person]}" for person in people]
         self._gallery = Gallery(judge, face_network())
-        self._gallery.hang(references_of(bank, numbers), folder / f"gallery-{judge.name}.npy")
+        pictures = references_of(bank, [numbers[person] for person in people])
+        self._gallery.hang(pictures, folder / f"gallery-{judge.name}.npy")
 
     def figures(self, trainer: Trainer) -> dict[str, float]:
         """``rank1``, ``rank10``, ``likeness``, and ``faces``, the share of pictures with a face."""
-        wanted = np.unique(np.linspace(0, len(self._names) - 1, LOOKED_AT).astype(np.int64))
-        prompts = [f"a photo of {self._names[person]}" for person in wanted]
-        pictures = decode(trained_autoencoder(self._folder), trainer.draw(prompts, 1))
-        save_sheet(self._folder / "look.png", pictures[:64], 8)
+        pictures = decode(trained_autoencoder(self._folder), trainer.draw(self._prompts, 1))
+        save_sheet(self._folder / "look.png", pictures, 8)
         faces = self._gallery.look(list(pictures))
-        verdict = self._gallery.verdict(faces, wanted)
+        verdict = self._gallery.verdict(faces, np.arange(len(pictures)))
         return {
             "rank1": round(verdict.within(1), 3),
             "rank10": round(verdict.within(10), 3),
