@@ -21,11 +21,11 @@ from miniature.trainer.denoiser import SIZES, unet_config
 from miniature.trainer.text_model import Tokens, load_text
 from miniature.training.autoencoder_start import folded
 from miniature.training.checkpoints import load_state
-from miniature.training.denoiser import new_unet
 from miniature.training.diffusion import SCHEDULER
 from miniature.training.export import compact, declare_float32
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
+from miniature.training.unet import new_unet
 from miniature.world.people import PEOPLE_FILE, read_people
 
 

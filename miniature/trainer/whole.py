@@ -66,7 +66,8 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
         yield ["miniature.trainer.autoencoder", str(pictures), *minutes, *device]
     yield ["miniature.trainer.latents", str(pictures), "--side", str(one.side), *device]
     size = ["--size", one.size]
-    denoiser = ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, "--batch", str(one.batch), *device]
+    denoiser = ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, "--batch", str(one.batch)]
+    denoiser += [*device, *beside]
     if one.windows:
         minutes = ["--minutes", str(one.minutes * one.windows), "--keep-rates"]
         # Two thirds of a picture's side, in steps of what the network halves twice.
@@ -100,7 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="the diffusers folder to write")
     parser.add_argument("--device", default=usual.device, help="cuda for a GPU")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw (%(default)s)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="that draw, and train on a CPU (%(default)s)",
+    )
     parser.add_argument("--minutes", type=float, default=usual.minutes, help="of the denoiser (%(default)s)")
     parser.add_argument("--windows", type=float, default=usual.windows, help="share of them with windows (%(default)s)")
     parser.add_argument("--text-minutes", type=float, default=usual.text_minutes, help="(%(default)s)")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from celeb_basis.files import write_text
-from miniature.trainer.text_model import WIDTH, Tokens, WorldText
+from miniature.trainer.text_model import Tokens, WorldText
 from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import follow, load_state, save_state
 from miniature.training.diffusion import TIMESTEPS, alphas_bar, noised, sample
@@ -33,20 +33,10 @@ from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, read_shard, shard_paths
+from miniature.training.unet import Beside, Gradients, Part, new_unet
 
 _log = logging.getLogger(__name__)
 
-CONFIG: dict[str, Any] = {
-    "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [64, 128, 128],
-    "layers_per_block": 1,
-    "cross_attention_dim": WIDTH,
-    "attention_head_dim": 8,
-}
 EMPTY_SHARE = 0.12
 DECIDING = (0.35, 0.95)
 """Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
@@ -69,8 +59,8 @@ class Plan:
     """Of ends, norms and biases (AdamW)."""
     matrix_rate: float = 2e-3
     """Of the inner layers' weights (Muon)."""
-    threads: int = 2
-    """Parts of a batch that are computed side by side, one core each."""
+    processes: int = 1
+    """That compute parts of a batch side by side, one core each."""
     compiled: bool = False
     """Compile the UNet first: minutes of waiting, then a quarter faster."""
     decay_from: int = 0
@@ -90,14 +80,6 @@ class Plan:
     """``cuda`` for one part on a GPU."""
     half: bool = False
     """Compute in bfloat16, keeping the weights in float32."""
-
-
-def new_unet(config: dict[str, Any] | None = None) -> Any:
-    """The untrained UNet, by default of :data:`CONFIG`."""
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(_SEED)
-    return UNet2DConditionModel.from_config(config or CONFIG)
 
 
 class Data:
@@ -199,28 +181,26 @@ class Trainer:
             ready_for_half(self.unet, plan.device)
         load_state(folder / "text.safetensors", {"model": self.text})
         self.average = copy.deepcopy(self.unet)
-        self._workers = ThreadPoolExecutor(plan.threads)
+        options = {"half": plan.half, "compiled": plan.compiled}
+        self._gradients = Gradients(self.unet, self.text, device=plan.device, **options)
+        self._beside = [
+            Beside(config, self.unet, folder / "text.safetensors", text.used, **options)
+            for _ in range(plan.processes - 1)
+        ]
         inner, rest = split(self.unet, _ENDS)
         self._tops = (plan.matrix_rate, plan.rate)
+        workers = ThreadPoolExecutor(plan.processes)
         self._optimizers = (
-            Muon(inner, plan.matrix_rate, weight_decay=0.01, workers=self._workers, half=plan.half),
+            Muon(inner, plan.matrix_rate, weight_decay=0.01, workers=workers, half=plan.half),
             torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
         )
         self._weights = list(self.unet.parameters())
-        self._denoise: Any = torch.compile(self.unet) if plan.compiled else self.unet
         self._bars = alphas_bar().to(plan.device)
         self.step, self.seconds, self.share = 0, 0.0, 0.0
         self._path = folder / "denoiser-state.safetensors"
         if self._path.exists():
             facts = load_state(self._path, self._modules(), self._optimizers)
             self.step, self.seconds = facts["step"], facts["seconds"]
-        if plan.compiled:
-            # In this thread, before two of them would.
-            part = plan.batch // plan.threads
-            raw, ids, _ = self.data.batch(np.random.default_rng(0), part)
-            raw = raw[:, :, : plan.window or None, : plan.window or None]
-            zeros = torch.zeros_like(raw, dtype=torch.float32)
-            self._gradients(zeros, torch.zeros(part, device=plan.device).long(), zeros, ids, zeros[:, :1])
 
     def one_step(self) -> Tensor:
         """Train on one batch and return its loss. The batch depends only on the seed, the step and the size of the pool."""
@@ -235,10 +215,17 @@ class Trainer:
         anywhere = 1 - (1 - ANYWHERE) * self._falling()
         times = draw_timesteps(len(latents), generator, anywhere)
         noisy, velocity = noised(latents, noise, self._bars[times])
-        parts = [slice(part, None, self.plan.threads) for part in range(self.plan.threads)]
-        counted = counted_more(faces, self.plan.faces)
-        work = [(noisy[part], times[part], velocity[part], ids[part], counted[part]) for part in parts]
-        done = list(self._workers.map(lambda one: self._gradients(*one), work))
+        counted, count = counted_more(faces, self.plan.faces), self.plan.processes
+        own, *others = (
+            Part(
+                *(one[first::count] for one in (noisy, times, velocity, ids, counted)),
+                len(ids[first::count]) / len(ids),
+            )
+            for first in range(count)
+        )
+        for process, part in zip(self._beside, others, strict=True):
+            process.begin(part)
+        done = [self._gradients(own), *(process.end() for process in self._beside)]
         for weight, *shares in zip(self._weights, *(gradients for _, gradients in done), strict=True):
             weight.grad = torch.stack(shares).sum(0) if len(shares) > 1 else shares[0]
         for optimizer, top in zip(self._optimizers, self._tops, strict=True):
@@ -250,17 +237,6 @@ class Trainer:
         self.step += 1
         follow(self.average, self.unet, min(self.plan.average, (1 + self.step) / (20 + self.step)))
         return torch.stack([loss for loss, _ in done]).sum()
-
-    def _gradients(
-        self, noisy: Tensor, times: Tensor, velocity: Tensor, ids: Tensor, counted: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """The share of a part of the batch in the mean loss, weighted by ``counted`` ``(n, 1, h, w)``, and its gradients."""
-        with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.half):
-            with torch.no_grad():
-                states = self.text(ids)
-            predicted = self._denoise(noisy.contiguous(memory_format=torch.channels_last), times, states).sample
-        loss = ((predicted.float() - velocity).square() * counted).mean() * (len(ids) / self.plan.batch)
-        return loss.detach(), torch.autograd.grad(loss, self._weights)
 
     def save(self) -> None:
         """Write the whole state."""
@@ -274,6 +250,11 @@ class Trainer:
         noise = torch.randn(len(prompts), *self.data.shape, generator=generator).to(states.device)
         denoise = lambda x, t, c: self.average(x.contiguous(memory_format=torch.channels_last), t, c).sample  # noqa: E731
         return self.scale.raw(sample(denoise, states, empty, noise, steps=steps, guidance=guidance)).cpu()
+
+    def close(self) -> None:
+        """End the processes beside this one."""
+        for process in self._beside:
+            process.close()
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "unet_ema": self.average}
@@ -340,6 +321,7 @@ def train(trainer: Trainer, look: Callable[[Trainer], dict[str, float]]) -> None
             _note(folder, {"step": trainer.step, "seconds": round(trainer.seconds), **look(trainer)})
             looked = time.monotonic()
     trainer.save()
+    trainer.close()
 
 
 def _note(folder: Path, facts: dict[str, Any]) -> None:
@@ -355,7 +337,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--decay-from", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=Plan.threads)
+    parser.add_argument("--processes", type=int, default=1, help="side by side, one core each (%(default)s)")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
@@ -376,8 +358,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     torch.set_float32_matmul_precision("highest" if arguments.device == "cpu" else "high")
     torch.backends.cudnn.benchmark = arguments.device != "cpu"
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
-    threads = 1 if arguments.device != "cpu" else arguments.threads
-    plan = replace(plan, threads=threads, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
+    processes = 1 if arguments.device != "cpu" else max(1, arguments.processes)
+    plan = replace(plan, processes=processes, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
     return replace(plan, half=half_is_fast(arguments.device), window=arguments.window, falling=not arguments.keep_rates)
 
 

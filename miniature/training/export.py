@@ -22,11 +22,11 @@ from miniature.training.autoencoder import load_autoencoder
 from miniature.training.autoencoder_start import folded
 from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import load_state
-from miniature.training.denoiser import new_unet
 from miniature.training.diffusion import SCHEDULER
 from miniature.training.latent_scale import LatentScale
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
+from miniature.training.unet import new_unet
 
 
 def trained_pipeline(folder: Path) -> Any:

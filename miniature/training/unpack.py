@@ -19,10 +19,10 @@ from miniature.training.autoencoder import new_autoencoder
 from miniature.training.autoencoder_start import unfold
 from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import save_state
-from miniature.training.denoiser import new_unet
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
+from miniature.training.unet import new_unet
 
 
 def unpack(pipeline: Any, folder: Path, step: int) -> None:

@@ -11,10 +11,11 @@ from miniature.training.autoencoder import load_autoencoder, new_autoencoder
 from miniature.training.autoencoder_start import folded, unfold
 from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import load_state
-from miniature.training.denoiser import ANYWHERE, DECIDING, draw_timesteps, new_unet
+from miniature.training.denoiser import ANYWHERE, DECIDING, draw_timesteps
 from miniature.training.diffusion import TIMESTEPS
 from miniature.training.latent_scale import LatentScale
 from miniature.training.people import read_people
+from miniature.training.unet import new_unet
 from miniature.training.unpack import unpack
 
 

@@ -1,0 +1,66 @@
+"""A batch whose parts several processes compute trains as one that a single process computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniature.trainer.text_model import Tokens, WorldText, save_text
+from miniature.training.denoiser import Plan, Trainer
+from miniature.training.latent_scale import LatentScale
+from miniature.training.pool import Shard, write_shard
+from miniature.training.unet import CONFIG
+
+SMALL = {**CONFIG, "sample_size": 8, "block_out_channels": [32, 32, 32]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokens = Tokens()
+    ids = tokens(["a photo of a cat", "a dog in the snow"] * 4)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(8, 4, 8, 8, generator=generator) * 3 + 1
+    write_shard(
+        tmp_path / "pool", 0, Shard(latents, ids[:, None].int(), torch.rand(8, 8, 8, generator=generator) > 0.8)
+    )
+    LatentScale.measured(latents).write(tmp_path / "latent-scale.json")
+    save_text(tmp_path / "text.safetensors", WorldText(tokens.used(["a photo of a cat", "a dog in the snow"])), {})
+    return tmp_path
+
+
+def trainer(folder: Path, processes: int) -> Trainer:
+    used = Tokens().used(["a photo of a cat", "a dog in the snow"])
+    return Trainer(folder, Plan(steps=3, batch=5, processes=processes, faces=2.0), (), WorldText(used), SMALL)
+
+
+def gradient(one: Trainer) -> torch.Tensor:
+    return torch.cat([weight.grad.flatten() for weight in one.unet.parameters()])
+
+
+def test_two_processes_train_as_one(folder: Path) -> None:
+    torch.set_num_threads(1)
+    alone, together = trainer(folder, 1), trainer(folder, 2)
+    try:
+        for tolerance in (1e-4, 0.02):
+            assert float(together.one_step()) == pytest.approx(float(alone.one_step()), rel=tolerance)
+            wanted = gradient(alone)
+            assert float((gradient(together) - wanted).norm() / wanted.norm()) < tolerance
+            # The other process has to see what is changed in this one.
+            with torch.no_grad():
+                for weight in [*together.unet.parameters(), *alone.unet.parameters()]:
+                    weight.mul_(1.5)
+        together.save()
+        assert trainer(folder, 1).step == 2
+    finally:
+        together.close()
+
+
+def test_a_process_that_has_ended_is_named(folder: Path) -> None:
+    together = trainer(folder, 2)
+    together.one_step()
+    together._beside[0]._process.kill()
+    together._beside[0]._process.join()
+    with pytest.raises(RuntimeError, match="start again"):
+        together.one_step()
