@@ -24,6 +24,11 @@ from miniature.world.scenes import SIDE
 
 _log = logging.getLogger(__name__)
 
+_MEMORY = ":".join(
+    f"glibc.malloc.{option}" for option in ("hugetlb=1", "mmap_max=0", f"trim_threshold={10**11}", "arena_max=1")
+)
+"""Keep freed memory, in large pages: else a step on a CPU spends a tenth of its time on getting it again."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -90,7 +95,7 @@ def train(model: Path, work: Path, settings: Settings) -> None:
     for step in steps(model, work, settings):
         begun = time.monotonic()
         _log.info("%s", " ".join(step))
-        environment = {**os.environ, "CELEB_BASIS_TRAINING": str(work)}
+        environment = {"GLIBC_TUNABLES": _MEMORY, **os.environ, "CELEB_BASIS_TRAINING": str(work)}
         subprocess.run([sys.executable, "-m", *step], check=True, env=environment)
         _log.info("%s took %.0f s", step[0], time.monotonic() - begun)
 
