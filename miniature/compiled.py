@@ -17,6 +17,7 @@ from celeb_basis.files import cache_folder
 _OPTIONS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 
 
+@functools.cache
 def compiler() -> str | None:
     """The C compiler of this machine: ``$CC``, ``cc``, ``gcc`` or ``clang``."""
     return next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "cc", "gcc", "clang"))), None)

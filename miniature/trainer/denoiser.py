@@ -13,7 +13,8 @@ import numpy as np
 from miniature.people3d.casting import Judge
 from miniature.trainer.autoencoder import trained_autoencoder
 from miniature.trainer.judging import Gallery, references_of
-from miniature.trainer.text_model import WIDTH, load_text
+from miniature.trainer.text_model import load_text
+from miniature.training import unet
 from miniature.training.denoiser import Trainer, options, plan_of, train
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network, work_folder
@@ -21,17 +22,7 @@ from miniature.world.bank import Bank
 from miniature.world.people import PEOPLE_FILE, read_people
 from miniature.world.scenes import SIDE
 
-CONFIG: dict[str, Any] = {
-    "sample_size": SIDE // 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [64, 128, 128],
-    "layers_per_block": 1,
-    "cross_attention_dim": WIDTH,
-    "attention_head_dim": 4,
-}
+CONFIG: dict[str, Any] = {**unet.CONFIG, "sample_size": SIDE // 8, "attention_head_dim": 4}
 SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128, 256, 320)}
 """Channels: what two cores can train, and what a GPU can and 60 MB hold."""
 FACES = 4.0

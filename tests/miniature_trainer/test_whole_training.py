@@ -63,13 +63,13 @@ def test_one_command_does_all_of_it_and_goes_on(tmp_path: Path) -> None:
     run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 1, "--strangers", 1, "--output", people)
     little = ["--people", people, "--shards", 1, "--looks", 8, "--unnamed", 1, "--side", 64, "--batch", 4]
     brief = ["--minutes", 0.02, "--text-minutes", 0.02, "--autoencoder-minutes", 0.02, "--processes", 1]
-    run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief, "--processes", 1)
+    run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief)
     assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size > 1_000_000
     training = tmp_path / "training"
     drawn = (training / "bank" / "000001.safetensors").stat().st_mtime_ns
     text = (training / "text.safetensors").stat().st_mtime_ns
     step = read_facts(training / "denoiser-state.safetensors")["step"]
-    run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief, "--processes", 1)
+    run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief)
     assert (training / "bank" / "000001.safetensors").stat().st_mtime_ns == drawn
     assert (training / "text.safetensors").stat().st_mtime_ns == text
     assert read_facts(training / "denoiser-state.safetensors")["step"] > step
