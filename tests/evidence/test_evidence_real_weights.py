@@ -171,9 +171,9 @@ def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.fixture(scope="module")
 def rendered_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two photos of each of two invented people, in another pose, light and expression."""
-    from miniature.people3d import rasterizer
+    from miniature.compiled import compiler
 
-    if rasterizer.compiler() is None:
+    if compiler() is None:
         pytest.skip("invented people are drawn by a C program, and there is no compiler")
     from miniature.people3d.looks import draw_clothes, draw_lighting
     from miniature.people3d.person import draw_person

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.world import PAIR_PROMPTS, PROMPTS, parts_shown, strangers_of
-from miniature.people3d import rasterizer
+from miniature.compiled import compiler
 from miniature.trainer.scene_classifier import PARTS, SceneClassifier
 from miniature.training.places import face_network
 from miniature.world.bank import Bank, draw_bank
@@ -22,7 +22,7 @@ _LOOKS = 8
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     """Two people of the world."""
-    if rasterizer.compiler() is None:
+    if compiler() is None:
         pytest.skip("needs a C compiler")
     folder = tmp_path_factory.mktemp("bank")
     draw_bank(folder, [3, 8], 1.0, looks=_LOOKS)
