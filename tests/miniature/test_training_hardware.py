@@ -100,6 +100,20 @@ def test_the_compiled_group_norm_and_its_gradients_are_torchs(
             assert float((one.double() - other).norm()) <= 0.01 * float(other.norm()) + 1e-3
 
 
+def test_a_network_is_compiled_without_being_cut_at_its_norms() -> None:
+    unet = ready_for_half(new_unet(unet_config("small"))).to(memory_format=torch.channels_last)
+    weights = list(unet.parameters())
+    found = []
+    for denoise in (unet, torch.compile(unet, backend="aot_eager", fullgraph=True)):
+        with half_precision():
+            result = predicted(denoise)
+        gradients = torch.autograd.grad(result.float().square().mean(), weights)
+        found.append((result.float(), torch.cat([one.flatten() for one in gradients])))
+    (plain, expected), (compiled, gradient) = found
+    assert torch.allclose(plain, compiled, rtol=0.05, atol=0.02)
+    assert float(torch.cosine_similarity(expected, gradient, 0)) > 0.99
+
+
 def test_a_networks_copy_computes_with_its_own_weights() -> None:
     unet = ready_for_half(new_unet(unet_config("small"))).to(memory_format=torch.channels_last)
     other = copy.deepcopy(unet)
