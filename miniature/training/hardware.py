@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from typing import Any
@@ -48,7 +49,9 @@ def ready_for_half(model: Any, device: str = "cpu") -> Any:
             if type(part) is nn.GroupNorm:
                 part.__class__ = _Norm
             elif type(part).__name__ == "ResnetBlock2D":
-                part.__class__ = _block_class(type(part))
+                part.__class__ = _class(type(part), _block)
+            elif type(part).__name__ == "Upsample2D":
+                part.__class__ = _class(type(part), _upsampled)
         if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(_Attention())
         if hasattr(model, "set_attn_implementation"):
@@ -62,8 +65,8 @@ class _Norm(nn.GroupNorm):
 
 
 @cache
-def _block_class(base: type) -> type:
-    return type("Block", (base,), {"forward": _block})
+def _class(base: type, forward: Callable[..., Tensor]) -> type:
+    return type(base.__name__, (base,), {"forward": forward})
 
 
 def _block(block: Any, x: Tensor, temb: Tensor | None = None) -> Tensor:
@@ -73,6 +76,22 @@ def _block(block: Any, x: Tensor, temb: Tensor | None = None) -> Tensor:
         hidden = hidden + block.time_emb_proj(F.silu(temb))[:, :, None, None]
     hidden = block.conv2(group_norm(block.norm2, hidden, silu=True))
     result: Tensor = (x if block.conv_shortcut is None else block.conv_shortcut(x)) + hidden
+    return result
+
+
+def _upsampled(block: Any, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """An upsampling of diffusers to twice the size, or to ``size``, with its convolution.
+
+    By copies and not by :func:`torch.nn.functional.interpolate`, whose gradient in bfloat16 is nothing in networks that
+    torch 2.13 compiles for CPUs.
+    """
+    if size is None:
+        count, channels, height, width = x.shape
+        twice = x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+        larger = twice.reshape(count, channels, 2 * height, 2 * width)
+    else:
+        larger = F.interpolate(x, size, mode="nearest")
+    result: Tensor = block.conv(larger.contiguous(memory_format=torch.channels_last))
     return result
 
 

@@ -27,6 +27,8 @@ CONFIG: dict[str, Any] = {
     "cross_attention_dim": WIDTH,
     "attention_head_dim": 8,
 }
+ROUNDING = 0.5
+"""Share by which a weight's gradient may be longer or shorter, along the exact one, when the UNet is compiled."""
 _SEED = 14
 
 
@@ -62,17 +64,41 @@ class Gradients:
         """``half`` computes in bfloat16; ``compiled`` compiles the UNet when it is first used."""
         self._text, self._device, self._half = text, device, half
         self._weights = list(unet.parameters())
-        self._denoise: Any = torch.compile(unet) if compiled else unet
+        self._denoise: Any = unet
+        self._compiled: Any = torch.compile(unet) if compiled else None
 
     def __call__(self, part: Part) -> tuple[Tensor, Sequence[Tensor]]:
-        """The part's share in the mean loss of the batch, and its gradients in the order of the weights."""
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._half):
+        """The part's share in the mean loss of the batch, and its gradients in the order of the weights.
+
+        Raises:
+            RuntimeError: The gradients of the compiled UNet are wrong.
+        """
+        if self._compiled is not None:
+            exact = self._found(part, half=False)[1]
+            self._denoise, self._compiled = self._compiled, None
+            _compare(exact, self._found(part, half=self._half)[1])
+        return self._found(part, half=self._half)
+
+    def _found(self, part: Part, *, half: bool) -> tuple[Tensor, Sequence[Tensor]]:
+        with torch.autocast(self._device, torch.bfloat16, enabled=half):
             with torch.no_grad():
                 states = self._text(part.ids)
             noisy = part.noisy.contiguous(memory_format=torch.channels_last)
             predicted = self._denoise(noisy, part.times, states).sample
         loss = ((predicted.float() - part.velocity).square() * part.counted).mean() * part.share
         return loss.detach(), torch.autograd.grad(loss, self._weights)
+
+
+def _compare(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    # A compiler's faults show in no other way than in worse results. Nearly nothing may be another nearly nothing.
+    least = 1e-3 * float(torch.stack([one.norm() for one in wanted]).norm())
+    for one, other in zip(wanted, found, strict=True):
+        along = float((one * other).sum() / one.square().sum().clamp(min=1e-30))
+        if float(one.norm()) > least and abs(along - 1) > ROUNDING:
+            raise RuntimeError(
+                "The compiled UNet computes other gradients than the UNet itself: this version of torch compiles it wrongly "
+                "for this machine. Train without --compiled."
+            )
 
 
 class Beside:

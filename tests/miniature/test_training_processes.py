@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,3 +65,20 @@ def test_a_process_that_has_ended_is_named(folder: Path) -> None:
     together._beside[0]._process.join()
     with pytest.raises(RuntimeError, match="start again"):
         together.one_step()
+
+
+def test_a_compiler_that_loses_a_gradient_is_found_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(steps=3, batch=5, compiled=True)
+    used = WorldText(Tokens().used(["a photo of a cat", "a dog in the snow"]))
+
+    def cut(unet: Any) -> Any:
+        return lambda noisy, times, states: unet(noisy, times, states.detach() * 0 + 1)
+
+    for compile_, right in ((lambda unet: unet, True), (cut, False)):
+        monkeypatch.setattr(torch, "compile", compile_)
+        one = Trainer(folder, plan, (), used, SMALL)
+        if right:
+            one.one_step()
+        else:
+            with pytest.raises(RuntimeError, match="without --compiled"):
+                one.one_step()
