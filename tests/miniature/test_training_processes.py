@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from miniature.trainer.text_model import Tokens, WorldText, save_text
-from miniature.training import hardware
 from miniature.training.denoiser import Plan, Trainer
 from miniature.training.latent_scale import LatentScale
 from miniature.training.pool import Shard, write_shard
@@ -84,16 +82,3 @@ def test_a_compiler_that_loses_a_gradient_is_found_out(folder: Path, monkeypatch
         else:
             with pytest.raises(RuntimeError, match="without --compiled"):
                 one.one_step()
-
-
-@pytest.mark.slow
-def test_a_network_compiled_in_bfloat16_trains_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("g++") is None:
-        pytest.skip("torch compiles for CPUs with a C++ compiler")
-    monkeypatch.setattr(hardware, "half_is_fast", lambda *_: True)
-    used = WorldText(Tokens().used(["a photo of a cat", "a dog in the snow"]))
-    exact, compiled = (
-        Trainer(folder, Plan(steps=3, batch=5, half=half, compiled=half), (), used, SMALL) for half in (False, True)
-    )
-    assert float(compiled.one_step()) == pytest.approx(float(exact.one_step()), rel=0.02)
-    assert float(torch.cosine_similarity(gradient(compiled), gradient(exact), 0)) > 0.99
