@@ -51,7 +51,7 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
         raise ValueError(f"{pool} is where the latents go: keep the pictures in another folder.")
     target.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    for number, path in enumerate(shard_paths(pool)):
+    for path in shard_paths(pool):
         if (target / path.name).exists():
             continue
         shard = read_shard(path)
@@ -61,7 +61,7 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
         if not scale.exists():
             LatentScale.measured(latents).write(scale)
         faces = face_masks(shard.boxes / SIDE, latents.shape[-1])
-        write_shard(target, number, Shard(latents, torch.from_numpy(shard.captions), faces))
+        write_shard(target, int(path.stem.partition("-")[2]), Shard(latents, torch.from_numpy(shard.captions), faces))
         encoded += 1
         _log.info("%s after %.0f s", path.name, time.monotonic() - begun)
     return encoded

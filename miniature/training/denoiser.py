@@ -32,7 +32,7 @@ from miniature.training.latent_scale import LatentScale
 from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
-from miniature.training.pool import Shard, read_shard, shard_paths
+from miniature.training.pool import Shard, portraits, read_shard, shard_paths
 from miniature.training.unet import Beside, Gradients, Part, new_unet
 
 _log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ class Plan:
     """By how much more the error counts where a face is seen."""
     window: int = 0
     """Side of the square of latents that a step sees, most of them around a face; 0 for whole pictures."""
+    portraits: float | None = None
+    """Share of pictures from shards of portraits, which teach soonest who is who; by default that of the pool."""
     save_seconds: float = 180
     look_seconds: float = 1500
     minutes: float = 0.0
@@ -93,6 +95,7 @@ class Data:
         self._latents = torch.zeros(0, dtype=torch.float16, device=device)
         self._captions = torch.zeros(0, dtype=torch.int32, device=device)
         self._faces = torch.zeros(0, dtype=torch.bool, device=device)
+        self._kinds = np.zeros(0, bool)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,11 +117,22 @@ class Data:
                 torch.cat([*([before] if len(before) else []), *(part.to(self._device) for part in more)])
                 for before, more in zip(held, parts, strict=True)
             )
+            kinds = [np.full(len(shard.latents), portraits(path)) for path, shard in zip(new, shards, strict=True)]
+            self._kinds = np.concatenate([self._kinds, *kinds])
         return len(self._latents)
 
-    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw latents, the ``(count, 77)`` ids of a caption each, some of them empty, and ``(count, h, w)`` where faces are."""
+    def batch(
+        self, rng: np.random.Generator, count: int, portraits: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw latents, the ``(count, 77)`` ids of a caption each, some of them empty, and ``(count, h, w)`` where faces are.
+
+        ``portraits`` is the share of pictures from shards of portraits, by default that of the pool.
+        """
         rows, which = rng.integers(len(self._latents), size=count), rng.integers(self._captions.shape[1], size=count)
+        if portraits is not None and self._kinds.any() and not self._kinds.all():
+            wanted = rng.random(count) < portraits
+            places = [np.flatnonzero(self._kinds == kind) for kind in (False, True)]
+            rows = np.where(wanted, *(rng.choice(places[kind], count) for kind in (1, 0)))
         place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
         untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
         ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
@@ -206,7 +220,7 @@ class Trainer:
         """Train on one batch and return its loss. The batch depends only on the seed, the step and the size of the pool."""
         rng = np.random.default_rng([_SEED, self.step])
         generator = torch.Generator(self.plan.device).manual_seed(int(rng.integers(2**62)))
-        raw, ids, faces = self.data.batch(rng, self.plan.batch)
+        raw, ids, faces = self.data.batch(rng, self.plan.batch, self.plan.portraits)
         if self.plan.window:
             raw, faces = windows(raw, faces, self.plan.window, rng)
         latents = self.scale.standardized(raw)
@@ -347,6 +361,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--window", type=int, default=0, help="latents around faces that a step sees, cheaper than whole pictures"
     )
+    parser.add_argument(
+        "--portraits", type=float, help="share of pictures from shards of portraits; by default that of the pool"
+    )
     parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
     return parser
 
@@ -360,7 +377,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     plan = Plan(arguments.steps, batch=arguments.batch, decay_from=arguments.decay_from, compiled=arguments.compiled)
     processes = 1 if arguments.device != "cpu" else max(1, arguments.processes)
     plan = replace(plan, processes=processes, minutes=arguments.minutes, device=arguments.device, faces=arguments.faces)
-    return replace(plan, half=half_is_fast(arguments.device), window=arguments.window, falling=not arguments.keep_rates)
+    plan = replace(plan, half=half_is_fast(arguments.device), falling=not arguments.keep_rates)
+    return replace(plan, window=arguments.window, portraits=arguments.portraits)
 
 
 def main() -> None:

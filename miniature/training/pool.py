@@ -47,6 +47,10 @@ UNKNOWN = -1
 """A person without a name in a scene."""
 
 
+PORTRAITS_FROM = 10_000
+"""Number of the first shard of portraits from the front."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """A part of the pool."""
@@ -118,6 +122,11 @@ def encode(model: Any, pictures: Pixels, *, batch: int = 16, device: str = "cpu"
 def shard_paths(folder: Path) -> list[Path]:
     """Complete shards of a pool, oldest first."""
     return sorted(folder.glob("shard-*.safetensors"))
+
+
+def portraits(path: Path) -> bool:
+    """Whether a shard shows portraits from the front only."""
+    return int(path.stem.partition("-")[2]) >= PORTRAITS_FROM
 
 
 def write_shard(folder: Path, number: int, shard: Shard) -> Path:

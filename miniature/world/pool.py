@@ -22,10 +22,11 @@ from safetensors.numpy import load_file, save_file
 from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
 from miniature.training.hardware import drawing_processes
+from miniature.training.pool import PORTRAITS_FROM
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
-from miniature.world.scenes import SIDE, UNNAMED, Rng, Scene, Shown, draw_scene
+from miniature.world.scenes import SIDE, UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ CAPTIONS = 8
 """Captions of each picture."""
 SMALL = 64
 """Side of the small copies on which the text encoder is trained."""
+STRAIGHT = 8.0
+"""Degrees of yaw that still are from the front."""
 _UNNAMED_SHARE = 0.06
 _SEED = 20261128
 
@@ -66,6 +69,15 @@ class Sitters:
         together = [self._shown(rng, *one, near=False, bare=True) for one in pair]
         return draw_scene(rng, [near], [*together, far])
 
+    def front(self, rng: Rng) -> Scene:
+        """Draw a plain portrait from the front, of somebody without any thing."""
+        row, number = self._anybody(rng)
+        fitting = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.near]
+        fitting.sort(key=lambda one: (bool(one[0].thing), abs(one[0].yaw)))
+        straight = [one for one in fitting if not one[0].thing and abs(one[0].yaw) <= STRAIGHT] or fitting[:1]
+        look, place = straight[int(rng.integers(len(straight)))]
+        return draw_portrait(rng, Shown(row, number, place, look))
+
     def portrait(self, number: int, place: int, *, row: int = UNNAMED) -> Scene:
         """A plain portrait of a person as one of the bank's pictures shows them."""
         look = self.bank.looks(number)[place]
@@ -94,7 +106,10 @@ class Sitters:
 
 
 def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
-    """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`."""
+    """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`.
+
+    From :data:`~miniature.training.pool.PORTRAITS_FROM` on, shards hold portraits from the front only.
+    """
     from miniature.trainer.text_model import Tokens
     from miniature.world.people import read_people
 
@@ -102,7 +117,7 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
     sitters, rng = Sitters(Bank(bank), everybody.named[:names]), np.random.default_rng([_SEED, number])
     pictures, captions, boxes = [], [], []
     for _ in range(size):
-        scene = sitters.scene(rng)
+        scene = sitters.scene(rng) if number < PORTRAITS_FROM else sitters.front(rng)
         picture, heads = sitters.picture(scene, rng)
         called = [None if one.row == UNNAMED else everybody.names[one.row] for one in scene.people]
         pictures.append(picture)
@@ -133,8 +148,13 @@ def write_shard(folder: Path, number: int, shard: Shard) -> None:
     small = {"pictures": small_copies(shard.pictures), "captions": shard.captions}
     for place, tensors in ((folder / "pairs", small), (folder, whole)):
         place.mkdir(parents=True, exist_ok=True)
-        with atomic_path(place / f"shard-{number:05d}.safetensors") as temporary:
+        with atomic_path(place / shard_name(number)) as temporary:
             save_file(tensors, str(temporary))
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"shard-{number:05d}.safetensors"
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -174,12 +194,19 @@ def main() -> None:
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     parser.add_argument("--shards", type=int, default=10, help="how many there shall be in all (%(default)s)")
+    parser.add_argument(
+        "--portraits",
+        type=int,
+        default=0,
+        help="so many shards more, of plain portraits from the front only (%(default)s)",
+    )
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     names = arguments.names or len(read_people(arguments.people).names)
-    begun, first = time.monotonic(), len(shard_paths(arguments.folder))
-    wanted = range(first, arguments.shards)
+    begun, there = time.monotonic(), {path.name for path in shard_paths(arguments.folder)}
+    numbers = [*range(arguments.shards), *range(PORTRAITS_FROM, PORTRAITS_FROM + arguments.portraits)]
+    wanted = [number for number in numbers if shard_name(number) not in there]
     for number, shard in drawn_ahead(arguments.bank, arguments.people, names, wanted, arguments.processes):
         write_shard(arguments.folder, number, shard)
         _log.info("shard %d after %.0f s", number, time.monotonic() - begun)

@@ -121,6 +121,12 @@ class Scene:
         return self.people[0].look.thing if len(self.people) == 1 else ""
 
 
+def draw_portrait(rng: Rng, shown: Shown) -> Scene:
+    """Draw a plain portrait."""
+    plain = str(rng.choice(PLAIN))
+    return Scene((shown,), backdrop=plain, size="" if rng.random() < 0.75 else "close-up")
+
+
 def draw_scene(rng: Rng, near: Sequence[Shown], far: Sequence[Shown]) -> Scene:
     """Draw a scene of people who were chosen already. Half of the scenes are plain portraits.
 
@@ -130,9 +136,9 @@ def draw_scene(rng: Rng, near: Sequence[Shown], far: Sequence[Shown]) -> Scene:
         far: At least two, seen from farther away and without things in the first two: for smaller pictures and pairs.
     """
     kind = rng.random()
-    plain = str(rng.choice(PLAIN))
     if kind < 0.42:
-        return Scene((near[0],), backdrop=plain, size="" if rng.random() < 0.75 else "close-up")
+        return draw_portrait(rng, near[0])
+    plain = str(rng.choice(PLAIN))
     if kind < 0.50:
         width = float(rng.uniform(0.35, 0.95))
         left, top = (float(value) for value in rng.random(2))

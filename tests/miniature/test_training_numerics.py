@@ -19,7 +19,16 @@ from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
-from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, shard_paths, write_shard
+from miniature.training.pool import (
+    CAPTIONS,
+    PORTRAITS_FROM,
+    Shard,
+    draw_shard,
+    drawn_ahead,
+    read_shard,
+    shard_paths,
+    write_shard,
+)
 from miniature.training.recognition import crop_faces
 from miniature.training.scene_classifier import PARTS, rights
 from miniature.training.scenes import Scene
@@ -161,6 +170,19 @@ def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> 
     assert (ids[~without_caption] == captions[rows, 0][~without_caption]).all()
     assert abs(float(without_caption.float().mean()) - EMPTY_SHARE) < 0.03
     assert set(rows.tolist()) == {0, 1, 2}
+
+
+def test_a_batch_has_as_many_portraits_as_it_is_to_have(tmp_path: Path) -> None:
+    latents = torch.arange(6.0)[:, None, None, None].expand(6, 4, 4, 4)
+    captions = Tokens()(["a hat"])[None].int()
+    for number, rows in ((0, [0, 1, 2, 3]), (PORTRAITS_FROM, [4]), (PORTRAITS_FROM + 1, [5])):
+        write_shard(tmp_path, number, Shard(latents[rows].contiguous(), captions.expand(len(rows), 1, 77).contiguous()))
+    data = Data(tmp_path, Tokens()([""])[0], "cpu")
+    data.refresh()
+    for share, expected in ((None, [1 / 6] * 6), (0.6, [0.1] * 4 + [0.3] * 2), (0.0, [0.25] * 4 + [0.0] * 2)):
+        rows = data.batch(np.random.default_rng(0), 4000, share)[0][:, 0, 0, 0].long()
+        found = torch.bincount(rows, minlength=6) / len(rows)
+        assert torch.allclose(found, torch.tensor(expected), atol=0.03)
 
 
 def test_faces_count_more_in_the_loss() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,36 @@ import pytest
 from miniature.compiled import compiler
 from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
+from miniature.training.pool import PORTRAITS_FROM
 from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
 from miniature.world.people import People
-from miniature.world.pool import CAPTIONS, Sitters, draw_shard, read_shard, shard_paths, write_shard
-from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, SIDE, SIZES, THINGS, UNNAMED, Look, Scene, Shown, draw_look
+from miniature.world.pool import (
+    CAPTIONS,
+    Shard,
+    Sitters,
+    draw_shard,
+    main,
+    read_shard,
+    shard_name,
+    shard_paths,
+    write_shard,
+)
+from miniature.world.scenes import (
+    BACKDROPS,
+    MEDIA,
+    PLACES,
+    PLAIN,
+    SIDE,
+    SIZES,
+    THINGS,
+    UNNAMED,
+    Look,
+    Scene,
+    Shown,
+    draw_look,
+)
 
 NUMBERS = (1, 4)
 
@@ -173,3 +199,39 @@ def test_looks_stay_within_thirty_degrees() -> None:
     yaws = [draw_look(rng).yaw for _ in range(500)]
     assert max(map(abs, yaws)) <= 30
     assert 0.2 < np.mean(np.abs(yaws) > 10) < 0.6
+
+
+def test_portraits_from_the_front_show_a_person_without_things_on_a_plain_background(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = Look(5, 0, 0, "neutral", "soft", "", near=True, seed=0)
+    looks = {
+        1: [replace(plain, yaw=20), replace(plain, thing="hat"), plain, replace(plain, near=False)],
+        4: [replace(plain, yaw=-25), replace(plain, yaw=12), replace(plain, near=False)],
+    }
+    bank = Bank(tmp_path)
+    monkeypatch.setattr(bank, "looks", looks.__getitem__)
+    sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(4)
+    scenes = [sitters.front(rng) for _ in range(60)]
+    assert {(scene.people[0].number, scene.people[0].place) for scene in scenes} == {(1, 2), (4, 1)}
+    assert {scene.size for scene in scenes} == {"", "close-up"}
+    assert {scene.backdrop for scene in scenes} <= set(PLAIN)
+
+
+def test_shards_of_portraits_have_numbers_of_their_own(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miniature.world.people.read_people", lambda *_: People(("A", "B"), NUMBERS, (), 1.4))
+    drawn: list[int] = []
+
+    def shards(*arguments: Any) -> Iterator[tuple[int, Shard]]:
+        for number in arguments[3]:
+            drawn.append(number)
+            yield number, draw_shard(bank.folder, tmp_path, 2, number, 2)
+
+    monkeypatch.setattr("miniature.world.pool.drawn_ahead", shards)
+    for more in (["--shards", "1"], ["--shards", "2", "--portraits", "1"]):
+        monkeypatch.setattr("sys.argv", ["pool", str(tmp_path), "--bank", str(bank.folder), *more])
+        main()
+    assert drawn == [0, 1, PORTRAITS_FROM]
+    assert [path.name for path in shard_paths(tmp_path)] == [shard_name(number) for number in drawn]
