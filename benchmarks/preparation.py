@@ -33,10 +33,10 @@ from celeb_basis.training.celebrity_faces import (
     PILOT,
     REFERENCE,
     CelebrityFaces,
-    Drawing,
     generate_celebrity_faces,
     spread_order,
 )
+from celeb_basis.training.celebrity_files import Drawing
 from celeb_basis.training.first_guess import explained_share
 
 CACHE = Path(__file__).resolve().parents[1] / ".assets" / "preparation"

@@ -147,9 +147,9 @@ class Study:
         return lines
 
     def _celebrity(self, number: int, halves: Sequence[str]) -> str:
-        names = self.testbed.names.names
+        names: Sequence[str] = self.testbed.names.names
         order = np.random.default_rng([80, number]).permutation(len(names))
-        return next(names[place] for place in order if names[place] not in halves)
+        return next(name for name in (names[int(place)] for place in order) if name not in halves)
 
     def _steered(self, person: Identity, celebrity: str, part: str) -> dict[str, list[torch.Tensor]]:
         own, found = tensors_of(person.coefficients), {}
@@ -177,7 +177,8 @@ def discriminant(group: str, names: NameList, basis: Basis) -> torch.Tensor:
     covariance = within.T @ within / len(within)
     covariance += _SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
     found = torch.linalg.solve(covariance, difference)
-    return (found / found.norm() * basis.positions**0.5).float().reshape(basis.positions, basis.size)
+    direction: torch.Tensor = (found / found.norm() * basis.positions**0.5).float()
+    return direction.reshape(basis.positions, basis.size)
 
 
 def held_out(names: NameList, group: str, basis: Basis, direction: Direction) -> float:

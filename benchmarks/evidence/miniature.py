@@ -175,7 +175,8 @@ def pixels_of(images: torch.Tensor) -> list[Pixels]:
 def _scene_classifier(path: Path) -> Callable[[Sequence[Pixels]], list[frozenset[str]]]:
     from miniature.trainer.scene_classifier import as_input
     from miniature.training.scene_classifier import PARTS, load_classifier
-    from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA
+    from miniature.training.scenes import ACCESSORIES
+    from miniature.world.scenes import BACKDROPS, MEDIA
 
     model = load_classifier(path)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks.evidence.reporting import Reporter
@@ -220,8 +221,8 @@ def _table(options: argparse.Namespace, judges: Sequence[FaceJudge]) -> str:
             continue
         count = len(people.names)
         lines += ["", f"{part} ({count} people)"]
-        lines.append(_line("face found", *interval(lambda at, p=people: float(p.found[at].mean()), count)))
-        lines.append(_line("prompt followed", *interval(lambda at, p=people: float(p.prompts[at].mean()), count)))
+        lines.append(_line("face found", *interval(_mean_of(people.found), count)))
+        lines.append(_line("prompt followed", *interval(_mean_of(people.prompts), count)))
         for judge in judges:
             lines += _lines_of(
                 judge,
@@ -234,8 +235,13 @@ def _table(options: argparse.Namespace, judges: Sequence[FaceJudge]) -> str:
         with np.load(file) as stored:
             lines += ["", f"likeness of one more image to the marked person ({MARKED} people)"]
             for kind, values in stored.items():
-                lines.append(_line(kind, *interval(lambda at, v=values: float(np.nanmean(v[at])), len(values))))
+                lines.append(_line(kind, *interval(_mean_of(values), len(values))))
     return "\n".join(lines) + "\n"
+
+
+def _mean_of(values: np.ndarray) -> Callable[[npt.NDArray[np.int64]], float]:
+    """The mean of the values of some people, by their rows."""
+    return lambda at: float(np.nanmean(values[at]))
 
 
 def _lines_of(
@@ -252,8 +258,7 @@ def _lines_of(
             _line(f"{judge.name}: {label}, share of a celebrity's", *share_of(same, apart, theirs, theirs_apart))
         )
     return [
-        _line(f"{judge.name}: {label}", *interval(lambda at, v=values: float(np.nanmean(v[at])), count))
-        for label, values in figures.items()
+        _line(f"{judge.name}: {label}", *interval(_mean_of(values), count)) for label, values in figures.items()
     ] + lines
 
 

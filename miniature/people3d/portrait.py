@@ -273,7 +273,8 @@ def _shaped(head: HeadModel, person: Person) -> Array:
     for target, weight in person.shape.items():
         if weight and (delta := head.targets.get(target)) is not None:
             positions += weight * delta
-    return positions.astype(np.float32)
+    shaped: Array = positions.astype(np.float32)
+    return shaped
 
 
 def _behind_skin(head: HeadModel, positions: Array) -> Array:
@@ -294,7 +295,7 @@ def _behind_skin(head: HeadModel, positions: Array) -> Array:
     depth = depth_map(screen.astype(np.float32), outer, side)
     columns, rows = np.floor(x).astype(int), np.floor(y).astype(int)
     near = inner & (columns > 0) & (rows > 0) & (columns < side - 1) & (rows < side - 1)
-    result = positions.copy()
+    result: Array = positions.copy()
     front = np.full(int(near.sum()), np.inf)
     for right in (-1, 0, 1):  # the deepest skin nearby, so that triangles between the vertices stay behind it, too
         for down in (-1, 0, 1):
@@ -336,7 +337,7 @@ def _nostrils() -> Array:
     """``(V,)`` 1 in the nostrils: vertices of the nose that are hardly seen from in front and below."""
     head, side, scale = head_model(), 600, 600 / 0.8
     base, normals = head.base, head.normals(head.base)
-    nose = head.is_skin & (np.abs(base[:, 0]) < 0.18) & (base[:, 1] > 6.83) & (base[:, 1] < 6.99)
+    nose: Array = head.is_skin & (np.abs(base[:, 0]) < 0.18) & (base[:, 1] > 6.83) & (base[:, 1] < 6.99)
     nose = np.where(nose & (base[:, 2] > 1.38) & (base[:, 2] < 1.64) & (head.mouth < 0.5))[0]
     rng, seen, views = np.random.default_rng(1), np.zeros(len(nose)), 30
     for _ in range(views):

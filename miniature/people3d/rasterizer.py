@@ -67,8 +67,7 @@ class View(ctypes.Structure):
     def fill_in(self, **values: Any) -> View:
         """Set fields from numbers, sequences and pairs (a light's direction and color), and return this view."""
         for name, value in values.items():
-            kind = dict(type(self)._fields_)[name]
-            if kind is Light:
+            if isinstance(getattr(self, name), Light):
                 direction, color = value
                 setattr(self, name, Light(tuple(map(float, direction)), tuple(map(float, color))))
             elif isinstance(value, Sequence | np.ndarray):
@@ -103,7 +102,11 @@ class Surface:
             return np.ascontiguousarray(np.concatenate([getattr(part, name) for part in parts]), np.float32)
 
         return cls(
-            *(all_of(name) for name in ("positions", "normals", "rest", "tangents", "attributes")),
+            all_of("positions"),
+            all_of("normals"),
+            all_of("rest"),
+            all_of("tangents"),
+            all_of("attributes"),
             np.ascontiguousarray(np.concatenate(triangles), np.int32),
             np.ascontiguousarray(np.concatenate([part.materials for part in parts]), np.uint8),
         )
@@ -163,7 +166,7 @@ def depth_map(screen: Array, triangles: Array, side: int) -> Array:
     return depth
 
 
-def _pointer(array: Array) -> ctypes.c_void_p:
+def _pointer(array: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 

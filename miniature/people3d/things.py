@@ -46,7 +46,8 @@ class Head:
     def center(self) -> Array:
         """The middle of the skull, from where things around it are measured."""
         between: Array = (self.eyes[0] + self.eyes[1]) / 2
-        return between + np.array([0, 0.17, -0.95])
+        center: Array = between + np.array([0, 0.17, -0.95])
+        return center
 
 
 def make_thing(name: str, head: Head, rng: np.random.Generator) -> Thing:
@@ -109,7 +110,8 @@ def _ball(center: Sequence[float] | Array, radius: float, color: Array) -> _Mesh
 def _box(center: Sequence[float] | Array, half: Sequence[float], color: Array) -> _Mesh:
     """A box with flat sides."""
     signs = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]], float)
-    points, triangles = [], []
+    points: list[Array] = []
+    triangles: list[Array] = []
     for axis in range(3):
         for side in (-1, 1):
             corners = np.insert(signs, axis, side, axis=1) * np.asarray(half) + np.asarray(center)
@@ -150,7 +152,8 @@ def _glasses(head: Head, rng: np.random.Generator, *, dark: bool = False) -> Thi
     front = max(left[2], right[2]) + 0.30
 
     def bent(x: float | Array) -> float | Array:
-        return front - 0.14 * np.square(x)
+        depth: float | Array = front - 0.14 * np.square(x)
+        return depth
 
     angle = np.arange(28) / 28 * 2 * np.pi
     ovals = [np.sign(part) * np.abs(part) ** roundness for part in (np.cos(angle), np.sin(angle))]

@@ -69,7 +69,7 @@ class Gallery:
             if stored.shape[:2] == (len(pictures), REFERENCES):
                 self.faces = stored
                 return
-        found = faces or [None] * len(pictures)
+        found: Sequence[Sequence[DetectedFace | None] | None] = faces or [None] * len(pictures)
         self.faces = np.stack([self.look(*both) for both in zip(pictures, found, strict=True)])
         if store is not None:
             with atomic_path(store) as temporary, temporary.open("wb") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -83,7 +84,7 @@ def bring(folder: Path, kept: Path = KEPT, *, denoiser: bool = True) -> list[str
     return written
 
 
-def _convert(source: Path, target: Path, modules: dict[str, tuple[str, ...]], kind: torch.dtype) -> None:
+def _convert(source: Path, target: Path, modules: Mapping[str, tuple[str, ...]], kind: torch.dtype) -> None:
     """Write the weights of some modules of a training state as others, in another precision."""
     tensors: dict[str, torch.Tensor] = {}
     with safe_open(str(source), "pt") as stored:

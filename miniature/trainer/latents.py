@@ -60,7 +60,7 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
             latents = encode(model, reduced(shard.pictures, side), batch=batch, device=device)
         if not scale.exists():
             LatentScale.measured(latents).write(scale)
-        faces = face_masks(shard.boxes / SIDE, latents.shape[-1])
+        faces = face_masks((shard.boxes / SIDE).astype(np.float32), latents.shape[-1])
         write_shard(target, int(path.stem.partition("-")[2]), Shard(latents, torch.from_numpy(shard.captions), faces))
         encoded += 1
         _log.info("%s after %.0f s", path.name, time.monotonic() - begun)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
-from miniature.training.scenes import PLACES, PLAIN, Scene
+from miniature.training.scenes import Scene
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS
+from miniature.world.scenes import PLACES, PLAIN
 
 if TYPE_CHECKING:
     from miniature.trainer.text_model import Tokens

@@ -231,11 +231,8 @@ class Trainer:
         noisy, velocity = noised(latents, noise, self._bars[times])
         counted, count = counted_more(faces, self.plan.faces), self.plan.processes
         own, *others = (
-            Part(
-                *(one[first::count] for one in (noisy, times, velocity, ids, counted)),
-                len(ids[first::count]) / len(ids),
-            )
-            for first in range(count)
+            Part(noisy[every], times[every], velocity[every], ids[every], counted[every], len(ids[every]) / len(ids))
+            for every in (slice(first, None, count) for first in range(count))
         )
         for process, part in zip(self._beside, others, strict=True):
             process.begin(part)

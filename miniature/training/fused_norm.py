@@ -29,7 +29,7 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         return (F.silu(normed) if silu else normed).to(x.dtype)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _can_compile() -> bool:
     return compiler() is not None
 

@@ -20,7 +20,6 @@ from celeb_basis.faces.network import FaceNetwork, Floats, Pixels
 from celeb_basis.miniature import MODEL
 from miniature.trainer.gate import GUIDANCE, STEPS, Drawer, line
 from miniature.trainer.scene_classifier import as_input
-from miniature.training.captions import PLACE_WORDS
 from miniature.training.dlib_judge import DlibJudge
 from miniature.training.faces import FaceGenerator, candidate_numbers
 from miniature.training.gallery import Recognized, look_at, people_vectors, ranked, recognize
@@ -28,7 +27,9 @@ from miniature.training.people import People, moved, portrait, read_people
 from miniature.training.pictures import save_sheet
 from miniature.training.places import face_network, scene_classifier_file, work_folder
 from miniature.training.scene_classifier import load_classifier, rights
-from miniature.training.scenes import ACCESSORIES, MEDIA, PLACES, Scene
+from miniature.training.scenes import ACCESSORIES, Scene
+from miniature.world.captions import PLACE_WORDS
+from miniature.world.scenes import MEDIA, PLACES
 
 RANK1, RANK10, SCENE = 0.60, 0.85, 0.90
 """Lowest accepted figures."""

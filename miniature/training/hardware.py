@@ -46,12 +46,13 @@ def ready_for_half(model: Any, device: str = "cpu") -> Any:
     """
     if device == "cpu" and half_is_fast():
         for part in model.modules():
-            if type(part) is nn.GroupNorm:
+            kind: type = type(part)
+            if kind is nn.GroupNorm:
                 part.__class__ = _Norm
-            elif type(part).__name__ == "ResnetBlock2D":
-                part.__class__ = _class(type(part), _block)
-            elif type(part).__name__ == "Upsample2D":
-                part.__class__ = _class(type(part), _upsampled)
+            elif kind.__name__ == "ResnetBlock2D":
+                part.__class__ = _class(kind, _block)
+            elif kind.__name__ == "Upsample2D":
+                part.__class__ = _class(kind, _upsampled)
         if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(_Attention())
         if hasattr(model, "set_attn_implementation"):

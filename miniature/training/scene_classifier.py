@@ -21,7 +21,8 @@ from miniature.training.checkpoints import load_state, save_state
 from miniature.training.people import read_people
 from miniature.training.places import scene_classifier_file
 from miniature.training.pool import draw_pictures
-from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA, Scene
+from miniature.training.scenes import ACCESSORIES, Scene
+from miniature.world.scenes import BACKDROPS, MEDIA, PLACES
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +72,6 @@ def classifier_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
 
 def color_shows(scene: Scene) -> bool:
     """Whether the backdrop can be recognized in the medium of the scene."""
-    from miniature.training.scenes import PLACES
-
     return scene.backdrop in PLACES or scene.medium in ("photo", "oil painting")
 
 

@@ -29,7 +29,8 @@ from miniature.training.people import People, looks, moved, read_people
 from miniature.training.places import face_pack, work_folder
 from miniature.training.recognition import RecognitionNetwork
 from miniature.training.render import face_mask
-from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA, SIZES, Scene, draw_scene
+from miniature.training.scenes import ACCESSORIES, Scene, draw_scene
+from miniature.world.scenes import BACKDROPS, MEDIA, SIZES
 
 _log = logging.getLogger(__name__)
 

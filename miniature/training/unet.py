@@ -115,8 +115,8 @@ class Beside:
             options: Of :class:`Gradients`.
         """
         context = torch.multiprocessing.get_context("spawn")
-        weights = [weight.detach().share_memory_() for weight in unet.parameters()]
-        self._gradients = [torch.zeros_like(weight).share_memory_() for weight in weights]
+        weights = [_shared(weight.detach()) for weight in unet.parameters()]
+        self._gradients = [_shared(torch.zeros_like(weight)) for weight in weights]
         self._connection, theirs = context.Pipe()
         work = (theirs, config, weights, self._gradients, text_file, list(used), options)
         self._process = context.Process(target=_compute, args=work, daemon=True)
@@ -147,6 +147,10 @@ class Beside:
         self._process.join()
 
 
+def _shared(tensor: Tensor) -> Tensor:
+    return tensor.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
+
+
 @contextmanager
 def _ending_named() -> Iterator[None]:
     try:
@@ -175,10 +179,11 @@ def _compute(
     compute = Gradients(unet, text.requires_grad_(False), **options)
     while True:
         try:
-            *tensors, share = connection.recv()
+            received = connection.recv()
         except EOFError:
             return
-        loss, found = compute(Part(*map(torch.from_numpy, tensors), share))
+        noisy, times, velocity, ids, counted = map(torch.from_numpy, received[:-1])
+        loss, found = compute(Part(noisy, times, velocity, ids, counted, received[-1]))
         for target, source in zip(gradients, found, strict=True):
             target.copy_(source)
         connection.send(float(loss))

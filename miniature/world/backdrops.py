@@ -224,7 +224,7 @@ def _desert(rng: Rng) -> Array:
 
 
 def _space(rng: Rng) -> Array:
-    picture = np.broadcast_to(np.array([7, 8, 22], np.float32), (SIDE, SIDE, 3))
+    picture: Array = np.broadcast_to(np.array([7, 8, 22], np.float32), (SIDE, SIDE, 3))
     for color in ((96, 50, 150), (30, 96, 150), (170, 70, 110)):
         cloud = np.clip(_noise(rng, 2.5) * 0.5 - 0.15, 0, 1)
         picture = picture + cloud[..., None] * np.array(color, np.float32) * 0.75

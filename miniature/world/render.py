@@ -38,7 +38,7 @@ def render(scene: Scene, clippings: Sequence[Clipping], rng: Rng) -> Rendering:
     import cv2
 
     picture = draw_backdrop(scene.backdrop, rng)
-    boxes = []
+    boxes: list[Box] = []
     # Who is on the right is put first: the other shoulder lies in front.
     for order in reversed(range(len(clippings))):
         picture, box = _put(picture, scene, clippings[order], order, rng)

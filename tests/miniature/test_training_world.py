@@ -16,7 +16,8 @@ from miniature.training.backdrops import SIDE
 from miniature.training.captions import caption, used_tokens
 from miniature.training.people import MOST_ALIKE, NAMED, STRANGERS, fit_to_show, is_frontal, read_people
 from miniature.training.render import face_mask, render
-from miniature.training.scenes import ACCESSORIES, BACKDROPS, MEDIA, PLACES, PLAIN, Scene, draw_scene
+from miniature.training.scenes import ACCESSORIES, Scene, draw_scene
+from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, PLAIN
 
 NAMES = ["Ada Lovelace", "Alan Turing", "Jane Goodall"]
 
