@@ -96,9 +96,8 @@ def _beard_hairs(person: Person, rng: Rng) -> FacialHair | None:
     )
     triangles, weights = sampled(rng, head.base, 26000, region.astype(float))
     roots = at(head.base, triangles, weights)
-    keep = np.where(rng.random(len(roots)) < beard_density(roots[:, 0], roots[:, 1], roots[:, 2], kind))[0][
-        : 4200 if kind == "full" else 2000
-    ]
+    densities = beard_density(roots[:, 0], roots[:, 1], roots[:, 2], kind)
+    keep = np.where(rng.random(len(roots)) < densities)[0][: 4200 if kind == "full" else 2000]
     if not len(keep):
         return None
     triangles, weights, roots = triangles[keep], weights[keep], roots[keep]
