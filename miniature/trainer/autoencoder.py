@@ -27,7 +27,8 @@ from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.places import work_folder
-from miniature.world.pool import read_shard, reduced, shard_paths
+from miniature.training.shards import shard_paths
+from miniature.world.pool import read_shard, reduced
 from miniature.world.scenes import SIDE
 
 _log = logging.getLogger(__name__)

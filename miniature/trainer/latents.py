@@ -21,7 +21,8 @@ from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.latent_scale import LatentScale
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, encode, write_shard
-from miniature.world.pool import read_shard, reduced, shard_paths
+from miniature.training.shards import shard_number, shard_paths
+from miniature.world.pool import read_shard, reduced
 from miniature.world.scenes import SIDE
 
 _ACROSS, _DOWN = (0.25, 0.75), (0.36, 0.98)
@@ -61,7 +62,7 @@ def encode_pool(model: Any, pool: Path, folder: Path, *, side: int = SIDE, devic
         if not scale.exists():
             LatentScale.measured(latents).write(scale)
         faces = face_masks((shard.boxes / SIDE).astype(np.float32), latents.shape[-1])
-        write_shard(target, int(path.stem.partition("-")[2]), Shard(latents, torch.from_numpy(shard.captions), faces))
+        write_shard(target, shard_number(path), Shard(latents, torch.from_numpy(shard.captions), faces))
         encoded += 1
         _log.info("%s after %.0f s", path.name, time.monotonic() - begun)
     return encoded

@@ -32,7 +32,8 @@ from miniature.training.latent_scale import LatentScale
 from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
-from miniature.training.pool import Shard, portraits, read_shard, shard_paths
+from miniature.training.pool import Shard, read_shard
+from miniature.training.shards import PORTRAITS_FROM, shard_number, shard_paths
 from miniature.training.unet import Beside, Gradients, Part, new_unet
 
 _log = logging.getLogger(__name__)
@@ -117,7 +118,10 @@ class Data:
                 torch.cat([*([before] if len(before) else []), *(part.to(self._device) for part in more)])
                 for before, more in zip(held, parts, strict=True)
             )
-            kinds = [np.full(len(shard.latents), portraits(path)) for path, shard in zip(new, shards, strict=True)]
+            kinds = [
+                np.full(len(shard.latents), shard_number(path) >= PORTRAITS_FROM)
+                for path, shard in zip(new, shards, strict=True)
+            ]
             self._kinds = np.concatenate([self._kinds, *kinds])
         return len(self._latents)
 

@@ -34,6 +34,7 @@ from miniature.training.people import MOVE, People, moved, read_people
 from miniature.training.places import work_folder
 from miniature.training.render import render
 from miniature.training.scenes import ACCESSORIES, Scene, draw_scene
+from miniature.training.shards import shard_name, shard_paths
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +46,6 @@ UNNAMED = 0.08
 
 UNKNOWN = -1
 """A person without a name in a scene."""
-
-
-PORTRAITS_FROM = 10_000
-"""Number of the first shard of portraits from the front."""
 
 
 @dataclass(frozen=True)
@@ -119,19 +116,9 @@ def encode(model: Any, pictures: Pixels, *, batch: int = 16, device: str = "cpu"
     return torch.cat(means)
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """Complete shards of a pool, oldest first."""
-    return sorted(folder.glob("shard-*.safetensors"))
-
-
-def portraits(path: Path) -> bool:
-    """Whether a shard shows portraits from the front only."""
-    return int(path.stem.partition("-")[2]) >= PORTRAITS_FROM
-
-
 def write_shard(folder: Path, number: int, shard: Shard) -> Path:
     """Write shard ``number`` atomically."""
-    path = folder / f"shard-{number:05d}.safetensors"
+    path = folder / shard_name(number)
     with atomic_path(path) as temporary:
         faces = {} if shard.faces is None else {"faces": shard.faces}
         save_file({"latents": shard.latents.half().contiguous(), "captions": shard.captions, **faces}, str(temporary))

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
 from miniature.training.hardware import drawing_processes
-from miniature.training.pool import PORTRAITS_FROM
+from miniature.training.shards import PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
@@ -70,7 +70,7 @@ class Sitters:
         return draw_scene(rng, [near], [*together, far])
 
     def front(self, rng: Rng) -> Scene:
-        """Draw a plain portrait from the front, of somebody without any thing."""
+        """Draw a plain portrait from the front, of a person without things."""
         row, number = self._anybody(rng)
         fitting = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.near]
         fitting.sort(key=lambda one: (bool(one[0].thing), abs(one[0].yaw)))
@@ -108,7 +108,7 @@ class Sitters:
 def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
     """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`.
 
-    From :data:`~miniature.training.pool.PORTRAITS_FROM` on, shards hold portraits from the front only.
+    From :data:`~miniature.training.shards.PORTRAITS_FROM` on, shards hold portraits from the front only.
     """
     from miniature.trainer.text_model import Tokens
     from miniature.world.people import read_people
@@ -150,16 +150,6 @@ def write_shard(folder: Path, number: int, shard: Shard) -> None:
         place.mkdir(parents=True, exist_ok=True)
         with atomic_path(place / shard_name(number)) as temporary:
             save_file(tensors, str(temporary))
-
-
-def shard_name(number: int) -> str:
-    """The file of a shard."""
-    return f"shard-{number:05d}.safetensors"
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """Complete shards, oldest first."""
-    return sorted(folder.glob("shard-*.safetensors"))
 
 
 def read_shard(path: Path) -> Shard:

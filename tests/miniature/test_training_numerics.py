@@ -21,17 +21,16 @@ from miniature.training.gate import SCENE, scene_prompts
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
 from miniature.training.pool import (
     CAPTIONS,
-    PORTRAITS_FROM,
     Shard,
     draw_shard,
     drawn_ahead,
     read_shard,
-    shard_paths,
     write_shard,
 )
 from miniature.training.recognition import crop_faces
 from miniature.training.scene_classifier import PARTS, rights
 from miniature.training.scenes import Scene
+from miniature.training.shards import PORTRAITS_FROM, shard_paths
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from miniature.compiled import compiler
 from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
-from miniature.training.pool import PORTRAITS_FROM
+from miniature.training.shards import PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
@@ -25,8 +25,6 @@ from miniature.world.pool import (
     draw_shard,
     main,
     read_shard,
-    shard_name,
-    shard_paths,
     write_shard,
 )
 from miniature.world.scenes import (
