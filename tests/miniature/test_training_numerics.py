@@ -19,14 +19,7 @@ from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
-from miniature.training.pool import (
-    CAPTIONS,
-    Shard,
-    draw_shard,
-    drawn_ahead,
-    read_shard,
-    write_shard,
-)
+from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, write_shard
 from miniature.training.recognition import crop_faces
 from miniature.training.scene_classifier import PARTS, rights
 from miniature.training.scenes import Scene

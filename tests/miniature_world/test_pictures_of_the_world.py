@@ -18,15 +18,7 @@ from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
 from miniature.world.people import People
-from miniature.world.pool import (
-    CAPTIONS,
-    Shard,
-    Sitters,
-    draw_shard,
-    main,
-    read_shard,
-    write_shard,
-)
+from miniature.world.pool import CAPTIONS, Shard, Sitters, draw_shard, main, read_shard, write_shard
 from miniature.world.scenes import (
     BACKDROPS,
     MEDIA,
