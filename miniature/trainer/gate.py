@@ -3,7 +3,8 @@
 ``python -m miniature.trainer.gate FOLDER --bank BANK --classifier FILE`` draws with a diffusers folder and prints ``rank1`` by
 each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
 With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach; with
-``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it.
+``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it. What the judges saw of
+everybody is kept in the file of ``--references``; where it is, no bank is needed but for the renderer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from celeb_basis.errors import CelebBasisError
 from celeb_basis.faces.network import Pixels
 from miniature.people3d.casting import Judge
 from miniature.trainer.autoencoder import load_autoencoder
-from miniature.trainer.judging import REFERENCES, Gallery, hang_all, largest_faces, reference_places, references_of
+from miniature.trainer.judging import (
+    REFERENCES,
+    Gallery,
+    hang_all,
+    largest_faces,
+    read_galleries,
+    reference_places,
+    references_of,
+    write_galleries,
+)
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
 from miniature.training.hardware import half_precision, ready_for_half
@@ -196,7 +206,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="diffusers folder")
     parser.add_argument("--renderer", action="store_true", help="people by the renderer, instead of a folder")
     parser.add_argument("--autoencoder", type=Path, help="with --renderer: encode and decode with this training state")
-    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--bank", type=Path, help="folder of miniature.world.bank")
+    parser.add_argument("--references", type=Path, help="what the judges saw of everybody; written if it is not there")
     parser.add_argument("--classifier", type=Path, help="file of miniature.trainer.scene_classifier")
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
@@ -208,13 +219,21 @@ def main() -> int:
         parser.error("give a folder, or --renderer")
     if arguments.folder and not arguments.classifier:
         parser.error("give --classifier: a file of miniature.trainer.scene_classifier")
-    people, bank = read_people(arguments.people), Bank(arguments.bank)
+    people, references = read_people(arguments.people), arguments.references
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
     galleries = [Gallery(judge, face_network()) for judge in judges()]
-    hang_all(galleries, references_of(bank, numbers), face_network())
+    if references is None or not read_galleries(references, galleries, numbers):
+        if arguments.bank is None:
+            parser.error("give --bank, or --references with everybody in it")
+        hang_all(galleries, references_of(Bank(arguments.bank), numbers), face_network())
+        if references is not None:
+            write_galleries(references, galleries, numbers)
     if arguments.renderer:
+        if arguments.bank is None:
+            parser.error("give --bank: the renderer draws with it")
         through = ready_for_half(load_autoencoder(arguments.autoencoder)) if arguments.autoencoder else None
-        return _print_people(Renderer(Sitters(bank, numbers), names, numbers, through), galleries, names)
+        sitters = Sitters(Bank(arguments.bank), numbers)
+        return _print_people(Renderer(sitters, names, numbers, through), galleries, names)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
     drawer = Drawer(pipeline.to(arguments.device))
     short = _print_people(drawer, galleries, names)

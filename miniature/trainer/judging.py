@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
 from celeb_basis.files import atomic_path
@@ -17,6 +19,7 @@ from miniature.world.pool import Sitters
 
 REFERENCES = 4
 """Pictures of a person with which others are compared."""
+_NUMBERS = "numbers"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,39 @@ def hang_all(galleries: Sequence[Gallery], pictures: Sequence[Sequence[Pixels]],
     faces = [largest_faces(detector, own) for own in pictures]
     for gallery in galleries:
         gallery.hang(pictures, faces=faces)
+
+
+def write_galleries(path: Path, galleries: Sequence[Gallery], numbers: Sequence[int]) -> None:
+    """Keep what several judges saw of people, so that their pictures need not be drawn and looked at again.
+
+    Args:
+        path: The file, in float16.
+        galleries: After :func:`hang_all`.
+        numbers: Of the people, in the galleries' order.
+    """
+    kept = {gallery.judge.name: gallery.faces.astype(np.float16) for gallery in galleries}
+    with atomic_path(path) as temporary:
+        save_file({**kept, _NUMBERS: np.asarray(numbers, np.int64)}, str(temporary))
+
+
+def read_galleries(path: Path, galleries: Sequence[Gallery], numbers: Sequence[int]) -> bool:
+    """Fill galleries with what :func:`write_galleries` kept of these people.
+
+    Returns:
+        Whether everything was there; if not, the galleries are as before.
+    """
+    if not path.is_file():
+        return False
+    with safe_open(str(path), "numpy") as stored:
+        if not {_NUMBERS, *(gallery.judge.name for gallery in galleries)} <= set(stored.keys()):
+            return False
+        row_of = {int(number): row for row, number in enumerate(stored.get_tensor(_NUMBERS))}
+        if not row_of.keys() >= set(numbers):
+            return False
+        rows = [row_of[number] for number in numbers]
+        for gallery in galleries:
+            gallery.faces = stored.get_tensor(gallery.judge.name)[rows].astype(np.float32)
+    return True
 
 
 def reference_places(bank: Bank, number: int) -> list[int]:

@@ -21,7 +21,7 @@ from miniature.trainer.autoencoder import (
     new_autoencoder,
     train,
 )
-from miniature.trainer.judging import REFERENCES, Gallery
+from miniature.trainer.judging import REFERENCES, Gallery, read_galleries, write_galleries
 from miniature.trainer.latents import encode_pool, face_masks
 from miniature.training.latent_scale import LatentScale
 from miniature.training.pool import read_shard as read_latents
@@ -154,6 +154,20 @@ def test_the_gallery_ranks_people_by_their_other_pictures(tmp_path: Path) -> Non
     again = Gallery(Colors(), Finder())
     again.hang([[plain(1, 1, 1)] * REFERENCES] * 3, tmp_path / "faces.npy")
     assert (again.faces == gallery.faces).all()
+
+
+def test_what_judges_saw_is_kept_for_any_of_the_people(tmp_path: Path) -> None:
+    path, seen = tmp_path / "references.safetensors", Gallery(Colors(), Finder())
+    seen.hang([[plain(40 * place, 20, 8)] * REFERENCES for place in range(3)])
+    other = Gallery(Colors(), Finder())
+    assert not read_galleries(path, [other], [7])
+    write_galleries(path, [seen], [5, 7, 9])
+    assert read_galleries(path, [other], [9, 5])
+    assert (other.faces == seen.faces[[2, 0]]).all()
+    assert not read_galleries(path, [other], [5, 6])
+    stranger = Colors()
+    stranger.name = "another judge"
+    assert not read_galleries(path, [Gallery(stranger, Finder())], [5])
 
 
 def test_no_face_network_has_a_part_in_the_training() -> None:
