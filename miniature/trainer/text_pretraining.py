@@ -1,8 +1,9 @@
 """Pretraining of the text encoder as CLIP's: captions and pictures of the world, matched by a picture encoder beside it.
 
 ``python -m miniature.trainer.text_pretraining --pairs FOLDER --minutes 16`` reads shards with ``pictures``
-``(N, 64, 64, 3)`` uint8 and ``captions`` ``(N, C, 77)`` int32 and writes ``text.safetensors``. It may be stopped at any
-moment and goes on where it was saved. Nothing in it knows faces.
+``(N, V, 64, 64, 3)`` uint8, V views of each, and ``captions`` ``(N, C, 77)`` int32 and writes ``text.safetensors``. It may
+be stopped at any moment and goes on where it was saved; with ``--begin FILE`` it begins with a trained encoder. Nothing in
+it knows faces.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.faces.network import Pixels
-from miniature.trainer.text_model import WIDTH, Tokens, WorldText, save_text
+from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text, save_text
 from miniature.training.checkpoints import load_state, read_facts, save_state
 from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.places import work_folder
@@ -35,6 +36,8 @@ SIDE = 64
 JOINT = 256
 """Width of the space in which captions and pictures are compared."""
 
+BLIND = 0.2
+"""First part of a training that began with a trained text encoder, in which only the picture encoder learns."""
 _HELD_OUT = 20
 """One picture of so many is not trained on."""
 _SEED = 13
@@ -49,7 +52,7 @@ class Pairs:
     """Pictures with captions."""
 
     pictures: Pixels
-    """``(N, 64, 64, 3)``."""
+    """``(N, V, 64, 64, 3)``: views of each, the first of the whole picture, the others nearer to the heads."""
     captions: NDArray[np.int32]
     """``(N, C, L)`` token ids: start, words, end, and ends as padding, cut after the longest caption."""
 
@@ -101,10 +104,11 @@ def _read_shard(path: Path) -> Pairs:
         raise FileError(
             f"{path} is no shard of pictures and captions ({error}): delete it or draw it again."
         ) from error
-    if pictures.shape[1:] != (SIDE, SIDE, 3) or captions.ndim != 3 or len(pictures) != len(captions):
+    known = pictures.ndim == 5 and pictures.shape[2:] == (SIDE, SIDE, 3) and pictures.shape[1] > 0
+    if not known or captions.ndim != 3 or len(pictures) != len(captions):
         raise FileError(
             f"{path} has pictures of shape {pictures.shape} and captions of shape {captions.shape}: "
-            f"draw shards with (N, {SIDE}, {SIDE}, 3) pictures and (N, C, 77) captions."
+            f"draw shards with (N, V, {SIDE}, {SIDE}, 3) pictures and (N, C, 77) captions."
         )
     return Pairs(pictures, captions)
 
@@ -122,9 +126,15 @@ class PictureEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 32, 4, 4), *_convolutions(32, 64, 1), *_convolutions(64, 128, 2), *_convolutions(128, 192, 2)
+            *_convolution(3, 24, 2),
+            *_convolution(24, 64, 2),
+            *_convolution(64, 64, 1),
+            *_convolution(64, 128, 2),
+            *_convolution(128, 128, 1),
+            *_convolution(128, 256, 2),
+            *_convolution(256, 256, 1),
         )
-        self.from_pictures = nn.Linear(192 * (SIDE // 16) ** 2, JOINT)
+        self.from_pictures = nn.Linear(256 * (SIDE // 16) ** 2, JOINT)
         self.from_text = nn.Linear(WIDTH, JOINT)
         self.log_scale = nn.Parameter(torch.tensor(2.6))
 
@@ -139,11 +149,8 @@ class PictureEncoder(nn.Module):
         return F.normalize(self.from_text(hidden).float(), dim=-1)
 
 
-def _convolutions(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for channels, step in ((inputs, stride), (outputs, 1)):
-        layers += [nn.Conv2d(channels, outputs, 3, step, 1, bias=False), nn.GroupNorm(8, outputs), nn.GELU()]
-    return layers
+def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.GELU()]
 
 
 def ends_of(ids: Tensor, end: int) -> Tensor:
@@ -159,6 +166,8 @@ class Plan:
     steps: int | None = None
     batch: int = 256
     device: str = "cpu"
+    begin: Path | None = None
+    """A trained text encoder to begin with."""
 
     def share(self, step: int, seconds: float) -> float:
         """How much of the training is done, from 0 to 1."""
@@ -188,7 +197,8 @@ class Pretraining:
             vocabulary: Token ids that get a row of their own beside those of the names and the captions.
 
         Raises:
-            TrainingError: There are too few pairs, or tokens in them that the saved state does not train.
+            FileError: The encoder to begin with is not there.
+            TrainingError: There are too few pairs, or tokens in them that what is trained already does not know.
         """
         self.plan, self._pairs, self._held_out, self._folder = plan, pairs, held_out, folder
         self.tokens, self.names = Tokens(), tuple(names)
@@ -202,14 +212,19 @@ class Pretraining:
         wanted |= {token for text in (*self.names, _PROMPT.format("")) for token in self.tokens.words(text)}
         self._path = folder / "text-state.safetensors"
         saved: dict[str, Any] = {"step": 0, "seconds": 0.0, "used": sorted(wanted)}
+        begun_with = self._path if self._path.exists() else plan.begin
         if self._path.exists():
             saved = read_facts(self._path)
+        elif plan.begin is not None:
+            saved["used"] = load_text(plan.begin).used
         if not wanted <= set(saved["used"]):
             raise TrainingError(
-                f"The pictures have captions with words that {self._path} does not train: delete it to start again."
+                f"The pictures have captions with words that {begun_with} does not train: delete it to start again."
             )
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
         self.model, self.pictures = WorldText(saved["used"]), PictureEncoder()
+        if begun_with == plan.begin and plan.begin is not None:
+            load_state(plan.begin, {"model": self.model})
         self.model.to(plan.device)
         ready_for_half(self.model.transformer, plan.device)
         ready_for_half(self.pictures, plan.device)
@@ -259,7 +274,8 @@ class Pretraining:
         chosen = rng.choice(len(self._pairs), self._batch, replace=False)
         said = rng.integers(0, self._pairs.captions.shape[1], self._batch)
         ids = torch.from_numpy(self._pairs.captions[chosen, said]).long().to(self.plan.device)
-        shown = torch.from_numpy(self._pairs.pictures[chosen]).to(self.plan.device)
+        views = rng.integers(0, self._pairs.pictures.shape[1], self._batch)
+        shown = torch.from_numpy(self._pairs.pictures[chosen, views]).to(self.plan.device)
         place = ends_of(ids, self._end)
         # In every other batch, one of the ends that pad the text: the denoiser sees them all.
         if self.step % 2:
@@ -270,7 +286,8 @@ class Pretraining:
             warm = min(1.0, (self.step + 1) / 50)
             group["lr"] = group["top"] * warm * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
         with half_precision(self.plan.device):
-            hidden = self.model(ids)[torch.arange(len(ids), device=ids.device), place]
+            with torch.set_grad_enabled(self.plan.begin is None or share >= BLIND):
+                hidden = self.model(ids)[torch.arange(len(ids), device=ids.device), place]
             text, pictures = self.pictures.text(hidden), self.pictures.pictures(shown)
         logits = self.pictures.log_scale.exp().clamp(max=100) * text @ pictures.T
         wanted = torch.arange(len(ids), device=ids.device)
@@ -310,10 +327,11 @@ class Pretraining:
         Returns:
             ``accuracy`` (captions whose picture is the nearest of a batch); ``rank1`` and ``rank10`` (pictures of one
             named person whose name is the nearest, or among the ten nearest, of all captions ``a photo of NAME``) with
-            their number ``pictures``; ``name_rank1``, the same for the mean of the pictures of each of ``names`` people.
+            their number ``pictures``; ``near_rank1``, that of their last views, near the heads; ``name_rank1``, the same
+            for the mean of the pictures of each of ``names`` people.
         """
         held_out = self._held_out
-        shown = self.picture_vectors(held_out.pictures)
+        shown, near = (self.picture_vectors(held_out.pictures[:, view]) for view in (0, -1))
         said = self.text_vectors(torch.from_numpy(held_out.captions[:, 0]).long())
         batches = [slice(start, start + self._batch) for start in range(0, len(said), self._batch)]
         nearest = [(said[batch] @ shown[batch].T).argmax(1) for batch in batches]
@@ -331,6 +349,7 @@ class Pretraining:
             **result,
             "rank1": round(float((ranks == 0).float().mean()), 3),
             "rank10": round(float((ranks < 10).float().mean()), 3),
+            "near_rank1": round(float((_ranks(near[rows], prompts, people[rows]) == 0).float().mean()), 3),
             "pictures": len(rows),
             "name_rank1": round(float((_ranks(means, prompts, present) == 0).float().mean()), 3),
             "names": len(present),
@@ -376,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="where text.safetensors is written; the training's by default")
     parser.add_argument("--minutes", type=float, default=16.0, help="in all (%(default)s)")
     parser.add_argument("--steps", type=int, help="instead of minutes")
+    parser.add_argument("--begin", type=Path, help="a trained text encoder to begin with")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cpu", help="cuda for a GPU")
     parser.add_argument("--threads", type=int, default=1)
@@ -386,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     names = read_people(options.people).names[: options.names]
     folder = options.folder or work_folder()
-    plan = Plan(options.minutes, options.steps, options.batch, options.device)
+    plan = Plan(options.minutes, options.steps, options.batch, options.device, options.begin)
     training, held_out = read_pairs(options.pairs, Tokens().tokenizer.eos_token_id)
     _log.info("%d pictures to train on, %d others", len(training), len(held_out))
     # All words of the world, as the denoiser expects them, whether or not a picture of these shards has them.

@@ -26,15 +26,17 @@ from miniature.training.shards import PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
-from miniature.world.scenes import SIDE, UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
+from miniature.world.scenes import UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
 
 _log = logging.getLogger(__name__)
 
 SHARD = 1024
 CAPTIONS = 8
 """Captions of each picture."""
-SMALL = 64
-"""Side of the small copies on which the text encoder is trained."""
+SMALL, VIEWS = 64, 3
+"""Side and number of the small views on which the text encoder is trained."""
+NEARER = (1.1, 1.9)
+"""Sides of the views near the heads, as shares of what the heads cover."""
 STRAIGHT = 8.0
 """Degrees of yaw that still are from the front."""
 _UNNAMED_SHARE = 0.06
@@ -126,11 +128,29 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
     return Shard(np.stack(pictures), np.stack(captions).astype(np.int32), np.stack(boxes))
 
 
-def small_copies(pictures: Pixels) -> Pixels:
-    """``(N, SMALL, SMALL, 3)`` copies."""
-    count, factor = len(pictures), SIDE // SMALL
-    parts = pictures.reshape(count, SMALL, factor, SMALL, factor, 3).astype(np.float32)
-    return np.asarray(parts.mean((2, 4)) + 0.5).astype(np.uint8)
+def views(pictures: Pixels, boxes: Floats, rng: Rng) -> Pixels:
+    """Small views: the first of the whole picture, the others of a random square with all of its heads.
+
+    Args:
+        pictures: ``(N, SIDE, SIDE, 3)``.
+        boxes: ``(N, 2, 3)`` left, top and width of the heads in pixels; width 0 where there is none.
+        rng: Chooses the squares.
+
+    Returns:
+        ``(N, VIEWS, SMALL, SMALL, 3)``.
+    """
+    side, found = pictures.shape[1], np.empty((len(pictures), VIEWS, SMALL, SMALL, 3), np.uint8)
+    found[:, 0] = reduced(pictures, SMALL)
+    for row, (picture, heads) in enumerate(zip(pictures, boxes, strict=True)):
+        shown = heads[heads[:, 2] > 0]
+        low = shown[:, :2].min(0) if len(shown) else np.zeros(2)
+        high = (shown[:, :2] + shown[:, 2:]).max(0) if len(shown) else np.full(2, side)
+        for view in range(1, VIEWS):
+            across = int(np.clip((high - low).max() * rng.uniform(*NEARER), SMALL // 2, side))
+            middle = (low + high) / 2 + rng.uniform(-0.1, 0.1, 2) * across
+            left, top = (int(value) for value in np.clip(middle - across / 2, 0, side - across))
+            found[row, view] = reduced(picture[None, top : top + across, left : left + across], SMALL)[0]
+    return found
 
 
 def reduced(pictures: Pixels, side: int) -> Pixels:
@@ -143,9 +163,10 @@ def reduced(pictures: Pixels, side: int) -> Pixels:
 
 
 def write_shard(folder: Path, number: int, shard: Shard) -> None:
-    """Write a shard and its small copies, each atomically."""
+    """Write a shard and its small views, each atomically."""
     whole = {"pictures": shard.pictures, "captions": shard.captions, "boxes": shard.boxes}
-    small = {"pictures": small_copies(shard.pictures), "captions": shard.captions}
+    rng = np.random.default_rng([_SEED, number, 1])
+    small = {"pictures": views(shard.pictures, shard.boxes, rng), "captions": shard.captions}
     for place, tensors in ((folder / "pairs", small), (folder, whole)):
         place.mkdir(parents=True, exist_ok=True)
         with atomic_path(place / shard_name(number)) as temporary:

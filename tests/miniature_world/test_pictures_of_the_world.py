@@ -18,7 +18,17 @@ from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
 from miniature.world.people import People
-from miniature.world.pool import CAPTIONS, Shard, Sitters, draw_shard, main, read_shard, write_shard
+from miniature.world.pool import (
+    CAPTIONS,
+    VIEWS,
+    Shard,
+    Sitters,
+    draw_shard,
+    main,
+    read_shard,
+    views,
+    write_shard,
+)
 from miniature.world.scenes import (
     BACKDROPS,
     MEDIA,
@@ -154,8 +164,26 @@ def test_a_shard_is_the_same_again_and_never_shows_one_person_twice(
     write_shard(tmp_path, 0, one)
     assert (read_shard(shard_paths(tmp_path)[0]).pictures == one.pictures).all()
     small = read_small(tmp_path)
-    assert small.shape == (24, 64, 64, 3)
-    assert abs(float(small.mean()) - float(one.pictures.mean())) < 1
+    assert small.shape == (24, VIEWS, 64, 64, 3)
+    assert abs(float(small[:, 0].mean()) - float(one.pictures.mean())) < 1
+
+
+def test_other_views_are_nearer_to_all_heads() -> None:
+    # Red heads on black: all of each is seen, and larger than in the whole picture.
+    picture, boxes = np.zeros((3, 192, 192, 3), np.uint8), np.zeros((3, 2, 3), np.float32)
+    boxes[0, 0], boxes[1] = (20, 30, 60), [(10, 60, 50), (110, 70, 40)]
+    for row, heads in enumerate(boxes):
+        for left, top, width in heads.astype(int):
+            picture[row, top : top + width, left : left + width, 0] = 200
+    seen = views(picture, boxes, np.random.default_rng(3))
+    share = (seen[..., 0] > 100).mean((2, 3))
+    assert share[0, 0] == pytest.approx(60**2 / 192**2, abs=0.01)
+    assert (share[0, 1:] > 0.2).all()
+    assert (share[1, 1:] >= share[1, 0]).all()
+    assert not share[2].any()
+    for view in (1, 2):
+        edge = np.concatenate([seen[0, view, (0, -1)].ravel(), seen[0, view][:, (0, -1)].ravel()])
+        assert edge.max() < 200
 
 
 def read_small(folder: Path) -> np.ndarray:

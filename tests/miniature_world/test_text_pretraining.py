@@ -41,7 +41,7 @@ def squares(count: int, seed: int) -> Pairs:
         picture[20 * where : 20 * where + 8] = 250
         pictures.append(picture.clip(0, 255).astype(np.uint8))
         captions.append(TOKENS([f"{said} {name} {PLACES[where]}" for said in ("a photo of", "")]).numpy())
-    return Pairs(np.stack(pictures), np.stack(captions).astype(np.int32))
+    return Pairs(np.stack(pictures)[:, None], np.stack(captions).astype(np.int32))
 
 
 def write(folder: Path, count: int = 240, seed: int = 0) -> Path:
@@ -76,7 +76,7 @@ def test_an_untrained_encoder_knows_nobody(tmp_path: Path) -> None:
 
 def test_padding_says_the_same_as_the_end(learned: tuple[Pretraining, Path]) -> None:
     run = learned[0]
-    shown = run.picture_vectors(squares(12, 5).pictures)
+    shown = run.picture_vectors(squares(12, 5).pictures[:, 0])
     prompts = TOKENS([f"a photo of {name}" for name in COLORS])
     for padding in (0, 3, 60):
         nearest = (shown @ run.text_vectors(prompts, padding=padding).T).argmax(1)
@@ -113,6 +113,24 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_trained_encoder_stays_as_it_is_until_pictures_are_understood(
+    learned: tuple[Pretraining, Path], tmp_path: Path
+) -> None:
+    first, folder = learned
+    plan = Plan(steps=20, batch=12, begin=folder / "text.safetensors")
+    run = Pretraining(*read_pairs(folder / "pairs", END), COLORS, tmp_path, plan)
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    assert all(torch.equal(value, first.model.state_dict()[key]) for key, value in before.items())
+    pictures = run.pictures.from_pictures.weight.detach().clone()
+    changed = []
+    while run.step < 6:
+        run._train_step()
+        run.step += 1
+        changed.append(any(not torch.equal(value, before[key]) for key, value in run.model.state_dict().items()))
+    assert changed == [False] * 4 + [True] * 2
+    assert not torch.equal(pictures, run.pictures.from_pictures.weight)
+
+
 def test_the_command_trains_goes_on_and_prints_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,7 +148,7 @@ def test_the_command_trains_goes_on_and_prints_figures(
         assert '"step": 50' in caplog.text
         assert '"accuracy": ' in caplog.text
     first = json.loads(capsys.readouterr().out)
-    assert set(first) == {"accuracy", "rank1", "rank10", "pictures", "name_rank1", "names"}
+    assert set(first) == {"accuracy", "rank1", "rank10", "near_rank1", "pictures", "name_rank1", "names"}
     main([*folders, "--steps", "50", "--batch", "6"])
     again = json.loads(capsys.readouterr().out)
     assert again["rank1"] == first["rank1"]
@@ -142,17 +160,19 @@ def test_the_command_trains_goes_on_and_prints_figures(
 def test_the_person_of_a_picture_is_the_one_whom_all_captions_name() -> None:
     texts = [["a photo of Tom Hanks", "Tom Hanks on a beach"], ["Tom Hanks and Ada Lovelace", "Tom Hanks"], ["a", "b"]]
     captions = np.stack([TOKENS(pair).numpy() for pair in texts]).astype(np.int32)
-    pairs = Pairs(np.zeros((3, 64, 64, 3), np.uint8), captions)
+    pairs = Pairs(np.zeros((3, 1, 64, 64, 3), np.uint8), captions)
     assert named_people(pairs, [TOKENS.words(name) for name in COLORS]).tolist() == [2, -1, -1]
 
 
 def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"no pairs.*miniature\.world\.pool"):
         read_pairs(tmp_path, END)
-    np.savez(tmp_path / "a.npz", pictures=np.zeros((4, 32, 32, 3), np.uint8), captions=np.zeros((4, 2, 77), np.int32))
-    with pytest.raises(FileError, match=r"\(4, 32, 32, 3\).*64"):
+    np.savez(
+        tmp_path / "a.npz", pictures=np.zeros((4, 1, 32, 32, 3), np.uint8), captions=np.zeros((4, 2, 77), np.int32)
+    )
+    with pytest.raises(FileError, match=r"\(4, 1, 32, 32, 3\).*64"):
         read_pairs(tmp_path, END)
-    np.savez(tmp_path / "a.npz", pictures=np.zeros((4, 64, 64, 3), np.uint8))
+    np.savez(tmp_path / "a.npz", pictures=np.zeros((4, 1, 64, 64, 3), np.uint8))
     with pytest.raises(FileError, match="delete it or draw it again"):
         read_pairs(tmp_path, END)
     (tmp_path / "a.npz").unlink()
@@ -165,7 +185,7 @@ def test_words_that_a_saved_state_does_not_train_are_refused(tmp_path: Path) -> 
     pairs = write(tmp_path / "pairs", 60)
     pretraining(tmp_path, 1, pairs).train()
     captions = np.tile(TOKENS(["a zebra"]).numpy().astype(np.int32), (4, 2, 1))
-    np.savez(pairs / "other.npz", pictures=np.zeros((4, 64, 64, 3), np.uint8), captions=captions)
+    np.savez(pairs / "other.npz", pictures=np.zeros((4, 1, 64, 64, 3), np.uint8), captions=captions)
     with pytest.raises(TrainingError, match="delete it to start again"):
         pretraining(tmp_path, 2, pairs)
 
