@@ -38,6 +38,7 @@ JOINT = 256
 
 BLIND = 0.2
 """First part of a training that began with a trained text encoder, in which only the picture encoder learns."""
+_RATE = 1e-3
 _HELD_OUT = 20
 """One picture of so many is not trained on."""
 _SEED = 13
@@ -232,10 +233,11 @@ class Pretraining:
         slow = [value for name, value in self.model.named_parameters() if "token_embedding" not in name]
         self._optimizer = torch.optim.AdamW(
             [
-                {"params": [*slow, *self.pictures.parameters()], "top": 1e-3},
-                {"params": [self.model.table.weight], "top": 2e-3},
+                {"params": slow, "top": _RATE if plan.begin is None else _RATE / 3},
+                {"params": list(self.pictures.parameters()), "top": _RATE},
+                {"params": [self.model.table.weight], "top": 2 * _RATE},
             ],
-            lr=1e-3,
+            lr=_RATE,
             betas=(0.9, 0.98),
             weight_decay=0.0,
         )

@@ -39,10 +39,12 @@ from miniature.training.unet import Beside, Gradients, Part, new_unet
 _log = logging.getLogger(__name__)
 
 EMPTY_SHARE = 0.12
-DECIDING = (0.35, 0.95)
+DECIDING = (0.25, 0.95)
 """Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
 ANYWHERE = 0.3
 """Share of a batch whose timesteps lie anywhere; the others lie there."""
+ELSEWHERE = 0.25
+"""Share of windows that lie anywhere, so that what hands hold is seen, too."""
 FALLING = 0.35
 """Last part of a run of so many minutes, in which the rates fall."""
 
@@ -144,7 +146,9 @@ class Data:
 
 
 def windows(latents: Tensor, faces: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Cut a square out of each picture's latents, around a random place of a face, or anywhere where there is none.
+    """Cut a square out of each picture's latents, around a random place of a face.
+
+    Where there is no face, and in :data:`ELSEWHERE` of the others, it is cut out anywhere.
 
     Args:
         latents: ``(N, C, h, w)``.
@@ -157,8 +161,9 @@ def windows(latents: Tensor, faces: Tensor, side: int, rng: np.random.Generator)
     """
     count, height, width = faces.shape
     chance = torch.from_numpy(rng.random((count, height * width), np.float32)).to(faces.device)
+    near = torch.from_numpy(rng.random((count, 1), np.float32) >= ELSEWHERE).to(faces.device)
     # Faces come first, and chance orders the places of each kind.
-    place = (faces.flatten(1) + chance).argmax(1)
+    place = ((faces.flatten(1) & near) + chance).argmax(1)
     corners = [
         (middle - side // 2).clamp(0, room - side)[:, None] + torch.arange(side, device=faces.device)
         for middle, room in ((place // width, height), (place % width, width))

@@ -61,8 +61,9 @@ class Gradients:
     """Computes the loss of parts of a batch and its gradients."""
 
     def __init__(self, unet: Any, text: WorldText, *, device: str = "cpu", half: bool = False, compiled: bool = False):
-        """``half`` computes in bfloat16; ``compiled`` compiles the UNet when it is first used."""
-        self._text, self._device, self._half = text, device, half
+        """``half`` computes in bfloat16; ``compiled`` compiles both networks when they are first used."""
+        self._text: Any = torch.compile(text) if compiled else text
+        self._device, self._half = device, half
         self._weights = list(unet.parameters())
         self._denoise: Any = unet
         self._compiled: Any = torch.compile(unet) if compiled else None

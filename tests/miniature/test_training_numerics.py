@@ -14,7 +14,7 @@ from miniature.trainer.text_model import Tokens, WorldText
 from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
-from miniature.training.denoiser import EMPTY_SHARE, Data, counted_more, windows
+from miniature.training.denoiser import ELSEWHERE, EMPTY_SHARE, Data, counted_more, windows
 from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
@@ -260,7 +260,9 @@ def test_windows_lie_around_faces_and_show_the_picture_there() -> None:
         y, x = int(top[row]), int(left[row])
         assert torch.equal(cut[row, 0], place[y : y + 8, x : x + 8])
         assert torch.equal(seen[row], faces[row, y : y + 8, x : x + 8])
-    assert bool(seen[:20].flatten(1).sum(1).eq(9).all())
     assert not seen[20:].any()
     assert len({(int(y), int(x)) for y, x in zip(top[20:], left[20:], strict=True)}) > 10
     assert torch.equal(windows(latents, faces, 24, np.random.default_rng(1))[0], latents)
+    many = windows(latents[:1].expand(400, -1, -1, -1), faces[:1].expand(400, -1, -1), 8, np.random.default_rng(2))[1]
+    around = float(many.flatten(1).sum(1).eq(9).float().mean())
+    assert 1 - ELSEWHERE - 0.06 < around < 1 - ELSEWHERE + 0.12
