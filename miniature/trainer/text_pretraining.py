@@ -27,7 +27,8 @@ from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.faces.network import Pixels
 from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text, save_text
 from miniature.training.checkpoints import load_state, read_facts, save_state
-from miniature.training.hardware import half_precision, ready_for_half
+from miniature.training.hardware import half_is_fast, half_precision, ready_for_half
+from miniature.training.muon import Muon, split
 from miniature.training.places import work_folder
 
 _log = logging.getLogger(__name__)
@@ -230,19 +231,33 @@ class Pretraining:
         ready_for_half(self.model.transformer, plan.device)
         ready_for_half(self.pictures, plan.device)
         self.pictures.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        slow = [value for name, value in self.model.named_parameters() if "token_embedding" not in name]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": slow, "top": _RATE if plan.begin is None else _RATE / 3},
-                {"params": list(self.pictures.parameters()), "top": _RATE},
-                {"params": [self.model.table.weight], "top": 2 * _RATE},
-            ],
-            lr=_RATE,
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
+        (text, text_rest), (shown, shown_rest) = (
+            split(self.model, ("embedding",)),
+            split(self.pictures, ("features.0.",)),
+        )
+        table = self.model.table.weight
+        text_rest = [value for value in text_rest if value is not table]
+        slower = 1.0 if plan.begin is None else 1 / 3
+        half = half_is_fast(plan.device)
+        self._optimizers = (
+            Muon(
+                [{"params": text, "top": 2 * _RATE * slower}, {"params": shown, "top": 2 * _RATE}],
+                weight_decay=0.01,
+                half=half,
+            ),
+            torch.optim.AdamW(
+                [
+                    {"params": text_rest, "top": _RATE * slower},
+                    {"params": shown_rest, "top": _RATE},
+                    {"params": [table], "top": 2 * _RATE},
+                ],
+                lr=_RATE,
+                betas=(0.9, 0.98),
+                weight_decay=0.0,
+            ),
         )
         if self._path.exists():
-            load_state(self._path, self._modules, [self._optimizer])
+            load_state(self._path, self._modules, self._optimizers)
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
@@ -284,7 +299,7 @@ class Pretraining:
             drawn = rng.integers(place.cpu().numpy(), self.length)
             place = torch.from_numpy(drawn).to(self.plan.device)
         share = self.plan.share(self.step, self.seconds)
-        for group in self._optimizer.param_groups:
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
             warm = min(1.0, (self.step + 1) / 50)
             group["lr"] = group["top"] * warm * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
         with half_precision(self.plan.device):
@@ -294,10 +309,12 @@ class Pretraining:
         logits = self.pictures.log_scale.exp().clamp(max=100) * text @ pictures.T
         wanted = torch.arange(len(ids), device=ids.device)
         loss = (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([*self.model.parameters(), *self.pictures.parameters()], 1.0)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         return loss, (logits.argmax(1) == wanted).float().mean()
 
     def _facts(self) -> dict[str, float]:
@@ -305,7 +322,7 @@ class Pretraining:
 
     def _save(self) -> None:
         facts = {**self._facts(), "used": self.model.used}
-        save_state(self._path, self._modules, [self._optimizer], facts)
+        save_state(self._path, self._modules, self._optimizers, facts)
 
     @torch.no_grad()
     def text_vectors(self, ids: Tensor, *, padding: int = 0) -> Tensor:
