@@ -25,7 +25,8 @@ from torch import Tensor
 from celeb_basis.faces.network import Floats, Pixels
 from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
-from miniature.training.hardware import half_precision, ready_for_half
+from miniature.training.hardware import half_is_fast, half_precision, ready_for_half
+from miniature.training.muon import Muon, split
 from miniature.training.places import work_folder
 from miniature.training.shards import shard_paths
 from miniature.world.pool import read_shard, reduced
@@ -50,7 +51,8 @@ CROPS = ((64, 6), (64, 6), (96, 3), (64, 6), (64, 6), (128, 2))
 """Side and number of the crops of successive steps on a CPU. Small crops are cheap, large ones hold whole heads."""
 WHOLE = 24
 """Pictures of a step on a GPU, which has time for whole ones."""
-RATE = 3e-4
+RATE, MATRIX_RATE = 3e-4, 5e-4
+"""Of ends, norms and biases (AdamW), and of the inner layers' weights (Muon)."""
 KL = 1e-4
 EDGES = 0.6
 HEADS = 2.0
@@ -181,10 +183,16 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
     trained = list(model.parameters())
     if run.decoder:
         trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    inner, rest = split(model, ("conv_in", "conv_out", "quant_conv"))
+    apart = {id(value) for value in trained}
+    inner, rest = ([value for value in part if id(value) in apart] for part in (inner, rest))
+    optimizers = (
+        Muon(inner, MATRIX_RATE, weight_decay=1e-3, half=half_is_fast(run.device)),
+        torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3),
+    )
     path, step = folder / ("decoder.safetensors" if run.decoder else "autoencoder-state.safetensors"), 0
     if path.exists():
-        step = load_state(path, {"model": model}, [optimizer])["step"]
+        step = load_state(path, {"model": model}, optimizers)["step"]
     elif run.decoder:
         load_state(folder / "encoder.safetensors", {"model": model})
     data = Pictures(pool, pictures, run.side)
@@ -197,15 +205,19 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
     while step < run.steps and time.monotonic() - begun < 60 * run.minutes and not stopped:
         rng = np.random.default_rng([_SEED, step])
         share = max(step / run.steps, (time.monotonic() - begun) / (60 * run.minutes))
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 5e-6
+        factor = min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 0.02
+        for optimizer, top in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = top * factor
         crops, weights = (part.to(run.device) for part in data.crops(rng, *shapes[step % len(shapes)]))
         parts = losses(model, crops.contiguous(memory_format=torch.channels_last), weights, step, decoder=run.decoder)
         loss = torch.stack([factors[name] * value for name, value in parts.items()]).sum()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         if step % 50 == 0:
             shown = {name: round(float(value.detach()), 4) for name, value in parts.items()}
@@ -213,9 +225,9 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
             _log.info("%s", json.dumps(facts))
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
-            save_state(path, {"model": model}, [optimizer], {"step": step})
+            save_state(path, {"model": model}, optimizers, {"step": step})
             data.refresh()
-    save_state(path, {"model": model}, [optimizer], {"step": step})
+    save_state(path, {"model": model}, optimizers, {"step": step})
     _log.info("stopped at step %d", step)
 
 

@@ -75,7 +75,7 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
     if not (work / "encoder.safetensors").exists():
         minutes = ["--minutes", str(one.autoencoder_minutes), "--side", str(one.side), "--finish"]
         yield ["miniature.trainer.autoencoder", str(pictures), *minutes, *device]
-    yield ["miniature.trainer.latents", str(pictures), "--side", str(one.side), *device]
+    yield ["miniature.trainer.latents", str(pictures), "--side", str(one.side), *device, *beside]
     size = ["--size", one.size]
     denoiser = ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, "--batch", str(one.batch)]
     denoiser += [*device, *beside, *(["--portraits", str(_PORTRAITS)] if one.portraits else [])]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
@@ -95,8 +96,8 @@ def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
         for one, other in zip(model.decoder.parameters(), later.decoder.parameters(), strict=True)
     )
 
-    assert encode_pool(model, pool, tmp_path) == 1
-    assert encode_pool(model, pool, tmp_path) == 0
+    assert encode_pool(pool, tmp_path) == 1
+    assert encode_pool(pool, tmp_path) == 0
     shard = read_latents(tmp_path / "pool" / "shard-00000.safetensors")
     assert shard.latents.shape == (6, 4, SIDE // 8, SIDE // 8)
     assert shard.faces is not None
@@ -104,6 +105,13 @@ def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
     scaled = LatentScale.read(tmp_path / "latent-scale.json").standardized(shard.latents)
     assert abs(float(scaled.mean())) < 0.01
     assert abs(float(scaled.std()) - 1) < 0.05
+    with pytest.raises(ValueError, match="another folder"):
+        encode_pool(tmp_path / "pool", tmp_path)
+    for number in (1, 2):
+        write_shard(pool, number, some_shard())
+    assert encode_pool(pool, tmp_path, processes=2) == 2
+    beside = read_latents(tmp_path / "pool" / "shard-00002.safetensors")
+    assert torch.equal(beside.latents, shard.latents)
 
 
 def test_latents_know_where_faces_are() -> None:
