@@ -30,21 +30,22 @@ Part = Literal["medium", "backdrop", "thing", "people"]
 PARTS: dict[Part, int] = {"medium": len(MEDIA), "backdrop": len(BACKDROPS), "thing": len(THINGS) + 1, "people": 3}
 """Classes of each part; the last of ``thing`` is nothing."""
 
-_WIDTHS = (24, 48, 96, 128)
+_LAYERS = ((24, 2), (48, 2), (48, 1), (96, 2), (96, 1), (160, 2))
+"""Channels and strides of the convolutions."""
 _SEED = 15
 _RATE = 2e-3
 
 
 class SceneClassifier(nn.Module):
-    """Strided convolutions over the picture at half its size."""
+    """Convolutions over the picture at half its size."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(_SEED)
         layers: list[nn.Module] = []
         before = 3
-        for width in _WIDTHS:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        for width, stride in _LAYERS:
+            layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             before = width
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
         self.out = nn.Linear(before * 16, sum(PARTS.values()))
@@ -96,7 +97,7 @@ def load_classifier(path: Path) -> SceneClassifier:
 
 
 def train(
-    path: Path, sitters: Sitters, *, pictures: int = 6000, steps: int = 1500, batch: int = 64
+    path: Path, sitters: Sitters, *, pictures: int = 16000, steps: int = 2500, batch: int = 64
 ) -> dict[str, float]:
     """Train on newly drawn scenes and write ``path``; returns the accuracy of each part on scenes held back."""
     rng = np.random.default_rng(_SEED)
@@ -144,8 +145,8 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int)
-    parser.add_argument("--pictures", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--pictures", type=int, default=16000)
+    parser.add_argument("--steps", type=int, default=2500)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)

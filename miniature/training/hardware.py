@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -23,8 +25,16 @@ def drawing_processes(count: int) -> ProcessPoolExecutor:
 def _one_core() -> None:
     import cv2
 
+    # A parent that is killed cannot end them, and they would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def half_is_fast(device: str = "cpu") -> bool:

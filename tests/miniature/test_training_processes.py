@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -82,3 +86,26 @@ def test_a_compiler_that_loses_a_gradient_is_found_out(folder: Path, monkeypatch
         else:
             with pytest.raises(RuntimeError, match="without --compiled"):
                 one.one_step()
+
+
+def test_processes_that_draw_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import os, time\n"
+        "from miniature.training.hardware import drawing_processes\n"
+        "if __name__ == '__main__':\n"
+        "    with drawing_processes(1) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        time.sleep(600)\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        drawing = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    try:
+        drawing.wait(timeout=60)
+    except psutil.TimeoutExpired:
+        drawing.kill()
+        raise
