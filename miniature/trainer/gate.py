@@ -1,6 +1,6 @@
 """The gate: does a trained model draw the people and the scenes of its prompts, by judges that had no part in it?
 
-``python -m miniature.trainer.gate FOLDER --bank BANK --classifier FILE`` draws with a diffusers folder and prints ``rank1`` by
+``python -m miniature.trainer.gate FOLDER --bank BANK`` draws with a diffusers folder and prints ``rank1`` by
 each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
 With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach; with
 ``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it. What the judges saw of
@@ -33,6 +33,7 @@ from miniature.trainer.judging import (
     references_of,
     write_galleries,
 )
+from miniature.trainer.kept import CLASSIFIER, KEPT
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
 from miniature.training.hardware import half_precision, ready_for_half
@@ -208,7 +209,12 @@ def main() -> int:
     parser.add_argument("--autoencoder", type=Path, help="with --renderer: encode and decode with this training state")
     parser.add_argument("--bank", type=Path, help="folder of miniature.world.bank")
     parser.add_argument("--references", type=Path, help="what the judges saw of everybody; written if it is not there")
-    parser.add_argument("--classifier", type=Path, help="file of miniature.trainer.scene_classifier")
+    parser.add_argument(
+        "--classifier",
+        type=Path,
+        default=KEPT / CLASSIFIER,
+        help="file of miniature.trainer.scene_classifier; by default the one that is kept with the project",
+    )
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     parser.add_argument("--scenes", type=int, default=340)
@@ -217,8 +223,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.renderer == bool(arguments.folder):
         parser.error("give a folder, or --renderer")
-    if arguments.folder and not arguments.classifier:
-        parser.error("give --classifier: a file of miniature.trainer.scene_classifier")
     people, references = read_people(arguments.people), arguments.references
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
     galleries = [Gallery(judge, face_network()) for judge in judges()]

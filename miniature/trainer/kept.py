@@ -27,13 +27,15 @@ _log = logging.getLogger(__name__)
 KEPT = Path(__file__).with_name("kept")
 _SCALE = "latent-scale.json"
 _DENOISER = "denoiser-state.safetensors"
+CLASSIFIER = "classifier.safetensors"
+"""The scene classifier, with which the gate judges."""
 _TO_KEEP = {"model": ("model",), "unet_ema": ("unet_ema",)}
 """Modules that are kept of a training state; of the denoiser the moving average alone."""
 _TO_BRING = {"model": ("model",), "unet_ema": ("unet_ema", "unet")}
 
 
 def keep(folder: Path, kept: Path = KEPT) -> list[str]:
-    """Keep what a folder of the training has: the text encoder, the autoencoder, the latents' scale, the denoiser.
+    """Keep what a folder of the training has: text encoder, autoencoder, latents' scale, denoiser, scene classifier.
 
     Returns:
         The names of the files written.
@@ -44,7 +46,7 @@ def keep(folder: Path, kept: Path = KEPT) -> list[str]:
     autoencoder = next(
         (name for name in ("decoder", "encoder") if (folder / f"{name}.safetensors").exists()), "encoder"
     )
-    sources = {name: name for name in ("text.safetensors", _DENOISER)}
+    sources = {name: name for name in ("text.safetensors", _DENOISER, CLASSIFIER)}
     sources["encoder.safetensors"] = f"{autoencoder}.safetensors"
     written = []
     kept.mkdir(parents=True, exist_ok=True)

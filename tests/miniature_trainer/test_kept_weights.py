@@ -10,7 +10,8 @@ from torch import nn
 
 from celeb_basis.errors import FileError
 from miniature.trainer.autoencoder import new_autoencoder, trained_autoencoder
-from miniature.trainer.kept import bring, keep
+from miniature.trainer.kept import CLASSIFIER, bring, keep
+from miniature.trainer.scene_classifier import SceneClassifier, load_classifier
 from miniature.trainer.text_model import Tokens, WorldText, load_text, save_text
 from miniature.training.checkpoints import load_state, read_facts, save_state
 from miniature.training.latent_scale import LatentScale
@@ -41,12 +42,16 @@ def test_everything_comes_back_and_the_denoiser_goes_on_from_its_average(tmp_pat
     save_state(there / "denoiser-state.safetensors", state, [optimizer], {"step": 9, "seconds": 2.5})
     LatentScale((0.0, 1.0), (2.0, 3.0)).write(there / "latent-scale.json")
 
-    assert len(keep(there, kept)) == 4
+    classifier = SceneClassifier()
+    save_state(there / CLASSIFIER, {"model": classifier}, (), {"thing": 0.9})
+
+    assert len(keep(there, kept)) == 5
+    assert close(load_classifier(kept / CLASSIFIER), classifier)
     assert sum(path.stat().st_size for path in kept.iterdir()) < 0.4 * sum(
         path.stat().st_size for path in there.iterdir()
     )
     assert "denoiser-state.safetensors" not in bring(tmp_path / "other", kept, denoiser=False)
-    assert len(bring(here, kept)) == 4
+    assert len(bring(here, kept)) == 5
     assert close(load_text(here / "text.safetensors"), text)
     assert close(trained_autoencoder(here), decoder)
     assert LatentScale.read(here / "latent-scale.json") == LatentScale((0.0, 1.0), (2.0, 3.0))
