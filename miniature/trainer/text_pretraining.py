@@ -2,8 +2,7 @@
 
 ``python -m miniature.trainer.text_pretraining --pairs FOLDER --minutes 16`` reads shards with ``pictures``
 ``(N, V, 64, 64, 3)`` uint8, V views of each, and ``captions`` ``(N, C, 77)`` int32 and writes ``text.safetensors``. It may
-be stopped at any moment and goes on where it was saved; with ``--begin FILE`` it begins with a trained encoder. Nothing in
-it knows faces.
+be stopped at any moment and goes on where it was saved. Nothing in it knows faces.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from celeb_basis.errors import FileError, TrainingError
 from celeb_basis.faces.network import Pixels
-from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text, save_text
+from miniature.trainer.text_model import WIDTH, Tokens, WorldText, save_text
 from miniature.training.checkpoints import load_state, read_facts, save_state
 from miniature.training.hardware import half_is_fast, half_precision, ready_for_half
 from miniature.training.muon import Muon, split
@@ -37,8 +36,6 @@ SIDE = 64
 JOINT = 256
 """Width of the space in which captions and pictures are compared."""
 
-BLIND = 0.2
-"""First part of a training that began with a trained text encoder, in which only the picture encoder learns."""
 _RATE = 1e-3
 _HELD_OUT = 20
 """One picture of so many is not trained on."""
@@ -168,8 +165,6 @@ class Plan:
     steps: int | None = None
     batch: int = 256
     device: str = "cpu"
-    begin: Path | None = None
-    """A trained text encoder to begin with."""
 
     def share(self, step: int, seconds: float) -> float:
         """How much of the training is done, from 0 to 1."""
@@ -199,8 +194,7 @@ class Pretraining:
             vocabulary: Token ids that get a row of their own beside those of the names and the captions.
 
         Raises:
-            FileError: The encoder to begin with is not there.
-            TrainingError: There are too few pairs, or tokens in them that what is trained already does not know.
+            TrainingError: There are too few pairs, or tokens in them that the saved state does not train.
         """
         self.plan, self._pairs, self._held_out, self._folder = plan, pairs, held_out, folder
         self.tokens, self.names = Tokens(), tuple(names)
@@ -214,19 +208,14 @@ class Pretraining:
         wanted |= {token for text in (*self.names, _PROMPT.format("")) for token in self.tokens.words(text)}
         self._path = folder / "text-state.safetensors"
         saved: dict[str, Any] = {"step": 0, "seconds": 0.0, "used": sorted(wanted)}
-        begun_with = self._path if self._path.exists() else plan.begin
         if self._path.exists():
             saved = read_facts(self._path)
-        elif plan.begin is not None:
-            saved["used"] = load_text(plan.begin).used
         if not wanted <= set(saved["used"]):
             raise TrainingError(
-                f"The pictures have captions with words that {begun_with} does not train: delete it to start again."
+                f"The pictures have captions with words that {self._path} does not train: delete it to start again."
             )
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
         self.model, self.pictures = WorldText(saved["used"]), PictureEncoder()
-        if begun_with == plan.begin and plan.begin is not None:
-            load_state(plan.begin, {"model": self.model})
         self.model.to(plan.device)
         ready_for_half(self.model.transformer, plan.device)
         ready_for_half(self.pictures, plan.device)
@@ -237,20 +226,11 @@ class Pretraining:
         )
         table = self.model.table.weight
         text_rest = [value for value in text_rest if value is not table]
-        slower = 1.0 if plan.begin is None else 1 / 3
         half = half_is_fast(plan.device)
         self._optimizers = (
-            Muon(
-                [{"params": text, "top": 2 * _RATE * slower}, {"params": shown, "top": 2 * _RATE}],
-                weight_decay=0.01,
-                half=half,
-            ),
+            Muon([{"params": [*text, *shown], "top": 2 * _RATE}], weight_decay=0.01, half=half),
             torch.optim.AdamW(
-                [
-                    {"params": text_rest, "top": _RATE * slower},
-                    {"params": shown_rest, "top": _RATE},
-                    {"params": [table], "top": 2 * _RATE},
-                ],
+                [{"params": [*text_rest, *shown_rest], "top": _RATE}, {"params": [table], "top": 2 * _RATE}],
                 lr=_RATE,
                 betas=(0.9, 0.98),
                 weight_decay=0.0,
@@ -303,8 +283,7 @@ class Pretraining:
             warm = min(1.0, (self.step + 1) / 50)
             group["lr"] = group["top"] * warm * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * share)))
         with half_precision(self.plan.device):
-            with torch.set_grad_enabled(self.plan.begin is None or share >= BLIND):
-                hidden = self.model(ids)[torch.arange(len(ids), device=ids.device), place]
+            hidden = self.model(ids)[torch.arange(len(ids), device=ids.device), place]
             text, pictures = self.pictures.text(hidden), self.pictures.pictures(shown)
         logits = self.pictures.log_scale.exp().clamp(max=100) * text @ pictures.T
         wanted = torch.arange(len(ids), device=ids.device)
@@ -414,7 +393,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="where text.safetensors is written; the training's by default")
     parser.add_argument("--minutes", type=float, default=16.0, help="in all (%(default)s)")
     parser.add_argument("--steps", type=int, help="instead of minutes")
-    parser.add_argument("--begin", type=Path, help="a trained text encoder to begin with")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cpu", help="cuda for a GPU")
     parser.add_argument("--threads", type=int, default=1)
@@ -425,7 +403,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     names = read_people(options.people).names[: options.names]
     folder = options.folder or work_folder()
-    plan = Plan(options.minutes, options.steps, options.batch, options.device, options.begin)
+    plan = Plan(options.minutes, options.steps, options.batch, options.device)
     training, held_out = read_pairs(options.pairs, Tokens().tokenizer.eos_token_id)
     _log.info("%d pictures to train on, %d others", len(training), len(held_out))
     # All words of the world, as the denoiser expects them, whether or not a picture of these shards has them.

@@ -113,24 +113,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_trained_encoder_stays_as_it_is_until_pictures_are_understood(
-    learned: tuple[Pretraining, Path], tmp_path: Path
-) -> None:
-    first, folder = learned
-    plan = Plan(steps=20, batch=12, begin=folder / "text.safetensors")
-    run = Pretraining(*read_pairs(folder / "pairs", END), COLORS, tmp_path, plan)
-    before = {key: value.clone() for key, value in run.model.state_dict().items()}
-    assert all(torch.equal(value, first.model.state_dict()[key]) for key, value in before.items())
-    pictures = run.pictures.from_pictures.weight.detach().clone()
-    changed = []
-    while run.step < 6:
-        run._train_step()
-        run.step += 1
-        changed.append(any(not torch.equal(value, before[key]) for key, value in run.model.state_dict().items()))
-    assert changed == [False] * 4 + [True] * 2
-    assert not torch.equal(pictures, run.pictures.from_pictures.weight)
-
-
 def test_the_command_trains_goes_on_and_prints_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
