@@ -62,21 +62,21 @@ class Gradients:
 
     def __init__(self, unet: Any, text: WorldText, *, device: str = "cpu", half: bool = False, compiled: bool = False):
         """``half`` computes in bfloat16; ``compiled`` compiles both networks when they are first used."""
-        self._text: Any = torch.compile(text) if compiled else text
+        self._text: Any = text
         self._device, self._half = device, half
         self._weights = list(unet.parameters())
         self._denoise: Any = unet
-        self._compiled: Any = torch.compile(unet) if compiled else None
+        self._compiled: Any = (torch.compile(text), torch.compile(unet)) if compiled else None
 
     def __call__(self, part: Part) -> tuple[Tensor, Sequence[Tensor]]:
         """The part's share in the mean loss of the batch, and its gradients in the order of the weights.
 
         Raises:
-            RuntimeError: The gradients of the compiled UNet are wrong.
+            RuntimeError: The gradients of the compiled networks are wrong.
         """
         if self._compiled is not None:
             exact = self._found(part, half=False)[1]
-            self._denoise, self._compiled = self._compiled, None
+            (self._text, self._denoise), self._compiled = self._compiled, None
             _compare(exact, self._found(part, half=self._half)[1])
         return self._found(part, half=self._half)
 
