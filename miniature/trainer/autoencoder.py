@@ -183,9 +183,10 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
     trained = list(model.parameters())
     if run.decoder:
         trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
-    inner, rest = split(model, ("conv_in", "conv_out", "quant_conv"))
-    apart = {id(value) for value in trained}
-    inner, rest = ([value for value in part if id(value) in apart] for part in (inner, rest))
+    ours = {id(value) for value in trained}
+    inner, rest = (
+        [value for value in part if id(value) in ours] for part in split(model, ("conv_in", "conv_out", "quant_conv"))
+    )
     optimizers = (
         Muon(inner, MATRIX_RATE, weight_decay=1e-3, half=half_is_fast(run.device)),
         torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3),

@@ -97,8 +97,8 @@ def _compare(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> None:
         along = float((one * other).sum() / one.square().sum().clamp(min=1e-30))
         if float(one.norm()) > least and abs(along - 1) > ROUNDING:
             raise RuntimeError(
-                "The compiled UNet computes other gradients than the UNet itself: this version of torch compiles it wrongly "
-                "for this machine. Train without --compiled."
+                "The compiled networks compute other gradients than the networks themselves: this version of torch compiles "
+                "them wrongly for this machine. Train without --compiled."
             )
 
 
