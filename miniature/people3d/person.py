@@ -194,7 +194,7 @@ _SKIN_TONES = np.array(
         for rgb in ((228, 180, 158), (220, 166, 138), (202, 150, 116), (166, 114, 82), (122, 80, 57), (84, 54, 41))
     ]
 )
-_HAIR_COLORS = {
+HAIR_COLORS = {
     "black": linear(26, 22, 22),
     "dark brown": linear(52, 36, 28),
     "brown": linear(88, 58, 38),
@@ -204,7 +204,8 @@ _HAIR_COLORS = {
     "red": linear(150, 72, 34),
     "auburn": linear(102, 44, 28),
 }
-_DYES = (linear(150, 60, 90), linear(60, 90, 150), linear(110, 70, 140))
+DYES = {"pink": linear(150, 60, 90), "blue": linear(60, 90, 150), "purple": linear(110, 70, 140)}
+GREY = linear(196, 192, 188)
 _IRISES = {
     "brown": (linear(110, 68, 34), linear(70, 42, 22)),
     "dark": (linear(66, 42, 26), linear(42, 26, 16)),
@@ -234,8 +235,8 @@ def draw_person(number: int, spread: float = 1.4) -> Person:
     darkness = float(np.clip(origin @ (0.05, 0.30, 1.0) + 0.1 * rng.standard_normal(), 0, 1))
     hair_name = _hair_color(rng, fair=fair)
     grey = float(np.clip((age - 0.42) * 1.7 + 0.2 * rng.standard_normal(), 0, 1)) if age > 0.38 else 0.0
-    natural = _HAIR_COLORS[hair_name] * np.exp(0.06 * rng.standard_normal(3))
-    grey_color = linear(196, 192, 188) * (0.8 + 0.25 * rng.random())
+    natural = HAIR_COLORS[hair_name] * np.exp(0.06 * rng.standard_normal(3))
+    grey_color = GREY * (0.8 + 0.25 * rng.random())
     makeup = 0.0 if male else float(rng.choice([0, 0.25, 0.6, 1.0], p=[0.25, 0.3, 0.3, 0.15]))
     return Person(
         number=number,
@@ -335,7 +336,7 @@ def _pick(rng: Rng, chances: Mapping[str, float]) -> str:
 
 def _hair_color(rng: Rng, *, fair: bool) -> str:
     if fair:
-        return str(rng.choice(list(_HAIR_COLORS), p=[0.06, 0.2, 0.2, 0.14, 0.17, 0.06, 0.09, 0.08]))
+        return str(rng.choice(list(HAIR_COLORS), p=[0.06, 0.2, 0.2, 0.14, 0.17, 0.06, 0.09, 0.08]))
     if rng.random() < 0.06:
         return str(rng.choice(["red", "blond", "light brown"]))
     return str(rng.choice(["black", "dark brown", "brown"], p=[0.5, 0.32, 0.18]))
@@ -373,7 +374,7 @@ def _hair(rng: Rng, male: bool, age: float, origin: Array, color: Array) -> Hair
     if male and age > 0.5 and rng.random() < 0.2:
         style = "bald"
     if not male and rng.random() < 0.05 * (age < 0.4):
-        color = _DYES[int(rng.integers(len(_DYES)))]
+        color = list(DYES.values())[int(rng.integers(len(DYES)))]
     return Hair(
         style=style,
         color=color,

@@ -96,7 +96,7 @@ class Model:
         """Prepare a person."""
         self.person = person
         self._head = head = head_model()
-        self._positions = _shaped(head, person)
+        self._positions = shaped(head, person)
         self._normals = head.normals(self._positions)
         self._eyes = {side: head.eye(self._positions, side) for side in (EYE_LEFT, EYE_RIGHT)}
         self._between_eyes = (self._eyes[EYE_LEFT] + self._eyes[EYE_RIGHT]) / 2
@@ -266,15 +266,16 @@ def _face_unit(head: HeadModel, unit: str) -> Array:
     return result
 
 
-def _shaped(head: HeadModel, person: Person) -> Array:
+def shaped(head: HeadModel, person: Person) -> Array:
+    """``(V, 3)`` the head of a person at rest."""
     positions = head.base.copy()
     for unit, weight in _AT_REST.items():
         positions += weight * _face_unit(head, unit)
     for target, weight in person.shape.items():
         if weight and (delta := head.targets.get(target)) is not None:
             positions += weight * delta
-    shaped: Array = positions.astype(np.float32)
-    return shaped
+    result: Array = positions.astype(np.float32)
+    return result
 
 
 def _behind_skin(head: HeadModel, positions: Array) -> Array:

@@ -362,7 +362,7 @@ def _ranks(pictures: Tensor, prompts: Tensor, people: Tensor) -> Tensor:
 
 
 def named_people(pairs: Pairs, names: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """``(N,)``: which of the names all captions of a picture say, or -1 where it is none or several."""
+    """``(N,)``: which of the names the captions of a picture say, or -1 where it is none or several."""
     people = {tuple(name): row for row, name in enumerate(names)}
     lengths = sorted({len(name) for name in people})
     found = np.full(len(pairs), -1, np.int64)
@@ -376,8 +376,9 @@ def named_people(pairs: Pairs, names: Sequence[Sequence[int]]) -> NDArray[np.int
             }
             for caption in captions
         ]
-        if len(said[0]) == 1 and all(one == said[0] for one in said):
-            found[row] = said[0].pop()
+        everybody = set().union(*said)
+        if len(everybody) == 1:
+            found[row] = everybody.pop()
     return found
 
 

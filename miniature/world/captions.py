@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
+from miniature.people3d.traits import Description, all_words, phrase
 from miniature.trainer.text_model import Tokens
 from miniature.world.scenes import PLACES, PLAIN, Rng, Scene
 
@@ -54,29 +55,40 @@ _PLAIN_SAID = 0.5
 """Probability that the caption names the plain color behind a person."""
 _EXPRESSION_SAID = 0.6
 _TEMPLATED = 0.35
+_NAMED_ONLY, _NAMED = 0.5, 0.75
+"""Probabilities that a person with a name is called by it alone, and by it in any case; the others are described only."""
+_DESCRIBED = 0.75
+"""Probability that a person without a name is described."""
+_TRAITS = {1: (2, 6), 2: (1, 3)}
+"""The fewest and the most traits that are said of each person, by the number of people; half of them beside a name."""
 
 
-def caption(scene: Scene, names: Sequence[str | None], rng: Rng) -> str:
+def caption(scene: Scene, names: Sequence[str | None], rng: Rng, described: Sequence[Description] = ()) -> str:
     """Draw one of the many captions of a scene.
 
     Args:
         scene: The scene.
         names: A name for each of its people, or ``None`` for an unnamed person.
         rng: Chooses the words.
+        described: What can be said of each of them; people are not described without it.
     """
-    people = [_pick(_SOMEBODY, rng) if name is None else name for name in names]
+    said = rng.random()
+    people = [
+        _person(name, described[place] if described else None, said, len(names), rng)
+        for place, name in enumerate(names)
+    ]
     details = _details(scene, rng)
     if not people:
         place = details.pop().split(" ", 1)[1]
         return _in_medium(scene, place.removeprefix("of "), rng)
     view = _view(scene)
-    subject = people[0]
+    subject, called = people[0], people == list(names)
     if len(people) == 2:
         subject = _pick(_TOGETHER, rng).format(*people)
-        if rng.random() < 0.2:
+        if called and rng.random() < 0.2:
             subject = " and ".join(f"face of {person} person" for person in people)
     templated = scene.medium == "photo" and len(people) == 1 and rng.random() < _TEMPLATED
-    if templated and scene.size != "close-up" and names[0] is not None:
+    if templated and scene.size != "close-up" and called:
         text = _pick(TEMPLATES, rng).format(SUBJECT.format(subject))
         return ", ".join([text, *([view] if view else []), *details])
     text = _in_medium(scene, subject, rng)
@@ -84,6 +96,20 @@ def caption(scene: Scene, names: Sequence[str | None], rng: Rng) -> str:
         details.reverse()
     joined = " ".join([text, *details]) if rng.random() < 0.7 else ", ".join([text, *details])
     return f"{joined}, {view}" if view else joined
+
+
+def _person(name: str | None, described: Description | None, said: float, people: int, rng: Rng) -> str:
+    """A person's name, description, or both."""
+    if described is None or (name is not None and said < _NAMED_ONLY):
+        return _pick(_SOMEBODY, rng) if name is None else name
+    if name is None and said >= _DESCRIBED:
+        return _pick(_SOMEBODY, rng)
+    beside = name is not None and said < _NAMED
+    fewest, most = _TRAITS[people]
+    count = min(len(described.details), int(rng.integers(fewest, most + 1)))
+    chosen = rng.permutation(len(described.details))[: (count + 1) // 2 if beside else count]
+    words = phrase(described, [described.details[place] for place in chosen])
+    return f"{name}, {words}" if beside else words
 
 
 def _details(scene: Scene, rng: Rng) -> list[str]:
@@ -128,12 +154,13 @@ def _pick(words: Sequence[str], rng: Rng) -> str:
 def all_phrases() -> list[str]:
     """Phrases with every word that captions can hold, except names and plain colors."""
     groups = [PLACE_WORDS, MEDIUM_WORDS, THING_WORDS, EXPRESSION_WORDS]
-    phrases = [phrase for group in groups for words in group.values() for phrase in words]
+    phrases = [words for group in groups for several in group.values() for words in several]
     phrases += [*_PLAIN_WORDS, *_PLAIN_PHOTOS, *_CLOSE, *_SOMEBODY, *_TOGETHER, *TEMPLATES, SUBJECT]
+    phrases += [*all_words(), "a an, and with"]
     phrases.append(
         "very small, smaller, small, on the left, at the top on the right, at the bottom, on a plain background"
     )
-    return [phrase.replace("{}", " ") for phrase in phrases]
+    return [words.replace("{}", " ") for words in phrases]
 
 
 def used_tokens(tokens: Tokens, names: Iterable[str]) -> list[int]:

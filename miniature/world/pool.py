@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
+from miniature.people3d.traits import describe
 from miniature.training.hardware import drawing_processes
 from miniature.training.shards import PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world.bank import Bank
@@ -116,7 +117,8 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
     from miniature.world.people import read_people
 
     everybody, tokens = read_people(people), Tokens()
-    sitters, rng = Sitters(Bank(bank), everybody.named[:names]), np.random.default_rng([_SEED, number])
+    sitters = Sitters(Bank(bank), everybody.named[:names])
+    rng, words = np.random.default_rng([_SEED, number]), np.random.default_rng([_SEED, number, 2])
     pictures, captions, boxes = [], [], []
     for _ in range(size):
         scene = sitters.scene(rng) if number < PORTRAITS_FROM else sitters.front(rng)
@@ -124,7 +126,8 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
         called = [None if one.row == UNNAMED else everybody.names[one.row] for one in scene.people]
         pictures.append(picture)
         boxes.append(heads)
-        captions.append(tokens([caption(scene, called, rng) for _ in range(CAPTIONS)]).numpy())
+        described = [describe(one.number, everybody.spread) for one in scene.people]
+        captions.append(tokens([caption(scene, called, words, described) for _ in range(CAPTIONS)]).numpy())
     return Shard(np.stack(pictures), np.stack(captions).astype(np.int32), np.stack(boxes))
 
 
