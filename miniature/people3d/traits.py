@@ -87,6 +87,8 @@ BEARD_WORDS = {
 SKIN_WORDS = ("pale skin", "light skin", "tanned skin", "brown skin", "dark skin")
 _COLORS = [*HAIR_COLORS.items(), *DYES.items(), *(("grey", share * GREY) for share in (0.15, 0.3, 0.5, 0.75, 1.0))]
 AGE_WORDS = ("young {}", "{}", "middle-aged {}", "old {}")
+WHO = tuple(words.format(who) for who in ("man", "woman") for words in AGE_WORDS)
+"""What people are called who are not called by a name."""
 _AGES = (0.15, 0.42, 0.62)
 
 
@@ -201,7 +203,7 @@ def all_words() -> list[str]:
         *(name for name, _ in _COLORS),
         *BEARD_WORDS.values(),
         *SKIN_WORDS,
-        *(words.format(who) for words in AGE_WORDS for who in ("man", "woman")),
+        *WHO,
         "thick brows, thin brows, arched brows, straight brows, freckles, lipstick",
     ]
 

@@ -37,6 +37,8 @@ JOINT = 256
 """Width of the space in which captions and pictures are compared."""
 
 _RATE = 1e-3
+_ALIKE = 0.6
+"""Share of batches in which pictures differ in little but the face. Without them, hair and scenes suffice."""
 _HELD_OUT = 20
 """One picture of so many is not trained on."""
 _SEED = 13
@@ -54,13 +56,15 @@ class Pairs:
     """``(N, V, 64, 64, 3)``: views of each, the first of the whole picture, the others nearer to the heads."""
     captions: NDArray[np.int32]
     """``(N, C, L)`` token ids: start, words, end, and ends as padding, cut after the longest caption."""
+    alike: NDArray[np.int32]
+    """``(N,)`` the group of pictures that differ in little but the face, or -1."""
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def rows(self, rows: NDArray[np.int64]) -> Pairs:
         """Some of the pairs."""
-        return Pairs(self.pictures[rows], self.captions[rows])
+        return Pairs(self.pictures[rows], self.captions[rows], self.alike[rows])
 
 
 def read_pairs(folder: Path, end: int) -> tuple[Pairs, Pairs]:
@@ -95,10 +99,11 @@ def _read_shard(path: Path) -> Pairs:
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as stored:
-                pictures, captions = stored["pictures"], stored["captions"]
+                tensors = dict(stored)
         else:
             tensors = load_file(str(path))
-            pictures, captions = tensors["pictures"], tensors["captions"]
+        pictures, captions = tensors["pictures"], tensors["captions"]
+        alike = tensors.get("alike", np.full(len(pictures), -1, np.int32))
     except (KeyError, OSError, ValueError, SafetensorError) as error:
         raise FileError(
             f"{path} is no shard of pictures and captions ({error}): delete it or draw it again."
@@ -109,13 +114,14 @@ def _read_shard(path: Path) -> Pairs:
             f"{path} has pictures of shape {pictures.shape} and captions of shape {captions.shape}: "
             f"draw shards with (N, V, {SIDE}, {SIDE}, 3) pictures and (N, C, 77) captions."
         )
-    return Pairs(pictures, captions)
+    return Pairs(pictures, captions, alike)
 
 
 def _joined(parts: Sequence[Pairs], length: int) -> Pairs:
     return Pairs(
         np.concatenate([part.pictures for part in parts]),
         np.concatenate([part.captions[:, :, :length] for part in parts]),
+        np.concatenate([part.alike for part in parts]),
     )
 
 
@@ -202,6 +208,8 @@ class Pretraining:
         self._batch = min(plan.batch, len(pairs))
         if self._batch < 2:
             raise TrainingError("There are too few pictures with captions to compare: draw more shards.")
+        groups = [np.flatnonzero(pairs.alike == group) for group in np.unique(pairs.alike[pairs.alike >= 0])]
+        self._groups = [group for group in groups if len(group) >= self._batch]
         wanted = {int(token) for part in (pairs, held_out) for token in np.unique(part.captions)}
         wanted |= {self.tokens.tokenizer.bos_token_id, self._end}
         wanted |= set(vocabulary)
@@ -268,7 +276,7 @@ class Pretraining:
     def _train_step(self) -> tuple[Tensor, Tensor]:
         """One step: the loss, and the share of captions whose picture is the nearest."""
         rng = np.random.default_rng([_SEED, self.step])
-        chosen = rng.choice(len(self._pairs), self._batch, replace=False)
+        chosen = self._chosen(rng)
         said = rng.integers(0, self._pairs.captions.shape[1], self._batch)
         ids = torch.from_numpy(self._pairs.captions[chosen, said]).long().to(self.plan.device)
         views = rng.integers(0, self._pairs.pictures.shape[1], self._batch)
@@ -295,6 +303,13 @@ class Pretraining:
         for optimizer in self._optimizers:
             optimizer.step()
         return loss, (logits.argmax(1) == wanted).float().mean()
+
+    def _chosen(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rows of a batch: any, or in :data:`_ALIKE` of the batches pictures that differ in little but the face."""
+        if self._groups and rng.random() < _ALIKE:
+            sizes = np.array([len(group) for group in self._groups])
+            return rng.choice(self._groups[rng.choice(len(sizes), p=sizes / sizes.sum())], self._batch, replace=False)
+        return rng.choice(len(self._pairs), self._batch, replace=False)
 
     def _facts(self) -> dict[str, float]:
         return {"step": self.step, "seconds": round(self.seconds, 1)}

@@ -50,6 +50,9 @@ class Settings:
     """Shards more of portraits from the front, which the denoiser sees half of the time."""
     looks: int = 24
     unnamed: int = 100
+    extras: int = 5000
+    """People without a name of whom there are portraits only, and :attr:`extra_shards` shards of these."""
+    extra_shards: int = 10
     size: str = "small"
     batch: int = 64
     side: int = SIDE
@@ -65,9 +68,10 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
     one = settings
     people = ["--people", str(one.people), *([] if one.names is None else ["--names", str(one.names)])]
     beside, device = ["--processes", str(one.processes)], ["--device", one.device]
-    drawn = ["--looks", str(one.looks), "--unnamed", str(one.unnamed)]
+    drawn = ["--looks", str(one.looks), "--unnamed", str(one.unnamed), "--extras", str(one.extras)]
     yield ["miniature.world.bank", str(bank), *people, *drawn, *beside]
     shards = ["--shards", str(one.shards), "--portraits", str(one.portraits)]
+    shards += ["--extras", str(one.extra_shards)] if one.extras else []
     yield ["miniature.world.pool", str(pictures), "--bank", str(bank), *people, *shards, *beside]
     if not (work / "text.safetensors").exists():
         minutes = ["--minutes", str(one.text_minutes)]
@@ -128,6 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--looks", type=int, default=usual.looks, help="pictures of a person (%(default)s)")
     parser.add_argument("--unnamed", type=int, default=usual.unnamed, help="people without a name (%(default)s)")
+    parser.add_argument(
+        "--extras", type=int, default=usual.extras, help="people of whom there are portraits only (%(default)s)"
+    )
+    parser.add_argument(
+        "--extra-shards", type=int, default=usual.extra_shards, help="shards of their portraits (%(default)s)"
+    )
     parser.add_argument("--size", choices=SIZES, default=usual.size, help="of the denoiser (%(default)s)")
     parser.add_argument("--batch", type=int, help="512 on a GPU by default, else 64")
     parser.add_argument("--side", type=int, default=usual.side, help="of the pictures (%(default)s)")

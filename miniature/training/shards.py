@@ -6,6 +6,8 @@ from pathlib import Path
 
 PORTRAITS_FROM = 10_000
 """Number of the first shard that shows portraits from the front only."""
+EXTRAS_FROM = 20_000
+"""Number of the first shard that shows portraits of extras only."""
 
 
 def shard_name(number: int) -> str:

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +39,8 @@ _ZOOM_OF_ONE = 3.2
 _QUALITY = 92
 UNNAMED_FROM = 10_000_000
 """Numbers of people who appear without a name; nobody is cast from there on."""
+EXTRAS_FROM, EXTRA_LOOKS = 20_000_000, 2
+"""Numbers of people without a name of whom there are only portraits, and how many: thousands of them show how faces differ."""
 _REMEMBERED = 4096
 
 
@@ -75,8 +77,13 @@ def _with_alpha(cutout: Cutout) -> Pixels:
 
 
 def looks_of(number: int, count: int = LOOKS) -> list[Look]:
-    """The looks in which a person is drawn: the same ones for a number, and at least four near and four far."""
+    """The looks in which a person is drawn: the same ones for a number, and at least four near and four far.
+
+    Of an extra, they are near and without things.
+    """
     rng = np.random.default_rng((number, 31))
+    if number >= EXTRAS_FROM:
+        return [replace(draw_look(rng), thing="", near=True) for _ in range(EXTRA_LOOKS)]
     looks = [draw_look(rng) for _ in range(count)]
     while min(sum(one.near for one in looks), sum(not one.near and not one.thing for one in looks)) < min(
         4, count // 6
@@ -110,8 +117,14 @@ class Bank:
 
     def unnamed(self) -> list[int]:
         """Who was drawn to appear without a name."""
-        numbers = sorted(int(path.stem) for path in self.folder.glob("*.safetensors"))
-        return [number for number in numbers if number >= UNNAMED_FROM]
+        return [number for number in self._numbers() if UNNAMED_FROM <= number < EXTRAS_FROM]
+
+    def extras(self) -> list[int]:
+        """Of whom there are only portraits."""
+        return [number for number in self._numbers() if number >= EXTRAS_FROM]
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.folder.glob("*.safetensors"))
 
     def looks(self, number: int) -> list[Look]:
         """How a person was drawn."""
@@ -155,7 +168,10 @@ def main() -> None:
     parser.add_argument("--people", type=Path, help="file of miniature.world.people; by default the world's own")
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     parser.add_argument("--strangers", type=int, help="so many of the strangers; all by default")
-    parser.add_argument("--unnamed", type=int, default=100, help="people who appear without a name (%(default)s)")
+    parser.add_argument("--unnamed", type=int, default=100, help="others who appear in scenes (%(default)s)")
+    parser.add_argument(
+        "--extras", type=int, default=5000, help="people without a name of whom there are only portraits (%(default)s)"
+    )
     parser.add_argument("--looks", type=int, default=LOOKS)
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
@@ -163,6 +179,7 @@ def main() -> None:
     people = read_people(arguments.people) if arguments.people else read_people()
     numbers = [*people.named[: arguments.names], *people.strangers[: arguments.strangers]]
     numbers += range(UNNAMED_FROM, UNNAMED_FROM + arguments.unnamed)
+    numbers += range(EXTRAS_FROM, EXTRAS_FROM + arguments.extras)
     draw_bank(arguments.folder, numbers, people.spread, looks=arguments.looks, processes=arguments.processes)
 
 

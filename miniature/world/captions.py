@@ -59,7 +59,7 @@ _NAMED_ONLY, _NAMED = 0.5, 0.75
 """Probabilities that a person with a name is called by it alone, and by it in any case; the others are described only."""
 _DESCRIBED = 0.75
 """Probability that a person without a name is described."""
-_TRAITS = {1: (2, 6), 2: (1, 3)}
+_TRAITS = {1: (2, 7), 2: (1, 3)}
 """The fewest and the most traits that are said of each person, by the number of people; half of them beside a name."""
 
 

@@ -21,13 +21,13 @@ from safetensors.numpy import load_file, save_file
 
 from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
-from miniature.people3d.traits import describe
+from miniature.people3d.traits import WHO, Description, describe
 from miniature.training.hardware import drawing_processes
-from miniature.training.shards import PORTRAITS_FROM, shard_name, shard_paths
+from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
-from miniature.world.scenes import UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
+from miniature.world.scenes import PLAIN, UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class Shard:
     """``(N, CAPTIONS, 77)`` token ids."""
     boxes: Floats
     """``(N, 2, 3)`` left, top and width of the heads in pixels; width 0 where there is none."""
+    alike: NDArray[np.int32]
+    """``(N,)`` what :func:`alike_of` says of the scenes."""
 
 
 class Sitters:
@@ -62,6 +64,7 @@ class Sitters:
     def __init__(self, bank: Bank, named: Sequence[int]) -> None:
         """``named`` are the numbers of the people with names, in the order of the names."""
         self.bank, self._named, self._unnamed = bank, list(named), bank.unnamed()
+        self._extras = bank.extras()
 
     def scene(self, rng: Rng) -> Scene:
         """Draw a scene."""
@@ -80,6 +83,12 @@ class Sitters:
         straight = [one for one in fitting if not one[0].thing and abs(one[0].yaw) <= STRAIGHT] or fitting[:1]
         look, place = straight[int(rng.integers(len(straight)))]
         return draw_portrait(rng, Shown(row, number, place, look))
+
+    def extra(self, rng: Rng) -> Scene:
+        """Draw a plain portrait of an extra."""
+        number = self._extras[int(rng.integers(len(self._extras)))]
+        place = int(rng.integers(len(self.bank.looks(number))))
+        return draw_portrait(rng, Shown(UNNAMED, number, place, self.bank.looks(number)[place]))
 
     def portrait(self, number: int, place: int, *, row: int = UNNAMED) -> Scene:
         """A plain portrait of a person as one of the bank's pictures shows them."""
@@ -111,7 +120,8 @@ class Sitters:
 def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
     """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`.
 
-    From :data:`~miniature.training.shards.PORTRAITS_FROM` on, shards hold portraits from the front only.
+    From :data:`~miniature.training.shards.PORTRAITS_FROM` on, shards hold portraits from the front only, and from
+    :data:`~miniature.training.shards.EXTRAS_FROM` on of extras.
     """
     from miniature.trainer.text_model import Tokens
     from miniature.world.people import read_people
@@ -119,16 +129,30 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
     everybody, tokens = read_people(people), Tokens()
     sitters = Sitters(Bank(bank), everybody.named[:names])
     rng, words = np.random.default_rng([_SEED, number]), np.random.default_rng([_SEED, number, 2])
-    pictures, captions, boxes = [], [], []
+    pictures, captions, boxes, alike = [], [], [], []
+    draw = sitters.scene if number < PORTRAITS_FROM else sitters.front if number < EXTRAS_FROM else sitters.extra
     for _ in range(size):
-        scene = sitters.scene(rng) if number < PORTRAITS_FROM else sitters.front(rng)
+        scene = draw(rng)
         picture, heads = sitters.picture(scene, rng)
         called = [None if one.row == UNNAMED else everybody.names[one.row] for one in scene.people]
         pictures.append(picture)
         boxes.append(heads)
         described = [describe(one.number, everybody.spread) for one in scene.people]
+        alike.append(alike_of(scene, described))
         captions.append(tokens([caption(scene, called, words, described) for _ in range(CAPTIONS)]).numpy())
-    return Shard(np.stack(pictures), np.stack(captions).astype(np.int32), np.stack(boxes))
+    return Shard(np.stack(pictures), np.stack(captions).astype(np.int32), np.stack(boxes), np.array(alike, np.int32))
+
+
+def alike_of(scene: Scene, described: Sequence[Description]) -> int:
+    """The number of a group of pictures that differ in little but the face, or -1.
+
+    These are plain portraits, without things, of people of one sex and age. A text encoder learns of them what it need not
+    know to tell captions of a beach and of a painting apart.
+    """
+    plain = scene.medium == "photo" and scene.backdrop in PLAIN and scene.pasted is None and not scene.thing
+    if len(scene.people) != 1 or not plain or scene.size not in ("", "close-up"):
+        return -1
+    return WHO.index(described[0].who)
 
 
 def views(pictures: Pixels, boxes: Floats, rng: Rng) -> Pixels:
@@ -167,9 +191,9 @@ def reduced(pictures: Pixels, side: int) -> Pixels:
 
 def write_shard(folder: Path, number: int, shard: Shard) -> None:
     """Write a shard and its small views, each atomically."""
-    whole = {"pictures": shard.pictures, "captions": shard.captions, "boxes": shard.boxes}
+    whole = {"pictures": shard.pictures, "captions": shard.captions, "boxes": shard.boxes, "alike": shard.alike}
     rng = np.random.default_rng([_SEED, number, 1])
-    small = {"pictures": views(shard.pictures, shard.boxes, rng), "captions": shard.captions}
+    small = {"pictures": views(shard.pictures, shard.boxes, rng), "captions": shard.captions, "alike": shard.alike}
     for place, tensors in ((folder / "pairs", small), (folder, whole)):
         place.mkdir(parents=True, exist_ok=True)
         with atomic_path(place / shard_name(number)) as temporary:
@@ -179,7 +203,7 @@ def write_shard(folder: Path, number: int, shard: Shard) -> None:
 def read_shard(path: Path) -> Shard:
     """Read a shard that :func:`write_shard` wrote."""
     stored: dict[str, Any] = load_file(str(path))
-    return Shard(stored["pictures"], stored["captions"], stored["boxes"])
+    return Shard(stored["pictures"], stored["captions"], stored["boxes"], stored["alike"])
 
 
 def drawn_ahead(
@@ -214,12 +238,16 @@ def main() -> None:
         default=0,
         help="so many shards more, of plain portraits from the front only (%(default)s)",
     )
+    parser.add_argument(
+        "--extras", type=int, default=0, help="so many shards more, of portraits of the bank's extras (%(default)s)"
+    )
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     names = arguments.names or len(read_people(arguments.people).names)
     begun, there = time.monotonic(), {path.name for path in shard_paths(arguments.folder)}
-    numbers = [*range(arguments.shards), *range(PORTRAITS_FROM, PORTRAITS_FROM + arguments.portraits)]
+    kinds = ((0, arguments.shards), (PORTRAITS_FROM, arguments.portraits), (EXTRAS_FROM, arguments.extras))
+    numbers = [number for first, count in kinds for number in range(first, first + count)]
     wanted = [number for number in numbers if shard_name(number) not in there]
     for number, shard in drawn_ahead(arguments.bank, arguments.people, names, wanted, arguments.processes):
         write_shard(arguments.folder, number, shard)

@@ -36,7 +36,7 @@ def test_from_people_to_a_folder_for_diffusers(tmp_path: Path) -> None:
     casting = {"spread": 1.4, "next": 6, "numbers": [1, 4, 9, 12, 15, 20]}
     (tmp_path / "casting.json").write_text(json.dumps(casting), encoding="utf-8")
     run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 4, "--strangers", 2, "--output", people)
-    run(tmp_path, "world.bank", bank, "--people", people, "--looks", 8, "--unnamed", 1)
+    run(tmp_path, "world.bank", bank, "--people", people, "--looks", 8, "--unnamed", 1, "--extras", 0)
     run(tmp_path, "world.pool", pool, "--bank", bank, "--people", people, "--shards", 1)
     run(
         tmp_path, "trainer.text_pretraining", "--pairs", pool / "pairs", "--people", people, "--steps", 4, "--batch", 16
@@ -62,14 +62,14 @@ def test_one_command_does_all_of_it_and_goes_on(tmp_path: Path) -> None:
     people = tmp_path / "people.json"
     run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 1, "--strangers", 1, "--output", people)
     little = ["--people", people, "--shards", 1, "--portraits", 1, "--looks", 8, "--unnamed", 1]
-    little += ["--side", 64, "--batch", 4]
+    little += ["--extras", 2, "--extra-shards", 1, "--side", 64, "--batch", 4]
     brief = ["--minutes", 0.02, "--text-minutes", 0.02, "--autoencoder-minutes", 0.02, "--processes", 1]
     run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief)
     assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size > 1_000_000
     training = tmp_path / "training"
     drawn = (training / "bank" / "000001.safetensors").stat().st_mtime_ns
     text = (training / "text.safetensors").stat().st_mtime_ns
-    assert len(list((training / "pool").glob("shard-*.safetensors"))) == 2
+    assert len(list((training / "pool").glob("shard-*.safetensors"))) == 3
     step = read_facts(training / "denoiser-state.safetensors")["step"]
     run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief)
     assert (training / "bank" / "000001.safetensors").stat().st_mtime_ns == drawn

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from miniature.compiled import compiler
+from miniature.people3d.traits import WHO, Description
 from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
-from miniature.training.shards import PORTRAITS_FROM, shard_name, shard_paths
+from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
@@ -23,6 +24,7 @@ from miniature.world.pool import (
     VIEWS,
     Shard,
     Sitters,
+    alike_of,
     draw_shard,
     main,
     read_shard,
@@ -148,6 +150,48 @@ def test_media_differ_and_are_said(bank: Bank, medium: str) -> None:
     assert not starts or any(text.startswith(start) for start in starts)
 
 
+def test_half_of_the_captions_only_name_a_person_and_others_describe_them() -> None:
+    said = [Description("old man", ("full lips", "freckles", "a very long nose"))]
+    rng = np.random.default_rng(6)
+    texts = [caption(Scene((shown(),)), ["Ada Ash"], rng, said) for _ in range(400)]
+    named = [("Ada Ash" in text, "old man" in text) for text in texts]
+    shares = [named.count(kind) / len(named) for kind in ((True, False), (True, True), (False, True))]
+    assert sum(shares) == 1
+    assert np.allclose(shares, (0.5, 0.25, 0.25), atol=0.08)
+    both = next(text for text, kind in zip(texts, named, strict=True) if all(kind))
+    assert "Ada Ash, an old man" in both
+    assert all(
+        any(words in text for words in said[0].details) for text, kind in zip(texts, named, strict=True) if kind[1]
+    )
+
+
+def test_people_without_names_are_described_and_pairs_in_their_order() -> None:
+    said = [Description("woman", ("full lips", "freckles")), Description("young man", ("a wide nose",))]
+    pair = Scene((shown(1, 2, near=False), shown(4, 2, near=False)), size="smaller")
+    rng = np.random.default_rng(8)
+    texts = [caption(pair, [None, None], rng, said) for _ in range(100)]
+    described = [text for text in texts if "young man" in text]
+    assert 0.5 < len(described) / len(texts) < 0.95
+    assert all(text.index("woman") < text.index("young man") for text in described)
+    assert "Ada" in caption(pair, ["Ada", "Bob"], rng)
+
+
+def test_only_plain_portraits_differ_in_little_but_the_face() -> None:
+    said = [Description("old man", ())]
+    plain = Scene((shown(),), backdrop="grey")
+    assert alike_of(plain, said) == WHO.index("old man")
+    for other in (
+        replace(plain, backdrop="beach"),
+        replace(plain, medium="sepia photo"),
+        replace(plain, size="small"),
+        replace(plain, people=(shown(thing="hat"),)),
+        replace(plain, people=(shown(), shown(4))),
+        replace(plain, pasted=(0.5, 0.5, 0.5, "red")),
+        replace(plain, people=()),
+    ):
+        assert alike_of(other, said * len(other.people)) == -1
+
+
 def test_a_shard_is_the_same_again_and_never_shows_one_person_twice(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,12 +201,15 @@ def test_a_shard_is_the_same_again_and_never_shows_one_person_twice(
     folder = bank.folder
     one, other = (draw_shard(folder, tmp_path, 2, 0, 24) for _ in range(2))
     assert (one.pictures == other.pictures).all()
+    assert (one.captions == other.captions).all()
     assert one.captions.shape == (24, CAPTIONS, 77)
     assert ((one.boxes[..., 2] > 0).sum(1) <= 2).all()
     allowed = set(used_tokens(Tokens(), ("Ada Ash", "Bob Birch")))
     assert set(one.captions.ravel().tolist()) <= allowed
     write_shard(tmp_path, 0, one)
-    assert (read_shard(shard_paths(tmp_path)[0]).pictures == one.pictures).all()
+    again = read_shard(shard_paths(tmp_path)[0])
+    assert (again.pictures == one.pictures).all()
+    assert (again.alike == one.alike).all()
     small = read_small(tmp_path)
     assert small.shape == (24, VIEWS, 64, 64, 3)
     assert abs(float(small[:, 0].mean()) - float(one.pictures.mean())) < 1
@@ -236,6 +283,27 @@ def test_portraits_from_the_front_show_a_person_without_things_on_a_plain_backgr
     assert {scene.backdrop for scene in scenes} <= set(PLAIN)
 
 
+def test_extras_have_portraits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = looks_of(banks.EXTRAS_FROM + 3)
+    assert len(looks) == banks.EXTRA_LOOKS
+    assert looks != looks_of(banks.EXTRAS_FROM + 4)
+    for number in range(30):
+        assert all(look.near and not look.thing for look in looks_of(banks.EXTRAS_FROM + number))
+    extras = [banks.EXTRAS_FROM, banks.EXTRAS_FROM + 5]
+    for number in (1, 4, banks.UNNAMED_FROM, *extras):
+        (tmp_path / f"{number:06d}.safetensors").touch()
+    bank = Bank(tmp_path)
+    assert (bank.unnamed(), bank.extras()) == ([banks.UNNAMED_FROM], extras)
+    monkeypatch.setattr(bank, "looks", looks_of)
+    sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(7)
+    scenes = [sitters.extra(rng) for _ in range(60)]
+    assert {scene.people[0].number for scene in scenes} == set(extras)
+    assert {scene.people[0].place for scene in scenes} == set(range(banks.EXTRA_LOOKS))
+    assert all(scene.people[0].row == UNNAMED and scene.backdrop in PLAIN for scene in scenes)
+    seen = [one.number for _ in range(200) for one in (*sitters.scene(rng).people, *sitters.front(rng).people)]
+    assert not set(seen) & set(extras)
+
+
 def test_shards_of_portraits_have_numbers_of_their_own(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,11 +313,12 @@ def test_shards_of_portraits_have_numbers_of_their_own(
     def shards(*arguments: Any) -> Iterator[tuple[int, Shard]]:
         for number in arguments[3]:
             drawn.append(number)
-            yield number, draw_shard(bank.folder, tmp_path, 2, number, 2)
+            # The bank has no extras.
+            yield number, draw_shard(bank.folder, tmp_path, 2, number % EXTRAS_FROM, 2)
 
     monkeypatch.setattr("miniature.world.pool.drawn_ahead", shards)
-    for more in (["--shards", "1"], ["--shards", "2", "--portraits", "1"]):
+    for more in (["--shards", "1"], ["--shards", "2", "--portraits", "1", "--extras", "1"]):
         monkeypatch.setattr("sys.argv", ["pool", str(tmp_path), "--bank", str(bank.folder), *more])
         main()
-    assert drawn == [0, 1, PORTRAITS_FROM]
+    assert drawn == [0, 1, PORTRAITS_FROM, EXTRAS_FROM]
     assert [path.name for path in shard_paths(tmp_path)] == [shard_name(number) for number in drawn]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def squares(count: int, seed: int) -> Pairs:
         picture[20 * where : 20 * where + 8] = 250
         pictures.append(picture.clip(0, 255).astype(np.uint8))
         captions.append(TOKENS([f"{said} {name} {PLACES[where]}" for said in ("a photo of", "")]).numpy())
-    return Pairs(np.stack(pictures)[:, None], np.stack(captions).astype(np.int32))
+    alike = np.full(count, -1, np.int32)
+    return Pairs(np.stack(pictures)[:, None], np.stack(captions).astype(np.int32), alike)
 
 
 def write(folder: Path, count: int = 240, seed: int = 0) -> Path:
@@ -139,11 +141,26 @@ def test_the_command_trains_goes_on_and_prints_figures(
     load_state(tmp_path / "text.safetensors", {"model": world})
 
 
-def test_the_person_of_a_picture_is_the_one_whom_all_captions_name() -> None:
-    texts = [["a photo of Tom Hanks", "Tom Hanks on a beach"], ["Tom Hanks and Ada Lovelace", "Tom Hanks"], ["a", "b"]]
+def test_the_person_of_a_picture_is_the_only_one_whom_captions_name() -> None:
+    texts = [["a man", "Tom Hanks on a beach"], ["Tom Hanks and Ada Lovelace", "Tom Hanks"], ["a", "b"]]
     captions = np.stack([TOKENS(pair).numpy() for pair in texts]).astype(np.int32)
-    pairs = Pairs(np.zeros((3, 1, 64, 64, 3), np.uint8), captions)
+    pairs = Pairs(np.zeros((3, 1, 64, 64, 3), np.uint8), captions, np.full(3, -1, np.int32))
     assert named_people(pairs, [TOKENS.words(name) for name in COLORS]).tolist() == [2, -1, -1]
+
+
+def test_most_batches_are_of_pictures_that_differ_in_little_but_the_face(tmp_path: Path) -> None:
+    pairs = squares(120, 0)
+    groups = np.arange(120) % 4 - 1  # 30 pictures belong to no group
+    groups[groups == 2] = np.where(np.arange(30) < 4, 2, 1)  # four of a group that is smaller than a batch
+    run = Pretraining(replace(pairs, alike=groups.astype(np.int32)), pairs, COLORS, tmp_path, Plan(steps=1, batch=12))
+    rng, kinds = np.random.default_rng(0), []
+    for _ in range(2000):
+        chosen = run._chosen(rng)
+        assert len(set(chosen.tolist())) == 12
+        kinds.append(tuple(np.unique(groups[chosen])))
+    assert 0.55 < np.mean([kind in ((0,), (1,)) for kind in kinds]) < 0.65
+    assert (2,) not in kinds
+    assert kinds.count((1,)) > kinds.count((0,))
 
 
 def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
