@@ -276,11 +276,13 @@ class Pretraining:
     def _train_step(self) -> tuple[Tensor, Tensor]:
         """One step: the loss, and the share of captions whose picture is the nearest."""
         rng = np.random.default_rng([_SEED, self.step])
-        chosen = self._chosen(rng)
+        chosen, portraits = self._chosen(rng)
         said = rng.integers(0, self._pairs.captions.shape[1], self._batch)
         ids = torch.from_numpy(self._pairs.captions[chosen, said]).long().to(self.plan.device)
         views = rng.integers(0, self._pairs.pictures.shape[1], self._batch)
         shown = torch.from_numpy(self._pairs.pictures[chosen, views]).to(self.plan.device)
+        if portraits and rng.random() < 0.5:
+            shown = shown.flip(2)  # captions of plain portraits say nothing of left and right
         place = ends_of(ids, self._end)
         # In every other batch, one of the ends that pad the text: the denoiser sees them all.
         if self.step % 2:
@@ -304,12 +306,13 @@ class Pretraining:
             optimizer.step()
         return loss, (logits.argmax(1) == wanted).float().mean()
 
-    def _chosen(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Rows of a batch: any, or in :data:`_ALIKE` of the batches pictures that differ in little but the face."""
+    def _chosen(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], bool]:
+        """Rows of a batch, any, or in :data:`_ALIKE` of the batches of one group of plain portraits; and if they are that."""
         if self._groups and rng.random() < _ALIKE:
             sizes = np.array([len(group) for group in self._groups])
-            return rng.choice(self._groups[rng.choice(len(sizes), p=sizes / sizes.sum())], self._batch, replace=False)
-        return rng.choice(len(self._pairs), self._batch, replace=False)
+            group = self._groups[rng.choice(len(sizes), p=sizes / sizes.sum())]
+            return rng.choice(group, self._batch, replace=False), True
+        return rng.choice(len(self._pairs), self._batch, replace=False), False
 
     def _facts(self) -> dict[str, float]:
         return {"step": self.step, "seconds": round(self.seconds, 1)}

@@ -36,8 +36,8 @@ CAPTIONS = 8
 """Captions of each picture."""
 SMALL, VIEWS = 64, 3
 """Side and number of the small views on which the text encoder is trained."""
-NEARER = (1.1, 1.9)
-"""Sides of the views near the heads, as shares of what the heads cover."""
+NEARER = {1: (0.7, 1.5), 2: (1.1, 1.9)}
+"""Sides of the views near one head and near two, as shares of what the heads cover with their hair."""
 STRAIGHT = 8.0
 """Degrees of yaw that still are from the front."""
 _UNNAMED_SHARE = 0.06
@@ -156,7 +156,7 @@ def alike_of(scene: Scene, described: Sequence[Description]) -> int:
 
 
 def views(pictures: Pixels, boxes: Floats, rng: Rng) -> Pixels:
-    """Small views: the first of the whole picture, the others of a random square with all of its heads.
+    """Small views: the first of the whole picture, the others of a random square around its heads.
 
     Args:
         pictures: ``(N, SIDE, SIDE, 3)``.
@@ -173,7 +173,8 @@ def views(pictures: Pixels, boxes: Floats, rng: Rng) -> Pixels:
         low = shown[:, :2].min(0) if len(shown) else np.zeros(2)
         high = (shown[:, :2] + shown[:, 2:]).max(0) if len(shown) else np.full(2, side)
         for view in range(1, VIEWS):
-            across = int(np.clip((high - low).max() * rng.uniform(*NEARER), SMALL // 2, side))
+            nearer = rng.uniform(*NEARER[max(1, len(shown))])
+            across = int(np.clip((high - low).max() * nearer, SMALL // 2, side))
             middle = (low + high) / 2 + rng.uniform(-0.1, 0.1, 2) * across
             left, top = (int(value) for value in np.clip(middle - across / 2, 0, side - across))
             found[row, view] = reduced(picture[None, top : top + across, left : left + across], SMALL)[0]

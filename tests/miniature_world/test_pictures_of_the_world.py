@@ -215,8 +215,8 @@ def test_a_shard_is_the_same_again_and_never_shows_one_person_twice(
     assert abs(float(small[:, 0].mean()) - float(one.pictures.mean())) < 1
 
 
-def test_other_views_are_nearer_to_all_heads() -> None:
-    # Red heads on black: all of each is seen, and larger than in the whole picture.
+def test_other_views_are_nearer_to_the_face_of_one_head_and_to_all_of_two() -> None:
+    # Red heads on black.
     picture, boxes = np.zeros((3, 192, 192, 3), np.uint8), np.zeros((3, 2, 3), np.float32)
     boxes[0, 0], boxes[1] = (20, 30, 60), [(10, 60, 50), (110, 70, 40)]
     for row, heads in enumerate(boxes):
@@ -229,7 +229,8 @@ def test_other_views_are_nearer_to_all_heads() -> None:
     assert (share[1, 1:] >= share[1, 0]).all()
     assert not share[2].any()
     for view in (1, 2):
-        edge = np.concatenate([seen[0, view, (0, -1)].ravel(), seen[0, view][:, (0, -1)].ravel()])
+        assert (seen[0, view, 24:40, 24:40, 0] == 200).all()
+        edge = np.concatenate([seen[1, view, (0, -1)].ravel(), seen[1, view][:, (0, -1)].ravel()])
         assert edge.max() < 200
 
 

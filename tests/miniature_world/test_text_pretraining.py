@@ -155,9 +155,10 @@ def test_most_batches_are_of_pictures_that_differ_in_little_but_the_face(tmp_pat
     run = Pretraining(replace(pairs, alike=groups.astype(np.int32)), pairs, COLORS, tmp_path, Plan(steps=1, batch=12))
     rng, kinds = np.random.default_rng(0), []
     for _ in range(2000):
-        chosen = run._chosen(rng)
+        chosen, portraits = run._chosen(rng)
         assert len(set(chosen.tolist())) == 12
         kinds.append(tuple(np.unique(groups[chosen])))
+        assert portraits == (len(kinds[-1]) == 1)
     assert 0.55 < np.mean([kind in ((0,), (1,)) for kind in kinds]) < 0.65
     assert (2,) not in kinds
     assert kinds.count((1,)) > kinds.count((0,))
