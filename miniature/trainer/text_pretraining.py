@@ -3,6 +3,10 @@
 ``python -m miniature.trainer.text_pretraining --pairs FOLDER --minutes 16`` reads shards with ``pictures``
 ``(N, V, 64, 64, 3)`` uint8, V views of each, and ``captions`` ``(N, C, 77)`` int32 and writes ``text.safetensors``. It may
 be stopped at any moment and goes on where it was saved. Nothing in it knows faces.
+
+CLIP compares 32,768 captions at once, of 400 million. A few hundred can be told apart by hair and places alone, so that
+nothing would make the space hold what a nose is like. Therefore both vectors also predict which pairs of words all
+captions of the picture have, as in "Learning Visual N-Grams from Web Data" (Li et al. 2017).
 """
 
 from __future__ import annotations
@@ -46,6 +50,14 @@ _SAVE_EVERY = 60.0
 _LOG_EVERY = 50
 _PROMPT = "a photo of {}"
 _CHUNK = 256
+_PAIRED = 100
+"""How often two words follow each other in the captions so that they are predicted."""
+_PREDICTED = 1.0
+"""Weight of their prediction beside the comparison."""
+_TOKENS = 1 << 16
+"""More than there are token ids."""
+_SHARPNESS = 16.0
+"""By which unit vectors are multiplied before it."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +137,42 @@ def _joined(parts: Sequence[Pairs], length: int) -> Pairs:
     )
 
 
+class WordPairs:
+    """Which pairs of words that often follow each other captions have."""
+
+    def __init__(self, captions: NDArray[np.int32], ends: Iterable[int]) -> None:
+        """Find those of ``(N, C, L)`` captions; pairs with a token of ``ends`` do not count."""
+        found, counts = np.unique(self._numbers(captions), return_counts=True)
+        often = counts >= min(_PAIRED, captions.shape[0] * captions.shape[1] // 20)
+        often &= ~np.isin(found // _TOKENS, list(ends)) & ~np.isin(found % _TOKENS, list(ends))
+        self._found: NDArray[np.int64] = found[often]
+        share = counts[often] / (captions.shape[0] * captions.shape[1])
+        self._weights: NDArray[np.float32] = -np.log(np.minimum(share, 0.9)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def of(self, captions: NDArray[np.int32]) -> NDArray[np.float32]:
+        """``(N, P)`` weights of the pairs that any of ``(N, C, L)`` captions has: rare ones weigh more, a row sums to 1."""
+        result = np.zeros((len(captions), len(self)), np.float32)
+        if len(self):
+            numbers = self._numbers(captions)
+            places = np.searchsorted(self._found, numbers).clip(max=len(self) - 1)
+            rows, *rest = np.nonzero(self._found[places] == numbers)
+            columns = places[rows, rest[0], rest[1]]
+            result[rows, columns] = self._weights[columns]
+        return result / np.maximum(result.sum(1, keepdims=True), 1e-6)
+
+    @staticmethod
+    def _numbers(captions: NDArray[np.int32]) -> NDArray[np.int64]:
+        return captions[..., :-1].astype(np.int64) * _TOKENS + captions[..., 1:]
+
+
 class PictureEncoder(nn.Module):
     """The picture encoder, the projections to the joint space, and the temperature; discarded afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, pairs: int = 0) -> None:
+        """``pairs`` of words are predicted."""
         super().__init__()
         self.features = nn.Sequential(
             *_convolution(3, 24, 2),
@@ -141,6 +185,7 @@ class PictureEncoder(nn.Module):
         )
         self.from_pictures = nn.Linear(256 * (SIDE // 16) ** 2, JOINT)
         self.from_text = nn.Linear(WIDTH, JOINT)
+        self.to_pairs = nn.Linear(JOINT, pairs)
         self.log_scale = nn.Parameter(torch.tensor(2.6))
 
     def pictures(self, pictures: Tensor) -> Tensor:
@@ -152,6 +197,11 @@ class PictureEncoder(nn.Module):
     def text(self, hidden: Tensor) -> Tensor:
         """``(N, JOINT)`` unit vectors of ``(N, WIDTH)`` hidden states."""
         return F.normalize(self.from_text(hidden).float(), dim=-1)
+
+    def surprise(self, vectors: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of predicting ``(N, P)`` pairs of words from ``(N, JOINT)`` vectors."""
+        predicted = self.to_pairs(_SHARPNESS * vectors).float().log_softmax(1)
+        return -(wanted * predicted).sum(1).mean()
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -223,14 +273,15 @@ class Pretraining:
                 f"The pictures have captions with words that {self._path} does not train: delete it to start again."
             )
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
-        self.model, self.pictures = WorldText(saved["used"]), PictureEncoder()
+        self._word_pairs = WordPairs(pairs.captions, (self.tokens.tokenizer.bos_token_id, self._end))
+        self.model, self.pictures = WorldText(saved["used"]), PictureEncoder(len(self._word_pairs))
         self.model.to(plan.device)
         ready_for_half(self.model.transformer, plan.device)
         ready_for_half(self.pictures, plan.device)
         self.pictures.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         (text, text_rest), (shown, shown_rest) = (
             split(self.model, ("embedding",)),
-            split(self.pictures, ("features.0.",)),
+            split(self.pictures, ("features.0.", "to_pairs")),
         )
         table = self.model.table.weight
         text_rest = [value for value in text_rest if value is not table]
@@ -277,8 +328,10 @@ class Pretraining:
         """One step: the loss, and the share of captions whose picture is the nearest."""
         rng = np.random.default_rng([_SEED, self.step])
         chosen, portraits = self._chosen(rng)
-        said = rng.integers(0, self._pairs.captions.shape[1], self._batch)
-        ids = torch.from_numpy(self._pairs.captions[chosen, said]).long().to(self.plan.device)
+        captions = self._pairs.captions
+        said = rng.integers(0, captions.shape[1], self._batch)
+        pairs = torch.from_numpy(self._word_pairs.of(captions[chosen])).to(self.plan.device)
+        ids = torch.from_numpy(captions[chosen, said]).long().to(self.plan.device)
         views = rng.integers(0, self._pairs.pictures.shape[1], self._batch)
         shown = torch.from_numpy(self._pairs.pictures[chosen, views]).to(self.plan.device)
         if portraits and rng.random() < 0.5:
@@ -298,6 +351,9 @@ class Pretraining:
         logits = self.pictures.log_scale.exp().clamp(max=100) * text @ pictures.T
         wanted = torch.arange(len(ids), device=ids.device)
         loss = (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+        if len(self._word_pairs):
+            predicted = self.pictures.surprise(text, pairs) + self.pictures.surprise(pictures, pairs)
+            loss = loss + _PREDICTED * predicted / 2
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ import torch
 
 from celeb_basis.errors import FileError, TrainingError
 from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text
-from miniature.trainer.text_pretraining import Pairs, Plan, Pretraining, main, named_people, read_pairs
+from miniature.trainer.text_pretraining import Pairs, Plan, Pretraining, WordPairs, main, named_people, read_pairs
 from miniature.training.checkpoints import load_state
 from miniature.world.captions import used_tokens
 
@@ -162,6 +162,41 @@ def test_most_batches_are_of_pictures_that_differ_in_little_but_the_face(tmp_pat
     assert 0.55 < np.mean([kind in ((0,), (1,)) for kind in kinds]) < 0.65
     assert (2,) not in kinds
     assert kinds.count((1,)) > kinds.count((0,))
+
+
+def test_pairs_of_words_that_follow_each_other_are_counted_over_all_captions_of_a_picture() -> None:
+    texts = [["a long nose", "Tom Hanks"], ["a long chin", "Tom Hanks"], ["a photo", "Tom Cruise"]] * 50
+    captions = np.stack([TOKENS(pair).numpy() for pair in texts]).astype(np.int32)
+    pairs = WordPairs(captions, (TOKENS.tokenizer.bos_token_id, END))
+    said = ["a long", "long nose", "long chin", "Tom Hanks", "a photo", "Tom Cruise"]
+    assert len(pairs) == len(said)
+    first, second, third = pairs.of(captions[:3])
+    for row, count in ((first, 3), (second, 3), (third, 2)):
+        assert row.sum() == pytest.approx(1)
+        assert (row > 0).sum() == count
+    shared = (first > 0) & (second > 0)
+    assert shared.sum() == 2  # "a long" and "Tom Hanks"
+    assert first[shared].max() < first[(first > 0) & ~shared].min()
+    assert not pairs.of(TOKENS(["a zebra"]).numpy().astype(np.int32)[None])[0].any()
+
+
+def test_what_a_name_is_described_with_is_predicted_from_the_name(tmp_path: Path) -> None:
+    # Gray pictures: only the captions can say who has what.
+    noses = {"Tom Hanks": "a long nose", "Tom Cruise": "a short nose"}
+    captions = [TOKENS([f"a photo of {name}", f"a man with {nose}"]).numpy() for name, nose in noses.items()] * 60
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(120, 135, (120, 1, 64, 64, 3)).astype(np.uint8)
+    pairs = Pairs(pictures, np.stack(captions).astype(np.int32), np.full(120, -1, np.int32))
+    run = Pretraining(pairs, pairs, noses, tmp_path, Plan(steps=40, batch=12))
+    run.train()
+    words = run._word_pairs
+    places = [
+        int(words.of(TOKENS([nose]).numpy().astype(np.int32)[None])[0].argmax()) for nose in ("long nose", "short nose")
+    ]
+    with torch.no_grad():
+        said = run.pictures.to_pairs(16 * run.text_vectors(TOKENS([f"a photo of {name}" for name in noses])))
+    assert said[0, places[0]] > said[0, places[1]] + 0.3
+    assert said[1, places[1]] > said[1, places[0]] + 0.3
 
 
 def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
