@@ -50,7 +50,7 @@ class Settings:
     """Shards more of portraits from the front, which the denoiser sees half of the time."""
     looks: int = 24
     unnamed: int = 100
-    extras: int = 5000
+    extras: int = 3600
     """People without a name of whom there are portraits only, and :attr:`extra_shards` shards of these."""
     extra_shards: int = 10
     size: str = "small"

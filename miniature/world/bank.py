@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--strangers", type=int, help="so many of the strangers; all by default")
     parser.add_argument("--unnamed", type=int, default=100, help="others who appear in scenes (%(default)s)")
     parser.add_argument(
-        "--extras", type=int, default=5000, help="people without a name of whom there are only portraits (%(default)s)"
+        "--extras", type=int, default=3600, help="people without a name of whom there are only portraits (%(default)s)"
     )
     parser.add_argument("--looks", type=int, default=LOOKS)
     parser.add_argument("--processes", type=int, default=1)
