@@ -161,7 +161,8 @@ class WordPairs:
             rows, *rest = np.nonzero(self._found[places] == numbers)
             columns = places[rows, rest[0], rest[1]]
             result[rows, columns] = self._weights[columns]
-        return result / np.maximum(result.sum(1, keepdims=True), 1e-6)
+        shares: NDArray[np.float32] = result / np.maximum(result.sum(1, keepdims=True), 1e-6)
+        return shares
 
     @staticmethod
     def _numbers(captions: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -201,7 +202,8 @@ class PictureEncoder(nn.Module):
     def surprise(self, vectors: Tensor, wanted: Tensor) -> Tensor:
         """The loss of predicting ``(N, P)`` pairs of words from ``(N, JOINT)`` vectors."""
         predicted = self.to_pairs(_SHARPNESS * vectors).float().log_softmax(1)
-        return -(wanted * predicted).sum(1).mean()
+        loss: Tensor = -(wanted * predicted).sum(1).mean()
+        return loss
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

@@ -204,7 +204,8 @@ def write_shard(folder: Path, number: int, shard: Shard) -> None:
 def read_shard(path: Path) -> Shard:
     """Read a shard that :func:`write_shard` wrote."""
     stored: dict[str, Any] = load_file(str(path))
-    return Shard(stored["pictures"], stored["captions"], stored["boxes"], stored["alike"])
+    alike = stored.get("alike", np.full(len(stored["pictures"]), -1, np.int32))
+    return Shard(stored["pictures"], stored["captions"], stored["boxes"], alike)
 
 
 def drawn_ahead(

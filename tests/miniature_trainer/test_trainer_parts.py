@@ -37,7 +37,7 @@ def some_shard(count: int = 6) -> Shard:
     boxes = np.zeros((count, 2, 3), np.float32)
     boxes[:, 0] = 60, 40, 80
     pictures[:, 40:120, 60:140] += 40
-    return Shard(pictures, np.zeros((count, 8, 77), np.int32), boxes)
+    return Shard(pictures, np.zeros((count, 8, 77), np.int32), boxes, np.full(count, -1, np.int32))
 
 
 def test_crops_show_the_picture_and_weigh_heads(tmp_path: Path) -> None:
