@@ -12,7 +12,7 @@ import numpy as np
 
 from miniature.people3d.casting import Judge
 from miniature.trainer.autoencoder import trained_autoencoder
-from miniature.trainer.judging import Gallery, references_of
+from miniature.trainer.judging import Gallery, fill, references_of
 from miniature.trainer.text_model import load_text
 from miniature.training import unet
 from miniature.training.denoiser import Trainer, options, plan_of, train
@@ -45,8 +45,9 @@ class QuickLook:
         people = np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).astype(np.int64))
         self._folder, self._prompts = folder, [f"a photo of {names[person]}" for person in people]
         self._gallery = Gallery(judge, face_network())
-        pictures = references_of(bank, [numbers[person] for person in people])
-        self._gallery.hang(pictures, folder / f"gallery-{judge.name}.npy")
+        shown = [numbers[person] for person in people]
+        store = folder / f"gallery-{judge.name}.safetensors"
+        fill([self._gallery], shown, lambda: references_of(bank, shown), face_network(), store)
 
     def figures(self, trainer: Trainer) -> dict[str, float]:
         """``rank1``, ``rank10``, ``likeness``, and ``faces``, the share of pictures with a face."""

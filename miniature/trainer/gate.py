@@ -26,12 +26,10 @@ from miniature.trainer.autoencoder import load_autoencoder
 from miniature.trainer.judging import (
     REFERENCES,
     Gallery,
-    hang_all,
+    fill,
     largest_faces,
-    read_galleries,
     reference_places,
     references_of,
-    write_galleries,
 )
 from miniature.trainer.kept import CLASSIFIER, KEPT
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
@@ -226,12 +224,13 @@ def main() -> int:
     people, references = read_people(arguments.people), arguments.references
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
     galleries = [Gallery(judge, face_network()) for judge in judges()]
-    if references is None or not read_galleries(references, galleries, numbers):
+
+    def drawn() -> list[list[Pixels]]:
         if arguments.bank is None:
             parser.error("give --bank, or --references with everybody in it")
-        hang_all(galleries, references_of(Bank(arguments.bank), numbers), face_network())
-        if references is not None:
-            write_galleries(references, galleries, numbers)
+        return references_of(Bank(arguments.bank), numbers)
+
+    fill(galleries, numbers, drawn, face_network(), references)
     if arguments.renderer:
         if arguments.bank is None:
             parser.error("give --bank: the renderer draws with it")

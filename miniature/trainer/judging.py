@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,20 +63,11 @@ class Gallery:
     def hang(
         self,
         pictures: Sequence[Sequence[Pixels]],
-        store: Path | None = None,
         faces: Sequence[Sequence[DetectedFace | None]] | None = None,
     ) -> None:
-        """Look at the pictures of each person, or read what ``store`` keeps; ``faces`` as in :meth:`look`."""
-        if store is not None and store.exists():
-            stored: Floats = np.load(store)
-            if stored.shape[:2] == (len(pictures), REFERENCES):
-                self.faces = stored
-                return
+        """Look at the pictures of each person; ``faces`` as in :meth:`look`."""
         found: Sequence[Sequence[DetectedFace | None] | None] = faces or [None] * len(pictures)
         self.faces = np.stack([self.look(*both) for both in zip(pictures, found, strict=True)])
-        if store is not None:
-            with atomic_path(store) as temporary, temporary.open("wb") as file:
-                np.save(file, self.faces)
 
     def verdict(self, faces: Floats, wanted: NDArray[np.int64]) -> Verdict:
         """Compare ``(N, D)`` embeddings with everybody; ``wanted`` are the rows of the right people."""
@@ -97,11 +88,30 @@ def largest_faces(detector: FaceNetwork, pictures: Sequence[Pixels]) -> list[Det
     return [faces[0] if faces else None for faces in found]
 
 
-def hang_all(galleries: Sequence[Gallery], pictures: Sequence[Sequence[Pixels]], detector: FaceNetwork) -> None:
-    """Let several judges look at the pictures of each person, whose faces are found once for all."""
-    faces = [largest_faces(detector, own) for own in pictures]
+def fill(
+    galleries: Sequence[Gallery],
+    numbers: Sequence[int],
+    pictures: Callable[[], Sequence[Sequence[Pixels]]],
+    detector: FaceNetwork,
+    store: Path | None = None,
+) -> None:
+    """Let several judges look at pictures of people, or read what ``store`` keeps of them.
+
+    Args:
+        galleries: One of each judge.
+        numbers: Of the people.
+        pictures: Draws :data:`REFERENCES` pictures of each of them; asked only where ``store`` does not keep them all.
+        detector: Finds the faces, once for all judges.
+        store: A file of :func:`write_galleries`, written if it does not keep them all.
+    """
+    if store is not None and read_galleries(store, galleries, numbers):
+        return
+    drawn = pictures()
+    faces = [largest_faces(detector, own) for own in drawn]
     for gallery in galleries:
-        gallery.hang(pictures, faces=faces)
+        gallery.hang(drawn, faces)
+    if store is not None:
+        write_galleries(store, galleries, numbers)
 
 
 def write_galleries(path: Path, galleries: Sequence[Gallery], numbers: Sequence[int]) -> None:
@@ -109,7 +119,7 @@ def write_galleries(path: Path, galleries: Sequence[Gallery], numbers: Sequence[
 
     Args:
         path: The file, in float16.
-        galleries: After :func:`hang_all`.
+        galleries: After :meth:`Gallery.hang`.
         numbers: Of the people, in the galleries' order.
     """
     kept = {gallery.judge.name: gallery.faces.astype(np.float16) for gallery in galleries}

@@ -22,7 +22,7 @@ from miniature.trainer.autoencoder import (
     new_autoencoder,
     train,
 )
-from miniature.trainer.judging import REFERENCES, Gallery, read_galleries, write_galleries
+from miniature.trainer.judging import REFERENCES, Gallery, fill, read_galleries, write_galleries
 from miniature.trainer.latents import encode_pool, face_masks
 from miniature.training.latent_scale import LatentScale
 from miniature.training.pool import read_shard as read_latents
@@ -150,18 +150,15 @@ def plain(*color: int) -> Pixels:
     return np.full((8, 8, 3), color, np.uint8)
 
 
-def test_the_gallery_ranks_people_by_their_other_pictures(tmp_path: Path) -> None:
+def test_the_gallery_ranks_people_by_their_other_pictures() -> None:
     people = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     gallery = Gallery(Colors(), Finder())
-    gallery.hang([[plain(*color)] * REFERENCES for color in people], tmp_path / "faces.npy")
+    gallery.hang([[plain(*color)] * REFERENCES for color in people])
     faces = gallery.look([plain(190, 5, 0), plain(0, 150, 160), plain(0, 0, 0)])
     verdict = gallery.verdict(faces, np.array([0, 1, 2]))
     assert verdict.ranks.tolist() == [0, 1, 3]
     assert verdict.within(1) == 1 / 3
     assert np.isnan(verdict.likeness[2])
-    again = Gallery(Colors(), Finder())
-    again.hang([[plain(1, 1, 1)] * REFERENCES] * 3, tmp_path / "faces.npy")
-    assert (again.faces == gallery.faces).all()
 
 
 def test_what_judges_saw_is_kept_for_any_of_the_people(tmp_path: Path) -> None:
@@ -176,6 +173,26 @@ def test_what_judges_saw_is_kept_for_any_of_the_people(tmp_path: Path) -> None:
     stranger = Colors()
     stranger.name = "another judge"
     assert not read_galleries(path, [Gallery(stranger, Finder())], [5])
+
+
+def test_pictures_of_people_are_drawn_only_where_they_are_not_kept(tmp_path: Path) -> None:
+    path, drawn = tmp_path / "faces.safetensors", []
+
+    def pictures(numbers: list[int]) -> list[list[Pixels]]:
+        drawn.append(numbers)
+        return [[plain(number, 20, 8)] * REFERENCES for number in numbers]
+
+    def filled(numbers: list[int], store: Path | None) -> Gallery:
+        gallery = Gallery(Colors(), Finder())
+        fill([gallery], numbers, lambda: pictures(numbers), Finder(), store)
+        return gallery
+
+    first = filled([40, 80, 120], path)
+    assert (filled([120, 40], path).faces == first.faces[[2, 0]].astype(np.float16)).all()
+    assert drawn == [[40, 80, 120]]
+    assert filled([40, 160], path).faces.shape == first.faces[:2].shape
+    filled([40], None)
+    assert drawn == [[40, 80, 120], [40, 160], [40]]
 
 
 def test_no_face_network_has_a_part_in_the_training() -> None:
