@@ -151,7 +151,7 @@ class Description:
     """``full lips``, ``a very long nose``: what distinguishes the person from others, in any order."""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1 << 14)
 def describe(number: int, spread: float) -> Description:
     """Describe the person of a number in words."""
     person = draw_person(number, spread)

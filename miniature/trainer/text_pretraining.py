@@ -54,10 +54,10 @@ _PAIRED = 100
 """How often two words follow each other in the captions so that they are predicted."""
 _PREDICTED = 1.0
 """Weight of their prediction beside the comparison."""
+_SHARPNESS = 16.0
+"""By which unit vectors are multiplied before words are predicted from them."""
 _TOKENS = 1 << 16
 """More than there are token ids."""
-_SHARPNESS = 16.0
-"""By which unit vectors are multiplied before it."""
 
 
 @dataclass(frozen=True)
