@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from miniature.people3d.head_model import EYE_LEFT, EYE_RIGHT, Array, head_model
-from miniature.people3d.person import DYES, GREY, HAIR_COLORS, Beard, Hair, Person, draw_person
+from miniature.people3d.person import DYES, GREY, HAIR_COLORS, Hair, Person, draw_person
 from miniature.people3d.portrait import shaped
 
 LITTLE, MUCH = 0.6, 1.4
@@ -160,8 +160,10 @@ def describe(number: int, spread: float) -> Description:
         if abs(value) >= LITTLE:
             words = trait.high if value > 0 else trait.low
             details.append(words.format("very " if abs(value) >= MUCH else ""))
-    details += [_hair(person.hair), *_beard(person.beard), SKIN_WORDS[min(4, int(5 * person.skin.darkness))]]
-    details += _brows(person)
+    details.append(STYLE_WORDS[person.hair.style].format(hair_color(person.hair)))
+    if person.beard.kind in BEARD_WORDS:
+        details.append(BEARD_WORDS[person.beard.kind])
+    details += [SKIN_WORDS[min(4, int(5 * person.skin.darkness))], *_brows(person)]
     if person.skin.freckles > 0.3:
         details.append("freckles")
     if person.eyes.makeup > 0.5:
@@ -170,18 +172,10 @@ def describe(number: int, spread: float) -> Description:
     return Description(age.format("man" if person.male else "woman"), tuple(details))
 
 
-def _hair(hair: Hair) -> str:
-    return STYLE_WORDS[hair.style].format(hair_color(hair))
-
-
 def hair_color(hair: Hair) -> str:
     """The name of the nearest color of hair as it is seen."""
     seen = np.sqrt(np.stack([color for _, color in _COLORS]))
     return _COLORS[int(np.square(seen - np.sqrt(hair.color)).sum(1).argmin())][0]
-
-
-def _beard(beard: Beard) -> list[str]:
-    return [BEARD_WORDS[beard.kind]] if beard.kind in BEARD_WORDS else []
 
 
 def _brows(person: Person) -> list[str]:

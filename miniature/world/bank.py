@@ -1,6 +1,6 @@
 """The bank: cut-out pictures of people, drawn once; scenes are composed of them.
 
-``python -m miniature.world.bank FOLDER --numbers 0-99 --looks 24`` draws people; those who have a file are not drawn again.
+``python -m miniature.world.bank FOLDER --processes 2`` draws people; those who have a file are not drawn again.
 """
 
 from __future__ import annotations

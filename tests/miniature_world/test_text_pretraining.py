@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from celeb_basis.errors import FileError, TrainingError
+from miniature.trainer.pairs import Pairs, WordPairs, named_people, read_pairs
 from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text
-from miniature.trainer.text_pretraining import Pairs, Plan, Pretraining, WordPairs, main, named_people, read_pairs
+from miniature.trainer.text_pretraining import Plan, Pretraining, main
 from miniature.training.checkpoints import load_state
 from miniature.world.captions import used_tokens
 
