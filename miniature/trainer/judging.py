@@ -148,9 +148,13 @@ def read_galleries(path: Path, galleries: Sequence[Gallery], numbers: Sequence[i
 
 
 def reference_places(bank: Bank, number: int) -> list[int]:
-    """Places of a person's pictures in the bank, those that serve best for comparing first: near, and without things."""
+    """Places of a person's pictures in the bank, those that serve best for comparing first: near, and without things.
+
+    Posed ones are left out: a judge shall know people in any light.
+    """
     looks = bank.looks(number)
-    return sorted(range(len(looks)), key=lambda place: (bool(looks[place].thing), not looks[place].near, place))
+    places = [place for place, look in enumerate(looks) if not look.posed]
+    return sorted(places, key=lambda place: (bool(looks[place].thing), not looks[place].near, place))
 
 
 def references_of(bank: Bank, numbers: Sequence[int], *, seed: int = 77) -> list[list[Pixels]]:

@@ -26,12 +26,12 @@ from miniature.people3d.looks import draw_clothes, draw_lighting
 from miniature.people3d.person import draw_person
 from miniature.people3d.portrait import Cutout, Model, Pose, developed
 from miniature.training.hardware import drawing_processes
-from miniature.world.scenes import Look, draw_look
+from miniature.world.scenes import Look, draw_look, draw_posed_look
 
 _log = logging.getLogger(__name__)
 
-LOOKS = 24
-"""Pictures of a person."""
+LOOKS, POSED_LOOKS = 24, 3
+"""Pictures of a person, and how many posed ones there are beside them."""
 _SIDES = {True: 224, False: 256}
 _ACROSS = {True: 3.55, False: 5.5}
 """Decimeters across a picture at the eyes, near and far."""
@@ -77,11 +77,11 @@ def _with_alpha(cutout: Cutout) -> Pixels:
 
 
 def looks_of(number: int, count: int = LOOKS) -> list[Look]:
-    """The looks in which a person is drawn: the same ones for a number, and at least four near and four far.
+    """The looks in which a person is drawn: the same ones for a number, at least four near and four far, and posed ones.
 
-    Of an extra, they are near and without things.
+    Of an extra, they are near and without things, and none is posed.
     """
-    rng = np.random.default_rng((number, 31))
+    rng, posing = (np.random.default_rng((number, 31 + kind)) for kind in (0, 1))
     if number >= EXTRAS_FROM:
         return [replace(draw_look(rng), thing="", near=True) for _ in range(EXTRA_LOOKS)]
     looks = [draw_look(rng) for _ in range(count)]
@@ -89,17 +89,23 @@ def looks_of(number: int, count: int = LOOKS) -> list[Look]:
         4, count // 6
     ):
         looks = [*looks[1:], draw_look(rng)]
-    return looks
+    return [*looks, *(draw_posed_look(posing) for _ in range(POSED_LOOKS))]
 
 
 def draw_person_into(folder: Path, number: int, spread: float, looks: Sequence[Look]) -> Path:
-    """Draw a person's pictures and write them atomically as ``00000.safetensors``, WebP files in a row."""
-    model, files = Model(draw_person(number, spread)), []
-    for look in looks:
+    """Draw a person's pictures and write them atomically as ``00000.safetensors``, WebP files in a row.
+
+    Where the file has the first of the looks already, only the others are drawn.
+    """
+    path, files = _path(folder, number), []
+    if path.exists():
+        there, before = _read_person(path)
+        files = [np.frombuffer(one, np.uint8) for one in before] if there == list(looks[: len(there)]) else []
+    model = Model(draw_person(number, spread))
+    for look in looks[len(files) :]:
         file = io.BytesIO()
         Image.fromarray(draw_clipping(model, look).pixels).save(file, "WEBP", quality=_QUALITY, method=2)
         files.append(np.frombuffer(file.getvalue(), np.uint8))
-    path = _path(folder, number)
     tensors = {"data": np.concatenate(files), "ends": np.cumsum([len(one) for one in files])}
     facts = {"looks": json.dumps([asdict(look) for look in looks]), "spread": str(spread)}
     with atomic_path(path) as temporary:
@@ -137,22 +143,33 @@ class Bank:
         return Clipping(pixels, _SIDES[looks[place].near] / _ACROSS[looks[place].near])
 
     def _person(self, number: int) -> tuple[list[Look], list[bytes]]:
-        with safe_open(str(_path(self.folder, number)), "np") as stored:
-            looks = [Look(**one) for one in json.loads(stored.metadata()["looks"])]
-            data, ends = stored.get_tensor("data"), stored.get_tensor("ends")
-        return looks, [one.tobytes() for one in np.split(data, ends[:-1])]
+        return _read_person(_path(self.folder, number))
 
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.safetensors"
 
 
+def _read_person(path: Path) -> tuple[list[Look], list[bytes]]:
+    """The looks and the WebP files of a person."""
+    with safe_open(str(path), "np") as stored:
+        looks = [Look(**one) for one in json.loads(stored.metadata()["looks"])]
+        data, ends = stored.get_tensor("data"), stored.get_tensor("ends")
+    return looks, [one.tobytes() for one in np.split(data, ends[:-1])]
+
+
+def _missing(folder: Path, number: int, looks: Sequence[Look]) -> bool:
+    path = _path(folder, number)
+    return not path.exists() or len(_read_person(path)[0]) < len(looks)
+
+
 def draw_bank(folder: Path, numbers: Iterable[int], spread: float, *, looks: int = LOOKS, processes: int = 1) -> None:
-    """Draw everybody who is not in the folder yet."""
+    """Draw everybody who is not in the folder yet, or not in all looks."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in numbers if not _path(folder, number).exists()]
+    wanted = {number: looks_of(number, looks) for number in numbers}
+    missing = [number for number, own in wanted.items() if _missing(folder, number, own)]
     with drawing_processes(processes) as pool:
-        waiting = [pool.submit(draw_person_into, folder, number, spread, looks_of(number, looks)) for number in missing]
+        waiting = [pool.submit(draw_person_into, folder, number, spread, wanted[number]) for number in missing]
         for done, one in enumerate(as_completed(waiting), 1):
             one.result()
             if done % 10 == 0 or done == len(missing):

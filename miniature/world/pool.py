@@ -38,6 +38,8 @@ SMALL, VIEWS = 64, 3
 """Side and number of the small views on which the text encoder is trained."""
 NEARER = {1: (0.7, 1.5), 2: (1.1, 1.9)}
 """Sides of the views near one head and near two, as shares of what the heads cover with their hair."""
+POSED_SHARE = 0.75
+"""Share of posed pictures among portraits from the front."""
 STRAIGHT = 8.0
 """Degrees of yaw that still are from the front."""
 _UNNAMED_SHARE = 0.06
@@ -76,9 +78,13 @@ class Sitters:
         return draw_scene(rng, [near], [*together, far])
 
     def front(self, rng: Rng) -> Scene:
-        """Draw a plain portrait from the front, of a person without things."""
+        """Draw a plain portrait from the front, of a person without things, most of them posed."""
         row, number = self._anybody(rng)
-        fitting = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.near]
+        posed = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.posed]
+        if posed and rng.random() < POSED_SHARE:
+            look, place = posed[int(rng.integers(len(posed)))]
+            return draw_portrait(rng, Shown(row, number, place, look))
+        fitting = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.near and not look.posed]
         fitting.sort(key=lambda one: (bool(one[0].thing), abs(one[0].yaw)))
         straight = [one for one in fitting if not one[0].thing and abs(one[0].yaw) <= STRAIGHT] or fitting[:1]
         look, place = straight[int(rng.integers(len(straight)))]
@@ -112,7 +118,11 @@ class Sitters:
 
     def _shown(self, rng: Rng, row: int, number: int, *, near: bool, bare: bool = False) -> Shown:
         looks = self.bank.looks(number)
-        fitting = [place for place, look in enumerate(looks) if look.near == near and not (bare and look.thing)]
+        fitting = [
+            place
+            for place, look in enumerate(looks)
+            if look.near == near and not look.posed and not (bare and look.thing)
+        ]
         place = fitting[int(rng.integers(len(fitting)))]
         return Shown(row, number, place, looks[place])
 

@@ -65,6 +65,8 @@ class Look:
     """Head and shoulders instead of head and chest."""
     seed: int
     """Chooses clothes, the side of the light and details."""
+    posed: bool = False
+    """As for a passport: see :func:`draw_posed_look`."""
 
 
 def draw_look(rng: Rng) -> Look:
@@ -80,6 +82,21 @@ def draw_look(rng: Rng) -> Look:
         thing=thing,
         near=thing not in HELD and rng.random() < 0.6,
         seed=int(rng.integers(2**31)),
+    )
+
+
+def draw_posed_look(rng: Rng) -> Look:
+    """Draw a look from the front, calm and in soft light: people differ in little there but who they are."""
+    return Look(
+        yaw=_within(rng, 2.0, 5.0),
+        pitch=_within(rng, 1.5, 4.0),
+        roll=_within(rng, 1.0, 3.0),
+        expression=str(rng.choice(("neutral", "slight smile"))),
+        light="soft",
+        thing="",
+        near=True,
+        seed=int(rng.integers(2**31)),
+        posed=True,
     )
 
 

@@ -12,11 +12,12 @@ import pytest
 
 from miniature.compiled import compiler
 from miniature.people3d.traits import WHO, Description
+from miniature.trainer.judging import reference_places
 from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
 from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world import bank as banks
-from miniature.world.bank import Bank, draw_bank, draw_person_into, looks_of
+from miniature.world.bank import Bank, draw_bank, draw_clipping, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
 from miniature.world.people import People
 from miniature.world.pool import (
@@ -78,7 +79,8 @@ def test_looks_are_the_same_for_a_number_and_serve_every_scene() -> None:
     assert looks_of(7) == looks_of(7) != looks_of(8)
     for number in range(30):
         looks = looks_of(number, 12)
-        assert len(looks) == 12
+        assert [look.posed for look in looks] == [False] * 12 + [True] * banks.POSED_LOOKS
+        looks = looks[:12]
         assert any(look.near for look in looks)
         assert any(not look.near and not look.thing for look in looks)
 
@@ -253,11 +255,29 @@ def test_scenes_take_people_of_whom_there_are_pictures(bank: Bank) -> None:
             assert one.look.near == (scene.size in ("close-up", ""))
 
 
-def test_the_bank_is_not_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "000003.safetensors").write_bytes(b"drawn before")
+def test_the_bank_is_not_drawn_twice_and_looks_that_are_missing_are_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = looks_of(3, 1)
+    path = draw_person_into(tmp_path, 3, 1.4, looks[:2])
+    before, drawn = Bank(tmp_path), []
+    monkeypatch.setattr(banks, "draw_clipping", lambda model, look: drawn.append(look) or draw_clipping(model, look))
+    draw_person_into(tmp_path, 3, 1.4, looks)
+    after = Bank(tmp_path)
+    assert drawn == looks[2:]
+    assert after.looks(3) == looks
+    for place in range(2):
+        assert np.array_equal(after.clipping(3, place).pixels, before.clipping(3, place).pixels)
     monkeypatch.setattr(banks, "draw_person_into", None)
-    draw_bank(tmp_path, [3], 1.4)
-    assert (tmp_path / "000003.safetensors").read_bytes() == b"drawn before"
+    written = path.read_bytes()
+    draw_bank(tmp_path, [3], 1.4, looks=1)
+    assert path.read_bytes() == written
+
+
+def test_another_person_is_drawn_again_where_the_looks_are_others(tmp_path: Path) -> None:
+    draw_person_into(tmp_path, 3, 1.4, looks_of(4, 1)[:1])
+    draw_person_into(tmp_path, 3, 1.4, looks_of(3, 1)[:2])
+    assert Bank(tmp_path).looks(3) == looks_of(3, 1)[:2]
 
 
 def test_looks_stay_within_thirty_degrees() -> None:
@@ -282,6 +302,24 @@ def test_portraits_from_the_front_show_a_person_without_things_on_a_plain_backgr
     assert {(scene.people[0].number, scene.people[0].place) for scene in scenes} == {(1, 2), (4, 1)}
     assert {scene.size for scene in scenes} == {"", "close-up"}
     assert {scene.backdrop for scene in scenes} <= set(PLAIN)
+
+
+def test_most_portraits_from_the_front_are_posed_and_no_scene_or_reference_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bank = Bank(tmp_path)
+    monkeypatch.setattr(bank, "looks", looks_of)
+    sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(5)
+    fronts = [sitters.front(rng).people[0].look for _ in range(400)]
+    assert np.mean([look.posed for look in fronts]) == pytest.approx(0.75, abs=0.08)
+    for look in fronts:
+        if look.posed:
+            assert max(abs(look.yaw), abs(look.pitch), abs(look.roll)) <= 5
+            assert (look.light, look.thing, look.near) == ("soft", "", True)
+            assert look.expression in ("neutral", "slight smile")
+    assert not any(one.look.posed for _ in range(300) for one in sitters.scene(rng).people)
+    for number in NUMBERS:
+        assert sorted(reference_places(bank, number)) == list(range(banks.LOOKS))
 
 
 def test_extras_have_portraits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
