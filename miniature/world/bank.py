@@ -40,7 +40,10 @@ _QUALITY = 92
 UNNAMED_FROM = 10_000_000
 """Numbers of people who appear without a name; nobody is cast from there on."""
 EXTRAS_FROM, EXTRA_LOOKS = 20_000_000, 2
-"""Numbers of people without a name of whom there are only portraits, and how many: thousands of them show how faces differ."""
+"""Numbers of people without a name of whom there are only portraits, and how many beside a posed one.
+
+Thousands of them show how faces differ.
+"""
 _REMEMBERED = 4096
 
 
@@ -79,11 +82,12 @@ def _with_alpha(cutout: Cutout) -> Pixels:
 def looks_of(number: int, count: int = LOOKS) -> list[Look]:
     """The looks in which a person is drawn: the same ones for a number, at least four near and four far, and posed ones.
 
-    Of an extra, they are near and without things, and none is posed.
+    Of an extra, they are near and without things, and one more is posed.
     """
     rng, posing = (np.random.default_rng((number, 31 + kind)) for kind in (0, 1))
     if number >= EXTRAS_FROM:
-        return [replace(draw_look(rng), thing="", near=True) for _ in range(EXTRA_LOOKS)]
+        near = [replace(draw_look(rng), thing="", near=True) for _ in range(EXTRA_LOOKS)]
+        return [*near, draw_posed_look(posing)]
     looks = [draw_look(rng) for _ in range(count)]
     while min(sum(one.near for one in looks), sum(not one.near and not one.thing for one in looks)) < min(
         4, count // 6

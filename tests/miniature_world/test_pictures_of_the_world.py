@@ -324,7 +324,7 @@ def test_most_portraits_from_the_front_are_posed_and_no_scene_or_reference_is(
 
 def test_extras_have_portraits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = looks_of(banks.EXTRAS_FROM + 3)
-    assert len(looks) == banks.EXTRA_LOOKS
+    assert [look.posed for look in looks] == [False] * banks.EXTRA_LOOKS + [True]
     assert looks != looks_of(banks.EXTRAS_FROM + 4)
     for number in range(30):
         assert all(look.near and not look.thing for look in looks_of(banks.EXTRAS_FROM + number))
@@ -337,7 +337,7 @@ def test_extras_have_portraits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(7)
     scenes = [sitters.extra(rng) for _ in range(60)]
     assert {scene.people[0].number for scene in scenes} == set(extras)
-    assert {scene.people[0].place for scene in scenes} == set(range(banks.EXTRA_LOOKS))
+    assert {scene.people[0].place for scene in scenes} == set(range(banks.EXTRA_LOOKS + 1))
     assert all(scene.people[0].row == UNNAMED and scene.backdrop in PLAIN for scene in scenes)
     seen = [one.number for _ in range(200) for one in (*sitters.scene(rng).people, *sitters.front(rng).people)]
     assert not set(seen) & set(extras)
