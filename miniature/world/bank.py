@@ -9,8 +9,9 @@ import argparse
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -168,16 +169,33 @@ def _missing(folder: Path, number: int, looks: Sequence[Look]) -> bool:
 
 
 def draw_bank(folder: Path, numbers: Iterable[int], spread: float, *, looks: int = LOOKS, processes: int = 1) -> None:
-    """Draw everybody who is not in the folder yet, or not in all looks."""
+    """Draw everybody who is not in the folder yet, or not in all looks.
+
+    Raises:
+        BrokenProcessPool: A process crashed before it had drawn anybody.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {number: looks_of(number, looks) for number in numbers}
     missing = [number for number, own in wanted.items() if _missing(folder, number, own)]
+    while missing:
+        before = len(missing)
+        try:
+            _draw(folder, {number: wanted[number] for number in missing}, spread, processes)
+        except BrokenProcessPool:
+            # scipy 1.17.1's cKDTree crashes once in some thousand people, and not again with the same person.
+            _log.warning("A process crashed: going on with new ones")
+        missing = [number for number in missing if _missing(folder, number, wanted[number])]
+        if len(missing) == before:
+            raise BrokenProcessPool("Processes that draw crash at once: see the errors above.")
+
+
+def _draw(folder: Path, wanted: Mapping[int, Sequence[Look]], spread: float, processes: int) -> None:
     with drawing_processes(processes) as pool:
-        waiting = [pool.submit(draw_person_into, folder, number, spread, wanted[number]) for number in missing]
+        waiting = [pool.submit(draw_person_into, folder, number, spread, looks) for number, looks in wanted.items()]
         for done, one in enumerate(as_completed(waiting), 1):
             one.result()
-            if done % 10 == 0 or done == len(missing):
-                _log.info("%d of %d people", done, len(missing))
+            if done % 10 == 0 or done == len(wanted):
+                _log.info("%d of %d people", done, len(wanted))
 
 
 def main() -> None:

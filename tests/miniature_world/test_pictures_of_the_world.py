@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,29 @@ def test_the_bank_is_not_drawn_twice_and_looks_that_are_missing_are_added(
     written = path.read_bytes()
     draw_bank(tmp_path, [3], 1.4, looks=1)
     assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("useful", [True, False])
+def test_a_bank_goes_on_after_a_process_that_crashed_if_it_had_drawn_anybody(
+    useful: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+
+    def crashing(folder: Path, wanted: dict[int, list[Look]], spread: float, *_: int) -> None:
+        asked.append(list(wanted))
+        for number in list(wanted)[: 2 * useful]:
+            draw_person_into(folder, number, spread, wanted[number])
+        if len(wanted) > 2 or not useful:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(banks, "_draw", crashing)
+    monkeypatch.setattr(banks, "looks_of", lambda number, count: looks_of(number, count)[:1])
+    if useful:
+        draw_bank(tmp_path, [3, 8, 9], 1.4)
+        assert asked == [[3, 8, 9], [9]]
+    else:
+        with pytest.raises(BrokenProcessPool, match="crash"):
+            draw_bank(tmp_path, [3, 8, 9], 1.4)
 
 
 def test_another_person_is_drawn_again_where_the_looks_are_others(tmp_path: Path) -> None:
