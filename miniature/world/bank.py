@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -158,14 +159,20 @@ def _path(folder: Path, number: int) -> Path:
 def _read_person(path: Path) -> tuple[list[Look], list[bytes]]:
     """The looks and the WebP files of a person."""
     with safe_open(str(path), "np") as stored:
-        looks = [Look(**one) for one in json.loads(stored.metadata()["looks"])]
         data, ends = stored.get_tensor("data"), stored.get_tensor("ends")
-    return looks, [one.tobytes() for one in np.split(data, ends[:-1])]
+        return _looks_in(stored), [one.tobytes() for one in np.split(data, ends[:-1])]
+
+
+def _looks_in(stored: Any) -> list[Look]:
+    return [Look(**one) for one in json.loads(stored.metadata()["looks"])]
 
 
 def _missing(folder: Path, number: int, looks: Sequence[Look]) -> bool:
     path = _path(folder, number)
-    return not path.exists() or len(_read_person(path)[0]) < len(looks)
+    if not path.exists():
+        return True
+    with safe_open(str(path), "np") as stored:
+        return len(_looks_in(stored)) < len(looks)
 
 
 def draw_bank(folder: Path, numbers: Iterable[int], spread: float, *, looks: int = LOOKS, processes: int = 1) -> None:
