@@ -27,7 +27,7 @@ from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, s
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
-from miniature.world.scenes import PLAIN, UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
+from miniature.world.scenes import PLAIN, UNNAMED, Look, Rng, Scene, Shown, draw_portrait, draw_scene
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ SMALL, VIEWS = 64, 3
 NEARER = {1: (0.7, 1.5), 2: (1.1, 1.9)}
 """Sides of the views near one head and near two, as shares of what the heads cover with their hair."""
 POSED_SHARE = 0.75
-"""Share of posed pictures among portraits from the front."""
+"""Share of posed pictures among portraits from the front and of extras."""
 STRAIGHT = 8.0
 """Degrees of yaw that still are from the front."""
 _UNNAMED_SHARE = 0.06
@@ -80,21 +80,25 @@ class Sitters:
     def front(self, rng: Rng) -> Scene:
         """Draw a plain portrait from the front, of a person without things, most of them posed."""
         row, number = self._anybody(rng)
-        posed = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.posed]
-        if posed and rng.random() < POSED_SHARE:
-            look, place = posed[int(rng.integers(len(posed)))]
-            return draw_portrait(rng, Shown(row, number, place, look))
-        fitting = [(look, place) for place, look in enumerate(self.bank.looks(number)) if look.near and not look.posed]
-        fitting.sort(key=lambda one: (bool(one[0].thing), abs(one[0].yaw)))
-        straight = [one for one in fitting if not one[0].thing and abs(one[0].yaw) <= STRAIGHT] or fitting[:1]
-        look, place = straight[int(rng.integers(len(straight)))]
-        return draw_portrait(rng, Shown(row, number, place, look))
+        posed, others = self._portraits_of(number)
+        others.sort(key=lambda one: (bool(one[1].thing), abs(one[1].yaw)))
+        straight = [one for one in others if not one[1].thing and abs(one[1].yaw) <= STRAIGHT] or others[:1]
+        return draw_portrait(rng, Shown(row, number, *self._mostly(rng, posed, straight)))
 
     def extra(self, rng: Rng) -> Scene:
-        """Draw a plain portrait of an extra."""
+        """Draw a plain portrait of an extra, most of them posed."""
         number = self._extras[int(rng.integers(len(self._extras)))]
-        place = int(rng.integers(len(self.bank.looks(number))))
-        return draw_portrait(rng, Shown(UNNAMED, number, place, self.bank.looks(number)[place]))
+        return draw_portrait(rng, Shown(UNNAMED, number, *self._mostly(rng, *self._portraits_of(number))))
+
+    def _portraits_of(self, number: int) -> tuple[list[tuple[int, Look]], list[tuple[int, Look]]]:
+        """Places and looks of a person's near pictures: the posed ones, and the others."""
+        near = [(place, look) for place, look in enumerate(self.bank.looks(number)) if look.near]
+        return [one for one in near if one[1].posed], [one for one in near if not one[1].posed]
+
+    @staticmethod
+    def _mostly(rng: Rng, posed: list[tuple[int, Look]], others: list[tuple[int, Look]]) -> tuple[int, Look]:
+        chosen = posed if posed and rng.random() < POSED_SHARE else others
+        return chosen[int(rng.integers(len(chosen)))]
 
     def portrait(self, number: int, place: int, *, row: int = UNNAMED) -> Scene:
         """A plain portrait of a person as one of the bank's pictures shows them."""

@@ -359,7 +359,8 @@ def test_extras_have_portraits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (bank.unnamed(), bank.extras()) == ([banks.UNNAMED_FROM], extras)
     monkeypatch.setattr(bank, "looks", looks_of)
     sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(7)
-    scenes = [sitters.extra(rng) for _ in range(60)]
+    scenes = [sitters.extra(rng) for _ in range(200)]
+    assert np.mean([scene.people[0].look.posed for scene in scenes]) == pytest.approx(0.75, abs=0.1)
     assert {scene.people[0].number for scene in scenes} == set(extras)
     assert {scene.people[0].place for scene in scenes} == set(range(banks.EXTRA_LOOKS + 1))
     assert all(scene.people[0].row == UNNAMED and scene.backdrop in PLAIN for scene in scenes)
