@@ -158,7 +158,7 @@ def strangers_of(bank: Bank, numbers: Sequence[int], faces: FaceNetwork, side: i
         looks = bank.looks(number)
         # Best to learn from: near, without things, from the front, calm.
         order = sorted(
-            (place for place, look in enumerate(looks) if not look.posed),
+            bank.places(number),
             key=lambda place, looks=looks: (  # type: ignore[misc]
                 bool(looks[place].thing),
                 not looks[place].near,

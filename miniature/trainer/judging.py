@@ -153,8 +153,7 @@ def reference_places(bank: Bank, number: int) -> list[int]:
     Posed ones are left out: a judge shall know people in any light.
     """
     looks = bank.looks(number)
-    places = [place for place, look in enumerate(looks) if not look.posed]
-    return sorted(places, key=lambda place: (bool(looks[place].thing), not looks[place].near, place))
+    return sorted(bank.places(number), key=lambda place: (bool(looks[place].thing), not looks[place].near, place))
 
 
 def references_of(bank: Bank, numbers: Sequence[int], *, seed: int = 77) -> list[list[Pixels]]:

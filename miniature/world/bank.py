@@ -125,7 +125,7 @@ class Bank:
     def __init__(self, folder: Path) -> None:
         """``folder`` is one that :func:`main` drew into."""
         self.folder = folder
-        self._read = lru_cache(_REMEMBERED)(self._person)
+        self._read = lru_cache(_REMEMBERED)(lambda number: _read_person(_path(folder, number)))
 
     def unnamed(self) -> list[int]:
         """Who was drawn to appear without a name."""
@@ -142,14 +142,15 @@ class Bank:
         """How a person was drawn."""
         return self._read(number)[0]
 
+    def places(self, number: int, *, posed: bool = False) -> list[int]:
+        """Places of a person's posed pictures, or of all others."""
+        return [place for place, look in enumerate(self.looks(number)) if look.posed == posed]
+
     def clipping(self, number: int, place: int) -> Clipping:
         """One of a person's pictures, in the order of :meth:`looks`."""
         looks, files = self._read(number)
         pixels = np.asarray(Image.open(io.BytesIO(files[place])).convert("RGBA"))
         return Clipping(pixels, _SIDES[looks[place].near] / _ACROSS[looks[place].near])
-
-    def _person(self, number: int) -> tuple[list[Look], list[bytes]]:
-        return _read_person(_path(self.folder, number))
 
 
 def _path(folder: Path, number: int) -> Path:

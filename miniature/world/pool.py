@@ -27,7 +27,7 @@ from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, s
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
-from miniature.world.scenes import PLAIN, UNNAMED, Look, Rng, Scene, Shown, draw_portrait, draw_scene
+from miniature.world.scenes import PLAIN, UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
 
 _log = logging.getLogger(__name__)
 
@@ -80,25 +80,23 @@ class Sitters:
     def front(self, rng: Rng) -> Scene:
         """Draw a plain portrait from the front, of a person without things, most of them posed."""
         row, number = self._anybody(rng)
-        posed, others = self._portraits_of(number)
-        others.sort(key=lambda one: (bool(one[1].thing), abs(one[1].yaw)))
-        straight = [one for one in others if not one[1].thing and abs(one[1].yaw) <= STRAIGHT] or others[:1]
-        return draw_portrait(rng, Shown(row, number, *self._mostly(rng, posed, straight)))
+        looks = self.bank.looks(number)
+        others = [place for place in self.bank.places(number) if looks[place].near]
+        others.sort(key=lambda place: (bool(looks[place].thing), abs(looks[place].yaw)))
+        straight = [place for place in others if not looks[place].thing and abs(looks[place].yaw) <= STRAIGHT]
+        return self._mostly_posed(rng, row, number, straight or others[:1])
 
     def extra(self, rng: Rng) -> Scene:
         """Draw a plain portrait of an extra, most of them posed."""
         number = self._extras[int(rng.integers(len(self._extras)))]
-        return draw_portrait(rng, Shown(UNNAMED, number, *self._mostly(rng, *self._portraits_of(number))))
+        return self._mostly_posed(rng, UNNAMED, number, self.bank.places(number))
 
-    def _portraits_of(self, number: int) -> tuple[list[tuple[int, Look]], list[tuple[int, Look]]]:
-        """Places and looks of a person's near pictures: the posed ones, and the others."""
-        near = [(place, look) for place, look in enumerate(self.bank.looks(number)) if look.near]
-        return [one for one in near if one[1].posed], [one for one in near if not one[1].posed]
-
-    @staticmethod
-    def _mostly(rng: Rng, posed: list[tuple[int, Look]], others: list[tuple[int, Look]]) -> tuple[int, Look]:
-        chosen = posed if posed and rng.random() < POSED_SHARE else others
-        return chosen[int(rng.integers(len(chosen)))]
+    def _mostly_posed(self, rng: Rng, row: int, number: int, others: Sequence[int]) -> Scene:
+        """A plain portrait by a posed picture of a person, or else by one of the ``others``."""
+        posed = self.bank.places(number, posed=True)
+        places = posed if posed and rng.random() < POSED_SHARE else others
+        place = places[int(rng.integers(len(places)))]
+        return draw_portrait(rng, Shown(row, number, place, self.bank.looks(number)[place]))
 
     def portrait(self, number: int, place: int, *, row: int = UNNAMED) -> Scene:
         """A plain portrait of a person as one of the bank's pictures shows them."""
@@ -124,8 +122,8 @@ class Sitters:
         looks = self.bank.looks(number)
         fitting = [
             place
-            for place, look in enumerate(looks)
-            if look.near == near and not look.posed and not (bare and look.thing)
+            for place in self.bank.places(number)
+            if looks[place].near == near and not (bare and looks[place].thing)
         ]
         place = fitting[int(rng.integers(len(fitting)))]
         return Shown(row, number, place, looks[place])
