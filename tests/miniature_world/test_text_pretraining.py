@@ -165,6 +165,20 @@ def test_most_batches_are_of_pictures_that_differ_in_little_but_the_face(tmp_pat
     assert kinds.count((1,)) > kinds.count((0,))
 
 
+def test_in_most_batches_a_named_person_has_the_shortest_caption(tmp_path: Path) -> None:
+    brief = [["a photo of Tom Hanks smiling", "Tom Hanks", "a photo of Tom Hanks"], ["a photo of a man", "a", "a man"]]
+    captions = np.stack([TOKENS(texts).numpy() for texts in brief * 6]).astype(np.int32)
+    pairs = replace(squares(12, 0), captions=captions)
+    run = Pretraining(pairs, pairs, COLORS, tmp_path, Plan(steps=1, batch=12))
+    rng, order = np.random.default_rng(0), np.arange(12)
+    said = np.stack([run._said(order, rng) for _ in range(1000)])
+    shares = [[np.mean(said[:, place::2] == caption) for caption in range(3)] for place in (0, 1)]
+    assert 0.55 < np.mean((said[:, ::2] == 1).all(1)) < 0.65
+    np.testing.assert_allclose(shares[0], [0.4 / 3, 0.6 + 0.4 / 3, 0.4 / 3], atol=0.03)
+    # Of two captions of those without a name, the shorter one.
+    np.testing.assert_allclose(shares[1], [0.2, 1.4 / 3, 1 / 3], atol=0.03)
+
+
 def test_pairs_of_words_that_follow_each_other_are_counted_over_all_captions_of_a_picture() -> None:
     texts = [["a long nose", "Tom Hanks"], ["a long chin", "Tom Hanks"], ["a photo", "Tom Cruise"]] * 50
     captions = np.stack([TOKENS(pair).numpy() for pair in texts]).astype(np.int32)
