@@ -46,6 +46,8 @@ class Settings:
     text_minutes: float = 16.0
     autoencoder_minutes: float = 60.0
     shards: int = 40
+    holding: int = 8
+    """Shards more of people who hold something, whom few scenes show."""
     portraits: int = 10
     """Shards more of portraits from the front, which the denoiser sees half of the time."""
     looks: int = 24
@@ -70,7 +72,7 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
     beside, device = ["--processes", str(one.processes)], ["--device", one.device]
     drawn = ["--looks", str(one.looks), "--unnamed", str(one.unnamed), "--extras", str(one.extras)]
     yield ["miniature.world.bank", str(bank), *people, *drawn, *beside]
-    shards = ["--shards", str(one.shards), "--portraits", str(one.portraits)]
+    shards = ["--shards", str(one.shards), "--holding", str(one.holding), "--portraits", str(one.portraits)]
     shards += ["--extras", str(one.extra_shards)] if one.extras else []
     yield ["miniature.world.pool", str(pictures), "--bank", str(bank), *people, *shards, *beside]
     if not (work / "text.safetensors").exists():
@@ -127,6 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text-minutes", type=float, default=usual.text_minutes, help="(%(default)s)")
     parser.add_argument("--autoencoder-minutes", type=float, default=usual.autoencoder_minutes, help="(%(default)s)")
     parser.add_argument("--shards", type=int, default=usual.shards, help="of 1,024 pictures (%(default)s)")
+    parser.add_argument(
+        "--holding", type=int, default=usual.holding, help="shards more, of people who hold something (%(default)s)"
+    )
     parser.add_argument(
         "--portraits", type=int, default=usual.portraits, help="shards more, of portraits only (%(default)s)"
     )

@@ -1,9 +1,11 @@
-"""Shards of a pool on the disk: their files, and which of them are portraits only."""
+"""Shards of a pool on the disk: their files, and what they show."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+HOLDING_FROM = 5_000
+"""Number of the first shard that shows people who hold something only."""
 PORTRAITS_FROM = 10_000
 """Number of the first shard that shows portraits from the front only."""
 EXTRAS_FROM = 20_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
+from miniature.people3d.things import HELD
 from miniature.people3d.traits import Description, all_words, phrase
 from miniature.trainer.text_model import Tokens
 from miniature.world.scenes import PLACES, PLAIN, Rng, Scene
@@ -144,6 +145,8 @@ def _view(scene: Scene) -> str:
     if len(scene.people) != 1:
         return ""
     size = scene.size if scene.size in ("smaller", "small") else ""
+    if size == "smaller" and scene.thing in HELD:
+        size = ""  # hands would not be seen otherwise: prompts ask for the thing alone
     return ", ".join(filter(None, (size, scene.place)))
 
 

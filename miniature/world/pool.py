@@ -21,13 +21,14 @@ from safetensors.numpy import load_file, save_file
 
 from celeb_basis.faces.network import Floats, Pixels
 from celeb_basis.files import atomic_path
+from miniature.people3d.things import HELD
 from miniature.people3d.traits import WHO, Description, describe
 from miniature.training.hardware import drawing_processes
-from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, shard_paths
+from miniature.training.shards import EXTRAS_FROM, HOLDING_FROM, PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world.bank import Bank
 from miniature.world.captions import caption
 from miniature.world.render import render
-from miniature.world.scenes import PLAIN, UNNAMED, Rng, Scene, Shown, draw_portrait, draw_scene
+from miniature.world.scenes import PLAIN, UNNAMED, Rng, Scene, Shown, draw_holding, draw_portrait, draw_scene
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,16 @@ class Sitters:
         near, far = self._shown(rng, *self._anybody(rng), near=True), self._shown(rng, *self._anybody(rng), near=False)
         together = [self._shown(rng, *one, near=False, bare=True) for one in pair]
         return draw_scene(rng, [near], [*together, far])
+
+    def holding(self, rng: Rng) -> Scene:
+        """Draw a scene of a person who holds something, if any picture of that person shows it: few other scenes do."""
+        row, number = self._anybody(rng)
+        looks = self.bank.looks(number)
+        places = [place for place in self.bank.places(number) if looks[place].thing in HELD]
+        if not places:
+            return draw_holding(rng, self._shown(rng, row, number, near=False))
+        place = places[int(rng.integers(len(places)))]
+        return draw_holding(rng, Shown(row, number, place, looks[place]))
 
     def front(self, rng: Rng) -> Scene:
         """Draw a plain portrait from the front, of a person without things, most of them posed."""
@@ -132,8 +143,9 @@ class Sitters:
 def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
     """Draw shard ``number`` of the first ``names`` people of a file of :mod:`miniature.world.people`.
 
-    From :data:`~miniature.training.shards.PORTRAITS_FROM` on, shards hold portraits from the front only, and from
-    :data:`~miniature.training.shards.EXTRAS_FROM` on of extras.
+    From :data:`~miniature.training.shards.HOLDING_FROM` on, shards show people who hold something only, from
+    :data:`~miniature.training.shards.PORTRAITS_FROM` on portraits from the front, and from
+    :data:`~miniature.training.shards.EXTRAS_FROM` on those of extras.
     """
     from miniature.trainer.text_model import Tokens
     from miniature.world.people import read_people
@@ -142,7 +154,8 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
     sitters = Sitters(Bank(bank), everybody.named[:names])
     rng, words = np.random.default_rng([_SEED, number]), np.random.default_rng([_SEED, number, 2])
     pictures, captions, boxes, alike = [], [], [], []
-    draw = sitters.scene if number < PORTRAITS_FROM else sitters.front if number < EXTRAS_FROM else sitters.extra
+    kinds = {0: sitters.scene, HOLDING_FROM: sitters.holding, PORTRAITS_FROM: sitters.front, EXTRAS_FROM: sitters.extra}
+    draw = kinds[max(first for first in kinds if first <= number)]
     for _ in range(size):
         scene = draw(rng)
         picture, heads = sitters.picture(scene, rng)
@@ -247,6 +260,9 @@ def main() -> None:
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
     parser.add_argument("--shards", type=int, default=10, help="how many there shall be in all (%(default)s)")
     parser.add_argument(
+        "--holding", type=int, default=0, help="so many shards more, of people who hold something (%(default)s)"
+    )
+    parser.add_argument(
         "--portraits",
         type=int,
         default=0,
@@ -260,8 +276,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     names = arguments.names or len(read_people(arguments.people).names)
     begun, there = time.monotonic(), {path.name for path in shard_paths(arguments.folder)}
-    kinds = ((0, arguments.shards), (PORTRAITS_FROM, arguments.portraits), (EXTRAS_FROM, arguments.extras))
-    numbers = [number for first, count in kinds for number in range(first, first + count)]
+    kinds = {
+        0: arguments.shards,
+        HOLDING_FROM: arguments.holding,
+        PORTRAITS_FROM: arguments.portraits,
+        EXTRAS_FROM: arguments.extras,
+    }
+    numbers = [number for first, count in kinds.items() for number in range(first, first + count)]
     wanted = [number for number in numbers if shard_name(number) not in there]
     for number, shard in drawn_ahead(arguments.bank, arguments.people, names, wanted, arguments.processes):
         write_shard(arguments.folder, number, shard)

@@ -167,11 +167,22 @@ def draw_scene(rng: Rng, near: Sequence[Shown], far: Sequence[Shown]) -> Scene:
     if rng.random() < 0.55:
         size: Size = "close-up" if rng.random() < 0.15 else ""
         return Scene((near[0],), medium=_medium(rng, 0.55), backdrop=_backdrop(rng), size=size)
-    size = "smaller" if rng.random() < 0.65 else "small"
+    return _draw_far(rng, far[-1])
+
+
+def draw_holding(rng: Rng, shown: Shown) -> Scene:
+    """Draw a scene of a person who holds something: half of them plain photos, the others as any."""
+    if rng.random() < 0.5:
+        return Scene((shown,), backdrop=str(rng.choice(PLAIN)), size="smaller")
+    return _draw_far(rng, shown)
+
+
+def _draw_far(rng: Rng, shown: Shown) -> Scene:
+    size: Size = "smaller" if rng.random() < 0.65 else "small"
     place: Place = ""
     if rng.random() < 0.4:
         place = "on the left" if rng.random() < 0.5 else "on the right"
-    return Scene((far[-1],), medium=_medium(rng, 0.55), backdrop=_backdrop(rng), size=size, place=place)
+    return Scene((shown,), medium=_medium(rng, 0.55), backdrop=_backdrop(rng), size=size, place=place)
 
 
 def _medium(rng: Rng, share: float) -> str:

@@ -61,7 +61,7 @@ def test_one_command_does_all_of_it_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "casting.json").write_text(json.dumps({"spread": 1.4, "next": 3, "numbers": [1, 2]}), encoding="utf-8")
     people = tmp_path / "people.json"
     run(tmp_path, "world.people", tmp_path / "casting.json", "--named", 1, "--strangers", 1, "--output", people)
-    little = ["--people", people, "--shards", 1, "--portraits", 1, "--looks", 8, "--unnamed", 1]
+    little = ["--people", people, "--shards", 1, "--holding", 1, "--portraits", 1, "--looks", 8, "--unnamed", 1]
     little += ["--extras", 2, "--extra-shards", 1, "--side", 64, "--batch", 4]
     brief = ["--minutes", 0.02, "--text-minutes", 0.02, "--autoencoder-minutes", 0.02, "--processes", 1]
     run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief)
@@ -69,7 +69,7 @@ def test_one_command_does_all_of_it_and_goes_on(tmp_path: Path) -> None:
     training = tmp_path / "training"
     drawn = (training / "bank" / "000001.safetensors").stat().st_mtime_ns
     text = (training / "text.safetensors").stat().st_mtime_ns
-    assert len(list((training / "pool").glob("shard-*.safetensors"))) == 3
+    assert len(list((training / "pool").glob("shard-*.safetensors"))) == 4
     step = read_facts(training / "denoiser-state.safetensors")["step"]
     run(tmp_path, "trainer.whole", tmp_path / "model", *little, *brief)
     assert (training / "bank" / "000001.safetensors").stat().st_mtime_ns == drawn

@@ -16,7 +16,7 @@ from miniature.people3d.traits import WHO, Description
 from miniature.trainer.judging import reference_places
 from miniature.trainer.text_model import Tokens
 from miniature.training.places import face_network
-from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_name, shard_paths
+from miniature.training.shards import EXTRAS_FROM, HOLDING_FROM, PORTRAITS_FROM, shard_name, shard_paths
 from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_clipping, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens
@@ -346,6 +346,30 @@ def test_most_portraits_from_the_front_are_posed_and_no_scene_or_reference_is(
         assert sorted(reference_places(bank, number)) == list(range(banks.LOOKS))
 
 
+def test_who_holds_something_is_seen_with_it_and_prompts_need_no_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    far = Look(0, 0, 0, "neutral", "soft", "", near=False, seed=0)
+    looks = {
+        1: [replace(far, near=True), replace(far, thing="cake"), far, replace(far, near=True, thing="hat")],
+        4: [far, replace(far, thing="cup"), replace(far, thing="book"), replace(far, near=True)],
+    }
+    bank = Bank(tmp_path)
+    monkeypatch.setattr(bank, "looks", looks.__getitem__)
+    sitters, rng = Sitters(bank, NUMBERS), np.random.default_rng(4)
+    scenes = [sitters.holding(rng) for _ in range(300)]
+    assert {(scene.people[0].number, scene.people[0].place) for scene in scenes} == {(1, 1), (4, 1), (4, 2)}
+    plain = [scene for scene in scenes if scene.medium == "photo" and scene.backdrop in PLAIN]
+    assert 0.5 < len(plain) / len(scenes) < 0.7
+    assert {scene.size for scene in scenes} == {"smaller", "small"}
+    for scene in scenes:
+        words = [caption(scene, ["Ada"], rng) for _ in range(4)]
+        assert all("Ada" in text and any(thing in text for thing in ("cake", "cup", "book")) for text in words)
+        assert any("small" in text for text in words) == (scene.size == "small")
+    looks[1] = looks[4] = [far, replace(far, near=True)]
+    assert {sitters.holding(rng).people[0].place for _ in range(20)} == {0}
+
+
 def test_extras_have_portraits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = looks_of(banks.EXTRAS_FROM + 3)
     assert [look.posed for look in looks] == [False] * banks.EXTRA_LOOKS + [True]
@@ -381,8 +405,8 @@ def test_shards_of_portraits_have_numbers_of_their_own(
             yield number, draw_shard(bank.folder, tmp_path, 2, number % EXTRAS_FROM, 2)
 
     monkeypatch.setattr("miniature.world.pool.drawn_ahead", shards)
-    for more in (["--shards", "1"], ["--shards", "2", "--portraits", "1", "--extras", "1"]):
+    for more in (["--shards", "1"], ["--shards", "2", "--holding", "1", "--portraits", "1", "--extras", "1"]):
         monkeypatch.setattr("sys.argv", ["pool", str(tmp_path), "--bank", str(bank.folder), *more])
         main()
-    assert drawn == [0, 1, PORTRAITS_FROM, EXTRAS_FROM]
+    assert drawn == [0, 1, HOLDING_FROM, PORTRAITS_FROM, EXTRAS_FROM]
     assert [path.name for path in shard_paths(tmp_path)] == [shard_name(number) for number in drawn]
