@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from celeb_basis.faces.network import Floats, Pixels
+from miniature.trainer.discriminator import Adversary
 from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
 from miniature.training.hardware import half_is_fast, half_precision, ready_for_half
@@ -70,6 +71,9 @@ class Run:
     minutes: float
     steps: int
     decoder: bool = False
+    """The decoder alone."""
+    sharper: bool = False
+    """With a discriminator of patches."""
     device: str = "cpu"
     side: int = SIDE
     """Of the pictures."""
@@ -149,8 +153,11 @@ def _planes(values: Any) -> Tensor:
     return torch.from_numpy(values).permute(0, 3, 1, 2).float()
 
 
-def losses(model: Any, pictures: Tensor, weights: Tensor, seed: int, *, decoder: bool = False) -> dict[str, Tensor]:
-    """The terms of the loss of one batch. With ``decoder`` the encoder gets no gradient."""
+def through(model: Any, pictures: Tensor, seed: int, *, decoder: bool = False) -> tuple[Tensor, Any]:
+    """Pictures encoded, with noise on the latents, and decoded; and the latents' distribution.
+
+    With ``decoder`` the encoder gets no gradient.
+    """
     device = pictures.device
     with torch.set_grad_enabled(not decoder), half_precision(device.type):
         posterior = model.encode(pictures).latent_dist
@@ -158,10 +165,17 @@ def losses(model: Any, pictures: Tensor, weights: Tensor, seed: int, *, decoder:
     spread = NOISE if decoder else (posterior.var + NOISE**2).sqrt()
     with half_precision(device.type):
         noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
-        decoded = model.decode(posterior.mean + spread * noise).sample.float()
-    parts = {"l1": ((decoded - pictures).abs() * weights).mean(), "edges": edges_apart(decoded, pictures, weights)}
-    if not decoder:
-        parts["kl"] = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
+        return model.decode(posterior.mean + spread * noise).sample.float(), posterior
+
+
+def losses(decoded: Tensor, pictures: Tensor, weights: Tensor, posterior: Any = None) -> dict[str, Tensor]:
+    """The terms of the loss of one batch, each with its factor; with a ``posterior`` how far it is from a normal one."""
+    parts = {
+        "l1": ((decoded - pictures).abs() * weights).mean(),
+        "edges": EDGES * edges_apart(decoded, pictures, weights),
+    }
+    if posterior is not None:
+        parts["kl"] = KL * 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
     return parts
 
 
@@ -198,7 +212,13 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
         load_state(folder / "encoder.safetensors", {"model": model})
     data = Pictures(pool, pictures, run.side)
     shapes = CROPS if run.device == "cpu" else ((run.side, WHOLE),)
-    factors = {"l1": 1.0, "kl": KL, "edges": EDGES}
+    adversary = Adversary(folder, run.device) if run.sharper else None
+
+    def save() -> None:
+        save_state(path, {"model": model}, optimizers, {"step": step})
+        if adversary:
+            adversary.save()
+
     begun = saved = time.monotonic()
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
@@ -211,14 +231,21 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = top * factor
         crops, weights = (part.to(run.device) for part in data.crops(rng, *shapes[step % len(shapes)]))
-        parts = losses(model, crops.contiguous(memory_format=torch.channels_last), weights, step, decoder=run.decoder)
-        loss = torch.stack([factors[name] * value for name, value in parts.items()]).sum()
+        crops = crops.contiguous(memory_format=torch.channels_last)
+        decoded, posterior = through(model, crops, step, decoder=run.decoder)
+        parts = losses(decoded, crops, weights, None if run.decoder else posterior)
+        loss = torch.stack(list(parts.values())).sum()
+        if adversary:
+            parts["adversary"] = adversary.term(decoded, loss, model.decoder.conv_out.weight)
+            loss = loss + parts["adversary"]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in optimizers:
             optimizer.step()
+        if adversary:
+            parts["unlike"] = adversary.learn(decoded, crops)
         step += 1
         if step % 50 == 0:
             shown = {name: round(float(value.detach()), 4) for name, value in parts.items()}
@@ -226,9 +253,9 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
             _log.info("%s", json.dumps(facts))
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
-            save_state(path, {"model": model}, optimizers, {"step": step})
+            save()
             data.refresh()
-    save_state(path, {"model": model}, optimizers, {"step": step})
+    save()
     _log.info("stopped at step %d", step)
 
 
@@ -249,13 +276,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDE, help="smaller pictures, for a proof on a CPU (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the finished encoder")
+    parser.add_argument("--sharper", action="store_true", help="the decoder against a discriminator of patches")
     parser.add_argument("--finish", action="store_true", help="afterwards, the encoder is finished")
     parser.add_argument("--device", default="cpu", help="cuda to train on a GPU")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     folder = work_folder()
-    run = Run(arguments.minutes, arguments.steps, arguments.decoder, arguments.device, arguments.side)
+    if arguments.sharper and not arguments.decoder:
+        parser.error("--sharper goes with --decoder: latents are made of what the encoder keeps without it")
+    run = Run(
+        arguments.minutes, arguments.steps, arguments.decoder, arguments.sharper, arguments.device, arguments.side
+    )
     train(folder, arguments.pool, run, arguments.pictures)
     if arguments.finish:
         finish(folder)

@@ -20,10 +20,13 @@ from miniature.trainer.autoencoder import (
     load_autoencoder,
     losses,
     new_autoencoder,
+    through,
     train,
 )
+from miniature.trainer.discriminator import WEIGHT, Adversary
 from miniature.trainer.judging import REFERENCES, Gallery, fill, read_galleries, write_galleries
 from miniature.trainer.latents import encode_pool, face_masks
+from miniature.training.checkpoints import read_facts
 from miniature.training.latent_scale import LatentScale
 from miniature.training.pool import read_shard as read_latents
 from miniature.world.pool import Shard, write_shard
@@ -81,12 +84,12 @@ def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
     write_shard(pool, 0, some_shard())
     before = new_autoencoder()
     crops, weights = Pictures(pool, 10).crops(np.random.default_rng(5), 64, 2)
-    first = float(losses(before, crops, weights, 0)["l1"].detach())
+    first = float(losses(through(before, crops, 0)[0], crops, weights)["l1"].detach())
     train(tmp_path, pool, Run(minutes=5, steps=3), 10)
     train(tmp_path, pool, Run(minutes=5, steps=6), 10)
     finish(tmp_path)
     model = load_autoencoder(tmp_path / "encoder.safetensors")
-    assert float(losses(model, crops, weights, 0)["l1"]) < first
+    assert float(losses(through(model, crops, 0)[0], crops, weights)["l1"]) < first
     encoder = [value.clone() for value in model.encoder.parameters()]
     train(tmp_path, pool, Run(minutes=5, steps=2, decoder=True), 10)
     later = load_autoencoder(tmp_path / "decoder.safetensors")
@@ -95,6 +98,12 @@ def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
         not torch.equal(one, other)
         for one, other in zip(model.decoder.parameters(), later.decoder.parameters(), strict=True)
     )
+
+    for steps, seen in ((4, 2), (6, 4)):
+        train(tmp_path, pool, Run(minutes=5, steps=steps, decoder=True, sharper=True), 10)
+        assert read_facts(tmp_path / "discriminator.safetensors")["step"] == seen
+    sharper = load_autoencoder(tmp_path / "decoder.safetensors")
+    assert all(torch.equal(one, other) for one, other in zip(encoder, sharper.encoder.parameters(), strict=True))
 
     assert encode_pool(pool, tmp_path) == 1
     assert encode_pool(pool, tmp_path) == 0
@@ -112,6 +121,25 @@ def test_the_autoencoder_learns_goes_on_and_is_finished(tmp_path: Path) -> None:
     assert encode_pool(pool, tmp_path, processes=2) == 2
     beside = read_latents(tmp_path / "pool" / "shard-00002.safetensors")
     assert torch.equal(beside.latents, shard.latents)
+
+
+def test_a_discriminator_of_patches_learns_what_is_blurred_and_asks_for_as_much_as_all_other_losses(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    adversary, last = Adversary(tmp_path, "cpu"), torch.nn.Conv2d(3, 3, 1)
+    for _ in range(60):
+        sharp = torch.rand(4, 3, 32, 32) * 2 - 1
+        unlike = adversary.learn(torch.nn.functional.avg_pool2d(sharp, 3, 1, 1), sharp)
+    assert float(unlike) < 0.3
+    made = last(torch.nn.functional.avg_pool2d(sharp, 3, 1, 1))
+    others = (made - sharp).abs().mean()
+    term = adversary.term(made, others, last.weight)
+    wanted, asked = (torch.autograd.grad(loss, last.weight, retain_graph=True)[0].norm() for loss in (others, term))
+    torch.testing.assert_close(asked, WEIGHT * wanted, rtol=1e-3, atol=1e-6)
+    adversary.save()
+    again = Adversary(tmp_path, "cpu")
+    torch.testing.assert_close(again.term(made, others, last.weight), term)
 
 
 def test_latents_know_where_faces_are() -> None:
