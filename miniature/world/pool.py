@@ -85,8 +85,7 @@ class Sitters:
         places = [place for place in self.bank.places(number) if looks[place].thing in HELD]
         if not places:
             return draw_holding(rng, self._shown(rng, row, number, near=False))
-        place = places[int(rng.integers(len(places)))]
-        return draw_holding(rng, Shown(row, number, place, looks[place]))
+        return draw_holding(rng, self._one_of(rng, row, number, places))
 
     def front(self, rng: Rng) -> Scene:
         """Draw a plain portrait from the front, of a person without things, most of them posed."""
@@ -106,8 +105,7 @@ class Sitters:
         """A plain portrait by a posed picture of a person, or else by one of the ``others``."""
         posed = self.bank.places(number, posed=True)
         places = posed if posed and rng.random() < POSED_SHARE else others
-        place = places[int(rng.integers(len(places)))]
-        return draw_portrait(rng, Shown(row, number, place, self.bank.looks(number)[place]))
+        return draw_portrait(rng, self._one_of(rng, row, number, places))
 
     def portrait(self, number: int, place: int, *, row: int = UNNAMED) -> Scene:
         """A plain portrait of a person as one of the bank's pictures shows them."""
@@ -136,8 +134,12 @@ class Sitters:
             for place in self.bank.places(number)
             if looks[place].near == near and not (bare and looks[place].thing)
         ]
-        place = fitting[int(rng.integers(len(fitting)))]
-        return Shown(row, number, place, looks[place])
+        return self._one_of(rng, row, number, fitting)
+
+    def _one_of(self, rng: Rng, row: int, number: int, places: Sequence[int]) -> Shown:
+        """A person as a random one of the pictures at ``places`` shows them."""
+        place = places[int(rng.integers(len(places)))]
+        return Shown(row, number, place, self.bank.looks(number)[place])
 
 
 def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SHARD) -> Shard:
