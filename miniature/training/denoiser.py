@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from celeb_basis.files import write_text
@@ -33,12 +34,17 @@ from miniature.training.muon import Muon, split
 from miniature.training.people import read_people
 from miniature.training.places import work_folder
 from miniature.training.pool import Shard, read_shard
-from miniature.training.shards import PORTRAITS_FROM, shard_number, shard_paths
+from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_number, shard_paths
 from miniature.training.unet import Beside, Gradients, Part, new_unet
 
 _log = logging.getLogger(__name__)
 
 EMPTY_SHARE = 0.12
+EXTRAS = 0.2
+"""Share of extras in portraits, where a share of portraits is asked for and there are both kinds."""
+BRIEF = 0.6
+"""Share of named people's portraits that get the shortest of their captions, mostly the name alone: who is described besides
+can be drawn without knowing the name."""
 DECIDING = (0.25, 0.95)
 """Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
 ANYWHERE = 0.3
@@ -47,6 +53,9 @@ ELSEWHERE = 0.25
 """Share of windows that lie anywhere, so that what hands hold is seen, too."""
 FALLING = 0.35
 """Last part of a run of so many minutes, in which the rates fall."""
+
+_KINDS = (_SCENE, _NAMED, _EXTRA) = range(3)
+"""What a picture is: a scene, or a portrait of a named person or of an extra."""
 
 _ENDS = ("conv_in", "conv_out", "time_emb")
 _SEED = 14
@@ -98,7 +107,8 @@ class Data:
         self._latents = torch.zeros(0, dtype=torch.float16, device=device)
         self._captions = torch.zeros(0, dtype=torch.int32, device=device)
         self._faces = torch.zeros(0, dtype=torch.bool, device=device)
-        self._kinds = np.zeros(0, bool)
+        self._kinds = np.zeros(0, np.int64)
+        self._shortest = torch.zeros(0, dtype=torch.int64, device=device)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,10 +131,11 @@ class Data:
                 for before, more in zip(held, parts, strict=True)
             )
             kinds = [
-                np.full(len(shard.latents), shard_number(path) >= PORTRAITS_FROM)
+                np.full(len(shard.latents), sum(shard_number(path) >= first for first in (PORTRAITS_FROM, EXTRAS_FROM)))
                 for path, shard in zip(new, shards, strict=True)
             ]
             self._kinds = np.concatenate([self._kinds, *kinds])
+            self._shortest = (self._captions != self._empty[-1]).sum(2).argmin(1)
         return len(self._latents)
 
     def batch(
@@ -132,17 +143,29 @@ class Data:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Raw latents, the ``(count, 77)`` ids of a caption each, some of them empty, and ``(count, h, w)`` where faces are.
 
-        ``portraits`` is the share of pictures from shards of portraits, by default that of the pool.
+        ``portraits`` is the share of pictures from shards of portraits, a part of them (:data:`EXTRAS`) of extras; by
+        default pictures are drawn as often as they are in the pool.
         """
         rows, which = rng.integers(len(self._latents), size=count), rng.integers(self._captions.shape[1], size=count)
-        if portraits is not None and self._kinds.any() and not self._kinds.all():
-            wanted = rng.random(count) < portraits
-            places = [np.flatnonzero(self._kinds == kind) for kind in (False, True)]
-            rows = np.where(wanted, *(rng.choice(places[kind], count) for kind in (1, 0)))
+        if portraits is not None:
+            rows = self._drawn(portraits, rng, count)
         place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
+        brief = torch.from_numpy((self._kinds[rows] == _NAMED) & (rng.random(count) < BRIEF)).to(self._device)
+        number = torch.where(brief, self._shortest[place], number)
         untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
         ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
         return self._latents[place], ids.long(), self._faces[place]
+
+    def _drawn(self, portraits: float, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """``(count,)`` rows, so many of portraits as far as the pool has both kinds."""
+        places = [np.flatnonzero(self._kinds == kind) for kind in _KINDS]
+        here = np.array([len(own) > 0 for own in places])
+        extras = (EXTRAS if here[_NAMED] else 1.0) if here[_EXTRA] else 0.0
+        shares = here * np.array([1 - portraits, portraits * (1 - extras), portraits * extras])
+        shares = shares if shares.any() else here.astype(np.float64)
+        kinds = rng.choice(_KINDS, count, p=shares / shares.sum())
+        within = rng.integers([len(places[kind]) for kind in kinds])
+        return np.array([places[kind][row] for kind, row in zip(kinds, within, strict=True)])
 
 
 def windows(latents: Tensor, faces: Tensor, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from miniature.trainer.text_model import Tokens, WorldText
 from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
-from miniature.training.denoiser import ELSEWHERE, EMPTY_SHARE, Data, counted_more, windows
+from miniature.training.denoiser import BRIEF, ELSEWHERE, EMPTY_SHARE, Data, counted_more, windows
 from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
@@ -23,7 +23,7 @@ from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, re
 from miniature.training.recognition import crop_faces
 from miniature.training.scene_classifier import PARTS, rights
 from miniature.training.scenes import Scene
-from miniature.training.shards import PORTRAITS_FROM, shard_paths
+from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_paths
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,32 @@ def test_a_batch_has_as_many_portraits_as_it_is_to_have(tmp_path: Path) -> None:
         rows = data.batch(np.random.default_rng(0), 4000, share)[0][:, 0, 0, 0].long()
         found = torch.bincount(rows, minlength=6) / len(rows)
         assert torch.allclose(found, torch.tensor(expected), atol=0.03)
+
+
+def test_a_fifth_of_the_portraits_are_of_extras(tmp_path: Path) -> None:
+    latents = torch.arange(5.0)[:, None, None, None].expand(5, 4, 4, 4)
+    captions = Tokens()(["a hat"])[None].int()
+    for number, rows in ((0, [0]), (PORTRAITS_FROM, [1]), (EXTRAS_FROM, [2, 3, 4])):
+        write_shard(tmp_path, number, Shard(latents[rows].contiguous(), captions.expand(len(rows), 1, 77).contiguous()))
+    data = Data(tmp_path, Tokens()([""])[0], "cpu")
+    data.refresh()
+    for share, expected in ((None, [0.2] * 5), (0.6, [0.4, 0.48] + [0.04] * 3), (1.0, [0, 0.8] + [0.2 / 3] * 3)):
+        rows = data.batch(np.random.default_rng(0), 6000, share)[0][:, 0, 0, 0].long()
+        found = torch.bincount(rows, minlength=5) / len(rows)
+        assert torch.allclose(found, torch.tensor(expected), atol=0.03)
+
+
+def test_portraits_of_named_people_are_mostly_called_by_the_name_alone(tmp_path: Path) -> None:
+    captions = Tokens()(["a photo of a hat", "a hat", "a red hat on a beach", "a photo of the red hat"])[None].int()
+    for number in (0, PORTRAITS_FROM, EXTRAS_FROM):
+        latents = torch.full((1, 4, 4, 4), float(number > 0) + float(number > PORTRAITS_FROM))
+        write_shard(tmp_path, number, Shard(latents, captions))
+    data = Data(tmp_path, Tokens()([""])[0], "cpu")
+    data.refresh()
+    raw, ids, _ = data.batch(np.random.default_rng(0), 9000)
+    rows, shortest = raw[:, 0, 0, 0].long(), (ids == captions[0, 1]).all(1)
+    for kind, chosen in ((0, 0.25), (1, BRIEF + 0.25 * (1 - BRIEF)), (2, 0.25)):
+        assert abs(float(shortest[rows == kind].float().mean()) - (1 - EMPTY_SHARE) * chosen) < 0.03
 
 
 def test_faces_count_more_in_the_loss() -> None:
