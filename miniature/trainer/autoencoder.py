@@ -236,7 +236,7 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
         parts = losses(decoded, crops, weights, None if run.decoder else posterior)
         loss = torch.stack(list(parts.values())).sum()
         if adversary:
-            parts["adversary"] = adversary.term(decoded, loss, model.decoder.conv_out.weight)
+            parts["adversary"] = adversary.term(decoded, crops, loss, model.decoder.conv_out.weight)
             loss = loss + parts["adversary"]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)

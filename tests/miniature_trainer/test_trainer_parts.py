@@ -134,12 +134,22 @@ def test_a_discriminator_of_patches_learns_what_is_blurred_and_asks_for_as_much_
     assert float(unlike) < 0.3
     made = last(torch.nn.functional.avg_pool2d(sharp, 3, 1, 1))
     others = (made - sharp).abs().mean()
-    term = adversary.term(made, others, last.weight)
+    term = adversary.term(made, sharp, others, last.weight)
     wanted, asked = (torch.autograd.grad(loss, last.weight, retain_graph=True)[0].norm() for loss in (others, term))
     torch.testing.assert_close(asked, WEIGHT * wanted, rtol=1e-3, atol=1e-6)
     adversary.save()
     again = Adversary(tmp_path, "cpu")
-    torch.testing.assert_close(again.term(made, others, last.weight), term)
+    torch.testing.assert_close(again.term(made, sharp, others, last.weight), term)
+
+
+def test_a_discriminator_of_patches_asks_for_the_right_picture_not_only_for_a_sharp_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    adversary, last = Adversary(tmp_path, "cpu"), torch.nn.Conv2d(3, 3, 1)
+    wanted, other = (torch.rand(4, 3, 32, 32) * 2 - 1 for _ in range(2))
+    made = last(other)
+    (slope,) = torch.autograd.grad(adversary.term(made, wanted, (made - other).abs().mean(), last.weight), made)
+    nearer = torch.nn.functional.cosine_similarity(-slope.flatten(), (wanted - made).detach().flatten(), 0)
+    assert float(nearer) > 0.1
 
 
 def test_latents_know_where_faces_are() -> None:
