@@ -29,7 +29,7 @@ _MEMORY = ":".join(
 )
 """Keep freed memory, in large pages: else a step on a CPU spends a tenth of its time on getting it again."""
 
-_PORTRAITS = 0.5
+_PORTRAITS = 0.6
 """Share of portraits from the front in what the denoiser sees: who is who is learned soonest of them."""
 
 
