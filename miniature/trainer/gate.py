@@ -101,29 +101,17 @@ class Drawer:
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], seed: int, *, steps: int = STEPS, guidance: float = GUIDANCE) -> Pixels:
         """``(N, S, S, 3)`` pictures, one a prompt."""
-        device = self._pipeline.unet.device
+        unet, device = self._pipeline.unet, self._pipeline.unet.device
+        denoise = lambda x, t, c: unet(x.contiguous(memory_format=torch.channels_last), t, c).sample.float()  # noqa: E731
         pictures = []
         for start in range(0, len(prompts), self._batch):
             texts = list(prompts[start : start + self._batch])
             noise = torch.randn(len(texts), *self._shape, generator=torch.Generator().manual_seed(seed + start))
-            latents = sample(
-                self._denoised,
-                self._encoded(texts),
-                self._encoded([""]),
-                noise.to(device),
-                steps=steps,
-                guidance=guidance,
-            )
-            with half_precision(self._pipeline.unet.device.type):
+            states, empty = self._encoded(texts), self._encoded([""])
+            with half_precision(device.type):
+                latents = sample(denoise, states, empty, noise.to(device), steps=steps, guidance=guidance)
                 pictures.append(decode(self._pipeline.vae, latents / self._factor))
         return np.concatenate(pictures)
-
-    def _denoised(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        with half_precision(noisy.device.type):
-            found: torch.Tensor = self._pipeline.unet(
-                noisy.contiguous(memory_format=torch.channels_last), timesteps, states
-            ).sample.float()
-        return found
 
     def _encoded(self, texts: list[str]) -> torch.Tensor:
         ids = self._pipeline.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids

@@ -108,7 +108,6 @@ class Data:
         self._captions = torch.zeros(0, dtype=torch.int32, device=device)
         self._faces = torch.zeros(0, dtype=torch.bool, device=device)
         self._kinds = np.zeros(0, np.int64)
-        self._shortest = torch.zeros(0, dtype=torch.int64, device=device)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -135,7 +134,6 @@ class Data:
                 for path, shard in zip(new, shards, strict=True)
             ]
             self._kinds = np.concatenate([self._kinds, *kinds])
-            self._shortest = (self._captions != self._empty[-1]).sum(2).argmin(1)
         return len(self._latents)
 
     def batch(
@@ -151,7 +149,8 @@ class Data:
             rows = self._drawn(portraits, rng, count)
         place, number = (torch.from_numpy(index).to(self._device) for index in (rows, which))
         brief = torch.from_numpy((self._kinds[rows] == _NAMED) & (rng.random(count) < BRIEF)).to(self._device)
-        number = torch.where(brief, self._shortest[place], number)
+        shortest = (self._captions[place] != self._empty[-1]).sum(2).argmin(1)
+        number = torch.where(brief, shortest, number)
         untold = torch.from_numpy(rng.random(count) < EMPTY_SHARE).to(self._device)
         ids = torch.where(untold[:, None], self._empty, self._captions[place, number])
         return self._latents[place], ids.long(), self._faces[place]
