@@ -3,8 +3,9 @@
 ``python -m miniature.trainer.gate FOLDER --bank BANK`` draws with a diffusers folder and prints ``rank1`` by
 each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
 With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach; with
-``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it. What the judges saw of
-everybody is kept in the file of ``--references``; where it is, no bank is needed but for the renderer.
+``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it. Every third of the people
+is drawn, and compared with all. What the judges saw of everybody is kept in the file of ``--references``, which comes with the
+project: no bank is needed but for the renderer.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from miniature.trainer.judging import (
     Gallery,
     fill,
     largest_faces,
+    read_galleries,
     reference_places,
     references_of,
 )
-from miniature.trainer.kept import CLASSIFIER, KEPT
+from miniature.trainer.kept import CLASSIFIER, KEPT, KEPT_REFERENCES
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input, load_classifier, right
 from miniature.training.diffusion import sample
 from miniature.training.hardware import half_precision, ready_for_half
@@ -48,6 +50,8 @@ RANK1_OF_LEARNING, RANK1, SCENE, DETECT = 0.95, 0.90, 0.95, 0.99
 """Lowest accepted figures: ``rank1`` by the network that learning uses, and by every other."""
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 16
+EVERY, SCENES = 3, 136
+"""Which of the people are drawn, and how many scenes: so that it takes less than ten minutes on two cores."""
 _COLORS = ("white", "grey", "black", "blue", "green", "red", "yellow")
 _SHEET_PEOPLE = 24
 _SHEET_PROMPTS = ("a photo of {}", "an oil painting of {} on a beach", "a photo of {} wearing a hat")
@@ -125,11 +129,19 @@ def line(name: str, value: float, least: float) -> str:
 
 
 def people_figures(
-    drawer: Drawer | Renderer, galleries: Sequence[Gallery], names: Sequence[str]
+    drawer: Drawer | Renderer, galleries: Sequence[Gallery], names: Sequence[str], every: int = 1
 ) -> Iterator[tuple[str, float, float]]:
-    """Names, values and limits of ``rank1`` by each judge and of ``detect``: one plain portrait of everybody."""
-    pictures = list(drawer.draw([f"a photo of {name}" for name in names], 0))
-    wanted, found = np.arange(len(names)), largest_faces(face_network(), pictures)
+    """Names, values and limits of ``rank1`` by each judge and of ``detect``: one plain portrait a name.
+
+    Args:
+        drawer: Draws the portraits.
+        galleries: Of each judge, with everybody.
+        names: Of everybody.
+        every: Only every third person is drawn, say, and is compared with all.
+    """
+    wanted = np.arange(0, len(names), every)
+    pictures = list(drawer.draw([f"a photo of {names[row]}" for row in wanted], 0))
+    found = largest_faces(face_network(), pictures)
     for order, gallery in enumerate(galleries):
         faces = gallery.look(pictures, found)
         yield (
@@ -204,7 +216,11 @@ def main() -> int:
     parser.add_argument("--renderer", action="store_true", help="people by the renderer, instead of a folder")
     parser.add_argument("--autoencoder", type=Path, help="with --renderer: encode and decode with this training state")
     parser.add_argument("--bank", type=Path, help="folder of miniature.world.bank")
-    parser.add_argument("--references", type=Path, help="what the judges saw of everybody; written if it is not there")
+    parser.add_argument(
+        "--references",
+        type=Path,
+        help="what the judges saw of everybody, written if it is not there; by default what is kept with the project",
+    )
     parser.add_argument(
         "--classifier",
         type=Path,
@@ -213,7 +229,10 @@ def main() -> int:
     )
     parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
     parser.add_argument("--names", type=int, help="so many of the named people; all by default")
-    parser.add_argument("--scenes", type=int, default=340)
+    parser.add_argument(
+        "--every", type=int, default=EVERY, help="1 to draw all of them, 2 for every second, ... (%(default)s)"
+    )
+    parser.add_argument("--scenes", type=int, default=SCENES, help="so many prompts of scenes (%(default)s)")
     parser.add_argument("--sheet", type=Path, help="write 24 people by 3 prompts there")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -225,19 +244,20 @@ def main() -> int:
 
     def drawn() -> list[list[Pixels]]:
         if arguments.bank is None:
-            parser.error("give --bank, or --references with everybody in it")
+            parser.error("give --bank, or --references with all of these people in it")
         return references_of(Bank(arguments.bank), numbers)
 
-    fill(galleries, numbers, drawn, face_network(), references)
+    if references or not read_galleries(KEPT_REFERENCES, galleries, numbers):
+        fill(galleries, numbers, drawn, face_network(), references)
     if arguments.renderer:
         if arguments.bank is None:
             parser.error("give --bank: the renderer draws with it")
         through = ready_for_half(load_autoencoder(arguments.autoencoder)) if arguments.autoencoder else None
         sitters = Sitters(Bank(arguments.bank), numbers)
-        return _print_people(Renderer(sitters, names, numbers, through), galleries, names)
+        return _print_people(Renderer(sitters, names, numbers, through), galleries, names, arguments.every)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(arguments.folder), torch_dtype=torch.float32)
     drawer = Drawer(pipeline.to(arguments.device))
-    short = _print_people(drawer, galleries, names)
+    short = _print_people(drawer, galleries, names, arguments.every)
     figures = scene_figures(drawer, load_classifier(arguments.classifier), names, arguments.scenes)
     sys.stdout.write(line("scene", figures["scene"], SCENE) + "\n")
     sys.stdout.writelines(f"  {part}: {figures[part]:.3f}\n" for part in PARTS if part in figures)
@@ -247,11 +267,14 @@ def main() -> int:
     return int(bool(short) or figures["scene"] < SCENE)
 
 
-def _print_people(drawer: Drawer | Renderer, galleries: Sequence[Gallery], names: Sequence[str]) -> int:
+def _print_people(drawer: Drawer | Renderer, galleries: Sequence[Gallery], names: Sequence[str], every: int) -> int:
     """Print the figures of people; returns 1 if one is short."""
     short = 0
-    for name, value, least in people_figures(drawer, galleries, names):
+    drawn = len(range(0, len(names), every))
+    sys.stdout.write(f"{drawn} people are drawn, and compared with {len(names)}.\n")
+    for name, value, least in people_figures(drawer, galleries, names, every):
         sys.stdout.write(line(name, value, least) + "\n")
+        sys.stdout.flush()
         short |= value < least
     return int(short)
 

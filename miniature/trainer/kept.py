@@ -29,6 +29,8 @@ _SCALE = "latent-scale.json"
 _DENOISER = "denoiser-state.safetensors"
 CLASSIFIER = "classifier.safetensors"
 """The scene classifier, with which the gate judges."""
+KEPT_REFERENCES = KEPT / "references.safetensors"
+"""What the gate's judges saw of everybody (:func:`miniature.trainer.judging.write_galleries`)."""
 _TO_KEEP = {"model": ("model",), "unet_ema": ("unet_ema",)}
 """Modules that are kept of a training state; of the denoiser the moving average alone."""
 _TO_BRING = {"model": ("model",), "unet_ema": ("unet_ema", "unet")}
@@ -73,7 +75,8 @@ def bring(folder: Path, kept: Path = KEPT, *, denoiser: bool = True) -> list[str
     Raises:
         FileError: Nothing is kept.
     """
-    names = sorted(path.name for path in kept.glob("*") if path.suffix in (".safetensors", ".json"))
+    files = (path.name for path in kept.glob("*") if path.suffix in (".safetensors", ".json"))
+    names = sorted(name for name in files if name != KEPT_REFERENCES.name)
     if not names:
         raise FileError(f"{kept} has no weights: train them first, as miniature/trainer/README.md says.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,13 @@ from celeb_basis.faces.network import Pixels
 from miniature.compiled import compiler
 from miniature.trainer.autoencoder import new_autoencoder
 from miniature.trainer.gate import DETECT, RANK1, RANK1_OF_LEARNING, Renderer, asks, line, people_figures, scene_figures
-from miniature.trainer.judging import Gallery, references_of
+from miniature.trainer.judging import REFERENCES, Gallery, read_galleries, references_of
+from miniature.trainer.kept import KEPT_REFERENCES
 from miniature.trainer.scene_classifier import PARTS, SceneClassifier, accuracy, label, load_classifier, right, train
 from miniature.training.dlib_judge import RecognitionJudge
 from miniature.training.places import face_network
-from miniature.world.bank import Bank, draw_person_into
+from miniature.world.bank import Bank, draw_person_into, looks_of
+from miniature.world.people import read_people
 from miniature.world.pool import Sitters
 from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, THINGS, Look, Scene, Shown
 
@@ -67,6 +69,39 @@ def test_the_right_people_pass_and_one_face_for_all_does_not(sitters: Sitters) -
     assert {name: value for name, value, _ in blurred}["detect"] < 1  # it was not trained
     assert line("rank1", 0.5, 0.9).endswith("short")
     assert line("rank1", 0.95, 0.9).endswith("ok")
+
+
+def test_every_third_is_drawn_and_compared_with_all(sitters: Sitters) -> None:
+    everybody, asked = galleries(sitters), []
+
+    class Asked(Renderer):
+        def draw(self, prompts: Sequence[str], seed: int) -> Pixels:
+            asked.extend(prompts)
+            return super().draw(prompts, seed)
+
+    figures = list(people_figures(Asked(sitters, NAMES, NUMBERS), everybody, NAMES, every=2))
+    assert asked == [f"a photo of {NAMES[0]}", f"a photo of {NAMES[2]}"]
+    assert [value for _, value, _ in figures] == [1.0, 1.0, 1.0]
+    # Who looks like one of those who are not drawn is not recognized.
+    swapped = (NUMBERS[1], NUMBERS[0], NUMBERS[2])
+    figures = list(people_figures(Renderer(sitters, NAMES, swapped), everybody, NAMES, every=2))
+    assert figures[0][1] == 0.5
+
+
+def test_what_the_judges_saw_of_everybody_comes_with_the_project(tmp_path: Path) -> None:
+    """The kept file is what the renderer draws, and what the face network sees in it."""
+    if compiler() is None:
+        pytest.skip("needs a C compiler")
+    people, network = read_people(), face_network()
+    gallery, number = Gallery(RecognitionJudge(network), network), people.named[400]
+    assert read_galleries(KEPT_REFERENCES, [gallery], people.named)
+    assert gallery.faces.shape == (960, REFERENCES, 512)
+    kept = gallery.faces[400]
+    assert read_galleries(KEPT_REFERENCES, [gallery], [number])
+    assert np.array_equal(gallery.faces[0], kept)
+    draw_person_into(tmp_path, number, people.spread, looks_of(number))
+    seen = gallery.look(references_of(Bank(tmp_path), [number])[0])
+    assert (seen * kept).sum(1).min() > 0.9  # backdrops are others
 
 
 def test_every_kind_of_scene_is_asked_for() -> None:
