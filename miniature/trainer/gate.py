@@ -140,7 +140,7 @@ def people_figures(
         every: Only every third person is drawn, say, and is compared with all.
     """
     wanted = np.arange(0, len(names), every)
-    pictures = list(drawer.draw([f"a photo of {names[row]}" for row in wanted], 0))
+    pictures = list(drawer.draw([f"a photo of {name}" for name in names[::every]], 0))
     found = largest_faces(face_network(), pictures)
     for order, gallery in enumerate(galleries):
         faces = gallery.look(pictures, found)
