@@ -2,7 +2,7 @@
 
 ``--quick`` (or ``QUICK=1``) runs a small version. ``--write`` writes the page from finished results without running anything.
 ``--model FILE --photos FOLDER`` makes the same table on any Stable Diffusion checkpoint, with photos of people;
-``--model FOLDER --bank FOLDER --classifier FILE`` on a miniature that was trained on the world of people in 3D.
+``--model FOLDER --world`` on a miniature that was trained on the world of people in 3D.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.photos is not None and options.model is None:
         sys.stderr.write("Photos of people need a checkpoint to learn them on: give --model as well.\n")
         return 2
-    if options.bank is not None and None in (options.model, options.classifier):
-        sys.stderr.write("A bank belongs to a miniature of its world: give --model and --classifier as well.\n")
+    if options.world and options.model is None:
+        sys.stderr.write("The world of people in 3D needs a miniature that was trained on it: give --model as well.\n")
         return 2
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -105,12 +105,11 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _testbed(options: argparse.Namespace, strangers: int, skipped: int = 0) -> EvidenceTestbed:
     """The shipped miniature, another one of its kind, or one of the world of people in 3D."""
     # Only here: writing the page needs neither the miniature nor the judges' packages.
-    if options.bank is not None:
+    if options.world:
         from benchmarks.evidence.world import WorldFiles, world_testbed
 
-        files = WorldFiles(options.model, options.bank, options.classifier)
-        if options.people is not None:
-            files = replace(files, people=options.people)
+        files = WorldFiles(options.model, options.bank or CACHE / "strangers")
+        files = replace(files, classifier=options.classifier or files.classifier, people=options.people or files.people)
         return world_testbed(files, strangers=strangers, report=Reporter(), skipped=skipped)
     from benchmarks.evidence.miniature import miniature_testbed
 
@@ -281,8 +280,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="write the page from finished results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
     world = parser.add_argument_group("a miniature of the world of people in 3D")
-    world.add_argument("--bank", type=Path, metavar="FOLDER", help="of miniature.world.bank, with the strangers")
-    world.add_argument("--classifier", type=Path, metavar="FILE", help="of miniature.trainer.scene_classifier")
+    world.add_argument("--world", action="store_true", help="--model is a diffusers folder of such a miniature")
+    world.add_argument("--bank", type=Path, metavar="FOLDER", help="where strangers' pictures are, or will be drawn")
+    world.add_argument("--classifier", type=Path, metavar="FILE", help="of scenes; by default the project's")
     world.add_argument("--people", type=Path, metavar="FILE", help="of miniature.world.people; by default the world's")
     real = parser.add_argument_group("any checkpoint, with photos of people")
     real.add_argument(

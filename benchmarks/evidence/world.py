@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,9 @@ from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.network import FaceNetwork, Pixels
 from celeb_basis.faces.portraits import portrait as crop_portrait
 from celeb_basis.names.lists import name_list
+from miniature.trainer.kept import CLASSIFIER, KEPT
 from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_input
-from miniature.world.bank import Bank
+from miniature.world.bank import Bank, draw_bank
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
 from miniature.world.people import PEOPLE_FILE, read_people
 from miniature.world.pool import Sitters
@@ -71,8 +73,8 @@ class WorldFiles:
     model: Path
     """The diffusers folder that ``python -m miniature.trainer.export`` wrote."""
     bank: Path
-    """Folder of :mod:`miniature.world.bank`, with the strangers."""
-    classifier: Path
+    """Folder of :mod:`miniature.world.bank`; strangers who are not in it are drawn into it."""
+    classifier: Path = KEPT / CLASSIFIER
     """File of :mod:`miniature.trainer.scene_classifier`."""
     people: Path = PEOPLE_FILE
 
@@ -100,12 +102,13 @@ def world_testbed(files: WorldFiles, *, strangers: int, report: Reporter, skippe
     for path, command in ((files.model, "export"), (files.classifier, "scene_classifier")):
         if not path.exists():
             raise HostError(f"There is no {path}: make it with `python -m miniature.trainer.{command}`.")
-    report.say(f"loading {files.model.name} and the pictures of {strangers} strangers")
+    report.say(f"loading {files.model.name} and the pictures of {strangers} strangers, drawn first if need be")
     model = load_host(files.model, device="cpu", dtype="fp32")
     faces, people = face_network(), read_people(files.people)
     named = files.model / NAMES.name
     names = read_names(named) if named.is_file() else name_list(people.names, "the miniature's names")
     numbers = people.strangers[: skipped + strangers]
+    draw_bank(files.bank, numbers, people.spread, processes=os.cpu_count() or 1)
     chosen = strangers_of(Bank(files.bank), numbers, faces, model.info.resolution)[skipped:]
     vae, unet = model._pipeline.vae, model._pipeline.unet
     side = int(unet.config.sample_size)

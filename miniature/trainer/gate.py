@@ -1,6 +1,6 @@
 """The gate: does a trained model draw the people and the scenes of its prompts, by judges that had no part in it?
 
-``python -m miniature.trainer.gate FOLDER --bank BANK`` draws with a diffusers folder and prints ``rank1`` by
+``python -m miniature.trainer.gate FOLDER`` draws with a diffusers folder and prints ``rank1`` by
 each judge, ``detect`` and ``scene``, each with its limit and ``ok`` or ``short``. The exit code is 1 if one is short.
 With ``--renderer`` in place of FOLDER the renderer draws people, which is the most that any model can reach; with
 ``--autoencoder`` beside it, they are encoded and decoded: the most that a denoiser can reach with it. Every third of the people
