@@ -356,19 +356,13 @@ class InventPerson:
         sexes, regions = people.leanings()
         seed = {"default": 1, "min": 0, "max": MAX_SEED - MOST_INVENTED, "control_after_generate": True}
         share = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05}
+        count = {"default": 1, "min": 1, "max": MOST_INVENTED}
+        distance = {"default": 1.0, "min": 0.25, "max": 2.0, "step": 0.05}
         return {
             "required": {
                 "clip": ("CLIP", {"tooltip": "The text encoders of a checkpoint of Stable Diffusion 1.x, 2.x or XL."}),
                 "seed": ("INT", {**seed, "tooltip": "Each seed is another person."}),
-                "count": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 1,
-                        "max": MOST_INVENTED,
-                        "tooltip": "People: of this seed and the next ones.",
-                    },
-                ),
+                "count": ("INT", {**count, "tooltip": "People: of this seed and the next ones."}),
                 "people": (sexes, {"tooltip": "Lean to celebrities who are women or men."}),
                 "region": (regions, {"tooltip": "Lean to celebrities from a part of the world."}),
                 "name": (
@@ -382,10 +376,7 @@ class InventPerson:
                 "distance": (
                     "FLOAT",
                     {
-                        "default": 1.0,
-                        "min": 0.25,
-                        "max": 2.0,
-                        "step": 0.05,
+                        **distance,
                         "tooltip": "From average to peculiar: the distance to the mean celebrity, in the celebrities' own.",
                     },
                 ),
