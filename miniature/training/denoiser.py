@@ -45,9 +45,9 @@ EXTRAS = 0.2
 BRIEF = 0.6
 """Share of named people's portraits that get the shortest of their captions, mostly the name alone: who is described besides
 can be drawn without knowing the name."""
-DECIDING = (0.25, 0.95)
+DECIDING = (0.02, 0.5)
 """Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
-ANYWHERE = 0.3
+ANYWHERE = 0.25
 """Share of a batch whose timesteps lie anywhere; the others lie there."""
 ELSEWHERE = 0.25
 """Share of windows that lie anywhere, so that what hands hold is seen, too."""
