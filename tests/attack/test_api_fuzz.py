@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.api_client import need_test_client
 from support.described_requests import try_every_operation
 
 from celeb_basis.webui.api import PREFIX
 
 fastapi = pytest.importorskip("fastapi")
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+testclient = need_test_client()
 
 JSON = {"Content-Type": "application/json"}
 HALF = "\\ud800"

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.api_client import need_test_client
 
 from celeb_basis.identities.expand import new_identity
 from celeb_basis.webui.api import PREFIX
 from celeb_basis.webui.api.access import Access
 
 fastapi = pytest.importorskip("fastapi")
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+testclient = need_test_client()
 
 OWN = "http://127.0.0.1:7860"
 FOREIGN = (
@@ -40,7 +41,7 @@ FOREIGN = (
     {"Host": "127.0.0.1.evil.example"},
     {"Host": "localhost.evil.example", "X-Forwarded-Host": "localhost"},
 )
-OURS = (
+OURS: tuple[dict[str, str], ...] = (
     {},  # curl
     {"Origin": OWN, "Sec-Fetch-Site": "same-origin"},
     {"Origin": OWN},
@@ -206,7 +207,7 @@ def status_of(app: Any, path: str, headers: dict[str, str]) -> int:
             started.append(message["status"])
 
     raw = [(key.lower().encode(), value.encode("latin-1")) for key, value in headers.items()]
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": "POST",
         "path": path,
@@ -268,11 +269,11 @@ class Program:
         refuse_other_sites(self.demo, self.app, access)
         self.client = testclient.TestClient(self.app, base_url=OWN)
 
-    async def _post(self, request: fastapi.Request) -> Any:
+    async def _post(self, request: fastapi.Request) -> Any:  # type: ignore[name-defined]
         self.demo.fns[int((await request.json())["fn_index"])].fn()
         return {"data": []}
 
-    async def _socket(self, websocket: fastapi.WebSocket) -> None:
+    async def _socket(self, websocket: fastapi.WebSocket) -> None:  # type: ignore[name-defined]
         await websocket.accept()
         await websocket.send_json({"msg": "send_hash"})
         await websocket.receive_json()

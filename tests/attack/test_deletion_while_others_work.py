@@ -14,7 +14,7 @@ from support.service import ended, request
 from celeb_basis.errors import IdentityError
 from celeb_basis.identities.deletion import delete_person, traces_of
 from celeb_basis.identities.generated_files import GeneratedFiles
-from celeb_basis.identities.library import Library
+from celeb_basis.identities.library import Library, move_sidecars
 from celeb_basis.webui.schemas import BlendRequest, NoSuchPersonError
 from celeb_basis.webui.service import Service
 
@@ -145,14 +145,14 @@ def test_a_rename_and_a_deletion_leave_no_card_picture(service: Service, monkeyp
     picture = library.folder.parent / "a.png"
     picture.write_text("x")
     GeneratedFiles(library.folder).note([picture], "picture", ["ada"])
-    original, threads = people.move_sidecars, []
+    threads: list[threading.Thread] = []
 
     def meanwhile(before: Path, target: Path) -> None:
         thread = threading.Thread(target=delete_person, args=(library, "eve"))
         thread.start()
         threads.append(thread)
         thread.join(0.3)
-        original(before, target)
+        move_sidecars(before, target)
 
     monkeypatch.setattr(people, "move_sidecars", meanwhile)
     with contextlib.suppress(IdentityError):  # deleted before it could be shown

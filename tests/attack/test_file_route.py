@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.api_client import need_test_client
 
 from celeb_basis.webui.host_server import deny_own_files
 from celeb_basis.webui.options import Paths
 
 fastapi = pytest.importorskip("fastapi")
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+testclient = need_test_client()
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ from celeb_basis.identities.library import Library
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def all_at_once(works: list[Callable[[], object]]) -> list[object]:
+def all_at_once(works: Sequence[Callable[[], object]]) -> list[object]:
     """Results, or the errors, of works that begin together in threads."""
-    barrier, results = threading.Barrier(len(works)), [None] * len(works)
+    barrier = threading.Barrier(len(works))
+    results: list[object] = [None] * len(works)
 
     def run(place: int, work: Callable[[], object]) -> None:
         barrier.wait()
@@ -50,11 +52,14 @@ def noted(text: str) -> Callable[[Identity], Identity]:
     return lambda identity: replace(identity, metadata=replace(identity.metadata, notes=text))
 
 
+def add_ada(folder: Path, seed: int) -> Path:
+    return Library(folder).add(person("ada", seed=seed))
+
+
 def test_one_of_eight_adds_a_name(tmp_path: Path) -> None:
     for round_ in range(5):
         folder = tmp_path / str(round_)
-        works = [lambda seed=seed, folder=folder: Library(folder).add(person("ada", seed=seed)) for seed in range(8)]
-        results = all_at_once(works)
+        results = all_at_once([partial(add_ada, folder, seed) for seed in range(8)])
         added = [one for one in results if isinstance(one, Path)]
         refused = [str(one) for one in results if isinstance(one, IdentityError)]
         assert len(added) == 1
@@ -65,7 +70,11 @@ def test_one_of_eight_adds_a_name(tmp_path: Path) -> None:
 
 def test_fifty_threads_lose_nobody(tmp_path: Path) -> None:
     library = Library(tmp_path)
-    results = all_at_once([lambda number=number: library.add(person(f"person {number}")) for number in range(50)])
+
+    def add(number: int) -> Path:
+        return library.add(person(f"person {number}"))
+
+    results = all_at_once([partial(add, number) for number in range(50)])
     assert all(isinstance(one, Path) for one in results)
     assert len(library.names()) == 50
     results = all_at_once(
@@ -176,7 +185,7 @@ def test_without_locks_threads_still_take_turns(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    results = all_at_once([lambda seed=seed: Library(tmp_path).add(person("ada", seed=seed)) for seed in range(4)])
+    results = all_at_once([partial(add_ada, tmp_path, seed) for seed in range(4)])
     assert sum(isinstance(one, Path) for one in results) == 1
 
 

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.api_client import need_test_client
 
 from celeb_basis.errors import PhotoError
 from celeb_basis.webui.api import PREFIX
 from celeb_basis.webui.api.bodies import BodyError, Held
 
 fastapi = pytest.importorskip("fastapi")
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+testclient = need_test_client()
 
 
 def test_one_photo_at_a_time_and_lists_between_them(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:

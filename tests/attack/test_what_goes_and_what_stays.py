@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.api_client import need_test_client
 from support.people import family_bases, model_info, person
 from support.service import ended, request, until
 
@@ -259,7 +260,7 @@ def test_many_paths_are_cut_on_the_page(library: Library) -> None:
 
 def test_the_api_lists_paths_of_runs_within_the_data_folder(service: Service, with_traces: dict[str, Path]) -> None:
     fastapi = pytest.importorskip("fastapi")
-    testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+    testclient = need_test_client()
     from celeb_basis.webui.api import PREFIX
     from celeb_basis.webui.api.routes import mount
 

@@ -58,7 +58,8 @@ def test_nearest_is_the_celebrity_itself_by_cosine() -> None:
     basis = build_basis(_encoder(), name_list(60), _OPTIONS).basis
     own = basis.name_coefficients[basis.names.index("first7 last7")]
     (name, cosine), *others = nearest_names([basis], [3 * own], count=4)
-    assert (name, cosine) == ("first7 last7", pytest.approx(1.0, abs=1e-5))
+    assert name == "first7 last7"
+    assert cosine == pytest.approx(1.0, abs=1e-5)
     flat = basis.name_coefficients.reshape(60, -1).numpy()
     expected = flat @ own.reshape(-1).numpy() / np.linalg.norm(flat, axis=1) / np.linalg.norm(own)
     assert [n for n, _ in others] == [basis.names[i] for i in np.argsort(-expected)[1:4]]
@@ -127,7 +128,7 @@ def test_cached_names_depend_on_the_tokenizer_and_the_options(tmp_path: Path) ->
     first = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
     asked: list[int] = []
     plain = encoder.tokenize
-    encoder.tokenize = lambda texts: asked.append(len(texts)) or plain(texts)  # type: ignore[method-assign, func-returns-value]
+    encoder.tokenize = lambda texts: asked.append(len(texts)) or plain(texts)  # type: ignore[method-assign]
     again = build_basis(encoder, names, _OPTIONS, cache=tmp_path).filtered
     assert (again.names, again.dropped) == (first.names, first.dropped)
     np.testing.assert_array_equal(again.token_ids, first.token_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +39,13 @@ def test_preparations_are_compared_in_pairs_and_what_is_measured_is_kept(tmp_pat
     calls = []
     predict = model.predict
 
-    def counted(latents: torch.Tensor, *rest: object) -> torch.Tensor:
+    def counted(latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
         calls.append(len(latents))
-        return predict(latents, *rest)  # type: ignore[arg-type]
+        return predict(latents, timesteps, conditioning)
 
     model.predict = counted  # type: ignore[method-assign]
 
-    def run() -> tuple[dict[str, Prepared], list[object], str]:
+    def run() -> tuple[dict[str, Prepared], list[Any], str]:
         ready, finished = {}, []
         for one, result, cell in measure(testbed, chosen, 2, tmp_path, short):
             if result is not None:

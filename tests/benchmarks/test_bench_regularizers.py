@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,12 @@ def test_the_distance_of_the_context_is_zero_for_the_class_word_and_leaves_the_p
     learned = trainer.coefficients(batch)
     assert float(trainer.context_distance(learned).detach()) > 0
     expand = trainer.token_vectors
-    trainer.token_vectors = lambda _: trainer._class  # type: ignore[method-assign]
+
+    def class_word(coefficients: torch.Tensor) -> Sequence[torch.Tensor]:
+        del coefficients
+        return trainer._class
+
+    trainer.token_vectors = class_word  # type: ignore[method-assign]
     assert float(trainer.context_distance(learned)) == 0
     trainer.token_vectors = expand  # type: ignore[method-assign]
 
@@ -116,9 +122,9 @@ def test_the_class_is_asked_for_without_gradients_and_without_the_person(
     asked: list[tuple[bool, list[str]]] = []
     encode = testbed.model.encode_prompts
 
-    def noted(prompts: Any, tokens: Any) -> Any:
+    def noted(prompts: Any, placeholder_tokens: Any) -> Any:
         asked.append((torch.is_grad_enabled(), list(prompts)))
-        return encode(prompts, tokens)
+        return encode(prompts, placeholder_tokens)
 
     trainer.model.encode_prompts = noted  # type: ignore[method-assign]
     batch = trainer.sample_batch()

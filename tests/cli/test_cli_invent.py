@@ -53,7 +53,7 @@ def test_a_sheet_has_people_with_names_and_pictures(invent: Celeb, sheets: Path)
     assert "face" in said.json["faces"].lower()
     with Image.open(said.json["sheet"]) as sheet:
         assert sheet.width > 3 * 200
-        assert GENERATED in str(sheet.text)  # type: ignore[attr-defined]
+        assert GENERATED in str(sheet.text)
 
 
 def test_a_model_that_knows_nobody_says_in_how_many_images_a_face_was_found(invent: Celeb) -> None:

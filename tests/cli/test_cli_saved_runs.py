@@ -19,7 +19,6 @@ from safetensors.torch import save
 from support.locked_runs import Other
 from support.people import person
 
-from celeb_basis import files
 from celeb_basis.cli.progress import LearnBar
 from celeb_basis.events import Event, StepDone
 from celeb_basis.identities.deletion import delete_person
@@ -201,7 +200,7 @@ def test_a_note_that_no_identity_can_hold(celeb: Callable[..., Any], parts: Any,
 
 def test_a_nearly_full_disk(celeb: Callable[..., Any], parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage._replace(free=3 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage._replace(free=3 << 20))
     answer = celeb("learn", parts.photo, "--name", "ada", *parts.learning)
     assert answer.code == 2
     assert "nearly full: 3 MB are free" in answer.err

@@ -44,7 +44,8 @@ def test_the_module_runs_as_a_program() -> None:
 
 def _commands() -> dict[str, Any]:
     (action,) = (action for action in build_parser()._actions if action.choices and action.dest != "help")
-    return dict(action.choices)
+    assert isinstance(action.choices, dict)
+    return action.choices
 
 
 def test_all_commands_are_there() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.api_client import need_test_client
 from support.sample_photos import sample_photos
 
 from celeb_basis.faces import packs
@@ -25,7 +26,7 @@ from celeb_basis.webui.service import Service
 
 fastapi = pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))
+testclient = need_test_client()
 
 PHOTO = sample_photos()["six"].read_bytes()
 PREFIX = "/celeb-basis/v1"

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.api_client import need_test_client
 from support.sample_photos import sample_photos
 
 from celeb_basis.webui.service import Service
 
 fastapi = pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))
+testclient = need_test_client()
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text("utf-8")
 SMALL = {"steps": 4, "views": 2, "batch_size": 1, "components": 8}

@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def plain(name: str) -> str:
 
 def rows() -> dict[str, str]:
     """License by package, from the tables."""
-    found = {}
+    found: dict[str, str] = {}
     for line in PAGE.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 2:
@@ -51,7 +52,7 @@ def test_every_package_is_listed() -> None:
 
 @pytest.mark.parametrize("name", ["numpy", "safetensors", "onnxruntime", "psutil", "hypothesis", "pytest", "tqdm"])
 def test_a_licence_is_what_the_installed_package_says(name: str) -> None:
-    about = importlib.metadata.metadata(name)
+    about: Any = importlib.metadata.metadata(name)  # a message, whatever the declaration
     shown = " ".join(
         filter(None, [about.get("License-Expression"), about.get("License"), *about.get_all("Classifier", [])])
     )

@@ -63,7 +63,7 @@ class PlannedClip:
     def score(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
         self.asked += prompts
         first = len(self.asked) - len(prompts)
-        assert all(picture.getpixel((0, 0))[0] == first + i for i, picture in enumerate(pictures))
+        assert all(np.asarray(picture)[0, 0, 0] == first + i for i, picture in enumerate(pictures))
         return np.array(self.answers[first : first + len(prompts)], dtype=np.float32)
 
 

@@ -127,6 +127,9 @@ def test_the_ends_of_the_scale_are_anybody_and_the_checkpoints_own_celebrities(m
     assert found.known == pytest.approx(0.64, abs=0.05)
     assert found.anybody == pytest.approx(0.0, abs=0.06)
     assert found.likeness == pytest.approx(0.8, abs=0.04)
+    assert found.likeness is not None
+    assert found.anybody is not None
+    assert found.known is not None
     assert found.share == pytest.approx((found.likeness - found.anybody) / (found.known - found.anybody))
     assert (found.verdict, found.pictures, found.faces, found.known_of, found.anybody_of) == ("good", 4, 4, 2, 4)
     assert "As alike as toy" in found.sentences[0]
@@ -187,7 +190,7 @@ def test_other_checkpoints_and_face_networks_have_scales_of_their_own(model: Pai
 
 
 def test_the_faces_of_a_prepared_checkpoint_say_what_anybody_is_for_nothing(model: Painter) -> None:
-    name = file_name(model, Reader.name, PROMPT, 0)  # type: ignore[arg-type]
+    name = file_name(model, Reader.name, PROMPT, 0)
     stored = CelebrityFile(faces_folder() / name, checkpoint="toy", faces=Reader.name)
     for number in range(20):
         vector = 0.3 * face_of("ada") + 0.95 * face_of(NAMES.names[number])
@@ -299,7 +302,8 @@ class Clip:
     name = "a clip"
 
     def __init__(self, scores: Sequence[float] | None) -> None:
-        self.scores, self.prompts = scores, []
+        self.scores = scores
+        self.prompts: list[str] = []
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
         assert len(images) == len(prompts)
@@ -312,7 +316,8 @@ class Clip:
 def test_a_clip_says_how_prompts_are_followed(model: Painter) -> None:
     clip = Clip([0.2, 0.3, 0.2, 0.3])
     found = measure(model, clip=clip)
-    assert (found.prompt, found.clip) == (pytest.approx(0.25), "a clip")
+    assert found.prompt == pytest.approx(0.25)
+    assert found.clip == "a clip"
     assert set(clip.prompts) == {"a photo of person", "a photo of person on a beach"}
     assert measure(model).prompt is None
     broken = measure(model, clip=Clip(None))

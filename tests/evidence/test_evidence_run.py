@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,7 @@ def test_a_killed_run_is_resumed_with_the_same_results(toy: tuple[EvidenceTestbe
     steps = run(testbed, plan, Results(folder / "killed"))
     for _ in range(3):
         next(steps)
+    assert isinstance(steps, Generator)
     steps.close()
     assert _all(testbed, plan, folder / "killed") == ["known"] * 3 + ["new"] * 3
     assert _all(testbed, plan, folder / "killed") == ["known"] * 6
@@ -290,10 +292,16 @@ def test_learning_beats_chance_on_a_model_that_can_be_steered(tmp_path: Path) ->
     rows = {
         row.method: row.last.figures for row in summarize(Results(tmp_path).all(), ["random name", "mean", "direct"])
     }
-    print(json.dumps({name: [found["identity"].value, found["recognized"].value] for name, found in rows.items()}))
+
+    def value(name: str, metric: str) -> float:
+        figure = rows[name][metric]
+        assert figure is not None
+        return figure.value
+
+    print(json.dumps({name: [value(name, "identity"), value(name, "recognized")] for name in rows}))
     assert separated(rows["direct"]["identity"], rows["random name"]["identity"])
     assert separated(rows["direct"]["identity"], rows["mean"]["identity"])
-    assert rows["direct"]["recognized"].value > 2 * rows["random name"]["recognized"].value
+    assert value("direct", "recognized") > 2 * value("random name", "recognized")
 
 
 def test_reduced_methods_have_fewer_runs_and_only_tracked_runs_have_milestones(

@@ -64,7 +64,7 @@ class _Answers(SceneClassifier):
         self._classes = classes
 
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
-        logits = {part: torch.zeros(len(pictures), count) for part, count in PARTS.items()}
+        logits: dict[str, torch.Tensor] = {part: torch.zeros(len(pictures), count) for part, count in PARTS.items()}
         for part, number in self._classes.items():
             logits[part][:, number] = 1
         return logits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -25,11 +27,14 @@ class Encoder:
         table = torch.randn(49408, WIDTH, generator=torch.Generator().manual_seed(0))
         self._table = table * torch.linspace(2, 0.5, WIDTH)
 
-    def tokenize(self, texts: list[str]) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False).input_ids]
 
     def token_table(self) -> torch.Tensor:
         return self._table
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        yield self._table
 
 
 @pytest.fixture(name="encoder", scope="module")

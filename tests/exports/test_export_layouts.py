@@ -243,7 +243,7 @@ def test_broken_safetensors(tmp_path: Path) -> None:
         ({"clip_l": np.zeros((2, 768), np.float32), "clip_g": np.zeros((2, 1280), np.float32)}, "clip_g, clip_l"),
     ],
 )
-def test_embeddings_of_another_model(vectors: dict[str, np.ndarray], says: str) -> None:  # type: ignore[type-arg]
+def test_embeddings_of_another_model(vectors: dict[str, np.ndarray], says: str) -> None:
     with pytest.raises(ExportError, match=says):
         identity_from_embedding(Embedding("ada", vectors), family_bases(), model_info())
 

@@ -19,9 +19,10 @@ from miniature.small_models.pipelines import make_pipeline
 
 if TYPE_CHECKING:
     from celeb_basis.hosts.diffusers import DiffusersHost
+    from celeb_basis.hosts.diffusers.configs import Family
 
 FAMILIES = sorted(WIDTHS)
-NARROW = {"width": 64, "second_width": 128}
+NARROW: dict[str, Any] = {"width": 64, "second_width": 128}
 """Widths of the text encoders: diffusers takes long to make room in a table of the true width."""
 
 
@@ -66,10 +67,10 @@ def test_the_table_gets_our_vectors(family: str, suffix: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_the_webui_s_files_load_too(family: str, suffix: str, tmp_path: Path) -> None:
+def test_the_webui_s_files_load_too(family: Family, suffix: str, tmp_path: Path) -> None:
     identity = learned(family)
     (file,) = export_identity(identity, tmp_path / f"ada{suffix}", "webui")
-    pipeline = make_pipeline(family, **NARROW)  # type: ignore[arg-type]
+    pipeline = make_pipeline(family, **NARROW)
     pipeline.load_textual_inversion(str(file), token="<ada>")
     assert torch.equal(rows_of(parts_of(pipeline)[0], "<ada>"), identity.token_vectors()[0])
 

@@ -22,7 +22,7 @@ PATTERN = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7
 
 
 def face_at(left: float, side: float = 24.0) -> DetectedFace:
-    return DetectedFace((left, 4.0, left + side, 4.0 + side), PATTERN * side + np.float32([left, 4.0]), 0.9)
+    return DetectedFace((left, 4.0, left + side, 4.0 + side), PATTERN * side + np.array([left, 4.0], np.float32), 0.9)
 
 
 class Faces:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.forge import need_forge_neo
@@ -17,7 +18,7 @@ from support.webui_server import Server
 from celeb_basis.cli.demo import STRANGERS
 from celeb_basis.identities.identity import load_identity
 
-LONG = {"steps": 4000, "early_stop": False}
+LONG: dict[str, Any] = {"steps": 4000, "early_stop": False}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ Run with ``CELEB_BASIS_FORGE_NEO`` set.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_conditioning_is_that_of_diffusers_within_rounding(
     for number, prompt in enumerate(PLAIN):
         expected = diffusers_host.encode_prompts([prompt], words).states
         torch.testing.assert_close(
-            found[str(number)], expected, rtol=0, atol=2e-5, msg=lambda text, p=prompt: f"{p}: {text}"
+            found[str(number)], expected, rtol=0, atol=2e-5, msg=partial("{}: {}".format, prompt)
         )
 
 

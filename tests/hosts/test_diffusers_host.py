@@ -171,7 +171,7 @@ def test_learning_leaves_everything_as_it_was(weights: torch.dtype, precision: A
             output = model.predict(noise(), torch.tensor([300]), model.encode_prompts(["a <p>"], words))
             assert output.dtype == torch.float32
             assert output.isfinite().all()
-            output.square().mean().backward()  # type: ignore[no-untyped-call]
+            output.square().mean().backward()
             if fails:
                 raise KeyboardInterrupt
 
@@ -195,7 +195,7 @@ def test_half_precision_stays_near_full_and_checkpointing_changes_nothing(kind: 
         words = {key: [vector.requires_grad_() for vector in of] for key, of in words_for(model).items()}
         with model.prepare_for_training(precision, checkpointing=checkpointing):
             output = model.predict(noise(), torch.tensor([300]), model.encode_prompts(["a <p>"], words))
-            output.square().mean().backward()  # type: ignore[no-untyped-call]
+            output.square().mean().backward()
         gradients = [vector.grad for vector in words["<p>"]]
         return output.detach(), torch.cat([g.flatten() for g in gradients if g is not None])
 
@@ -331,10 +331,11 @@ def test_a_vae_in_another_precision_than_the_denoiser_draws_the_same(kind: str, 
     pipeline = make_host(kind, **SMALL)._pipeline
     request = GenerationRequest("a cat", seed=1, steps=2)
 
+    model = DiffusersHost(pipeline)
+
     def drawn() -> Any:
         return np.asarray(next(model.generate(request)), dtype=np.float32)
 
-    model = DiffusersHost(pipeline)
     expected = drawn()
     held = torch.bfloat16 if half.startswith("all") else torch.float32
     (pipeline.vae if half == "vae" else pipeline).to(torch.bfloat16)

@@ -14,7 +14,7 @@ from celeb_basis.errors import HostError
 from celeb_basis.hosts.held_weights import HeldWeights, all_in, check_computes_in, held, ready_for_autocast
 
 
-def _model(dtype: torch.dtype) -> torch.nn.Module:
+def _model(dtype: torch.dtype) -> torch.nn.Sequential:
     torch.manual_seed(0)
     first = torch.nn.Conv2d(8, 16, 3, padding=1)
     model = torch.nn.Sequential(first, torch.nn.GroupNorm(4, 16), torch.nn.Conv2d(16, 8, 1), first)

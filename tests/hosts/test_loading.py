@@ -50,7 +50,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Diffusers
 
 
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:
-    pipeline = make_pipeline("sd1", **SIZES, resolution=32)  # type: ignore[arg-type]
+    pipeline = make_pipeline("sd1", **SIZES, resolution=32)
     with full_disk(5000), pytest.raises(FileError, match=r"Could not write .*single\.safetensors"):
         save_single_file(pipeline, tmp_path / "single.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["single.yaml"]

@@ -144,7 +144,7 @@ def test_gradients_reach_the_vectors_and_equal_finite_differences(kind: str, req
         return model.predict(latents, steps, model.encode_prompts(["<p> with <p>"], changed)).double().square().mean()
 
     with model.prepare_for_training("fp32"):
-        loss(words).backward()  # type: ignore[no-untyped-call]
+        loss(words).backward()
         for which in range(len(model.text_encoders)):
             gradient = words["<p>"][which].grad
             assert gradient is not None

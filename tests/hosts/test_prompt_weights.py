@@ -147,6 +147,7 @@ def test_chunks_are_those_of_the_webui(their_parser: Any) -> None:
         PromptChunkFix=lambda offset, embedding: (offset, embedding),
     )
     comma = tokens_of(",")[0]
+    assert isinstance(comma, int)
 
     def at(tokens: list[Any], position: int) -> tuple[Any, Any]:
         found = tokens[position]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from celeb_basis.diffusion_model import GenerationRequest
 from celeb_basis.hosts.diffusers import autoencoder
 from celeb_basis.hosts.diffusers.autoencoder import Autoencoder
 from celeb_basis.hosts.diffusers.configs import component_configs
+from celeb_basis.hosts.torch_utils import upcast
 
 CARD = torch.device("cuda")
 
@@ -87,8 +89,7 @@ def test_a_vae_that_overflows_is_made_wider_once_for_all_views(monkeypatch: pyte
     host = make_host("sdxl", width=64, second_width=64)
     host._pipeline.to(torch.float16)
     times: list[Any] = []
-    wider = autoencoder.upcast
-    monkeypatch.setattr(autoencoder, "upcast", lambda *given: (times.append(given), wider(*given))[1])
+    monkeypatch.setattr(autoencoder, "upcast", lambda *given: (times.append(given), upcast(*given))[1])
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     streamed = list(host.encode_one_by_one(image[None] for image in images))
     assert len(times) == 1
@@ -112,5 +113,6 @@ def test_the_vae_leaves_the_device_after_a_preview(learning: bool, monkeypatch: 
         assert len(list(host.generate(request))) == 2
         assert len(released) == 1
         next(preview := host.generate(request))
+        assert isinstance(preview, Generator)
         preview.close()
         assert len(released) == 2

@@ -51,8 +51,8 @@ class Checkpoint(LoadedCheckpoint):
     dtype = torch.float32
     vae_scale_factor = 8
     is_inpainting = False
-    text_encoders: ClassVar[list[Any]] = ["l", "g"]  # type: ignore[misc]
-    embedding_keys: ClassVar[list[str]] = ["l", "g"]  # type: ignore[misc]
+    text_encoders: ClassVar[list[Any]] = ["l", "g"]
+    embedding_keys: ClassVar[list[str]] = ["l", "g"]
     embedding_databases = ()
     text_device = torch.device("cpu")
 

@@ -48,7 +48,7 @@ class Counted(io.FileIO):
 def count(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     def opened(path: Path, *, buffered: bool = True) -> BinaryIO:
         raw = Counted(path)
-        return io.BufferedReader(raw) if buffered else raw  # type: ignore[return-value]
+        return io.BufferedReader(raw) if buffered else raw
 
     for module in ("reading", "identities.identity"):
         monkeypatch.setattr(f"celeb_basis.{module}.open_regular", opened)

@@ -54,8 +54,9 @@ def test_what_is_not_finite(bad: float, which: str) -> None:
     identity = person()
     broken = getattr(identity, which)[0].copy()
     broken[1, 2] = bad
+    changes: dict[str, Any] = {which: (broken,)}
     with pytest.raises(IdentityError, match="NaN or infinity"):
-        replace(identity, **{which: (broken,)})
+        replace(identity, **changes)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def bases(model: ToyModel, count: int = COUNT, components: int = 12) -> tuple[Ba
     return tuple(build_basis(encoder, names(count), BasisOptions(components)).basis for encoder in encoders)
 
 
-def inventor(model: ToyModel | None = None, **settings: object) -> Inventor:
+def inventor(model: ToyModel | None = None, **settings: Any) -> Inventor:
     model = model or ToyModel()
-    return Inventor(bases(model), model.info, names(), InventionSettings(**settings))  # type: ignore[arg-type]
+    return Inventor(bases(model), model.info, names(), InventionSettings(**settings))
 
 
 def row(identity: Identity) -> np.ndarray:
@@ -130,7 +131,7 @@ def test_groups_lean_the_people_toward_their_celebrities(way: Way) -> None:
     women = [name for name, columns in zip(names().names, names().columns, strict=True) if columns[0] == "women"]
     center = basis.name_coefficients[[basis.names.index(name) for name in women]].mean(0).numpy().reshape(-1)
 
-    def pulled(**settings: object) -> float:
+    def pulled(**settings: Any) -> float:
         made = inventor(way=way, **settings)
         return float(np.mean([row(made.invent(seed)) @ center for seed in range(60)]))
 
@@ -226,7 +227,7 @@ def test_an_invented_person_says_so_in_its_file(way: Way) -> None:
     assert read.metadata.source == "invented"
     assert read.metadata.consent == CONSENT
     assert read.metadata.face_model == ""
-    assert read.metadata.settings | {"vectors_of": 0} == {
+    assert {**read.metadata.settings, "vectors_of": 0} == {
         "operation": "invent",
         "way": way,
         "seed": 11,
@@ -280,7 +281,7 @@ def test_how_a_person_was_made_is_said_whatever_a_file_holds(groups: object) -> 
     "settings",
     [{"way": "magic"}, {"leaning": 1.1}, {"distance": 0}, {"alike": 1}, {"unlike": -0.1}, {"distance": float("nan")}],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="choose"):
         inventor(**settings)
 

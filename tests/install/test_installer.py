@@ -163,7 +163,7 @@ def test_what_pip_says_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", out)
     assert run(Launcher(set(), "ERROR: \x1b[2Jgone \u202e \u4f60"), monkeypatch, hidden=("onnx",)) == 0
     out.flush()
-    said = out.buffer.getvalue()  # type: ignore[attr-defined]
+    said = out.buffer.getvalue()
     assert b"\x1b" not in said
     assert b"gone" in said
 

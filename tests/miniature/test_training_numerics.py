@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_paths
 
 
 @pytest.fixture(scope="module")
-def autoencoder() -> nn.Module:
+def autoencoder() -> Any:
     return new_autoencoder().eval()
 
 
@@ -37,7 +38,7 @@ def pictures(count: int = 2) -> torch.Tensor:
     return nn.functional.interpolate(small, size=(64, 64), mode="bicubic").clamp(-1, 1)
 
 
-def test_the_untrained_autoencoder_keeps_colors(autoencoder: nn.Module) -> None:
+def test_the_untrained_autoencoder_keeps_colors(autoencoder: Any) -> None:
     with torch.no_grad():
         x = pictures(4)
         y = autoencoder.decode(autoencoder.encode(x).latent_dist.mean).sample
@@ -45,7 +46,7 @@ def test_the_untrained_autoencoder_keeps_colors(autoencoder: nn.Module) -> None:
         assert torch.corrcoef(torch.stack([x[:, channel].flatten(), y[:, channel].flatten()]))[0, 1] > 0.85
 
 
-def test_folding_changes_the_epsilon_and_nothing_else(autoencoder: nn.Module) -> None:
+def test_folding_changes_the_epsilon_and_nothing_else(autoencoder: Any) -> None:
     plain = folded(autoencoder)
     assert {norm.eps for norm in last_norms(autoencoder)} == {EPSILON}
     assert {norm.eps for norm in plain.modules() if isinstance(norm, nn.GroupNorm)} == {1e-6}
@@ -54,7 +55,7 @@ def test_folding_changes_the_epsilon_and_nothing_else(autoencoder: nn.Module) ->
         assert torch.allclose(plain.decode(z).sample, autoencoder.decode(z).sample, atol=1e-3)
 
 
-def test_built_in_latent_scale(autoencoder: nn.Module) -> None:
+def test_built_in_latent_scale(autoencoder: Any) -> None:
     with torch.no_grad():
         raw = autoencoder.encode(pictures()).latent_dist
         scale = LatentScale.measured(raw.mean)
@@ -184,8 +185,8 @@ def test_a_batch_has_as_many_portraits_as_it_is_to_have(tmp_path: Path) -> None:
     data = Data(tmp_path, Tokens()([""])[0], "cpu")
     data.refresh()
     for share, expected in ((None, [1 / 6] * 6), (0.6, [0.1] * 4 + [0.3] * 2), (0.0, [0.25] * 4 + [0.0] * 2)):
-        rows = data.batch(np.random.default_rng(0), 4000, share)[0][:, 0, 0, 0].long()
-        found = torch.bincount(rows, minlength=6) / len(rows)
+        drawn = data.batch(np.random.default_rng(0), 4000, share)[0][:, 0, 0, 0].long()
+        found = torch.bincount(drawn, minlength=6) / len(drawn)
         assert torch.allclose(found, torch.tensor(expected), atol=0.03)
 
 
@@ -197,8 +198,8 @@ def test_a_fifth_of_the_portraits_are_of_extras(tmp_path: Path) -> None:
     data = Data(tmp_path, Tokens()([""])[0], "cpu")
     data.refresh()
     for share, expected in ((None, [0.2] * 5), (0.6, [0.4, 0.48] + [0.04] * 3), (1.0, [0, 0.8] + [0.2 / 3] * 3)):
-        rows = data.batch(np.random.default_rng(0), 6000, share)[0][:, 0, 0, 0].long()
-        found = torch.bincount(rows, minlength=5) / len(rows)
+        drawn = data.batch(np.random.default_rng(0), 6000, share)[0][:, 0, 0, 0].long()
+        found = torch.bincount(drawn, minlength=5) / len(drawn)
         assert torch.allclose(found, torch.tensor(expected), atol=0.03)
 
 

@@ -17,6 +17,7 @@ from miniature.training.captions import caption, used_tokens
 from miniature.training.people import MOST_ALIKE, NAMED, STRANGERS, fit_to_show, is_frontal, read_people
 from miniature.training.render import face_mask, render
 from miniature.training.scenes import ACCESSORIES, Scene, draw_scene
+from miniature.world.captions import PLACE_WORDS
 from miniature.world.scenes import BACKDROPS, MEDIA, PLACES, PLAIN
 
 NAMES = ["Ada Lovelace", "Alan Turing", "Jane Goodall"]
@@ -109,7 +110,7 @@ def test_captions_tell_everything_that_shows() -> None:
         for worn in scene.accessories:
             assert any(words in text for words in captions._WEARING[worn]), (text, worn)
         if scene.backdrop in PLACES:
-            place = [words.split(" ", 1)[1] for words in captions.PLACE_WORDS[scene.backdrop]]
+            place = [words.split(" ", 1)[1] for words in PLACE_WORDS[scene.backdrop]]
             assert scene.pasted is not None or any(words.removeprefix("of ") in text for words in place), text
         if scene.place:
             assert scene.place in text

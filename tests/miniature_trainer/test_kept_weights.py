@@ -38,7 +38,7 @@ def test_everything_comes_back_and_the_denoiser_goes_on_from_its_average(tmp_pat
     save_text(there / "text.safetensors", text, {"step": 3})
     save_state(there / "encoder.safetensors", {"model": encoder}, (), {"step": 5})
     save_state(there / "decoder.safetensors", {"model": decoder}, (), {"step": 6})
-    state = {"unet": unet, "unet_ema": average}
+    state: dict[str, nn.Module] = {"unet": unet, "unet_ema": average}
     save_state(there / "denoiser-state.safetensors", state, [optimizer], {"step": 9, "seconds": 2.5})
     LatentScale((0.0, 1.0), (2.0, 3.0)).write(there / "latent-scale.json")
 

@@ -13,7 +13,17 @@ import torch
 from celeb_basis.faces.network import Pixels
 from miniature.compiled import compiler
 from miniature.trainer.autoencoder import new_autoencoder
-from miniature.trainer.gate import DETECT, RANK1, RANK1_OF_LEARNING, Renderer, asks, line, people_figures, scene_figures
+from miniature.trainer.gate import (
+    DETECT,
+    RANK1,
+    RANK1_OF_LEARNING,
+    Drawer,
+    Renderer,
+    asks,
+    line,
+    people_figures,
+    scene_figures,
+)
 from miniature.trainer.judging import REFERENCES, Gallery, read_galleries, references_of
 from miniature.trainer.kept import KEPT_REFERENCES
 from miniature.trainer.scene_classifier import PARTS, SceneClassifier, accuracy, label, load_classifier, right, train
@@ -42,13 +52,13 @@ def sitters(tmp_path_factory: pytest.TempPathFactory) -> Sitters:
     return Sitters(Bank(folder), NUMBERS)
 
 
-class Anything:
+class Anything(Drawer):
     """Draws the same portrait, whatever was asked for."""
 
     def __init__(self, sitters: Sitters) -> None:
         self._sitters = sitters
 
-    def draw(self, prompts: Sequence[str], seed: int) -> Pixels:
+    def draw(self, prompts: Sequence[str], seed: int, **_options: object) -> Pixels:
         picture, _ = self._sitters.picture(self._sitters.portrait(NUMBERS[0], 0), np.random.default_rng(seed))
         return np.stack([picture] * len(prompts))
 
@@ -72,7 +82,8 @@ def test_the_right_people_pass_and_one_face_for_all_does_not(sitters: Sitters) -
 
 
 def test_every_third_is_drawn_and_compared_with_all(sitters: Sitters) -> None:
-    everybody, asked = galleries(sitters), []
+    everybody = galleries(sitters)
+    asked: list[str] = []
 
     class Asked(Renderer):
         def draw(self, prompts: Sequence[str], seed: int) -> Pixels:

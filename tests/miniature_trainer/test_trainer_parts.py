@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -179,9 +180,17 @@ class Colors:
 class Finder(FaceNetwork):
     """Finds one face in everything that is not black."""
 
+    name = "finder"
+
     def detect(self, picture: Pixels) -> list[DetectedFace]:
-        face = DetectedFace(box=np.zeros(4, np.float32), score=1.0, landmarks=np.zeros((5, 2), np.float32))
+        face = DetectedFace(box=(0.0, 0.0, 0.0, 0.0), score=1.0, landmarks=np.zeros((5, 2), np.float32))
         return [face] if picture.any() else []
+
+    def align(self, picture: Pixels, landmarks: Floats) -> Pixels:
+        raise NotImplementedError
+
+    def embed(self, aligned: Sequence[Pixels]) -> Floats:
+        raise NotImplementedError
 
 
 def plain(*color: int) -> Pixels:

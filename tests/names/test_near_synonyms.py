@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,11 +43,14 @@ class Encoder(TextEncoder):
     def width(self) -> int:
         return 8
 
-    def tokenize(self, texts: object) -> list[list[int]]:  # type: ignore[override]
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return tokenize(texts)
 
     def token_table(self) -> torch.Tensor:
         return torch.randn(49408, 8, generator=torch.Generator().manual_seed(0))
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        yield self.token_table()
 
 
 def test_the_shipped_list_counts_tokens_of_clips_vocabulary() -> None:

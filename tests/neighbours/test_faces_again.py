@@ -84,6 +84,7 @@ def test_the_choice_paints_as_adetailers_own_prompt_would(world: World) -> None:
 @beside(ADETAILER)
 def test_without_a_choice_adetailer_is_as_it_was(world: World) -> None:
     plain, parameters = pictures(world, {})
+    nobody: Any
     for nobody in ([], None, ""):
         unchanged, same = pictures(world, scripts(nobody))
         assert np.array_equal(unchanged, plain)

@@ -79,8 +79,8 @@ def test_adetailer_paints_the_person(world: World, prompt: str, more: dict[str, 
 
 def expanded(world: World, **settings: bool) -> dict[str, Any]:
     """All settings of dynamic prompts in its order."""
-    given = [True, settings.get("combinatorial", False), 1, False, False, False, 1.1, 1.5, 100, 0.7, False, False, True]
-    given += [settings.get("jinja", False), False, 0, "", ""]
+    given: list[Any] = [True, settings.get("combinatorial", False), 1, False, False, False, 1.1, 1.5, 100, 0.7]
+    given += [False, False, True, settings.get("jinja", False), False, 0, "", ""]
     return {world.script("dynamic prompts"): {"args": given}}
 
 

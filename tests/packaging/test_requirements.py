@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from setuptools.config.pyprojecttoml import read_configuration
+from setuptools.config.pyprojecttoml import read_configuration  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")

@@ -56,7 +56,7 @@ def test_share_outside() -> None:
     assert outside_share((1000, 1000), square) == 0
     left = float(square.corners[:, 0].min())
     # Moved left until a quarter of its width is beyond the edge.
-    moved = face_square(FRONTAL - np.float32([left + square.side / 4, 0]))
+    moved = face_square(FRONTAL - np.array([left + square.side / 4, 0], np.float32))
     assert outside_share((1000, 1000), moved) == pytest.approx(0.25, abs=0.02)
 
 
@@ -145,7 +145,7 @@ def test_an_enlarged_crop_keeps_the_photo() -> None:
 
 def test_the_area_beyond_the_photo_is_filled_softly(six_faces: Pixels) -> None:
     photo = six_faces[:300, :300]
-    landmarks = FRONTAL - np.float32([60, 70])
+    landmarks = FRONTAL - np.array([60, 70], np.float32)
     crop = square_crop(photo, landmarks, 256).picture.astype(float)
     corner = crop[:40, :40]
     assert corner.std() < photo.std() / 2, "far outside it is nearly plain"

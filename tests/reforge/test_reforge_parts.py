@@ -105,7 +105,8 @@ def test_a_checkpoint_without_room_on_the_device_is_refused_in_words(monkeypatch
     for name in ("ldm_patched", "ldm_patched.modules"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "ldm_patched.modules.model_management", management)
-    whole, part = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    whole = torch.nn.Linear(1, 1)
+    part: Any = torch.nn.Linear(1, 1)
     part.model_lowvram = True
     unet, text = types.SimpleNamespace(model=part), types.SimpleNamespace(model=whole)
     originals = types.SimpleNamespace(unet=unet, clip=types.SimpleNamespace(patcher=text))

@@ -40,7 +40,7 @@ def raw_with_preview(preview: bytes, *, sensor: tuple[int, int] = (4000, 3000), 
         (330, 4, 2, 600),
     ]
     values = [(254, 4, 1, 0), *plain_tags(*sensor, bits=14, strip=3000)]
-    values = [(tag, *rest) if tag != 262 else (262, 3, 1, 32803) for tag, *rest in values]
+    values = [one if one[0] != 262 else (262, 3, 1, 32803) for one in values]
     jpeg = [(254, 4, 1, 1), (259, 3, 1, 6), (513, 4, 1, 30_000), (514, 4, 1, len(preview))]
     data = bytearray(tiff(thumbnail).ljust(600, b"\0"))
     data += struct.pack("<II", 700, 1200)

@@ -120,7 +120,8 @@ def test_a_cat_is_not_learned_as_a_person(
     miniature_faces: InsightFaceNetwork, scale: float, crop: tuple[float, ...], degrees: int
 ) -> None:
     photo = cat()
-    photo = photo.crop(tuple(round(share * side) for share, side in zip(crop, photo.size * 2, strict=True)))
+    left, top, right, bottom = (round(share * side) for share, side in zip(crop, photo.size * 2, strict=True))
+    photo = photo.crop((left, top, right, bottom))
     photo = photo.resize((round(photo.width * scale), round(photo.height * scale))).rotate(degrees, expand=True)
     with pytest.raises(FaceError, match=r"tom\.jpg.*(hardly a person's|No face)|No face was found in tom\.jpg"):
         portrait(np.asarray(photo), miniature_faces, size=64, source="tom.jpg")

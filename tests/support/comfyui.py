@@ -95,7 +95,7 @@ def with_models(base: Path, *families: str) -> Path:
             pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(shipped_model()), local_files_only=True)
             described.append(_described("sd1", pipeline))
         else:
-            kind: Family = next(one for one in ("sdxl", "sd2", "sd1") if name.startswith(one))  # type: ignore[assignment]
+            kind: Family = next(one for one in ("sdxl", "sd2", "sd1") if name.startswith(one))
             pipeline = _small_pipeline(kind, channels=9 if name.endswith("_inpaint") else 4)
             save_single_file(pipeline, models / f"{name}.safetensors")
             described.append(_described(kind, pipeline))

@@ -15,7 +15,7 @@ def start(base: Path) -> None:
     """ComfyUI's modules with ``base`` as its base folder, and small models known to its loader."""
     sys.path.insert(0, os.environ["CELEB_BASIS_COMFYUI"])
     sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(base), "--fp32-text-enc"]
-    import comfy.options  # type: ignore[import-not-found]
+    import comfy.options
 
     comfy.options.enable_args_parsing()
     path = base / "custom_nodes" / "comfyui_small" / "__init__.py"
@@ -29,8 +29,8 @@ def start(base: Path) -> None:
 
 def loaded(name: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a checkpoint, as *Load Checkpoint* gives them: made in inference mode."""
-    import comfy.sd  # type: ignore[import-not-found]
-    import folder_paths  # type: ignore[import-not-found]
+    import comfy.sd
+    import folder_paths
 
     path = folder_paths.get_full_path_or_raise("checkpoints", f"{name}.safetensors")
     with torch.inference_mode():

@@ -104,7 +104,7 @@ def with_small(data: Path, family: str) -> Path:
     """
     models = _folders(data)
     kind: Family = "sd2" if family == "sd2" else "sdxl"
-    widths = (128, 192) if kind == "sdxl" else (128,)
+    widths: tuple[int, ...] = (128, 192) if kind == "sdxl" else (128,)
     pipeline = _small_pipeline(kind, widths, channels=9 if family == "sdxl_inpaint" else 4)
     file = models / f"{family}.safetensors"
     save_single_file(pipeline, file)
@@ -117,7 +117,7 @@ def with_small(data: Path, family: str) -> Path:
     for number, folder in enumerate(sorted(configs.glob("tokenizer*"))):
         shutil.rmtree(folder)
         _write_vocabulary(folder, END if kind == "sdxl" and number == 0 else "!")
-    sizes = {"context_dim": sum(widths), "model_channels": 32}
+    sizes: dict[str, Any] = {"context_dim": sum(widths), "model_channels": 32}
     if kind == "sdxl":
         sizes |= {"adm_in_channels": widths[1] + 6 * 256, "transformer_depth": [0, 2]}
     _tell(data, {"sd2": "SD20", "sdxl": "SDXL"}[kind], configs, sizes, {"num_head_channels": 16})

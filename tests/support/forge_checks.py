@@ -38,7 +38,7 @@ def some_words(host: ForgeHost, count: int = 2, seed: int = 0) -> PlaceholderTok
 @contextmanager
 def registered(words: PlaceholderTokens) -> Iterator[None]:
     """The same vectors in Forge's own database, under a rare word."""
-    from backend.text_processing.textual_inversion import Embedding  # type: ignore[import-not-found]
+    from backend.text_processing.textual_inversion import Embedding
 
     engines = ForgeCheckpoint.current().text_encoders
     vec = {engine.embedding_key: one for engine, one in zip(engines, words["<v>"], strict=True)}
@@ -54,7 +54,7 @@ def registered(words: PlaceholderTokens) -> Iterator[None]:
 
 
 def forge_conditioning(prompts: list[str], side: int) -> dict[str, torch.Tensor]:
-    from modules import prompt_parser, shared  # type: ignore[import-not-found]
+    from modules import prompt_parser, shared
 
     with torch.inference_mode():
         batch = prompt_parser.SdConditioning(prompts, width=side, height=side)
@@ -79,7 +79,7 @@ def gradient(host: ForgeHost, words: PlaceholderTokens) -> torch.Tensor:
 
 def choose_checkpoint(name: str) -> None:
     """As at the top of the page, where Forge Neo remembers one for each of its presets."""
-    from modules_forge import main_entry  # type: ignore[import-not-found]
+    from modules_forge import main_entry
 
     preset = {"preset": None} if "preset" in inspect.signature(main_entry.checkpoint_change).parameters else {}
     main_entry.checkpoint_change(name, save=False, **preset)
@@ -227,7 +227,7 @@ def check_a_preview_while_learning(_data: Path) -> None:
 
 def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
     """The user may choose another one while an identity is learned: it is loaded with the user's next picture."""
-    from modules import processing, sd_models, shared  # type: ignore[import-not-found]
+    from modules import processing, sd_models, shared
 
     host, model = ForgeHost(), ForgeCheckpoint.current().model
     first = data / "models" / "Stable-diffusion" / f"{host.info.name}.safetensors"
@@ -255,7 +255,7 @@ def check_a_preview_takes_no_other_checkpoint(data: Path) -> None:
 
 
 def check_a_lora_of_the_last_prompt_is_not_learned_with(_data: Path) -> None:
-    from backend import memory_management  # type: ignore[import-not-found]
+    from backend import memory_management
 
     host, model = ForgeHost(), ForgeCheckpoint.current().model
     words = some_words(host)

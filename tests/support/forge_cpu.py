@@ -17,7 +17,7 @@ def stay_on_cpu(folder: Path) -> None:
     if not comfyui.is_dir():
         return
     sys.path.insert(0, str(comfyui))
-    from comfy.cli_args import args  # type: ignore[import-not-found]
+    from comfy.cli_args import args
 
     args.cpu = True
 

@@ -21,10 +21,10 @@ def start(data: Path) -> Any:
     sys.argv = ["webui.py", *FLAGS, "--data-dir", str(data)]
     with contextlib.redirect_stdout(sys.stderr):
         stay_on_cpu(folder)
-        from modules_forge.initialization import initialize_forge  # type: ignore[import-not-found]
+        from modules_forge.initialization import initialize_forge
 
         initialize_forge()
-        from modules import initialize  # type: ignore[import-not-found]
+        from modules import initialize
 
         initialize.imports()
         initialize.initialize()
@@ -32,7 +32,7 @@ def start(data: Path) -> Any:
 
         # The usual one makes SDXL fetch a file.
         shared.opts.data["show_progress_type"] = "Approx cheap"
-        from modules_forge.main_entry import refresh_model_loading_parameters  # type: ignore[import-not-found]
+        from modules_forge.main_entry import refresh_model_loading_parameters
 
         refresh_model_loading_parameters()
         from celeb_basis.hosts.forge.model import ForgeCheckpoint, load_selected_checkpoint

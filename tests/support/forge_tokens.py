@@ -50,7 +50,7 @@ STEPS = 6
 
 def conditioning(text: str, negative: bool) -> list[Any]:
     """What Forge makes of a prompt, of all its steps and parts."""
-    from modules import extra_networks, prompt_parser  # type: ignore[import-not-found]
+    from modules import extra_networks, prompt_parser
 
     model = ForgeCheckpoint.current().model
     if negative:
@@ -75,7 +75,7 @@ def alike(one: list[Any], other: list[Any]) -> bool:
 
 def check_every_syntax(data: Path) -> None:
     """Positive and negative prompts are bit for bit those with the same vectors in Forge's own database."""
-    from backend.text_processing.textual_inversion import Embedding  # type: ignore[import-not-found]
+    from backend.text_processing.textual_inversion import Embedding
 
     (vectors,) = load_identity(data / "people" / "ada.safetensors").token_vectors()
     by_hand = Embedding(vectors, RARE)
@@ -117,7 +117,7 @@ def check_the_files_vectors_reach_the_text_encoder(data: Path) -> None:
 
 
 def check_a_person_learned_again_is_not_taken_from_the_cache(data: Path) -> None:
-    from modules import processing, shared  # type: ignore[import-not-found]
+    from modules import processing, shared
 
     p = processing.StableDiffusionProcessingTxt2Img(prompt="<ada>", steps=STEPS)
     people = data / "others"

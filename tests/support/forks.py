@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, **contents: dict[str, Any]) -> dict[str, types.ModuleType]:
+def stand_in(monkeypatch: pytest.MonkeyPatch, **contents: dict[str, Any]) -> dict[str, Any]:
     """The modules ``modules.NAME`` with these contents; ``__`` in a name stands for a dot."""
     made = {}
     for name, content in {"": {}, **contents}.items():

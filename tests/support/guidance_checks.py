@@ -41,7 +41,8 @@ def make_guided_people(folder: Path) -> None:
     for name, one in learned.items():
         photo = replace(one.metadata, thumbnail=PHOTOS[name].read_bytes())
         save_identity(replace(one, metadata=photo), folder / f"{name}.safetensors")
-    for name, changes in {"eve": {"source": "invented"}, "sam": {"thumbnail": None}}.items():
+    others: dict[str, dict[str, Any]] = {"eve": {"source": "invented"}, "sam": {"thumbnail": None}}
+    for name, changes in others.items():
         other = replace(learned["ada"], name=name, metadata=replace(learned["ada"].metadata, **changes))
         save_identity(other, folder / f"{name}.safetensors")
 
@@ -149,7 +150,7 @@ class FaceGuidanceChecks:
         assert strength_in(guided.infotexts[0]) == "1"
 
     def test_img2img_and_inpainting(self, server: Server) -> None:
-        given = {
+        given: dict[str, Any] = {
             "kind": "img2img",
             "init_images": [base64.b64encode(STRANGERS[1].read_bytes()).decode()],
             "denoising_strength": 0.7,
@@ -177,7 +178,12 @@ class FaceGuidanceChecks:
         ways = ((places_checks.HALVES, ("ada", "ben")), (places_checks.EXCHANGED, ("ben", "ada")))
         for seed, (text, order) in itertools.product(range(5, 17), ways):
             places = {places_checks.SCRIPT: {"args": [text, 1.0]}}
-            given = {"prompt": "a photo of <ada> and <ben>", "alwayson_scripts": places, "steps": 12, "seed": seed}
+            given: dict[str, Any] = {
+                "prompt": "a photo of <ada> and <ben>",
+                "alwayson_scripts": places,
+                "steps": 12,
+                "seed": seed,
+            }
             plain = draw(server, **given).pictures[0]
             if len(found_in(plain)) < 2:
                 continue  # this checkpoint draws two faces in some of the images

@@ -10,10 +10,13 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, features
 from support.bounded import SECONDS_OF_CPU, memory_now, peak_since, seconds_of_cpu
+
+Tag = tuple[int, int, int, int]
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -43,13 +46,15 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + head + before + chunk(b"IDAT", data) + chunk(b"IEND")
 
 
-def tiff(tags: list[tuple[int, int, int, int]], body: bytes = b"", following: int = 0) -> bytes:
+def tiff(tags: list[Tag], body: bytes = b"", following: int = 0) -> bytes:
     """One directory at 8; values are numbers or offsets as given."""
     entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following) + body
 
 
-def plain_tags(width: int, height: int, *, bits: int = 8, samples: int = 1, strip: int = 400, length: int = 64) -> list:
+def plain_tags(
+    width: int, height: int, *, bits: int = 8, samples: int = 1, strip: int = 400, length: int = 64
+) -> list[Tag]:
     return [
         *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1)),
         *((273, 4, 1, strip), (277, 3, 1, samples), (278, 4, 1, height), (279, 4, 1, length)),
@@ -138,7 +143,7 @@ def _pngs() -> Iterator[tuple[str, bytes]]:
     ):
         before = chunk(b"PLTE", bytes(768)) if color == 3 else b""
         yield f"{name}.png", png(*size, color, depth, before)
-    small = {"width": 64, "height": 64}
+    small: dict[str, Any] = {"width": 64, "height": 64}
     bomb = zlib.compress(bytes(200_000_000), 9)
     yield "iccp.png", png(**small, before=chunk(b"iCCP", b"x\0\0" + bomb))
     yield "ztxt.png", png(**small, before=chunk(b"zTXt", b"x\0\0" + bomb))

@@ -47,7 +47,7 @@ class Trials:
         self.folder, self.number = folder, 0
         model, faces = load_model("miniature", device="cpu"), InsightFaceNetwork(find_pack("miniature").folder)
         common.load_model = lambda *_arguments, **_keywords: model
-        learn.open_faces = lambda *_arguments, **_keywords: faces
+        vars(learn)["open_faces"] = lambda *_arguments, **_keywords: faces
         states.SAVE_EVERY = states.SAVE_COST = 0.0
         self.place = folder / "whole"
         started = time.monotonic()

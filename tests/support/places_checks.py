@@ -18,7 +18,7 @@ from support.webui_server import Server
 
 from celeb_basis.cli.demo import STRANGERS
 
-SIZE = {"steps": 3, "width": 128, "height": 128, "sampler_name": "Euler", "cfg_scale": 4, "seed": 5}
+SIZE: dict[str, Any] = {"steps": 3, "width": 128, "height": 128, "sampler_name": "Euler", "cfg_scale": 4, "seed": 5}
 PROMPT = "a photo of <ada> and <ben>"
 HALVES = "ada: left; ben: right"
 EXCHANGED = "ada: right; ben: left"
@@ -148,7 +148,7 @@ class PlacesChecks:
         assert restored(placed.infotexts[0])["Places"] == HALVES
 
     def test_img2img(self, server: Server) -> None:
-        given = {
+        given: dict[str, Any] = {
             "init_images": [base64.b64encode(STRANGERS[0].read_bytes()).decode()],
             "denoising_strength": 0.9,
             "kind": "img2img",

@@ -22,10 +22,10 @@ def start(data: Path) -> Any:
     flags += ["--no-half-vae", "--no-hashing", "--disable-console-progressbars", "--no-download-sd-model"]
     sys.argv = ["webui.py", *flags, "--data-dir", str(data), "--ckpt", str(_checkpoint(data))]
     with contextlib.redirect_stdout(sys.stderr):
-        from modules_forge.initialization import initialize_forge  # type: ignore[import-not-found]
+        from modules_forge.initialization import initialize_forge
 
         initialize_forge()
-        from modules import initialize  # type: ignore[import-not-found]
+        from modules import initialize
 
         initialize.imports()
         initialize.check_versions()
@@ -113,7 +113,7 @@ def left_as_it_was(model: Any, words: Any) -> dict[str, Any]:
 def with_a_lora(model: Any, words: Any) -> dict[str, Any]:
     """Learning after a picture with a LoRA, which reForge merges into the weights in torch's inference mode."""
     import torch
-    from ldm_patched.modules import model_management  # type: ignore[import-not-found]
+    from ldm_patched.modules import model_management
 
     from celeb_basis.hosts.reforge.host import ReForgeHost
 
@@ -158,17 +158,20 @@ def names(model: Any, identity: Any, folder: Path) -> dict[str, Any]:
         "emphasis": ("<ada:0.8> in a park", "(<ada>:0.8) in a park"),
         "brackets": ("a (<ada>:1.2) [<ada>]", "a (<ada>:1.2) [<ada>]"),
     }
-    report = {}
+    report: dict[str, Any] = {}
     with torch.no_grad(), installed_for(folder, ReForgeTokens) as tokens:
-        found = tokens.mentioned(PROMPT)
+        person = tokens.mentioned(PROMPT)[0].identity
+        assert person is not None
         report["vectors"] = all(
-            torch.equal(a, b) for a, b in zip(found[0].identity.token_vectors(), identity.token_vectors(), strict=True)
+            torch.equal(a, b) for a, b in zip(person.token_vectors(), identity.token_vectors(), strict=True)
         )
         for case, (typed, meant) in cases.items():
             with torch.inference_mode():  # as reForge draws
                 typed_states = model.get_learned_conditioning([typed])
             report[case] = _largest(typed_states, host.encode_prompts([meant], words).crossattn)
-        vectors = tokens.mentioned(PROMPT)[0].identity.token_vectors()
+        person = tokens.mentioned(PROMPT)[0].identity
+        assert person is not None
+        vectors = person.token_vectors()
         report["kept_for_gradients"] = not any(one.is_inference() for one in vectors)
         report["unknown"] = _largest(
             model.get_learned_conditioning(["<nobody>"]), host.encode_prompts(["<nobody>"], {}).crossattn

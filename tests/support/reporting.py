@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Given = TypeVar("Given")
 
 
-def failures(checks: Mapping[str, Callable[[Path], Any]], data: Path) -> dict[str, str]:
+def failures(checks: Mapping[str, Callable[[Given], Any]], given: Given) -> dict[str, str]:
     """Run every check; by name what it raised, or an empty text. One that fails keeps no other from running."""
     report = {}
     for name, check in checks.items():
         try:
-            check(data)
+            check(given)
             report[name] = ""
         except Exception:
             report[name] = traceback.format_exc()

@@ -21,8 +21,8 @@ def start(data: Path) -> Any:
     flags = ["--skip-all", "--skip-git", "--no-hashing", "--data-dir", str(data), "--models-dir", str(data / "models")]
     sys.argv = ["launch.py", *flags, "--log", str(data / "sdnext.log")]
     with contextlib.redirect_stdout(sys.stderr):
-        import installer  # type: ignore[import-not-found]
-        import launch  # type: ignore[import-not-found]
+        import installer
+        import launch
 
         launch.init_args()
         installer.args = launch.args
@@ -30,11 +30,11 @@ def start(data: Path) -> Any:
         launch.init_paths()
         installer.extensions_preload(launch.parser)
         installer.parse_args(launch.parser)
-        import webui  # type: ignore[import-not-found]
+        import webui
 
         webui.start_common()
         webui.load_model()
-        from modules import shared  # type: ignore[import-not-found]
+        from modules import shared
 
         return shared.sd_model
 
@@ -100,7 +100,7 @@ def _slope(host: Any, words: Any) -> Any:
 def names(pipeline: Any, identity: Any, folder: Path) -> dict[str, Any]:
     """What prompts with ``<ada>`` become, beside the same person as an ordinary embedding of SD.Next's."""
     import torch
-    from modules import processing_args, shared  # type: ignore[import-not-found]
+    from modules import processing_args, shared
 
     from celeb_basis.exports.textual_inversion import export_identity
     from celeb_basis.hosts.sdnext.host import SDNextHost

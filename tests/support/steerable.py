@@ -72,6 +72,7 @@ class _SteerableDenoiser(nn.Module):
             nn.SiLU(),
             nn.Linear(hidden, latent),
         )
+        self.frequencies: torch.Tensor
         self.register_buffer("frequencies", 2.0 ** torch.arange(8) * torch.pi / 1000)
 
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:

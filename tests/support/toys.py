@@ -20,6 +20,7 @@ from celeb_basis.diffusion_model import (
     PlaceholderTokens,
     Precision,
     Prediction,
+    TensorCall,
 )
 
 VOCABULARY = 4000
@@ -151,6 +152,12 @@ class ToyModel:
         if self.poison_at is not None and self.calls >= self.poison_at:
             return result * float("nan")
         return result
+
+    def denoiser_call(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor
+    ) -> TensorCall | None:
+        del latents, timesteps, conditioning
+        return None
 
     def generate(self, request: GenerationRequest) -> Iterator[Image.Image]:
         for index in range(request.count):

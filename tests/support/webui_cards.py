@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from support.people import PNG, person
 from support.webui_inside import parsed_arguments, start
 from support.webui_people import add_people
 
+from celeb_basis.identities.identity import load_without_thumbnail
 from celeb_basis.identities.library import Library
 
 # Not from support.webui, which asks for pytest: the WebUI's own Python runs this.
@@ -31,7 +33,7 @@ def main() -> None:
     extensions.mkdir(parents=True)
     (extensions / "celeb-basis").symlink_to(ROOT, target_is_directory=True)
     start("sd1", options.data)
-    from modules import script_callbacks  # type: ignore[import-not-found]
+    from modules import script_callbacks
 
     from celeb_basis.hosts.a1111.tokens import installed
 
@@ -39,6 +41,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         script_callbacks.before_ui_callback()
         tokens = installed()
+        assert tokens is not None
         library = Library(tokens.registry.folder)
         seen["nobody"] = page().create_html("txt2img")
         checkpoint = tokens.checkpoint()
@@ -65,14 +68,14 @@ def service() -> Any:
 
 
 def page() -> Any:
-    from modules import ui_extra_networks  # type: ignore[import-not-found]
+    from modules import ui_extra_networks
 
     return next(one for one in ui_extra_networks.extra_pages if one.title == "Celeb Basis")
 
 
 def drawn(prompt: Any, **options: Any) -> Any:
     """What the host answers, its scripts those of this extension, and the file that it saved."""
-    from modules import processing, scripts, shared  # type: ignore[import-not-found]
+    from modules import processing, scripts, shared
 
     runner = scripts.ScriptRunner()
     runner.initialize_scripts(False)
@@ -97,7 +100,7 @@ def drawn(prompt: Any, **options: Any) -> Any:
 
 def of_file(result: Any) -> dict[str, Any]:
     """What the host's own code reads of the picture's file."""
-    from modules import images, infotext_utils  # type: ignore[import-not-found]
+    from modules import images, infotext_utils
 
     text, _ = images.read_info_from_image(images.read(result.images[0].already_saved_as))
     parsed: dict[str, Any] = infotext_utils.parse_generation_parameters(text)
@@ -106,7 +109,7 @@ def of_file(result: Any) -> dict[str, Any]:
 
 def pictures() -> dict[str, Any]:
     from modules import shared
-    from modules.styles import PromptStyle  # type: ignore[import-not-found]
+    from modules.styles import PromptStyle
 
     shared.prompt_styles.styles["a person"] = PromptStyle("a person", "{prompt} with <person10>", "<Zoë>", None)
     prompt = "photo of <person1>'s hat, (<Doe, Jane:0.8>:1.2),\n<nobody> and <larger>"
@@ -215,16 +218,14 @@ def many(library: Library) -> dict[str, Any]:
     from celeb_basis.webui import cards
 
     read: list[Path] = []
-    original = cards.load_without_thumbnail
-    cards.load_without_thumbnail = lambda path: (read.append(path), original(path))[1]
-    try:
+    with mock.patch.object(
+        cards, "load_without_thumbnail", lambda path: (read.append(path), load_without_thumbnail(path))[1]
+    ):
         one = page()
         one.create_html("txt2img")
         first = len(read)
         one.create_html("txt2img")
         return {"cards": len(one.items), "first": first, "again": len(read) - first}
-    finally:
-        cards.load_without_thumbnail = original
 
 
 if __name__ == "__main__":

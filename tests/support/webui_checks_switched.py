@@ -88,7 +88,7 @@ def check_hypernetworks_tiling_token_merging_and_hypertile_are_off_while_learnin
 
 def hypertile(model: Any, enable: bool) -> None:
     """What the host's built-in extension does as a picture of 256 pixels begins; it leaves its marks in the model."""
-    from modules import paths  # type: ignore[import-not-found]
+    from modules import paths
 
     folder = str(Path(paths.script_path) / "extensions-builtin" / "hypertile")
     if folder not in sys.path:
@@ -172,7 +172,8 @@ def check_bad_requests_are_refused(_data: Path) -> None:
     refused("Pictures of the shape (1, 3, 60, 64)", lambda: host.encode_images(torch.zeros(1, 3, 60, 64)))
     refused("There are no pictures", lambda: host.encode_images(torch.zeros(0, 3, 64, 64)))
     for bad in ({"width": 63}, {"steps": 0}, {"steps": 1001}, {"count": -1}):
-        request = GenerationRequest("a", **{"width": 64, "height": 64, "steps": 1, **bad})
+        given: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, **bad}
+        request = GenerationRequest("a", **given)
         refused("", lambda request=request: list(host.generate(request)))
 
 
@@ -230,7 +231,7 @@ def check_lowvram_is_refused(_data: Path) -> None:
 
 def check_inpainting_is_learned_on(_data: Path) -> None:
     """On an inpainting checkpoint: with the mask and the masked image that the WebUI gives it for text-to-image."""
-    from modules import processing  # type: ignore[import-not-found]
+    from modules import processing
 
     host, model = A1111Host(), A1111Checkpoint.current().model
     assert A1111Checkpoint.current().is_inpainting

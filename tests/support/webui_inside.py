@@ -38,7 +38,7 @@ def start_with(file: Path, data: Path) -> Any:
     places = ("--ckpt", str(file), "--ckpt-dir", str(file.parent), "--data-dir", str(data))
     sys.argv = ["webui.py", *ON_THE_CPU, *QUIET, *OFFLINE, *places]
     with contextlib.redirect_stdout(sys.stderr):
-        from modules import initialize  # type: ignore[import-not-found]
+        from modules import initialize
 
         initialize.imports()
         initialize.check_versions()

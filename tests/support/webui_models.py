@@ -42,7 +42,7 @@ def main() -> None:
     make_checkpoints(folder)
     start_with(folder / "sdxl.safetensors", options.data)
     make_ssd(folder)
-    from modules import sd_models, shared  # type: ignore[import-not-found]
+    from modules import sd_models, shared
 
     sd_models.list_models()
     library, report = options.data / "people", {}
@@ -96,7 +96,7 @@ def compared(
 def placed_by_hand(ids: dict[str, int], people: list[Identity]) -> Iterator[None]:
     """The people at their words' tokens, on whatever checkpoint the host goes to."""
     from modules import sd_hijack
-    from modules.textual_inversion.textual_inversion import Embedding  # type: ignore[import-not-found]
+    from modules.textual_inversion.textual_inversion import Embedding
 
     placed = {}
     for person in people:

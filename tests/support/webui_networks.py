@@ -25,7 +25,7 @@ _UNET_LAYER = re.compile(r"diffusion_model_(input_blocks|middle_block|output_blo
 def write_lora(folder: Path, seed: int = 0) -> int:
     """Write ``small.safetensors``, with layers of every text encoder and of the UNet, under the names that kohya's trainer
     gives them; returns how many layers it holds."""
-    from modules import shared  # type: ignore[import-not-found]
+    from modules import shared
     from safetensors.torch import save_file
 
     lora = sys.modules["networks"]  # of the host's built-in extension
@@ -77,7 +77,7 @@ def loaded_layers() -> int:
 def write_hypernetwork(width: int, seed: int = 0) -> None:
     """Make ``smallnet.pt`` with the host's own code, for cross-attention over conditionings of ``width``."""
     from modules import shared
-    from modules.hypernetworks import hypernetwork  # type: ignore[import-not-found]
+    from modules.hypernetworks import hypernetwork
 
     Path(shared.cmd_opts.hypernetwork_dir).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

@@ -83,7 +83,7 @@ def shorten(encoders: list[Any]) -> None:
 
 def conditioning(model: Any, text: str, number: int) -> list[Any]:
     """What the host makes of a prompt: every third is a negative one, every fifth is one of the second pass."""
-    from modules import extra_networks, prompt_parser  # type: ignore[import-not-found]
+    from modules import extra_networks, prompt_parser
 
     hires = 9 if number % 5 == 0 else None
     if number % 3 == 0:
@@ -130,7 +130,7 @@ def rare_words(encoders: list[Any], count: int) -> list[str]:
 def register_by_hand(model: Any, people: list[Identity], words: dict[str, str]) -> dict[int, Any]:
     """The people in the host's own database, and the embedding of each word's one token."""
     from modules import sd_hijack
-    from modules.textual_inversion.textual_inversion import Embedding  # type: ignore[import-not-found]
+    from modules.textual_inversion.textual_inversion import Embedding
 
     placed = {}
     for person in people:

@@ -20,7 +20,7 @@ def main() -> None:
     start(arguments.checkpoint, arguments.data)
     import fastapi
     import gradio
-    from modules import script_callbacks, script_loading, shared  # type: ignore[import-not-found]
+    from modules import script_callbacks, script_loading, shared
 
     spent: dict[str, dict[str, float]] = {}
 

@@ -13,7 +13,7 @@ import torch
 def fingerprint(model: Any) -> dict[str, Any]:
     """Of the model: every tensor's bytes, dtype, device, ``requires_grad`` and gradient, every module's mode, hooks and
     own attributes; of the host: what it remembers of devices, settings and what is switched on; the random states."""
-    from modules import devices, lowvram, sd_hijack, sd_unet, shared  # type: ignore[import-not-found]
+    from modules import devices, lowvram, sd_hijack, sd_unet, shared
 
     state: dict[str, Any] = {}
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
@@ -54,7 +54,7 @@ def fingerprint(model: Any) -> dict[str, Any]:
     state["job"] = {name: getattr(shared.state, name) for name in job}
     state["random"] = (
         random.getstate(),
-        np.random.get_state()[1].tobytes(),
+        np.random.get_state(legacy=False)["state"]["key"].tobytes(),
         torch.get_rng_state().numpy().tobytes(),
     )
     return state

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def main() -> None:
     assert checkpoint is not None
     add_people(folder, ("person1", "person10"), checkpoint)
     before = functions()
-    tokens = tokens_host.install(Registry(folder))
+    tokens: A1111Tokens = tokens_host.install(Registry(folder))
     seen: dict[str, Any] = {}
     for scenario in (reload_ui, embeddings, counter, emphasis_settings, drawing, changed_content, checkpoints):
         seen[scenario.__name__] = scenario(tokens, options.data)
@@ -55,7 +55,7 @@ def main() -> None:
 
 def functions() -> list[Any]:
     """The host's functions that are wrapped while placeholder tokens are installed."""
-    import modules.sd_hijack_clip_old  # type: ignore[import-not-found]  # noqa: F401
+    import modules.sd_hijack_clip_old  # noqa: F401
 
     found = []
     for module, kind, name in PLACES:
@@ -84,7 +84,7 @@ def marks(text: str) -> list[tuple[int, str]]:
 def reload_ui(tokens: A1111Tokens, data: Path) -> dict[str, Any]:
     """The script runs again while the package stays loaded."""
     wrapped, expected = functions(), encoded("a <person1>")
-    again = tokens_host.install(Registry(data / "people"))
+    again: A1111Tokens = tokens_host.install(Registry(data / "people"))
     return {
         "one_registry": again is tokens and tokens_host.installed() is tokens,
         "wrapped_once": functions() == wrapped,
@@ -157,7 +157,7 @@ def generated(prompt: str, **options: Any) -> tuple[bytes, Any]:
 def drawing(tokens: A1111Tokens, _data: Path) -> dict[str, Any]:
     """Whole generations: styles, a second pass, a negative prompt, the parameters written into the image."""
     from modules import shared
-    from modules.styles import PromptStyle  # type: ignore[import-not-found]
+    from modules.styles import PromptStyle
 
     shared.prompt_styles.styles["a person"] = PromptStyle("a person", "<person1>, {prompt}", "<person10>", None)
     plain, result = generated("<person1>, tree", negative_prompt="<person10>")
@@ -265,6 +265,9 @@ class _Wide:
 
     def token_table(self) -> torch.Tensor:
         return 0.01 * torch.randn(49408, self.width, generator=torch.Generator().manual_seed(3))
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        yield self.token_table()
 
 
 def wide(checkpoint: Checkpoint) -> Checkpoint:

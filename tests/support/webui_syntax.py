@@ -86,7 +86,7 @@ def main() -> None:
     """Print which cases came out otherwise, and what shows that the comparison means something."""
     options = parsed_arguments()
     model = start(options.checkpoint, options.data)
-    from modules import script_callbacks  # type: ignore[import-not-found]
+    from modules import script_callbacks
 
     with contextlib.redirect_stdout(sys.stderr):
         script_callbacks.before_ui_callback()  # the built-in extension registers LoRA there

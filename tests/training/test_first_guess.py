@@ -15,7 +15,7 @@ from support.toys import ToyModel
 from celeb_basis.errors import TrainingError
 from celeb_basis.faces.network import Portrait
 from celeb_basis.method import DirectCoefficients, ScaledCoefficients
-from celeb_basis.settings import TrainingSettings
+from celeb_basis.settings import Start, TrainingSettings
 from celeb_basis.training.celebrity_faces import CelebrityFaces
 from celeb_basis.training.first_guess import (
     first_guesses,
@@ -56,7 +56,7 @@ def test_too_few_faces_are_an_error() -> None:
 
 @pytest.mark.parametrize(("start", "kind"), [("random", DirectCoefficients), ("mean", ScaledCoefficients)])
 def test_coefficients_start_where_they_are_initialized(
-    start: str, kind: type[DirectCoefficients | ScaledCoefficients]
+    start: Start, kind: type[DirectCoefficients | ScaledCoefficients]
 ) -> None:
     model = ToyModel()
     settings = TrainingSettings(components=6, mode="direct", start=start)

@@ -15,7 +15,7 @@ from support.toys import ToyModel
 from celeb_basis.diffusion_model import Casting, DenoiserBlock, MemoryStats, VaeMemory
 from celeb_basis.errors import SettingsError
 from celeb_basis.hosts.torch_utils import denoiser_blocks, free_memory
-from celeb_basis.settings import TrainingSettings
+from celeb_basis.settings import SwitchChoice, TrainingSettings
 from celeb_basis.training.memory import advice_when_out_of_memory, estimate, saved_bytes
 from celeb_basis.training.trainer import Trainer
 
@@ -300,7 +300,11 @@ def test_a_card_without_bf16_and_a_card_in_fp32_are_named(card: Any) -> None:
 def test_the_advice_is_the_mildest_change_that_fits() -> None:
     settings = TrainingSettings(size=512, batch_size=4)
     need = estimate(_Host(None), settings)
-    for batch, checkpointing, words in ((4, "on", "enable gradient checkpointing"), (1, "off", "batch size to 1")):
+    advice: tuple[tuple[int, SwitchChoice, str], ...] = (
+        (4, "on", "enable gradient checkpointing"),
+        (1, "off", "batch size to 1"),
+    )
+    for batch, checkpointing, words in advice:
         smaller = estimate(_Host(None), replace(settings, batch_size=batch, checkpointing=checkpointing)).needed
         told = estimate(_Host(smaller), replace(settings, checkpointing="off"))
         assert not told.fits

@@ -11,6 +11,7 @@ from support.bases import toy_pool
 from support.models import HostFactory
 
 from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.diffusion_model import Precision
 from celeb_basis.events import StepDone
 from celeb_basis.hosts.diffusers import DiffusersHost
 from celeb_basis.method import Basis
@@ -44,7 +45,7 @@ def _fingerprint(model: DiffusersHost) -> dict[str, tuple[str, torch.dtype, bool
     [("fp32", "wide"), ("bf16", "wide"), ("bf16", "narrow"), ("fp16", "wide"), ("fp16", "narrow")],
 )
 def test_learning_runs_finite_and_leaves_the_model_as_it_was(
-    host_factory: HostFactory, kind: str, precision: str, held: str
+    host_factory: HostFactory, kind: str, precision: Precision, held: str
 ) -> None:
     model = host_factory(kind, width=64, **({"second_width": 128} if kind == "sdxl" else {}))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -86,10 +86,10 @@ def test_gradients_of_the_coefficients_equal_finite_differences(kind: str) -> No
         bias = torch.randn(_SHAPE.size, generator=generator, dtype=torch.float64).requires_grad_()
         assert torch.autograd.gradcheck(run, (column, bias))
     else:
-        module = DirectCoefficients(_SHAPE, 2, generator).double()
-        raw = module.raw.detach().clone().requires_grad_()
+        direct = DirectCoefficients(_SHAPE, 2, generator).double()
+        raw = direct.raw.detach().clone().requires_grad_()
         assert torch.autograd.gradcheck(
-            lambda r: torch.func.functional_call(module, {"raw": r}, (vectors, people)), (raw,)
+            lambda r: torch.func.functional_call(direct, {"raw": r}, (vectors, people)), (raw,)
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.steerable import COMPONENTS, World, train_world
 
-from celeb_basis.settings import PRESETS, TrainingSettings
+from celeb_basis.settings import PRESETS, Mode, Start, TrainingSettings
 from celeb_basis.training.trainer import Trainer
 
 
@@ -22,7 +22,7 @@ from celeb_basis.training.trainer import Trainer
     ],
 )
 def test_learned_strangers_beat_the_mean_and_random_identities(
-    steerable: World, mode: str, start: str, learning_rate: float
+    steerable: World, mode: Mode, start: Start, learning_rate: float
 ) -> None:
     settings = TrainingSettings(
         steps=300,

@@ -17,6 +17,7 @@ from celeb_basis.errors import FileError, NotFiniteError, OutOfMemoryError, Trai
 from celeb_basis.events import Finished, StepDone
 from celeb_basis.method import MovingAverage
 from celeb_basis.settings import TrainingSettings
+from celeb_basis.training import trainer as trainer_module
 from celeb_basis.training.state import read_summary, resume_trainer, save_state
 from celeb_basis.training.tracking import nearest_names
 from celeb_basis.training.trainer import Trainer
@@ -143,7 +144,6 @@ def test_learning_lowers_the_loss_of_a_model_that_listens() -> None:
         TrainingSettings(steps=150, components=8, mode="direct", early_stop=False, learning_rate=0.05), model
     )
     clean_predict = model.predict
-    from celeb_basis.training import trainer as module
 
     def loss(_host: Any, clean: Any, noise: Any, timesteps: Any, conditioning: Any) -> torch.Tensor:
         noisy = clean + noise
@@ -152,11 +152,9 @@ def test_learning_lowers_the_loss_of_a_model_that_listens() -> None:
         ).detach()
         return torch.nn.functional.mse_loss(clean_predict(noisy, timesteps, conditioning), wanted)
 
-    original, module.diffusion_loss = module.diffusion_loss, loss  # type: ignore[assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "diffusion_loss", loss)
         losses = [event.loss for event in _run(trainer) if isinstance(event, StepDone)]
-    finally:
-        module.diffusion_loss = original
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
@@ -182,11 +180,13 @@ def test_accumulation_equals_one_large_batch() -> None:
     state = trainer.generator.get_state()
     for batch in [trainer.sample_batch(), trainer.sample_batch()]:
         (trainer.loss(batch, trainer.coefficients(batch)) / 2).backward()
-    expected = trainer.module.raw.grad.clone()  # type: ignore[union-attr]
+    raw = trainer.module.get_parameter("raw")
+    assert raw.grad is not None
+    expected = raw.grad.clone()
     trainer.generator.set_state(state)
-    trainer.optimizer.step = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    trainer.optimizer.step = lambda *_, **__: None  # type: ignore[method-assign]
     next(iter(trainer.run()))
-    torch.testing.assert_close(trainer.module.raw.grad, expected)
+    torch.testing.assert_close(raw.grad, expected)
 
 
 def test_nan_stops_in_the_state_before_it_and_names_a_setting(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Part(torch.nn.Linear):
         super().__init__(1, 1)
         self.place = "cpu"
 
-    def to(self, device: Any) -> Any:
+    def to(self, device: Any) -> Any:  # type: ignore[override]
         self.place = str(device)
         return self
 
@@ -45,8 +45,8 @@ class Model(torch.nn.Module):
 
     def __init__(self, unet: torch.nn.Module | None = None) -> None:
         super().__init__()
-        self.model = torch.nn.Module() if unet is not None else Part()
-        self.model.diffusion_model = unet
+        self.model: Any = torch.nn.Module() if unet is not None else Part()
+        self.model.register_module("diffusion_model", unet)
         self.cond_stage_model, self.first_stage_model = Part(), Part()
 
 
@@ -139,8 +139,8 @@ def manual_cast() -> Iterator[None]:
         yield
         return
 
-    def cast(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        return original(self, x.to(self.weight.dtype))
+    def cast(self: torch.nn.Linear, input: torch.Tensor) -> torch.Tensor:
+        return original(self, input.to(self.weight.dtype))
 
     torch.nn.Linear.forward = cast  # type: ignore[method-assign]
     try:

@@ -6,13 +6,14 @@ import base64
 from typing import Any
 
 import pytest
+from support.api_client import need_test_client
 from support.sample_photos import sample_photos
 
 from celeb_basis.webui.service import Service
 
 fastapi = pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")  # which every WebUI has, with gradio
-testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # it asks for httpx
+testclient = need_test_client()
 
 PREFIX = "/celeb-basis/v1"
 JSON = {"Content-Type": "application/json"}
@@ -97,7 +98,7 @@ def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) ->
     steering = [{"celebrity": star, "strength": 0.4}]
     ended(client.post(f"{PREFIX}/blend/start", json={"parts": parts, "name": "steered", "steering": steering}))
     assert client.get(f"{PREFIX}/people/steered").json()["settings"]["celebrities"] == [[star, 0.4]]
-    for wrong, status in (
+    for unfit, status in (
         ([{"celebrity": star}], 422),
         ([{"celebrity": star, "strength": 2}], 400),
         ([{"strength": 0.2}], 400),
@@ -105,7 +106,7 @@ def test_a_mixture_is_drawn_before_it_is_saved(client: Any, service: Service) ->
         ([{"group": "robots", "strength": 0.2}], 400),
         ([{"celebrity": "Nobody Atall", "strength": 0.2}], 400),
     ):
-        answer = client.post(f"{PREFIX}/blend", json={"parts": parts, "name": "wrong", "steering": wrong})
+        answer = client.post(f"{PREFIX}/blend", json={"parts": parts, "name": "wrong", "steering": unfit})
         assert answer.status_code == status, answer.text
     job = ended(client.post(f"{PREFIX}/basis", json={"components": 8}))
     assert job["result"] == {"components": 8, "encoders": [one["encoder"] for one in _bases(client)]}

@@ -155,7 +155,7 @@ def with_groups(service: Service, tmp_path: Path) -> tuple[str, ...]:
     names = tmp_path / "groups.txt"
     names.write_text("\n".join(f"{one}, {'women' if i % 2 else 'men'}" for i, one in enumerate(known.names)), "utf-8")
     options = replace(service.workspace.options(), names_file=str(names))
-    service.workspace.options = lambda: options  # type: ignore[method-assign]
+    service.workspace.options = lambda: options
     assert service.workspace.names().sha256 == known.sha256
     with service.model.read() as model:
         return service.model.bases(model, 8)[0].names

@@ -155,7 +155,8 @@ def host(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def paint(host: Any) -> Callable[..., tuple[str, ...]]:
     assert host
-    return lambda one, chosen: paint_faces_again(one, chosen, FakeTokens)
+    tokens: Any = FakeTokens  # which need no registry here
+    return lambda one, chosen: paint_faces_again(one, chosen, tokens)
 
 
 Paint = Callable[..., tuple[str, ...]]
@@ -342,7 +343,7 @@ def test_who_cannot_be_drawn_is_named_and_nothing_is_painted(paint: Paint, chose
 # Versions that are not known
 
 
-def test_an_unknown_version_is_a_sentence(paint: Paint, module: Any) -> None:
+def test_an_unknown_version_is_a_sentence(paint: Paint, module: Any, host: Any) -> None:
     def renamed(**given: Any) -> Any:
         raise ValueError(given)
 
@@ -355,7 +356,7 @@ def test_an_unknown_version_is_a_sentence(paint: Paint, module: Any) -> None:
         ("model_mapping", ["face.pt"]),
     ):
         changed = SimpleNamespace(**{**vars(module), "__version__": "99.1", name: value})
-        adetailer.host_module("scripts").scripts_data[0].module = changed
+        host.scripts_data[0].module = changed
         one = job(True, tab(), free())
         (message,) = paint(one, "ada")
         assert "ADetailer 99.1 is not known" in message, (name, value)
@@ -373,7 +374,7 @@ def test_arguments_of_another_form_are_a_sentence(paint: Paint) -> None:
 
 def test_any_other_failure_is_a_sentence_too(paint: Paint, host: Any) -> None:
     class Hostile(AfterDetailerScript):
-        args_from = property(lambda _self: 1 / 0)  # type: ignore[assignment]
+        args_from = property(lambda _self: 1 / 0)
 
     Hostile.__name__ = "AfterDetailerScript"
     assert host

@@ -124,7 +124,11 @@ def test_errors_are_told_and_stop_nothing(error: BaseException, words: str) -> N
 def test_a_waiting_job_is_taken_out_at_once() -> None:
     queue, go = JobQueue(), threading.Event()
     first, second = Job("learn", ("ada",)), Job("learn", ("bob",))
-    queue.submit(first, lambda _job: go.wait(10) and None)
+
+    def work(_job: Job) -> None:
+        go.wait(10)
+
+    queue.submit(first, work)
     queue.submit(second, lambda _job: pytest.fail("never"))
     queue.interrupt(second.id)
     assert second.state == "interrupted"

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from support.service import ended, request, until
 
-from celeb_basis import files
 from celeb_basis.errors import CelebBasisError, FileError, IdentityError
 from celeb_basis.events import Preparing
 from celeb_basis.identities.identity import MAX_TEXT
@@ -25,6 +24,7 @@ from celeb_basis.webui.schemas import BusyError, NoSuchJobError, NoSuchPersonErr
 from celeb_basis.webui.service import Service
 from celeb_basis.webui.tasks import learn
 from celeb_basis.webui.tasks.learn import LearnTasks
+from celeb_basis.webui.tasks.learned import add_people
 
 
 @pytest.fixture
@@ -106,7 +106,12 @@ def test_a_run_in_its_steps(service: Service, crashed: Any, monkeypatch: pytest.
     assert photos(later) == []
     (run,) = later.saved_runs()
     assert run.id == job.id
-    assert (run.name, run.people, run.steps, run.checkpoint) == ("ada", ("ada",), 400, service.host.model.info.name)
+    assert (run.name, run.people, run.steps, run.checkpoint) == (
+        "ada",
+        ("ada",),
+        400,
+        service.host.loaded_model().info.name,
+    )
     assert 20 <= run.step < 400
     assert run.when.endswith("+00:00")
     json.dumps(run.as_dict())
@@ -120,15 +125,15 @@ def test_a_run_that_had_just_saved_its_identity(
     service: Service, crashed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its state is still there: resuming must make nobody a second time."""
-    copy, add = tmp_path / "copy", learn.add_people
+    copy = tmp_path / "copy"
 
     def added(*given: Any) -> None:
-        add(*given)
+        add_people(*given)
         shutil.copytree(service.workspace.paths.data, copy)
 
     monkeypatch.setattr(learn, "add_people", added)
     ended(service.start_learning(request("ada")))
-    monkeypatch.setattr(learn, "add_people", add)
+    monkeypatch.setattr(learn, "add_people", add_people)
     later = crashed(since=copy)
     assert ended(later.resume_run("ada")).state == "done"
     assert [entry.name for entry in later.people.entries()] == ["ada"]
@@ -174,7 +179,7 @@ def test_a_checkpoint_that_is_missing_costs_no_run(service: Service, crashed: An
     later = crashed()
     later.host.model = None
     assert ended(later.resume_run("ada")).state == "failed"
-    later.host.model = service.host.model
+    later.host.model = service.host.loaded_model()
     assert ended(later.resume_run("ada")).state == "done"
 
 
@@ -189,7 +194,7 @@ def test_a_full_disk_at_the_end(service: Service, monkeypatch: pytest.MonkeyPatc
 
     job = service.start_learning(request("ada", steps=3000))
     until(job, 1)
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     assert ended(job).state == "failed"
     assert "the disk is full" in job.error
     assert "press Resume" in job.error
@@ -223,7 +228,7 @@ def test_a_full_disk_on_the_way_is_a_warning(service: Service, monkeypatch: pyte
 
 def test_a_nearly_full_disk_is_refused_at_the_start(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage._replace(free=3 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage._replace(free=3 << 20))
     with pytest.raises(FileError, match="nearly full: 3 MB are free"):
         service.start_learning(request("ada"))
     assert service.jobs() == []
@@ -242,8 +247,9 @@ def test_a_library_that_is_a_file_is_refused_at_the_start(service: Service) -> N
     ("text", "reason"), [("x" * (MAX_TEXT + 1), "at most"), ("half \ud83d", "half of a character")]
 )
 def test_texts_that_no_identity_can_hold(service: Service, field: str, text: str, reason: str) -> None:
+    changes: dict[str, Any] = {field: text}
     with pytest.raises(IdentityError, match=reason):
-        service.start_learning(replace(request("ada"), **{field: text}))
+        service.start_learning(replace(request("ada"), **changes))
     assert service.jobs() == []
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from support.people import PNG, family_bases, model_info, person, unit_coefficients
 
 from celeb_basis.basis import store_cached
+from celeb_basis.identities.identity import load_identity, load_without_thumbnail
 from celeb_basis.identities.library import Library
 from celeb_basis.prompts.registry import Checkpoint, Registry
 from celeb_basis.webui import cards as cards_module
@@ -149,8 +150,7 @@ def test_no_distance_without_the_basis(library: Library, tmp_path: Path) -> None
 
 def test_thumbnail_is_read_only_when_asked_for(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: list[Path] = []
-    load = cards_module.load_identity
-    monkeypatch.setattr(cards_module, "load_identity", lambda path: whole.append(path) or load(path))
+    monkeypatch.setattr(cards_module, "load_identity", lambda path: whole.append(path) or load_identity(path))
     cards = cards_of(library)
     person1 = cards.all()[1]
     metadata = CardMetadata(person1)
@@ -189,8 +189,9 @@ def test_each_of_a_thousand_files_is_read_once(tmp_path: Path, monkeypatch: pyte
     for number in range(1000):
         (folder / f"person{number}.safetensors").write_bytes(data)
     read: list[Path] = []
-    original = cards_module.load_without_thumbnail
-    monkeypatch.setattr(cards_module, "load_without_thumbnail", lambda path: (read.append(path), original(path))[1])
+    monkeypatch.setattr(
+        cards_module, "load_without_thumbnail", lambda path: (read.append(path), load_without_thumbnail(path))[1]
+    )
     shown = cards_of(Library(folder))
     assert len(shown.all()) == 1000
     assert len(read) == len(set(read)) == 1000

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from celeb_basis.errors import FileError, IdentityError, NamesError
 from celeb_basis.webui.face_models import FaceModels
-from celeb_basis.webui.jobs import Job
+from celeb_basis.webui.jobs import Job, Kind
 from celeb_basis.webui.schemas import FoundFaces, SavedRun
 
 
@@ -399,7 +399,7 @@ def test_the_job_that_is_next_is_shown_before_the_newest(build: Callable[..., An
 @pytest.mark.parametrize(
     ("name", "kind"), [("invent", "invent"), ("evaluate", "evaluate"), ("blend", "preview"), ("basis", "basis")]
 )
-def test_interrupt_is_shown_while_a_job_is_under_way(build: Callable[..., Any], name: str, kind: str) -> None:
+def test_interrupt_is_shown_while_a_job_is_under_way(build: Callable[..., Any], name: str, kind: Kind) -> None:
     jobs: list[Job] = []
     tab = build(name, SimpleNamespace(jobs=lambda: jobs))
     assert not tab.view.show()[tab.interrupt_button]["visible"]

@@ -145,6 +145,7 @@ def test_the_face_stays_beside_the_progress() -> None:
     assert not Page(markup.progress(job, "poll", "")).having("src")
     job.faces = {"ada": np.full((300, 300, 3), 200, np.uint8)}
     (uri,) = Page(markup.progress(job, "poll", "")).having("src")
+    assert uri is not None
     assert uri.startswith("data:image/jpeg")
 
 

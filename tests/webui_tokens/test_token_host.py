@@ -75,11 +75,12 @@ def wrapped(modules: dict[str, Any]) -> list[Any]:
 def test_installed_once_and_taken_out(modules: dict[str, Any], tmp_path: Path) -> None:
     before = wrapped(modules)
     assert tokens_host.installed() is None
-    tokens = tokens_host.install(Registry(tmp_path))
+    tokens: tokens_host.A1111Tokens = tokens_host.install(Registry(tmp_path))
     first = wrapped(modules)
     assert not any(function in before for function in first)
     other = tmp_path / "other"
-    assert tokens_host.install(Registry(other)) is tokens
+    again: tokens_host.A1111Tokens = tokens_host.install(Registry(other))
+    assert again is tokens
     assert tokens.registry.folder == other
     assert wrapped(modules) == first
     assert tokens_host.installed() is tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +14,11 @@ import pytest
 import torch
 from support.bases import name_list
 
-from celeb_basis.basis import BasisOptions, build_bases
+from celeb_basis.basis import BasisOptions, build_bases, filtered_names
 from celeb_basis.diffusion_model import ModelInfo
 from celeb_basis.errors import NamesError
 from celeb_basis.identities.expand import OTHERS_BASIS, expand_identity, new_identity
-from celeb_basis.identities.identity import Identity
+from celeb_basis.identities.identity import Identity, load_identity
 from celeb_basis.identities.library import Library
 from celeb_basis.names.lists import NameList
 from celeb_basis.prompts import registry as fitting_module
@@ -42,6 +42,9 @@ class Encoder:
 
     def token_table(self) -> torch.Tensor:
         return torch.randn(1000, self.width, generator=torch.Generator().manual_seed(self.seed))
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        yield self.token_table()
 
 
 def checkpoint(
@@ -196,11 +199,10 @@ def test_a_page_of_thousands_reads_no_file_and_goes_through_the_names_once(
     registry = Registry(registry.folder, lists=lambda: (lists.append(1), (NAMES,))[1])
     about = Library(registry.folder).load("person1").metadata
     filtered: list[str] = []
-    filter_names = fitting_module.filtered_names
     monkeypatch.setattr(
         fitting_module,
         "filtered_names",
-        lambda encoder, *rest: (filtered.append(encoder.name), filter_names(encoder, *rest))[1],
+        lambda encoder, *rest: (filtered.append(encoder.name), filtered_names(encoder, *rest))[1],
     )
     monkeypatch.setattr(registry_module, "load_identity", lambda path: pytest.fail(f"{path} was read"))
     monkeypatch.setattr(fitting_module, "build_bases", lambda *_, **__: pytest.fail("a basis was made"))
@@ -263,8 +265,9 @@ def test_a_file_is_read_when_it_is_used_and_when_it_changed(
     registry: Registry, home: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    load = registry_module.load_identity
-    monkeypatch.setattr(registry_module, "load_identity", lambda path: (reads.append(path.stem), load(path))[1])
+    monkeypatch.setattr(
+        registry_module, "load_identity", lambda path: (reads.append(path.stem), load_identity(path))[1]
+    )
     assert registry.names() == ("person1", "person10", "Tom AND Jerry", "Zoë")
     assert reads == []
     before = word(registry, "person1", home)

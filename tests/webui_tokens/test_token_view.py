@@ -131,7 +131,8 @@ def test_under_somebody_elses_wrapper_it_is_found_and_passes_through() -> None:
         return 100 + int(ours(number))
 
     module.double = theirs
-    assert owner_of(module, "double") is mine
+    found: Any = owner_of(module, "double")
+    assert found is mine
     mine.installed = False
     patches.undo()
     assert module.double(3) == 106

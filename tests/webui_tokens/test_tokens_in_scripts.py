@@ -62,7 +62,11 @@ class Started:
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory, miniature_folder: Path) -> Iterator[Started]:
-    options = {"webui": need_webui("sd1"), "data": tmp_path_factory.mktemp("data"), "faces": miniature_folder}
+    options: dict[str, Any] = {
+        "webui": need_webui("sd1"),
+        "data": tmp_path_factory.mktemp("data"),
+        "faces": miniature_folder,
+    }
     data = options["data"]
     (data / "extensions" / "wildcards" / "scripts").mkdir(parents=True)
     (data / "extensions" / "wildcards" / "scripts" / "wildcards.py").write_text(WILDCARDS)

@@ -60,7 +60,7 @@ _make_vae = sd.VAE.__init__
 
 def _make_any_vae(self: Any, sd: Any = None, device: Any = None, config: Any = None, **options: Any) -> None:
     if config is None and sd is not None and "decoder.conv_in.weight" in sd:
-        widths = []
+        widths: list[int] = []
         while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in sd:
             widths.append(int(sd[key].shape[0]))
         if widths and widths != [128, 256, 512, 512]:
