@@ -75,3 +75,22 @@ def celeb(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
         return Said(code, said.out, said.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory, parts: Parts) -> Path:
+    """A folder in which ``ada`` has been learned; its library is ``library``."""
+    folder = tmp_path_factory.mktemp("learned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELEB_BASIS_CACHE", str(folder / "cache"))
+        words = ["learn", parts.photo, "--name", "ada", "--consent", "she said yes", *parts.learning]
+        words += ["--library", folder / "library", "--report", folder / "ada.html", "--quiet"]
+        assert main([str(word) for word in words]) == 0
+    return folder
+
+
+@pytest.fixture
+def library(learned: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CELEB_BASIS_LIBRARY", str(learned / "library"))
+    monkeypatch.setenv("CELEB_BASIS_CACHE", str(learned / "cache"))
+    return learned / "library"
