@@ -1,4 +1,4 @@
-"""The host in a real ComfyUI: every check of ``support.comfyui_checks``, all of a checkpoint in one process.
+"""The host in a real ComfyUI: every check of ``support.comfyui_checks_*``, all of a checkpoint in one process.
 
 The miniature, and small ones with random weights: Stable Diffusion 2 (v-prediction), XL, and 1 for inpainting.
 
@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from support.comfyui import need_comfyui, with_models
 
-CHECKS = re.findall(
-    r"^def check_(\w+)", Path(__file__).parents[1].joinpath("support/comfyui_checks.py").read_text("utf-8"), re.M
-)
+CHECKS = [
+    check
+    for path in sorted(Path(__file__).parents[1].joinpath("support").glob("comfyui_checks_*.py"))
+    for check in re.findall(r"^def check_(\w+)", path.read_text("utf-8"), re.M)
+]
 OTHER = {"miniature": "sd2", "sd2": "miniature", "sdxl": "sd2", "sd1_inpaint": "sd2"}
 """A second checkpoint, whose parts do not belong to the first."""
 

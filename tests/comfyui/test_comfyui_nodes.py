@@ -12,9 +12,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.comfyui import need_comfyui, with_models
 from support.comfyui_server import Server, Workflow, node_of, serving_comfyui, shipped
+from support.comfyui_workflows import (
+    LEARN,
+    cancelled,
+    hashes,
+    learning,
+    lora_loader,
+    save_lora,
+    saved_runs,
+    shown,
+)
 
 from celeb_basis.hosts.diffusers import load_host
 from celeb_basis.identities.deletion import delete_person
@@ -26,7 +36,7 @@ from celeb_basis.provenance import KEY, sentence, workflow_sentence
 from celeb_basis.python_api import invent_people, token_vectors
 from celeb_basis.training.state import read_summary
 
-LEARN, PROMPT, BLEND = "CelebBasisLearnPerson", "CelebBasisPersonToPrompt", "CelebBasisBlendPeople"
+PROMPT, BLEND = "CelebBasisPersonToPrompt", "CelebBasisBlendPeople"
 INVENT = "CelebBasisInventPerson"
 
 
@@ -38,23 +48,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for number, name in ((1, "photo"), (2, "other")):
         (base / "input" / f"{name}.png").write_bytes((PHOTOS / f"stranger{number}.png").read_bytes())
     Image.new("RGB", (256, 256), (90, 120, 90)).save(base / "input" / "nobody.png")
-    _save_lora(base)
+    save_lora(base)
     paths = base / "paths.yaml"
     paths.write_text(f"celeb_basis:\n    celeb_basis: {base / 'webui' / 'people'}\n", "utf-8")
     with serving_comfyui(comfyui, base, more=["--extra-model-paths-config", str(paths)]) as running:
         yield running
-
-
-def _save_lora(base: Path) -> None:
-    """A LoRA of one layer, in the layout of the trainers."""
-    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    weight = load_file(str(base / "models" / "checkpoints" / "miniature.safetensors"))[key]
-    name = "lora_unet_" + key.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_")
-    generator = torch.Generator().manual_seed(0)
-    down = 0.3 * torch.randn(4, weight.shape[1], generator=generator)
-    up = 0.3 * torch.randn(weight.shape[0], 4, generator=generator)
-    content = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)}
-    save_file(content, str(base / "models" / "loras" / "style.safetensors"))
 
 
 @pytest.fixture
@@ -73,52 +71,10 @@ def _clear(library: Library, server: Server) -> None:
         path.unlink()
 
 
-def learning(name: str, **inputs: Any) -> Workflow:
-    """The workflow that ships, with consent."""
-    workflow = shipped("learn_person")
-    node_of(workflow, LEARN).update({"name": name, "consent": True, **inputs})
-    return workflow
-
-
-def hashes(server: Server, *, lora: bool = False) -> dict[str, Any]:
-    """All weights as ComfyUI has them now, and what is marked on them."""
-    workflow = with_hash({"1": shipped("learn_person")["1"]}, lora=lora)
-    found: dict[str, Any] = json.loads(server.succeed(workflow)["hash"]["hashes"][0])
-    return found
-
-
-def with_hash(workflow: Workflow, *, lora: bool = False) -> Workflow:
-    source = "lora" if lora else "1"
-    if lora:
-        workflow["lora"] = lora_loader()
-    inputs = {"model": [source, 0], "clip": [source, 1], "vae": ["1", 2]}
-    return workflow | {"hash": {"class_type": "TestHashOfWeights", "inputs": inputs}}
-
-
-def lora_loader() -> dict[str, Any]:
-    inputs = {"lora_name": "style.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
-    return {"class_type": "LoraLoader", "inputs": {**inputs, "model": ["1", 0], "clip": ["1", 1]}}
-
-
 def test_nobody_is_learned_without_consent(server: Server, people: Library) -> None:
     workflow = learning("ada", consent=False)
     assert "switch consent on if everyone in the photo has agreed" in server.refused(workflow)
     assert not people.names()
-
-
-def shown(server: Server, workflow: Workflow) -> dict[str, list[str]]:
-    """The texts on each node of a workflow, which must not fail."""
-    texts: dict[str, list[str]] = {}
-    with server.listening("texts") as messages:
-        prompt = server.queue(workflow, "texts")
-        for message in messages:
-            if message["type"] == "text":
-                texts.setdefault(message["node"], []).append(message["text"])
-            elif message["type"] in ("execution_success", "execution_error"):
-                break
-    ended = server.ended(prompt)
-    assert ended.status == "success", ended.messages.get("execution_error")
-    return texts
 
 
 @dataclass(frozen=True)
@@ -207,7 +163,7 @@ def test_saved_images_say_that_they_are_ai_generated(server: Server, people: Lib
     def texts_of(outputs: dict[str, Any], node: str = "9") -> dict[str, str]:
         (picture,) = outputs[node]["images"]
         with Image.open(server.base / "output" / picture["filename"]) as image:
-            return dict(image.text)  # type: ignore[attr-defined]
+            return dict(image.text)
 
     said = texts_of(server.succeed(workflow))
     assert json.loads(said[KEY]) == sentence(["<ada>"])
@@ -237,27 +193,6 @@ def test_a_person_of_the_library_is_used_and_learned_again_on_demand(
     people.delete("ada")
     server.succeed(learning("ada", steps=3))
     assert people.names() == ("ada",), "deleted elsewhere, so learned once more"
-
-
-def cancelled(server: Server, workflow: Workflow) -> str:
-    """The last text on the node of a workflow that was cancelled in its second step or soon after."""
-    text, sent = "", False
-    with server.listening("cancel") as messages:
-        prompt = server.queue(workflow, "cancel")
-        for message in messages:
-            if message["type"] == "text":
-                text = message["text"]
-                if "step 2 of" in text and not sent:
-                    sent = True
-                    server.call("POST", "/interrupt")
-            elif message["type"] in ("execution_interrupted", "execution_success", "execution_error"):
-                break
-    assert "execution_interrupted" in server.ended(prompt).messages
-    return text
-
-
-def saved_runs(server: Server) -> list[Path]:
-    return sorted((server.base / "cache" / "unfinished").glob("[!.]*"))
 
 
 def noted_runs(people: Library) -> list[Path]:
