@@ -13,7 +13,6 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
-from celeb_basis.errors import FileError
 from celeb_basis.faces.network import Floats, Pixels
 from miniature.trainer.discriminator import Adversary
 from miniature.training.autoencoder_start import start_with_colors
@@ -64,8 +60,6 @@ HEADS = 2.0
 """How much more a pixel of a head counts."""
 NOISE = 0.1
 """Noise on the latents in training, because those of a denoiser have small errors. Their own deviation is 1 to 1.7."""
-DENOISED = "denoised"
-"""Folder, beside the states, of what the denoiser left of pictures."""
 _LIKELY_HEAD = 0.8
 _SEED = 11
 
@@ -80,8 +74,6 @@ class Run:
     """The decoder alone."""
     sharper: bool = False
     """With a discriminator of patches."""
-    denoised: bool = False
-    """Half of the steps with latents that the denoiser left (:mod:`miniature.trainer.denoised`)."""
     device: str = "cpu"
     side: int = SIDE
     """Of the pictures."""
@@ -113,20 +105,12 @@ def trained_autoencoder(folder: Path) -> Any:
 class Pictures:
     """Pictures of the pool in memory, and the heads in them."""
 
-    def __init__(self, folder: Path, most: int, side: int = SIDE, denoised: Path | None = None) -> None:
-        """Read shards until there are ``most`` pictures, and reduce them to ``side`` pixels.
-
-        Args:
-            folder: Of the pool.
-            most: Pictures in memory.
-            side: Of the pictures in memory.
-            denoised: Where :mod:`miniature.trainer.denoised` wrote what the denoiser left of each of them, if that is wanted.
-        """
-        self._folder, self._most, self._side, self._denoised = folder, most, side, denoised
+    def __init__(self, folder: Path, most: int, side: int = SIDE) -> None:
+        """Read shards until there are ``most`` pictures, and reduce them to ``side`` pixels."""
+        self._folder, self._most, self._side = folder, most, side
         self._read: set[Path] = set()
         self.pictures: Pixels = np.zeros((0, side, side, 3), np.uint8)
         self.boxes: Floats = np.zeros((0, 2, 3), np.float32)
-        self.left = torch.zeros(0, 4, side // 8, side // 8, dtype=torch.float16)
         self.refresh()
 
     def refresh(self) -> None:
@@ -139,8 +123,6 @@ class Pictures:
                 shard = read_shard(path)
                 self.pictures = np.concatenate([self.pictures, reduced(shard.pictures, self._side)])
                 self.boxes = np.concatenate([self.boxes, shard.boxes * (self._side / SIDE)])
-                if self._denoised is not None:
-                    self.left = torch.cat([self.left, _left_of(self._denoised / path.name)])
 
     def crops(self, rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, Tensor]:
         """Random crops, most of them around a head, at most as large as the pictures.
@@ -149,34 +131,15 @@ class Pictures:
             ``(count, 3, side, side)`` in -1 to 1, and the weights ``(count, 1, side, side)`` of their pixels.
         """
         side = min(side, self._side)
-        return self._cut([self._corner(rng, int(row), side) for row in self._rows(rng, count)], side)
-
-    def denoised_crops(self, rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`crops`, and the ``(count, 4, side / 8, side / 8)`` latents that the denoiser left of them."""
-        side = min(side, self._side)
-        places = [self._corner(rng, int(row), side) for row in self._rows(rng, count)]
-        places = [(row, left - left % 8, top - top % 8) for row, left, top in places]  # where latents begin
-        cut = [self.left[row, :, top // 8 :, left // 8 :][:, : side // 8, : side // 8] for row, left, top in places]
-        return *self._cut(places, side), torch.stack(cut).float()
-
-    def _rows(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        return rng.integers(len(self.pictures), size=count)
-
-    def _corner(self, rng: np.random.Generator, row: int, side: int) -> tuple[int, int, int]:
-        """A picture, and left and top of a random crop of it, most likely around a head."""
-        room = self._side - side
-        left, top = (int(value) for value in rng.integers(0, room + 1, 2))
-        box = self.boxes[row, int(rng.integers(2))]
-        if box[2] > 0 and room and rng.random() < _LIKELY_HEAD:
-            middle = box[:2] + box[2] * rng.uniform(0.25, 0.75, 2)
-            left, top = (int(np.clip(round(float(value) - side / 2), 0, room)) for value in middle)
-        return row, left, top
-
-    def _cut(self, places: Sequence[tuple[int, int, int]], side: int) -> tuple[Tensor, Tensor]:
-        """Crops at rows, lefts and tops, and the weights of their pixels."""
-        crops = np.zeros((len(places), side, side, 3), np.uint8)
-        weights = np.ones((len(places), side, side, 1), np.float32)
-        for number, (row, left, top) in enumerate(places):
+        crops = np.zeros((count, side, side, 3), np.uint8)
+        weights = np.ones((count, side, side, 1), np.float32)
+        for number, row in enumerate(rng.integers(len(self.pictures), size=count)):
+            room = self._side - side
+            left, top = (int(value) for value in rng.integers(0, room + 1, 2))
+            box = self.boxes[row, int(rng.integers(2))]
+            if box[2] > 0 and room and rng.random() < _LIKELY_HEAD:
+                middle = box[:2] + box[2] * rng.uniform(0.25, 0.75, 2)
+                left, top = (int(np.clip(round(float(value) - side / 2), 0, room)) for value in middle)
             crops[number] = self.pictures[row, top : top + side, left : left + side]
             for x, y, width in self.boxes[row]:
                 if width > 0:
@@ -184,13 +147,6 @@ class Pictures:
                     columns = slice(max(0, int(x - left)), max(0, int(x + width - left)))
                     weights[number, rows, columns] = 1 + HEADS
         return _planes(crops) / 127.5 - 1, _planes(weights / weights.mean())
-
-
-def _left_of(path: Path) -> Tensor:
-    if not path.is_file():
-        raise FileError(f"There is no {path}: run `python -m miniature.trainer.denoised POOL` first.")
-    latents: Tensor = load_file(str(path))["latents"]
-    return latents
 
 
 def _planes(values: Any) -> Tensor:
@@ -254,7 +210,7 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
         step = load_state(path, {"model": model}, optimizers)["step"]
     elif run.decoder:
         load_state(folder / "encoder.safetensors", {"model": model})
-    data = Pictures(pool, pictures, run.side, folder / DENOISED if run.denoised else None)
+    data = Pictures(pool, pictures, run.side)
     shapes = CROPS if run.device == "cpu" else ((run.side, WHOLE),)
     adversary = Adversary(folder, run.device) if run.sharper else None
 
@@ -274,15 +230,9 @@ def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
         for optimizer, top in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = top * factor
-        shape = shapes[step % len(shapes)]
-        if run.denoised and rng.random() < 0.5:
-            crops, weights, left = (part.to(run.device) for part in data.denoised_crops(rng, *shape))
-            with half_precision(run.device):
-                decoded, posterior = model.decode(left).sample.float(), None
-        else:
-            crops, weights = (part.to(run.device) for part in data.crops(rng, *shape))
-            crops = crops.contiguous(memory_format=torch.channels_last)
-            decoded, posterior = through(model, crops, step, decoder=run.decoder)
+        crops, weights = (part.to(run.device) for part in data.crops(rng, *shapes[step % len(shapes)]))
+        crops = crops.contiguous(memory_format=torch.channels_last)
+        decoded, posterior = through(model, crops, step, decoder=run.decoder)
         parts = losses(decoded, crops, weights, None if run.decoder else posterior)
         loss = torch.stack(list(parts.values())).sum()
         if adversary:
@@ -327,9 +277,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the finished encoder")
     parser.add_argument("--sharper", action="store_true", help="the decoder against a discriminator of patches")
-    parser.add_argument(
-        "--denoised", action="store_true", help="the decoder on what the denoiser left of pictures, half of the time"
-    )
     parser.add_argument("--finish", action="store_true", help="afterwards, the encoder is finished")
     parser.add_argument("--device", default="cpu", help="cuda to train on a GPU")
     arguments = parser.parse_args()
@@ -338,10 +285,9 @@ def main() -> None:
     folder = work_folder()
     if arguments.sharper and not arguments.decoder:
         parser.error("--sharper goes with --decoder: latents are made of what the encoder keeps without it")
-    if arguments.denoised and not arguments.decoder:
-        parser.error("--denoised goes with --decoder")
-    kinds = {"decoder": arguments.decoder, "sharper": arguments.sharper, "denoised": arguments.denoised}
-    run = Run(arguments.minutes, arguments.steps, device=arguments.device, side=arguments.side, **kinds)
+    run = Run(
+        arguments.minutes, arguments.steps, arguments.decoder, arguments.sharper, arguments.device, arguments.side
+    )
     train(folder, arguments.pool, run, arguments.pictures)
     if arguments.finish:
         finish(folder)

@@ -46,7 +46,7 @@ BRIEF = 0.6
 """Share of named people's portraits that get the shortest of their captions, mostly the name alone: who is described besides
 can be drawn without knowing the name."""
 DECIDING = (0.02, 0.5)
-"""Shares of the schedule between which it is decided who is seen: below, the noisy picture shows it already."""
+"""Shares of the schedule between which the last of a person is lost: above, the name says enough by now."""
 ANYWHERE = 0.25
 """Share of a batch whose timesteps lie anywhere; the others lie there."""
 ELSEWHERE = 0.25
@@ -256,8 +256,8 @@ class Trainer:
             raw, faces = windows(raw, faces, self.plan.window, rng)
         latents = self.scale.standardized(raw)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        # Towards the end evenly, since every step of sampling counts then.
-        anywhere = 1 - (1 - ANYWHERE) * self._falling()
+        # Towards the end more evenly, since every step of sampling counts then.
+        anywhere = 1 - (1 - ANYWHERE) * max(0.5, self._falling())
         times = draw_timesteps(len(latents), generator, anywhere)
         noisy, velocity = noised(latents, noise, self._bars[times])
         counted, count = counted_more(faces, self.plan.faces), self.plan.processes
@@ -316,7 +316,7 @@ class Trainer:
 
 
 def draw_timesteps(count: int, generator: torch.Generator, anywhere: float = ANYWHERE) -> Tensor:
-    """``(count,)`` timesteps in random order, most of them where the identity is decided, the others anywhere.
+    """``(count,)`` timesteps in random order, most of them in :data:`DECIDING`, the others anywhere.
 
     Both parts are stratified.
     """

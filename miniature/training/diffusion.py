@@ -30,39 +30,26 @@ def noised(latents: Tensor, noise: Tensor, share: Tensor) -> tuple[Tensor, Tenso
     return signal * latents + sigma * noise, signal * noise - sigma * latents
 
 
-def step_time(left: int, steps: int) -> int:
-    """The timestep of one of ``steps`` steps, after which so many are ``left``."""
-    return left * (TIMESTEPS // steps) + 1
-
-
 @torch.no_grad()
 def sample(
-    denoise: Denoiser,
-    conditioning: Tensor,
-    empty: Tensor,
-    noise: Tensor,
-    *,
-    steps: int = 20,
-    guidance: float = 3.0,
-    last: int | None = None,
+    denoise: Denoiser, conditioning: Tensor, empty: Tensor, noise: Tensor, *, steps: int = 20, guidance: float = 3.0
 ) -> Tensor:
-    """Generate latents ``(N, 4, H, W)`` from noise with deterministic DDIM.
+    """Generate latents ``(N, 4, H, W)`` from pure noise with deterministic DDIM.
 
     Args:
         denoise: Predicts the velocity from noisy latents, timesteps and conditioning.
         conditioning: ``(N, L, D)``.
         empty: ``(1, L, D)``: that of the empty prompt.
-        noise: The first latents: pure noise, or noisy as before the first of the ``last`` steps (:func:`step_time`).
+        noise: The first latents.
         steps: Number of steps.
         guidance: Classifier-free guidance.
-        last: So many of the steps are done, those at the end; all by default.
     """
     bars = alphas_bar().to(noise.device)
     spacing = TIMESTEPS // steps
     both = torch.cat([conditioning, empty.expand_as(conditioning)])
     x = noise
-    for number in reversed(range(steps if last is None else last)):
-        t = step_time(number, steps)
+    for number in reversed(range(steps)):
+        t = number * spacing + 1
         share, before = bars[t], bars[t - spacing] if number else bars[0]
         times = torch.full((2 * len(x),), t, device=x.device)
         conditional, unconditional = denoise(torch.cat([x, x]), times, both).chunk(2)

@@ -16,7 +16,7 @@ from miniature.training.autoencoder import crops_of, new_autoencoder, whole_face
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
 from miniature.training.denoiser import BRIEF, ELSEWHERE, EMPTY_SHARE, Data, counted_more, windows
-from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample, step_time
+from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
 from miniature.training.gallery import recognize
 from miniature.training.gate import SCENE, scene_prompts
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
@@ -93,18 +93,6 @@ def test_sampling_is_ddim() -> None:
         cold, warm = denoise(x, times, empty.expand_as(states)), denoise(x, times, states)
         x = scheduler.step(cold + 3.0 * (warm - cold), t, x).prev_sample
     assert torch.allclose(ours, x, atol=1e-4)
-
-    # The last steps alone, from where all of them have come to.
-    assert step_time(9, 10) == int(scheduler.timesteps[0])
-    seen: list[torch.Tensor] = []
-
-    def noting(x: torch.Tensor, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        if int(times[0]) == step_time(3, 10):
-            seen.append(x[: len(noise)])
-        return denoise(x, times, states)
-
-    sample(noting, states, empty, noise, steps=10, guidance=3.0)
-    assert torch.equal(sample(denoise, states, empty, seen[0], steps=10, guidance=3.0, last=4), ours)
 
 
 def test_velocity_gives_back_picture_and_noise() -> None:
