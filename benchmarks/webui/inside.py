@@ -117,8 +117,8 @@ def learn_ours(options: argparse.Namespace) -> None:
 
 def learn_as_the_host(options: argparse.Namespace) -> list[float]:
     """Seconds of each step of the host's own trainer, as its page would run it; its first step warms up."""
-    from modules import shared  # type: ignore[import-not-found]
-    from modules.textual_inversion import textual_inversion, ui  # type: ignore[import-not-found]
+    from modules import shared
+    from modules.textual_inversion import textual_inversion, ui
     from PIL import Image
 
     images = options.data / "pictures"
@@ -250,7 +250,7 @@ def write_people(folder: Path, person: Identity, names: list[str]) -> None:
 def measure_stock(model: Any, person: Identity, names: list[str], prompt: str) -> dict[str, float]:
     """The same for the same people, registered in the host's database as ``<name>``."""
     from modules import sd_hijack
-    from modules.textual_inversion.textual_inversion import Embedding  # type: ignore[import-not-found]
+    from modules.textual_inversion.textual_inversion import Embedding
 
     database = sd_hijack.model_hijack.embedding_db
     (vectors,) = person.token_vectors()

@@ -34,11 +34,11 @@ class ComfyUI:
         sys.path.insert(0, folder)
         # Weights in float32: on the CPU it would use float16, for the comparison's rows as well.
         sys.argv = [sys.argv[0], "--cpu", "--fp32-text-enc"]
-        import comfy.options  # type: ignore[import-not-found]
+        import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.sd  # type: ignore[import-not-found]
-        from comfyui_version import __version__  # type: ignore[import-not-found]
+        import comfy.sd
+        from comfyui_version import __version__
 
         self.version = __version__
         embeddings = task.folder / "embeddings"

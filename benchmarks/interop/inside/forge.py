@@ -31,14 +31,14 @@ class Forge:
         sys.path.insert(0, folder)
         sys.argv = ["webui.py", *_FLAGS, "--data-dir", str(task.folder)]
         stay_on_cpu(Path(folder))
-        from modules_forge.initialization import initialize_forge  # type: ignore[import-not-found]
+        from modules_forge.initialization import initialize_forge
 
         initialize_forge()
-        from modules import shared_init  # type: ignore[import-not-found]
+        from modules import shared_init
 
         shared_init.initialize()
-        from backend.nn.clip import IntegratedCLIP  # type: ignore[import-not-found]
-        from modules_forge import forge_version  # type: ignore[import-not-found]
+        from backend.nn.clip import IntegratedCLIP
+        from modules_forge import forge_version
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
         self.version = forge_version.version

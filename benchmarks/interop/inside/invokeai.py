@@ -17,9 +17,9 @@ class InvokeAI:
     name = "InvokeAI"
 
     def __init__(self, task: Task) -> None:
-        from invokeai.backend.model_manager.taxonomy import BaseModelType  # type: ignore[import-not-found]
-        from invokeai.backend.textual_inversion import TextualInversionModelRaw  # type: ignore[import-not-found]
-        from invokeai.version import __version__  # type: ignore[import-not-found]
+        from invokeai.backend.model_manager.taxonomy import BaseModelType
+        from invokeai.backend.textual_inversion import TextualInversionModelRaw
+        from invokeai.version import __version__
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         self.version = __version__
@@ -46,8 +46,8 @@ class InvokeAI:
 
     def encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """The conditioning of a prompt, by its part."""
-        from invokeai.app.invocations import compel  # type: ignore[import-not-found]
-        from invokeai.app.invocations.model import CLIPField  # type: ignore[import-not-found]
+        from invokeai.app.invocations import compel
+        from invokeai.app.invocations.model import CLIPField
 
         clip = {
             which: CLIPField.model_construct(
@@ -86,7 +86,7 @@ class InvokeAI:
 
     def _context(self, saved: list[Any]) -> Any:
         """The parts of the application that a node uses: models by name, and where conditioning is saved."""
-        from invokeai.app.services.model_records import UnknownModelException  # type: ignore[import-not-found]
+        from invokeai.app.services.model_records import UnknownModelException
 
         def load(name: str) -> Any:
             for which, (encoder, tokenizer) in self.parts.items():

@@ -24,7 +24,7 @@ class WebUI:
             for file in files:
                 (embeddings / file.name).write_bytes(file.read_bytes())
         self.model = start_with(task.model, task.folder)
-        from modules import launch_utils, sd_hijack  # type: ignore[import-not-found]
+        from modules import launch_utils, sd_hijack
 
         self.version = f"{launch_utils.git_tag()} ({launch_utils.commit_hash()[:8]})"
         self.database = sd_hijack.model_hijack.embedding_db
