@@ -35,7 +35,7 @@ from miniature.trainer.scene_classifier import PARTS, Part, SceneClassifier, as_
 from miniature.world.bank import Bank, draw_bank
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
 from miniature.world.people import PEOPLE_FILE, read_people
-from miniature.world.pool import Sitters
+from miniature.world.photos import photos_of
 from miniature.world.scenes import BACKDROPS, MEDIA, THINGS
 
 _PLACES, _THINGS, _MEDIA = (
@@ -61,9 +61,6 @@ REFERENCE_PROMPTS = (
 )
 _REFERENCES = 4
 _SAMPLING_STEPS = 20
-_MOST_TURNED = 12.0
-"""Degrees of yaw of the photo that is learned from, where the bank has such a one."""
-_SEED = 77
 
 
 @dataclass(frozen=True)
@@ -155,22 +152,9 @@ def strangers_of(bank: Bank, numbers: Sequence[int], faces: FaceNetwork, side: i
         faces: Detects faces; people whose photo or references show none are left out.
         side: Of the portraits in pixels.
     """
-    sitters, found = Sitters(bank, []), []
+    found = []
     for row, number in enumerate(numbers):
-        rng = np.random.default_rng([_SEED, number])
-        looks = bank.looks(number)
-        # Best to learn from: near, without things, from the front, calm.
-        order = sorted(
-            bank.places(number),
-            key=lambda place, looks=looks: (  # type: ignore[misc]
-                bool(looks[place].thing),
-                not looks[place].near,
-                abs(looks[place].yaw) > _MOST_TURNED,
-                looks[place].expression not in ("neutral", "smile"),
-                place,
-            ),
-        )
-        pictures = [sitters.picture(sitters.portrait(number, place), rng)[0] for place in order[: 1 + _REFERENCES]]
+        pictures = photos_of(bank, number, 1 + _REFERENCES)
         try:
             photo = crop_portrait(pictures[0], faces, size=side, source="a stranger's photo")
         except FaceError:
