@@ -51,7 +51,7 @@ RANK1_OF_LEARNING, RANK1, SCENE, DETECT = 0.95, 0.90, 0.95, 0.99
 
 STEPS, GUIDANCE, BATCH = 20, 3.0, 16
 EVERY, SCENES = 3, 136
-"""Which of the people are drawn, and how many scenes: so that it takes less than ten minutes on two cores."""
+"""Which of the people are drawn, and how many scenes: two minutes on two cores that multiply in bfloat16."""
 _COLORS = ("white", "grey", "black", "blue", "green", "red", "yellow")
 _SHEET_PEOPLE = 24
 _SHEET_PROMPTS = ("a photo of {}", "an oil painting of {} on a beach", "a photo of {} wearing a hat")
