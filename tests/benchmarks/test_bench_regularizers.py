@@ -66,7 +66,7 @@ def test_the_distance_of_the_context_is_zero_for_the_class_word_and_leaves_the_p
         return trainer._class
 
     trainer.token_vectors = class_word  # type: ignore[method-assign]
-    assert trainer.context_distance(learned).item() == 0
+    assert float(trainer.context_distance(learned).detach()) == 0
     trainer.token_vectors = expand  # type: ignore[method-assign]
 
     real, encoder = trainer._states, testbed.model.text_encoders[0]
