@@ -67,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.photos is not None and options.model is None:
         sys.stderr.write("Photos of people need a checkpoint to learn them on: give --model as well.\n")
         return 2
+    if not options.world and (options.bank or options.classifier or options.people):
+        sys.stderr.write(
+            "--bank, --classifier and --people belong to the world of people in 3D: give --world as well.\n"
+        )
+        return 2
     if options.world and options.model is None:
         sys.stderr.write("The world of people in 3D needs a miniature that was trained on it: give --model as well.\n")
         return 2

@@ -87,6 +87,8 @@ def test_prompts_are_scored_by_what_is_seen() -> None:
 def test_a_world_without_a_model_and_missing_files_get_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["--bank", str(tmp_path)]) == 2
+    assert "--world" in capsys.readouterr().err
     assert main(["--world"]) == 2
     assert "--model" in capsys.readouterr().err
     missing = ["--model", str(tmp_path / "none"), "--world", "--bank", str(tmp_path)]

@@ -125,7 +125,7 @@ def test_blocks_that_change_their_input_have_the_right_gradient(
 
 
 def casts(block: Block) -> object:
-    """Whether its layers cast, read anew: mypy takes an attribute that was compared for constant."""
+    """Whether its layers cast, read each time: mypy takes an attribute that was compared for constant."""
     return block.parameters_manual_cast
 
 
