@@ -260,16 +260,18 @@ def _members(group: str, names: NameList, basis: Basis) -> torch.Tensor:
 
 
 def _names_by_brightness(names: NameList) -> NameList:
-    """The miniature's names with the brighter and the darker half of their true faces as groups."""
-    from miniature.training.faces import FaceGenerator, candidate_numbers
-    from miniature.training.people import read_people
-    from miniature.training.render import face_mask
+    """The miniature's names with the lighter and the darker half of their people's skins as groups."""
+    from miniature.people3d.person import draw_person
+    from miniature.world.people import read_people
 
     people = read_people()
-    faces = FaceGenerator().draw(candidate_numbers(list(people.candidates[: len(people.names)])))
-    light = faces[:, face_mask() > 0.9].mean((1, 2))
-    columns = [(BRIGHT if value > np.median(light) else DARK,) for value in light]
-    return name_list(names.names, "the faces' brightness", columns)
+    light = {
+        name: -draw_person(number, people.spread).skin.darkness
+        for name, number in zip(people.names, people.named, strict=True)
+    }
+    middle = np.median([light[name] for name in names.names])
+    columns = [(BRIGHT if light[name] > middle else DARK,) for name in names.names]
+    return name_list(names.names, "the skins' lightness", columns)
 
 
 def _brightness(image: Pixels, face: DetectedFace) -> float:

@@ -125,14 +125,13 @@ def basis_names(encoder: TextEncoder, names: NameList, cache: Path | None = None
     return filtered_names(encoder, names, FilterOptions(), TOKENS, cache).names
 
 
-def most_components(encoders: Sequence[TextEncoder]) -> int:
-    """The largest possible number of components: the width of the narrowest text encoder."""
-    return min(encoder.width for encoder in encoders)
-
-
 def fitting_components(encoders: Sequence[TextEncoder], wanted: int) -> int:
-    """``wanted`` components, or :func:`most_components` if that is fewer."""
-    return min(wanted, most_components(encoders))
+    """``wanted`` components, or two thirds of the narrowest text encoder's width if it is narrower than that.
+
+    Two thirds are the paper's 512 of 768: as many components as numbers would not restrict anything.
+    """
+    width = min(encoder.width for encoder in encoders)
+    return wanted if wanted <= width else 2 * width // 3
 
 
 def _compute(

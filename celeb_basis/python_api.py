@@ -111,7 +111,7 @@ def learn_person(
         >>> few = celeb_basis.TrainingSettings(steps=3, views=4)
         >>> ada = celeb_basis.learn_person("ada", [PHOTOS / "stranger1.png"], model, settings=few, faces="miniature")
         >>> ada.name, ada.coefficients[0].shape
-        ('ada', (2, 192))
+        ('ada', (2, 128))
     """
     from celeb_basis.identities.identity import identity_from_bytes
     from celeb_basis.miniature import CELEBRITY_FACES
@@ -212,7 +212,7 @@ def invent_people(
     Example:
         >>> nobody, another = celeb_basis.invent_people(model, 2, seed=7)
         >>> nobody.metadata.source, nobody.coefficients[0].shape
-        ('invented', (2, 192))
+        ('invented', (2, 128))
         >>> alike = celeb_basis.invent_people(model, 3, seed=20, more=[nobody], less=[another])
     """
     from celeb_basis.basis import fitting_components

@@ -79,7 +79,7 @@ def test_the_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
     generate, likeness, invent, steer, name = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(generate, {})
-    assert Image.open(tmp_path / "ada-0.png").size == (128, 128)
+    assert Image.open(tmp_path / "ada-0.png").size == (192, 192)
     measured: dict[str, Any] = {}
     exec(likeness, measured)
     assert measured["found"].pictures == 4

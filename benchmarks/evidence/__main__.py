@@ -1,8 +1,7 @@
 """``python -m benchmarks.evidence``: run the evidence that is missing, and print the results. It can be killed and resumed.
 
 ``--quick`` (or ``QUICK=1``) runs a small version. ``--write`` writes the page from finished results without running anything.
-``--model FILE --photos FOLDER`` makes the same table on any Stable Diffusion checkpoint, with photos of people;
-``--model FOLDER --world`` on a miniature that was trained on the world of people in 3D.
+``--model FILE --photos FOLDER`` makes the same table on any Stable Diffusion checkpoint, with photos of people.
 """
 
 from __future__ import annotations
@@ -67,14 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.photos is not None and options.model is None:
         sys.stderr.write("Photos of people need a checkpoint to learn them on: give --model as well.\n")
         return 2
-    if not options.world and (options.bank or options.classifier or options.people):
-        sys.stderr.write(
-            "--bank, --classifier and --people belong to the world of people in 3D: give --world as well.\n"
-        )
-        return 2
-    if options.world and options.model is None:
-        sys.stderr.write("The world of people in 3D needs a miniature that was trained on it: give --model as well.\n")
-        return 2
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if options.photos is not None:
@@ -108,17 +99,12 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _testbed(options: argparse.Namespace, strangers: int, skipped: int = 0) -> EvidenceTestbed:
-    """The shipped miniature, another one of its kind, or one of the world of people in 3D."""
+    """The shipped miniature, or another one of its kind."""
     # Only here: writing the page needs neither the miniature nor the judges' packages.
-    if options.world:
-        from benchmarks.evidence.world import WorldFiles, world_testbed
+    from benchmarks.evidence.miniature import BANK, miniature_testbed
 
-        files = WorldFiles(options.model, options.bank or CACHE / "strangers")
-        files = replace(files, classifier=options.classifier or files.classifier, people=options.people or files.people)
-        return world_testbed(files, strangers=strangers, report=Reporter(), skipped=skipped)
-    from benchmarks.evidence.miniature import miniature_testbed
-
-    return miniature_testbed(options.model, strangers=strangers, report=Reporter(), skipped=skipped)
+    bank = options.bank or BANK
+    return miniature_testbed(options.model, strangers=strangers, report=Reporter(), skipped=skipped, bank=bank)
 
 
 def _on_a_miniature(plan: Plan, results: Results, options: argparse.Namespace, given: Sequence[str]) -> int:
@@ -284,11 +270,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the methods and exit")
     parser.add_argument("--write", action="store_true", help="write the page from finished results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
-    world = parser.add_argument_group("a miniature of the world of people in 3D")
-    world.add_argument("--world", action="store_true", help="--model is a diffusers folder of such a miniature")
-    world.add_argument("--bank", type=Path, metavar="FOLDER", help="where strangers' pictures are, or will be drawn")
-    world.add_argument("--classifier", type=Path, metavar="FILE", help="of scenes; by default the project's")
-    world.add_argument("--people", type=Path, metavar="FILE", help="of miniature.world.people; by default the world's")
+    parser.add_argument(
+        "--bank", type=Path, metavar="FOLDER", help="where the miniature's strangers are, or will be drawn"
+    )
     real = parser.add_argument_group("any checkpoint, with photos of people")
     real.add_argument(
         "--photos", type=Path, metavar="FOLDER", help="a folder of photos (or one picture) for each person"

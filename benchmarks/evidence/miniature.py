@@ -1,57 +1,74 @@
-"""The miniature Stable Diffusion as a testbed: its strangers, its prompts, and judges that its training never used."""
+"""The miniature Stable Diffusion as a testbed, judged by networks that its training never used.
+
+Its strangers are people whom no part of the training shows: they are learned from one plain portrait from the front, and
+compared with pictures of the same person in other poses, lights, expressions and clothes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.evidence.real_weights import mobile_face_net
 from benchmarks.evidence.reporting import Reporter
-from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, PromptCase, PromptScorer, Stranger
+from benchmarks.evidence.testbed import (
+    DdimSampler,
+    EvidenceTestbed,
+    PromptCase,
+    PromptScorer,
+    Stranger,
+)
 from celeb_basis.errors import FaceError, HostError
 from celeb_basis.faces.network import FaceNetwork, Pixels
 from celeb_basis.faces.portraits import portrait as crop_portrait
-from celeb_basis.miniature import CELEBRITY_FACES, MODEL
-from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
+from celeb_basis.miniature import CELEBRITY_FACES, MODEL, NAMES
+from celeb_basis.names.lists import name_list
+from miniature.training.kept import CLASSIFIER, KEPT
+from miniature.training.places import ROOT
+from miniature.training.scene_classifier import PARTS, Part, SceneClassifier, as_input
+from miniature.world.bank import Bank, draw_bank
+from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS
+from miniature.world.people import read_people
+from miniature.world.photos import photos_of
+from miniature.world.scenes import BACKDROPS, MEDIA, THINGS
 
+_PLACES, _THINGS, _MEDIA = (
+    ("beach", "forest", "city at night"),
+    ("glasses", "hat", "cake"),
+    ("pencil sketch", "oil painting"),
+)
 PROMPTS = (
-    PromptCase("a photo of {}", "photo"),
-    PromptCase("a pencil sketch of {}", "pencil sketch"),
-    PromptCase("an oil painting of {}", "oil painting"),
-    PromptCase("a sepia photo of {}", "sepia photo"),
-    PromptCase("a photo of {} on a beach", "beach"),
-    PromptCase("a photo of {} in a forest", "forest"),
-    PromptCase("a photo of {} in a city at night", "city at night"),
-    PromptCase("a photo of {} wearing glasses", "glasses"),
-    PromptCase("a photo of {} wearing a hat", "hat"),
-    PromptCase("a photo of {} on a plain blue background", "blue"),
+    PromptCase("a photo of {}", "medium: photo"),
+    *(PromptCase(MEDIUM_WORDS[medium][0], f"medium: {medium}") for medium in _MEDIA),
+    *(PromptCase(f"a photo of {{}} {PLACE_WORDS[place][0]}", f"backdrop: {place}") for place in _PLACES),
+    *(PromptCase(f"a photo of {{}} {THING_WORDS[thing][0]}", f"thing: {thing}") for thing in _THINGS),
+    PromptCase("a photo of {} on a plain blue background", "backdrop: blue"),
 )
 PAIR_PROMPTS = (
-    PromptCase("a photo of {} and {}", "2 people"),
-    PromptCase("a photo of {} and {} on a beach", "2 people"),
+    PromptCase("a photo of {} and {}", "people: 2"),
+    PromptCase("a photo of {} and {} on a beach", "people: 2"),
 )
-
-_REFERENCE_PROMPTS = (
+REFERENCE_PROMPTS = (
     "a photo of {} on a plain red background",
     "a photo of {} on a plain blue background",
     "a photo of {} on a plain beige background",
 )
-"""As the strangers' own references."""
-
-SceneClassifier: TypeAlias = "Callable[[Sequence[Pixels]], Sequence[frozenset[str]]]"
-"""Maps images to the labels that each of them shows, such as ``{"photo", "beach", "glasses", "1 person"}``."""
-
-_SAMPLING_STEPS = 12
-_REFERENCES = 3
-_SOURCE = "a stranger's picture"
+BANK = ROOT / ".assets" / "evidence" / "strangers"
+"""Where the strangers' pictures are drawn."""
+_REFERENCES = 4
+_SAMPLING_STEPS = 20
 
 
-def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter, skipped: int = 0) -> EvidenceTestbed:
+def miniature_testbed(
+    folder: Path | None, *, strangers: int, report: Reporter, skipped: int = 0, bank: Path = BANK
+) -> EvidenceTestbed:
     """Load the testbed of a miniature.
 
     Args:
@@ -59,52 +76,59 @@ def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter, 
         strangers: How many strangers are wanted.
         report: Where progress is written.
         skipped: How many are left out before them, to get others than those.
+        bank: Folder of :mod:`miniature.world.bank`; strangers who are not in it are drawn into it.
 
     Raises:
-        HostError: If there is no model or no scene classifier.
-        MissingPackageError: If the judge's packages are not installed.
+        HostError: If there is no model.
+        MissingPackageError: If the main judge's packages are not installed.
     """
     from celeb_basis.hosts.diffusers.checkpoint import load_host
-    from celeb_basis.names.lists import name_list
-    from miniature.training.people import read_people
-    from miniature.training.places import face_network, scene_classifier_file
+    from celeb_basis.names.lists import read_names
+    from miniature.training.dlib_judge import DlibJudge, RecognitionJudge
+    from miniature.training.places import face_network
+    from miniature.training.scene_classifier import load_classifier
 
     folder = folder or MODEL
-    classifier = scene_classifier_file()
-    for path, command in ((folder, "training.export"), (classifier, "training.scene_classifier")):
-        if not path.exists():
-            raise HostError(f"There is no {path}: make it with `python -m {command}`, or see training/README.md.")
-    report.say(f"loading {folder.name} and the pictures of {strangers} strangers")
+    if not folder.exists():
+        raise HostError(f"There is no {folder}: make it with `python -m miniature.training.export`.")
+    report.say(f"loading {folder.name} and the pictures of {strangers} strangers, drawn first if need be")
     model = load_host(folder, device="cpu", dtype="fp32")
     faces, people = face_network(), read_people()
+    named = folder / NAMES.name
+    names = read_names(named) if named.is_file() else name_list(people.names, "the miniature's names")
+    numbers = people.strangers[: skipped + strangers]
+    draw_bank(bank, numbers, people.spread, processes=os.cpu_count() or 1)
+    chosen = strangers_of(Bank(bank), numbers, faces, model.info.resolution)[skipped:]
     vae, unet = model._pipeline.vae, model._pipeline.unet
     side = int(unet.config.sample_size)
-    chosen = _strangers(people, faces, skipped + strangers, model.info.resolution)[skipped:]
+    judge, third = DlibJudge(), mobile_face_net(report)
     identity = [
         model.info.sha256,
         [case.prompt for case in (*PROMPTS, *PAIR_PROMPTS)],
         [digest_of(stranger) for stranger in chosen],
-        "dlib",
+        [judge.name, third.name if third else ""],
     ]
+    decode = decoder_of(vae)
     return EvidenceTestbed(
         key=f"miniature {hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}",
         model=model,
         faces=faces,
-        names=name_list(people.names, "the miniature's names"),
+        names=names,
         strangers=chosen,
         prompts=PROMPTS,
         pair_prompts=PAIR_PROMPTS,
         sampler=DdimSampler(
             model,
-            decode=lambda latents: pixels_of(decoder_of(vae)(latents)),
+            decode=lambda latents: pixels_of(decode(latents)),
             latent_shape=(int(unet.config.in_channels), side, side),
             steps=_SAMPLING_STEPS,
         ),
         detect=faces.detect,
-        judge=DlibJudge(),
+        judge=judge,
         second_judge=RecognitionJudge(faces),
-        score_prompts=shares_of_labels(_scene_classifier(classifier)),
-        reference_prompts=_REFERENCE_PROMPTS,
+        third_judge=third,
+        score_prompts=parts_shown(load_classifier(KEPT / CLASSIFIER)),
+        reference_prompts=REFERENCE_PROMPTS,
         known_faces=(CELEBRITY_FACES,),
         denoiser=unet,
         latent_scale=float(vae.config.scaling_factor),
@@ -112,40 +136,25 @@ def miniature_testbed(folder: Path | None, *, strangers: int, report: Reporter, 
     )
 
 
-def shares_of_labels(classify: SceneClassifier) -> PromptScorer:
-    """A prompt scorer of 1 for images that show their prompt's label, else 0."""
+def strangers_of(bank: Bank, numbers: Sequence[int], faces: FaceNetwork, side: int) -> tuple[Stranger, ...]:
+    """Strangers with a photo from the front to learn from, and others in other looks to be compared with.
 
-    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
-        return [float(case.label in shown) for case, shown in zip(cases, classify(images), strict=True)]
-
-    return score
-
-
-def _strangers(people: Any, faces: FaceNetwork, count: int, side: int) -> tuple[Stranger, ...]:
-    """The first ``count`` people without a name: one photo to learn from, and others on other backgrounds."""
-    from miniature.training.faces import FaceGenerator, candidate_numbers
-    from miniature.training.people import moved, portrait
-
-    generator = FaceGenerator()
-    found: list[Stranger] = []
-    for row in people.strangers:
-        if len(found) == count:
-            break
-        numbers = candidate_numbers([people.candidates[row]])
-        photo = portrait(generator.draw(numbers)[0], seed=row).picture
-        references = []
-        for number in range(_REFERENCES):
-            other = generator.draw(moved(numbers, np.random.default_rng([row, number])))[0]
-            references.append(
-                portrait(other, seed=10 * row + number, backdrop=("red", "blue", "beige")[number]).picture
-            )
-        name = f"stranger{row - len(people.names):02d}"
+    Args:
+        bank: Their pictures.
+        numbers: Who they are.
+        faces: Detects faces; people whose photo or references show none are left out.
+        side: Of the portraits in pixels.
+    """
+    found = []
+    for row, number in enumerate(numbers):
+        pictures = photos_of(bank, number, 1 + _REFERENCES)
         try:
-            training_photo = crop_portrait(photo, faces, size=side, source=_SOURCE)
+            photo = crop_portrait(pictures[0], faces, size=side, source="a stranger's photo")
         except FaceError:
             continue
-        if all(faces.detect(reference) for reference in references):
-            found.append(Stranger(name, tuple(references), training_photo))
+        references = tuple(picture for picture in pictures[1:] if faces.detect(picture))
+        if references:
+            found.append(Stranger(f"stranger{row:02d}", references, photo))
     return tuple(found)
 
 
@@ -172,28 +181,33 @@ def pixels_of(images: torch.Tensor) -> list[Pixels]:
     return list(values.byte().cpu().numpy())
 
 
-def _scene_classifier(path: Path) -> Callable[[Sequence[Pixels]], list[frozenset[str]]]:
-    from miniature.trainer.scene_classifier import as_input
-    from miniature.training.scene_classifier import PARTS, load_classifier
-    from miniature.training.scenes import ACCESSORIES
-    from miniature.world.scenes import BACKDROPS, MEDIA
+def shares_of_labels(classify: Callable[[Sequence[Pixels]], Sequence[frozenset[str]]]) -> PromptScorer:
+    """A prompt scorer of 1 for images that show their prompt's label, else 0."""
 
-    model = load_classifier(path)
+    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
+        return [float(case.label in shown) for case, shown in zip(cases, classify(images), strict=True)]
 
-    def classify(images: Sequence[Pixels]) -> list[frozenset[str]]:
-        with torch.no_grad():
-            logits = model(as_input(np.stack(images)))
-        medium, backdrop, worn, number = logits.split(PARTS, 1)
-        return [
-            frozenset(
-                (
-                    MEDIA[int(medium[row].argmax())],
-                    BACKDROPS[int(backdrop[row].argmax())],
-                    *(name for name, score in zip(ACCESSORIES, worn[row].tolist(), strict=True) if score > 0),
-                    f"{int(number[row].argmax())} people",
-                )
-            )
-            for row in range(len(images))
-        ]
+    return score
 
-    return classify
+
+def parts_shown(classifier: SceneClassifier) -> PromptScorer:
+    """A prompt scorer of 1 for images that show what their prompt's label says, such as ``backdrop: beach``, else 0."""
+    classes: dict[Part, tuple[str, ...]] = {
+        "medium": MEDIA,
+        "backdrop": BACKDROPS,
+        "thing": (*THINGS, ""),
+        "people": ("0", "1", "2"),
+    }
+
+    @torch.no_grad()
+    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
+        logits = classifier(as_input(np.stack(images)))
+        shown = {part: logits[part].argmax(1).tolist() for part in PARTS}
+        scores: list[float | None] = []
+        for row, case in enumerate(cases):
+            part, wanted = case.label.split(": ")
+            seen = next(classes[name][shown[name][row]] for name in PARTS if name == part)
+            scores.append(float(seen == wanted))
+        return scores
+
+    return score

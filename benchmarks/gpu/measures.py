@@ -19,7 +19,7 @@ from benchmarks.gpu.bare import BareStep
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.row import Measurement, memory_text, time_text
 from benchmarks.gpu.whole_runs import NAMES
-from celeb_basis.basis import BasisOptions, build_bases, most_components
+from celeb_basis.basis import BasisOptions, build_bases, fitting_components
 from celeb_basis.cli.demo import STRANGERS
 from celeb_basis.diffusion_model import GenerationRequest, LatentDistribution
 from celeb_basis.events import follow
@@ -88,7 +88,7 @@ def measure_family(card: Card, family: Family) -> Iterator[Measurement]:
     pipeline = make_pipeline(family, device=card.device, dtype=card.dtype, **options)
     host = DiffusersHost(pipeline, name=f"random-{family}", sha256="0" * 64)
     loaded = card.reset_peak() - loaded
-    size = min(512, most_components(host.text_encoders))
+    size = fitting_components(host.text_encoders, BasisOptions.components)
     bases = build_bases(host.text_encoders, shipped_names(), BasisOptions(components=size))
     pool, seconds, extra = _views(card, host)
     subject = Subject(card, family, host, tuple(built.basis for built in bases), pool)

@@ -59,7 +59,7 @@ PICTURES = (
 
 _PATIENCE, _RUN_PATIENCE = 120_000, 1_800_000
 """Milliseconds for a step on the page, and for a run: a busy machine needs them."""
-_GENERATION = {"steps": "20", "width": "128", "height": "128", "cfg_scale": "4", "seed": "4"}
+_GENERATION = {"steps": "20", "width": "192", "height": "192", "cfg_scale": "4", "seed": "4"}
 _FEW_STEPS = 100
 _CONSENT = "Nobody: the photo is rendered, and the person does not exist."
 _RESULTS = "#celeb_basis_learn_poll_status"

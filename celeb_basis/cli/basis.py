@@ -50,7 +50,7 @@ def add_parser(commands: Commands) -> None:
         "--components",
         type=int,
         metavar="K",
-        help="components for each token position (default: 512, or as many as the text encoder has)",
+        help="components for each token position (default: 512, or two thirds of the text encoder's width)",
     )
     parser.add_argument("--dropped", action="store_true", help="list every name that was dropped, with the reason")
     parser.add_argument(

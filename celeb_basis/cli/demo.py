@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celeb_basis.events import Event
 
 STRANGERS = (PHOTOS / "stranger1.png", PHOTOS / "stranger2.png")
-"""Photos of two synthetic people whom the miniature was not trained on."""
+"""Photos of two invented people whom the miniature was not trained on."""
 
 _DESCRIPTION = """\
 Learn two people from one photo each, and generate images of them alone, together and in scenes. This command downloads

@@ -52,7 +52,7 @@ from celeb_basis.training.run import PhotoInput, TrainingResult, TrainingSession
 PAGE = "index.html"
 
 MINIATURE_NOTE = (
-    "The model of this demo is a miniature of Stable Diffusion 1, trained from scratch on drawings around synthetic faces; "
+    "The model of this demo is a miniature of Stable Diffusion 1, trained from scratch on pictures of invented people; "
     "its celebrities do not look like the people who bear these names. The two people were not in its training data. The "
     "page says how similar the generated faces are to theirs. For real images, use a real checkpoint: "
     "celeb-basis learn --help"

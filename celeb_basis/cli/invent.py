@@ -86,7 +86,7 @@ def add_parser(commands: Commands) -> None:
         type=int,
         metavar="N",
         help="basis components (K) per token vector; people of different numbers cannot be blended (default: "
-        f"{TrainingSettings.components}, or the model's width)",
+        f"{TrainingSettings.components}, or two thirds of the model's width)",
     )
     _add_choice(parser)
     parser.add_argument(

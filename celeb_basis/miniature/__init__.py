@@ -1,4 +1,4 @@
-"""The miniature Stable Diffusion that ships with the project: a small trained SD1, whose people are synthetic."""
+"""The miniature Stable Diffusion that ships with the project: a small trained SD1, whose people are invented."""
 
 from __future__ import annotations
 

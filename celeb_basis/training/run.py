@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, most_components
+from celeb_basis.basis import BasisOptions, BuiltBasis, build_bases, fitting_components
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.errors import HostError, NotFiniteError, OutOfMemoryError, TrainingError, error_message, is_user_error
 from celeb_basis.events import Event, Finished, PersonProgress, Preparing, StepDone, Warned, follow, until_set
@@ -272,15 +272,17 @@ class TrainingSession(TaskRunner):
             identity_from_bytes(identity_to_bytes(identity))
 
     def _limit_components(self, task: TrainingTask) -> tuple[TrainingTask, tuple[str, ...]]:
-        """The task with no more components than token vectors have dimensions, and a warning if that changes a choice."""
-        most = most_components(self.model.text_encoders)
+        """The task with components that fit the model, and a warning if that changes a choice."""
         wanted = task.settings.components
-        if wanted <= most:
+        fitting = fitting_components(self.model.text_encoders, wanted)
+        if wanted == fitting:
             return task, ()
         default = TrainingSettings().components  # which nobody has chosen
-        warning = f"This model's token vectors have {most} dimensions: {most} components are learned, not {wanted}."
-        other = None if task.if_prepared is None else replace(task.if_prepared, components=most)
-        limited = replace(task, settings=replace(task.settings, components=most), if_prepared=other)
+        warning = (
+            f"{wanted} components are more than this model's token vectors have numbers: {fitting} are learned instead."
+        )
+        other = None if task.if_prepared is None else replace(task.if_prepared, components=fitting)
+        limited = replace(task, settings=replace(task.settings, components=fitting), if_prepared=other)
         return limited, () if wanted == default else (warning,)
 
     def _make_portraits(self, task: TrainingTask, faces: FaceNetwork) -> dict[str, list[Portrait]]:

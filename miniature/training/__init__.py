@@ -1,3 +1,3 @@
-"""Training of the miniature Stable Diffusion: its world of synthetic people, its networks, and its acceptance test."""
+"""Training of the miniature Stable Diffusion: its networks, and the gate that they have to pass."""
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The autoencoder: Stable Diffusion's architecture with fewer channels, trained on crops of rendered scenes.
+"""The autoencoder: Stable Diffusion's architecture with fewer channels, trained on the world's pictures alone.
 
-``python -m miniature.training.autoencoder`` trains it, or continues a stopped run. Afterwards ``--decoder`` freezes the
-encoder (``encoder.safetensors``, with which the pool is encoded) and trains the decoder alone (``decoder.safetensors``).
+``python -m miniature.training.autoencoder POOL`` trains it, or goes on where it was stopped. ``--finish`` ends it: the
+encoder is kept as it is, with which latents are made, and the decoder may be trained on with ``--decoder``.
+
+No face network has a part in it. Heads count more than what is behind them; where they are, the renderer knows.
 """
 
 from __future__ import annotations
@@ -9,214 +11,286 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from miniature.trainer import autoencoder
-from miniature.training.backdrops import SIDE
+from celeb_basis.faces.network import Floats, Pixels
+from miniature.training.autoencoder_start import start_with_colors
 from miniature.training.checkpoints import load_state, save_state
-from miniature.training.faces import SPREAD, FaceGenerator
-from miniature.training.hardware import drawing_processes, half_precision
-from miniature.training.places import face_pack, work_folder
-from miniature.training.recognition import RecognitionNetwork, crop_faces
-from miniature.training.render import render
-from miniature.training.scenes import draw_scene
+from miniature.training.discriminator import Adversary
+from miniature.training.hardware import half_is_fast, half_precision, ready_for_half
+from miniature.training.muon import Muon, split
+from miniature.training.places import work_folder
+from miniature.training.shards import shard_paths
+from miniature.world.pool import read_shard, reduced
+from miniature.world.scenes import SIDE
 
 _log = logging.getLogger(__name__)
 
-SHAPES = ((64, 4), (64, 4), (128, 1), (64, 4), (64, 4), (128, 2))
-"""Side and number of the crops of successive steps. Small crops are cheap, whole pictures hold whole faces."""
-WHOLE = ((128, 48),)
-"""The same on a GPU, which has time for whole pictures."""
-RATE = 3e-4
+CONFIG: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "sample_size": SIDE,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [64, 64, 64, 128],
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
+    "scaling_factor": 1.0,
+    "force_upcast": False,
+}
+CROPS = ((64, 6), (64, 6), (96, 3), (64, 6), (64, 6), (128, 2))
+"""Side and number of the crops of successive steps on a CPU. Small crops are cheap, large ones hold whole heads."""
+WHOLE = 24
+"""Pictures of a step on a GPU, which has time for whole ones."""
+RATE, MATRIX_RATE = 3e-4, 5e-4
+"""Of ends, norms and biases (AdamW), and of the inner layers' weights (Muon)."""
 KL = 1e-4
-IDENTITY = 0.15
-FEATURES = 0.06
+EDGES = 0.6
+HEADS = 2.0
+"""How much more a pixel of a head counts."""
 NOISE = 0.1
 """Noise on the latents in training, because those of a denoiser have small errors. Their own deviation is 1 to 1.7."""
-FACES_AFTER = 400
-"""Steps until the face losses have their full weight."""
+_LIKELY_HEAD = 0.8
 _SEED = 11
 
 
-def new_autoencoder() -> Any:
-    """The untrained network."""
-    return autoencoder.new_autoencoder(SIDE)
+@dataclass(frozen=True)
+class Run:
+    """How long, on what."""
+
+    minutes: float
+    steps: int
+    decoder: bool = False
+    """The decoder alone."""
+    sharper: bool = False
+    """With a discriminator of patches."""
+    device: str = "cpu"
+    side: int = SIDE
+    """Of the pictures."""
 
 
-def load_autoencoder(path: Path) -> Any:
+def new_autoencoder(side: int = SIDE) -> Any:
+    """The untrained network, for pictures of ``side`` pixels."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(_SEED)
+    model = AutoencoderKL.from_config({**CONFIG, "sample_size": side})
+    start_with_colors(model)
+    return model
+
+
+def load_autoencoder(path: Path, side: int = SIDE) -> Any:
     """The network with the weights of a training state, for use."""
-    return autoencoder.load_autoencoder(path, SIDE)
+    model = new_autoencoder(side).to(memory_format=torch.channels_last)
+    load_state(path, {"model": model})
+    return model.eval().requires_grad_(False)
 
 
-def render_bank(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(N, 128, 128, 3)`` scenes of random people, and the box of the first face of each (width 0 for none)."""
-    generator, rng = FaceGenerator(), np.random.default_rng(seed)
-    pictures, boxes = np.zeros((count, 128, 128, 3), np.uint8), np.zeros((count, 3), np.float32)
-    for start in range(0, count, 64):
-        faces = generator.draw((SPREAD * rng.standard_normal((64, 100))).astype(np.float32))
-        for place in range(start, min(start + 64, count)):
-            scene = draw_scene(rng, len(faces))
-            drawn = render(scene, [faces[person] for person in scene.people], rng)
-            pictures[place] = drawn.picture
-            if drawn.boxes:
-                boxes[place] = drawn.boxes[0]
-    return pictures, boxes
+def trained_autoencoder(folder: Path) -> Any:
+    """The encoder with which the latents were made, and the decoder with its later training."""
+    decoder = folder / "decoder.safetensors"
+    return load_autoencoder(decoder if decoder.exists() else folder / "encoder.safetensors")
 
 
-def render_banks(count: int, seed: int, processes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Like :func:`render_bank`, in parts by several processes."""
-    if processes == 1:
-        return render_bank(count, seed)
-    with drawing_processes(processes) as pool:
-        seeds = [1000 * seed + part for part in range(processes)]
-        parts = list(pool.map(render_bank, [-(-count // processes)] * processes, seeds))
-    pictures, boxes = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return pictures, boxes
+class Pictures:
+    """Pictures of the pool in memory, and the heads in them."""
+
+    def __init__(self, folder: Path, most: int, side: int = SIDE) -> None:
+        """Read shards until there are ``most`` pictures, and reduce them to ``side`` pixels."""
+        self._folder, self._most, self._side = folder, most, side
+        self._read: set[Path] = set()
+        self.pictures: Pixels = np.zeros((0, side, side, 3), np.uint8)
+        self.boxes: Floats = np.zeros((0, 2, 3), np.float32)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read shards that came since, if there is room."""
+        for path in shard_paths(self._folder):
+            if len(self.pictures) >= self._most:
+                return
+            if path not in self._read:
+                self._read.add(path)
+                shard = read_shard(path)
+                self.pictures = np.concatenate([self.pictures, reduced(shard.pictures, self._side)])
+                self.boxes = np.concatenate([self.boxes, shard.boxes * (self._side / SIDE)])
+
+    def crops(self, rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, Tensor]:
+        """Random crops, most of them around a head, at most as large as the pictures.
+
+        Returns:
+            ``(count, 3, side, side)`` in -1 to 1, and the weights ``(count, 1, side, side)`` of their pixels.
+        """
+        side = min(side, self._side)
+        crops = np.zeros((count, side, side, 3), np.uint8)
+        weights = np.ones((count, side, side, 1), np.float32)
+        for number, row in enumerate(rng.integers(len(self.pictures), size=count)):
+            room = self._side - side
+            left, top = (int(value) for value in rng.integers(0, room + 1, 2))
+            box = self.boxes[row, int(rng.integers(2))]
+            if box[2] > 0 and room and rng.random() < _LIKELY_HEAD:
+                middle = box[:2] + box[2] * rng.uniform(0.25, 0.75, 2)
+                left, top = (int(np.clip(round(float(value) - side / 2), 0, room)) for value in middle)
+            crops[number] = self.pictures[row, top : top + side, left : left + side]
+            for x, y, width in self.boxes[row]:
+                if width > 0:
+                    rows = slice(max(0, int(y - top)), max(0, int(y + width - top)))
+                    columns = slice(max(0, int(x - left)), max(0, int(x + width - left)))
+                    weights[number, rows, columns] = 1 + HEADS
+        return _planes(crops) / 127.5 - 1, _planes(weights / weights.mean())
 
 
-def crops_of(pictures: np.ndarray, boxes: np.ndarray, rng: np.random.Generator, side: int) -> tuple[Tensor, Tensor]:
-    """Random crops ``(N, 3, side, side)`` in -1 to 1, and the boxes in them; half of them around small faces."""
-    count = len(pictures)
-    crops, moved = np.zeros((count, side, side, 3), np.uint8), boxes.copy()
-    for number, (left, top, width) in enumerate(boxes):
-        x, y = rng.integers(0, 128 - side + 1, 2)
-        if 0 < width <= side and rng.random() < 0.9:
-            x = int(np.clip(round(left + width / 2 - side / 2 + rng.uniform(-3, 3)), 0, 128 - side))
-            y = int(np.clip(round(top + width / 2 - side / 2 + rng.uniform(-3, 3)), 0, 128 - side))
-        crops[number] = pictures[number, y : y + side, x : x + side]
-        moved[number, :2] -= x, y
-    scaled = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return scaled, torch.from_numpy(moved)
+def _planes(values: Any) -> Tensor:
+    return torch.from_numpy(values).permute(0, 3, 1, 2).float()
 
 
-def whole_faces(boxes: Tensor, side: int) -> Tensor:
-    """Which boxes ``(N, 3)`` lie in the crop, with a tolerance of a tenth, and are large enough for recognition."""
-    slack = 0.1 * boxes[:, 2]
-    inside = (boxes[:, :2].amin(1) >= -slack) & ((boxes[:, :2].amax(1) + boxes[:, 2]) <= side + slack)
-    return inside & (boxes[:, 2] >= 36)
+def through(model: Any, pictures: Tensor, seed: int, *, decoder: bool = False) -> tuple[Tensor, Any]:
+    """Pictures encoded, with noise on the latents, and decoded; and the latents' distribution.
 
-
-def losses(
-    model: Any, recognizer: RecognitionNetwork, pictures: Tensor, boxes: Tensor, seed: int, *, decoder: bool = False
-) -> dict[str, Tensor]:
-    """The terms of the loss of one batch. With ``decoder`` the encoder gets no gradient."""
+    With ``decoder`` the encoder gets no gradient.
+    """
     device = pictures.device
-    with (
-        torch.set_grad_enabled(not decoder),
-        torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"),
-    ):
+    with torch.set_grad_enabled(not decoder), half_precision(device.type):
         posterior = model.encode(pictures).latent_dist
     generator = torch.Generator(device).manual_seed(seed)
     spread = NOISE if decoder else (posterior.var + NOISE**2).sqrt()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+    with half_precision(device.type):
         noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
-        decoded = model.decode(posterior.mean + spread * noise).sample.float()
-    parts = {"l1": (decoded - pictures).abs().mean()}
-    if not decoder:
-        parts["kl"] = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
-    shown = whole_faces(boxes, pictures.shape[-1])
-    if bool(shown.any()):
-        with half_precision(device.type):
-            with torch.no_grad():
-                wanted, maps = recognizer.look(crop_faces(pictures[shown], boxes[shown]))
-            got, own = recognizer.look(crop_faces(decoded[shown], boxes[shown]))
-        parts["identity"] = 1 - (wanted * got).sum(1).mean()
-        parts["features"] = torch.stack(
-            [(a.float() - b.float()).abs().mean() / a.float().abs().mean() for a, b in zip(maps, own, strict=True)]
-        ).mean()
+        return model.decode(posterior.mean + spread * noise).sample.float(), posterior
+
+
+def losses(decoded: Tensor, pictures: Tensor, weights: Tensor, posterior: Any = None) -> dict[str, Tensor]:
+    """The terms of the loss of one batch, each with its factor; with a ``posterior`` how far it is from a normal one."""
+    parts = {
+        "l1": ((decoded - pictures).abs() * weights).mean(),
+        "edges": EDGES * edges_apart(decoded, pictures, weights),
+    }
+    if posterior is not None:
+        parts["kl"] = KL * 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
     return parts
 
 
-def train(
-    folder: Path,
-    minutes: float,
-    steps: int,
-    bank_size: int,
-    *,
-    decoder: bool = False,
-    device: str = "cpu",
-    processes: int = 1,
-) -> None:
-    """Train up to step ``steps``, for ``minutes`` at most, and save the state in ``folder``."""
-    model = new_autoencoder().to(device, memory_format=torch.channels_last)
-    recognizer = RecognitionNetwork(face_pack() / "recognition.onnx").eval().to(device)
-    trained = (
-        [*model.decoder.parameters(), *model.post_quant_conv.parameters()] if decoder else list(model.parameters())
+def edges_apart(one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
+    """Mean difference of the differences of neighboring pixels, at full and at half size: what a face is known by."""
+    total = torch.zeros((), device=one.device)
+    for factor in (1, 2):
+        apart = F.avg_pool2d(one - other, factor)
+        counted = F.avg_pool2d(weights, factor)
+        for axis in (2, 3):
+            difference = apart.diff(dim=axis).abs()
+            total = total + factor * (difference * counted.narrow(axis, 1, difference.shape[axis])).mean()
+    return total
+
+
+def train(folder: Path, pool: Path, run: Run, pictures: int) -> None:
+    """Train up to step ``run.steps``, for ``run.minutes`` at most, and save the state in ``folder``."""
+    model = ready_for_half(new_autoencoder(), run.device).to(run.device, memory_format=torch.channels_last)
+    trained = list(model.parameters())
+    if run.decoder:
+        trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
+    ours = {id(value) for value in trained}
+    inner, rest = (
+        [value for value in part if id(value) in ours] for part in split(model, ("conv_in", "conv_out", "quant_conv"))
     )
-    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3)
-    path, step = folder / ("decoder.safetensors" if decoder else "autoencoder-state.safetensors"), 0
+    optimizers = (
+        Muon(inner, MATRIX_RATE, weight_decay=1e-3, half=half_is_fast(run.device)),
+        torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-3),
+    )
+    path, step = folder / ("decoder.safetensors" if run.decoder else "autoencoder-state.safetensors"), 0
     if path.exists():
-        step = load_state(path, {"model": model}, [optimizer])["step"]
-    elif decoder:
+        step = load_state(path, {"model": model}, optimizers)["step"]
+    elif run.decoder:
         load_state(folder / "encoder.safetensors", {"model": model})
-    pictures, boxes = render_banks(bank_size, 100 + step, processes)
-    shapes = SHAPES if device == "cpu" else WHOLE
-    weights = {"l1": 1.0, "kl": KL, "identity": IDENTITY, "features": FEATURES}
+    data = Pictures(pool, pictures, run.side)
+    shapes = CROPS if run.device == "cpu" else ((run.side, WHOLE),)
+    adversary = Adversary(folder, run.device) if run.sharper else None
+
+    def save() -> None:
+        save_state(path, {"model": model}, optimizers, {"step": step})
+        if adversary:
+            adversary.save()
+
     begun = saved = time.monotonic()
-    _log.info("training from step %d", step)
-    while step < steps and time.monotonic() - begun < 60 * minutes:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    _log.info("training on %d pictures from step %d", len(data.pictures), step)
+    while step < run.steps and time.monotonic() - begun < 60 * run.minutes and not stopped:
         rng = np.random.default_rng([_SEED, step])
-        crop, batch = shapes[step % len(shapes)]
-        rows = rng.integers(0, len(pictures), batch)
-        x, placed = crops_of(pictures[rows], boxes[rows], rng, crop)
-        share = max(step / steps, (time.monotonic() - begun) / (60 * minutes))
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 5e-6
-        x = x.to(device).contiguous(memory_format=torch.channels_last)
-        parts = losses(model, recognizer, x, placed.to(device), step, decoder=decoder)
-        # Faces come in once there is something like a picture.
-        faces = 1.0 if decoder else min(1.0, step / FACES_AFTER)
-        ramp = {"identity": faces, "features": faces}
-        loss = torch.stack([weights[name] * ramp.get(name, 1.0) * value for name, value in parts.items()]).sum()
-        optimizer.zero_grad(set_to_none=True)
+        share = max(step / run.steps, (time.monotonic() - begun) / (60 * run.minutes))
+        factor = min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * share)) + 0.02
+        for optimizer, top in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = top * factor
+        crops, weights = (part.to(run.device) for part in data.crops(rng, *shapes[step % len(shapes)]))
+        crops = crops.contiguous(memory_format=torch.channels_last)
+        decoded, posterior = through(model, crops, step, decoder=run.decoder)
+        parts = losses(decoded, crops, weights, None if run.decoder else posterior)
+        loss = torch.stack(list(parts.values())).sum()
+        if adversary:
+            parts["adversary"] = adversary.term(decoded, crops, loss, model.decoder.conv_out.weight)
+            loss = loss + parts["adversary"]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        if adversary:
+            parts["unlike"] = adversary.learn(decoded, crops)
         step += 1
         if step % 50 == 0:
-            seconds = time.monotonic() - begun
             shown = {name: round(float(value.detach()), 4) for name, value in parts.items()}
-            _log.info("%s", json.dumps({"step": step, "seconds": round(seconds), **shown}))
-        if time.monotonic() - saved > 120:
+            facts = {"step": step, "seconds": round(time.monotonic() - begun), **shown}
+            _log.info("%s", json.dumps(facts))
+        if time.monotonic() - saved > 60:
             saved = time.monotonic()
-            save_state(path, {"model": model}, [optimizer], {"step": step})
-    save_state(path, {"model": model}, [optimizer], {"step": step})
+            save()
+            data.refresh()
+    save()
     _log.info("stopped at step %d", step)
+
+
+def finish(folder: Path) -> None:
+    """Keep the encoder as it is, as ``encoder.safetensors``."""
+    model = new_autoencoder()
+    step = load_state(folder / "autoencoder-state.safetensors", {"model": model})["step"]
+    save_state(folder / "encoder.safetensors", {"model": model}, (), {"step": step})
 
 
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pool", type=Path, help="folder of miniature.world.pool")
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--steps", type=int, default=6000, help="where the learning rate reaches its end")
-    parser.add_argument("--bank", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=20000, help="where the learning rate reaches its end")
+    parser.add_argument("--pictures", type=int, default=8192, help="how many are kept in memory")
+    parser.add_argument("--side", type=int, default=SIDE, help="smaller pictures, for a proof on a CPU (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the frozen encoder")
-    parser.add_argument("--processes", type=int, default=1, help="for drawing the pictures")
+    parser.add_argument("--decoder", action="store_true", help="the decoder alone, behind the finished encoder")
+    parser.add_argument("--sharper", action="store_true", help="the decoder against a discriminator of patches")
+    parser.add_argument("--finish", action="store_true", help="afterwards, the encoder is finished")
     parser.add_argument("--device", default="cpu", help="cuda to train on a GPU")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     folder = work_folder()
-    if arguments.decoder and not (folder / "encoder.safetensors").exists():
-        model = new_autoencoder()
-        step = load_state(folder / "autoencoder-state.safetensors", {"model": model})["step"]
-        save_state(folder / "encoder.safetensors", {"model": model}, (), {"step": step})
-    train(
-        folder,
-        arguments.minutes,
-        arguments.steps,
-        arguments.bank,
-        decoder=arguments.decoder,
-        device=arguments.device,
-        processes=arguments.processes,
+    if arguments.sharper and not arguments.decoder:
+        parser.error("--sharper goes with --decoder: latents are made of what the encoder keeps without it")
+    run = Run(
+        arguments.minutes, arguments.steps, arguments.decoder, arguments.sharper, arguments.device, arguments.side
     )
+    train(folder, arguments.pool, run, arguments.pictures)
+    if arguments.finish:
+        finish(folder)
 
 
 if __name__ == "__main__":

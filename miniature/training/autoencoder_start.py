@@ -83,13 +83,6 @@ def folded(model: Any) -> Any:
     return model
 
 
-@torch.no_grad()
-def unfold(model: Any) -> None:
-    """Undo :func:`folded` in place, to continue training."""
-    _scale_before_last_norms(model, (EPSILON / _OWN_EPSILON) ** 0.5)
-    soften(model)
-
-
 def _scale_before_last_norms(model: Any, scale: float) -> None:
     before = [model.decoder.up_blocks[-2].upsamplers[0].conv]
     before += [resnet.conv2 for resnet in model.decoder.up_blocks[-1].resnets]

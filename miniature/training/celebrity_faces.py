@@ -10,7 +10,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from celeb_basis.basis import BasisOptions, build_bases, most_components
+from celeb_basis.basis import BasisOptions, build_bases, fitting_components
 from celeb_basis.events import DrawingNames, Event, follow
 from celeb_basis.faces.insight import InsightFaceNetwork
 from celeb_basis.faces.packs import MINIATURE, find_pack
@@ -25,7 +25,7 @@ from celeb_basis.training.first_guess import explained_share
 def write_name_faces() -> None:
     """Generate the celebrities as *quick* and *best* would, and store the face embeddings with the weights."""
     model, faces = load_host(shipped_model(), device="cpu"), InsightFaceNetwork(find_pack(MINIATURE).folder)
-    options = BasisOptions(components=most_components(model.text_encoders))
+    options = BasisOptions(fitting_components(model.text_encoders, BasisOptions.components))
     bases = [built.basis for built in build_bases(model.text_encoders, shipped_model_names(), options)]
     cache, name = cache_folder() / "name-faces", file_name(model, faces.name, PROMPT, 0)
     with tqdm(desc="Generating the celebrities") as bar:

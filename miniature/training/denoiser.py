@@ -1,6 +1,6 @@
-"""The denoiser: Stable Diffusion 1's UNet with fewer channels, trained on the pool with the text encoder frozen.
+"""The denoiser: Stable Diffusion 1's UNet with fewer channels, trained on the pool's latents, the text encoder frozen.
 
-``python -m miniature.training.denoiser --steps 20000`` trains it, or continues a stopped run. SIGTERM stops it cleanly.
+``python -m miniature.training.denoiser --bank BANK`` trains it, or goes on where it was stopped. SIGTERM stops it cleanly.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from celeb_basis.files import write_text
-from miniature.trainer.text_model import Tokens, WorldText
-from miniature.training.captions import used_tokens
 from miniature.training.checkpoints import follow, load_state, save_state
 from miniature.training.diffusion import TIMESTEPS, alphas_bar, noised, sample
 from miniature.training.hardware import half_is_fast, ready_for_half
 from miniature.training.latent_scale import LatentScale
 from miniature.training.muon import Muon, split
-from miniature.training.people import read_people
-from miniature.training.places import work_folder
-from miniature.training.pool import Shard, read_shard
-from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_number, shard_paths
-from miniature.training.unet import Beside, Gradients, Part, new_unet
+from miniature.training.places import face_network, work_folder
+from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, Shard, read_shard, shard_number, shard_paths
+from miniature.training.text_model import Tokens, WorldText, load_text
+from miniature.training.unet import SIZES, Beside, Gradients, Part, new_unet, unet_config
 
 _log = logging.getLogger(__name__)
 
 EMPTY_SHARE = 0.12
+FACES = 4.0
+"""By how much more the error counts where a face is seen: it is small, and people differ in it."""
 EXTRAS = 0.2
 """Share of extras in portraits, where a share of portraits is asked for and there are both kinds."""
 BRIEF = 0.6
@@ -203,9 +202,7 @@ def _no_faces(shard: Shard) -> Tensor:
 class Trainer:
     """The networks in training, their moving averages, and their state on the disk."""
 
-    def __init__(
-        self, folder: Path, plan: Plan, names: Sequence[str], text: WorldText, config: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, plan: Plan, names: Sequence[str], text: WorldText, config: dict[str, Any]) -> None:
         """Read or begin the training in a folder.
 
         Args:
@@ -213,7 +210,7 @@ class Trainer:
             plan: The settings.
             names: Of the people.
             text: The text encoder, whose weights are loaded.
-            config: Of the UNet, by default :data:`CONFIG`.
+            config: Of the UNet.
         """
         self.folder, self.plan, self.names, self.tokens = folder, plan, names, Tokens()
         self.data = Data(folder / "pool", self.tokens([""])[0], plan.device)
@@ -385,7 +382,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
         "--minutes", type=float, default=0.0, help="end after so long, with rates falling in the last third"
     )
     parser.add_argument("--keep-rates", action="store_true", help="that they do not fall: another run follows")
-    parser.add_argument("--faces", type=float, default=Plan.faces, help="by how much more faces count (%(default)s)")
+    parser.add_argument("--faces", type=float, default=FACES, help="by how much more faces count (%(default)s)")
     parser.add_argument(
         "--window", type=int, default=0, help="latents around faces that a step sees, cheaper than whole pictures"
     )
@@ -411,11 +408,23 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 def main() -> None:
     """Parse the command line and train."""
+    from miniature.training.dlib_judge import RecognitionJudge
     from miniature.training.quick_look import QuickLook
+    from miniature.world.bank import Bank
+    from miniature.world.people import PEOPLE_FILE, read_people
 
-    plan, names = plan_of(options(__doc__).parse_args()), read_people().names
-    text = WorldText(used_tokens(Tokens(), names))
-    train(Trainer(work_folder(), plan, names, text), QuickLook(work_folder()).figures)
+    parser = options(__doc__)
+    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--bank", type=Path, required=True, help="folder of miniature.world.bank, to judge with")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    arguments = parser.parse_args()
+    plan, folder, people = plan_of(arguments), work_folder(), read_people(arguments.people)
+    names, numbers = people.names[: arguments.names], people.named[: arguments.names]
+    text = load_text(folder / "text.safetensors")
+    trainer = Trainer(folder, plan, names, text, unet_config(arguments.size))
+    look = QuickLook(folder, Bank(arguments.bank), names, numbers, RecognitionJudge(face_network()))
+    train(trainer, look.figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Decoding of latents, and sheets of pictures."""
+"""Pictures as latents and back, and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ from celeb_basis.faces.network import Pixels
 from celeb_basis.files import atomic_path
 
 
+def encode(model: Any, pictures: Pixels, *, batch: int = 16, device: str = "cpu") -> Tensor:
+    """Encode ``(N, H, W, 3)`` pictures to ``(N, 4, H / 8, W / 8)`` means of the autoencoder."""
+    means = []
+    with torch.no_grad():
+        for start in range(0, len(pictures), batch):
+            x = torch.from_numpy(pictures[start : start + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            means.append(model.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean.float().cpu())
+    return torch.cat(means)
+
+
 def decode(model: Any, latents: Tensor, *, batch: int = 8) -> Pixels:
-    """Decode raw latents ``(N, 4, 16, 16)`` to ``(N, 128, 128, 3)`` pictures."""
+    """Decode raw latents ``(N, 4, h, w)`` to ``(N, 8 h, 8 w, 3)`` pictures."""
     pictures = []
     with torch.no_grad():
         for start in range(0, len(latents), batch):

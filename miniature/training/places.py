@@ -17,11 +17,6 @@ def work_folder() -> Path:
     return Path(os.environ.get("CELEB_BASIS_TRAINING", ROOT / ".assets" / "training"))
 
 
-def scene_classifier_file() -> Path:
-    """The scene classifier that comes with the project."""
-    return ROOT / "miniature" / "training" / "scene-classifier.safetensors"
-
-
 def face_pack() -> Path:
     """Folder of the small face networks: those that ship with the package, unless ``$CELEB_BASIS_FACES`` has others."""
     from celeb_basis.faces.packs import MINIATURE, find_pack

@@ -1,4 +1,4 @@
-"""Quick evaluation of the denoiser during training: sixty names generated in few steps, and how many are recognized."""
+"""Quick evaluation of the denoiser during training: some people drawn in few steps, and how many a judge recognizes."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from miniature.training.gallery import look_at, people_vectors, recognize
-from miniature.training.people import read_people
+from miniature.people3d.casting import Judge
+from miniature.training.autoencoder import trained_autoencoder
+from miniature.training.judging import Gallery, fill, references_of
 from miniature.training.pictures import decode, save_sheet
 from miniature.training.places import face_network
+from miniature.world.bank import Bank
 
 if TYPE_CHECKING:
     from miniature.training.denoiser import Trainer
 
-NAMES = 60
+LOOKED_AT = 64
+"""People of whom a picture is drawn now and then, and among whom they are looked for."""
 
 
 class QuickLook:
-    """Generates pictures, decodes them with the current autoencoder, and recognizes the people."""
+    """Generates pictures while the training goes on, saves a sheet of them, and asks a judge who of those people it is."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._network = face_network()
+    def __init__(
+        self, folder: Path, bank: Bank, names: tuple[str, ...], numbers: tuple[int, ...], judge: Judge
+    ) -> None:
+        people = np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).astype(np.int64))
+        self._folder, self._prompts = folder, [f"a photo of {names[person]}" for person in people]
+        self._gallery = Gallery(judge, face_network())
+        shown = [numbers[person] for person in people]
+        store = folder / f"gallery-{judge.name}.safetensors"
+        fill([self._gallery], shown, lambda: references_of(bank, shown), face_network(), store)
 
     def figures(self, trainer: Trainer) -> dict[str, float]:
-        """Return ``rank1``, ``rank10``, ``cosine`` and ``faces`` (share of pictures with a face)."""
-        from miniature.training.autoencoder import load_autoencoder
-
-        people = read_people()
-        count = len(people.names)
-        wanted = np.linspace(0, count - 1, NAMES).astype(int)
-        prompts = [f"a photo of {people.names[person]}" for person in wanted]
-        decoder = self._folder / "decoder.safetensors"
-        model = load_autoencoder(decoder if decoder.exists() else self._folder / "encoder.safetensors")
-        pictures = decode(model, trainer.draw(prompts, 1))
-        gallery = people_vectors(people, self._network, self._folder / "gallery.npy")[:count]
-        vectors = look_at(self._network, pictures)
-        result = recognize(vectors, wanted, gallery)
-        save_sheet(self._folder / "look.png", pictures[:32], 8)
+        """``rank1``, ``rank10``, ``likeness``, and ``faces``, the share of pictures with a face."""
+        pictures = decode(trained_autoencoder(self._folder), trainer.draw(self._prompts, 1))
+        save_sheet(self._folder / "look.png", pictures, 8)
+        faces = self._gallery.look(list(pictures))
+        verdict = self._gallery.verdict(faces, np.arange(len(pictures)))
         return {
-            "rank1": round(result.within(1), 3),
-            "rank10": round(result.within(10), 3),
-            "cosine": round(float(result.cosines.mean()), 3),
-            "faces": round(float((~np.isnan(vectors[:, 0])).mean()), 3),
+            "rank1": round(verdict.within(1), 3),
+            "rank10": round(verdict.within(10), 3),
+            "likeness": round(float(np.nanmean(verdict.likeness)), 3),
+            "faces": round(float((~np.isnan(faces[:, 0])).mean()), 3),
         }

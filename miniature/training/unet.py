@@ -12,32 +12,39 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from miniature.trainer.text_model import WIDTH, WorldText
 from miniature.training.checkpoints import load_state
 from miniature.training.hardware import ready_for_half
+from miniature.training.text_model import WIDTH, WorldText
+from miniature.world.scenes import SIDE
 
 CONFIG: dict[str, Any] = {
-    "sample_size": 16,
+    "sample_size": SIDE // 8,
     "in_channels": 4,
     "out_channels": 4,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [64, 128, 128],
     "layers_per_block": 1,
     "cross_attention_dim": WIDTH,
-    "attention_head_dim": 8,
+    "attention_head_dim": 4,
 }
+SIZES: dict[str, tuple[int, int, int]] = {"small": (64, 128, 128), "large": (128, 256, 320)}
+"""Channels: what two cores can train, and what a GPU can and 60 MB hold."""
 ROUNDING = 0.5
 """Share by which a weight's gradient may be longer or shorter, along the exact one, when the UNet is compiled."""
 _SEED = 14
 
 
-def new_unet(config: dict[str, Any] | None = None) -> Any:
-    """The untrained UNet, by default of :data:`CONFIG`."""
+def unet_config(size: str) -> dict[str, Any]:
+    """Configuration of a UNet of one of :data:`SIZES`."""
+    return {**CONFIG, "block_out_channels": list(SIZES[size])}
+
+
+def new_unet(config: dict[str, Any]) -> Any:
+    """An untrained UNet."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(_SEED)
-    return UNet2DConditionModel.from_config(config or CONFIG)
+    return UNet2DConditionModel.from_config(config)
 
 
 class Part(NamedTuple):
@@ -105,7 +112,7 @@ def _compare(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> None:
 class Beside:
     """Another process on this machine's CPU that computes gradients, with weights in memory that both share."""
 
-    def __init__(self, config: dict[str, Any] | None, unet: Any, text_file: Path, used: Sequence[int], **options: Any):
+    def __init__(self, config: dict[str, Any], unet: Any, text_file: Path, used: Sequence[int], **options: Any):
         """Start it.
 
         Args:
@@ -162,7 +169,7 @@ def _ending_named() -> Iterator[None]:
 
 def _compute(
     connection: Connection,
-    config: dict[str, Any] | None,
+    config: dict[str, Any],
     weights: list[Tensor],
     gradients: list[Tensor],
     text_file: Path,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from celeb_basis.training.augment import SUBJECT, TEMPLATES, describe_view
 from miniature.people3d.things import HELD
 from miniature.people3d.traits import Description, all_words, phrase
-from miniature.trainer.text_model import Tokens
+from miniature.training.text_model import Tokens
 from miniature.world.scenes import PLACES, PLAIN, Rng, Scene
 
 PLACE_WORDS: dict[str, tuple[str, ...]] = {

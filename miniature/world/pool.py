@@ -149,7 +149,7 @@ def draw_shard(bank: Path, people: Path, names: int, number: int, size: int = SH
     :data:`~miniature.training.shards.PORTRAITS_FROM` on portraits from the front, and from
     :data:`~miniature.training.shards.EXTRAS_FROM` on those of extras.
     """
-    from miniature.trainer.text_model import Tokens
+    from miniature.training.text_model import Tokens
     from miniature.world.people import read_people
 
     everybody, tokens = read_people(people), Tokens()

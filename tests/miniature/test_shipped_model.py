@@ -38,16 +38,16 @@ def test_its_weights_take_forty_megabytes_at_most() -> None:
 
 def test_it_is_a_stable_diffusion_1_that_predicts_velocity(model: DiffusionModel) -> None:
     assert model.info.family == "sd1"
-    assert model.info.resolution == 128
+    assert model.info.resolution == 192
     assert model.schedule.prediction == "v_prediction"
     assert [encoder.width for encoder in model.text_encoders] == [192]
 
 
-def test_its_names_are_of_the_shipped_list_and_span_its_space(model: DiffusionModel) -> None:
+def test_its_names_are_of_the_shipped_list_and_make_a_basis_of_two_thirds_of_its_width(model: DiffusionModel) -> None:
     names = shipped_model_names()
-    assert len(names.names) >= 600
+    assert len(names.names) == 960
     assert set(names.names) <= set(shipped_names().names)
-    (built,) = build_bases(model.text_encoders, names, BasisOptions(components=192))
+    (built,) = build_bases(model.text_encoders, names, BasisOptions(components=128))
     assert len(built.basis.names) == len(names.names)
 
 
@@ -108,12 +108,12 @@ def test_it_is_put_into_a_webui(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_its_names_faces_come_with_it(
     model: DiffusionModel, miniature_faces: InsightFaceNetwork, tmp_path: Path
 ) -> None:
-    (built,) = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=192))
+    (built,) = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=128))
     drawing = generate_celebrity_faces(model, built.basis.names, miniature_faces, tmp_path, known=[CELEBRITY_FACES])
     events: list[Event] = []
     faces = follow(drawing, events.append)
     assert events == [], "nothing was generated"
-    assert len(faces.names) == 640
+    assert len(faces.names) == 960
     seen = torch.isfinite(faces.vectors).all(dim=1)
     assert float(seen.float().mean()) > 0.98
     # They are the faces that it draws: a picture of a name is nearer to its own than to the others'.

@@ -57,7 +57,7 @@ def test_a_learned_stranger_is_denoised_better_than_by_the_mean_or_as_the_other(
     outcome = follow(worker.learn(job, threading.Event()))
     assert not any("components" in warning for warning in outcome.warnings), "nobody has chosen their number"
     learned = [identity_from_bytes(content).token_vectors() for content in outcome.identities]
-    mean = [built.basis.mean for built in worker.built_bases(192)]
+    mean = [built.basis.mean for built in worker.built_bases(128)]
     for latent, own, other in zip(latents, learned, reversed(learned), strict=True):
         by_own, by_other, by_mean = (denoising_error(worker.model, latent, one) for one in (own, other, mean))
         assert by_own < 0.9 * by_other

@@ -13,10 +13,10 @@ import pytest
 
 from miniature.compiled import compiler
 from miniature.people3d.traits import WHO, Description
-from miniature.trainer.judging import reference_places
-from miniature.trainer.text_model import Tokens
+from miniature.training.judging import reference_places
 from miniature.training.places import face_network
 from miniature.training.shards import EXTRAS_FROM, HOLDING_FROM, PORTRAITS_FROM, shard_name, shard_paths
+from miniature.training.text_model import Tokens
 from miniature.world import bank as banks
 from miniature.world.bank import Bank, draw_bank, draw_clipping, draw_person_into, looks_of
 from miniature.world.captions import MEDIUM_WORDS, PLACE_WORDS, THING_WORDS, caption, used_tokens

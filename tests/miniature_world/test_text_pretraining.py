@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from celeb_basis.errors import FileError, TrainingError
-from miniature.trainer.pairs import Pairs, WordPairs, named_people, read_pairs
-from miniature.trainer.text_model import WIDTH, Tokens, WorldText, load_text
-from miniature.trainer.text_pretraining import Plan, Pretraining, main
 from miniature.training.checkpoints import load_state
+from miniature.training.pairs import Pairs, WordPairs, named_people, read_pairs
+from miniature.training.text_model import WIDTH, Tokens, WorldText, load_text
+from miniature.training.text_pretraining import Plan, Pretraining, main
 from miniature.world.captions import used_tokens
 
 COLORS = {
@@ -241,13 +241,13 @@ def test_words_that_a_saved_state_does_not_train_are_refused(tmp_path: Path) -> 
 
 
 def test_no_text_encoder_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"miniature\.trainer\.text_pretraining"):
+    with pytest.raises(FileError, match=r"miniature\.training\.text_pretraining"):
         load_text(tmp_path / "text.safetensors")
 
 
 def test_no_face_network_is_imported() -> None:
     code = (
-        "import sys, miniature.trainer.text_pretraining; "
+        "import sys, miniature.training.text_pretraining; "
         "print([name for name in sys.modules if name.startswith(('onnx', 'insightface')) or 'recognition' in name])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

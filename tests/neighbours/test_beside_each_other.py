@@ -58,7 +58,7 @@ def test_the_page_stands_with_both(browser: Any, world: World) -> None:
     assert page.locator(f"{LIST}:visible, {THEIR_LIST}:visible").count() == 0
     for name in world.neighbours:
         assert page.locator(THEIRS[name]).count(), f"{name} shows nothing"
-    assert told(generate(page, "a photo of <ada>", "128").inner_text().replace("\n", " ")) == {"ada"}
+    assert told(generate(page, "a photo of <ada>", "192").inner_text().replace("\n", " ")) == {"ada"}
     assert page.errors == []
     page.close()
 

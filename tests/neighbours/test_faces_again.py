@@ -25,8 +25,8 @@ UNIT = {
     "ad_denoising_strength": 0.7,
     "ad_inpaint_only_masked_padding": 16,
     "ad_use_inpaint_width_height": True,
-    "ad_inpaint_width": 128,
-    "ad_inpaint_height": 128,
+    "ad_inpaint_width": 192,
+    "ad_inpaint_height": 192,
 }
 BODY = {"prompt": "a photo of Jamie Foxx", "steps": 12}
 BOX = "script_{}_celeb_basis_faces_people"
@@ -47,13 +47,13 @@ def pictures(world: World, more: dict[str, Any], body: dict[str, Any] = BODY, ki
 
 def side_by_side() -> dict[str, Any]:
     """An image of two faces, which is generated again with hardly a change."""
-    both = Image.new("RGB", (256, 128))
+    both = Image.new("RGB", (384, 192))
     for place, photo in enumerate(sorted((files(celeb_basis) / "miniature" / "photos").iterdir(), key=str)):
         with photo.open("rb") as file:
-            both.paste(Image.open(file).resize((128, 128)), (128 * place, 0))
+            both.paste(Image.open(file).resize((192, 192)), (192 * place, 0))
     png = io.BytesIO()
     both.save(png, "PNG")
-    size = {"width": 256, "height": 128, "denoising_strength": 0.02, "steps": 12}
+    size = {"width": 384, "height": 192, "denoising_strength": 0.02, "steps": 12}
     return {"prompt": "a photo", "init_images": [base64.b64encode(png.getvalue()).decode()], **size}
 
 
@@ -121,7 +121,7 @@ def test_two_people_from_left_to_right(world: World) -> None:
         return image.astype(int), parameters
 
     def apart(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], half: int) -> float:
-        return float(np.abs(one - other)[:, 128 * half : 128 * half + 128].mean())
+        return float(np.abs(one - other)[:, 192 * half : 192 * half + 192].mean())
 
     sort = {"override_settings": {SORTING: LEFT_TO_RIGHT}}
     words = ("<ada>", "<ben>", "Jamie Foxx")
@@ -162,7 +162,7 @@ def test_the_box_on_the_page(browser: Any, world: World, kind: str) -> None:
     assert page.errors == []
     if kind == "txt2img":
         page.locator("#txt2img_prompt textarea").fill("a photo of Jamie Foxx")
-        for name, value in (("steps", "2"), ("width", "128"), ("height", "128")):
+        for name, value in (("steps", "2"), ("width", "192"), ("height", "192")):
             page.locator(f"#txt2img_{name} input[type=number]").fill(value)
             page.locator(f"#txt2img_{name} input[type=number]").blur()
         page.locator("#txt2img_generate").click()

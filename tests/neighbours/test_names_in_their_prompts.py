@@ -56,7 +56,7 @@ def painted(prompt: str, **more: Any) -> dict[str, Any]:
     """Every face anew, from a prompt of its own."""
     unit = {"ad_model": "mediapipe_face_short", "ad_prompt": prompt, "ad_confidence": 0.5, "ad_mask_k": 1}
     unit |= {"ad_denoising_strength": 0.7, "ad_inpaint_only_masked_padding": 16}
-    unit |= {"ad_use_inpaint_width_height": True, "ad_inpaint_width": 128, "ad_inpaint_height": 128}
+    unit |= {"ad_use_inpaint_width_height": True, "ad_inpaint_width": 192, "ad_inpaint_height": 192}
     return {"ADetailer": {"args": [True, False, unit | more]}}
 
 
@@ -141,13 +141,13 @@ def divided(calculation: str, **use: bool) -> dict[str, Any]:
     ],
 )
 def test_regional_prompter_puts_each_person_into_a_region(world: World, prompt: str, division: dict[str, Any]) -> None:
-    body = {"prompt": prompt, "width": 256, "steps": 8, "alwayson_scripts": division}
+    body = {"prompt": prompt, "width": 384, "steps": 8, "alwayson_scripts": division}
     drawn, info = world.understood(body)
     assert told(info["infotexts"][0]) == {"ada", "ben"}
     # With somebody else in the right region, the right half changes most.
     other, _ = world.drawn("txt2img", body | {"prompt": prompt.replace("<ben>", "Jamie Foxx")})
     change = np.abs(drawn[0].astype(int) - other[0].astype(int))
-    assert change[:, 128:].mean() > 2 * change[:, :128].mean()
+    assert change[:, 192:].mean() > 2 * change[:, :192].mean()
 
 
 @beside(EMBEDDING_MERGE)

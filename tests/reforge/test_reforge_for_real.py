@@ -23,7 +23,7 @@ def test_reforge_is_recognised(seen: dict[str, Any]) -> None:
 
 def test_the_checkpoint_is_what_diffusers_says_it_is(seen: dict[str, Any]) -> None:
     found = seen["compared"]
-    assert (found["family"], found["resolution"], found["prediction"]) == ("sd1", 128, "v_prediction")
+    assert (found["family"], found["resolution"], found["prediction"]) == ("sd1", 192, "v_prediction")
     assert found["schedule"] < 1e-6
     assert found["table"] == 0
 
@@ -47,7 +47,7 @@ def test_learning_and_its_previews_leave_the_model_as_it_was(seen: dict[str, Any
     assert left["weights"]
     assert left["flags"]
     assert left["patches"]
-    assert left["pictures"] == [[128, 128]]
+    assert left["pictures"] == [[192, 192]]
     assert left["slopes_differ"] == 0
 
 

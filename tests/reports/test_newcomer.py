@@ -39,7 +39,7 @@ def library(folder: Path) -> set[str]:
 def test_the_basis_of_the_miniature() -> None:
     said = run("basis", "--model", "miniature")
     assert said.code == 0, said.err
-    assert "192 components" in said.out
+    assert "128 components of 192 numbers" in said.out
     few = run("basis", "--model", "miniature", "--components", 20, "--json")
     assert few.json["bases"][0]["components"] == 20
 

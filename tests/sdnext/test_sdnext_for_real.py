@@ -21,7 +21,7 @@ def test_sdnext_is_recognised(seen: dict[str, Any]) -> None:
 
 def test_the_checkpoint_is_what_diffusers_says_it_is(seen: dict[str, Any]) -> None:
     found = seen["compared"]
-    assert (found["family"], found["resolution"], found["prediction"]) == ("sd1", 128, "v_prediction")
+    assert (found["family"], found["resolution"], found["prediction"]) == ("sd1", 192, "v_prediction")
     assert found["schedule"] == 0
     assert found["same_weights"]
 

@@ -90,7 +90,8 @@ def with_miniature(data: Path) -> Path:
     configs = data / "small-configs"
     shutil.copytree(MODEL, configs, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"), dirs_exist_ok=True)
     _write_vocabulary(configs / "tokenizer", END)
-    _tell(data, "SD15", configs, {"context_dim": 192, "model_channels": 64}, {})
+    heads = json.loads((MODEL / "unet" / "config.json").read_text("utf-8"))["attention_head_dim"]
+    _tell(data, "SD15", configs, {"context_dim": 192, "model_channels": 64}, {"num_heads": heads})
     return data
 
 

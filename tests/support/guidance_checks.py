@@ -145,7 +145,7 @@ class FaceGuidanceChecks:
     def test_hires_fix(self, server: Server) -> None:
         hires = {**places_checks.HIRES, **self.hires}
         plain, guided = draw(server, **hires), draw(server, 1.0, **hires)
-        assert guided.pictures.shape[1:3] == (192, 192)
+        assert guided.pictures.shape[1:3] == (288, 288)
         assert distance(guided.pictures, plain.pictures) > 0.05
         assert strength_in(guided.infotexts[0]) == "1"
 
@@ -216,7 +216,7 @@ class FaceGuidanceChecks:
         assert number.input_value() == "0"
         assert "several times as long" in control.inner_text()
         page.fill("#txt2img_prompt textarea", ONE)
-        for setting, value in (("width", "128"), ("height", "128"), ("steps", "12"), ("cfg_scale", "2"), ("seed", "6")):
+        for setting, value in (("width", "192"), ("height", "192"), ("steps", "12"), ("cfg_scale", "2"), ("seed", "6")):
             page.fill(f"#txt2img_{setting} input[type=number]", value)
         number.fill("0.65")
         number.blur()
@@ -241,8 +241,8 @@ class FaceGuidanceChecks:
 
 def left_half() -> str:
     """A mask of the left half, which is painted again."""
-    mask = np.zeros((128, 128), np.uint8)
-    mask[:, :64] = 255
+    mask = np.zeros((192, 192), np.uint8)
+    mask[:, :96] = 255
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -39,7 +39,7 @@ TOGETHER = "all together"
 
 PEOPLE = {"ada": "Ryan Gosling", "ben": "Lindsay Davenport"}
 BY_HAND = {"ada": "qqada", "ben": "qqben"}
-SIZE = {"steps": 4, "width": 128, "height": 128, "sampler_name": "Euler", "cfg_scale": 4, "seed": 5}
+SIZE = {"steps": 4, "width": 192, "height": 192, "sampler_name": "Euler", "cfg_scale": 4, "seed": 5}
 
 _CHANNELS = 32
 _SMALL_CONTROLNET = f"""
@@ -155,7 +155,7 @@ def make_checkpoints(folder: Path) -> None:
     put_miniature(folder)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(shipped_model(), local_files_only=True)
     channels = [_CHANNELS, 2 * _CHANNELS, 4 * _CHANNELS, 4 * _CHANNELS]
-    sizes = {"block_out_channels": channels, "cross_attention_dim": 192, "sample_size": 16}
+    sizes = {"block_out_channels": channels, "cross_attention_dim": 192, "sample_size": 24}
     pipeline.register_modules(unet=diffusers.UNet2DConditionModel(**component_configs("sd1")["unet"] | sizes))
     fill(pipeline.unet, 0, "unet")
     save_for_webui(pipeline.to("cpu"), folder / "twelve.safetensors")
@@ -175,7 +175,7 @@ def make_people(folder: Path) -> None:
     from celeb_basis.miniature import shipped_model, shipped_model_names
 
     model = load_host(shipped_model())
-    built = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=192))
+    built = build_bases(model.text_encoders, shipped_model_names(), BasisOptions(components=128))
     bases = [one.basis for one in built]
     for name, celebrity in PEOPLE.items():
         coefficients = [basis.name_coefficients[basis.names.index(celebrity)] for basis in bases]

@@ -18,7 +18,7 @@ from support.webui_server import Server
 
 from celeb_basis.cli.demo import STRANGERS
 
-SIZE: dict[str, Any] = {"steps": 3, "width": 128, "height": 128, "sampler_name": "Euler", "cfg_scale": 4, "seed": 5}
+SIZE: dict[str, Any] = {"steps": 3, "width": 192, "height": 192, "sampler_name": "Euler", "cfg_scale": 4, "seed": 5}
 PROMPT = "a photo of <ada> and <ben>"
 HALVES = "ada: left; ben: right"
 EXCHANGED = "ada: right; ben: left"
@@ -143,7 +143,7 @@ class PlacesChecks:
     def test_hires_fix(self, server: Server) -> None:
         hires = {**HIRES, **self.hires, "hr_second_pass_steps": 3}
         plain, placed = draw(server, **hires), draw(server, HALVES, **hires)
-        assert placed.pictures.shape[1:3] == (192, 192)
+        assert placed.pictures.shape[1:3] == (288, 288)
         assert distance(placed.pictures, plain.pictures) > 0.2
         assert restored(placed.infotexts[0])["Places"] == HALVES
 
@@ -200,7 +200,7 @@ class PlacesChecks:
         tab(page, re.compile("^\\s*txt2img", re.IGNORECASE))
         page.fill("#txt2img_prompt textarea", PROMPT)
         for side in ("width", "height"):
-            page.fill(f"#txt2img_{side} input[type=number]", "128")
+            page.fill(f"#txt2img_{side} input[type=number]", "192")
         for setting, value in (("steps", "16"), ("cfg_scale", "2"), ("seed", "6")):
             page.fill(f"#txt2img_{setting} input[type=number]", value)
         control = page.locator("#celeb_basis_places_txt2img")

@@ -49,7 +49,7 @@ def compared(words: Any, checkpoint: Path) -> dict[str, Any]:
     from celeb_basis.hosts.reforge.host import ReForgeHost
 
     ours, other = ReForgeHost(), load_host(checkpoint)
-    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    picture = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(1)) * 2 - 1
     noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     times = torch.tensor([20, 700])
     report: dict[str, Any] = {
@@ -94,7 +94,7 @@ def left_as_it_was(model: Any, words: Any) -> dict[str, Any]:
     host = ReForgeHost()
     before = state()
     request = GenerationRequest(
-        prompt=PROMPT, placeholder_tokens=words, seed=3, steps=3, guidance=3.0, width=128, height=128
+        prompt=PROMPT, placeholder_tokens=words, seed=3, steps=3, guidance=3.0, width=192, height=192
     )
     with host.prepare_for_training("fp32"):
         first = _slope_inside(host, words)

@@ -143,7 +143,7 @@ def _encoded(pipeline: Any, prompt: str, attention: str) -> Any:
     """The positive embeddings that SD.Next would hand to its pipeline for ``prompt``."""
     from modules import extra_networks, processing, processing_args, prompt_parser_diffusers
 
-    p = processing.StableDiffusionProcessingTxt2Img(prompt=prompt, negative_prompt="", steps=4, width=128, height=128)
+    p = processing.StableDiffusionProcessingTxt2Img(prompt=prompt, negative_prompt="", steps=4, width=192, height=192)
     p.prompts, p.network_data = extra_networks.parse_prompts([prompt])
     p.negative_prompts, p.task_args = [""], {}
     prompt_parser_diffusers.cache.clear()

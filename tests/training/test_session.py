@@ -80,7 +80,7 @@ def test_fewer_components_are_a_warning_only_where_their_number_was_chosen(
         TrainingSession(CountingModel(), name_list(NAMES, "toys"), PixelFaces()), replace(task, settings=settings)
     )
     assert outcome.reason == "all steps done"
-    assert any("components are learned" in warning for warning in outcome.warnings) is warned
+    assert any("components are more than" in warning for warning in outcome.warnings) is warned
     assert identity_from_bytes(outcome.identities[0]).metadata.settings["components"] < components
 
 

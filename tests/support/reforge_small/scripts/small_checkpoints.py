@@ -6,7 +6,7 @@ Nothing of how it computes is changed; sizes are read from the weights instead o
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 from ldm_patched.modules import model_detection, sd, sd1_clip, supported_models, supported_models_base
 
@@ -14,7 +14,9 @@ _TEXT = "cond_stage_model.transformer.text_model."
 
 
 class SmallSD15(supported_models.SD15):
-    """SD1 of any width."""
+    """SD1 of any width, with the miniature's number of heads, which weights do not show."""
+
+    unet_extra_config: ClassVar[dict[str, int]] = {"num_heads": 4, "num_head_channels": -1}
 
     def clip_target(self, state_dict: dict[str, Any] | None = None) -> Any:
         model = functools.partial(SmallTextModel, _text_config(state_dict or {}))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from celeb_basis.faces.network import DetectedFace, FaceNetwork, Floats, Pixels
-from miniature.trainer import autoencoder
-from miniature.trainer.autoencoder import (
+from miniature.training import autoencoder
+from miniature.training.autoencoder import (
     HEADS,
     Pictures,
     Run,
@@ -24,12 +24,12 @@ from miniature.trainer.autoencoder import (
     through,
     train,
 )
-from miniature.trainer.discriminator import WEIGHT, Adversary
-from miniature.trainer.judging import REFERENCES, Gallery, fill, read_galleries, write_galleries
-from miniature.trainer.latents import encode_pool, face_masks
 from miniature.training.checkpoints import read_facts
+from miniature.training.discriminator import WEIGHT, Adversary
+from miniature.training.judging import REFERENCES, Gallery, fill, read_galleries, write_galleries
 from miniature.training.latent_scale import LatentScale
-from miniature.training.pool import read_shard as read_latents
+from miniature.training.latents import encode_pool, face_masks
+from miniature.training.shards import read_shard as read_latents
 from miniature.world.pool import Shard, write_shard
 from miniature.world.scenes import SIDE
 

@@ -12,10 +12,10 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 
-from miniature.trainer.text_model import Tokens, WorldText, save_text
 from miniature.training.denoiser import Plan, Trainer
 from miniature.training.latent_scale import LatentScale
-from miniature.training.pool import Shard, write_shard
+from miniature.training.shards import Shard, write_shard
+from miniature.training.text_model import Tokens, WorldText, save_text
 from miniature.training.unet import CONFIG
 
 SMALL = {**CONFIG, "sample_size": 8, "block_out_channels": [32, 32, 32]}

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from celeb_basis.errors import FileError
-from miniature.trainer.autoencoder import new_autoencoder, trained_autoencoder
-from miniature.trainer.kept import CLASSIFIER, bring, keep
-from miniature.trainer.scene_classifier import SceneClassifier, load_classifier
-from miniature.trainer.text_model import Tokens, WorldText, load_text, save_text
+from miniature.training.autoencoder import new_autoencoder, trained_autoencoder
 from miniature.training.checkpoints import load_state, read_facts, save_state
+from miniature.training.kept import CLASSIFIER, bring, keep
 from miniature.training.latent_scale import LatentScale
+from miniature.training.scene_classifier import SceneClassifier, load_classifier
+from miniature.training.text_model import Tokens, WorldText, load_text, save_text
 
 
 def close(one: nn.Module, other: nn.Module) -> bool:

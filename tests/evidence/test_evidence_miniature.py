@@ -1,4 +1,4 @@
-"""Strangers and prompts of the world of people in 3D: other pictures of the right people, and scores of what is seen."""
+"""Strangers and prompts of the miniature: other pictures of the right people, and scores of what is seen."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.miniature import PAIR_PROMPTS, PROMPTS, miniature_testbed, parts_shown, strangers_of
 from benchmarks.evidence.reporting import Reporter
-from benchmarks.evidence.world import PAIR_PROMPTS, PROMPTS, WorldFiles, parts_shown, strangers_of, world_testbed
-from celeb_basis.miniature import shipped_model
 from miniature.compiled import compiler
-from miniature.trainer.scene_classifier import PARTS, SceneClassifier
 from miniature.training.dlib_judge import RecognitionJudge
 from miniature.training.places import face_network
+from miniature.training.scene_classifier import PARTS, SceneClassifier
 from miniature.world.bank import Bank, draw_bank
 from miniature.world.scenes import BACKDROPS, MEDIA, THINGS
 
@@ -84,30 +83,23 @@ def test_prompts_are_scored_by_what_is_seen() -> None:
     assert {score for score in scores if score != 1} == {0.0}
 
 
-def test_a_world_without_a_model_and_missing_files_get_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--bank", str(tmp_path)]) == 2
-    assert "--world" in capsys.readouterr().err
-    assert main(["--world"]) == 2
-    assert "--model" in capsys.readouterr().err
-    missing = ["--model", str(tmp_path / "none"), "--world", "--bank", str(tmp_path)]
+def test_a_missing_model_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ["--model", str(tmp_path / "none"), "--bank", str(tmp_path)]
     assert main([*missing, "--results", str(tmp_path / "results"), "--only", "mean"]) == 1
-    assert "miniature.trainer.export" in capsys.readouterr().err
+    assert "miniature.training.export" in capsys.readouterr().err
 
 
 def test_strangers_who_are_not_in_the_bank_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if compiler() is None:
         pytest.skip("needs a C compiler")
     monkeypatch.setattr("miniature.training.dlib_judge.DlibJudge", lambda: RecognitionJudge(face_network()))
-    files = WorldFiles(shipped_model(), tmp_path / "strangers")
-    report = Reporter()
-    testbed = world_testbed(files, strangers=1, report=report, skipped=1)
+    bank, report = tmp_path / "strangers", Reporter()
+    testbed = miniature_testbed(None, strangers=1, report=report, skipped=1, bank=bank)
     (stranger,) = testbed.strangers
     assert stranger.portrait.picture.shape[:2] == (testbed.model.info.resolution,) * 2
     assert len(stranger.references) == 4
-    drawn = {path.name: path.stat().st_mtime_ns for path in files.bank.iterdir()}
+    drawn = {path.name: path.stat().st_mtime_ns for path in bank.iterdir()}
     assert len(drawn) == 2, "those who are left out, too: the bank's numbers stay"
-    again = world_testbed(files, strangers=1, report=report, skipped=1)
+    again = miniature_testbed(None, strangers=1, report=report, skipped=1, bank=bank)
     assert again.key == testbed.key
-    assert {path.name: path.stat().st_mtime_ns for path in files.bank.iterdir()} == drawn
+    assert {path.name: path.stat().st_mtime_ns for path in bank.iterdir()} == drawn

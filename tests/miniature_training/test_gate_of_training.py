@@ -12,8 +12,9 @@ import torch
 
 from celeb_basis.faces.network import Pixels
 from miniature.compiled import compiler
-from miniature.trainer.autoencoder import new_autoencoder
-from miniature.trainer.gate import (
+from miniature.training.autoencoder import new_autoencoder
+from miniature.training.dlib_judge import RecognitionJudge
+from miniature.training.gate import (
     DETECT,
     RANK1,
     RANK1_OF_LEARNING,
@@ -24,11 +25,10 @@ from miniature.trainer.gate import (
     people_figures,
     scene_figures,
 )
-from miniature.trainer.judging import REFERENCES, Gallery, read_galleries, references_of
-from miniature.trainer.kept import KEPT_REFERENCES
-from miniature.trainer.scene_classifier import PARTS, SceneClassifier, accuracy, label, load_classifier, right, train
-from miniature.training.dlib_judge import RecognitionJudge
+from miniature.training.judging import REFERENCES, Gallery, read_galleries, references_of
+from miniature.training.kept import KEPT_REFERENCES
 from miniature.training.places import face_network
+from miniature.training.scene_classifier import PARTS, SceneClassifier, accuracy, label, load_classifier, right, train
 from miniature.world.bank import Bank, draw_person_into, looks_of
 from miniature.world.people import read_people
 from miniature.world.pool import Sitters

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniature.trainer.autoencoder import new_autoencoder
-from miniature.trainer.denoiser import unet_config
 from miniature.training import fused_norm, hardware
+from miniature.training.autoencoder import new_autoencoder
 from miniature.training.fused_norm import group_norm
 from miniature.training.hardware import half_precision, ready_for_half
 from miniature.training.muon import orthogonal
-from miniature.training.unet import new_unet
+from miniature.training.unet import new_unet, unet_config
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """The pool as latents, with which the denoiser is trained.
 
-``python -m miniature.trainer.latents POOL`` encodes shards that are not encoded yet, with the finished encoder.
+``python -m miniature.training.latents POOL`` encodes shards that are not encoded yet, with the finished encoder.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from celeb_basis.faces.network import Floats
-from miniature.trainer.autoencoder import load_autoencoder
+from miniature.training.autoencoder import load_autoencoder
 from miniature.training.hardware import drawing_processes, half_precision, ready_for_half
 from miniature.training.latent_scale import LatentScale
+from miniature.training.pictures import encode
 from miniature.training.places import work_folder
-from miniature.training.pool import Shard, encode, write_shard
-from miniature.training.shards import shard_number, shard_paths
+from miniature.training.shards import Shard, shard_number, shard_paths, write_shard
 from miniature.world.pool import read_shard, reduced
 from miniature.world.scenes import SIDE
 

@@ -1,6 +1,6 @@
 """The whole training by one command, from the people to a diffusers folder.
 
-``python -m miniature.trainer.whole MODEL --device cuda --processes 16 --minutes 9`` begins with the weights that are kept
+``python -m miniature.training.whole MODEL --device cuda --processes 16 --minutes 9`` begins with the weights that are kept
 with the project, does what is missing, and goes on where it was stopped.
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniature.trainer.denoiser import SIZES
-from miniature.trainer.kept import KEPT, bring
+from miniature.training.kept import KEPT, bring
 from miniature.training.places import work_folder
+from miniature.training.unet import SIZES
 from miniature.world.people import PEOPLE_FILE
 from miniature.world.scenes import SIDE
 
@@ -77,20 +77,20 @@ def steps(model: Path, work: Path, settings: Settings) -> Iterator[list[str]]:
     yield ["miniature.world.pool", str(pictures), "--bank", str(bank), *people, *shards, *beside]
     if not (work / "text.safetensors").exists():
         minutes = ["--minutes", str(one.text_minutes)]
-        yield ["miniature.trainer.text_pretraining", "--pairs", str(pictures / "pairs"), *people, *minutes, *device]
+        yield ["miniature.training.text_pretraining", "--pairs", str(pictures / "pairs"), *people, *minutes, *device]
     if not (work / "encoder.safetensors").exists():
         minutes = ["--minutes", str(one.autoencoder_minutes), "--side", str(one.side), "--finish"]
-        yield ["miniature.trainer.autoencoder", str(pictures), *minutes, *device]
-    yield ["miniature.trainer.latents", str(pictures), "--side", str(one.side), *device, *beside]
+        yield ["miniature.training.autoencoder", str(pictures), *minutes, *device]
+    yield ["miniature.training.latents", str(pictures), "--side", str(one.side), *device, *beside]
     size = ["--size", one.size]
-    denoiser = ["miniature.trainer.denoiser", "--bank", str(bank), *people, *size, "--batch", str(one.batch)]
+    denoiser = ["miniature.training.denoiser", "--bank", str(bank), *people, *size, "--batch", str(one.batch)]
     denoiser += [*device, *beside, *(["--portraits", str(_PORTRAITS)] if one.portraits else [])]
     if one.windows:
         minutes = ["--minutes", str(one.minutes * one.windows), "--keep-rates"]
         # Two thirds of a picture's side, in steps of what the network halves twice.
         yield [*denoiser, *minutes, "--window", str(one.side * 2 // 3 // 32 * 4), *one.more]
     yield [*denoiser, "--minutes", str(one.minutes * (1 - one.windows)), *one.more]
-    yield ["miniature.trainer.export", str(model), *size, *people, "--side", str(one.side)]
+    yield ["miniature.training.export", str(model), *size, *people, "--side", str(one.side)]
 
 
 def train(model: Path, work: Path, settings: Settings) -> None:

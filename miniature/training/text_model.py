@@ -133,7 +133,7 @@ def load_text(path: Path) -> WorldText:
         FileError: There is no such file.
     """
     if not path.is_file():
-        raise FileError(f"There is no text encoder at {path}: run `python -m miniature.trainer.text_pretraining`.")
+        raise FileError(f"There is no text encoder at {path}: run `python -m miniature.training.text_pretraining`.")
     model = WorldText(read_facts(path)["used"])
     load_state(path, {"model": model})
     return model.eval()

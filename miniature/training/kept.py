@@ -1,6 +1,6 @@
 """What has been trained so far, kept with the project in float16, so that training goes on on any machine.
 
-``python -m miniature.trainer.kept`` puts it into the folder of the training, where nothing is overwritten;
+``python -m miniature.training.kept`` puts it into the folder of the training, where nothing is overwritten;
 ``--keep`` writes it from there. Optimizers start again, and the denoiser goes on from its moving average.
 """
 
@@ -30,7 +30,7 @@ _DENOISER = "denoiser-state.safetensors"
 CLASSIFIER = "classifier.safetensors"
 """The scene classifier, with which the gate judges."""
 KEPT_REFERENCES = KEPT / "references.safetensors"
-"""What the gate's judges saw of everybody (:func:`miniature.trainer.judging.write_galleries`)."""
+"""What the gate's judges saw of everybody (:func:`miniature.training.judging.write_galleries`)."""
 _TO_KEEP = {"model": ("model",), "unet_ema": ("unet_ema",)}
 """Modules that are kept of a training state; of the denoiser the moving average alone."""
 _TO_BRING = {"model": ("model",), "unet_ema": ("unet_ema", "unet")}
@@ -78,7 +78,7 @@ def bring(folder: Path, kept: Path = KEPT, *, denoiser: bool = True) -> list[str
     files = (path.name for path in kept.glob("*") if path.suffix in (".safetensors", ".json"))
     names = sorted(name for name in files if name != KEPT_REFERENCES.name)
     if not names:
-        raise FileError(f"{kept} has no weights: train them first, as miniature/trainer/README.md says.")
+        raise FileError(f"{kept} has no weights: train them first, as miniature/training/README.md says.")
     folder.mkdir(parents=True, exist_ok=True)
     written = [name for name in names if not (folder / name).exists() and (denoiser or name != _DENOISER)]
     for name in written:

@@ -10,21 +10,24 @@ import pytest
 import torch
 from torch import nn
 
-from miniature.trainer.gate import line
-from miniature.trainer.text_model import Tokens, WorldText
-from miniature.training.autoencoder import crops_of, new_autoencoder, whole_faces
+from miniature.training.autoencoder import new_autoencoder
 from miniature.training.autoencoder_start import EPSILON, folded, last_norms
 from miniature.training.checkpoints import follow, load_state, save_state
-from miniature.training.denoiser import BRIEF, ELSEWHERE, EMPTY_SHARE, Data, counted_more, windows
-from miniature.training.diffusion import SCHEDULER, alphas_bar, noised, sample
-from miniature.training.gallery import recognize
-from miniature.training.gate import SCENE, scene_prompts
+from miniature.training.denoiser import (
+    ANYWHERE,
+    BRIEF,
+    DECIDING,
+    ELSEWHERE,
+    EMPTY_SHARE,
+    Data,
+    counted_more,
+    draw_timesteps,
+    windows,
+)
+from miniature.training.diffusion import SCHEDULER, TIMESTEPS, alphas_bar, noised, sample
 from miniature.training.latent_scale import SCALING_FACTOR, LatentScale
-from miniature.training.pool import CAPTIONS, Shard, draw_shard, drawn_ahead, read_shard, write_shard
-from miniature.training.recognition import crop_faces
-from miniature.training.scene_classifier import PARTS, rights
-from miniature.training.scenes import Scene
-from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, shard_paths
+from miniature.training.shards import EXTRAS_FROM, PORTRAITS_FROM, Shard, read_shard, shard_paths, write_shard
+from miniature.training.text_model import Tokens, WorldText
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +151,7 @@ def test_a_shard_survives_the_disk(tmp_path: Path) -> None:
 
 def test_batches_hold_a_caption_of_their_own_picture_or_none(tmp_path: Path) -> None:
     tokens = Tokens()
-    captions = torch.stack([tokens([f"{word} hat"] * CAPTIONS) for word in ("red", "green", "blue")]).int()
+    captions = torch.stack([tokens([f"{word} hat"] * 8) for word in ("red", "green", "blue")]).int()
     latents = torch.arange(3.0)[:, None, None, None].expand(3, 4, 16, 16)
     write_shard(tmp_path, 0, Shard(latents[:2].contiguous(), captions[:2]))
     empty = tokens([""])[0]
@@ -213,60 +216,6 @@ def test_faces_count_more_in_the_loss() -> None:
     assert torch.equal(counted_more(faces, 0.0), torch.ones(2, 1, 4, 4))
 
 
-def test_shards_are_drawn_ahead_in_order() -> None:
-    pytest.importorskip("gan_face_generate", reason="the face generator is not installed")
-    drawn = [draw_shard(number, 4) for number in range(3)]
-    again = list(drawn_ahead(range(3), 2, 4))
-    for (pictures, captions), (others, ids) in zip(drawn, again, strict=True):
-        assert pictures.shape == (4, 128, 128, 3)
-        assert captions.shape == (4, CAPTIONS, 77)
-        assert (pictures == others).all()
-        assert (captions == ids).all()
-    assert (drawn[0][0] != drawn[1][0]).any()
-
-
-def test_crops_follow_their_faces() -> None:
-    pixels = np.zeros((3, 128, 128, 3), np.uint8)
-    boxes = np.array([[30, 40, 50], [0, 0, 0], [10, 10, 104]], np.float32)
-    pixels[0, 65, 55] = 255
-    crops, moved = crops_of(pixels, boxes, np.random.default_rng(0), 64)
-    x, y = (moved[0, :2] + 25).int().tolist()
-    assert crops[0, 0, y, x] == 1
-    assert whole_faces(moved, 64).tolist() == [True, False, False]
-
-
-def test_faces_are_cut_out_at_their_boxes() -> None:
-    x = torch.zeros(1, 3, 128, 128)
-    x[:, :, 20:76, 30:86] = 1
-    assert crop_faces(x, torch.tensor([[31.0, 21.0, 54.0]])).min() > 0.99
-    assert crop_faces(x, torch.tensor([[1.0, 20.0, 28.0]])).max() < 0.01
-
-
-def test_ranks() -> None:
-    gallery = np.eye(4, 512, dtype=np.float32)
-    vectors = np.stack([gallery[0], gallery[1] + 0.5 * gallery[2], np.full(512, np.nan, np.float32)])
-    result = recognize(vectors, np.array([0, 2, 3]), gallery)
-    assert result.ranks.tolist() == [0, 1, 4]
-    assert result.within(1) == pytest.approx(1 / 3)
-    assert result.within(10) == pytest.approx(2 / 3 + 1 / 3)
-
-
-def test_the_gate_asks_for_every_part() -> None:
-    asks = scene_prompts([f"A{number} B{number}" for number in range(640)], 280)
-    assert len(asks) == 280
-    assert {ask.part for ask in asks} == {"medium", "backdrop", "accessory", "people"}
-    assert all("{" not in ask.prompt for ask in asks)
-    assert line("scene", 0.91, SCENE).endswith("ok")
-    assert line("scene", 0.89, SCENE).endswith("short")
-
-
-def test_rights_can_be_wrong() -> None:
-    logits = torch.zeros(2, sum(PARTS))
-    logits[:, 3] = 5  # a pencil sketch
-    scene = Scene((0,), medium="pencil sketch")
-    assert rights(logits, [scene, Scene((0,), medium="oil painting")], ["medium", "medium"]).tolist() == [True, False]
-
-
 def test_the_whole_text_encoder_says_the_same() -> None:
     text = WorldText([49406, 49407, 320, 1125, 539])
     ids = torch.tensor([[49406, 320, 1125, 539, 49407] + [49407] * 72])
@@ -293,3 +242,20 @@ def test_windows_lie_around_faces_and_show_the_picture_there() -> None:
     many = windows(latents[:1].expand(400, -1, -1, -1), faces[:1].expand(400, -1, -1), 8, np.random.default_rng(2))[1]
     around = float(many.flatten(1).sum(1).eq(9).float().mean())
     assert 1 - ELSEWHERE - 0.06 < around < 1 - ELSEWHERE + 0.12
+
+
+def test_most_timesteps_lie_where_it_is_decided_who_is_seen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    times = torch.cat([draw_timesteps(64, generator) for _ in range(50)]).float() / TIMESTEPS
+    low, high = DECIDING
+    share = float(((times >= low) & (times < high)).float().mean())
+    assert abs(share - (1 - ANYWHERE + ANYWHERE * (high - low))) < 0.02
+    assert float(times.min()) < 0.05
+    assert float(times.max()) > 0.95
+    halves = draw_timesteps(64, generator).chunk(2)
+    assert abs(float(halves[0].float().mean() - halves[1].float().mean())) < 0.35 * TIMESTEPS
+
+
+def test_timesteps_can_be_drawn_evenly() -> None:
+    times = draw_timesteps(1000, torch.Generator().manual_seed(0), 1.0).sort().values
+    assert (times - torch.arange(1000)).abs().max() <= 1
