@@ -331,7 +331,7 @@ def token_vectors(
         ...     "a photo of <ada>", placeholder_tokens={"<ada>": list(vectors.values())}, steps=2, guidance=3.0
         ... )
         >>> [image.size for image in model.generate(request)]
-        [(128, 128)]
+        [(192, 192)]
     """
     fitted = _fitted(identity, model, names or _names_for(model))
     return dict(zip(fitted.encoders, fitted.token_vectors(), strict=True))

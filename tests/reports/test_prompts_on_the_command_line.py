@@ -145,7 +145,7 @@ def test_the_webui_reads_an_image_of_the_command_line(folder: Path) -> None:
         "Steps": "1",
         "Sampler": "DDIM",
         "Seed": "0",
-        "Size": "128x128",
+        "Size": "192x192",
     }
 
 
