@@ -1,8 +1,8 @@
 """``python -m benchmarks.steering``: whether steering changes what it says, by judges that no training saw, on the miniature.
 
 Invented people are steered to celebrities whom the model knows, and the judges compare their images with the celebrity's and
-with the person's own. Groups are measured by what images show of them: the miniature's names belong to faces by chance, so
-its women and men look alike; groups are made of the faces' brightness instead. What was measured of each person is kept in
+with the person's own. Groups are measured by what images show of them: groups are made of how light
+the people's skins are, which an image shows as brightness. What was measured of each person is kept in
 ``--results``, so that an interrupted run goes on.
 """
 

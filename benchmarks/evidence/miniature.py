@@ -181,15 +181,6 @@ def pixels_of(images: torch.Tensor) -> list[Pixels]:
     return list(values.byte().cpu().numpy())
 
 
-def shares_of_labels(classify: Callable[[Sequence[Pixels]], Sequence[frozenset[str]]]) -> PromptScorer:
-    """A prompt scorer of 1 for images that show their prompt's label, else 0."""
-
-    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
-        return [float(case.label in shown) for case, shown in zip(cases, classify(images), strict=True)]
-
-    return score
-
-
 def parts_shown(classifier: SceneClassifier) -> PromptScorer:
     """A prompt scorer of 1 for images that show what their prompt's label says, such as ``backdrop: beach``, else 0."""
     classes: dict[Part, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,17 +202,16 @@ def _no_faces(shard: Shard) -> Tensor:
 class Trainer:
     """The networks in training, their moving averages, and their state on the disk."""
 
-    def __init__(self, folder: Path, plan: Plan, names: Sequence[str], text: WorldText, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, plan: Plan, text: WorldText, config: dict[str, Any]) -> None:
         """Read or begin the training in a folder.
 
         Args:
             folder: Where ``text.safetensors``, ``latent-scale.json`` and ``pool/`` are, and where the state is written.
             plan: The settings.
-            names: Of the people.
             text: The text encoder, whose weights are loaded.
             config: Of the UNet.
         """
-        self.folder, self.plan, self.names, self.tokens = folder, plan, names, Tokens()
+        self.folder, self.plan, self.tokens = folder, plan, Tokens()
         self.data = Data(folder / "pool", self.tokens([""])[0], plan.device)
         while not (self.data.refresh() and (folder / "latent-scale.json").exists()):
             time.sleep(1)
@@ -370,9 +369,10 @@ def _note(folder: Path, facts: dict[str, Any]) -> None:
         file.write(line + "\n")
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """The command line of a training."""
-    parser = argparse.ArgumentParser(description=description)
+def _options() -> argparse.ArgumentParser:
+    from miniature.world.people import PEOPLE_FILE
+
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--decay-from", type=int, default=0)
@@ -390,10 +390,14 @@ def options(description: str | None) -> argparse.ArgumentParser:
         "--portraits", type=float, help="share of pictures from shards of portraits; by default that of the pool"
     )
     parser.add_argument("--device", default=Plan.device, help="cuda to train on a GPU")
+    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
+    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
+    parser.add_argument("--bank", type=Path, required=True, help="folder of miniature.world.bank, to judge with")
+    parser.add_argument("--size", choices=SIZES, default="small")
     return parser
 
 
-def plan_of(arguments: argparse.Namespace) -> Plan:
+def _plan(arguments: argparse.Namespace) -> Plan:
     """The plan of a command line; sets up torch for it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -411,18 +415,13 @@ def main() -> None:
     from miniature.training.dlib_judge import RecognitionJudge
     from miniature.training.quick_look import QuickLook
     from miniature.world.bank import Bank
-    from miniature.world.people import PEOPLE_FILE, read_people
+    from miniature.world.people import read_people
 
-    parser = options(__doc__)
-    parser.add_argument("--people", type=Path, default=PEOPLE_FILE)
-    parser.add_argument("--names", type=int, help="so many of the named people; all by default")
-    parser.add_argument("--bank", type=Path, required=True, help="folder of miniature.world.bank, to judge with")
-    parser.add_argument("--size", choices=SIZES, default="small")
-    arguments = parser.parse_args()
-    plan, folder, people = plan_of(arguments), work_folder(), read_people(arguments.people)
+    arguments = _options().parse_args()
+    plan, folder, people = _plan(arguments), work_folder(), read_people(arguments.people)
     names, numbers = people.names[: arguments.names], people.named[: arguments.names]
     text = load_text(folder / "text.safetensors")
-    trainer = Trainer(folder, plan, names, text, unet_config(arguments.size))
+    trainer = Trainer(folder, plan, text, unet_config(arguments.size))
     look = QuickLook(folder, Bank(arguments.bank), names, numbers, RecognitionJudge(face_network()))
     train(trainer, look.figures)
 

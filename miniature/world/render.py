@@ -9,9 +9,9 @@ import numpy as np
 
 from celeb_basis.faces.network import Pixels
 from celeb_basis.training.augment import BACKGROUNDS
-from miniature.training.media import in_medium
 from miniature.world.backdrops import draw_backdrop
 from miniature.world.bank import Clipping
+from miniature.world.media import in_medium
 from miniature.world.scenes import FRAMES, SIDE, TOGETHER, Rng, Scene
 
 Box = tuple[float, float, float]

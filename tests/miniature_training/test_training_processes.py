@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def trainer(folder: Path, processes: int) -> Trainer:
     used = Tokens().used(["a photo of a cat", "a dog in the snow"])
-    return Trainer(folder, Plan(steps=3, batch=5, processes=processes, faces=2.0), (), WorldText(used), SMALL)
+    return Trainer(folder, Plan(steps=3, batch=5, processes=processes, faces=2.0), WorldText(used), SMALL)
 
 
 def gradient(one: Trainer) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_a_compiler_that_loses_a_gradient_is_found_out(folder: Path, monkeypatch
 
     for compile_, right in ((lambda network: network, True), (cut, False), (silent, False)):
         monkeypatch.setattr(torch, "compile", compile_)
-        one = Trainer(folder, plan, (), used, SMALL)
+        one = Trainer(folder, plan, used, SMALL)
         if right:
             one.one_step()
         else:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.evidence.miniature import shares_of_labels
-from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, PromptCase, Stranger
+from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, PromptCase, PromptScorer, Stranger
 from celeb_basis.diffusion_model import DiffusionModel
 from celeb_basis.faces.network import DetectedFace, Floats, Pixels, Portrait
 from celeb_basis.names.lists import NameList
@@ -124,3 +123,12 @@ def decode_toy(latents: torch.Tensor) -> list[Pixels]:
     """The inverse of the toy host's encoder: colors of an 8x8 grid, enlarged."""
     pixels = ((latents[:, :3].permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
     return [np.asarray(Image.fromarray(one).resize((64, 64), Image.Resampling.NEAREST)) for one in pixels]
+
+
+def shares_of_labels(classify: Callable[[Sequence[Pixels]], Sequence[frozenset[str]]]) -> PromptScorer:
+    """A prompt scorer of 1 for images that show their prompt's label, else 0."""
+
+    def score(images: Sequence[Pixels], cases: Sequence[PromptCase]) -> list[float | None]:
+        return [float(case.label in shown) for case, shown in zip(cases, classify(images), strict=True)]
+
+    return score
