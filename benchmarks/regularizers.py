@@ -215,7 +215,7 @@ def measure(
         images: Of each prompt.
         folder: Where results are saved.
     """
-    results, shared = Results(folder), Precomputed(testbed, folder, images_per_name=0)
+    results, shared = Results(folder), Precomputed(testbed, folder)
     finished, evaluator = results.by_key(), Evaluator(testbed, images)
     protocol = {
         "testbed": testbed.key,

@@ -153,6 +153,14 @@ class TrainingSettings:
         label="Size of the celebrities' pictures",
         group="Celeb basis",
     )
+    highest_noise: float = _setting(
+        1.0,
+        "learn on pictures with at most this much noise, as a share of the noise schedule; 1 is all of it, as in the paper, "
+        "less is for the face and not for the whole picture",
+        low=0.05,
+        high=1.0,
+        label="Most noise",
+    )
     seed: int = _setting(0, "random seed; the same seed gives the same result", low=0, high=2**32 - 1, label="Seed")
 
     def __post_init__(self) -> None:
@@ -232,6 +240,8 @@ PRESETS: Mapping[str, TrainingSettings] = {
 """Named recipes. ``paper`` uses as many views as the paper's 400 steps of two pictures do; the others are ours. ``quick`` and
 ``best`` first generate a picture of up to 640 celebrities, once per checkpoint (``docs/evidence.md``)."""
 
+_BEFORE_IT_WAS_A_SETTING: Mapping[str, Any] = {"highest_noise": 1.0}
+
 AUTO = "auto"
 """The default in place of a preset: :func:`automatic_preset` chooses one when a run begins."""
 
@@ -249,6 +259,18 @@ def preset(name: str) -> TrainingSettings:
         return PRESETS[automatic_preset(prepared=False) if name == AUTO else name]
     except KeyError:
         raise SettingsError(f"There is no preset {name!r}: choose from {', '.join(PRESET_NAMES)}.") from None
+
+
+def stored_settings(stored: Mapping[str, Any]) -> TrainingSettings:
+    """Settings that were stored, maybe by an earlier version: what that did not know yet is as it was then.
+
+    Args:
+        stored: Settings by name.
+
+    Raises:
+        SettingsError: For an unknown setting or a value out of its range.
+    """
+    return TrainingSettings().changed({**_BEFORE_IT_WAS_A_SETTING, **stored})
 
 
 def automatic_preset(*, prepared: bool) -> str:

@@ -20,10 +20,8 @@ from benchmarks.evidence.plan import (
     FULL,
     MAIN,
     PAIRED,
-    PAIRED_REJECTED,
     QUICK,
     REAL,
-    REJECTED,
     Plan,
     limited,
 )
@@ -218,7 +216,6 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
             f"{results.folder} holds results of {len(testbeds)} models: use one folder each (--results).\n"
         )
         return 1
-    rejected = [(cell, measurements) for cell, measurements in results.all() if cell.method in REJECTED]
     described = Described(
         testbed=testbeds.pop(),
         commands=[
@@ -227,6 +224,7 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         ],
         judge="dlib's network (1 - distance)",
         second_judge="the recognition network that learning used (cosine)",
+        third_judge="MobileFaceNet (cosine)",
         findings=FINDINGS.read_text(encoding="utf-8"),
         more=REAL_WEIGHTS.read_text(encoding="utf-8"),
     )
@@ -238,8 +236,6 @@ def _write(plan: Plan, results: Results, options: argparse.Namespace) -> int:
         steps=plan.steps,
         paired=paired_differences(finished, PAIRED),
         snapshots=snapshot_differences(finished, PRESETS),
-        rejected=summarize(rejected, REJECTED),
-        rejected_paired=paired_differences([*finished, *rejected], PAIRED_REJECTED),
     )
     sys.stdout.write(f"{options.page}\n")
     return 0

@@ -21,7 +21,7 @@ from benchmarks.evidence.stable_identity import (
     StableIdentityLearner,
     encode_masked_views,
 )
-from benchmarks.evidence.testbed import Stranger
+from benchmarks.evidence.testbed import References, Stranger
 from celeb_basis.diffusion_model import TokenVectors
 from celeb_basis.errors import TrainingError
 from celeb_basis.method import Basis, DirectCoefficients, ScaledCoefficients
@@ -30,7 +30,7 @@ from celeb_basis.training.dataset import ViewPool
 from celeb_basis.training.first_guess import guess_coefficients
 from celeb_basis.training.trainer import Trainer
 
-Source = Literal["random name", "nearest name", "mean", "first guess", "presets' guess"]
+Source = Literal["random name", "nearest name", "mean", "first guess"]
 Loop = Literal["plain", "free", "lora", "stable identity"]
 Start = Literal["random", "first guess", "person", "text encoder's output"]
 
@@ -72,9 +72,7 @@ class Untrained:
 
     def prepare(self, shared: Precomputed) -> None:
         """Compute the celebrities' faces if this method needs them: they are stored for all workers."""
-        if self.source == "presets' guess":
-            _ = shared.preset_celebrity_faces
-        elif self.source in _NEED_NAME_FACES:
+        if self.source in _NEED_NAME_FACES:
             _ = shared.celebrity_faces
 
     def describe(self) -> dict[str, Any]:
@@ -97,8 +95,8 @@ class Untrained:
     def _vectors(self, shared: Precomputed, bases: Sequence[Basis], stranger: Stranger, seed: int) -> TokenVectors:
         if self.source == "mean":
             return [basis.mean for basis in bases]
-        if self.source in ("first guess", "presets' guess"):
-            coefficients = _first_guess(shared, bases, stranger, as_presets=self.source == "presets' guess")
+        if self.source == "first guess":
+            coefficients = _first_guess(shared, bases, stranger)
             return [basis.expand(one) for basis, one in zip(bases, coefficients, strict=True)]
         if self.source == "nearest name":
             name = shared.nearest_name(stranger)
@@ -112,19 +110,21 @@ class Untrained:
 class KnownName:
     """Names of the list, drawn by the model as it knows them: what a method can reach at best.
 
-    They are scored against other images of the same name, by other prompts and seeds, among as many names as there are
-    strangers. Nothing of a stranger is used.
+    They are scored among as many names as there are strangers. Nothing of a stranger is used.
     """
 
     name: str
+    references: References = "images"
+    """What they are compared with: other images of the same name, by other prompts and seeds, or pictures of the person whom
+    the model was shown, as strangers are."""
 
     def prepare(self, shared: Precomputed) -> None:
         """Generate the references: they are stored for all workers."""
-        _ = shared.known_people
+        _ = shared.known_people(self.references)
 
     def describe(self) -> dict[str, Any]:
         """The recipe, JSON-ready."""
-        return {"untrained": "a name of the list"}
+        return {"untrained": "a name of the list", "references": self.references}
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,6 @@ class Trained:
     def describe(self) -> dict[str, Any]:
         """The recipe, JSON-ready. It holds no seed, which is the cell's."""
         settings = {key: value for key, value in self.settings.as_dict().items() if key not in _NO_RECIPE}
-        # Later additions: what was measured before them keeps its recipe.
-        for name in ("celebrities", "celebrity_size"):
-            if settings[name] == getattr(TrainingSettings(), name):
-                del settings[name]
         if self.same_time_as:
             settings.pop("steps")
         return {
@@ -298,11 +294,9 @@ def text_output(shared: Precomputed, vectors: TokenVectors) -> list[torch.Tensor
     return list(outputs)
 
 
-def _first_guess(
-    shared: Precomputed, bases: Sequence[Basis], stranger: Stranger, *, as_presets: bool = False
-) -> list[torch.Tensor]:
+def _first_guess(shared: Precomputed, bases: Sequence[Basis], stranger: Stranger) -> list[torch.Tensor]:
     vector = torch.from_numpy(np.asarray(stranger.portrait.vector, np.float32))
-    return list(guess_coefficients(bases, shared.guess(bases, as_presets=as_presets), vector))
+    return list(guess_coefficients(bases, shared.guess(bases), vector))
 
 
 def _advance(trainer: Trainer, share: float, budget: float | None, report: Reporter) -> None:

@@ -109,6 +109,14 @@ def miniature_testbed(
         [judge.name, third.name if third else ""],
     ]
     decode = decoder_of(vae)
+
+    def pictures_of(wanted: Sequence[str]) -> dict[str, list[Pixels]]:
+        by_name = dict(zip(people.names, people.named, strict=True))
+        named = bank.parent / f"{bank.name}-named"
+        draw_bank(named, [by_name[name] for name in wanted], people.spread, processes=os.cpu_count() or 1)
+        drawn = Bank(named)
+        return {name: photos_of(drawn, by_name[name], 1 + _REFERENCES)[1:] for name in wanted}
+
     return EvidenceTestbed(
         key=f"miniature {hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}",
         model=model,
@@ -129,6 +137,7 @@ def miniature_testbed(
         third_judge=third,
         score_prompts=parts_shown(load_classifier(KEPT / CLASSIFIER)),
         reference_prompts=REFERENCE_PROMPTS,
+        pictures_of=pictures_of,
         known_faces=(CELEBRITY_FACES,),
         denoiser=unet,
         latent_scale=float(vae.config.scaling_factor),

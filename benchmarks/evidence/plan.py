@@ -10,10 +10,9 @@ from benchmarks.evidence.precompute import Space
 from celeb_basis.settings import PRESETS, TrainingSettings
 
 CEILING = "a name that the model knows"
+CEILING_PICTURES = "a name that the model knows, by pictures"
 PAPER = "paper"
 TEXTUAL_INVERSION = "textual inversion, same steps"
-TEXTUAL_INVERSION_TIMED = "textual inversion, same time"
-LORA = "LoRA, same time"
 DESCRIBED = "views described"
 TEXTUAL_INVERSION_DESCRIBED = "textual inversion, views described"
 STABLE_IDENTITY = "StableIdentity, in full"
@@ -25,35 +24,28 @@ LORA_TUNED_TIMED = "LoRA, tuned, same time"
 TUNED = (TEXTUAL_INVERSION_TUNED, TEXTUAL_INVERSION_TUNED_TIMED, LORA_TUNED, LORA_TUNED_TIMED)
 """Baselines whose settings :mod:`benchmarks.evidence.tuning` chooses on strangers that are not evaluated: for as many steps as
 they like, and for as many seconds as *paper* takes."""
+TIMED = (TEXTUAL_INVERSION_TUNED_TIMED, LORA_TUNED_TIMED)
+"""Those that are given the time of *paper*."""
 RANDOM, NEAREST, MEAN, GUESS = "random name", "nearest name", "mean", "first guess"
-PRESETS_GUESS = "first guess, presets' name images"
 
 _PAPER = PRESETS["paper"]
 _BALANCED = replace(PRESETS["balanced"], early_stop=False)
 
 
-def _textual_inversion(name: str, *, describe: bool = False, same_time_as: str = "") -> Trained:
+def _textual_inversion(name: str, *, describe: bool = False) -> Trained:
     settings = replace(_PAPER, mode="direct", learning_rate=5e-3, average_decay=0.0, describe=describe)
-    return Trained(name, settings, space=Space("free"), loop="free", start="person", same_time_as=same_time_as)
+    return Trained(name, settings, space=Space("free"), loop="free", start="person")
 
 
 MAIN: tuple[Method, ...] = (
     KnownName(CEILING),
+    KnownName(CEILING_PICTURES, "pictures"),
     Untrained(RANDOM, "random name"),
     Untrained(NEAREST, "nearest name"),
     Untrained(MEAN, "mean"),
     Untrained(GUESS, "first guess"),
-    Untrained(PRESETS_GUESS, "presets' guess"),
     Trained(PAPER, _PAPER),
     _textual_inversion(TEXTUAL_INVERSION),
-    _textual_inversion(TEXTUAL_INVERSION_TIMED, same_time_as=PAPER),
-    Trained(
-        LORA,
-        replace(_PAPER, mode="direct", learning_rate=1e-3),
-        space=Space("free"),
-        loop="lora",
-        same_time_as=PAPER,
-    ),
     Trained(
         STABLE_IDENTITY,
         TrainingSettings(
@@ -83,31 +75,6 @@ MAIN: tuple[Method, ...] = (
     Trained("best", PRESETS["best"]),
 )
 """The main comparison: the ceiling, methods without training, the paper's recipe, the baselines, and the presets."""
-
-FORMER_BALANCED = "head and unit sphere"
-"""What *balanced* was before its coefficients started at the mean: the paper's head and sphere, with views described."""
-
-REJECTED = (
-    FORMER_BALANCED,
-    "radius of celebrities",
-    "low noise",
-    "middle noise",
-    "high noise",
-    "face masked",
-    "identity loss",
-    "two-phase loss",
-    "StableIdentity",
-    "Cross Initialization",
-    "three vectors",
-    "four vectors",
-    "start at the nearest name",
-    "start at the first guess, unit sphere",
-    "guess, radius, middle noise, mask",
-    "best, fast",
-    "best, large views",
-    "best, face masked",
-)
-"""Candidates that were tested and rejected. Their code was removed; their results and recipes are still published."""
 
 
 def _named(methods: Sequence[Method], *names: str) -> tuple[Method, ...]:
@@ -139,24 +106,20 @@ GROUP_SIZES = {"alone": 1, "ten at once": 10}
 
 PAIRED: tuple[tuple[str, str], ...] = (
     (GUESS, NEAREST),
-    (PRESETS_GUESS, GUESS),
     ("best", GUESS),
     ("quick", GUESS),
     ("best", "quick"),
-    ("best", LORA),
     ("balanced", MEAN),
     ("balanced", PAPER),
     ("balanced", TEXTUAL_INVERSION_DESCRIBED),
     (PAPER, RANDOM),
     (PAPER, MEAN),
     (PAPER, TEXTUAL_INVERSION),
-    (PAPER, TEXTUAL_INVERSION_TIMED),
-    (PAPER, LORA),
+    *((PAPER, other) for other in TUNED),
     *(("best", other) for other in (STABLE_IDENTITY, CROSS_INITIALIZATION, *TUNED)),
     (STABLE_IDENTITY, PAPER),
     (CROSS_INITIALIZATION, TEXTUAL_INVERSION),
     (TEXTUAL_INVERSION_TUNED, TEXTUAL_INVERSION),
-    (LORA_TUNED, LORA),
     ("balanced", TEXTUAL_INVERSION),
     ("best", "balanced"),
     (DESCRIBED, MEAN),
@@ -165,11 +128,6 @@ PAIRED: tuple[tuple[str, str], ...] = (
     *((one.name, PAPER) for one in ABLATIONS if one.name != TEXTUAL_INVERSION_DESCRIBED),
 )
 """Methods and the baselines that they are compared with on the same strangers."""
-PAIRED_REJECTED = (
-    (FORMER_BALANCED, "balanced"),
-    *((name, "best" if name.startswith("best") else FORMER_BALANCED) for name in REJECTED[1:]),
-)
-"""The same for the rejected candidates, each compared with the recipe that it changed."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +140,6 @@ class Plan:
     images_per_prompt: int
     milestones: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     """Shares of a run's steps (or of its time) at which it is measured."""
-    images_per_name: int = 2
-    """Images that are generated of each celebrity to measure their face; 0 for those that the presets generate."""
     steps: int = 0
     """The most steps per person of every training loop; 0 for the recipe's own."""
     tracked: int = 1_000_000
@@ -217,7 +173,6 @@ FULL = Plan(
     strangers=30,
     seeds=(0, 1, 2),
     images_per_prompt=2,
-    images_per_name=4,
     tracked=6,
     reduced=(10, 1),
 )
@@ -227,28 +182,25 @@ QUICK = Plan(
     seeds=(0,),
     images_per_prompt=1,
     milestones=(1.0,),
-    images_per_name=0,
     steps=30,
 )
 """A small version of the main comparison, to see that all of it works: its figures say little."""
 
 REAL = Plan(
-    tuple(one for one in MAIN if one.name not in (PRESETS_GUESS, TEXTUAL_INVERSION_TIMED)),
+    tuple(one for one in MAIN if one.name != CEILING_PICTURES),
     strangers=1_000_000,
     seeds=(0,),
     images_per_prompt=1,
     milestones=(1.0,),
-    images_per_name=0,
 )
-"""The main comparison on any checkpoint, with all people of a folder. The first guess is that of the presets."""
+"""The main comparison on any checkpoint, with all people of a folder."""
 
 
 def limited(plan: Plan, only: Sequence[str]) -> Plan:
     """The plan with the methods in ``only``, and those whose time they are given."""
     wanted = set(only)
-    for one in plan.methods:
-        if one.name in wanted and isinstance(one, Trained) and one.same_time_as:
-            wanted.add(one.same_time_as)
+    if wanted & set(TIMED):
+        wanted.add(PAPER)
     return replace(plan, methods=tuple(one for one in plan.methods if one.name in wanted))
 
 

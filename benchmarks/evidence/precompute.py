@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,21 +15,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.evidence.testbed import EvidenceTestbed, Person, Stranger, generate
+from benchmarks.evidence.testbed import EvidenceTestbed, Person, References, Stranger, generate
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
 from celeb_basis.errors import TrainingError
 from celeb_basis.events import follow
-from celeb_basis.faces.network import Floats, Pixels
+from celeb_basis.faces.network import Pixels
 from celeb_basis.files import atomic_path
 from celeb_basis.method import Basis
 from celeb_basis.names.lists import NameList, name_list
 from celeb_basis.training.celebrity_faces import CelebrityFaces, generate_celebrity_faces
 from celeb_basis.training.dataset import PersonViews, ViewPool, encode_views
 from celeb_basis.training.first_guess import FirstGuess, first_guesses
-
-_NAMES_AT_ONCE = 32
-"""Celebrities that are generated between two files."""
 
 _MAX_ENCODED = 24
 """How many strangers' encoded views are held in memory."""
@@ -120,16 +116,14 @@ class EncodedViews:
 class Precomputed:
     """Work that all methods on one testbed share; everything is computed at its first use."""
 
-    def __init__(self, testbed: EvidenceTestbed, folder: Path, *, images_per_name: int = 2) -> None:
+    def __init__(self, testbed: EvidenceTestbed, folder: Path) -> None:
         """Set up the caches; nothing is computed yet.
 
         Args:
             testbed: The model and its strangers.
-            folder: Where the celebrities' face vectors are stored.
-            images_per_name: Images that are generated of each celebrity to measure their face; 0 for those that the presets
-                generate.
+            folder: Where the celebrities' face vectors and the ceiling's references are stored.
         """
-        self.testbed, self._folder, self._images_per_name = testbed, folder, images_per_name
+        self.testbed, self._folder = testbed, folder
         self._bases: dict[tuple[Space, int], tuple[Basis, ...]] = {}
         self._views: dict[tuple[str, int, float], EncodedViews] = {}
 
@@ -171,48 +165,6 @@ class Precomputed:
             self._views[key] = known
         return known
 
-    @cached_property
-    def celebrity_faces(self) -> CelebrityFaces:
-        """Face vectors of the celebrities as the model renders them; NaN where no face is found."""
-        if not self._images_per_name:
-            return self.preset_celebrity_faces
-        names = self.bases(Space(), 1)[0].names
-        return CelebrityFaces(names, torch.from_numpy(self._name_vectors(names)))
-
-    def _name_vectors(self, names: tuple[str, ...]) -> Floats:
-        """``(N, 512)``, computed a few names at a time, each of which is stored: a run that is killed loses little."""
-        testbed = self.testbed
-        path = self._folder / f"names-{_digest(testbed.key, str(self._images_per_name), *names)}.npy"
-        if path.exists():
-            vectors: Floats = np.load(path, allow_pickle=False)
-            return vectors
-        parts = path.with_suffix("")
-        rows = []
-        for start in range(0, len(names), _NAMES_AT_ONCE):
-            part = parts / f"{start:05d}.npy"
-            if not part.exists():
-                _save_array(part, self._vectors_of(names[start : start + _NAMES_AT_ONCE], start))
-            rows.append(np.load(part, allow_pickle=False))
-            testbed.report.step("generating the celebrities", min(start + _NAMES_AT_ONCE, len(names)), len(names))
-        vectors = np.concatenate(rows)
-        _save_array(path, vectors)
-        shutil.rmtree(parts, ignore_errors=True)
-        return vectors
-
-    def _vectors_of(self, names: Sequence[str], first: int) -> Floats:
-        testbed = self.testbed
-        totals = np.zeros((len(names), 512), np.float32)
-        for number in range(self._images_per_name):
-            prompts = [testbed.prompts[0].prompt.format(name) for name in names]
-            seeds = [7_000_000 + 10 * (first + row) + number for row in range(len(names))]
-            for row, image in enumerate(generate(testbed, prompts, {}, seeds)):
-                if found := testbed.faces.detect(image):
-                    aligned = testbed.faces.align(image, found[0].landmarks)
-                    totals[row] += testbed.faces.embed([aligned])[0]
-        lengths = np.linalg.norm(totals, axis=1, keepdims=True)
-        found_vectors: Floats = np.where(lengths > 0, totals / np.maximum(lengths, 1e-9), np.nan).astype(np.float32)
-        return found_vectors
-
     def nearest_name(self, stranger: Stranger) -> str:
         """The celebrity whose rendered face is most similar to the stranger's photo."""
         faces = self.celebrity_faces
@@ -223,8 +175,8 @@ class Precomputed:
         return faces.names[int(cosines.argmax())]
 
     @cached_property
-    def preset_celebrity_faces(self) -> CelebrityFaces:
-        """The celebrities' faces as the presets measure them, with their own number of images, steps and guidance.
+    def celebrity_faces(self) -> CelebrityFaces:
+        """The celebrities' faces as the model renders them, measured as the presets do; NaN where no face is found.
 
         Those that come with the model are used where they fit.
         """
@@ -235,24 +187,33 @@ class Precomputed:
         )
         return follow(work, testbed.report.event)
 
-    def guess(self, bases: Sequence[Basis], *, as_presets: bool = False) -> tuple[FirstGuess, ...]:
+    def guess(self, bases: Sequence[Basis]) -> tuple[FirstGuess, ...]:
         """The regression from faces to coefficients, one per text encoder.
 
         Args:
             bases: The bases that the coefficients belong to.
-            as_presets: Fit it on :attr:`preset_celebrity_faces` instead of :attr:`celebrity_faces`.
         """
-        return first_guesses(bases, self.preset_celebrity_faces if as_presets else self.celebrity_faces)
+        return first_guesses(bases, self.celebrity_faces)
 
-    @cached_property
-    def known_people(self) -> tuple[Person, ...]:
-        """As many names that the model knows as there are strangers, each with generated references that show a face.
+    def known_people(self, references: References) -> tuple[Person, ...]:
+        """As many names that the model knows as there are strangers.
 
-        The references are stored as pictures, to be looked at, one at a time.
+        Args:
+            references: Whether they are compared with images of them or with pictures of the people themselves.
 
         Raises:
-            TrainingError: If the model draws too few of the names with a face.
+            TrainingError: If the model draws too few of the names with a face, or there are no pictures.
         """
+        if references == "images":
+            return self._drawn_people
+        if self.testbed.pictures_of is None:
+            raise TrainingError("There are no pictures of people whom the model knows by name: leave that row out.")
+        pictures = self.testbed.pictures_of([one.name for one in self._drawn_people])
+        return tuple(Person(one.name, tuple(pictures[one.name])) for one in self._drawn_people)
+
+    @cached_property
+    def _drawn_people(self) -> tuple[Person, ...]:
+        """Names with generated references that show a face; they are stored as pictures, to be looked at, one at a time."""
         testbed = self.testbed
         found: list[Person] = []
         wanted = len(testbed.strangers)
@@ -303,11 +264,6 @@ def _first_views(views: PersonViews, count: int) -> PersonViews:
         vectors=views.vectors[:count],
         descriptions=views.descriptions[:count],
     )
-
-
-def _save_array(path: Path, values: Floats) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values)
 
 
 def _number(name: str) -> int:

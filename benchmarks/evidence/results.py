@@ -16,7 +16,7 @@ from celeb_basis.files import explained_os_errors, write_json, write_text
 Measurements = list[dict[str, Any]]
 """One JSON-ready entry for each milestone that a run reached, in order."""
 
-_PROTOCOLS, _RECIPES, _REJECTED = "protocols", "recipes", "rejected"
+_PROTOCOLS, _RECIPES = "protocols", "recipes"
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,12 @@ class Results:
             FileError: If a line cannot be read, or refers to a recipe that is not there.
         """
         names = self._names()
-        recipes = names[_REJECTED] | names[_RECIPES]
         for number, line in enumerate(self._lines(), 1):
             try:
                 stored = json.loads(line)
                 cell = Cell(
                     method=stored["method"],
-                    recipe=recipes[stored["recipe"]],
+                    recipe=names[_RECIPES][stored["recipe"]],
                     group=tuple(stored["group"]),
                     seed=stored["seed"],
                     milestones=tuple(stored["milestones"]),
@@ -100,10 +99,9 @@ class Results:
         before = json.dumps(names)
         lines = []
         for cell, measurements in finished:
-            section = _REJECTED if cell.recipe in names[_REJECTED].values() else _RECIPES
             stored = {
                 "method": cell.method,
-                "recipe": _name_of(cell.recipe, names[section], cell.method),
+                "recipe": _name_of(cell.recipe, names[_RECIPES], cell.method),
                 "protocol": _name_of(cell.protocol, names[_PROTOCOLS], str(cell.protocol["testbed"])),
                 "group": cell.group,
                 "seed": cell.seed,
@@ -117,7 +115,7 @@ class Results:
         write_text(self.path, "".join(f"{line}\n" for _, line in sorted(lines)))
 
     def _names(self) -> dict[str, dict[str, Any]]:
-        sections: dict[str, dict[str, Any]] = {_PROTOCOLS: {}, _RECIPES: {}, _REJECTED: {}}
+        sections: dict[str, dict[str, Any]] = {_PROTOCOLS: {}, _RECIPES: {}}
         if self.recipes_path.exists():
             with explained_os_errors(self.recipes_path, "read"):
                 text = self.recipes_path.read_text(encoding="utf-8")

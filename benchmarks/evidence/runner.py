@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.evidence.methods import KnownName, Method, Trained, Untuned
@@ -14,6 +15,9 @@ from benchmarks.evidence.precompute import Precomputed
 from benchmarks.evidence.results import Cell, Finished, Measurements, Results
 from benchmarks.evidence.testbed import EvidenceTestbed, Person, Stranger
 from celeb_basis.errors import CelebBasisError, TrainingError
+
+_STRANGERS = "strangers"
+"""Those whom methods learn, beside those whom the model knows by name, who are called by their references."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +31,19 @@ class Progress:
     """``"new"``, ``"known"`` for one that was finished before, or a sentence that says why there is no result."""
 
 
-def cells_of(testbed: EvidenceTestbed, plan: Plan, known_names: Sequence[str] = ()) -> list[tuple[Cell, Method]]:
+def cells_of(
+    testbed: EvidenceTestbed, plan: Plan, known: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[tuple[Cell, Method]]:
     """All cells in the order in which they are run: groups outermost, so that encoded views are reused.
 
     Args:
         testbed: What methods are measured on.
         plan: What is run.
-        known_names: The names of :attr:`Precomputed.known_people`.
+        known: The names of :meth:`Precomputed.known_people`, by their references.
     """
     protocol = {
         "testbed": testbed.key,
         "images_per_prompt": plan.images_per_prompt,
-        "images_per_name": plan.images_per_name,
         "sampling_steps": testbed.sampler.steps,
         "guidance": testbed.sampler.guidance,
         "prompts": [[case.prompt, case.label] for case in (*testbed.prompts, *testbed.pair_prompts)],
@@ -49,7 +54,7 @@ def cells_of(testbed: EvidenceTestbed, plan: Plan, known_names: Sequence[str] = 
         if isinstance(one, Untuned):
             continue
         method = shortened(one, plan.steps)
-        names = list(known_names) if isinstance(one, KnownName) else strangers
+        names = list(known.get(one.references, ())) if isinstance(one, KnownName) else strangers
         count, seeds = plan.extent(one.name)
         for group in groups_of(names[: min(count, plan.strangers)], GROUP_SIZES.get(one.name, 2)):
             first = names.index(group[0])
@@ -80,31 +85,28 @@ def run(
         share: A worker's number and how many workers there are. All cells of a pair of strangers and a seed belong to
             the same worker.
     """
-    shared = Precomputed(testbed, cache or results.folder, images_per_name=plan.images_per_name)
-    known = _known_people(shared, plan)
-    cells = cells_of(testbed, plan, [person.name for person in known])
+    shared = Precomputed(testbed, cache or results.folder)
+    people: dict[str, tuple[Person, ...]] = {_STRANGERS: testbed.strangers, **_known_people(shared, plan)}
+    cells = cells_of(testbed, plan, {kind: [one.name for one in known] for kind, known in people.items()})
     if share[1] > 1:
-        places = {person.name: at // 2 for people in (known, testbed.strangers) for at, person in enumerate(people)}
+        places = {person.name: at // 2 for group in people.values() for at, person in enumerate(group)}
         cells = [one for one in cells if (places[one[0].group[0]] + one[0].seed) % share[1] == share[0]]
-    evaluators: dict[bool, Evaluator] = {}
-    people: dict[bool, dict[str, Person]] = {
-        False: {stranger.name: stranger for stranger in testbed.strangers},
-        True: {person.name: person for person in known},
-    }
+    evaluators: dict[str, Evaluator] = {}
     seconds: dict[tuple[str, tuple[str, ...], int], float] = {}
     finished = results.by_key()
     for number, (cell, method) in enumerate(cells, 1):
         measurements, status = finished.get(cell.key), "known"
         if measurements is None:
-            named = isinstance(method, KnownName)
+            kind = _kind(method)
             try:
-                if named not in evaluators:
-                    evaluators[named] = Evaluator(testbed, plan.images_per_prompt, known if named else None)
-                group = [people[named][name] for name in cell.group]
+                if kind not in evaluators:
+                    evaluators[kind] = Evaluator(testbed, plan.images_per_prompt, people[kind])
+                by_name = {person.name: person for person in people[kind]}
+                group = [by_name[name] for name in cell.group]
                 budget = None
                 if isinstance(method, Trained) and method.same_time_as:
                     budget = _budget(seconds, cell, method)
-                measurements, status = measured(cell, method, shared, group, evaluators[named], budget), "new"
+                measurements, status = measured(cell, method, shared, group, evaluators[kind], budget), "new"
                 results.save(cell, measurements)
             except CelebBasisError as error:
                 yield Progress(cell, number, len(cells), str(error))
@@ -114,15 +116,22 @@ def run(
         yield Progress(cell, number, len(cells), status)
 
 
-def _known_people(shared: Precomputed, plan: Plan) -> tuple[Person, ...]:
-    """The people of the ceiling; nobody if the plan has none, or if the model draws too few of its names."""
-    if not any(isinstance(method, KnownName) for method in plan.methods):
-        return ()
-    try:
-        return shared.known_people
-    except TrainingError as error:
-        shared.testbed.report.say(f"There is no ceiling: {error}")
-        return ()
+def _kind(method: Method) -> str:
+    """Whom a method is measured on."""
+    return method.references if isinstance(method, KnownName) else _STRANGERS
+
+
+def _known_people(shared: Precomputed, plan: Plan) -> dict[str, tuple[Person, ...]]:
+    """The people of the ceilings, by their references; nobody where the model draws too few of its names."""
+    found: dict[str, tuple[Person, ...]] = {}
+    for method in plan.methods:
+        if isinstance(method, KnownName):
+            try:
+                found[method.references] = shared.known_people(method.references)
+            except TrainingError as error:
+                shared.testbed.report.say(f"There is no ceiling: {error}")
+                found[method.references] = ()
+    return found
 
 
 def measured(
@@ -170,7 +179,6 @@ def matching(results: Results, plan: Plan, testbed: str | None = None) -> list[F
     recipes = {one.name: shortened(one, plan.steps).describe() for one in plan.methods}
     wanted = {
         "images_per_prompt": plan.images_per_prompt,
-        "images_per_name": plan.images_per_name,
         **({} if testbed is None else {"testbed": testbed}),
     }
     best: dict[tuple[Any, ...], Finished] = {}

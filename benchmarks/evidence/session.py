@@ -46,7 +46,7 @@ def run_shown(
     """
     report = testbed.report
     if share is None:
-        shared = Precomputed(testbed, cache, images_per_name=plan.images_per_name)
+        shared = Precomputed(testbed, cache)
         for method in plan.methods:
             try:
                 method.prepare(shared)

@@ -17,7 +17,7 @@ from benchmarks.evidence.results import Finished, Measurements
 from celeb_basis.evaluation.metrics import Estimate, mean_estimate
 
 ALL_METRICS = (*METRICS, "both")
-PAIRED_METRICS = ("identity", "recognized", "prompt", "detect")
+PAIRED_METRICS = ("identity", "third_opinion", "recognized", "prompt", "detect")
 CHOOSING = "second_opinion"
 """What a program of a user could choose among snapshots by: the network that learning uses."""
 

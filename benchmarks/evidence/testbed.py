@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ class FaceJudge(Protocol):
 
     def likeness(self, vectors: Floats, references: Floats) -> Floats:
         """``(N, M)`` similarities of N vectors to M references; higher is more similar."""
+
+
+References = Literal["images", "pictures"]
+"""What a name that the model knows is compared with: images of it, or pictures of the person whom the model was shown."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class EvidenceTestbed:
     """The third opinion: another network that neither training nor learning used; ``None`` where there is none."""
     reference_prompts: tuple[str, ...] = ("a photo of {}",) * 3
     """Prompts, with other seeds than are scored, of the images that stand for a name that the model knows."""
+    pictures_of: Callable[[Sequence[str]], Mapping[str, Sequence[Pixels]]] | None = None
+    """Other pictures of people whom the model knows by name, where there are any: of the kind that strangers have."""
     known_faces: tuple[Path, ...] = ()
     """Folders with files of celebrities' faces that come with the model."""
     denoiser: Any = None

@@ -19,7 +19,7 @@ from celeb_basis.files import cache_folder, now, write_bytes
 from celeb_basis.identities.folder_lock import begun_of
 from celeb_basis.method import Basis
 from celeb_basis.reading import check_safetensors, parse_json
-from celeb_basis.settings import TrainingSettings
+from celeb_basis.settings import TrainingSettings, stored_settings
 from celeb_basis.training.dataset import PersonViews, ViewPool
 from celeb_basis.training.trainer import Trainer
 
@@ -170,7 +170,7 @@ def resume_trainer(path: Path, model: DiffusionModel, bases: Sequence[Basis]) ->
             "the photos."
         )
     try:
-        settings = TrainingSettings().changed(header["settings"])
+        settings = stored_settings(header["settings"])
         trainer = Trainer(model, bases, _pool(header, tensors), settings)
         _restore(trainer, header, tensors)
         trainer.begun = begun_of(header, path)
@@ -189,7 +189,7 @@ def read_summary(path: Path) -> StateSummary:
     try:
         return StateSummary(
             names=tuple(str(person["name"]) for person in header["people"]),
-            settings=TrainingSettings().changed(header["settings"]),
+            settings=stored_settings(header["settings"]),
             consent=str(header.get("consent", "")),
             model=str(header["model"]["name"]),
             step=int(header["step"]),

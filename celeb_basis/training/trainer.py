@@ -57,7 +57,7 @@ class Batch:
     noise: torch.Tensor
     """``(B, C, h, w)``."""
     timesteps: torch.Tensor
-    """``(B,)`` int64, uniform over the noise schedule."""
+    """``(B,)`` int64, uniform over the noise schedule, or over the part of it that the settings name."""
 
 
 @dataclass(frozen=True)
@@ -329,8 +329,13 @@ class Trainer:
             prompts=prompts,
             clean=clean,
             noise=torch.randn(means.shape, generator=random),
-            timesteps=torch.randint(self.model.schedule.timesteps, (size,), generator=random),
+            timesteps=torch.randint(self._timesteps, (size,), generator=random),
         )
+
+    @property
+    def _timesteps(self) -> int:
+        """The number of timesteps that are drawn from, from the clean end of the schedule on."""
+        return max(1, round(self.settings.highest_noise * self.model.schedule.timesteps))
 
     def coefficients(self, batch: Batch) -> torch.Tensor:
         """``(B, G, E, K)`` coefficients of a batch, with gradients."""

@@ -45,7 +45,7 @@ def testbed() -> EvidenceTestbed:
 
 def _trainer(testbed: EvidenceTestbed, folder: Path, kind: Any, weight: float) -> Trainer:
     method = Regularized("one", SHORT, regularizer=kind, weight=weight)
-    shared = Precomputed(testbed, folder, images_per_name=0)
+    shared = Precomputed(testbed, folder)
     group = testbed.strangers[:1]
     pool, _ = shared.pool(group, 0, SHORT.views, SHORT.smallest)
     return method._learner(shared, group, pool, 0, timed=False)

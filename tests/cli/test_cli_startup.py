@@ -75,6 +75,7 @@ def test_every_setting_is_an_option_that_reaches_the_settings() -> None:
         mode="head", start="random", steps=7, batch_size=3, accumulation=2, learning_rate=0.5, weight_decay=0.25, components=9,
         shared=True, average_decay=0.5, precision="bf16", checkpointing="on", cuda_graph="off", size=128, views=5, smallest=0.3,
         describe=False, early_stop=False, settled=0.5, seed=11, celebrities=20, celebrity_size=256,
+        highest_noise=0.75,
     )  # fmt: skip
     words = ["learn", "photo.jpg", "--model", "m"]
     for name, value in given.as_dict().items():

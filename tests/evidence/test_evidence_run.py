@@ -25,6 +25,7 @@ from benchmarks.evidence.plan import (
     CEILING,
     FULL,
     GROUP_SIZES,
+    LORA_TUNED_TIMED,
     MAIN,
     PAPER,
     Plan,
@@ -32,12 +33,12 @@ from benchmarks.evidence.plan import (
     limited,
     shortened,
 )
-from benchmarks.evidence.precompute import Precomputed
 from benchmarks.evidence.reporting import Reporter, duration
 from benchmarks.evidence.results import Results
 from benchmarks.evidence.runner import cells_of, matching, run
 from benchmarks.evidence.summary import ALL_METRICS, separated, summarize
 from benchmarks.evidence.testbed import DdimSampler, EvidenceTestbed, generate
+from benchmarks.evidence.tuning import Tuned, candidates, with_tuned
 from celeb_basis.names.lists import name_list as names_of
 from celeb_basis.names.lists import shipped_names
 
@@ -89,7 +90,7 @@ def _all(testbed: EvidenceTestbed, plan: Plan, folder: Path) -> list[str]:
 def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp_path: Path) -> None:
     before = {key: value.clone() for key, value in tiny.denoiser.state_dict().items()}
     methods = [one for one in MAIN if GROUP_SIZES.get(one.name, 2) == 2 and not isinstance(one, Untuned)]
-    plan = _plan(methods=tuple(methods), images_per_name=1, milestones=(0.5, 1.0))
+    plan = _plan(methods=tuple(methods), milestones=(0.5, 1.0))
     assert set(_all(tiny, plan, tmp_path)) == {"new"}
     rows = summarize(Results(tmp_path).all(), [one.name for one in plan.methods])
     assert [row.method for row in rows] == [one.name for one in methods]
@@ -102,24 +103,21 @@ def test_every_method_runs_is_measured_and_is_written(tiny: EvidenceTestbed, tmp
     costs = {row.method: [point.evaluations for point in row.points] for row in rows}
     assert costs["paper"] == [2, 4]
     assert costs["mean"] == [0]
-    seconds = {row.method: row.last.seconds for row in rows}
-    assert seconds["LoRA, same time"] >= seconds["paper"]
     for key, value in tiny.denoiser.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} of the model was changed"
     assert not any(module._forward_hooks for module in tiny.denoiser.modules())
     page = tmp_path / "evidence.md"
     described = Described("w", ["make evidence"], judge="a", second_judge="b")
-    write_page(page, rows, described, rejected=rows[:2])
+    write_page(page, rows, described)
     text = page.read_text()
     assert table(rows) in text
-    assert table(rows[:2]) in text[text.index("## Rejected candidates") :]
     assert text.count("](evidence/") == len(list((tmp_path / "evidence").glob("*.svg"))) == 14
 
 
 def test_the_ceiling_is_of_names_of_the_list_and_every_recipe_a_share_of_it(
     tiny: EvidenceTestbed, tmp_path: Path
 ) -> None:
-    plan = _plan(CEILING, "mean", images_per_name=1)
+    plan = _plan(CEILING, "mean")
     assert _all(tiny, plan, tmp_path) == ["new", "new"]
     cells = {cell.method: (cell, measured) for cell, measured in Results(tmp_path).all()}
     cell, measured = cells[CEILING]
@@ -210,14 +208,15 @@ def test_results_of_other_recipes_or_protocols_are_never_averaged(toy: tuple[Evi
 
 def test_a_method_that_cannot_run_is_reported_and_skipped(toy: tuple[EvidenceTestbed, Path]) -> None:
     testbed, folder = toy
-    found = _all(testbed, _plan("paper", "LoRA, same time", "mean"), folder)
+    tuned = {LORA_TUNED_TIMED: Tuned(candidates()[-1].name, 2, 0.0)}
+    found = _all(testbed, with_tuned(_plan("paper", LORA_TUNED_TIMED, "mean"), tuned), folder)
     assert found[0] == found[2] == "new"
     assert "denoiser" in found[1]
 
 
 def test_a_method_that_is_given_anothers_time_includes_that_method() -> None:
-    plan = limited(FULL, ["textual inversion, same time"])
-    assert [one.name for one in plan.methods] == ["paper", "textual inversion, same time"]
+    plan = limited(FULL, [LORA_TUNED_TIMED])
+    assert [one.name for one in plan.methods] == ["paper", LORA_TUNED_TIMED]
 
 
 def test_shorter_recipes_encode_no_more_views_than_they_use() -> None:
@@ -334,34 +333,6 @@ def test_workers_divide_the_cells_completely(toy: tuple[EvidenceTestbed, Path]) 
     assert not set(shares[0]) & set(shares[1])
     assert len(shares[0]) == len(shares[1])
     assert _all(testbed, plan, folder) == ["known"] * 8
-
-
-def test_the_celebrities_are_measured_a_few_at_a_time_and_a_kill_loses_little(
-    toy: tuple[EvidenceTestbed, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    testbed, folder = toy
-    whole = Precomputed(testbed, folder / "whole", images_per_name=1).celebrity_faces
-    monkeypatch.setattr("benchmarks.evidence.precompute._NAMES_AT_ONCE", 16)
-    killed = Precomputed(testbed, folder / "killed", images_per_name=1)
-    calls = 0
-
-    class Killed(BaseException):
-        pass
-
-    def draw(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise Killed
-        return generate(*arguments)
-
-    monkeypatch.setattr("benchmarks.evidence.precompute.generate", draw)
-    with pytest.raises(Killed):
-        _ = killed.celebrity_faces
-    again = Precomputed(testbed, folder / "killed", images_per_name=1).celebrity_faces
-    assert calls == 3, "16 of 24 names were kept"
-    assert torch.equal(again.vectors, whole.vectors)
-    assert [path.suffix for path in (folder / "killed").iterdir()] == [".npy"], "the parts are gone"
 
 
 def test_hypotheses_that_the_plan_cannot_answer_are_left_out(toy: tuple[EvidenceTestbed, Path]) -> None:

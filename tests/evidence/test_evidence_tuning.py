@@ -70,7 +70,7 @@ def test_candidates_differ_in_everything_that_is_tuned() -> None:
     assert len({one.name for one in found}) == len({str(one.describe()) for one in found}) == len(found)
     inversions = [one for one in found if one.loop == "free"]
     loras = [one for one in found if one.loop == "lora"]
-    assert len({(one.settings.learning_rate, one.word) for one in inversions}) == len(inversions) >= 6
+    assert len({(one.settings.learning_rate, one.word) for one in inversions}) == len(inversions) >= 5
     assert len({(one.settings.learning_rate, one.rank) for one in loras}) == len(loras) >= 6
     assert {one.settings.steps for one in found} == {STEPS}
 
@@ -83,22 +83,22 @@ def test_the_score_counts_likeness_prompt_and_faces() -> None:
 
 def test_the_best_of_all_milestones_and_of_papers_steps() -> None:
     rows = [
-        _row("textual inversion, rate 0.005, person", [0.1, 0.2, 0.3, 0.4, 0.2]),
-        _row("textual inversion, rate 0.02, face", [0.1, 0.3, 0.35, 0.1, 0.1]),
-        _row("LoRA, rate 0.001, rank 4", [0.3, 0.1, 0.1]),  # short runs lack the first milestones
+        _row("textual inversion, rate 0.005, person", [0.1, 0.3, 0.4]),
+        _row("textual inversion, rate 0.005, face", [0.1, 0.35, 0.1]),
+        _row("LoRA, rate 0.001, rank 4", [0.3, 0.1]),  # short runs lack the first milestones
     ]
     chosen = choose(rows, FULL)
     best, timed = chosen[TEXTUAL_INVERSION_TUNED], chosen[TEXTUAL_INVERSION_TUNED_TIMED]
-    assert (best.candidate, best.steps) == ("textual inversion, rate 0.005, person", STEPS // 2)
-    assert (timed.candidate, timed.steps) == ("textual inversion, rate 0.02, face", STEPS // 4)
-    assert (chosen[LORA_TUNED].steps, chosen[LORA_TUNED_TIMED].steps) == (STEPS // 4, STEPS // 4)
+    assert (best.candidate, best.steps) == ("textual inversion, rate 0.005, person", STEPS)
+    assert (timed.candidate, timed.steps) == ("textual inversion, rate 0.005, face", STEPS // 2)
+    assert (chosen[LORA_TUNED].steps, chosen[LORA_TUNED_TIMED].steps) == (STEPS // 2, STEPS // 2)
     assert set(choose(rows[:2], FULL)) == {TEXTUAL_INVERSION_TUNED, TEXTUAL_INVERSION_TUNED_TIMED}
 
 
 def test_tuning_runs_is_kept_and_is_read_by_the_plan(testbed: EvidenceTestbed, tmp_path: Path) -> None:
     plan = Plan(FULL.methods, strangers=2, seeds=(0, 1), images_per_prompt=1, steps=16)
     tuning = tuning_plan(plan)
-    few = ("textual inversion, rate 0.005, person", "textual inversion, rate 0.02, face")
+    few = ("textual inversion, rate 0.005, person", "textual inversion, rate 0.02, person")
     tuning = replace(tuning, methods=tuple(one for one in tuning.methods if one.name in few))
     results = Results(tmp_path / "tuning")
     assert {done.status for done in run(testbed, tuning, results)} == {"new"}

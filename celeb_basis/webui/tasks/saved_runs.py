@@ -15,7 +15,7 @@ from typing import Any
 from celeb_basis.errors import CelebBasisError, printable
 from celeb_basis.files import checked_name, write_bytes, write_json
 from celeb_basis.reading import read_json
-from celeb_basis.settings import TrainingSettings
+from celeb_basis.settings import TrainingSettings, stored_settings
 from celeb_basis.training.run import PhotoInput
 from celeb_basis.training.run_lock import is_running, sweep_locks
 from celeb_basis.training.state import read_summary
@@ -55,7 +55,7 @@ class RunRecord:
         Raises:
             SettingsError: They are not this version's.
         """
-        return TrainingSettings().changed(self.settings)
+        return stored_settings(self.settings)
 
     def settings_if_prepared(self) -> TrainingSettings | None:
         """Those that take their place where the checkpoint is prepared, if the choice was left open.
@@ -63,7 +63,7 @@ class RunRecord:
         Raises:
             SettingsError: They are not this version's.
         """
-        return None if self.if_prepared is None else TrainingSettings().changed(self.if_prepared)
+        return None if self.if_prepared is None else stored_settings(self.if_prepared)
 
 
 class RunFiles:
