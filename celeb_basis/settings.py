@@ -113,7 +113,7 @@ class TrainingSettings:
         group="Pictures of the person",
     )
     smallest: float = _setting(
-        0.1,
+        0.35,
         "smallest width of the picture in an augmented view, as a share of the frame",
         low=0.05,
         high=1.0,
@@ -154,7 +154,7 @@ class TrainingSettings:
         group="Celeb basis",
     )
     highest_noise: float = _setting(
-        1.0,
+        0.5,
         "learn on pictures with at most this much noise, as a share of the noise schedule; 1 is all of it, as in the paper, "
         "less is for the face and not for the whole picture",
         low=0.05,
@@ -230,11 +230,11 @@ class EvaluationDefaults:
 
 
 PRESETS: Mapping[str, TrainingSettings] = {
-    "quick": TrainingSettings(start="guess", steps=40, learning_rate=0.003, views=32),
+    "quick": TrainingSettings(start="guess", steps=40, views=32),
     "balanced": TrainingSettings(),
-    "best": TrainingSettings(start="guess", steps=200, learning_rate=0.003, early_stop=False),
+    "best": TrainingSettings(start="guess", steps=200, early_stop=False),
     "paper": TrainingSettings(
-        mode="head", start="random", learning_rate=0.01, describe=False, early_stop=False, views=800
+        mode="head", start="random", describe=False, early_stop=False, views=800, smallest=0.1, highest_noise=1.0
     ),
 }
 """Named recipes. ``paper`` uses as many views as the paper's 400 steps of two pictures do; the others are ours. ``quick`` and

@@ -8,15 +8,30 @@ from typing import Any
 import pytest
 
 from celeb_basis.errors import SettingsError
-from celeb_basis.settings import AUTO, PRESETS, TrainingSettings, automatic_preset, if_prepared, preset
+from celeb_basis.settings import (
+    AUTO,
+    PRESETS,
+    TrainingSettings,
+    automatic_preset,
+    if_prepared,
+    preset,
+    stored_settings,
+)
 
 
 def test_the_preset_paper_is_the_papers_recipe() -> None:
     paper = preset("paper")
     assert (paper.mode, paper.steps, paper.batch_size, paper.learning_rate) == ("head", 400, 2, 0.01)
     assert (paper.components, paper.average_decay, paper.smallest) == (512, 0.99, 0.1)
-    assert (paper.describe, paper.early_stop) == (False, False)
+    assert (paper.describe, paper.early_stop, paper.highest_noise) == (False, False, 1.0)
     assert paper.views == paper.steps * paper.batch_size
+
+
+def test_what_an_earlier_version_stored_is_as_it_was_then() -> None:
+    stored = {name: value for name, value in preset("balanced").as_dict().items() if name != "highest_noise"}
+    assert stored_settings(stored).highest_noise == 1.0
+    assert stored_settings(preset("balanced").as_dict()) == preset("balanced")
+    assert stored_settings({"steps": "7", "highest_noise": 0.25}).highest_noise == 0.25
 
 
 def test_every_setting_has_a_help_text_and_its_default_is_in_range() -> None:

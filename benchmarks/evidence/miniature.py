@@ -63,6 +63,8 @@ REFERENCE_PROMPTS = (
 BANK = ROOT / ".assets" / "evidence" / "strangers"
 """Where the strangers' pictures are drawn."""
 _REFERENCES = 4
+_SPARE = 4
+"""Strangers in place of those whose photo shows no face."""
 _SAMPLING_STEPS = 20
 
 
@@ -96,9 +98,9 @@ def miniature_testbed(
     faces, people = face_network(), read_people()
     named = folder / NAMES.name
     names = read_names(named) if named.is_file() else name_list(people.names, "the miniature's names")
-    numbers = people.strangers[: skipped + strangers]
+    numbers = people.strangers[: skipped + strangers + _SPARE]
     draw_bank(bank, numbers, people.spread, processes=os.cpu_count() or 1)
-    chosen = strangers_of(Bank(bank), numbers, faces, model.info.resolution)[skipped:]
+    chosen = strangers_of(Bank(bank), numbers, faces, model.info.resolution)[skipped : skipped + strangers]
     vae, unet = model._pipeline.vae, model._pipeline.unet
     side = int(unet.config.sample_size)
     judge, third = DlibJudge(), mobile_face_net(report)

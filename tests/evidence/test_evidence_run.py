@@ -265,7 +265,7 @@ def test_the_evaluator_by_hand(toy: tuple[EvidenceTestbed, Path]) -> None:
 
 def test_the_command_names_and_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--list", "--part", "main"]) == 0
-    assert capsys.readouterr().out.split("\n")[:2] == ["a name that the model knows", "random name"]
+    assert capsys.readouterr().out.split("\n")[:2] == [CEILING, f"{CEILING}, by pictures"]
     assert main(["--only", "unknown"]) == 2
     assert main(["--write", "--results", str(tmp_path)]) == 1
     assert "no finished result" in capsys.readouterr().err

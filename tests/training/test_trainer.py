@@ -349,3 +349,15 @@ def test_bases_of_another_model_are_refused() -> None:
         Trainer(model, toy_bases(other), toy_pool(), _FAST)
     with pytest.raises(TrainingError, match=r"\[8\] components, the settings 9"):
         Trainer(model, toy_bases(model), toy_pool(), _FAST.changed({"components": 9}))
+
+
+def test_no_picture_is_noisier_than_the_settings_say() -> None:
+    def timesteps(highest_noise: float) -> set[int]:
+        settings = TrainingSettings(components=8, batch_size=64, highest_noise=highest_noise)
+        trainer = _trainer(settings)
+        return {value for _ in range(200) for value in trainer.sample_batch().timesteps.tolist()}
+
+    total = ToyModel().schedule.timesteps
+    assert timesteps(1.0) == set(range(total))
+    assert timesteps(0.5) == set(range(total // 2))
+    assert timesteps(0.05) == set(range(max(1, round(0.05 * total))))
