@@ -93,6 +93,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         strangers=options.strangers or plan.strangers,
         seeds=tuple(range(options.seeds)) if options.seeds else plan.seeds,
         steps=options.steps or plan.steps,
+        tracked=plan.tracked if options.tracked is None else options.tracked,
     )
 
 
@@ -259,6 +260,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", help="run only this method")
     parser.add_argument("--strangers", type=int, help="number of strangers")
     parser.add_argument("--seeds", type=int, help="number of seeds")
+    parser.add_argument("--tracked", type=int, help="strangers whose runs are measured on their way too, for curves")
     parser.add_argument("--steps", type=int, help="the most steps per person, to try the program itself")
     parser.add_argument(
         "--tune", action="store_true", help="choose the baselines' settings, on people who must not be evaluated"

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.evidence.baselines import RANK, FreeLearner, LoraLearner, lora_adapters
 from benchmarks.evidence.precompute import Precomputed, Space
-from benchmarks.evidence.reporting import Reporter
+from benchmarks.evidence.reporting import Reporter, clock_of
 from benchmarks.evidence.stable_identity import (
     HAIR,
     NAMES,
@@ -205,8 +205,9 @@ class Trained:
                 trainer.use(stack.enter_context(lora_adapters(testbed.denoiser, trainer.generator, self.rank)))
             if isinstance(trainer, StableIdentityLearner) and masked is not None:
                 trainer.use(masked, testbed.latent_scale)
+            seconds = 0.0
             for share in milestones:
-                _advance(trainer, share, budget, testbed.report)
+                seconds = _advance(trainer, share, seconds, budget, testbed.report)
                 values = [trainer.average.value(number) for number in range(len(group))]
                 if any(value is None for value in values):
                     continue  # a person of the group has not been in any batch yet
@@ -220,7 +221,7 @@ class Trained:
                     }
                 samples = self.settings.batch_size * self.settings.accumulation
                 evaluations = trainer.step * samples
-                yield Milestone(token_vectors, trainer.step, evaluations, trainer.seconds, encoding_seconds)
+                yield Milestone(token_vectors, trainer.step, evaluations, seconds, encoding_seconds)
 
     def _learner(
         self, shared: Precomputed, group: Sequence[Stranger], pool: ViewPool, seed: int, *, timed: bool
@@ -299,17 +300,32 @@ def _first_guess(shared: Precomputed, bases: Sequence[Basis], stranger: Stranger
     return list(guess_coefficients(bases, shared.guess(bases), vector))
 
 
-def _advance(trainer: Trainer, share: float, budget: float | None, report: Reporter) -> None:
-    """Run until a share of all steps, or a share of the seconds and until everyone has been in a batch."""
+def _advance(trainer: Trainer, share: float, seconds: float, budget: float | None, report: Reporter) -> float:
+    """Run until a share of all steps, or a share of the seconds and until everyone has been in a batch.
+
+    Args:
+        trainer: What learns.
+        share: Of its steps, or of ``budget``.
+        seconds: It has learned for.
+        budget: Seconds in all; ``None`` for its own number of steps.
+        report: Gets its events.
+
+    Returns:
+        The seconds it has learned for now.
+    """
     if budget is None and trainer.step >= round(share * trainer.total):
-        return
-    enough = threading.Event()
+        return seconds
+    clock = clock_of(trainer.model.device)
+    enough, before = threading.Event(), clock()
     for event in trainer.run(enough):
+        now = clock()
+        seconds, before = seconds + now - before, now
         report.event(event)
         if budget is None:
             reached = trainer.step >= round(share * trainer.total)
         else:
             sampled = (trainer.average.value(number) is not None for number in range(len(trainer.pool.people)))
-            reached = trainer.seconds >= share * budget and all(sampled)
+            reached = seconds >= share * budget and all(sampled)
         if reached:
             enough.set()
+    return seconds

@@ -281,7 +281,7 @@ of scenes in which they were never shown. All intervals are 95 % intervals over 
   in which a face is found.
 - **Diversity**: root-mean-square difference of two images of the same prompt.
 - **Both, on their sides**: the share of images with two people in which both are recognized, the first-named on the left.
-- Denoiser evaluations and seconds (learning + encoding of views) are per person.
+- Denoiser evaluations and seconds (learning + encoding of views; on a CPU those of its processors) are per person.
 {"".join(f"- {note}{chr(10)}" for note in notes)}
 {table(rows)}
 """,

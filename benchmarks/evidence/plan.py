@@ -176,7 +176,7 @@ FULL = Plan(
     strangers=30,
     seeds=(0,),
     images_per_prompt=1,
-    tracked=4,
+    tracked=0,
     reduced=(10, 1),
 )
 """Many people rather than many images of each: people differ more than the images of one do."""

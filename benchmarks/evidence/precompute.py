@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.evidence.reporting import clock_of
 from benchmarks.evidence.testbed import EvidenceTestbed, Person, References, Stranger, generate
 from celeb_basis.basis import BasisOptions, build_bases
 from celeb_basis.diffusion_model import DiffusionModel, LatentDistribution
@@ -147,7 +147,8 @@ class Precomputed:
         key = (stranger.name, seed, smallest)
         known = self._views.get(key)
         if known is None or len(known.views.descriptions) < views:
-            started = time.perf_counter()
+            clock = clock_of(self.testbed.model.device)
+            started = clock()
             generator = view_generator(stranger, seed)
             work = encode_views(
                 self.testbed.model,
@@ -158,7 +159,7 @@ class Precomputed:
                 generator=generator,
             )
             pool = follow(work, self.testbed.report.event)
-            known = EncodedViews(pool.people[0], pool.face_model, (time.perf_counter() - started) / views)
+            known = EncodedViews(pool.people[0], pool.face_model, (clock() - started) / views)
             self._views.pop(key, None)
             while len(self._views) >= _MAX_ENCODED:
                 self._views.pop(next(iter(self._views)))

@@ -7,7 +7,6 @@ the two vectors have the width of the model's own text encoder.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks.evidence.reporting import clock_of
 from benchmarks.evidence.testbed import EvidenceTestbed, Stranger
 from celeb_basis.diffusion_model import LatentDistribution, NoiseSchedule
 from celeb_basis.events import Preparing
@@ -68,7 +68,8 @@ def encode_masked_views(testbed: EvidenceTestbed, group: Sequence[Stranger], see
 
     The face vector of all views of a person is that of the portrait, from which the vectors are computed in the end, too.
     """
-    started = time.perf_counter()
+    clock = clock_of(testbed.model.device)
+    started = clock()
     people, weights = [], []
     for number, person in enumerate(group):
         generator = torch.Generator().manual_seed(1_000 * seed + number)
@@ -85,7 +86,7 @@ def encode_masked_views(testbed: EvidenceTestbed, group: Sequence[Stranger], see
         )
         weights.append(face_weights(torch.stack(landmarks), *mean.shape[2:]))
     testbed.model.release_vae()
-    return MaskedViews(ViewPool(tuple(people), testbed.faces.name), tuple(weights), time.perf_counter() - started)
+    return MaskedViews(ViewPool(tuple(people), testbed.faces.name), tuple(weights), clock() - started)
 
 
 def masked_view(portrait: Portrait, generator: torch.Generator) -> tuple[Pixels, Floats]:
