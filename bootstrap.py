@@ -37,7 +37,7 @@ TASKS = {
     "test-webui": ["-m", "pytest", *(str(ROOT / "tests" / folder) for folder in WEBUI_TESTS)],
     "bench-webui": ["-m", "benchmarks.webui"],
     "screenshots": ["-m", "benchmarks.webui.screenshots"],
-    "film": ["-m", "benchmarks.webui.screenshots", "--film", "film.webp"],
+    "film": ["-m", "benchmarks.webui.screenshots", "--film", "docs/images/film.webp"],
 }
 """Arguments of Python for each task."""
 IN_A_WEBUI = ("test-webui", "bench-webui", "screenshots", "film")

@@ -20,7 +20,7 @@ from benchmarks.webui.film import MOST_BYTES, Film
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 OF_OTHER_PROGRAMS = re.compile(r"(forge|reforge|sdnext|comfyui|neighbours/)")
-DRAWN = {"scheme.png"}
+DRAWN = {"scheme.png", "film.webp"}  # by other commands
 
 
 def _shown() -> set[str]:
