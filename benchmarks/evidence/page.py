@@ -261,6 +261,9 @@ def write_page(
     missing = [f"*{name}*" for name in planned if name not in known]
     second = f" **Second opinion**: the same\n  as Identity by {about.second_judge}." if about.second_judge else ""
     third = f" **Third opinion**: by {about.third_judge}." if about.third_judge else ""
+    diversity = ""
+    if any(row.last.figures["diversity"] is not None for row in rows):
+        diversity = "- **Diversity**: root-mean-square difference of two images of the same prompt.\n"
     pictures = ""
     if CEILING_PICTURES in {*known, *planned}:
         pictures = (
@@ -279,8 +282,8 @@ of scenes in which they were never shown. All intervals are 95 % intervals over 
   of the same name.{pictures}
 - **Prompt**: {about.prompt}. **Detect**: the share of images
   in which a face is found.
-- **Diversity**: root-mean-square difference of two images of the same prompt.
-- **Both, on their sides**: the share of images with two people in which both are recognized, the first-named on the left.
+{diversity}- **Both, on their sides**: the share of images with two people in which both are recognized, the first-named on the
+  left.
 - Denoiser evaluations and seconds (learning + encoding of views; on a CPU those of its processors) are per person.
 {"".join(f"- {note}{chr(10)}" for note in notes)}
 {table(rows)}

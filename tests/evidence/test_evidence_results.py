@@ -108,7 +108,7 @@ def test_the_published_results_are_those_of_the_plan() -> None:
 
 
 def test_the_page_names_the_methods_that_were_not_measured_yet() -> None:
-    measured = {cell.method for cell, _ in matching(Results(RESULTS), FULL)}
+    measured = {cell.method for cell, _ in matching(Results(RESULTS), with_tuned(FULL, read_tuned(RESULTS)))}
     text = (ROOT / "docs" / "evidence.md").read_text("utf-8")
     listed = text.split("**Not yet measured:**")[1].split("\n\n")[0].replace("\n", " ")
     for one in FULL.methods:
