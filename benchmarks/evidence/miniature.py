@@ -63,8 +63,6 @@ REFERENCE_PROMPTS = (
 BANK = ROOT / ".assets" / "evidence" / "strangers"
 """Where the strangers' pictures are drawn."""
 _REFERENCES = 4
-_SPARE = 4
-"""Strangers in place of those whose photo shows no face."""
 _SAMPLING_STEPS = 20
 
 
@@ -98,9 +96,15 @@ def miniature_testbed(
     faces, people = face_network(), read_people()
     named = folder / NAMES.name
     names = read_names(named) if named.is_file() else name_list(people.names, "the miniature's names")
-    numbers = people.strangers[: skipped + strangers + _SPARE]
-    draw_bank(bank, numbers, people.spread, processes=os.cpu_count() or 1)
-    chosen = strangers_of(Bank(bank), numbers, faces, model.info.resolution)[skipped : skipped + strangers]
+    wanted = count = skipped + strangers
+    while True:
+        numbers = people.strangers[:count]
+        draw_bank(bank, numbers, people.spread, processes=os.cpu_count() or 1)
+        found = strangers_of(Bank(bank), numbers, faces, model.info.resolution)
+        if len(found) >= wanted or count >= len(people.strangers):
+            break
+        count += wanted - len(found)  # in place of those whose photo shows no face
+    chosen = found[skipped:wanted]
     vae, unet = model._pipeline.vae, model._pipeline.unet
     side = int(unet.config.sample_size)
     judge, third = DlibJudge(), mobile_face_net(report)
