@@ -61,7 +61,7 @@ class LearnPerson:
                     list(PRESETS),
                     {
                         "default": "balanced",
-                        "tooltip": "balanced: 400 steps. quick and best first generate known celebrities, once for a "
+                        "tooltip": "balanced: 200 steps. quick and best first generate known celebrities, once for a "
                         "checkpoint. paper: the paper's own recipe.",
                     },
                 ),

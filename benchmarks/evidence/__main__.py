@@ -19,6 +19,7 @@ from benchmarks.evidence.plan import (
     ABLATIONS,
     FULL,
     MAIN,
+    OURS,
     PAIRED,
     QUICK,
     REAL,
@@ -41,7 +42,7 @@ RESULTS = Path(__file__).parent
 CACHE = ROOT / ".assets" / "evidence"
 TUNED_ON = 4
 """Strangers of the miniature that the baselines are tuned on: those after the evaluated ones."""
-_PARTS = {"main": MAIN, "ablations": ABLATIONS}
+_PARTS = {"main": MAIN, "ablations": (*ABLATIONS, *OURS)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

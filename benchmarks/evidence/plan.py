@@ -15,6 +15,7 @@ PAPER = "paper"
 TEXTUAL_INVERSION = "textual inversion, same steps"
 DESCRIBED = "views described"
 TEXTUAL_INVERSION_DESCRIBED = "textual inversion, views described"
+LONGER = "balanced, 400 steps"
 STABLE_IDENTITY = "StableIdentity, in full"
 CROSS_INITIALIZATION = "Cross Initialization, 320 steps"
 TEXTUAL_INVERSION_TUNED = "textual inversion, tuned"
@@ -103,6 +104,9 @@ ABLATIONS: tuple[Method, ...] = (
 )
 """The paper's ablations: each changes one thing of *paper*."""
 
+OURS: tuple[Method, ...] = (Trained(LONGER, replace(_BALANCED, steps=400)),)
+"""Ablations of the presets."""
+
 GROUP_SIZES = {"alone": 1, "ten at once": 10}
 """How many people a method learns together, where it is not two."""
 
@@ -125,6 +129,7 @@ PAIRED: tuple[tuple[str, str], ...] = (
     (TEXTUAL_INVERSION_TUNED, TEXTUAL_INVERSION),
     ("balanced", TEXTUAL_INVERSION),
     ("best", "balanced"),
+    (LONGER, "balanced"),
     (DESCRIBED, MEAN),
     (DESCRIBED, TEXTUAL_INVERSION),
     (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED),
@@ -159,7 +164,7 @@ class Plan:
         """The number of strangers and the seeds of a method."""
         if self.reduced is None or method in {one.name for one in MAIN}:
             return self.strangers, self.seeds
-        if method in (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED):  # they explain the result of *paper*
+        if method in (DESCRIBED, TEXTUAL_INVERSION_DESCRIBED, LONGER):  # they explain *paper* and *balanced*
             return self.strangers, self.seeds[: self.reduced[1]]
         return min(self.strangers, self.reduced[0]), self.seeds[: self.reduced[1]]
 
@@ -172,7 +177,7 @@ class Plan:
 
 
 FULL = Plan(
-    (*MAIN, *ABLATIONS),
+    (*MAIN, *ABLATIONS, *OURS),
     strangers=30,
     seeds=(0,),
     images_per_prompt=1,

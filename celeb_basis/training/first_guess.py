@@ -218,8 +218,8 @@ def unexplained(bases: Sequence[Basis], guesses: Sequence[FirstGuess]) -> str:
     )
     if len(poor) == len(guesses):
         return (
-            f"{found}, so learning starts at the mean of the celebrities instead of a guess from the photo: the preset "
-            "balanced, which takes more steps from there, gives a better likeness."
+            f"{found}, so learning starts at the mean of the celebrities instead of a guess from the photo: after "
+            "the preset quick, try balanced, which takes five times as many steps from there."
         )
     return f"{found}, so learning starts at the mean of the celebrities in that text encoder."
 

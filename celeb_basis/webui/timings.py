@@ -135,7 +135,7 @@ def preparation_offer(pace: Pace) -> str:
     once = "as long as about 50 images" if pace.name is None else f"about {_rounded(_preparation(pace.name))}"
     return (
         f"This checkpoint is not prepared, so Automatic is Balanced. Prepare it once ({once}): from then on, Automatic is "
-        "Quick here, which takes a tenth of the steps."
+        "Quick here, which takes a fifth of the steps."
     )
 
 

@@ -41,9 +41,9 @@ def test_the_pace_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_presets_say_steps_until_a_run_was_timed() -> None:
     costs = preset_costs(Pace())
     assert list(costs) == list(PRESET_NAMES)
-    assert costs["balanced"] == "400 steps"
+    assert costs["balanced"] == "200 steps"
     costs = preset_costs(Pace(view=0.5, step=0.4))
-    assert costs["balanced"] == "up to 3 min"  # 64 views and 400 steps: 192 s
+    assert costs["balanced"] == "up to 2 min"  # 64 views and 200 steps: 112 s
     assert costs["paper"] == "about 9 min"
     assert costs["quick"] == "up to 30 s, after preparing the checkpoint once"
     costs = preset_costs(Pace(view=0.5, step=0.4, name=0.25))
@@ -54,7 +54,7 @@ def test_presets_say_steps_until_a_run_was_timed() -> None:
 def test_automatic_says_what_it_is_on_this_checkpoint() -> None:
     pace = Pace(view=0.5, step=0.4, name=0.25)
     assert preset_costs(pace)["auto"] == "Quick if the checkpoint is prepared, else Balanced"
-    assert preset_costs(pace, False)["auto"] == "Balanced here: up to 3 min"
+    assert preset_costs(pace, False)["auto"] == "Balanced here: up to 2 min"
     prepared = preset_costs(pace, True)
     assert prepared["auto"] == "Quick here: up to 30 s"
     assert not any("preparing" in cost for cost in prepared.values()), "that is done"
