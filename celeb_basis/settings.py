@@ -245,7 +245,7 @@ PRESETS: Mapping[str, TrainingSettings] = {
     ),
 }
 """Named recipes. ``paper`` uses as many views as the paper's 400 steps of two pictures do; the others are ours. ``balanced``
-takes 200 steps: after 400, people were no more alike, and prompts were followed less (``docs/evidence.md``). ``quick`` and
+takes 200 steps: after 400, people were no more alike, and less often recognized (``docs/evidence.md``). ``quick`` and
 ``best`` first generate a picture of up to 640 celebrities, once per checkpoint (``docs/evidence.md``)."""
 
 _BEFORE_IT_WAS_A_SETTING: Mapping[str, Any] = {"highest_noise": 1.0}
